@@ -1,0 +1,107 @@
+"""Long jobs over many items that can be killed anywhere and resumed: nothing lost, nothing twice.
+
+Importing this loads neither pyarrow nor Prefect; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resumable_tasks.errors import (
+        BadResult,
+        CheckpointDamaged,
+        CheckpointHeld,
+        CheckpointMismatch,
+        CheckpointUnusable,
+        CommitStateUnknown,
+        DuplicateKey,
+        Fenced,
+        Interrupted,
+        InvalidItems,
+        InvalidKey,
+        JobFailed,
+        MissingResult,
+        ResultConflict,
+        ResumableTasksError,
+        StoreError,
+        UsageError,
+        WorkerLost,
+    )
+    from resumable_tasks.events import Progress
+    from resumable_tasks.model import CurrentBatch, Failure, ItemFailure
+    from resumable_tasks.result import RunResult
+    from resumable_tasks.runners.base import current_batch
+    from resumable_tasks.task import ResumableTask, resumable_task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": (
+        "BadResult",
+        "CheckpointDamaged",
+        "CheckpointHeld",
+        "CheckpointMismatch",
+        "CheckpointUnusable",
+        "CommitStateUnknown",
+        "DuplicateKey",
+        "Fenced",
+        "Interrupted",
+        "InvalidItems",
+        "InvalidKey",
+        "JobFailed",
+        "MissingResult",
+        "ResultConflict",
+        "ResumableTasksError",
+        "StoreError",
+        "UsageError",
+        "WorkerLost",
+    ),
+    "events": ("Progress",),
+    "model": ("CurrentBatch", "Failure", "ItemFailure"),
+    "result": ("RunResult",),
+    "runners.base": ("current_batch",),
+    "task": ("ResumableTask", "resumable_task"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BadResult",
+    "CheckpointDamaged",
+    "CheckpointHeld",
+    "CheckpointMismatch",
+    "CheckpointUnusable",
+    "CommitStateUnknown",
+    "CurrentBatch",
+    "DuplicateKey",
+    "Failure",
+    "Fenced",
+    "Interrupted",
+    "InvalidItems",
+    "InvalidKey",
+    "ItemFailure",
+    "JobFailed",
+    "MissingResult",
+    "Progress",
+    "ResultConflict",
+    "ResumableTask",
+    "ResumableTasksError",
+    "RunResult",
+    "StoreError",
+    "UsageError",
+    "WorkerLost",
+    "current_batch",
+    "resumable_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,317 @@
+"""A checkpoint as one thing: manifest, journal and shards, opened, recovered, added to."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks import holder, keys, log, manifest, shards
+from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
+from resumable_tasks.faults import fault_point
+from resumable_tasks.holder import Holder
+from resumable_tasks.journal import FOLDER as JOURNAL
+from resumable_tasks.journal import Journal, RecordTaken, record_number
+from resumable_tasks.manifest import Manifest
+from resumable_tasks.model import Commit, Outcome, Shard
+from resumable_tasks.options import OnVersionChange
+from resumable_tasks.shards import FOLDER as SHARDS
+from resumable_tasks.state import State
+from resumable_tasks.store.base import Store
+from resumable_tasks.store.local import LocalStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_OURS = (manifest.NAME, holder.NAME, holder.LOCK)
+_CLAIM_TRIES = 100
+
+
+def open_store(place: str | Path) -> Store:
+    """The store at a place. Raises `UsageError` for one that this version cannot reach."""
+    text = os.fspath(place)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return LocalStore(Path(text).expanduser())
+    if scheme == "file":
+        return LocalStore("/" + rest.lstrip("/"))
+    raise UsageError(
+        f"checkpoint {text!r}: this version keeps checkpoints in directories only; "
+        "give a path on a disk"
+    )
+
+
+def read_checkpoint(store: Store) -> tuple[Manifest, State]:
+    """What the checkpoint holds, read-only: safe while a run is at work on it.
+
+    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
+    """
+    try:
+        found = manifest.read(store)
+    except FileNotFoundError:
+        if store.list(JOURNAL):
+            raise _no_manifest() from None
+        raise UsageError(
+            f"{store.url} is not a checkpoint (it has no {manifest.NAME}); "
+            "`resumable ls DIRECTORY` finds those below a directory"
+        ) from None
+    state = State()
+    with RepairHint(store):
+        state.apply_all(Journal(store, found.id).read_new())
+    return found, state
+
+
+class Checkpoint:
+    """A checkpoint that this process drives: it alone commits, from one thread at a time.
+
+    Whatever `commit` has returned for is durable. After any exception from `commit` the object
+    is of no more use; open the checkpoint again.
+    """
+
+    def __init__(self, store: Store, found: Manifest, run: str, hold: Holder) -> None:
+        self.store = store
+        self.manifest = found
+        self.run = run
+        self.state = State()
+        self.archived: str | None = None
+        self._hold = hold
+        self._journal = Journal(store, found.id)
+        self._epoch = 0
+        self._schema: pa.Schema | None = None
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        wanted: Manifest,
+        *,
+        takeover: bool = False,
+        on_version_change: OnVersionChange = "error",
+    ) -> Checkpoint:
+        """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
+
+        Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
+        or `StoreError`; none of them leaves anything changed but a sign of life.
+        """
+        _refuse_foreign(store)
+        store.prepare((JOURNAL, SHARDS))
+        run = secrets.token_hex(6)
+        hold = Holder(store, run)
+        hold.take(takeover=takeover)
+        try:
+            found, made = manifest.create_or_read(store, wanted)
+            if made and store.list(JOURNAL):
+                store.delete(manifest.NAME)
+                raise _no_manifest()
+            manifest.check(store, found, wanted)
+            checkpoint = cls(store, found, run, hold)
+            checkpoint._recover()
+            version = checkpoint.state.version or found.version
+            if version != wanted.version and on_version_change == "restart":
+                archived = store.archive()
+                hold.release()
+                log.info("the checkpoint of version %r was archived to %s", version, archived)
+                fresh = cls.open(store, wanted, takeover=takeover)
+                fresh.archived = archived
+                return fresh
+            if on_version_change != "reuse":
+                manifest.check_version(store, version, wanted.version)
+            checkpoint._claim(wanted.version)
+            checkpoint._sweep()
+            return checkpoint
+        except BaseException:
+            hold.release()
+            raise
+
+    def _recover(self) -> None:
+        # What a run that died had linked but not flushed is made durable before it is believed.
+        self.store.sync(SHARDS)
+        self.store.sync(JOURNAL)
+        with RepairHint(self.store):
+            self.state.apply_all(self._journal.read_new())
+            self._check_shards()
+
+    def _check_shards(self) -> None:
+        """Every shard is there and as long as it was; the checksums are for `verify`."""
+        there = self.store.list(SHARDS)
+        bad = [path for path, shard in self.state.shards.items() if there.get(path) != shard.bytes]
+        if bad:
+            more = f" and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+            what = "is cut or grown" if bad[0] in there else "is missing"
+            raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
+
+    def _claim(self, version: str) -> None:
+        """Enter the next epoch into the journal; from here on every older driver is fenced."""
+        info = {**holder.me(self.run), "version": version}
+        info.pop("run")
+        for _ in range(_CLAIM_TRIES):
+            claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
+            try:
+                claim = self._journal.append(claim)
+            except RecordTaken:
+                with RepairHint(self.store):
+                    self.state.apply_all(self._journal.read_new())
+                continue
+            self.state.apply(claim)
+            self._epoch = claim.epoch
+            fault_point("checkpoint.claimed")
+            return
+        raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
+
+    def _sweep(self) -> None:
+        """Remove what crashed runs have left behind. Only after the claim: all of it is dead."""
+        epoch, number = self._epoch, self._journal.next_number
+        orphans = [
+            path
+            for path in self.store.list(SHARDS)
+            if 0 < shards.epoch_of(path) < epoch and path not in self.state.shards
+        ]
+        for path in orphans:
+            self.store.delete(path)
+        swept = self.store.sweep(SHARDS, lambda path: shards.epoch_of(path) < epoch)
+        swept += self.store.sweep(JOURNAL, lambda name: (record_number(name) or 0) < number)
+        swept += self.store.sweep("", lambda name: name == manifest.NAME)
+        if orphans or swept:
+            log.info("swept %d orphan shards and %d unfinished writes", len(orphans), swept)
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The schema of all results so far; None before the first row."""
+        if self._schema is None and self.state.schema:
+            self._schema = shards.schema_from_text(self.state.schema)
+        return self._schema
+
+    def accept(self, outcome: Outcome, after: pa.Schema | None = None) -> pa.Schema | None:
+        """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing.
+
+        ``after``: the schema with the outcomes accepted before it and not yet committed.
+        """
+        current, new = after if after is not None else self.schema, outcome.schema
+        if new is None:
+            return current
+        unified = shards.unify(current, new, outcome.batch.id)
+        if current is not None and not unified.equals(current):
+            self._refuse_rounding(current, new, unified, outcome)
+        return unified
+
+    def _refuse_rounding(
+        self, current: pa.Schema, new: pa.Schema, unified: pa.Schema, outcome: Outcome
+    ) -> None:
+        """Integers become floats only where each of them stays what it is."""
+        import pyarrow as pa
+
+        def exact(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+            try:
+                column.cast(kind)
+            except pa.ArrowInvalid:
+                return False
+            return True
+
+        for name in shards.turned_float(current, unified):
+            kind = unified.field(name).type
+            for shard in self.state.shards.values():
+                table = shards.read(self.store, shard)
+                if name in table.column_names and not exact(table.column(name), kind):
+                    raise shards.conflict(name, current.field(name).type, kind, outcome.batch.id)
+        if outcome.table is not None:
+            for name in shards.turned_float(new, unified):
+                if not exact(outcome.table.column(name), unified.field(name).type):
+                    raise shards.conflict(
+                        name, current.field(name).type, new.field(name).type, outcome.batch.id
+                    )
+
+    def commit(self, outcomes: Sequence[Outcome], schema: pa.Schema | None) -> Commit:
+        """Make these outcomes durable in one step; the record that did.
+
+        The rows of local outcomes go into one shard, which is safe before the record that names
+        it is created. ``schema`` is what `accept` gave for the last of them. Raises `Fenced`,
+        `StoreError` or `CommitStateUnknown`.
+        """
+        # Keys stand in the order of their shards, those without rows last.
+        remote = [outcome for outcome in outcomes if outcome.shard is not None]
+        local = [outcome for outcome in outcomes if outcome.shard is None]
+        written: list[Shard] = [o.shard for o in remote if o.shard is not None]
+        tables = [outcome.table for outcome in local if outcome.table is not None]
+        if tables:
+            count = sum(outcome.completed for outcome in local)
+            written.append(shards.write(self.store, self._epoch, shards.concat(tables), count))
+        changed = schema is not None and (self.schema is None or not schema.equals(self.schema))
+        commit = Commit(
+            kind="commit",
+            epoch=self._epoch,
+            run=self.run,
+            keys=keys.join(o.done for o in (*remote, *local) if o.completed),
+            key_count=sum(outcome.completed for outcome in outcomes),
+            shards=tuple(written),
+            schema=shards.schema_to_text(schema) if changed and schema is not None else None,
+            failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
+        )
+        fault_point("commit.shard_written")
+        commit = self._journal.append(commit)
+        fault_point("commit.done")
+        self.state.apply(commit, own=True)
+        if changed:
+            self._schema = schema
+        return commit
+
+    def shard_writer(self) -> shards.ShardWriter:
+        """What a remote worker writes its shards with."""
+        return shards.ShardWriter(self.store, self._epoch)
+
+    def end(self, counts: dict[str, Any]) -> None:
+        """Enter the end of this run, with its counts, into the journal."""
+        self._journal.append(Commit(kind="close", epoch=self._epoch, run=self.run, info=counts))
+
+    def close(self) -> None:
+        """Let go of the checkpoint. Commits nothing; may be called more than once."""
+        self._hold.release()
+
+
+def in_temporary_folder(store: Store) -> bool:
+    """Whether a checkpoint lies where the system deletes things by itself."""
+    temporary = os.path.realpath(tempfile.gettempdir())
+    return os.path.realpath(store.url).startswith(temporary + os.sep)
+
+
+def _refuse_foreign(store: Store) -> None:
+    """A folder with other things in it is no place for a checkpoint."""
+    try:
+        there = store.list("")
+    except CheckpointUnusable:
+        return  # prepare() says what is wrong
+    foreign = sorted(name for name in there if name not in _OURS)
+    if foreign and manifest.NAME not in there:
+        raise CheckpointUnusable(
+            f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "
+            "name a directory of its own, which need not exist yet"
+        )
+
+
+def _no_manifest() -> CheckpointDamaged:
+    return CheckpointDamaged(
+        f"{manifest.NAME} is missing, and there is a journal: put it back from a copy, or "
+        "`resumable reset` archives the rest and starts anew",
+        files=(manifest.NAME,),
+    )
+
+
+class RepairHint:
+    """Damage that is found gets the command that mends it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, CheckpointDamaged):
+            raise CheckpointDamaged(
+                f"the checkpoint {self._store.url} is damaged: {error}. "
+                f"`resumable verify {self._store.url}` lists all damage, `resumable repair "
+                f"{self._store.url}` moves it aside; the next run then redoes only those items",
+                files=error.files,
+            ) from error

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM, turned into a request to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from resumable_tasks.errors import Interrupted
+
+_DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Interrupts:
+    """While entered, the first signal calls ``request`` with its name, the second raises.
+
+    Only in the main thread, where alone Python can handle signals, and only where nobody else
+    has: a handler that the program, or an orchestrator, has installed stays as it is.
+    ``request`` is called inside a signal handler and must be safe there.
+    """
+
+    def __init__(self, request: Callable[[str], None], *, replace_sigint: bool = False) -> None:
+        self._request = request
+        self._replace_sigint = replace_sigint
+        self._before: dict[signal.Signals, Any] = {}
+        self._signals = 0
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number, default in _DEFAULTS.items():
+                replace = self._replace_sigint and number == signal.SIGINT
+                if replace or signal.getsignal(number) is default:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._request(signal.Signals(number).name)
+        else:
+            raise Interrupted(
+                "stopped at once, by a second signal; what was committed is safe, and the batches "
+                "in flight are handled again. Run the same command again to resume"
+            )

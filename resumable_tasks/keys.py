@@ -1,0 +1,238 @@
+"""Keys: the canonical form of one, and how an item's key is found.
+
+A key is a non-empty string, an integer, or a tuple of those. Its canonical form is its JSON text
+in UTF-8 (``"a"``, ``7``, ``["a",7]``), which holds no raw newline or tab, so canonical keys can
+be joined by newlines and searched as bytes. ``1`` and ``"1"`` differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+from operator import itemgetter
+from typing import Any
+
+from resumable_tasks.errors import InvalidKey, UsageError
+
+Key = str | int | tuple[str | int, ...]
+KeySpec = str | tuple[str, ...] | Callable[[Any], Any] | None
+
+MAX_KEY_BYTES = 65_536
+# The integers that a column of Arrow can hold; a wider one would be a key without a result.
+_INT_RANGE = range(-(2**63), 2**64)
+
+
+def canonical(key: object) -> bytes:
+    """The one byte string that stands for this key.
+
+    Raises `InvalidKey` for ``None``, booleans, floats, empty strings or tuples, nested tuples,
+    integers wider than 64 bits, lone surrogates, and keys over 64 KiB.
+    """
+    if type(key) is str and key:
+        try:
+            text = encode_basestring(key).encode()
+        except UnicodeEncodeError:
+            raise InvalidKey(
+                f"key {shorten(key)} holds a lone surrogate, which is not text; "
+                "mend the text or use another key"
+            ) from None
+    elif type(key) is int and key in _INT_RANGE:
+        text = b"%d" % key
+    else:
+        text = _canonical_slow(key)
+    if len(text) > MAX_KEY_BYTES:
+        raise InvalidKey(
+            f"key {shorten(key)} is {len(text):,} bytes long, the limit is {MAX_KEY_BYTES:,}; "
+            "use a digest of it"
+        )
+    return text
+
+
+def _canonical_slow(key: object) -> bytes:
+    if isinstance(key, tuple):
+        if not key:
+            raise InvalidKey("a key may not be an empty tuple")
+        if any(isinstance(part, tuple) for part in key):
+            raise InvalidKey(f"key {shorten(key)} nests tuples; a composite key is flat")
+        return b"[" + b",".join(canonical(part) for part in key) + b"]"
+    if isinstance(key, bool):
+        raise InvalidKey(f"a key may not be a boolean ({key}); use a string or an integer")
+    if key is None:
+        raise InvalidKey("the key is None; every item needs a key of its own")
+    if isinstance(key, float):
+        raise InvalidKey(
+            f"a key may not be a float ({key!r}), since equal floats can print differently; "
+            "use str() or int()"
+        )
+    if isinstance(key, str):  # a subclass such as StrEnum or numpy.str_; or the empty string
+        if not key:
+            raise InvalidKey("the key is an empty string; every item needs a key of its own")
+        return canonical(str.__str__(key))
+    if hasattr(key, "__index__"):  # IntEnum, numpy integers
+        number = key.__index__()
+        if number not in _INT_RANGE:
+            raise InvalidKey(f"key {shorten(key)} does not fit in 64 bits; use str() of it")
+        return canonical(number)
+    raise InvalidKey(
+        f"a key may not be of type {type(key).__name__} ({shorten(key)}); "
+        "use a string, an integer or a tuple of them, e.g. str() of it"
+    )
+
+
+def canonical_all(many: list[Any]) -> tuple[list[Key], list[bytes]]:
+    """These keys as builtin types, and `canonical` of each; cheap where all are plain strings."""
+    kinds = set(map(type, many))
+    if kinds == {str}:
+        whole = "".join(many)
+        # Then nothing in them is escaped in JSON, and there are no surrogates.
+        if whole.isprintable() and '"' not in whole and "\\" not in whole:
+            text = ('"' + '"\n"'.join(many) + '"').encode()
+            if b'""' not in text and len(text) <= MAX_KEY_BYTES:
+                return many, text.split(b"\n")
+    lines = [canonical(key) for key in many]
+    if not kinds <= {str, int}:  # numpy and enums have look-alikes of strings and integers
+        many = [parse(line) for line in lines]
+    return many, lines
+
+
+def parse(text: bytes) -> Key:
+    """The key that a canonical form stands for."""
+    key = json.loads(text)
+    return tuple(key) if isinstance(key, list) else key
+
+
+def parse_lines(lines: bytes) -> list[Key]:
+    """The keys of newline-joined canonical forms, in their order."""
+    if not lines:
+        return []
+    found = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
+    return [tuple(key) if isinstance(key, list) else key for key in found]
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """``repr`` of a value, escaped and cut, fit for a message or a log line."""
+    try:
+        text = ascii(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScheme:
+    """How the key of an item is found, and in which columns of the results it stands.
+
+    ``spec``: ``None`` (the item itself is the key), a field name, a tuple of field names, or a
+    callable on the item. ``columns`` are the result columns that hold the key: the fields, or
+    ``("key",)`` where there are none.
+    """
+
+    spec: KeySpec
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        names = spec if isinstance(spec, tuple) else (spec,) if isinstance(spec, str) else ()
+        if spec is not None and not callable(spec) and not names:
+            raise UsageError(
+                f"key={spec!r} is neither a field name, a tuple of names, nor a callable"
+            )
+        if not all(isinstance(name, str) and name for name in names):
+            raise UsageError(f"key={spec!r}: field names are non-empty strings")
+        if len(set(names)) != len(names):
+            raise UsageError(f"key={spec!r} names a field twice")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the item's fields that make the key; empty if it is not made of fields."""
+        if isinstance(self.spec, str):
+            return (self.spec,)
+        return self.spec if isinstance(self.spec, tuple) else ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.fields or ("key",)
+
+    @property
+    def composite(self) -> bool:
+        """Whether the key is a tuple that stands in one column a part."""
+        return isinstance(self.spec, tuple)
+
+    def describe(self) -> Any:
+        """The scheme as the manifest keeps it: JSON-able, equal if and only if the scheme is."""
+        if self.spec is None:
+            return "item"
+        if callable(self.spec):
+            return {"callable": getattr(self.spec, "__qualname__", type(self.spec).__name__)}
+        return {"fields": list(self.fields)}
+
+    def extractor(self) -> Callable[[Any], Any]:
+        """A function from an item to its raw key; raises `InvalidKey` where it has none."""
+        spec = self.spec
+        if spec is None:
+            return _whole_item
+        if callable(spec):
+            return spec
+        if isinstance(spec, str):
+            return _field_getter(spec)
+        getters = [_field_getter(name) for name in spec]
+        return lambda item: tuple([get(item) for get in getters])
+
+    def extract_all(self, items: list[Any]) -> list[Any]:
+        """`extractor` on each of these items, at a fraction of the cost where all are dicts."""
+        if self.fields and set(map(type, items)) == {dict}:
+            try:
+                found = list(map(itemgetter(*self.fields), items))
+            except KeyError:
+                pass  # which of them it was is found out below
+            else:
+                single = isinstance(self.spec, tuple) and len(self.spec) == 1
+                return [(key,) for key in found] if single else found
+        extract = self.extractor()
+        return [extract(item) for item in items]
+
+    def values(self, key: Key) -> tuple[Any, ...]:
+        """What stands in the key's columns for this key, one value a column."""
+        if self.composite:
+            assert isinstance(key, tuple)
+            return key
+        # A tuple from a callable has no columns of its own: it stands as its canonical text.
+        return (canonical(key).decode() if isinstance(key, tuple) else key,)
+
+
+def _whole_item(item: Any) -> Any:
+    if isinstance(item, dict):
+        raise InvalidKey(
+            "the item is a dict and no key= was given; name the field that holds the key, "
+            'e.g. key="id"'
+        )
+    return item
+
+
+def _field_getter(name: str) -> Callable[[Any], Any]:
+    def get(item: Any) -> Any:
+        try:
+            return item[name]  # dicts, and rows of databases
+        except (KeyError, IndexError, TypeError, AttributeError):
+            pass
+        try:
+            return getattr(item, name)
+        except AttributeError:
+            found = list(item) if isinstance(item, dict) else type(item).__name__
+            raise InvalidKey(
+                f"the item has no field {name!r} (it has {shorten(found, 200)}); "
+                "give key= the name of the field that holds the key"
+            ) from None
+
+    return get
+
+
+def join(keys: Iterable[bytes]) -> bytes:
+    """Canonical keys as one byte string, newline-joined: what batches and commits carry."""
+    return b"\n".join(keys)
+
+
+def split(lines: bytes) -> Iterator[bytes]:
+    """The canonical keys of newline-joined ones."""
+    return iter(lines.split(b"\n")) if lines else iter(())

@@ -1,0 +1,104 @@
+"""The identity of a checkpoint: ``job.json``, created once, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
+from resumable_tasks.journal import now
+from resumable_tasks.store.base import Store
+
+NAME = "job.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint is for. ``id`` anchors the journal's chain, and is new in each checkpoint.
+
+    ``version`` is the handler's version when the checkpoint was made; a later one that was
+    accepted stands in the claim of the run that brought it.
+    """
+
+    job: str
+    version: str
+    key: Any
+    results: str
+    id: str = ""
+    created: str = ""
+    format: int = FORMAT
+
+    def differences(self, other: Manifest) -> dict[str, tuple[Any, Any]]:
+        """What of the identity differs, but for the version: name → (here, other)."""
+        return {
+            name: (getattr(self, name), getattr(other, name))
+            for name in ("job", "key", "results")
+            if getattr(self, name) != getattr(other, name)
+        }
+
+
+def create_or_read(store: Store, wanted: Manifest) -> tuple[Manifest, bool]:
+    """The manifest that stands in the store, and whether this call has made it.
+
+    Proves on the way that the store's put-if-absent refuses a name that is taken.
+    """
+    wanted = Manifest(
+        wanted.job, wanted.version, wanted.key, wanted.results, secrets.token_hex(16), now()
+    )
+    data = json.dumps(asdict(wanted), ensure_ascii=False, indent=1).encode() + b"\n"
+    made = store.create(NAME, data)
+    if made and store.create(NAME, data):
+        raise CheckpointUnusable(
+            f"{store.url}: this store lets two callers create one name, so two runs could not "
+            "be kept apart there; use another place"
+        )
+    return (wanted if made else read(store)), made
+
+
+def read(store: Store) -> Manifest:
+    """The manifest that stands in the store.
+
+    Raises ``FileNotFoundError`` if there is none, `CheckpointDamaged` if it is unreadable, and
+    `CheckpointMismatch` if it is of a format that this version does not know.
+    """
+    try:
+        found = json.loads(store.read(NAME))
+        version = found["format"]
+        if version == FORMAT:
+            return Manifest(**found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointDamaged(f"{NAME}: it cannot be read: {error!r}", files=(NAME,)) from error
+    raise CheckpointMismatch(
+        f"{store.url} is in format {version}, this version of resumable-tasks knows format "
+        f"{FORMAT}: install the version that wrote it, or name another checkpoint"
+    )
+
+
+def check(store: Store, found: Manifest, wanted: Manifest) -> None:
+    """Raises `CheckpointMismatch`, with both sides and the ways out, unless they are the same."""
+    differences = found.differences(wanted)
+    if differences:
+        lines = "\n".join(
+            f"  {name:8} checkpoint: {json.dumps(here)}   this run: {json.dumps(there)}"
+            for name, (here, there) in differences.items()
+        )
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} was made by a job that differs:\n{lines}\n"
+            "Ways out: change the job back; or name another checkpoint=; or "
+            f"`resumable reset {store.url}`, which archives it and starts anew"
+        )
+
+
+def check_version(store: Store, found: str, wanted: str) -> None:
+    """Raises `CheckpointMismatch`, with the ways out, unless the versions are the same."""
+    if found != wanted:
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} was made by another version of the handler:\n"
+            f"  version  checkpoint: {found!r}   this run: {wanted!r}\n"
+            'Ways out: on_version_change="reuse" keeps what is completed and goes on with the '
+            'new version; on_version_change="restart" archives the checkpoint and starts anew; '
+            "or name another checkpoint="
+        )

@@ -1,0 +1,226 @@
+"""Items → keyed → missing → batches: lazy, in bounded memory, in the order of the items.
+
+What is kept of an item that has gone by is its key and position, at about 25 bytes, so that a
+second item with the same key is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from resumable_tasks import keys
+from resumable_tasks.errors import DuplicateKey, InvalidItems, InvalidKey
+from resumable_tasks.keys import Key, KeyScheme
+from resumable_tasks.keytable import KeyTable
+from resumable_tasks.model import Batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OnDuplicate = Literal["error", "skip"]
+BatchFormat = Literal["auto", "rows", "arrow"]
+
+
+class Planner:
+    """Makes the batches of one run. Counts as it goes: ``total`` items seen, ``skipped`` done.
+
+    ``done`` holds the completed keys. ``seen`` maps each key of this run to its item's position.
+    """
+
+    def __init__(
+        self,
+        scheme: KeyScheme,
+        batch_size: int,
+        done: KeyTable,
+        *,
+        on_duplicate: OnDuplicate = "error",
+        batch_format: BatchFormat = "auto",
+    ) -> None:
+        self._scheme = scheme
+        self._batch_size = batch_size
+        self._done = done
+        self._on_duplicate = on_duplicate
+        self._batch_format = batch_format
+        self.seen = KeyTable()
+        self.total = 0
+        self.skipped = 0
+        self.duplicates = 0
+        self._batches = 0
+
+    def batches(self, items: Any) -> Iterator[Batch]:
+        """The batches of the items that are not completed.
+
+        Raises `InvalidItems`, `InvalidKey` or `DuplicateKey` with the item's position, counted
+        from 0; the batches before it have been given out by then.
+        """
+        if _is_arrow(items):
+            return self._arrow_batches(_record_batches(items))
+        return self._row_batches(_rows(items))
+
+    def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
+        source, extract, size = iter(items), self._scheme.extract_all, self._batch_size
+        kept_keys: list[Key] = []
+        lines: list[bytes] = []
+        kept: list[Any] = []
+        while chunk := list(islice(source, size - len(kept))):
+            found, chunk_lines = self._keyed(chunk, extract)
+            chosen = self._admit(chunk_lines)
+            if len(chosen) < len(chunk):
+                found = [found[at] for at in chosen]
+                chunk_lines = [chunk_lines[at] for at in chosen]
+                chunk = [chunk[at] for at in chosen]
+            kept_keys += found
+            lines += chunk_lines
+            kept += chunk
+            if len(kept) == size:
+                yield self._batch(kept_keys, lines, kept)
+                kept_keys, lines, kept = [], [], []
+        if kept:
+            yield self._batch(kept_keys, lines, kept)
+
+    def _arrow_batches(self, record_batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
+        extract, size = self._arrow_keys(), self._batch_size
+        kept_keys: list[Key] = []
+        lines: list[bytes] = []
+        kept: list[pa.RecordBatch] = []
+        for record_batch in record_batches:
+            start = 0
+            while start < record_batch.num_rows:
+                chunk = record_batch.slice(start, size - len(lines))
+                start += chunk.num_rows
+                found, chunk_lines = self._keyed(chunk, extract)
+                chosen = self._admit(chunk_lines)
+                if chosen:
+                    kept_keys += [found[at] for at in chosen]
+                    lines += [chunk_lines[at] for at in chosen]
+                    kept.append(chunk if len(chosen) == len(found) else chunk.take(chosen))
+                if len(lines) == size:
+                    yield self._batch(kept_keys, lines, _as_one(kept))
+                    kept_keys, lines, kept = [], [], []
+        if lines:
+            yield self._batch(kept_keys, lines, _as_one(kept))
+
+    def _keyed(
+        self, chunk: Any, extract: Callable[[Any], list[Any]]
+    ) -> tuple[list[Key], list[bytes]]:
+        """The keys of consecutive items, and their canonical forms."""
+        try:
+            return keys.canonical_all(extract(chunk))
+        except InvalidKey:
+            for at in range(len(chunk)):  # which of them was it?
+                try:
+                    keys.canonical_all(extract(chunk[at : at + 1]))
+                except InvalidKey as error:
+                    raise InvalidKey(f"item {self.total + at:,}: {error}") from None
+            raise
+
+    def _arrow_keys(self) -> Callable[[pa.RecordBatch], list[Any]]:
+        scheme = self._scheme
+        if not scheme.fields:
+            if scheme.spec is None:
+                raise InvalidItems(
+                    "items from Arrow need key=: the column, or the columns, that hold the key"
+                )
+            extract = scheme.extractor()
+            return lambda batch: [extract(row) for row in batch.to_pylist()]
+
+        def columns(batch: pa.RecordBatch) -> list[Any]:
+            missing = [name for name in scheme.fields if name not in batch.schema.names]
+            if missing:
+                raise InvalidKey(
+                    f"the items have no column {missing[0]!r} (they have "
+                    f"{keys.shorten(batch.schema.names, 200)}); "
+                    "give key= the column that holds the key"
+                )
+            found = [batch.column(name).to_pylist() for name in scheme.fields]
+            return list(zip(*found, strict=True)) if scheme.composite else list(found[0])
+
+        return columns
+
+    def _admit(self, lines: list[bytes]) -> list[int]:
+        """Which of these consecutive items are to be handled, by index; counts them all."""
+        first, self.total = self.total, self.total + len(lines)
+        if self.seen.add_new(lines, first):
+            chosen = self._done.missing(lines)
+            self.skipped += len(lines) - len(chosen)
+            return chosen
+        chosen = []
+        for at, line in enumerate(lines):
+            if not self.seen.add(line, first + at):
+                if self._on_duplicate == "error":
+                    raise self._duplicate(line, first + at)
+                self.duplicates += 1
+            elif line in self._done:
+                self.skipped += 1
+            else:
+                chosen.append(at)
+        return chosen
+
+    def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
+        return DuplicateKey(
+            f"items {self.seen.get(line):,} and {position:,} have the same key "
+            f"{keys.shorten(keys.parse(line))}. A key names one item: mend the items, name more "
+            'fields in key=, or say on_duplicate="skip" to keep the first'
+        )
+
+    def _batch(self, batch_keys: list[Key], lines: list[bytes], items: Any) -> Batch:
+        number = self._batches
+        self._batches += 1
+        return Batch(number, batch_keys, keys.join(lines), self._formatted(items))
+
+    def _formatted(self, items: Any) -> Any:
+        """The items as the handler wants them."""
+        if self._batch_format == "rows" and not isinstance(items, list):
+            return items.to_pylist()
+        if self._batch_format == "arrow" and isinstance(items, list):
+            import pyarrow as pa
+
+            try:
+                return pa.RecordBatch.from_pylist(items)
+            except (pa.ArrowException, TypeError, AttributeError) as error:
+                raise InvalidItems(
+                    f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}'
+                ) from error
+        return items
+
+
+def _is_arrow(items: Any) -> bool:
+    # A dataset has no capsule; everything else of Arrow, and every data frame, has.
+    return (
+        hasattr(items, "__arrow_c_stream__")
+        or hasattr(items, "__arrow_c_array__")
+        or (hasattr(items, "to_batches") and hasattr(items, "scanner"))
+    )
+
+
+def _record_batches(items: Any) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    if hasattr(items, "scanner"):
+        return iter(items.to_batches())
+    if hasattr(items, "__arrow_c_stream__"):
+        return iter(pa.RecordBatchReader.from_stream(items))
+    return iter([pa.record_batch(items)])
+
+
+def _rows(items: Any) -> Iterable[Any]:
+    if isinstance(items, (str, bytes, bytearray)):
+        raise InvalidItems(
+            f"items is one {type(items).__name__}, which would be taken letter by letter; "
+            "give a list of items"
+        )
+    if isinstance(items, Mapping):
+        raise InvalidItems("items is a mapping; say which you mean: .values(), .items() or .keys()")
+    if isinstance(items, AsyncIterable):
+        raise InvalidItems("items is an async iterable; `await task.arun(items, …)` takes those")
+    if not isinstance(items, Iterable):
+        raise InvalidItems(f"items is a {type(items).__name__}, which cannot be iterated over")
+    return items
+
+
+def _as_one(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)

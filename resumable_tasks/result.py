@@ -1,0 +1,110 @@
+"""What a run gives back: counts, failures, and the way to all committed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resumable_tasks import keys, publish, shards
+from resumable_tasks.checkpoint import open_store, read_checkpoint
+from resumable_tasks.errors import JobFailed
+from resumable_tasks.keytable import KeyTable
+from resumable_tasks.model import Failure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The counts of one run, in items, and its checkpoint.
+
+    ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
+    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``. ``failures`` are this
+    run's. `table`, `dataset` and `publish` give the rows of *all* runs of the checkpoint.
+    """
+
+    job: str
+    checkpoint: str
+    run: str
+    total: int
+    completed: int
+    skipped: int
+    failed: int
+    duplicates: int
+    seconds: float
+    failures: tuple[Failure, ...] = field(repr=False, default=())
+    # Key → position among the items of this run, to order by.
+    positions: KeyTable | None = field(repr=False, default=None)
+
+    def __reduce__(self) -> tuple[type[RunResult], tuple[object, ...]]:
+        # The positions stay behind: they are for this process.
+        names = [name for name in self.__slots__ if name != "positions"]
+        return RunResult, tuple(getattr(self, name) for name in names)
+
+    def table(self, *, ordered: bool = False) -> pa.Table:
+        """All committed rows, verified against their commits, in memory.
+
+        ``ordered``: in the order of this run's items; without it, in the order of commits.
+        Raises `CheckpointDamaged` that names the file.
+        """
+        with publish.reading(self.checkpoint) as (store, found, state):
+            if ordered:
+                return publish.ordered_table(store, found, state, self.positions)
+            return publish.table(store, state)
+
+    def dataset(self) -> pads.Dataset:
+        """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
+        store = open_store(self.checkpoint)
+        _, state = read_checkpoint(store)
+        return shards.dataset(store, list(state.shards.values()), publish.schema(state))
+
+    def publish(
+        self,
+        dest: str | Path,
+        *,
+        ordered: bool = False,
+        target_bytes: int = publish.TARGET_BYTES,
+    ) -> publish.Published:
+        """Write all committed rows to the folder ``dest`` as compacted Parquet.
+
+        A reader of the folder sees the old dataset or the new one, never a part. See
+        `resumable_tasks.publish.publish`.
+        """
+        return publish.publish(
+            self.checkpoint,
+            dest,
+            ordered=ordered,
+            positions=self.positions,
+            target_bytes=target_bytes,
+        )
+
+    def completed_keys(self) -> Iterator[keys.Key]:
+        """The keys of all completed items of the checkpoint, in the order of commits."""
+        return publish.completed_keys(open_store(self.checkpoint))
+
+    def raise_for_failures(self) -> None:
+        """Raises `JobFailed`, which carries this result, if any item of this run failed."""
+        if self.failed:
+            raise JobFailed(describe_failures(self), result=self)
+
+
+def describe_failures(result: RunResult) -> str:
+    """The message of `JobFailed`: how many, of which kinds, with an example each."""
+    kinds: dict[str, list[Failure]] = {}
+    for failure in result.failures:
+        kinds.setdefault(failure.error, []).append(failure)
+    lines = [
+        f"  {len(each):,} × {error}: {each[0].message[:300]} (e.g. key {keys.shorten(each[0].key)})"
+        for error, each in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    ]
+    return (
+        f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
+        f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:\n"
+        + "\n".join(lines[:10])
+        + "\nMend the cause and run the same command again: only what failed is handled. "
+        f"`resumable failures {result.checkpoint}` lists them"
+    )

@@ -1,0 +1,267 @@
+"""One run of a job, from the opening of its checkpoint to its result."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from resumable_tasks import checkpoint as checkpoints
+from resumable_tasks import log, progress
+from resumable_tasks.checkpoint import Checkpoint, open_store
+from resumable_tasks.engine import Engine
+from resumable_tasks.errors import Interrupted, JobFailed, UsageError
+from resumable_tasks.events import Listener, Listeners, Progress, RunFinished, RunStarted
+from resumable_tasks.exits import use_exit_codes
+from resumable_tasks.failures import RetryPolicy
+from resumable_tasks.keys import KeyScheme
+from resumable_tasks.manifest import Manifest
+from resumable_tasks.options import NAME, JobOptions
+from resumable_tasks.plan import Planner
+from resumable_tasks.result import RunResult, describe_failures
+from resumable_tasks.runners.base import Runner, Work
+from resumable_tasks.runners.local import AsyncRunner, ThreadRunner
+
+_HOME = ".resumable"
+_COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
+
+
+@dataclass(frozen=True, slots=True)
+class RunArguments:
+    checkpoint: str | os.PathLike[str] | None
+    partition: str | date | None
+    takeover: bool
+    on_progress: Callable[[Progress], None] | None
+    listeners: tuple[Listener, ...]
+    progress: bool | None
+
+
+class Run:
+    """One run of a task, from the opening of its checkpoint to its result."""
+
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        options: JobOptions,
+        items: Any,
+        arguments: RunArguments,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        use_exit_codes()
+        self._options = options
+        self._items = items
+        scheme = KeyScheme(options.key)
+        place = _place(options.name, arguments.checkpoint, arguments.partition)
+        runner = _runner(handler, options, loop)
+        self._checkpoint = Checkpoint.open(
+            open_store(place),
+            Manifest(options.name, str(options.version), scheme.describe(), options.results),
+            takeover=arguments.takeover,
+            on_version_change=options.on_version_change,
+        )
+        self._planner = Planner(
+            scheme,
+            options.batch_size,
+            self._checkpoint.state.done,
+            on_duplicate=options.on_duplicate,
+            batch_format=options.batch_format,
+        )
+        self._expected = len(items) if hasattr(items, "__len__") else None
+        self._listeners = Listeners.of(
+            (progress.listener(arguments.progress), *arguments.listeners), arguments.on_progress
+        )
+        self._engine = Engine(
+            self._checkpoint,
+            self._planner,
+            runner,
+            Work(
+                handler=handler,
+                scheme=scheme,
+                results=options.results,
+                retry=RetryPolicy(options.retries),
+            ),
+            self._listeners,
+            expected=self._expected,
+            fail_fast=options.fail_fast,
+            grace_seconds=options.grace_seconds,
+        )
+        self.request_stop = self._engine.request_stop
+        if isinstance(items, Pulled):
+            items.stop = lambda: self._engine.stopping
+
+    def carry_out(self) -> RunResult:
+        """Run, and say how it went: by a result or by an exception that carries it."""
+        began = time.monotonic()
+        self._announce()
+        how = "error"
+        try:
+            self._engine.run(self._items)
+            result = self._result(time.monotonic() - began)
+            how = self._how(result)
+            self._checkpoint.end(
+                {"how": how, **{k: getattr(result, k) for k in _COUNTS}, "seconds": result.seconds}
+            )
+        finally:
+            self._tell(RunFinished, how=how, progress=self._engine.progress())
+        return self._conclude(how, result)
+
+    def close(self) -> None:
+        self._checkpoint.close()
+
+    def _how(self, result: RunResult) -> str:
+        if self._engine.interrupted:
+            return "interrupted"
+        tolerated = self._options.tolerates(result.failed, result.total)
+        return "done" if tolerated and not self._engine.failed_fast else "failed"
+
+    def _conclude(self, how: str, result: RunResult) -> RunResult:
+        done = result.completed + result.skipped
+        text = f"{result.job}: {done:,} of {result.total:,} items done"
+        if result.skipped:
+            text += f" ({result.skipped:,} before, {result.completed:,} now)"
+        if how == "interrupted":
+            lost = self._engine.abandoned
+            raise Interrupted(
+                f"interrupted by {self._engine.interrupted}: {result.completed:,} items were "
+                f"completed in this run, {result.skipped:,} before"
+                + (f"; {lost:,} batches did not end in time" if lost else "")
+                + f". All is safe in {result.checkpoint}. Run the same command again to resume",
+                result=result,
+            )
+        log.info(
+            "%s, %d failed, in %.1f s; checkpoint %s",
+            text,
+            result.failed,
+            result.seconds,
+            result.checkpoint,
+        )
+        if how == "failed":
+            raise JobFailed(describe_failures(result), result=result)
+        return result
+
+    def _announce(self) -> None:
+        checkpoint, state = self._checkpoint, self._checkpoint.state
+        found, failed = len(state.done), len(state.failures)
+        log.info(
+            "%s: checkpoint %s: %s",
+            self._options.name,
+            checkpoint.store.url,
+            f"{found:,} items are done and will be skipped, {failed:,} failed before and will be "
+            "tried again"
+            if found or failed
+            else "new, all items will be handled",
+        )
+        if checkpoints.in_temporary_folder(checkpoint.store):
+            log.warning(
+                "the checkpoint %s lies in a temporary folder, which the system empties: "
+                "name another checkpoint= for work that matters",
+                checkpoint.store.url,
+            )
+        self._tell(
+            RunStarted, found=found, failed=failed, expected=self._expected, epoch=state.epoch
+        )
+
+    def _result(self, seconds: float) -> RunResult:
+        checkpoint, planner, engine = self._checkpoint, self._planner, self._engine
+        return RunResult(
+            job=self._options.name,
+            checkpoint=checkpoint.store.url,
+            run=checkpoint.run,
+            total=planner.total,
+            completed=engine.completed,
+            skipped=planner.skipped,
+            failed=len(engine.failures),
+            duplicates=planner.duplicates,
+            seconds=round(seconds, 3),
+            failures=tuple(engine.failures),
+            positions=planner.seen,
+        )
+
+    def _tell(self, kind: Any, **fields: Any) -> None:
+        self._listeners.tell(
+            kind(
+                job=self._options.name,
+                checkpoint=self._checkpoint.store.url,
+                run=self._checkpoint.run,
+                **fields,
+            )
+        )
+
+
+def _runner(
+    handler: Callable[..., Any], options: JobOptions, loop: asyncio.AbstractEventLoop | None
+) -> Runner:
+    call = getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
+        if options.runner == "processes":
+            raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
+        return AsyncRunner(options.concurrency, loop)
+    if options.runner == "processes":
+        from resumable_tasks.runners.processes import ProcessRunner
+
+        return ProcessRunner(options.concurrency)
+    return ThreadRunner(options.concurrency)
+
+
+def _place(
+    name: str, checkpoint: str | os.PathLike[str] | None, partition: str | date | None
+) -> str:
+    """Where the checkpoint of this job and partition lives."""
+    part = partition.isoformat() if isinstance(partition, date) else partition
+    if part is not None and (not isinstance(part, str) or not NAME.fullmatch(part)):
+        raise UsageError(
+            f"partition={partition!r} cannot be a folder's name: use letters, digits, '_', '-' "
+            "and '.', or a date"
+        )
+    if checkpoint is None:
+        return str(Path(_HOME) / name / (part or "default"))
+    base = os.fspath(checkpoint)
+    if not base:
+        raise UsageError("checkpoint is an empty path; name a directory")
+    return f"{base.rstrip('/') or '/'}/{part}" if part else base
+
+
+class Pulled:
+    """An async iterable, read from the engine's thread."""
+
+    _CHUNK = 256
+    _SECONDS = 0.05
+
+    def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._items = items
+        self._loop = loop
+        self.stop: Callable[[], bool] = lambda: False
+
+    def __iter__(self) -> Iterator[Any]:
+        source = aiter(self._items)
+        while True:
+            future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
+            while True:
+                try:
+                    found, more = future.result(timeout=self._SECONDS)
+                    break
+                except TimeoutError:
+                    if future.done():
+                        raise  # the source's own
+                    if self.stop():
+                        future.cancel()
+                        return
+            yield from found
+            if not more:
+                return
+
+    async def _some(self, source: AsyncIterator[Any]) -> tuple[list[Any], bool]:
+        """As many items as come at once, so that each does not cost a change of threads."""
+        found: list[Any] = []
+        until = time.monotonic() + self._SECONDS
+        async for item in source:
+            found.append(item)
+            if len(found) == self._CHUNK or time.monotonic() > until:
+                return found, True
+        return found, False

@@ -1,0 +1,223 @@
+"""The factory: a function becomes a `ResumableTask`, whose ``run`` survives being killed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import AsyncIterable, Callable, Iterable
+from datetime import date
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from resumable_tasks.errors import CheckpointHeld, UsageError
+from resumable_tasks.events import Listener, Progress
+from resumable_tasks.interrupts import Interrupts
+from resumable_tasks.keys import KeySpec
+from resumable_tasks.model import ResultsMode
+from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
+from resumable_tasks.plan import BatchFormat, OnDuplicate
+from resumable_tasks.result import RunResult
+from resumable_tasks.run import Pulled, Run, RunArguments
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ResumableTask(Generic[P, R]):
+    """A handler with its options. Called, it is the plain function; ``run`` makes it a job."""
+
+    def __init__(self, fn: Callable[P, R], options: JobOptions) -> None:
+        if inspect.isasyncgenfunction(fn):
+            raise UsageError(f"{options.name}: an async generator is no handler; return a list")
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.options = options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<ResumableTask {self.options.name}>"
+
+    @property
+    def name(self) -> str:
+        return self.options.name
+
+    def with_options(self, **changes: Any) -> ResumableTask[P, R]:
+        """The same handler with other options: any of `resumable_task`'s. Raises `UsageError`."""
+        unknown = changes.keys() - {field.name for field in dataclasses.fields(JobOptions)}
+        if unknown:
+            raise UsageError(f"{self.name}: there is no option {sorted(unknown)[0]!r}")
+        return ResumableTask(self.fn, dataclasses.replace(self.options, **changes))
+
+    def run(
+        self,
+        items: Any,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        partition: str | date | None = None,
+        takeover: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        listeners: Iterable[Listener] = (),
+        progress: bool | None = None,
+    ) -> RunResult:
+        """Handle every item that the checkpoint does not know as completed.
+
+        When this returns, every completed item's rows and key are durable, and each item's rows
+        stand in the results exactly once, whatever killed earlier runs of this checkpoint.
+
+        Args:
+            items: any iterable of items, generators of any length included; an async iterable;
+                an Arrow table, record batch, reader or dataset; a data frame that speaks the
+                Arrow PyCapsule interface. Read once, lazily.
+            checkpoint: the checkpoint's directory; by default
+                ``.resumable/<name>/<partition or "default">`` under the working directory.
+            partition: which occurrence of a repeating job this is, such as a date; a folder
+                below ``checkpoint``.
+            takeover: take the checkpoint from a run that is stuck; it can no longer commit.
+            on_progress: called with a `Progress` after every commit.
+            listeners: called with every event of `resumable_tasks.events`.
+            progress: whether to show a bar; by default if standard error is a terminal.
+
+        Raises:
+            JobFailed: more items failed than ``tolerated_failures``; the rest is done.
+            Interrupted: SIGINT or SIGTERM came; what had finished is committed.
+            InvalidKey, DuplicateKey, InvalidItems: the items cannot be used; names the position.
+            CheckpointHeld, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable: nothing
+                was started.
+            StoreError: the disk failed; what was committed before stands.
+        """
+        arguments = RunArguments(
+            checkpoint, partition, takeover, on_progress, tuple(listeners), progress
+        )
+        if isinstance(items, AsyncIterable):
+            return asyncio.run(self._arun(items, arguments))
+        run = Run(self.fn, self.options, items, arguments, loop=None)
+        try:
+            with Interrupts(run.request_stop):
+                return run.carry_out()
+        finally:
+            run.close()
+
+    async def arun(
+        self,
+        items: Any,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        partition: str | date | None = None,
+        takeover: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        listeners: Iterable[Listener] = (),
+        progress: bool | None = None,
+    ) -> RunResult:
+        """`run`, for a running event loop: a coroutine handler runs on the caller's loop.
+
+        Cancelled, it stops as by a signal, commits what finishes within ``grace_seconds``, and
+        raises ``CancelledError``. A plain iterable is iterated over in another thread.
+        """
+        return await self._arun(
+            items,
+            RunArguments(checkpoint, partition, takeover, on_progress, tuple(listeners), progress),
+        )
+
+    async def _arun(self, items: Any, arguments: RunArguments) -> RunResult:
+        loop = asyncio.get_running_loop()
+        if isinstance(items, AsyncIterable):
+            items = Pulled(items, loop)
+        run = await asyncio.to_thread(Run, self.fn, self.options, items, arguments, loop=loop)
+        try:
+            with Interrupts(run.request_stop, replace_sigint=True):
+                work = asyncio.ensure_future(asyncio.to_thread(run.carry_out))
+                try:
+                    return await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    run.request_stop("cancelled")
+                    await asyncio.wait([work])
+                    if not work.cancelled() and isinstance(work.exception(), CheckpointHeld):
+                        raise work.exception() from None  # type: ignore[misc]
+                    raise
+        finally:
+            await asyncio.to_thread(run.close)
+
+
+@overload
+def resumable_task(fn: Callable[P, R], /) -> ResumableTask[P, R]: ...
+
+
+@overload
+def resumable_task(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    key: KeySpec = None,
+    batch_size: int = 50,
+    concurrency: int = 4,
+    retries: int = 0,
+    results: ResultsMode = "one",
+    version: str | int = "1",
+    runner: RunnerName = "auto",
+    batch_format: BatchFormat = "auto",
+    on_duplicate: OnDuplicate = "error",
+    on_version_change: OnVersionChange = "error",
+    tolerated_failures: int | float = 0,
+    fail_fast: bool = False,
+    grace_seconds: float = 25.0,
+) -> Callable[[Callable[P, R]], ResumableTask[P, R]]: ...
+
+
+@overload
+def resumable_task(fn: Callable[P, R], /, **options: Any) -> ResumableTask[P, R]: ...
+
+
+def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+    """Make a function of a batch into a job that can be killed and resumed.
+
+    A decorator, with or without options, and a plain call on a function. The function takes a
+    list of items (or a ``pyarrow.RecordBatch``) and returns their results; it may be called
+    again for items whose results a crash has lost, so effects outside should use the key, or
+    `current_batch`'s id, as an idempotency key.
+
+    Args:
+        fn: a function or coroutine function of one batch.
+        name: of the job; by default the function's.
+        key: where the key of an item is found: a field's name, a tuple of names, a callable;
+            None if the items are strings or integers that are their own keys.
+        batch_size: items a call of the handler, at most.
+        concurrency: calls at once: threads, coroutines or processes.
+        retries: further calls after one that raised, with a growing pause between.
+        results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
+            (0 to n rows an item), ``"none"`` (completion only).
+        version: of the handler; a change is an error, or what ``on_version_change`` says.
+        runner: ``"local"`` (threads, or the event loop for a coroutine function),
+            ``"processes"``, or ``"auto"``.
+        batch_format: what the handler is given: ``"rows"`` (a list), ``"arrow"`` (a
+            ``pyarrow.RecordBatch``), ``"auto"``: Arrow if the items are Arrow.
+        on_duplicate: a key that comes twice in one run is an ``"error"``, or ``"skip"`` keeps
+            the first item.
+        on_version_change: ``"error"``, ``"reuse"`` what is completed, or ``"restart"``, which
+            archives the checkpoint.
+        tolerated_failures: how many items (int), or which share of them (float), may fail
+            before the run raises `JobFailed`.
+        fail_fast: stop at the first failed item, once what runs has ended.
+        grace_seconds: how long running batches may take to finish after Ctrl-C or SIGTERM.
+
+    Raises:
+        UsageError: an option is wrong; the message says which and what it takes.
+    """
+    if fn is None:
+        return functools.partial(_make, name=name, **options)
+    return _make(fn, name=name, **options)
+
+
+def _make(fn: Callable[P, R], *, name: str | None, **options: Any) -> ResumableTask[P, R]:
+    if isinstance(fn, ResumableTask):
+        fn = fn.fn
+    if not callable(fn):
+        raise UsageError(f"resumable_task takes a function, not a {type(fn).__name__}")
+    unknown = options.keys() - {field.name for field in dataclasses.fields(JobOptions)}
+    if unknown:
+        raise UsageError(f"resumable_task has no option {sorted(unknown)[0]!r}")
+    return ResumableTask(fn, JobOptions(name or str(getattr(fn, "__name__", "")), **options))
