@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,44 +185,47 @@ class Checkpoint:
             self._schema = shards.schema_from_text(self.state.schema)
         return self._schema
 
-    def accept(self, outcome: Outcome, after: pa.Schema | None = None) -> pa.Schema | None:
+    def accept(
+        self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
+    ) -> pa.Schema | None:
         """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing.
 
-        ``after``: the schema with the outcomes accepted before it and not yet committed.
+        ``pending`` are the outcomes accepted before it and not yet committed, ``schema`` is what
+        the last of them gave (None if there are none).
         """
-        current, new = after if after is not None else self.schema, outcome.schema
-        if new is None:
+        current, new = schema if schema is not None else self.schema, outcome.schema
+        if new is None or new is current:
             return current
         unified = shards.unify(current, new, outcome.batch.id)
-        if current is not None and not unified.equals(current):
-            self._refuse_rounding(current, new, unified, outcome)
+        if current is not None and not (unified.equals(current) and unified.equals(new)):
+            self._refuse_rounding(current, unified, outcome, pending)
         return unified
 
     def _refuse_rounding(
-        self, current: pa.Schema, new: pa.Schema, unified: pa.Schema, outcome: Outcome
+        self, current: pa.Schema, unified: pa.Schema, outcome: Outcome, pending: Sequence[Outcome]
     ) -> None:
         """Integers become floats only where each of them stays what it is."""
-        import pyarrow as pa
-
-        def exact(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
-            try:
-                column.cast(kind)
-            except pa.ArrowInvalid:
-                return False
-            return True
-
+        assert outcome.schema is not None
+        batch = outcome.batch.id
+        for name in shards.turned_float(outcome.schema, unified):
+            if not shards.is_exact(self._rows(outcome), name, unified):
+                kinds = current.field(name).type, outcome.schema.field(name).type
+                raise shards.conflict(name, *kinds, batch)
+        # Seldom: a column turns from integers to floats once in the life of a checkpoint.
         for name in shards.turned_float(current, unified):
-            kind = unified.field(name).type
-            for shard in self.state.shards.values():
-                table = shards.read(self.store, shard)
-                if name in table.column_names and not exact(table.column(name), kind):
-                    raise shards.conflict(name, current.field(name).type, kind, outcome.batch.id)
-        if outcome.table is not None:
-            for name in shards.turned_float(new, unified):
-                if not exact(outcome.table.column(name), unified.field(name).type):
-                    raise shards.conflict(
-                        name, current.field(name).type, new.field(name).type, outcome.batch.id
-                    )
+            before = chain(
+                (self._rows(earlier) for earlier in pending if earlier.schema is not None),
+                (shards.read(self.store, shard) for shard in self.state.shards.values()),
+            )
+            if not all(shards.is_exact(rows, name, unified) for rows in before):
+                kinds = current.field(name).type, unified.field(name).type
+                raise shards.conflict(name, *kinds, batch)
+
+    def _rows(self, outcome: Outcome) -> pa.Table:
+        if outcome.shard is not None:
+            return shards.read(self.store, outcome.shard)
+        assert outcome.table is not None
+        return outcome.table
 
     def commit(self, outcomes: Sequence[Outcome], schema: pa.Schema | None) -> Commit:
         """Make these outcomes durable in one step; the record that did.

@@ -45,6 +45,7 @@ class _StopRequest:
     """In the queue of outcomes, whose ``put`` may be called in a signal handler."""
 
     reason: str
+    at_once: bool
 
 
 class Engine:
@@ -121,9 +122,12 @@ class Engine:
         """Whether the run takes no more items."""
         return self._stopping.is_set()
 
-    def request_stop(self, reason: str) -> None:
-        """Ask the run to stop soon. Safe in a signal handler and in any thread."""
-        self._queue.put(_StopRequest(reason))
+    def request_stop(self, reason: str, at_once: bool = False) -> None:
+        """Ask the run to stop: soon, or at once, which leaves running batches alone.
+
+        Safe in a signal handler and in any thread.
+        """
+        self._queue.put(_StopRequest(reason, at_once))
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -181,21 +185,21 @@ class Engine:
             if isinstance(found, Outcome):
                 group.append(found)
             elif isinstance(found, _StopRequest):
-                self._stop(found.reason)
+                self._stop(found.reason, 0.0 if found.at_once else self._grace_seconds)
             elif group:
                 self._queue.put(None)  # again, for the next call
                 return group
             else:
                 return None
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, grace_seconds: float) -> None:
         self.interrupted = reason
-        self._deadline = time.monotonic() + self._grace_seconds
+        self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
         log.warning(
             "%s: stopping; batches that run have %g seconds to finish (again: stop at once)",
             reason,
-            self._grace_seconds,
+            grace_seconds,
         )
         self._tell(Stopping, reason=reason, running=self._out)
 
@@ -206,7 +210,7 @@ class Engine:
         for outcome in group:
             fatal = fatal or outcome.fatal
             if not outcome.dropped and outcome.fatal is None:
-                outcome, schema = self._accept(outcome, schema)
+                outcome, schema = self._accept(outcome, schema, accepted)
                 accepted.append(outcome)
         if accepted:
             commit = self._checkpoint.commit(accepted, schema)
@@ -229,11 +233,11 @@ class Engine:
             raise fatal
 
     def _accept(
-        self, outcome: Outcome, schema: pa.Schema | None
+        self, outcome: Outcome, schema: pa.Schema | None, pending: list[Outcome]
     ) -> tuple[Outcome, pa.Schema | None]:
         """The outcome as it can be committed: a conflict of types makes it a failed one."""
         try:
-            schema = self._checkpoint.accept(outcome, schema)
+            schema = self._checkpoint.accept(outcome, schema, pending)
         except ResultConflict as error:
             failed = failures.whole_batch(outcome.batch, error, 1)
             outcome = Outcome(outcome.batch, failures=failed, seconds=outcome.seconds)

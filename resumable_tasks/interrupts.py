@@ -14,23 +14,26 @@ _DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.S
 
 
 class Interrupts:
-    """While entered, the first signal calls ``request`` with its name, the second raises.
+    """While entered, the first signal calls ``request`` with its name, a second stops at once.
 
     Only in the main thread, where alone Python can handle signals, and only where nobody else
     has: a handler that the program, or an orchestrator, has installed stays as it is.
-    ``request`` is called inside a signal handler and must be safe there.
+    ``request`` is called inside a signal handler and must be safe there; its second argument
+    says whether to stop at once. ``event_loop``: we are in one, whose own handler of SIGINT is
+    to be replaced, and through which no exception may be thrown; elsewhere a second signal
+    raises `Interrupted`, wherever the main thread is.
     """
 
-    def __init__(self, request: Callable[[str], None], *, replace_sigint: bool = False) -> None:
+    def __init__(self, request: Callable[[str, bool], None], *, event_loop: bool = False) -> None:
         self._request = request
-        self._replace_sigint = replace_sigint
+        self._event_loop = event_loop
         self._before: dict[signal.Signals, Any] = {}
         self._signals = 0
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number, default in _DEFAULTS.items():
-                replace = self._replace_sigint and number == signal.SIGINT
+                replace = self._event_loop and number == signal.SIGINT
                 if replace or signal.getsignal(number) is default:
                     self._before[number] = signal.signal(number, self._handle)
         return self
@@ -41,8 +44,8 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
-        if self._signals == 1:
-            self._request(signal.Signals(number).name)
+        if self._signals == 1 or self._event_loop:
+            self._request(signal.Signals(number).name, self._signals > 1)
         else:
             raise Interrupted(
                 "stopped at once, by a second signal; what was committed is safe, and the batches "

@@ -165,7 +165,8 @@ class KeyScheme:
             return "item"
         if callable(self.spec):
             return {"callable": getattr(self.spec, "__qualname__", type(self.spec).__name__)}
-        return {"fields": list(self.fields)}
+        # A key of one field is not a tuple of one: their canonical forms differ.
+        return {"field": self.spec} if isinstance(self.spec, str) else {"fields": list(self.fields)}
 
     def extractor(self) -> Callable[[Any], Any]:
         """A function from an item to its raw key; raises `InvalidKey` where it has none."""

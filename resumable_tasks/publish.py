@@ -94,12 +94,13 @@ def ordered_table(
     Without positions all are by key. Integers come before strings.
     """
     rows = table(store, state)
-    columns = found.key["fields"] if isinstance(found.key, dict) and "fields" in found.key else None
-    named = columns or ["key"]
     if rows.num_rows == 0:
         return rows
+    scheme = found.key if isinstance(found.key, dict) else {}
+    composite = "fields" in scheme
+    named = scheme.get("fields") or [scheme.get("field", "key")]
     values = [rows.column(name).to_pylist() for name in named]
-    each: Iterable[Any] = zip(*values, strict=True) if len(named) > 1 else values[0]
+    each: Iterable[Any] = zip(*values, strict=True) if composite else values[0]
     order: list[tuple[Any, ...]] = []
     for at, key in enumerate(each):
         position = _position(key, positions) if positions is not None else None

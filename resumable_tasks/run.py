@@ -85,6 +85,7 @@ class Run:
                 scheme=scheme,
                 results=options.results,
                 retry=RetryPolicy(options.retries),
+                writer=self._checkpoint.shard_writer() if runner.remote else None,
             ),
             self._listeners,
             expected=self._expected,
@@ -244,24 +245,37 @@ class Pulled:
             future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
             while True:
                 try:
-                    found, more = future.result(timeout=self._SECONDS)
+                    found, end = future.result(timeout=self._SECONDS)
                     break
                 except TimeoutError:
-                    if future.done():
-                        raise  # the source's own
                     if self.stop():
                         future.cancel()
                         return
             yield from found
-            if not more:
+            if isinstance(end, StopAsyncIteration):
                 return
+            if end is not None:
+                raise end
 
-    async def _some(self, source: AsyncIterator[Any]) -> tuple[list[Any], bool]:
-        """As many items as come at once, so that each does not cost a change of threads."""
+    async def _some(self, source: AsyncIterator[Any]) -> tuple[list[Any], Exception | None]:
+        """As many items as come at once, so that each does not cost a change of threads.
+
+        And how the source has ended, if it has: the items before an error are to be handled.
+        """
         found: list[Any] = []
         until = time.monotonic() + self._SECONDS
-        async for item in source:
-            found.append(item)
-            if len(found) == self._CHUNK or time.monotonic() > until:
-                return found, True
-        return found, False
+        try:
+            while len(found) < self._CHUNK and time.monotonic() < until:
+                found.append(await anext(source))
+        except Exception as error:  # noqa: BLE001 - raised after the items before it
+            return found, error
+        return found, None
+
+
+def in_event_loop() -> bool:
+    """Whether an event loop is running in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -101,6 +101,18 @@ def turned_float(before: pa.Schema, after: pa.Schema) -> list[str]:
     ]
 
 
+def is_exact(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
+    """Whether this column's values stay what they are in the type that the schema gives it."""
+    import pyarrow as pa
+
+    if column in rows.column_names:
+        try:
+            rows.column(column).cast(schema.field(column).type)
+        except pa.ArrowInvalid:
+            return False
+    return True
+
+
 def schema_to_text(schema: pa.Schema) -> str:
     """A schema as the journal keeps it: Arrow's own IPC message in base64."""
     return base64.b64encode(schema.serialize()).decode()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import date
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from resumable_tasks.errors import CheckpointHeld, UsageError
+from resumable_tasks.errors import Interrupted, UsageError
 from resumable_tasks.events import Listener, Progress
 from resumable_tasks.interrupts import Interrupts
 from resumable_tasks.keys import KeySpec
@@ -19,7 +19,7 @@ from resumable_tasks.model import ResultsMode
 from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
 from resumable_tasks.plan import BatchFormat, OnDuplicate
 from resumable_tasks.result import RunResult
-from resumable_tasks.run import Pulled, Run, RunArguments
+from resumable_tasks.run import Pulled, Run, RunArguments, in_event_loop
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +93,11 @@ class ResumableTask(Generic[P, R]):
             checkpoint, partition, takeover, on_progress, tuple(listeners), progress
         )
         if isinstance(items, AsyncIterable):
+            if in_event_loop():
+                raise UsageError(
+                    f"{self.name}: items is an async iterable and an event loop is running: "
+                    "`await task.arun(items, …)`"
+                )
             return asyncio.run(self._arun(items, arguments))
         run = Run(self.fn, self.options, items, arguments, loop=None)
         try:
@@ -128,18 +133,34 @@ class ResumableTask(Generic[P, R]):
             items = Pulled(items, loop)
         run = await asyncio.to_thread(Run, self.fn, self.options, items, arguments, loop=loop)
         try:
-            with Interrupts(run.request_stop, replace_sigint=True):
-                work = asyncio.ensure_future(asyncio.to_thread(run.carry_out))
+            with Interrupts(run.request_stop, event_loop=True):
+                work = asyncio.ensure_future(asyncio.to_thread(_outcome, run.carry_out))
                 try:
-                    return await asyncio.shield(work)
+                    result, error = await asyncio.shield(work)
                 except asyncio.CancelledError:
-                    run.request_stop("cancelled")
-                    await asyncio.wait([work])
-                    if not work.cancelled() and isinstance(work.exception(), CheckpointHeld):
-                        raise work.exception() from None  # type: ignore[misc]
-                    raise
+                    run.request_stop("a cancel")
+                    try:
+                        await asyncio.wait([work])
+                    except asyncio.CancelledError:
+                        run.request_stop("a second cancel", True)
+                        raise
+                    result, error = work.result()
+                    if error is None or isinstance(error, Interrupted):
+                        raise
+            if error is not None:
+                raise error
+            assert result is not None
+            return result
         finally:
             await asyncio.to_thread(run.close)
+
+
+def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:
+    """What a call returns or raises: a task that raises `Interrupted` would end its event loop."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - raised by the one who asked
+        return None, error
 
 
 @overload

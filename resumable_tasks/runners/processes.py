@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from resumable_tasks import failures, log
 from resumable_tasks.errors import UsageError, WorkerLost
+from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.runners.base import Runner, Work, execute
 
@@ -68,13 +70,14 @@ class ProcessRunner(Runner):
     remote = True
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
-        ForkingPickler.dumps(work)  # what cannot cross is said now, before anything has run
-        self._work, self._done, self._stopping = work, done, stopping
-        methods = multiprocessing.get_all_start_methods()
-        # "fork" would copy our threads' locks in whatever state they are.
-        self._context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else "spawn"
-        )
+        # Workers need of the key only in which columns it stands.
+        scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
+        self._work = replace(work, handler=HandlerReference(work.handler), scheme=scheme)
+        ForkingPickler.dumps(self._work)  # what cannot cross is said now, before anything has run
+        self._done, self._stopping = done, stopping
+        # "fork" would copy our threads' locks in whatever state they are, "forkserver" would keep
+        # the environment of its own start; "spawn" means the same on every system.
+        self._context = multiprocessing.get_context("spawn")
         self._lock = threading.Lock()
         self._alone = threading.Lock()
         self._waiting: deque[Batch] = deque()

@@ -146,16 +146,19 @@ class LocalStore(Store):
         except ImportError:  # Windows
             raise NotImplementedError("no advisory locks on this platform") from None
         with self._errors("lock", self.root / name):
-            handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # A file object, so that a lock that is lost sight of is released all the same.
+            handle = open(  # noqa: SIM115 - open for as long as the lock is held
+                self.root / name, "a", opener=lambda path, flags: os.open(path, flags, 0o600)
+            )
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(handle)
+                handle.close()
                 return None
             except OSError as error:
-                os.close(handle)
+                handle.close()
                 raise NotImplementedError(f"no locks on {self.url}: {error}") from error
-        return lambda: os.close(handle)
+        return handle.close
 
     def archive(self) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import ResumableTask, resumable_task
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where a test's checkpoint goes; it does not exist yet."""
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def handled() -> list[Any]:
+    """The keys that the ``double`` job's handler was called for, in order, over all runs."""
+    return []
+
+
+@pytest.fixture
+def double(handled: list[Any]) -> ResumableTask[..., Any]:
+    """A job that doubles ``n``, and says what it handled."""
+
+    @resumable_task(key="id", batch_size=10)
+    def double(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        handled.extend(row["id"] for row in rows)
+        return [{"id": row["id"], "value": row["n"] * 2} for row in rows]
+
+    return double
+
+
+@pytest.fixture
+def numbered() -> Callable[[int], list[dict[str, Any]]]:
+    return lambda count: [{"id": f"item-{i}", "n": i} for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def quiet_about_temporary_folders(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Every test's checkpoint lies in a temporary folder, and the library is right to warn."""
+    caplog.set_level(logging.INFO, logger="resumable_tasks")
+    yield
