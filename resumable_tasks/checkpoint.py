@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import tempfile
 from collections.abc import Sequence
 from itertools import chain
@@ -45,13 +46,13 @@ def open_store(place: str | Path) -> Store:
     )
 
 
-def read_checkpoint(store: Store) -> tuple[Manifest, State]:
-    """What the checkpoint holds, read-only: safe while a run is at work on it.
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of the checkpoint at this place.
 
-    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
+    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` with the ways out.
     """
     try:
-        found = manifest.read(store)
+        return manifest.read(store)
     except FileNotFoundError:
         if store.list(JOURNAL):
             raise _no_manifest() from None
@@ -59,7 +60,20 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
             f"{store.url} is not a checkpoint (it has no {manifest.NAME}); "
             "`resumable ls DIRECTORY` finds those below a directory"
         ) from None
-    state = State()
+    except CheckpointDamaged as error:
+        raise CheckpointDamaged(
+            f"{error}. Put it back from a copy; or `resumable reset {shlex.quote(store.url)}` "
+            "archives the checkpoint, and the next run starts anew",
+            files=error.files,
+        ) from error
+
+
+def read_checkpoint(store: Store) -> tuple[Manifest, State]:
+    """What the checkpoint holds, read-only: safe while a run is at work on it.
+
+    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
+    """
+    found, state = read_manifest(store), State()
     with RepairHint(store):
         state.apply_all(Journal(store, found.id).read_new())
     return found, state
@@ -91,9 +105,11 @@ class Checkpoint:
         *,
         takeover: bool = False,
         on_version_change: OnVersionChange = "error",
+        expected: int | None = None,
     ) -> Checkpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
+        ``expected``: how many items the run has, for those who watch it; None if that is unknown.
         Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
         or `StoreError`; none of them leaves anything changed but a sign of life.
         """
@@ -115,12 +131,12 @@ class Checkpoint:
                 archived = store.archive()
                 hold.release()
                 log.info("the checkpoint of version %r was archived to %s", version, archived)
-                fresh = cls.open(store, wanted, takeover=takeover)
+                fresh = cls.open(store, wanted, takeover=takeover, expected=expected)
                 fresh.archived = archived
                 return fresh
             if on_version_change != "reuse":
                 manifest.check_version(store, version, wanted.version)
-            checkpoint._claim(wanted.version)
+            checkpoint._claim(wanted.version, expected)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
@@ -144,9 +160,9 @@ class Checkpoint:
             what = "is cut or grown" if bad[0] in there else "is missing"
             raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
 
-    def _claim(self, version: str) -> None:
+    def _claim(self, version: str, expected: int | None) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        info = {**holder.me(self.run), "version": version}
+        info = {**holder.me(self.run), "version": version, "expected": expected}
         info.pop("run")
         for _ in range(_CLAIM_TRIES):
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)

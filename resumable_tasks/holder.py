@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,14 +25,14 @@ LOCK = "holder.lock"
 BEAT_SECONDS = 5.0
 # Without locks a holder is given up after this long without a beat.
 WATCH_SECONDS = 3 * BEAT_SECONDS
-# `status` may hold the lock for an instant to see whether anybody else does.
+# `status` shares the lock for an instant, to see whether anybody has it.
 _LOCK_TRIES = 5
 _LOCK_PAUSE = 0.1
 
 
 def me(run: str) -> dict[str, Any]:
     """How this process is named to others."""
-    return {"run": run, "host": socket.gethostname(), "pid": os.getpid()}
+    return {"run": run, "host": os.uname().nodename, "pid": os.getpid()}
 
 
 class Holder:
@@ -120,13 +119,9 @@ def read(store: Store) -> dict[str, Any]:
 def is_held(store: Store) -> bool:
     """Whether a live run holds the checkpoint, as far as can be told without waiting."""
     try:
-        release = store.lock(LOCK)
+        return store.locked(LOCK)
     except NotImplementedError:
         return bool(read(store))
-    if release is None:
-        return True
-    release()
-    return False
 
 
 def held(store: Store, holder: dict[str, Any]) -> CheckpointHeld:

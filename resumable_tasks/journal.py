@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -73,14 +73,16 @@ def encode(commit: Commit) -> tuple[bytes, str]:
         head["shards"] = [asdict(shard) for shard in commit.shards]
     if commit.schema:
         head["schema"] = commit.schema
-    tracebacks = {f.batch: f.traceback for f in commit.failures if f.traceback}
+    # The failures of a batch share one traceback, which is long.
+    tracebacks = list(dict.fromkeys(f.traceback for f in commit.failures if f.traceback))
     if tracebacks:
         head["tracebacks"] = tracebacks
+    places = {text: at for at, text in enumerate(tracebacks)}
     if commit.info:
         head["info"] = dict(commit.info)
     parts = [_dumps(head) + b"\n", _wrap(_KEY, commit.keys)]
     parts += [
-        b'{"failed":%b,%b\n' % (keys.canonical(f.key), _dumps(_failure_fields(f))[1:])
+        b'{"failed":%b,%b\n' % (keys.canonical(f.key), _dumps(_failure_fields(f, places))[1:])
         for f in commit.failures
     ]
     parts.append(_wrap(_RETRACTED, commit.retracted))
@@ -120,14 +122,17 @@ def _decode(data: bytes, name: str) -> Commit:
     failures: tuple[Failure, ...] = ()
     retracted = b""
     if end["failures"] or end["retracted"]:
-        each = lines.split(b"\n")
+        each = lines.split(b"\n") if lines else []
         at, to = end["keys"], end["keys"] + end["failures"]
-        lines = b"\n".join(each[:at])
-        tracebacks = head.get("tracebacks", {})
+        tracebacks = head.get("tracebacks", [])
         failures = tuple(_failure(json.loads(line), tracebacks) for line in each[at:to])
-        retracted = _unwrap(_RETRACTED, b"\n".join(each[to:]))
+        kinds = [(line, _KEY) for line in each[:at]] + [(line, _RETRACTED) for line in each[to:]]
+        if not all(line.startswith(kind) for line, kind in kinds):
+            raise _damaged(name, "its lines are not of the kinds that it says")
+        lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
     found = _unwrap(_KEY, lines)
-    if (_count(found), _count(retracted)) != (end["keys"], end["retracted"]):
+    counts = (_count(found), len(failures), _count(retracted))
+    if counts != (end["keys"], end["failures"], end["retracted"]):
         raise _damaged(name, "its lines are not as many as it says")
     shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
     for shard in shards:
@@ -170,17 +175,20 @@ def _unwrap(prefix: bytes, lines: bytes) -> bytes:
     return lines[len(prefix) : -1].replace(b"}\n" + prefix, b"\n") if lines else b""
 
 
-def _failure_fields(failure: Failure) -> dict[str, Any]:
-    return {
+def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "attempts": failure.attempts,
         "error": failure.error,
         "message": failure.message,
         "batch": failure.batch,
         "time": failure.time,
     }
+    if failure.traceback:
+        fields["traceback"] = tracebacks[failure.traceback]
+    return fields
 
 
-def _failure(line: Mapping[str, Any], tracebacks: Mapping[str, str]) -> Failure:
+def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
     key = line["failed"]
     return Failure(
         key=tuple(key) if isinstance(key, list) else key,
@@ -189,7 +197,7 @@ def _failure(line: Mapping[str, Any], tracebacks: Mapping[str, str]) -> Failure:
         attempts=line["attempts"],
         batch=line["batch"],
         time=line["time"],
-        traceback=tracebacks.get(line["batch"], ""),
+        traceback=tracebacks[line["traceback"]] if "traceback" in line else "",
     )
 
 
@@ -271,6 +279,10 @@ class Journal:
                 other = decode(self._store.read(name), name)
             except FileNotFoundError:
                 continue  # nothing is there: the same bytes again
+            except StoreError as error:
+                raise CommitStateUnknown(
+                    f"whether record {commit.number} is committed could not be found out: {error}"
+                ) from error
             if other.nonce == commit.nonce:
                 return
             self._judge(commit, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 
@@ -18,7 +18,7 @@ class KeyTable:
     __slots__ = ("_buckets", "_frozen", "_hot", "_mask")
 
     _HOT = 200_000
-    _PER_BUCKET = 32
+    _PER_BUCKET = 16
 
     def __init__(self) -> None:
         self._hot: dict[bytes, int] = {}
@@ -62,10 +62,8 @@ class KeyTable:
 
     def add_new(self, many: Sequence[bytes], position: int) -> bool:
         """`add` for keys at consecutive positions, all or none: False if any is not new."""
-        if max(map(len, many)) > 80:
-            many = [_digest(key) if len(key) > 80 else key for key in many]
-        hot = self._hot
-        if not hot.keys().isdisjoint(many) or (self._frozen and any(key in self for key in many)):
+        many, hot = _shortened(many), self._hot
+        if not hot.keys().isdisjoint(many) or len(self._not_frozen(many)) < len(many):
             return False
         before = len(hot)
         hot.update(zip(many, range(position, position + len(many)), strict=True))
@@ -73,23 +71,32 @@ class KeyTable:
             for key in many:
                 hot.pop(key, None)
             return False
-        if len(self._hot) >= self._HOT:
+        if len(hot) >= self._HOT:
             self._freeze()
         return True
 
-    def missing(self, many: Sequence[bytes]) -> list[int]:
+    def missing(self, many: Sequence[bytes]) -> Sequence[int]:
         """The indexes of those of these keys that are not there."""
         if not len(self):
-            return list(range(len(many)))
-        return [at for at, key in enumerate(many) if key not in self]
+            return range(len(many))
+        many, hot = _shortened(many), self._hot
+        return [at for at in self._not_frozen(many) if many[at] not in hot]
+
+    def _not_frozen(self, many: Sequence[bytes]) -> Sequence[int]:
+        """The indexes of those of these (short) keys that are not in the byte arrays."""
+        if not self._frozen:
+            return range(len(many))
+        buckets, mask = self._buckets, self._mask
+        return [
+            at
+            for at, key in enumerate(many)
+            if b"\n" + key + b"\t" not in buckets[hash(key) & mask]
+        ]
 
     def add_lines(self, lines: bytes) -> None:
         """Store newline-joined keys, without positions, that are known not to be there."""
         if lines:
-            each: Iterable[bytes] = lines.split(b"\n")
-            if len(lines) > 80:
-                each = [key if len(key) <= 80 else _digest(key) for key in each]
-            self._hot.update(dict.fromkeys(each, -1))
+            self._hot.update(dict.fromkeys(_shortened(lines.split(b"\n")), -1))
             if len(self._hot) >= self._HOT:
                 self._freeze()
 
@@ -128,6 +135,12 @@ class KeyTable:
             for entry in bytes(old.pop()).split(b"\n"):
                 if entry:
                     buckets[hash(entry[: entry.index(b"\t")]) & mask] += entry + b"\n"
+
+
+def _shortened(many: Sequence[bytes]) -> Sequence[bytes]:
+    if max(map(len, many)) <= 80:
+        return many
+    return [key if len(key) <= 80 else _digest(key) for key in many]
 
 
 def _digest(key: bytes) -> bytes:

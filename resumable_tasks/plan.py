@@ -6,7 +6,7 @@ second item with the same key is found.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,7 +95,7 @@ class Planner:
                 if chosen:
                     kept_keys += [found[at] for at in chosen]
                     lines += [chunk_lines[at] for at in chosen]
-                    kept.append(chunk if len(chosen) == len(found) else chunk.take(chosen))
+                    kept.append(chunk if len(chosen) == len(found) else chunk.take(list(chosen)))
                 if len(lines) == size:
                     yield self._batch(kept_keys, lines, _as_one(kept))
                     kept_keys, lines, kept = [], [], []
@@ -139,14 +139,14 @@ class Planner:
 
         return columns
 
-    def _admit(self, lines: list[bytes]) -> list[int]:
+    def _admit(self, lines: list[bytes]) -> Sequence[int]:
         """Which of these consecutive items are to be handled, by index; counts them all."""
         first, self.total = self.total, self.total + len(lines)
         if self.seen.add_new(lines, first):
             chosen = self._done.missing(lines)
             self.skipped += len(lines) - len(chosen)
             return chosen
-        chosen = []
+        each: list[int] = []
         for at, line in enumerate(lines):
             if not self.seen.add(line, first + at):
                 if self._on_duplicate == "error":
@@ -155,8 +155,8 @@ class Planner:
             elif line in self._done:
                 self.skipped += 1
             else:
-                chosen.append(at)
-        return chosen
+                each.append(at)
+        return each
 
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(

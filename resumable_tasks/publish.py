@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -15,14 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import keys, log, shards
-from resumable_tasks.checkpoint import open_store, read_checkpoint
+from resumable_tasks.checkpoint import RepairHint, open_store, read_checkpoint, read_manifest
 from resumable_tasks.errors import CheckpointDamaged, StoreError, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.journal import Journal, now
-from resumable_tasks.keys import Key
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.manifest import Manifest
-from resumable_tasks.manifest import read as read_manifest
 from resumable_tasks.state import State
 from resumable_tasks.store.base import Store
 
@@ -119,13 +116,30 @@ def _sortable(key: Any) -> tuple[Any, ...]:
     return tuple((isinstance(part, str), part) for part in parts)
 
 
-def completed_keys(store: Store) -> Iterator[Key]:
-    """The keys of all completed items, in the order of commits."""
-    state = read_checkpoint(store)[1]
-    for commit in Journal(store, read_manifest(store).id).read_new():
-        for line in keys.split(commit.keys):
-            if line in state.done:
-                yield keys.parse(line)
+def completed_lines(store: Store) -> Iterator[bytes]:
+    """The canonical keys of all completed items, newline-joined, a record at a time.
+
+    In commit order, each once, as the journal was at the first call. The journal is read twice
+    rather than held in memory; damage is found before the first key is given.
+    """
+    anchor = read_manifest(store).id
+    retracted: dict[bytes, int] = {}
+    records = 0
+    with RepairHint(store):
+        for commit in Journal(store, anchor).read_new():
+            records = commit.number + 1
+            for key in commit.retracted.split(b"\n") if commit.retracted else ():
+                retracted[key] = commit.number
+        for commit in Journal(store, anchor).read_new():
+            if commit.number >= records:
+                return
+            # Between two retractions a key is completed once; what comes before the last of
+            # them does not count.
+            lines = commit.keys.split(b"\n") if commit.keys else []
+            if retracted:
+                lines = [key for key in lines if retracted.get(key, -1) < commit.number]
+            if lines:
+                yield b"\n".join(lines)
 
 
 def publish(
@@ -296,6 +310,8 @@ def _exchange(stage: Path, target: Path) -> None:
 
 def _swap(a: Path, b: Path) -> bool:
     """Exchange two paths atomically; False where the system cannot."""
+    import ctypes
+
     library = ctypes.CDLL(None, use_errno=True)
     paths = (os.fsencode(a), os.fsencode(b))
     if sys.platform == "linux" and hasattr(library, "renameat2"):

@@ -65,8 +65,8 @@ def repair(store: Store) -> Report:
     Raises `CheckpointHeld` while a run is at work, `UsageError` if there is no checkpoint, and
     `CheckpointDamaged` if ``job.json`` itself is damaged, which only a copy can mend.
     """
-    if not store.exists():
-        raise UsageError(f"{store.url} is not a checkpoint: there is nothing there")
+    if not store.list(JOURNAL) and manifest.NAME not in store.list(""):
+        raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}")
     hold = Holder(store, run := secrets.token_hex(6))
     hold.take(takeover=False)
     try:

@@ -12,6 +12,7 @@ from resumable_tasks.checkpoint import open_store, read_checkpoint
 from resumable_tasks.errors import JobFailed
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Failure
+from resumable_tasks.text import clean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +85,8 @@ class RunResult:
 
     def completed_keys(self) -> Iterator[keys.Key]:
         """The keys of all completed items of the checkpoint, in the order of commits."""
-        return publish.completed_keys(open_store(self.checkpoint))
+        for lines in publish.completed_lines(open_store(self.checkpoint)):
+            yield from keys.parse_lines(lines)
 
     def raise_for_failures(self) -> None:
         """Raises `JobFailed`, which carries this result, if any item of this run failed."""
@@ -98,7 +100,8 @@ def describe_failures(result: RunResult) -> str:
     for failure in result.failures:
         kinds.setdefault(failure.error, []).append(failure)
     lines = [
-        f"  {len(each):,} × {error}: {each[0].message[:300]} (e.g. key {keys.shorten(each[0].key)})"
+        f"  {len(each):,} × {clean(error, 80)}: {clean(each[0].message, 300)} "
+        f"(e.g. key {keys.shorten(each[0].key)})"
         for error, each in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     ]
     return (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import checkpoint as checkpoints
 from resumable_tasks import log, progress
@@ -26,7 +25,10 @@ from resumable_tasks.options import NAME, JobOptions
 from resumable_tasks.plan import Planner
 from resumable_tasks.result import RunResult, describe_failures
 from resumable_tasks.runners.base import Runner, Work
-from resumable_tasks.runners.local import AsyncRunner, ThreadRunner
+from resumable_tasks.runners.threads import ThreadRunner
+
+if TYPE_CHECKING:
+    import asyncio
 
 _HOME = ".resumable"
 _COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
@@ -59,11 +61,13 @@ class Run:
         scheme = KeyScheme(options.key)
         place = _place(options.name, arguments.checkpoint, arguments.partition)
         runner = _runner(handler, options, loop)
+        self._expected = len(items) if hasattr(items, "__len__") else None
         self._checkpoint = Checkpoint.open(
             open_store(place),
             Manifest(options.name, str(options.version), scheme.describe(), options.results),
             takeover=arguments.takeover,
             on_version_change=options.on_version_change,
+            expected=self._expected,
         )
         self._planner = Planner(
             scheme,
@@ -72,7 +76,6 @@ class Run:
             on_duplicate=options.on_duplicate,
             batch_format=options.batch_format,
         )
-        self._expected = len(items) if hasattr(items, "__len__") else None
         self._listeners = Listeners.of(
             (progress.listener(arguments.progress), *arguments.listeners), arguments.on_progress
         )
@@ -93,8 +96,8 @@ class Run:
             grace_seconds=options.grace_seconds,
         )
         self.request_stop = self._engine.request_stop
-        if isinstance(items, Pulled):
-            items.stop = lambda: self._engine.stopping
+        if hasattr(items, "stop_when"):  # async items, which wait for their source elsewhere
+            items.stop_when(lambda: self._engine.stopping)
 
     def carry_out(self) -> RunResult:
         """Run, and say how it went: by a result or by an exception that carries it."""
@@ -202,6 +205,8 @@ def _runner(
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
         if options.runner == "processes":
             raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
+        from resumable_tasks.runners.aio import AsyncRunner
+
         return AsyncRunner(options.concurrency, loop)
     if options.runner == "processes":
         from resumable_tasks.runners.processes import ProcessRunner
@@ -226,56 +231,3 @@ def _place(
     if not base:
         raise UsageError("checkpoint is an empty path; name a directory")
     return f"{base.rstrip('/') or '/'}/{part}" if part else base
-
-
-class Pulled:
-    """An async iterable, read from the engine's thread."""
-
-    _CHUNK = 256
-    _SECONDS = 0.05
-
-    def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._items = items
-        self._loop = loop
-        self.stop: Callable[[], bool] = lambda: False
-
-    def __iter__(self) -> Iterator[Any]:
-        source = aiter(self._items)
-        while True:
-            future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
-            while True:
-                try:
-                    found, end = future.result(timeout=self._SECONDS)
-                    break
-                except TimeoutError:
-                    if self.stop():
-                        future.cancel()
-                        return
-            yield from found
-            if isinstance(end, StopAsyncIteration):
-                return
-            if end is not None:
-                raise end
-
-    async def _some(self, source: AsyncIterator[Any]) -> tuple[list[Any], Exception | None]:
-        """As many items as come at once, so that each does not cost a change of threads.
-
-        And how the source has ended, if it has: the items before an error are to be handled.
-        """
-        found: list[Any] = []
-        until = time.monotonic() + self._SECONDS
-        try:
-            while len(found) < self._CHUNK and time.monotonic() < until:
-                found.append(await anext(source))
-        except Exception as error:  # noqa: BLE001 - raised after the items before it
-            return found, error
-        return found, None
-
-
-def in_event_loop() -> bool:
-    """Whether an event loop is running in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

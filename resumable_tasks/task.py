@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import inspect
@@ -19,7 +18,7 @@ from resumable_tasks.model import ResultsMode
 from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
 from resumable_tasks.plan import BatchFormat, OnDuplicate
 from resumable_tasks.result import RunResult
-from resumable_tasks.run import Pulled, Run, RunArguments, in_event_loop
+from resumable_tasks.run import Run, RunArguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +92,10 @@ class ResumableTask(Generic[P, R]):
             checkpoint, partition, takeover, on_progress, tuple(listeners), progress
         )
         if isinstance(items, AsyncIterable):
+            import asyncio
+
+            from resumable_tasks.pulled import in_event_loop
+
             if in_event_loop():
                 raise UsageError(
                     f"{self.name}: items is an async iterable and an event loop is running: "
@@ -128,6 +131,10 @@ class ResumableTask(Generic[P, R]):
         )
 
     async def _arun(self, items: Any, arguments: RunArguments) -> RunResult:
+        import asyncio
+
+        from resumable_tasks.pulled import Pulled
+
         loop = asyncio.get_running_loop()
         if isinstance(items, AsyncIterable):
             items = Pulled(items, loop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
 from resumable_tasks.shards import ShardWriter
 
-_current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
+current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
 
 
 def current_batch() -> CurrentBatch:
@@ -27,7 +26,7 @@ def current_batch() -> CurrentBatch:
     Raises `UsageError` outside a handler.
     """
     try:
-        batch, attempt = _current.get()
+        batch, attempt = current.get()
     except LookupError:
         raise UsageError("current_batch() is for use inside a handler; none is running") from None
     return CurrentBatch(batch.id, tuple(batch.keys), attempt)
@@ -80,45 +79,15 @@ def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -
     began = time.perf_counter()
     for attempt in range(1, work.retry.retries + 2):
         try:
-            _current.set((batch, attempt))
+            current.set((batch, attempt))
             returned = work.handler(batch.items)
             seconds = time.perf_counter() - began
-            outcome = _outcome(work, batch, returned, attempt, seconds)
+            outcome = outcome_of(work, batch, returned, attempt, seconds)
         except Exception as error:  # noqa: BLE001 - becomes the items' failure
             pause = work.retry.pause(attempt, error)
             if pause is None or _wait(pause, stopping):
                 outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
                 break
-        except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-            outcome = Outcome(batch, fatal=error)
-            break
-        else:
-            break
-    return outcome
-
-
-async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outcome:
-    """`execute` for a coroutine handler."""
-    began = time.perf_counter()
-    for attempt in range(1, work.retry.retries + 2):
-        try:
-            _current.set((batch, attempt))
-            returned = await work.handler(batch.items)
-            seconds = time.perf_counter() - began
-            outcome = _outcome(work, batch, returned, attempt, seconds)
-        except Exception as error:  # noqa: BLE001 - becomes the items' failure
-            pause = work.retry.pause(attempt, error)
-            if pause is None or stopping.is_set():
-                outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-                break
-            await asyncio.sleep(pause)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                outcome = Outcome(batch, dropped=True)
-            else:  # not ours: something inside the handler was cancelled
-                outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-            break
         except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
             outcome = Outcome(batch, fatal=error)
             break
@@ -135,7 +104,7 @@ def _wait(seconds: float, stopping: threading.Event | None) -> bool:
     return False
 
 
-def _outcome(work: Work, batch: Batch, returned: Any, attempts: int, seconds: float) -> Outcome:
+def outcome_of(work: Work, batch: Batch, returned: Any, attempts: int, seconds: float) -> Outcome:
     matched = rows.match(returned, batch, work.scheme, work.results)
     failed = failures.records(batch, matched.failed, attempts) if matched.failed else ()
     table, shard = matched.table, None

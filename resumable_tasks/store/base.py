@@ -86,6 +86,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def locked(self, name: str) -> bool:
+        """Whether somebody has this lock. Writes nothing. Raises `NotImplementedError` like it."""
+
+    @abstractmethod
     def archive(self) -> str:
         """Move the whole place aside under a new name, losing nothing; the new place's url."""
 

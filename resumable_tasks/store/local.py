@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from resumable_tasks.errors import CheckpointUnusable, StoreError
 from resumable_tasks.faults import fault_point
@@ -46,11 +46,11 @@ class LocalStore(Store):
         return LocalStore, (self.root,)
 
     def prepare(self, folders: tuple[str, ...]) -> None:
-        if self.root.exists() and not self.root.is_dir():
-            raise CheckpointUnusable(
-                f"{self.url} is a file; a checkpoint is a directory: name another path"
-            )
         with self._errors("prepare", self.url):
+            if self.root.exists() and not self.root.is_dir():
+                raise CheckpointUnusable(
+                    f"{self.url} is a file; a checkpoint is a directory: name another path"
+                )
             for path in (self.root, *(self.root / folder for folder in folders)):
                 _make_durably(path)
             # A run that died between mkdir and this left folders that only memory knows.
@@ -68,12 +68,13 @@ class LocalStore(Store):
 
     def list(self, folder: str) -> dict[str, int]:
         prefix = f"{folder}/" if folder else ""
+        found: dict[str, int] = {}
         with self._errors("list", self.root / folder):
-            return {
-                prefix + entry.name: entry.stat().st_size
-                for entry in self._entries(folder)
-                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(_TEMP_SUFFIX)
-            }
+            for entry in self._entries(folder):
+                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(_TEMP_SUFFIX):
+                    with contextlib.suppress(FileNotFoundError):  # gone since
+                        found[prefix + entry.name] = entry.stat().st_size
+        return found
 
     def create(self, name: str, data: bytes) -> bool:
         final = self.root / name
@@ -141,24 +142,42 @@ class LocalStore(Store):
         return swept
 
     def lock(self, name: str) -> Callable[[], None] | None:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            raise NotImplementedError("no advisory locks on this platform") from None
         with self._errors("lock", self.root / name):
             # A file object, so that a lock that is lost sight of is released all the same.
             handle = open(  # noqa: SIM115 - open for as long as the lock is held
                 self.root / name, "a", opener=lambda path, flags: os.open(path, flags, 0o600)
             )
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                if self._flock(handle, exclusive=True):
+                    return handle.close
+            except BaseException:
                 handle.close()
-                return None
-            except OSError as error:
-                handle.close()
-                raise NotImplementedError(f"no locks on {self.url}: {error}") from error
-        return handle.close
+                raise
+            handle.close()
+            return None
+
+    def locked(self, name: str) -> bool:
+        try:
+            with self._errors("read", self.root / name), open(self.root / name) as handle:
+                return not self._flock(handle, exclusive=False)
+        except FileNotFoundError:
+            return False
+        except CheckpointUnusable as error:  # another user's
+            raise NotImplementedError(str(error)) from error
+
+    def _flock(self, handle: IO[str], *, exclusive: bool) -> bool:
+        """Try to lock an open file; False if another holds it."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            raise NotImplementedError("no advisory locks on this platform") from None
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise NotImplementedError(f"no locks on {self.url}: {error}") from error
+        return True
 
     def archive(self) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

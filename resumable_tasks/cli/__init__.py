@@ -1,0 +1,82 @@
+"""The command line ``resumable``: look after checkpoints while nobody's script is at hand.
+
+An error of the library ends a command with its exit code and one message on standard error; any
+other exception is a bug and shows its traceback. Importing this loads neither pyarrow nor rich.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import click
+
+from resumable_tasks import __version__
+from resumable_tasks.cli import output
+from resumable_tasks.cli.change import publish, repair, reset
+from resumable_tasks.cli.look import failures, keys, list_checkpoints, status, verify
+from resumable_tasks.cli.watch import watch
+from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
+
+_EPILOG = """\b
+Exit codes:
+  0   done
+  1   items failed
+  2   usage: mend the command; nothing was changed
+  3   held by another run
+  4   damaged checkpoint
+  75  interrupted: run the job again to resume
+
+\b
+Example:
+  resumable status checkpoints/classify
+"""
+
+
+class Commands(click.Group):
+    """The commands in the order in which they were added, with the exit codes of our errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a character gets its escape, not a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().invoke(ctx)
+        except ResumableTasksError as error:
+            output.note(f"resumable: {error}")
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            output.note("resumable: interrupted")
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(
+    cls=Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="resumable")
+def main() -> None:
+    """Look after the checkpoints of resumable jobs.
+
+    All commands but repair and reset only read, and are safe while a run is at work.
+    """
+
+
+for _command in (
+    status,
+    list_checkpoints,
+    keys,
+    failures,
+    verify,
+    repair,
+    publish,
+    reset,
+    watch,
+):
+    main.add_command(_command)

@@ -1,0 +1,183 @@
+"""The commands that write: `repair` and `reset` on the checkpoint, `publish` beside it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+from dataclasses import asdict
+
+import click
+
+from resumable_tasks.checkpoint import open_store
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option
+from resumable_tasks.cli.output import count
+from resumable_tasks.cli.reader import Reader, is_checkpoint
+from resumable_tasks.errors import ResumableTasksError, UsageError
+from resumable_tasks.holder import Holder
+from resumable_tasks.store.base import Store
+from resumable_tasks.text import clean
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  mended, or there was nothing to repair"
+    "\n  3  a run holds the checkpoint; nothing was changed\n  4  only a copy can mend it\n"
+    "\n\b\nExample:\n  resumable repair checkpoints/classify",
+)
+@checkpoint_argument
+@json_option
+def repair(checkpoint: str, as_json: bool) -> None:
+    """Move what is damaged in CHECKPOINT aside.
+
+    The next run redoes the items that it held, and only those. Nothing is deleted: damaged files
+    go to the folder `damaged` of the checkpoint. What is not damaged stays completed.
+    """
+    from resumable_tasks import repair as repairs
+
+    store = _existing(checkpoint)
+    before = store.list(repairs.FOLDER)
+    report = repairs.repair(store)
+    moved = sorted(store.list(repairs.FOLDER).keys() - before.keys())
+    left = len(Reader.at(checkpoint).state.done)
+    unknown = any(damage.items is None for damage in report.damages)
+    redo = report.items - left if report.damages else 0
+    if as_json:
+        output.document(
+            {
+                "checkpoint": store.url,
+                "damages": [asdict(damage) for damage in report.damages],
+                "moved": moved,
+                "completed": left,
+                "items_to_redo": redo,
+                "more_to_redo": unknown,
+            }
+        )
+        return
+    if not report.damages:
+        output.lines([f"nothing to repair: {count(left, 'completed item')}, all good"])
+        return
+    output.lines(damage_lines(report.damages))
+    output.lines(f"moved to {clean(f'{store.url}/{name}')}" for name in moved)
+    more = "and those of the lost records, which nothing names any more, " if unknown else ""
+    output.lines(
+        [
+            f"{count(redo, 'item')} {more}will be redone; {count(left, 'item')} stay completed",
+            "next: run the same command again",
+        ]
+    )
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable publish checkpoints/classify results/labels"
+    "\n  resumable publish checkpoints/classify results/labels --ordered --target-mb 512",
+)
+@checkpoint_argument
+@click.argument("dest")
+@click.option(
+    "--ordered",
+    is_flag=True,
+    help="Sort the rows by key, integers before strings; holds them all in memory.",
+)
+@click.option(
+    "--target-mb",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="About how many megabytes a file has.",
+)
+@json_option
+def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: bool) -> None:
+    """Write the committed rows of CHECKPOINT to the folder DEST.
+
+    As a compacted Parquet dataset. A reader of DEST sees the dataset that was there before or the
+    new one, never a part. DEST is replaced as a whole, and refused if it holds anything that
+    publish has not written there.
+    """
+    from resumable_tasks import publish as publishing
+
+    reader = Reader.at(checkpoint)
+    store = reader.store
+    place, target = os.path.realpath(store.url), os.path.realpath(dest)
+    if os.path.commonpath([place, target]) == place:
+        raise UsageError(f"{dest} lies in the checkpoint itself; name a folder outside of it")
+    result = publishing.publish(
+        store.url, dest, ordered=ordered, target_bytes=target_mb * 1_000_000
+    )
+    if as_json:
+        output.document({"checkpoint": store.url, "status": reader.status} | asdict(result))
+    else:
+        output.lines(
+            [
+                f"published {count(result.rows, 'row')} in {count(len(result.files), 'file')}, "
+                f"{output.size(result.bytes)}, to {clean(result.dest)}"
+            ]
+        )
+    if reader.status != "done":
+        output.note(
+            f"note: the checkpoint's status is {reader.status}: what is not completed yet is not "
+            "in it"
+        )
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  archived"
+    "\n  2  not confirmed, or not a checkpoint; nothing was changed"
+    "\n  3  a run holds the checkpoint; nothing was changed\n"
+    "\n\b\nExample:\n  resumable reset checkpoints/classify --yes",
+)
+@checkpoint_argument
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@json_option
+def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
+    """Archive CHECKPOINT, so that the next run starts anew.
+
+    Nothing is deleted: the whole directory gets a new name beside the old one. Works for a damaged
+    checkpoint too.
+    """
+    store = _existing(checkpoint)
+    holds = _what_it_holds(store)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"nothing was changed: {holds}; give --yes to archive it")
+        if not click.confirm(f"{clean(holds)}. Archive it?", err=True):
+            raise UsageError("nothing was changed")
+    hold = Holder(store, secrets.token_hex(6))
+    hold.take(takeover=False)
+    try:
+        archived = store.archive()
+    finally:
+        hold.release()
+    if as_json:
+        output.document({"checkpoint": store.url, "archived": archived})
+        return
+    output.lines(
+        [
+            f"archived to {clean(archived)}",
+            f"the next run starts anew; to undo: mv {clean(shlex.join((archived, store.url)))}",
+        ]
+    )
+
+
+def _existing(checkpoint: str) -> Store:
+    """The store of a checkpoint that is there: nothing is written into any other folder."""
+    store = open_store(checkpoint)
+    if not is_checkpoint(store):
+        raise UsageError(
+            f"{store.url} is not a checkpoint; `resumable ls DIRECTORY` finds those below a "
+            "directory"
+        )
+    return store
+
+
+def _what_it_holds(store: Store) -> str:
+    try:
+        reader = Reader(store)
+        reader.look()
+    except ResumableTasksError:
+        return f"{store.url} is a checkpoint that cannot be read"
+    return (
+        f"{store.url} ({reader.manifest.job}, {reader.status}) has "
+        f"{count(len(reader.state.done), 'completed item')}, which the next run would do again"
+    )

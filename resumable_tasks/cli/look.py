@@ -1,0 +1,354 @@
+"""The commands that only look: safe at any time, also while a run is at work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resumable_tasks import keys as keys_
+from resumable_tasks.checkpoint import open_store
+from resumable_tasks.cli import output
+from resumable_tasks.cli.output import count
+from resumable_tasks.cli.reader import (
+    Reader,
+    Tenure,
+    is_archived,
+    is_checkpoint,
+)
+from resumable_tasks.errors import (
+    EXIT_DAMAGED,
+    CheckpointDamaged,
+    ResumableTasksError,
+    UsageError,
+)
+from resumable_tasks.model import Failure
+from resumable_tasks.publish import completed_lines
+from resumable_tasks.store.local import LocalStore
+from resumable_tasks.text import clean
+
+checkpoint_argument = click.argument("checkpoint")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+_STATUS_CODES = """\b
+Exit codes:
+  0  done             the last run ended, and no item has failed
+  1  failed           the last run ended, and items have failed (tolerated or not)
+  3  held             a run is at work on it now
+  4  damaged          files are missing or not what was written
+  75 incomplete       the last run was interrupted or died: run it again to resume
+"""
+
+
+@click.command(epilog=_STATUS_CODES + "\n\b\nExample:\n  resumable status checkpoints/classify")
+@checkpoint_argument
+@json_option
+@click.pass_context
+def status(context: click.Context, checkpoint: str, as_json: bool) -> None:
+    """Say how far CHECKPOINT is, and what to do next.
+
+    What is completed and what failed, how the last run ended, who is at work on it now. Reads the
+    journal and the sizes of the shards, not the shards themselves; `verify` does.
+    """
+    reader = Reader(open_store(checkpoint))
+    reader.look()
+    if as_json:
+        output.document(reader.describe())
+    else:
+        output.lines(_status_lines(reader))
+    if reader.damage is not None:
+        raise reader.damage
+    context.exit(reader.exit_code)
+
+
+def _status_lines(reader: Reader) -> Iterator[str]:
+    state, found = reader.state, reader.manifest
+    damaged = reader.damage is not None
+    yield f"{clean(found.job)} (version {clean(state.version or found.version, 80)})"
+    yield f"  checkpoint   {clean(reader.store.url)}"
+    yield f"  status       {reader.status}"
+    yield f"  created      {output.when(found.created)}"
+    yield (
+        f"  completed    {count(len(state.done), 'item')}, {count(state.rows, 'row')} in "
+        f"{count(len(state.shards), 'shard')}, {output.size(state.bytes)}"
+        + (" (as far as the journal can be read)" if damaged else "")
+    )
+    failed = count(len(state.failures), "item") if state.failures else "none"
+    kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in reader.errors().items())
+    yield f"  failed       {failed}" + (f": {kinds}" if kinds else "")
+    yield f"  journal      {count(state.records, 'record')}, {count(state.runs, 'run')}"
+    yield f"  last commit  {output.when(reader.last_commit) if reader.last_commit else 'none yet'}"
+    if reader.last is not None:
+        yield f"  last run     {_last_run(reader, reader.last)}"
+    yield f"  held by      {_holder(reader)}"
+    yield f"next: {clean(reader.next)}"
+
+
+def _last_run(reader: Reader, run: Tenure) -> str:
+    info = run.claim.info
+    text = clean(run.claim.run, 40)
+    if "host" in info:
+        text += f" on {clean(str(info['host']), 80)} (pid {clean(str(info.get('pid')), 20)})"
+    text += f", began {output.when(run.claim.time)}: "
+    if run.close is not None:
+        n = run.close.info
+        text += (
+            f"{clean(str(n.get('how')), 40)} after {output.duration(n.get('seconds') or 0)}: "
+            f"{n.get('completed', 0):,} completed, {n.get('skipped', 0):,} skipped, "
+            f"{n.get('failed', 0):,} failed, of {n.get('total', 0):,}"
+        )
+        if not reader.state.closed:
+            text += "; repaired since, so items are missing again"
+    elif reader.holder is not None:
+        text += f"at work, {len(reader.state.done) - run.found:,} completed so far"
+    else:
+        text += "died, or was ended by an error, without recording its end"
+    return text
+
+
+def _holder(reader: Reader) -> str:
+    who = reader.holder
+    if who is None:
+        return "nobody"
+    if not who:
+        return "a run that is just starting or ending"
+    return (
+        f"run {clean(str(who.get('run')), 40)} on {clean(str(who.get('host')), 80)} "
+        f"(pid {clean(str(who.get('pid')), 20)}), since {output.when(str(who.get('since')))}"
+    )
+
+
+@click.command(
+    "ls",
+    epilog="\b\nExamples:\n  resumable ls\n  resumable ls checkpoints --json",
+)
+@click.argument("directory", default=".resumable")
+@json_option
+def list_checkpoints(directory: str, as_json: bool) -> None:
+    """List all checkpoints in and below DIRECTORY.
+
+    Archived ones too; DIRECTORY is .resumable by default. Symbolic links are not followed. Exits
+    with 0, whatever the checkpoints' states are.
+    """
+    if not Path(directory).is_dir():
+        raise UsageError(f"{directory} is not a directory: name one that holds checkpoints")
+    found = [_entry(path) for path in _find(directory)]
+    if as_json:
+        output.document(found)
+        return
+    if not found:
+        output.note(f"there are no checkpoints below {directory}")
+        return
+    rows: list[tuple[str, ...]] = [
+        ("STATUS", "COMPLETED", "FAILED", "LAST COMMIT", "JOB", "CHECKPOINT")
+    ]
+    rows += [_row(entry) for entry in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    output.lines(
+        "  ".join(
+            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, [*widths, 0], strict=True))
+        )
+        for row in rows
+    )
+
+
+def _find(directory: str) -> Iterator[str]:
+    def tell(error: OSError) -> None:
+        output.note(f"cannot look into {error.filename}: {error.strerror}")
+
+    for path, folders, _ in os.walk(directory, onerror=tell):
+        if is_checkpoint(LocalStore(path)):
+            yield path
+            # Thousands of files, none of them a checkpoint. A partition may lie beside them.
+            folders[:] = [name for name in folders if name not in ("journal", "shards", "damaged")]
+        folders.sort()
+
+
+def _entry(path: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "path": path,
+        "archived": is_archived(os.path.abspath(path)),
+    }
+    try:
+        reader = Reader(LocalStore(path))
+        reader.look()
+    except ResumableTasksError as error:
+        damaged = isinstance(error, CheckpointDamaged)
+        return entry | {"status": "damaged" if damaged else "unusable", "error": str(error)}
+    return entry | reader.describe()
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        entry["status"] + (", archived" if entry["archived"] else ""),
+        f"{entry['completed']:,}" if "completed" in entry else "?",
+        f"{entry['failed']:,}" if "failed" in entry else "?",
+        clean((entry.get("last_commit") or "-")[:19], 19),
+        clean(entry.get("job", "?"), 60),
+        clean(entry["path"]),
+    )
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable keys checkpoints/classify | head"
+    "\n  resumable keys checkpoints/classify | wc -l",
+)
+@checkpoint_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of lines.")
+def keys(checkpoint: str, as_json: bool) -> None:
+    """Print the keys of the completed items of CHECKPOINT.
+
+    One JSON value a line, in the order of commits, each once. The number 1 and the string "1" are
+    different keys, and so are their lines.
+    """
+    separator = "[" if as_json else ""
+    for lines in completed_lines(open_store(checkpoint)):
+        text = output.safe_json(lines.decode("utf-8", "backslashreplace"))
+        text = separator + text.replace("\n", ",\n") if as_json else text + "\n"
+        separator = ",\n"
+        if not output.write(text, utf8=True):
+            return
+    if as_json:
+        output.write("[]\n" if separator == "[" else "]\n", utf8=True)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable failures checkpoints/classify"
+    "\n  resumable failures checkpoints/classify --all --traceback"
+    "\n  resumable failures checkpoints/classify --jsonl | jq .key",
+)
+@checkpoint_argument
+@click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
+@click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
+@click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
+@json_option
+def failures(checkpoint: str, show_all: bool, traceback: bool, jsonl: bool, as_json: bool) -> None:
+    """List the items of CHECKPOINT whose last attempt failed.
+
+    By default by class of error, with how many there are and one example each. The next run tries
+    all of them again. Exits with 0 also if there are any; `status` exits with 1.
+    """
+    if jsonl and as_json:
+        raise UsageError("give --json or --jsonl, not both")
+    failed = list(Reader.at(checkpoint).state.failures.values())
+    if jsonl:
+        for failure in failed:
+            text = output.dumps(_failure_fields(failure, traceback)) + "\n"
+            if not output.write(text, utf8=True):
+                return
+        return
+    kinds: dict[str, list[Failure]] = {}
+    for failure in failed:
+        kinds.setdefault(failure.error, []).append(failure)
+    groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    if as_json:
+        document: dict[str, Any] = {
+            "failed": len(failed),
+            "errors": [
+                {"error": kind, "count": len(each), "example": _failure_fields(each[0], traceback)}
+                for kind, each in groups
+            ],
+        }
+        if show_all:
+            document["failures"] = [_failure_fields(failure, traceback) for failure in failed]
+        output.document(document)
+        return
+    if not failed:
+        output.lines(["no item has failed"])
+    for kind, each in groups:
+        heading = f"{len(each):,} × {clean(kind, 80)}" + ("" if show_all else ", for example")
+        if not output.write(heading + "\n"):
+            return
+        for failure in each if show_all else each[:1]:
+            if not output.write(_failure_text(failure, traceback)):
+                return
+
+
+def _failure_fields(failure: Failure, traceback: bool) -> dict[str, Any]:
+    fields = asdict(failure)
+    if not traceback:
+        del fields["traceback"]
+    return fields
+
+
+def _failure_text(failure: Failure, traceback: bool) -> str:
+    key = output.safe_json(keys_.canonical(failure.key).decode())
+    text = (
+        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, {clean(failure.time, 40)}\n"
+        f"    {clean(failure.message, output.MESSAGE_CHARS)}\n"
+    )
+    if traceback:
+        trace = output.clean_lines(failure.traceback.rstrip() or "(there is no traceback)")
+        text += "".join(f"    | {line}\n" for line in trace.split("\n"))
+    return text
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  nothing is damaged\n  4  something is\n"
+    "\n\b\nExample:\n  resumable verify checkpoints/classify",
+)
+@checkpoint_argument
+@json_option
+@click.pass_context
+def verify(context: click.Context, checkpoint: str, as_json: bool) -> None:
+    """Read every byte of CHECKPOINT and list what is damaged.
+
+    Every record against its checksum and the one before it, every shard against the commit that
+    names it. Changes nothing.
+    """
+    from resumable_tasks import repair
+
+    store = open_store(checkpoint)
+    report = repair.verify(store)
+    if as_json:
+        output.document({"checkpoint": store.url, "damaged": bool(report.damages)} | asdict(report))
+    else:
+        output.lines(damage_lines(report.damages))
+        output.lines(
+            [
+                f"read {count(report.records, 'record')} and {count(report.shards, 'shard')}: "
+                f"{count(report.items, 'completed item')}, {count(report.rows, 'row')}; "
+                + (
+                    f"{count(len(report.damages), 'file')} damaged"
+                    if report.damages
+                    else "all good"
+                ),
+                *_orphan_lines(report.orphans),
+            ]
+        )
+        if report.damages and report.damages[0].file == "job.json":
+            output.lines(
+                [
+                    "next: put job.json back from a copy; or "
+                    f"{clean(output.command('reset', store.url))} archives the checkpoint"
+                ]
+            )
+        elif report.damages:
+            output.lines(
+                [
+                    f"next: {clean(output.command('repair', store.url))} moves the damaged files "
+                    "aside; then run the same command again: it redoes only those items"
+                ]
+            )
+    context.exit(EXIT_DAMAGED if report.damages else 0)
+
+
+def damage_lines(damages: list[Any]) -> Iterator[str]:
+    for damage in damages:
+        items = (
+            "an unknown number of items" if damage.items is None else count(damage.items, "item")
+        )
+        yield f"damaged: {clean(damage.file)}: {clean(damage.what, output.MESSAGE_CHARS)} ({items})"
+
+
+def _orphan_lines(orphans: list[str]) -> Iterator[str]:
+    if orphans:
+        yield (
+            f"{count(len(orphans), 'orphan')}: a shard that no commit names is what a crash leaves "
+            "behind, or what a run is about to commit; harmless, the next run removes it"
+        )

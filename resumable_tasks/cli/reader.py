@@ -1,0 +1,242 @@
+"""A checkpoint as somebody who only looks at it sees it: how far it is, and what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from resumable_tasks import holder, manifest
+from resumable_tasks.checkpoint import RepairHint, open_store, read_manifest
+from resumable_tasks.cli.output import command
+from resumable_tasks.errors import (
+    EXIT_DAMAGED,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_HELD,
+    EXIT_INTERRUPTED,
+    CheckpointDamaged,
+    CheckpointMismatch,
+)
+from resumable_tasks.journal import FOLDER as JOURNAL
+from resumable_tasks.journal import Journal, record_number
+from resumable_tasks.model import Commit
+from resumable_tasks.shards import FOLDER as SHARDS
+from resumable_tasks.state import State
+from resumable_tasks.store.base import Store
+
+Status = Literal["done", "failed", "incomplete", "interrupted", "running", "damaged"]
+
+EXIT_CODES: dict[Status, int] = {
+    "done": EXIT_DONE,
+    "failed": EXIT_FAILED,
+    "incomplete": EXIT_INTERRUPTED,
+    "interrupted": EXIT_INTERRUPTED,
+    "running": EXIT_HELD,
+    "damaged": EXIT_DAMAGED,
+}
+
+_ARCHIVED = re.compile(r"\.archived-\d{8}T\d{6}-[0-9a-f]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """A run: the claim with which it began, and the record with which it said how it ended."""
+
+    claim: Commit
+    found: int
+    close: Commit | None = None
+
+
+class Reader:
+    """Reads a checkpoint, and later only what has come since. Writes nothing.
+
+    ``last`` is the last run, ``last_commit`` the time of the last commit, ``holder`` the live run
+    that holds the checkpoint (empty if it has not said who it is), None if there is none.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.manifest = read_manifest(store)
+        self.state = State()
+        self.last: Tenure | None = None
+        self.last_commit: str | None = None
+        self.holder: dict[str, Any] | None = None
+        self.damage: CheckpointDamaged | None = None
+        self._journal = Journal(store, self.manifest.id)
+
+    @classmethod
+    def at(cls, place: str) -> Reader:
+        """The checkpoint at this place, read. Raises `UsageError` or `CheckpointDamaged`."""
+        reader = cls(open_store(place))
+        reader.read_new()
+        return reader
+
+    def read_new(self) -> None:
+        """Read the records that have come since. Raises `CheckpointDamaged`.
+
+        What stands before the damage has then been read.
+        """
+        # The holder first: a run that ends meanwhile must not look as if it had died.
+        self.holder = live_holder(self.store)
+        with RepairHint(self.store):
+            for commit in self._journal.read_new():
+                self._apply(commit)
+        if self.holder is None and not self.state.closed:
+            self.holder = live_holder(self.store)  # or it has only just begun
+
+    def look(self) -> None:
+        """`read_new`, and whether the shards are there; ``damage`` is what is wrong, if anything.
+
+        The shards are not read: that is for ``verify``.
+        """
+        try:
+            self.read_new()
+            if self._bad_shards():
+                self.read_new()  # a repair may just have taken them away, and said so
+                bad = self._bad_shards()
+                if bad:
+                    raise self._damaged(bad)
+        except CheckpointDamaged as error:
+            self.damage = error
+
+    def _apply(self, commit: Commit) -> None:
+        self.state.apply(commit)
+        if commit.kind == "claim":
+            self.last = Tenure(self._bare(), len(self.state.done))
+        elif commit.kind == "close" and self.last is not None:
+            self.last = Tenure(self.last.claim, self.last.found, self._bare())
+        elif commit.kind == "commit":
+            self.last_commit = commit.time
+
+    def _bare(self) -> Commit:
+        assert self.state.last is not None  # a record has been applied
+        return self.state.last
+
+    def _bad_shards(self) -> list[str]:
+        there = self.store.list(SHARDS)
+        return [path for path, shard in self.state.shards.items() if there.get(path) != shard.bytes]
+
+    def _damaged(self, bad: list[str]) -> CheckpointDamaged:
+        what = "is cut or grown" if bad[0] in self.store.list(SHARDS) else "is missing"
+        more = f" and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+        try:
+            with RepairHint(self.store):
+                raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
+        except CheckpointDamaged as error:
+            return error
+
+    @property
+    def status(self) -> Status:
+        """How the checkpoint stands, in one word."""
+        close = self.last.close if self.last else None
+        if self.damage is not None:
+            return "damaged"
+        if self.holder is not None:
+            return "running"
+        if close is None or not self.state.closed:
+            return "incomplete"
+        if close.info.get("how") == "interrupted":
+            return "interrupted"
+        return "failed" if self.state.failures or close.info.get("how") == "failed" else "done"
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+    @property
+    def next(self) -> str:
+        """What to do now, in one sentence."""
+        place = self.store.url
+        if self.status == "running":
+            return f"wait for the run to end; {command('watch', place)} follows it"
+        if self.status == "damaged":
+            return (
+                f"{command('verify', place)} lists all damage, {command('repair', place)} moves it "
+                "aside; then run the same command again: it redoes only those items"
+            )
+        if self.status == "failed":
+            return (
+                f"{command('failures', place)} lists what failed; mend the cause and run the same "
+                "command again: only what is not completed is handled"
+            )
+        if self.status == "done":
+            return f"nothing; {command('publish', place, 'DEST')} writes the rows for others"
+        return "run the same command again to resume"
+
+    def errors(self) -> dict[str, int]:
+        """How many items failed with which class of error, the most frequent first."""
+        each = Counter(failure.error for failure in self.state.failures.values())
+        return dict(each.most_common())
+
+    def describe(self) -> dict[str, Any]:
+        """All of it, as ``status --json`` prints it."""
+        state = self.state
+        return {
+            "checkpoint": self.store.url,
+            "job": self.manifest.job,
+            "version": state.version or self.manifest.version,
+            "key": self.manifest.key,
+            "results": self.manifest.results,
+            "created": self.manifest.created,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "next": self.next,
+            "completed": len(state.done),
+            "rows": state.rows,
+            "shards": len(state.shards),
+            "bytes": state.bytes,
+            "failed": len(state.failures),
+            "errors": self.errors(),
+            "records": state.records,
+            "runs": state.runs,
+            "last_commit": self.last_commit,
+            "last_run": describe_run(self.last) if self.last else None,
+            "holder": self.holder,
+            "damage": None
+            if self.damage is None
+            else {"message": str(self.damage), "files": list(self.damage.files)},
+        }
+
+
+def describe_run(run: Tenure) -> dict[str, Any]:
+    """A run as JSON has it; ``how`` is None if it goes on or has died."""
+    info = run.close.info if run.close else {}
+    return {
+        "run": run.claim.run,
+        "host": run.claim.info.get("host"),
+        "pid": run.claim.info.get("pid"),
+        "began": run.claim.time,
+        "ended": run.close.time if run.close else None,
+        **{
+            name: info.get(name)
+            for name in ("how", "total", "completed", "skipped", "failed", "duplicates", "seconds")
+        },
+    }
+
+
+def live_holder(store: Store) -> dict[str, Any] | None:
+    """Who holds the checkpoint now; empty if that is not said; None if nobody does."""
+    return holder.read(store) if holder.is_held(store) else None
+
+
+def is_checkpoint(store: Store) -> bool:
+    """Whether this place holds a checkpoint, damaged or not, and not just other files."""
+    if any(record_number(name) is not None for name in store.list(JOURNAL)):
+        return True
+    try:
+        manifest.read(store)
+    except FileNotFoundError:
+        return False
+    except CheckpointMismatch:
+        return True  # of a format to come
+    except CheckpointDamaged:
+        # Other programs have a job.json too.
+        return store.list("").keys() <= {manifest.NAME, holder.NAME, holder.LOCK}
+    return True
+
+
+def is_archived(path: str) -> bool:
+    """Whether this is a checkpoint that was archived, or lies in one."""
+    return any(_ARCHIVED.search(part) for part in path.split("/"))

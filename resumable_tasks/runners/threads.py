@@ -1,0 +1,67 @@
+"""Batches on threads of this process: for plain functions."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+
+from resumable_tasks.model import Batch, Outcome
+from resumable_tasks.runners.base import Runner, Work, execute
+
+# A handler that is quicker than this is not waiting for anything that others could wait for too.
+_CHEAP_SECONDS = 0.0005
+_STAND_BACK_SECONDS = 0.01
+
+
+class ThreadRunner(Runner):
+    """Plain functions on ``concurrency`` threads.
+
+    The threads are daemons, which the standard library's executor has none of: a second Ctrl-C
+    must not wait for a handler that hangs. While handlers take next to no time, all threads but
+    one stand back: they would only pass the interpreter's lock around.
+    """
+
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+        self._work, self._done, self._stopping = work, done, stopping
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._context: Context = copy_context()
+        self._threads: list[threading.Thread] = []
+        self._recent: deque[float] = deque(maxlen=8)
+
+    def submit(self, batch: Batch) -> None:
+        if len(self._threads) < self.concurrency:
+            number = len(self._threads)
+            name = f"resumable-worker-{number}"
+            thread = threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._queue.put(batch)
+
+    def close(self, *, abandon: bool) -> None:
+        for _ in self._threads:
+            self._queue.put(None)
+        if not abandon:
+            for thread in self._threads:
+                thread.join()
+
+    def _run(self, number: int) -> None:
+        while (batch := self._next(number)) is not None:
+            if self._stopping.is_set():
+                self._done(Outcome(batch, dropped=True))
+                continue
+            # Each batch sees the caller's context variables, and changes only its own.
+            outcome = self._context.copy().run(execute, self._work, batch, self._stopping)
+            self._recent.append(outcome.seconds)
+            self._done(outcome)
+
+    def _next(self, number: int) -> Batch | None:
+        while number and self._recent and min(self._recent) < _CHEAP_SECONDS:
+            time.sleep(_STAND_BACK_SECONDS)
+            with contextlib.suppress(Empty):
+                return self._queue.get_nowait()
+        return self._queue.get()

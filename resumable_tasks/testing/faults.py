@@ -1,0 +1,135 @@
+"""Make a process die, stop or fail at a named point of the library.
+
+For tests of what a crash leaves behind::
+
+    with crash_at("commit.shard_written", nth=3):
+        job.run(items, checkpoint=place)      # in a child process, which is killed there
+
+or, for a process that is started with ``RESUMABLE_TASKS_FAULTS="commit.shard_written:3:kill"`` in
+its environment, ``install_from_env()``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from resumable_tasks import faults
+
+How = Literal["kill", "raise", "exit", "stop"]
+
+VARIABLE = "RESUMABLE_TASKS_FAULTS"
+EXIT_CODE = 86
+"""What a process ends with that ``exit`` has ended."""
+
+POINTS: dict[str, str] = {
+    "checkpoint.claimed": "the claim is durable, nothing has been swept",
+    "commit.done": "the record is durable, nobody has been told",
+    "commit.shard_written": "the rows are durable, no record names them",
+    "journal.before_create": "a record is about to be created",
+    "journal.created": "a record is durable, the journal in memory does not know it",
+    "publish.exchanged": "the new dataset is in place, the old one lies beside it",
+    "publish.staged": "the new dataset lies beside the old one, durable",
+    "shard.before_put": "the rows are encoded, nothing is written",
+    "shard.written": "the shard is durable",
+    "store.created": "a new name is durable",
+    "store.linked": "a new name stands, its folder is not flushed",
+    "store.renamed": "a name was replaced, its folder is not flushed",
+    "store.temp_written": "the bytes are durable under a temporary name",
+}
+"""Every fault point of the library, with what holds there."""
+
+
+class FaultInjected(Exception):
+    """Raised at a fault point armed with ``how="raise"``."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """At the ``nth`` passing of ``point`` by this process, counted from 1, do ``how``.
+
+    ``kill`` is SIGKILL, ``stop`` SIGSTOP (a SIGCONT lets it go on), ``exit`` ends the process
+    without any clean-up, ``raise`` raises `FaultInjected`. Raises ``ValueError`` for a point that
+    does not exist, so that a test cannot pass because of a misspelt name.
+    """
+
+    point: str
+    nth: int = 1
+    how: How = "kill"
+    _passed: int = field(default=0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.point not in POINTS:
+            raise ValueError(f"there is no fault point {self.point!r}; there are {sorted(POINTS)}")
+        if self.nth < 1:
+            raise ValueError(f"nth={self.nth!r}: passings are counted from 1")
+        if self.how not in get_args(How):
+            raise ValueError(f"how={self.how!r} is none of {get_args(How)}")
+
+    def due(self) -> bool:
+        """Count one passing; whether it is the one."""
+        self._passed += 1
+        return self._passed == self.nth
+
+    def act(self) -> None:
+        """Do it."""
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "stop":
+            # To this thread, which would otherwise go on until another has stopped them all.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        elif self.how == "exit":
+            os._exit(EXIT_CODE)
+        else:
+            raise FaultInjected(f"at {self.point}, passing {self.nth}")
+
+
+_armed: list[Fault] = []
+_lock = threading.Lock()
+
+
+def _pass(name: str) -> None:
+    with _lock:
+        due = [fault for fault in _armed if fault.point == name and fault.due()]
+    for fault in due:
+        fault.act()
+
+
+def parse(text: str) -> list[Fault]:
+    """Faults from ``point:nth:how,…``; ``nth`` and ``how`` may be left out."""
+    found = []
+    for entry in filter(None, text.split(",")):
+        point, _, rest = entry.strip().partition(":")
+        nth, _, how = rest.partition(":")
+        found.append(Fault(point, int(nth or 1), how or "kill"))  # type: ignore[arg-type]
+    return found
+
+
+def install(wanted: Iterable[Fault]) -> None:
+    """Arm these faults for the rest of the process."""
+    with _lock:
+        _armed.extend(wanted)
+    faults.arm(_pass if _armed else None)
+
+
+def install_from_env(variable: str = VARIABLE) -> None:
+    """Arm what the environment asks for; nothing if it asks for nothing."""
+    install(parse(os.environ.get(variable, "")))
+
+
+@contextmanager
+def crash_at(point: str, nth: int = 1, how: How = "kill") -> Iterator[None]:
+    """Within this block, the ``nth`` passing of ``point`` does ``how``; see `Fault`."""
+    fault = Fault(point, nth, how)
+    install([fault])
+    try:
+        yield
+    finally:
+        with _lock:
+            _armed[:] = [each for each in _armed if each is not fault]
+        faults.arm(_pass if _armed else None)

@@ -1,0 +1,454 @@
+"""What every store must do, as a pytest class to inherit from.
+
+::
+
+    class TestMyStore(StoreSuite):
+        def make_store(self, tmp_path): return MyStore(tmp_path / "place")
+        def oracle(self, store): ...        # reads the medium itself, past the store
+        def store_at(self, url): return MyStore(url)
+
+Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from resumable_tasks.store.base import Store
+
+FOLDERS = ("journal", "shards")
+RACERS = 50
+_PROCESSES = 5
+_PATIENCE = 60.0
+
+
+class StoreSuite:
+    """The contract of `resumable_tasks.store.base.Store`."""
+
+    half_seen_rounds = 15
+    """How many large values are written while readers look on."""
+
+    def make_store(self, tmp_path: Path) -> Store:
+        """A new store at a place below ``tmp_path`` that does not exist yet."""
+        raise NotImplementedError
+
+    def store_at(self, url: str) -> Store:
+        """Another object for the place that a store names as its url."""
+        raise NotImplementedError
+
+    def oracle(self, store: Store) -> dict[str, bytes]:
+        """All names with their bytes, read past the store, whatever else lies there included."""
+        raise NotImplementedError
+
+    def dying_writes(self, store: Store) -> AbstractContextManager[Any] | None:
+        """Inside it, ``put`` and ``create`` die by a BaseException before the name appears.
+
+        None if this medium has no unfinished writes.
+        """
+        return None
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        store = self.make_store(tmp_path)
+        store.prepare(FOLDERS)
+        return store
+
+    # Reading and writing
+
+    def test_a_new_place_is_empty_until_something_is_put(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        assert not store.exists()
+        assert store.list("") == {}
+        assert store.list("journal") == {}
+        store.prepare(FOLDERS)
+        store.put("job.json", b"{}")
+        assert store.exists()
+
+    def test_prepare_may_be_called_again_and_changes_nothing(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        store.prepare(FOLDERS)
+        store.prepare((*FOLDERS, "snapshots"))
+        assert self.oracle(store) == {"journal/a": b"1"}
+
+    @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 3_000_000])
+    @pytest.mark.parametrize("name", ["top.json", "journal/0007.jsonl", "shards/e1-a9.parquet"])
+    def test_what_was_written_is_read(self, store: Store, name: str, size: int) -> None:
+        data = os.urandom(size)
+        store.put(name, data)
+        assert store.read(name) == data
+        assert self.oracle(store) == {name: data}
+        other = os.urandom(size)
+        created = name.replace(".", "-2.")
+        assert store.create(created, other) is True
+        assert store.read(created) == other
+        assert self.oracle(store) == {name: data, created: other}
+
+    def test_put_takes_a_view_of_bytes(self, store: Store) -> None:
+        store.put("shards/a", memoryview(bytearray(b"xabcx"))[1:4])
+        assert self.oracle(store) == {"shards/a": b"abc"}
+
+    @pytest.mark.parametrize("name", ["none", "journal/none", "no-such-folder/none"])
+    def test_reading_what_is_not_there(self, store: Store, name: str) -> None:
+        with pytest.raises(FileNotFoundError):
+            store.read(name)
+
+    def test_put_replaces(self, store: Store) -> None:
+        store.put("holder.json", b"a long first value")
+        store.put("holder.json", b"short")
+        assert store.read("holder.json") == b"short"
+        assert self.oracle(store) == {"holder.json": b"short"}
+
+    # Put-if-absent
+
+    @pytest.mark.parametrize("first", ["create", "put"])
+    def test_a_taken_name_is_left_as_it_is(self, store: Store, first: str) -> None:
+        getattr(store, first)("journal/7", b"first")
+        for data in (b"second", b"first", b""):
+            assert store.create("journal/7", data) is False
+            assert self.oracle(store) == {"journal/7": b"first"}
+
+    def test_a_deleted_name_can_be_created_anew(self, store: Store) -> None:
+        assert store.create("journal/7", b"first")
+        store.delete("journal/7")
+        assert store.create("journal/7", b"second") is True
+        assert self.oracle(store) == {"journal/7": b"second"}
+
+    def test_of_racing_threads_exactly_one_creates_a_name(self, store: Store) -> None:
+        for name in (f"journal/{number}" for number in range(10)):
+            won = _race(store, name, range(RACERS))
+            assert len(won) == 1
+            assert self.oracle(store)[name] == _value(won[0])
+        assert len(self.oracle(store)) == 10
+
+    def test_of_racing_processes_exactly_one_creates_a_name(self, store: Store) -> None:
+        names = [f"journal/{number}" for number in range(20)]
+        context = multiprocessing.get_context("spawn")
+        answers: Any = context.SimpleQueue()
+        barrier = context.Barrier(_PROCESSES)
+        each = RACERS // _PROCESSES
+        processes = [
+            context.Process(
+                target=_race_in_process,
+                args=(store, names, range(at * each, (at + 1) * each), barrier, answers),
+            )
+            for at in range(_PROCESSES)
+        ]
+        for process in processes:
+            process.start()
+        won: dict[str, list[int]] = {name: [] for name in names}
+        for _ in processes:
+            for name, winners in answers.get().items():
+                won[name] += winners
+        for process in processes:
+            process.join()
+        assert {name: len(winners) for name, winners in won.items()} == dict.fromkeys(names, 1)
+        assert self.oracle(store) == {name: _value(won[name][0]) for name in names}
+
+    def test_racing_puts_leave_one_of_the_values_whole(self, store: Store) -> None:
+        _together([partial(store.put, "holder.json", _value(n)) for n in range(RACERS)])
+        assert list(self.oracle(store)) == ["holder.json"]
+        assert self.oracle(store)["holder.json"] in {_value(n) for n in range(RACERS)}
+
+    def test_threads_that_write_different_names_do_not_disturb_each_other(
+        self, store: Store
+    ) -> None:
+        wanted = {f"shards/{n}": _value(n) for n in range(RACERS)}
+        _together([partial(store.put, name, value) for name, value in wanted.items()])
+        assert self.oracle(store) == wanted
+
+    @pytest.mark.parametrize("how", ["put", "put again", "create"])
+    def test_nobody_sees_half_a_file(self, store: Store, how: str) -> None:
+        size = 4_000_000
+        values = [letter * size for letter in (b"a", b"b")]
+
+        def look() -> None:
+            for name, length in store.list("shards").items():
+                assert length == size, f"{name} was listed with {length} bytes"
+                data = store.read(name)
+                assert data in values, f"{len(data)} bytes of {name} were read"
+
+        with _meanwhile(look):
+            for number in range(self.half_seen_rounds):
+                name = "shards/big" if how == "put again" else f"shards/{number}"
+                if how == "create":
+                    assert store.create(name, values[number % 2])
+                else:
+                    store.put(name, values[number % 2])
+
+    def test_list_is_not_troubled_by_names_that_come_and_go(self, store: Store) -> None:
+        store.put("shards/stays", b"1")
+        names = [f"shards/{number}" for number in range(30)]
+
+        def look() -> None:
+            assert store.list("shards")["shards/stays"] == 1
+
+        with _meanwhile(look):
+            for _ in range(20):
+                for name in names:
+                    store.put(name, b"1")
+                for name in names:
+                    store.delete(name)
+
+    # Listing, deleting, flushing
+
+    def test_list_shows_the_names_of_one_folder_with_their_sizes(self, store: Store) -> None:
+        for name, size in {"job.json": 3, "journal/b": 0, "journal/a": 5, "shards/a": 7}.items():
+            store.put(name, b"x" * size)
+        assert store.list("") == {"job.json": 3}
+        assert store.list("journal") == {"journal/a": 5, "journal/b": 0}
+        assert store.list("shards") == {"shards/a": 7}
+        assert store.list("no-such-folder") == {}
+
+    def test_list_is_whole_whatever_the_number(self, store: Store) -> None:
+        names = {f"shards/{number}" for number in range(1_200)}
+        for name in names:
+            store.put(name, b"")
+        assert set(store.list("shards")) == names
+
+    def test_delete_takes_away_one_name_and_minds_none_that_is_missing(self, store: Store) -> None:
+        for name in ("a", "journal/a", "shards/a"):
+            store.put(name, b"1")
+        store.delete("journal/a")
+        store.delete("journal/a")
+        store.delete("no-such-folder/a")
+        assert self.oracle(store) == {"a": b"1", "shards/a": b"1"}
+        assert store.list("journal") == {}
+
+    def test_sync_changes_nothing(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        for folder in ("", *FOLDERS):
+            store.sync(folder)
+        assert self.oracle(store) == {"journal/a": b"1"}
+
+    # What a death leaves behind
+
+    def _dying(self, store: Store) -> AbstractContextManager[Any]:
+        dying = self.dying_writes(store)
+        if dying is None:
+            pytest.skip("this medium has no unfinished writes")
+        return dying
+
+    def _leave_unfinished(self, store: Store, name: str, how: str = "put") -> None:
+        died = False
+        with self._dying(store):
+            try:
+                getattr(store, how)(name, b"unfinished")
+            except BaseException:  # noqa: BLE001 - a death, which nothing else catches
+                died = True
+        assert died, "dying_writes() let the write through"
+
+    @pytest.mark.parametrize("how", ["put", "create"])
+    @pytest.mark.parametrize("folder", ["", "journal/"])
+    def test_an_unfinished_write_is_neither_listed_nor_read(
+        self, store: Store, folder: str, how: str
+    ) -> None:
+        store.put(f"{folder}b", b"1")
+        self._leave_unfinished(store, f"{folder}a", how)
+        assert store.list(folder.rstrip("/")) == {f"{folder}b": 1}
+        with pytest.raises(FileNotFoundError):
+            store.read(f"{folder}a")
+        assert store.create(f"{folder}a", b"finished") is True
+        assert store.read(f"{folder}a") == b"finished"
+
+    def test_a_put_that_dies_leaves_the_old_value(self, store: Store) -> None:
+        store.put("holder.json", b"old")
+        self._leave_unfinished(store, "holder.json")
+        assert store.read("holder.json") == b"old"
+
+    @pytest.mark.parametrize("folder", ["", "shards/"])
+    def test_sweep_removes_the_unfinished_writes_that_are_dead(
+        self, store: Store, folder: str
+    ) -> None:
+        whole = {f"{folder}e1-dead.x": b"1", f"{folder}e2-live.x": b"2"}
+        for name, data in whole.items():
+            store.put(name, data)
+        for name in ("e1-dead.x", "e1-other.x", "e2-live.x"):
+            self._leave_unfinished(store, folder + name)
+        before = self.oracle(store)
+        offered: list[str] = []
+
+        def dead(name: str) -> bool:
+            offered.append(name)
+            return name.startswith(f"{folder}e1-")
+
+        assert store.sweep(folder.rstrip("/"), lambda name: False) == 0
+        assert self.oracle(store) == before
+        assert store.sweep(folder.rstrip("/"), dead) == 2
+        assert sorted(offered) == [f"{folder}{n}" for n in ("e1-dead.x", "e1-other.x", "e2-live.x")]
+        left = self.oracle(store)
+        assert left.items() >= whole.items()
+        assert len(left) == len(before) - 2
+        assert store.sweep(folder.rstrip("/"), dead) == 0
+
+    def test_sweep_of_a_folder_that_is_not_there(self, store: Store) -> None:
+        assert store.sweep("no-such-folder", lambda name: True) == 0
+
+    def test_sweep_never_removes_what_is_finished(self, store: Store) -> None:
+        store.put("shards/a", b"1")
+        assert store.create("journal/b", b"2")
+        assert [store.sweep(folder, lambda name: True) for folder in ("", *FOLDERS)] == [0, 0, 0]
+        assert self.oracle(store) == {"shards/a": b"1", "journal/b": b"2"}
+
+    # Locks
+
+    def _lock(self, store: Store) -> Callable[[], None]:
+        try:
+            release = store.lock("holder.lock")
+        except NotImplementedError:
+            pytest.skip("this medium has no locks")
+        assert release is not None
+        return release
+
+    def test_a_lock_is_held_by_one_until_it_is_released(self, store: Store) -> None:
+        release = self._lock(store)
+        other = self.store_at(store.url)
+        assert store.lock("holder.lock") is None
+        assert other.lock("holder.lock") is None
+        assert _lock_in_process(store) == "held"
+        another = other.lock("other.lock")
+        assert another is not None
+        another()
+        release()
+        again = other.lock("holder.lock")
+        assert again is not None
+        again()
+
+    def test_a_lock_dies_with_its_process(self, store: Store) -> None:
+        self._lock(store)()
+        assert _lock_in_process(store) == "taken"  # and the process has ended since
+        self._lock(store)()
+
+    # The place
+
+    def test_archive_moves_everything_aside(self, store: Store) -> None:
+        for name in ("job.json", "journal/a", "shards/a"):
+            store.put(name, name.encode())
+        before = self.oracle(store)
+        url = store.archive()
+        assert url != store.url
+        assert self.oracle(self.store_at(url)) == before
+        assert not store.exists()
+        assert store.list("journal") == {}
+        store.prepare(FOLDERS)
+        assert store.create("job.json", b"new") is True
+        second = store.archive()
+        assert second not in (url, store.url)
+        assert self.oracle(self.store_at(url)) == before
+
+    def test_a_store_crosses_to_another_process(self, store: Store) -> None:
+        other: Store = pickle.loads(pickle.dumps(store))  # noqa: S301 - made in this line
+        assert type(other) is type(store)
+        assert other.url == store.url
+        assert other.create("journal/a", b"1") is True
+        assert store.read("journal/a") == b"1"
+        assert store.create("journal/a", b"2") is False
+
+    def test_the_url_leads_back_to_the_place(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        assert self.store_at(store.url).read("journal/a") == b"1"
+
+    def test_pyarrow_finds_the_names_in_the_file_system(self, store: Store) -> None:
+        store.put("shards/a", b"data")
+        filesystem, root = store.filesystem()
+        with filesystem.open_input_file(f"{root}/shards/a") as file:
+            assert file.read() == b"data"
+
+
+def _value(racer: int) -> bytes:
+    return b"%d," % racer * 2_000
+
+
+def _race(store: Store, name: str, racers: Iterable[int]) -> list[int]:
+    """Have a thread for each racer create the name at once; those that were told they won."""
+    won: SimpleQueue[int] = SimpleQueue()
+
+    def create(racer: int) -> None:
+        if store.create(name, _value(racer)) is True:
+            won.put(racer)
+
+    _together([partial(create, racer) for racer in racers])
+    return [won.get() for _ in range(won.qsize())]
+
+
+def _together(calls: list[Callable[[], object]]) -> None:
+    """Call all of these at the same time; raises what one of them raised."""
+    barrier = threading.Barrier(len(calls))
+    errors: SimpleQueue[BaseException] = SimpleQueue()
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            barrier.wait(_PATIENCE)
+            call()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.put(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if not errors.empty():
+        raise errors.get()
+
+
+@contextmanager
+def _meanwhile(look: Callable[[], None]) -> Iterator[None]:
+    """Two threads that look again and again; raises what one of them raised."""
+    ended = threading.Event()
+    errors: SimpleQueue[BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            while not ended.is_set():
+                look()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.put(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    if not errors.empty():
+        raise errors.get()
+
+
+def _race_in_process(
+    store: Store, names: list[str], racers: range, barrier: Barrier, answers: Any
+) -> None:
+    won: dict[str, list[int]] = {}
+    for name in names:
+        barrier.wait(_PATIENCE)
+        won[name] = _race(store, name, racers)
+    answers.put(won)
+
+
+def _lock_in_process(store: Store) -> str:
+    """Try the lock in a process that then ends without releasing it."""
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.SimpleQueue()
+    process = context.Process(target=_try_lock, args=(store, answers))
+    process.start()
+    answer: str = answers.get()
+    process.join()
+    return answer
+
+
+def _try_lock(store: Store, answers: Any) -> None:
+    answers.put("held" if store.lock("holder.lock") is None else "taken")

@@ -1,0 +1,16 @@
+"""Text from elsewhere (keys, messages of exceptions), fit for a terminal or a log line."""
+
+from __future__ import annotations
+
+
+def clean(text: str, limit: int | None = None) -> str:
+    """One line without control characters: they are shown as escapes; what is too long is cut."""
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
