@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import holder, keys, log, manifest, shards
-from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
+from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, StoreError, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.holder import Holder
 from resumable_tasks.journal import FOLDER as JOURNAL
@@ -119,10 +119,9 @@ class Checkpoint:
         hold = Holder(store, run)
         hold.take(takeover=takeover)
         try:
-            found, made = manifest.create_or_read(store, wanted)
-            if made and store.list(JOURNAL):
-                store.delete(manifest.NAME)
+            if store.list(JOURNAL) and manifest.NAME not in store.list(""):
                 raise _no_manifest()
+            found = manifest.create_or_read(store, wanted)
             manifest.check(store, found, wanted)
             checkpoint = cls(store, found, run, hold)
             checkpoint._recover()
@@ -190,7 +189,7 @@ class Checkpoint:
             self.store.delete(path)
         swept = self.store.sweep(SHARDS, lambda path: shards.epoch_of(path) < epoch)
         swept += self.store.sweep(JOURNAL, lambda name: (record_number(name) or 0) < number)
-        swept += self.store.sweep("", lambda name: name == manifest.NAME)
+        swept += self.store.sweep("", lambda name: name in (manifest.NAME, holder.NAME))
         if orphans or swept:
             log.info("swept %d orphan shards and %d unfinished writes", len(orphans), swept)
 
@@ -277,6 +276,15 @@ class Checkpoint:
             self._schema = schema
         return commit
 
+    def explain(self, error: BaseException) -> BaseException:
+        """Why a run really ends with this error: `Fenced`, if another run has taken over.
+
+        What a fenced run finds changed under its hands is no fault of the disk.
+        """
+        if isinstance(error, StoreError):
+            return self._journal.overtaken(self._epoch) or error
+        return error
+
     def shard_writer(self) -> shards.ShardWriter:
         """What a remote worker writes its shards with."""
         return shards.ShardWriter(self.store, self._epoch)
@@ -292,7 +300,10 @@ class Checkpoint:
 
 def in_temporary_folder(store: Store) -> bool:
     """Whether a checkpoint lies where the system deletes things by itself."""
-    temporary = os.path.realpath(tempfile.gettempdir())
+    try:
+        temporary = os.path.realpath(tempfile.gettempdir())
+    except OSError:  # there is none that can be written to
+        return False
     return os.path.realpath(store.url).startswith(temporary + os.sep)
 
 

@@ -115,7 +115,7 @@ class Engine:
             self._queue.put(None)
             committer.join(None if drained else _ABANDON_SECONDS)
         if self._broken is not None:
-            raise self._broken
+            raise self._checkpoint.explain(self._broken)
 
     @property
     def stopping(self) -> bool:
@@ -201,7 +201,7 @@ class Engine:
             reason,
             grace_seconds,
         )
-        self._tell(Stopping, reason=reason, running=self._out)
+        self.tell(Stopping, reason=reason, running=self._out)
 
     def _commit(self, group: list[Outcome]) -> None:
         schema = None
@@ -220,7 +220,7 @@ class Engine:
             if commit.failures and self._fail_fast:
                 self.failed_fast = True
                 self._stopping.set()
-            self._tell(
+            self.tell(
                 Committed,
                 number=commit.number,
                 completed=commit.key_count,
@@ -259,7 +259,8 @@ class Engine:
         )
         self._limit = max(2 * self._runner.concurrency, int(cheap))
 
-    def _tell(self, kind: Any, **fields: Any) -> None:
+    def tell(self, kind: Any, **fields: Any) -> None:
+        """Tell the listeners an event of this run."""
         checkpoint = self._checkpoint
         self._listeners.tell(
             kind(

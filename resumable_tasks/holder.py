@@ -12,11 +12,12 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from resumable_tasks import log
-from resumable_tasks.errors import CheckpointHeld, StoreError
+from resumable_tasks.errors import CheckpointHeld, CheckpointUnusable, StoreError
 from resumable_tasks.journal import now
 from resumable_tasks.store.base import Store
 
@@ -44,37 +45,52 @@ class Holder:
         self._release_lock: Callable[[], None] | None = None
         self._locks = True
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="resumable-heartbeat", daemon=True)
+        # By a weak reference: a hold that is lost sight of ends, and its lock with it.
+        self._thread = threading.Thread(
+            target=_beat, args=(weakref.ref(self), self._stop), name="resumable-heartbeat"
+        )
+        self._thread.daemon = True
 
     def take(self, *, takeover: bool) -> None:
         """Begin to hold. Raises `CheckpointHeld`, which says by whom, unless ``takeover``."""
-        for attempt in range(_LOCK_TRIES):
-            if self._try_lock() or takeover:
-                break
-            if attempt < _LOCK_TRIES - 1:
-                time.sleep(_LOCK_PAUSE)
-        else:
-            raise held(self._store, read(self._store))
-        if not self._locks and not takeover:
-            self._watch()
-        self._write()
-        self._thread.start()
+        try:
+            for attempt in range(_LOCK_TRIES):
+                if self._try_lock(steal=takeover):
+                    break
+                if attempt < _LOCK_TRIES - 1:
+                    time.sleep(_LOCK_PAUSE)
+            else:
+                raise held(self._store, read(self._store))
+            if not self._locks and not takeover:
+                self._watch()
+            self._write()
+            self._thread.start()
+        except BaseException:
+            self._let_go()
+            raise
 
     def release(self) -> None:
         """Stop holding; the checkpoint can be taken at once."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        current = read(self._store)
-        if current.get("run") == self._record["run"]:
-            self._store.delete(NAME)
+        try:
+            if self._thread.is_alive():
+                self._thread.join()
+            if read(self._store).get("run") == self._record["run"]:
+                self._store.delete(NAME)
+        except (StoreError, CheckpointUnusable) as error:
+            # Advisory: whoever comes next finds the lock free, whatever the file says.
+            log.warning("%s could not be removed: %s", NAME, error)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._release_lock is not None:
             self._release_lock()
             self._release_lock = None
 
-    def _try_lock(self) -> bool:
+    def _try_lock(self, *, steal: bool) -> bool:
         try:
-            self._release_lock = self._store.lock(LOCK)
+            self._release_lock = self._store.lock(LOCK, steal=steal)
         except NotImplementedError:
             self._locks = False
             return True
@@ -96,15 +112,22 @@ class Holder:
         self._record["beat"] += 1
         self._store.put(NAME, json.dumps(self._record).encode() + b"\n")
 
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            try:
-                self._write()
-                if self._release_lock is None and self._locks:
-                    self._try_lock()  # after a takeover: it is ours once the other is gone
-            except StoreError as error:
-                # Advisory: what matters is found out by the next commit.
-                log.warning("the heartbeat could not be written: %s", error)
+    def beat(self) -> None:
+        """Give one more sign of life; one that cannot be given is only logged."""
+        try:
+            self._write()
+        except (StoreError, CheckpointUnusable) as error:
+            # Advisory: what matters is found out by the next commit.
+            log.warning("the heartbeat could not be written: %s", error)
+
+
+def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:
+    while not stop.wait(BEAT_SECONDS):
+        alive = hold()
+        if alive is None:
+            return
+        alive.beat()
+        del alive
 
 
 def read(store: Store) -> dict[str, Any]:

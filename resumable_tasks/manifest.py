@@ -9,7 +9,7 @@ from typing import Any
 
 from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
 from resumable_tasks.journal import now
-from resumable_tasks.store.base import Store
+from resumable_tasks.store.base import CreateUnknown, Store
 
 NAME = "job.json"
 FORMAT = 1
@@ -40,8 +40,8 @@ class Manifest:
         }
 
 
-def create_or_read(store: Store, wanted: Manifest) -> tuple[Manifest, bool]:
-    """The manifest that stands in the store, and whether this call has made it.
+def create_or_read(store: Store, wanted: Manifest) -> Manifest:
+    """The manifest that stands in the store; this one, if there was none.
 
     Proves on the way that the store's put-if-absent refuses a name that is taken.
     """
@@ -49,13 +49,22 @@ def create_or_read(store: Store, wanted: Manifest) -> tuple[Manifest, bool]:
         wanted.job, wanted.version, wanted.key, wanted.results, secrets.token_hex(16), now()
     )
     data = json.dumps(asdict(wanted), ensure_ascii=False, indent=1).encode() + b"\n"
-    made = store.create(NAME, data)
-    if made and store.create(NAME, data):
+    made = _create(store, data)
+    if made and _create(store, data):
         raise CheckpointUnusable(
             f"{store.url}: this store lets two callers create one name, so two runs could not "
             "be kept apart there; use another place"
         )
-    return (wanted if made else read(store)), made
+    return wanted if made else read(store)
+
+
+def _create(store: Store, data: bytes) -> bool:
+    try:
+        return store.create(NAME, data)
+    except CreateUnknown as error:
+        if error.readable_is_durable and NAME in store.list(""):
+            return False  # whoever has made it, it is there
+        raise
 
 
 def read(store: Store) -> Manifest:

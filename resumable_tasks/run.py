@@ -45,7 +45,7 @@ class RunArguments:
 
 
 class Run:
-    """One run of a task, from the opening of its checkpoint to its result."""
+    """One run: opens the checkpoint, has the engine work, says how it went, lets go."""
 
     def __init__(
         self,
@@ -55,84 +55,104 @@ class Run:
         arguments: RunArguments,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        use_exit_codes()
+        self._handler = handler
         self._options = options
         self._items = items
+        self._arguments = arguments
+        self._loop = loop
+        self._expected = len(items) if hasattr(items, "__len__") else None
+        self._stop_requests: list[tuple[str, bool]] = []
+        self._engine: Engine | None = None
+
+    def request_stop(self, reason: str, at_once: bool = False) -> None:
+        """Ask the run to stop, also before it has begun. Safe in a signal handler."""
+        if self._engine is None:
+            self._stop_requests.append((reason, at_once))
+        else:
+            self._engine.request_stop(reason, at_once)
+
+    def carry_out(self) -> RunResult:
+        """Run, and say how it went: by a result or by an exception that carries it."""
+        use_exit_codes()
+        options, arguments = self._options, self._arguments
         scheme = KeyScheme(options.key)
         place = _place(options.name, arguments.checkpoint, arguments.partition)
-        runner = _runner(handler, options, loop)
-        self._expected = len(items) if hasattr(items, "__len__") else None
-        self._checkpoint = Checkpoint.open(
+        runner = _runner(self._handler, options, self._loop)
+        checkpoint = Checkpoint.open(
             open_store(place),
             Manifest(options.name, str(options.version), scheme.describe(), options.results),
             takeover=arguments.takeover,
             on_version_change=options.on_version_change,
             expected=self._expected,
         )
-        self._planner = Planner(
+        try:
+            return self._with(checkpoint, scheme, runner)
+        finally:
+            checkpoint.close()
+
+    def _with(self, checkpoint: Checkpoint, scheme: KeyScheme, runner: Runner) -> RunResult:
+        options, arguments = self._options, self._arguments
+        listeners = Listeners.of(
+            (progress.listener(arguments.progress), *arguments.listeners), arguments.on_progress
+        )
+        planner = Planner(
             scheme,
             options.batch_size,
-            self._checkpoint.state.done,
+            checkpoint.state.done,
             on_duplicate=options.on_duplicate,
             batch_format=options.batch_format,
         )
-        self._listeners = Listeners.of(
-            (progress.listener(arguments.progress), *arguments.listeners), arguments.on_progress
+        work = Work(
+            handler=self._handler,
+            scheme=scheme,
+            results=options.results,
+            retry=RetryPolicy(options.retries),
+            writer=checkpoint.shard_writer() if runner.remote else None,
         )
-        self._engine = Engine(
-            self._checkpoint,
-            self._planner,
+        engine = Engine(
+            checkpoint,
+            planner,
             runner,
-            Work(
-                handler=handler,
-                scheme=scheme,
-                results=options.results,
-                retry=RetryPolicy(options.retries),
-                writer=self._checkpoint.shard_writer() if runner.remote else None,
-            ),
-            self._listeners,
+            work,
+            listeners,
             expected=self._expected,
             fail_fast=options.fail_fast,
             grace_seconds=options.grace_seconds,
         )
-        self.request_stop = self._engine.request_stop
-        if hasattr(items, "stop_when"):  # async items, which wait for their source elsewhere
-            items.stop_when(lambda: self._engine.stopping)
+        self._engine = engine
+        for request in self._stop_requests:
+            engine.request_stop(*request)
+        if hasattr(self._items, "stop_when"):  # async items, which wait for their source elsewhere
+            self._items.stop_when(lambda: engine.stopping)
 
-    def carry_out(self) -> RunResult:
-        """Run, and say how it went: by a result or by an exception that carries it."""
         began = time.monotonic()
-        self._announce()
+        self._announce(checkpoint, engine)
         how = "error"
         try:
-            self._engine.run(self._items)
-            result = self._result(time.monotonic() - began)
-            how = self._how(result)
-            self._checkpoint.end(
-                {"how": how, **{k: getattr(result, k) for k in _COUNTS}, "seconds": result.seconds}
-            )
+            engine.run(self._items)
+            result = self._result(checkpoint, planner, engine, time.monotonic() - began)
+            how = self._how(result, engine)
+            counts = {name: getattr(result, name) for name in _COUNTS}
+            checkpoint.end({"how": how, **counts, "seconds": result.seconds})
         finally:
-            self._tell(RunFinished, how=how, progress=self._engine.progress())
-        return self._conclude(how, result)
+            engine.tell(RunFinished, how=how, progress=engine.progress())
+        return self._conclude(how, result, engine)
 
-    def close(self) -> None:
-        self._checkpoint.close()
-
-    def _how(self, result: RunResult) -> str:
-        if self._engine.interrupted:
+    def _how(self, result: RunResult, engine: Engine) -> str:
+        if engine.interrupted:
             return "interrupted"
         tolerated = self._options.tolerates(result.failed, result.total)
-        return "done" if tolerated and not self._engine.failed_fast else "failed"
+        return "done" if tolerated and not engine.failed_fast else "failed"
 
-    def _conclude(self, how: str, result: RunResult) -> RunResult:
+    def _conclude(self, how: str, result: RunResult, engine: Engine) -> RunResult:
         done = result.completed + result.skipped
         text = f"{result.job}: {done:,} of {result.total:,} items done"
         if result.skipped:
             text += f" ({result.skipped:,} before, {result.completed:,} now)"
         if how == "interrupted":
-            lost = self._engine.abandoned
+            lost = engine.abandoned
             raise Interrupted(
-                f"interrupted by {self._engine.interrupted}: {result.completed:,} items were "
+                f"interrupted by {engine.interrupted}: {result.completed:,} items were "
                 f"completed in this run, {result.skipped:,} before"
                 + (f"; {lost:,} batches did not end in time" if lost else "")
                 + f". All is safe in {result.checkpoint}. Run the same command again to resume",
@@ -149,8 +169,8 @@ class Run:
             raise JobFailed(describe_failures(result), result=result)
         return result
 
-    def _announce(self) -> None:
-        checkpoint, state = self._checkpoint, self._checkpoint.state
+    def _announce(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        state = checkpoint.state
         found, failed = len(state.done), len(state.failures)
         log.info(
             "%s: checkpoint %s: %s",
@@ -167,12 +187,13 @@ class Run:
                 "name another checkpoint= for work that matters",
                 checkpoint.store.url,
             )
-        self._tell(
+        engine.tell(
             RunStarted, found=found, failed=failed, expected=self._expected, epoch=state.epoch
         )
 
-    def _result(self, seconds: float) -> RunResult:
-        checkpoint, planner, engine = self._checkpoint, self._planner, self._engine
+    def _result(
+        self, checkpoint: Checkpoint, planner: Planner, engine: Engine, seconds: float
+    ) -> RunResult:
         return RunResult(
             job=self._options.name,
             checkpoint=checkpoint.store.url,
@@ -185,16 +206,6 @@ class Run:
             seconds=round(seconds, 3),
             failures=tuple(engine.failures),
             positions=planner.seen,
-        )
-
-    def _tell(self, kind: Any, **fields: Any) -> None:
-        self._listeners.tell(
-            kind(
-                job=self._options.name,
-                checkpoint=self._checkpoint.store.url,
-                run=self._checkpoint.run,
-                **fields,
-            )
         )
 
 

@@ -103,11 +103,8 @@ class ResumableTask(Generic[P, R]):
                 )
             return asyncio.run(self._arun(items, arguments))
         run = Run(self.fn, self.options, items, arguments, loop=None)
-        try:
-            with Interrupts(run.request_stop):
-                return run.carry_out()
-        finally:
-            run.close()
+        with Interrupts(run.request_stop):
+            return run.carry_out()
 
     async def arun(
         self,
@@ -138,28 +135,25 @@ class ResumableTask(Generic[P, R]):
         loop = asyncio.get_running_loop()
         if isinstance(items, AsyncIterable):
             items = Pulled(items, loop)
-        run = await asyncio.to_thread(Run, self.fn, self.options, items, arguments, loop=loop)
-        try:
-            with Interrupts(run.request_stop, event_loop=True):
-                work = asyncio.ensure_future(asyncio.to_thread(_outcome, run.carry_out))
+        run = Run(self.fn, self.options, items, arguments, loop=loop)
+        with Interrupts(run.request_stop, event_loop=True):
+            work = asyncio.ensure_future(asyncio.to_thread(_outcome, run.carry_out))
+            try:
+                result, error = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                run.request_stop("a cancel")
                 try:
-                    result, error = await asyncio.shield(work)
+                    await asyncio.wait([work])
                 except asyncio.CancelledError:
-                    run.request_stop("a cancel")
-                    try:
-                        await asyncio.wait([work])
-                    except asyncio.CancelledError:
-                        run.request_stop("a second cancel", True)
-                        raise
-                    result, error = work.result()
-                    if error is None or isinstance(error, Interrupted):
-                        raise
-            if error is not None:
-                raise error
-            assert result is not None
-            return result
-        finally:
-            await asyncio.to_thread(run.close)
+                    run.request_stop("a second cancel", True)
+                    raise
+                result, error = work.result()
+                if error is None or isinstance(error, Interrupted):
+                    raise
+        if error is not None:
+            raise error
+        assert result is not None
+        return result
 
 
 def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:

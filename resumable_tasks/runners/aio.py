@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 
-from resumable_tasks import failures
+from resumable_tasks import failures, rows
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.runners.base import Runner, Work, current, outcome_of
 
@@ -88,23 +88,20 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
             current.set((batch, attempt))
             returned = await work.handler(batch.items)
             seconds = time.perf_counter() - began
-            outcome = outcome_of(work, batch, returned, attempt, seconds)
+            matched = rows.match(returned, batch, work.scheme, work.results)
         except Exception as error:  # noqa: BLE001 - becomes the items' failure
             pause = work.retry.pause(attempt, error)
             if pause is None or stopping.is_set():
-                outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-                break
+                return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
             await asyncio.sleep(pause)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                outcome = Outcome(batch, dropped=True)
-            else:  # not ours: something inside the handler was cancelled
-                outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-            break
+                return Outcome(batch, dropped=True)
+            # Not ours: something inside the handler was cancelled.
+            return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
         except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-            outcome = Outcome(batch, fatal=error)
-            break
+            return Outcome(batch, fatal=error)
         else:
-            break
-    return outcome
+            return outcome_of(work, batch, matched, attempt, seconds)
+    raise AssertionError("the last attempt has no pause after it")

@@ -15,6 +15,7 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.failures import RetryPolicy
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
+from resumable_tasks.rows import Matched
 from resumable_tasks.shards import ShardWriter
 
 current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
@@ -82,18 +83,16 @@ def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -
             current.set((batch, attempt))
             returned = work.handler(batch.items)
             seconds = time.perf_counter() - began
-            outcome = outcome_of(work, batch, returned, attempt, seconds)
+            matched = rows.match(returned, batch, work.scheme, work.results)
         except Exception as error:  # noqa: BLE001 - becomes the items' failure
             pause = work.retry.pause(attempt, error)
             if pause is None or _wait(pause, stopping):
-                outcome = Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-                break
+                return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
         except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-            outcome = Outcome(batch, fatal=error)
-            break
+            return Outcome(batch, fatal=error)
         else:
-            break
-    return outcome
+            return outcome_of(work, batch, matched, attempt, seconds)
+    raise AssertionError("the last attempt has no pause after it")
 
 
 def _wait(seconds: float, stopping: threading.Event | None) -> bool:
@@ -104,12 +103,17 @@ def _wait(seconds: float, stopping: threading.Event | None) -> bool:
     return False
 
 
-def outcome_of(work: Work, batch: Batch, returned: Any, attempts: int, seconds: float) -> Outcome:
-    matched = rows.match(returned, batch, work.scheme, work.results)
+def outcome_of(
+    work: Work, batch: Batch, matched: Matched, attempts: int, seconds: float
+) -> Outcome:
+    """The outcome of a handled batch, with its shard written if that is the worker's part."""
     failed = failures.records(batch, matched.failed, attempts) if matched.failed else ()
     table, shard = matched.table, None
     schema = table.schema if table is not None else None
     if table is not None and work.writer is not None:
-        shard = work.writer(table, matched.completed)
+        try:
+            shard = work.writer(table, matched.completed)
+        except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
+            return Outcome(batch, fatal=error)
         table = None
     return Outcome(batch, matched.done, matched.completed, table, shard, schema, failed, seconds)

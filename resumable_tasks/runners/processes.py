@@ -182,7 +182,8 @@ def _die_with(sentinel: int) -> None:
 def _handle(batch: Batch) -> Outcome:
     assert _work is not None
     outcome = execute(_work, batch)
-    if outcome.fatal is not None:  # SystemExit and the like would end the worker
+    if outcome.fatal is not None and not isinstance(outcome.fatal, Exception):
+        # SystemExit and the like
         error = WorkerLost(f"the handler raised {outcome.fatal!r}")
         return Outcome(batch, failures=failures.whole_batch(batch, error, 1))
     return outcome

@@ -78,11 +78,12 @@ class Store(ABC):
         """Remove unfinished writes whose intended name ``dead`` approves; how many were removed."""
 
     @abstractmethod
-    def lock(self, name: str) -> Callable[[], None] | None:
+    def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
         """Try to take an advisory lock that dies with this process.
 
-        A function that releases it; None if another holds it. Raises `NotImplementedError` where
-        the medium has no locks: then only the heartbeat tells whether somebody is at work.
+        A function that releases it; None if another holds it. ``steal`` takes it all the same:
+        whoever had it has a lock that no longer counts. Raises `NotImplementedError` where the
+        medium has no locks: then only the heartbeat tells whether somebody is at work.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import sys
@@ -141,20 +142,26 @@ class LocalStore(Store):
                         swept += 1
         return swept
 
-    def lock(self, name: str) -> Callable[[], None] | None:
-        with self._errors("lock", self.root / name):
-            # A file object, so that a lock that is lost sight of is released all the same.
-            handle = open(  # noqa: SIM115 - open for as long as the lock is held
-                self.root / name, "a", opener=lambda path, flags: os.open(path, flags, 0o600)
-            )
-            try:
-                if self._flock(handle, exclusive=True):
-                    return handle.close
-            except BaseException:
-                handle.close()
-                raise
-            handle.close()
-            return None
+    def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
+        path = self.root / name
+        with self._errors("lock", path):
+            while True:
+                if steal:  # the other's lock is on a file that then has no name
+                    _unlink_quietly(path)
+                # A file object, so that a lock that is lost sight of is released all the same.
+                handle = open(  # noqa: SIM115 - open for as long as the lock is held
+                    path, "a", opener=lambda path, flags: os.open(path, flags, 0o600)
+                )
+                try:
+                    if not self._flock(handle, exclusive=True):
+                        handle.close()
+                        return None
+                    if _is_at(handle, path):
+                        return functools.partial(_close_quietly, handle)
+                except BaseException:
+                    handle.close()
+                    raise
+                handle.close()  # stolen since it was opened: again, with the file that is there
 
     def locked(self, name: str) -> bool:
         try:
@@ -266,6 +273,19 @@ def _sync_folder(path: Path) -> None:
         _flush(handle)
     finally:
         os.close(handle)
+
+
+def _is_at(handle: IO[str], path: Path) -> bool:
+    """Whether this open file is the one that stands at this path."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _close_quietly(handle: IO[str]) -> None:
+    with contextlib.suppress(OSError):  # nothing was written: the lock is gone either way
+        handle.close()
 
 
 def _unlink_quietly(path: Path) -> None:

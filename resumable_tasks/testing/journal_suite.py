@@ -704,8 +704,8 @@ class TroubledStore(Store):
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
         return self.inner.sweep(folder, dead)
 
-    def lock(self, name: str) -> Callable[[], None] | None:
-        return self.inner.lock(name)
+    def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
+        return self.inner.lock(name, steal=steal)
 
     def locked(self, name: str) -> bool:
         return self.inner.locked(name)
