@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import holder, keys, log, manifest, shards
-from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, StoreError, UsageError
+from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.holder import Holder
 from resumable_tasks.journal import FOLDER as JOURNAL
@@ -135,6 +135,7 @@ class Checkpoint:
                 return fresh
             if on_version_change != "reuse":
                 manifest.check_version(store, version, wanted.version)
+            hold.check()
             checkpoint._claim(wanted.version, expected)
             checkpoint._sweep()
             return checkpoint
@@ -275,15 +276,6 @@ class Checkpoint:
         if changed:
             self._schema = schema
         return commit
-
-    def explain(self, error: BaseException) -> BaseException:
-        """Why a run really ends with this error: `Fenced`, if another run has taken over.
-
-        What a fenced run finds changed under its hands is no fault of the disk.
-        """
-        if isinstance(error, StoreError):
-            return self._journal.overtaken(self._epoch) or error
-        return error
 
     def shard_writer(self) -> shards.ShardWriter:
         """What a remote worker writes its shards with."""

@@ -115,7 +115,7 @@ class Engine:
             self._queue.put(None)
             committer.join(None if drained else _ABANDON_SECONDS)
         if self._broken is not None:
-            raise self._checkpoint.explain(self._broken)
+            raise self._broken
 
     @property
     def stopping(self) -> bool:

@@ -69,6 +69,12 @@ class Holder:
             self._let_go()
             raise
 
+    def check(self) -> None:
+        """Raises `CheckpointHeld` if another has taken over since; the last moment to be polite."""
+        other = read(self._store)
+        if other.get("run", self._record["run"]) != self._record["run"]:
+            raise held(self._store, other)
+
     def release(self) -> None:
         """Stop holding; the checkpoint can be taken at once."""
         self._stop.set()

@@ -33,13 +33,7 @@ from hashlib import blake2b
 from typing import Any
 
 from resumable_tasks import keys
-from resumable_tasks.errors import (
-    CheckpointDamaged,
-    CheckpointUnusable,
-    CommitStateUnknown,
-    Fenced,
-    StoreError,
-)
+from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.model import Commit, Failure, Shard
 from resumable_tasks.store.base import CreateUnknown, Store
@@ -301,16 +295,12 @@ class Journal:
         if mine.kind == "claim":
             self._usable = True
             raise RecordTaken(other)
-        raise _fenced(mine.epoch, other)
-
-    def overtaken(self, epoch: int) -> Fenced | None:
-        """What is to be raised in this epoch if another run has taken over; None if none has."""
-        name = record_name(self.next_number)
-        try:
-            other = decode(self._store.read(name), name)
-        except (FileNotFoundError, StoreError, CheckpointDamaged, CheckpointUnusable):
-            return None  # it cannot be told
-        return _fenced(epoch, other) if other.epoch > epoch else None
+        raise Fenced(
+            f"another run has taken this checkpoint over: record {other.number} is by "
+            f"{describe(other)}, in epoch {other.epoch} after this run's {mine.epoch}. "
+            "What this run had committed stands; the batches in flight were left to the other",
+            holder={"run": other.run, "since": other.time, **other.info},
+        )
 
     def _numbers_from(self, first: int) -> list[int]:
         # A listing is no snapshot: a record created during it can be missed and its successor
@@ -336,15 +326,6 @@ class Journal:
         self._last_checksum = commit.checksum
         self._stands_for = commit.info.get("stands_for")
         self._epoch = max(self._epoch, commit.epoch)
-
-
-def _fenced(epoch: int, other: Commit) -> Fenced:
-    return Fenced(
-        f"another run has taken this checkpoint over: record {other.number} is by "
-        f"{describe(other)}, in epoch {other.epoch} after this run's {epoch}. "
-        "What this run had committed stands; the batches in flight were left to the other",
-        holder={"run": other.run, "since": other.time, **other.info},
-    )
 
 
 class RecordTaken(Exception):

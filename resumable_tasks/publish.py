@@ -349,13 +349,16 @@ def _alive(pid: int) -> bool:
 
 
 def _remove_published(folder: Path) -> None:
-    """Remove a folder of our own; whatever else has come into it stays, and so does the folder."""
+    """Remove a stage, or what an exchange has put in its place.
+
+    Whatever else has come into it stays, and so does the folder.
+    """
     if not folder.is_dir():
         return
-    ours = _ours(folder)
-    for path in folder.iterdir():
-        if path.name in ours or (not ours and path.suffix == ".parquet"):
-            path.unlink()
+    # A stage whose publisher died has no marker, or half of one.
+    ours = _ours(folder) or {path.name for path in folder.glob("*.parquet")}
+    for name in (*ours, MARKER):
+        (folder / name).unlink(missing_ok=True)
     try:
         folder.rmdir()
     except OSError as error:

@@ -55,8 +55,9 @@ class LocalStore(Store):
             for path in (self.root, *(self.root / folder for folder in folders)):
                 _make_durably(path)
             # A run that died between mkdir and this left folders that only memory knows.
-            _sync_folder(self.root.parent)
-            _sync_folder(self.root)
+            for path in (self.root, *self.root.parents):
+                with contextlib.suppress(PermissionError):  # then we have made nothing there
+                    _sync_folder(path)
 
     def exists(self) -> bool:
         with self._errors("look at", self.url):
@@ -112,15 +113,23 @@ class LocalStore(Store):
     def put(self, name: str, data: bytes | memoryview) -> None:
         final = self.root / name
         with self._errors("write", final):
-            temp = self._write_temp(final, data)
-            fault_point("store.temp_written")
             try:
-                os.replace(temp, final)
-            except BaseException:
-                _unlink_quietly(temp)
-                raise
+                self._replace(final, data)
+            except FileNotFoundError:
+                # A run that has taken over sweeps what we leave unfinished while we sleep. That
+                # is for the journal to say, not for the disk.
+                self._replace(final, data)
             fault_point("store.renamed")
             _sync_folder(final.parent)
+
+    def _replace(self, final: Path, data: bytes | memoryview) -> None:
+        temp = self._write_temp(final, data)
+        fault_point("store.temp_written")
+        try:
+            os.replace(temp, final)
+        except BaseException:
+            _unlink_quietly(temp)
+            raise
 
     def delete(self, name: str) -> None:
         with self._errors("delete", self.root / name), contextlib.suppress(FileNotFoundError):
