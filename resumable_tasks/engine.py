@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
 from resumable_tasks.checkpoint import Checkpoint
-from resumable_tasks.errors import ResultConflict
+from resumable_tasks.errors import CommitStateUnknown, ResultConflict
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
 from resumable_tasks.model import Commit, Failure, Outcome
 from resumable_tasks.plan import Planner
@@ -114,6 +114,11 @@ class Engine:
             self._runner.close(abandon=not drained)
             self._queue.put(None)
             committer.join(None if drained else _ABANDON_SECONDS)
+        if committer.is_alive():
+            raise CommitStateUnknown(
+                f"the disk of {self._checkpoint.store.url} does not answer; whether the last "
+                "commit has landed, the next run finds out. Run the same command again"
+            )
         if self._broken is not None:
             raise self._broken
 

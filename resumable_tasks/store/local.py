@@ -12,6 +12,7 @@ import functools
 import os
 import secrets
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,19 @@ _UNUSABLE = {
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _TEMP_SUFFIX = ".tmp"
+
+
+# Locks of this process. A child that is forked has them too, and would keep them when we die.
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for handle in list(_held):
+        _close_quietly(handle)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 class LocalStore(Store):
@@ -166,6 +180,7 @@ class LocalStore(Store):
                         handle.close()
                         return None
                     if _is_at(handle, path):
+                        _held.add(handle)
                         return functools.partial(_close_quietly, handle)
                 except BaseException:
                     handle.close()

@@ -1,0 +1,48 @@
+"""`pip install .` into an empty environment brings no Prefect, and jobs run there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+from resumable_tasks import resumable_task
+
+@resumable_task(key="id")
+def double(rows):
+    return [{"id": row["id"], "value": row["id"] * 2} for row in rows]
+
+run = double.run([{"id": i} for i in range(120)], checkpoint="checkpoint")
+assert run.table(ordered=True).column("value").to_pylist() == [i * 2 for i in range(120)]
+print(run.completed, run.skipped)
+"""
+
+
+def test_a_plain_install_runs_jobs_without_prefect(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    folder = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+    python, resumable = folder / "python", folder / "resumable"
+
+    def run(*command: object) -> str:
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    constraints = ROOT / "constraints.txt"
+    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, ROOT)
+    installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
+    assert "resumable-tasks==" in installed
+    assert "prefect" not in installed
+    assert "numpy" not in installed
+    (tmp_path / "job.py").write_text(SCRIPT)
+    assert run(python, "job.py") == "120 0\n"
+    assert run(python, "job.py") == "0 120\n"
+    assert "120 items" in run(resumable, "status", "checkpoint")
