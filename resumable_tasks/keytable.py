@@ -18,7 +18,7 @@ class KeyTable:
     __slots__ = ("_buckets", "_frozen", "_hot", "_mask")
 
     _HOT = 200_000
-    _PER_BUCKET = 16
+    _PER_BUCKET = 64
 
     def __init__(self) -> None:
         self._hot: dict[bytes, int] = {}
