@@ -92,10 +92,10 @@ def _match_rows(
     if set(map(type, entries)) > {dict} or (entries and type(entries[0]) is not dict):
         rows = [_to_dict(row) for row in entries]
     columns = scheme.columns
-    present = _keys_of_rows(rows, columns, scheme.composite)
+    real = [row for row in rows if row is not None] if failed else rows
+    present = _keys_of_rows(real, columns, scheme.composite)
     if present is not None:
-        if failed:
-            rows = [row for row in rows if row is not None]
+        rows = real
     else:
         if len(rows) != len(batch) or (results == "many" and rows):
             raise BadResult(
@@ -119,8 +119,6 @@ def _match_rows(
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:
     """The key that each row carries; None if no row carries any. Raises if only some do."""
-    if None in rows:
-        rows = [row for row in rows if row is not None]
     try:
         found = list(map(itemgetter(*columns), rows))
         return [(key,) for key in found] if composite and len(columns) == 1 else found
@@ -149,7 +147,9 @@ def _complete(
         # Equal, and not as 1 equals True
         results == "one"
         and found == batch.keys
-        and set(map(type, found)) == set(map(type, batch.keys))
+        and (
+            set(map(type, found)) == {str} or list(map(type, found)) == list(map(type, batch.keys))
+        )
     )
     if in_order and not failed:
         return Matched(table, batch.lines, len(batch))
