@@ -165,7 +165,7 @@ def publish(
     with reading(checkpoint) as (store, found, state), _io_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        stage = target.with_name(f".{target.name}.publish-{os.getpid()}-{secrets.token_hex(4)}")
+        stage = target.with_name(_stage_prefix(target) + f"{os.getpid()}-{secrets.token_hex(4)}")
         stage.mkdir()
         try:
             rows = (
@@ -330,12 +330,16 @@ def _swap(a: Path, b: Path) -> bool:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the stages of publishers that died."""
-    prefix = f".{target.name}.publish-"
-    for path in target.parent.glob(prefix.replace("[", "[[]") + "*"):
+    """Remove the stages of publishers of this machine that died."""
+    prefix = _stage_prefix(target)
+    for path in target.parent.iterdir():
         pid = path.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if path.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
             _remove_published(path)
+
+
+def _stage_prefix(target: Path) -> str:
+    return f".{target.name}.publish-{os.uname().nodename}-"
 
 
 def _alive(pid: int) -> bool:
@@ -355,10 +359,12 @@ def _remove_published(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    # A stage whose publisher died has no marker, or half of one.
-    ours = _ours(folder) or {path.name for path in folder.glob("*.parquet")}
-    for name in (*ours, MARKER):
-        (folder / name).unlink(missing_ok=True)
+    ours = _ours(folder)
+    # By what is in the folder, not by what a file in it says. A stage whose publisher died has no
+    # marker, or half of one.
+    for path in folder.iterdir():
+        if path.name in ours or path.name == MARKER or (not ours and path.suffix == ".parquet"):
+            path.unlink()
     try:
         folder.rmdir()
     except OSError as error:
