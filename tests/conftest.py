@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ def numbered() -> Callable[[int], list[dict[str, Any]]]:
 
 
 @pytest.fixture(autouse=True)
-def quiet_about_temporary_folders(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def quiet_about_temporary_folders(caplog: pytest.LogCaptureFixture) -> None:
     """Every test's checkpoint lies in a temporary folder, and the library is right to warn."""
     caplog.set_level(logging.INFO, logger="resumable_tasks")
-    yield
