@@ -214,27 +214,27 @@ class Checkpoint:
             return current
         unified = shards.unify(current, new, outcome.batch.id)
         if current is not None and not (unified.equals(current) and unified.equals(new)):
-            self._refuse_rounding(current, unified, outcome, pending)
+            self._refuse_changes(current, unified, outcome, pending)
         return unified
 
-    def _refuse_rounding(
+    def _refuse_changes(
         self, current: pa.Schema, unified: pa.Schema, outcome: Outcome, pending: Sequence[Outcome]
     ) -> None:
-        """Integers become floats only where each of them stays what it is."""
+        """A column takes a wider type only where each of its values stays what it is."""
         assert outcome.schema is not None
         batch = outcome.batch.id
-        for name in shards.turned_float(outcome.schema, unified):
-            if not shards.is_exact(self._rows(outcome), name, unified):
-                kinds = current.field(name).type, outcome.schema.field(name).type
-                raise shards.conflict(name, *kinds, batch)
-        # Seldom: a column turns from integers to floats once in the life of a checkpoint.
-        for name in shards.turned_float(current, unified):
-            before = chain(
-                (self._rows(earlier) for earlier in pending if earlier.schema is not None),
+        for name in shards.changed(outcome.schema, unified):
+            if not shards.keeps(self._rows(outcome), name, unified):
+                before = current.field(name).type if name in current.names else unified
+                raise shards.conflict(name, before, outcome.schema.field(name).type, batch)
+        # Seldom: the type of a column widens once or twice in the life of a checkpoint.
+        for name in shards.changed(current, unified):
+            earlier = chain(
+                (self._rows(before) for before in pending if before.schema is not None),
                 (shards.read(self.store, shard) for shard in self.state.shards.values()),
             )
-            if not all(shards.is_exact(rows, name, unified) for rows in before):
-                kinds = current.field(name).type, unified.field(name).type
+            if not all(shards.keeps(rows, name, unified) for rows in earlier):
+                kinds = current.field(name).type, outcome.schema.field(name).type
                 raise shards.conflict(name, *kinds, batch)
 
     def _rows(self, outcome: Outcome) -> pa.Table:
@@ -254,7 +254,8 @@ class Checkpoint:
         remote = [outcome for outcome in outcomes if outcome.shard is not None]
         local = [outcome for outcome in outcomes if outcome.shard is None]
         written: list[Shard] = [o.shard for o in remote if o.shard is not None]
-        tables = [outcome.table for outcome in local if outcome.table is not None]
+        # As they will be read: so that nothing can go wrong then that has not gone wrong here.
+        tables = [shards.cast(o.table, schema) for o in local if o.table is not None and schema]
         if tables:
             count = sum(outcome.completed for outcome in local)
             written.append(shards.write(self.store, self._epoch, shards.concat(tables), count))

@@ -39,7 +39,7 @@ from resumable_tasks.model import Commit, Failure, Shard
 from resumable_tasks.store.base import CreateUnknown, Store
 
 FOLDER = "journal"
-_SHARD_PATH = re.compile(r"shards/e\d+-[0-9a-z-]+\.parquet")
+_SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
 _KEY, _RETRACTED = b'{"key":', b'{"retracted":'
 _SETTLE_TRIES = 3
 
@@ -50,7 +50,7 @@ def record_name(number: int) -> str:
 
 def record_number(name: str) -> int | None:
     """The number in a record's name; None if it is not a record's name."""
-    found = re.fullmatch(FOLDER + r"/(\d{20})\.jsonl", name)
+    found = re.fullmatch(FOLDER + r"/([0-9]{20})\.jsonl", name)
     return int(found[1]) if found else None
 
 
@@ -227,11 +227,13 @@ class Journal:
         continue the one before it. Concurrent appends are no damage.
         """
         for number in self._numbers_from(self.next_number):
-            name = record_name(number)
+            name = record_name(self.next_number)
+            if number != self.next_number:
+                raise _damaged(name, "it is missing, and a later record is there")
             try:
                 data = self._store.read(name)
             except FileNotFoundError:
-                raise _damaged(name, "it is missing, and a later record is there") from None
+                raise _damaged(name, "it has gone while it was being read") from None
             yield self._follow(decode(data, name))
 
     def append(self, commit: Commit) -> Commit:
@@ -308,9 +310,9 @@ class Journal:
         for last_try in (False, True):
             names = map(record_number, self._store.list(FOLDER))
             numbers = sorted(n for n in names if n is not None and n >= first)
-            if numbers == list(range(first, first + len(numbers))) or last_try:
+            if not numbers or numbers[-1] == first + len(numbers) - 1 or last_try:
                 break
-        return list(range(first, numbers[-1] + 1)) if numbers else []
+        return numbers
 
     def _follow(self, commit: Commit) -> Commit:
         name = record_name(commit.number)

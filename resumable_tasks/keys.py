@@ -8,10 +8,10 @@ be joined by newlines and searched as bytes. ``1`` and ``"1"`` differ.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from operator import itemgetter
 from typing import Any
 
 from resumable_tasks.errors import InvalidKey, UsageError
@@ -71,7 +71,13 @@ def _canonical_slow(key: object) -> bytes:
             raise InvalidKey("the key is an empty string; every item needs a key of its own")
         return canonical(str.__str__(key))
     if hasattr(key, "__index__"):  # IntEnum, numpy integers
-        number = key.__index__()
+        try:
+            number = operator.index(key)
+        except TypeError:  # an array has the method, and refuses
+            number = None
+    else:
+        number = None
+    if number is not None:
         if number not in _INT_RANGE:
             raise InvalidKey(f"key {shorten(key)} does not fit in 64 bits; use str() of it")
         return canonical(number)
@@ -184,7 +190,7 @@ class KeyScheme:
         """`extractor` on each of these items, at a fraction of the cost where all are dicts."""
         if self.fields and set(map(type, items)) == {dict}:
             try:
-                found = list(map(itemgetter(*self.fields), items))
+                found = list(map(operator.itemgetter(*self.fields), items))
             except KeyError:
                 pass  # which of them it was is found out below
             else:

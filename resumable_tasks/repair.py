@@ -7,6 +7,7 @@ worth stopping for, and is mended by a person's decision, never by a run on its 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from resumable_tasks import holder, journal, keys, manifest, shards
@@ -21,6 +22,8 @@ from resumable_tasks.state import State
 from resumable_tasks.store.base import Store
 
 FOLDER = "damaged"
+# A record this far ahead of those before it is a stray file, not the end of a hole.
+_STRAY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,13 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[i
     names = {*store.list(JOURNAL), *store.list(JOURNAL)}
     numbers = {n for name in names if (n := record_number(name)) is not None}
     records: dict[int, Commit] = {}
-    last = max(numbers, default=-1)
+    last = -1
+    for number in sorted(numbers):
+        if number - last > _STRAY:
+            what = "it is far ahead of the others, and none of this checkpoint's"
+            report.damages.append(Damage(record_name(number), what, None))
+        else:
+            last = number
     for number in range(last + 1):
         name = record_name(number)
         try:
@@ -185,11 +194,29 @@ def _owners(records: dict[int, Commit]) -> dict[str, bytes]:
     return owners
 
 
+def _homes(records: Iterable[Commit]) -> dict[bytes, str]:
+    """In which shard each completed key has its rows now; "" if it has none."""
+    homes: dict[bytes, str] = {}
+    for record in records:
+        lines = list(keys.split(record.keys))
+        homes.update(dict.fromkeys(lines, ""))
+        at = 0
+        for shard in record.shards:
+            homes.update(dict.fromkeys(lines[at : at + shard.keys], shard.path))
+            at += shard.keys
+        for key in keys.split(record.retracted):
+            homes.pop(key, None)
+    return homes
+
+
 def _mend(
     store: Store, found: Manifest, records: dict[int, Commit], bad: set[str], run: str
 ) -> None:
     stamp = journal.now().replace(":", "").replace("+0000", "")
     lost = sorted(n for name in bad if (n := record_number(name)) is not None)
+    for number in [n for n in lost if n > max(records, default=0) + _STRAY]:
+        _move_aside(store, record_name(number), stamp)
+        lost.remove(number)
     # A lost record may have been a claim: step over every epoch that it can have taken.
     epoch = max((record.epoch for record in records.values()), default=0) + len(lost)
     for number in lost:
@@ -202,7 +229,8 @@ def _mend(
         if path not in state.shards:
             _move_aside(store, path, stamp)
     gone = [shard for path, shard in state.shards.items() if path in bad]
-    owners = _owners({record.number: record for record in Journal(store, found.id).read_new()})
+    homes = _homes(Journal(store, found.id).read_new())
+    gone_paths = {shard.path for shard in gone}
     info = {**holder.me(run), "retracted_shards": [shard.path for shard in gone]}
     info.pop("run")
     log.append(
@@ -210,7 +238,8 @@ def _mend(
             kind="repair",
             epoch=epoch + 1,
             run=run,
-            retracted=keys.join(owners[shard.path] for shard in gone if owners[shard.path]),
+            # Not what has been done anew since: its rows are elsewhere.
+            retracted=keys.join(key for key, path in homes.items() if path in gone_paths),
             # A lost record may have been the one that widened the schema.
             schema=_schema(store, [s for s in state.shards.values() if s not in gone]),
             info=info,

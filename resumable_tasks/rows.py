@@ -46,6 +46,13 @@ def match(returned: Any, batch: Batch, scheme: KeyScheme, results: ResultsMode) 
         table, found = _match_arrow(rows, batch, scheme, results)
     else:
         table, found = _match_rows(rows, batch, scheme, results, dict(failed))
+    if table is not None:
+        for field in table.schema:
+            if shards.unwritable(field.type):
+                raise BadResult(
+                    f"column {field.name!r} of the handler's result holds empty dicts only, which "
+                    "Parquet cannot write; leave it out, or give it a field"
+                )
     return _complete(table, found, failed, batch, results)
 
 
@@ -144,12 +151,8 @@ def _complete(
 ) -> Matched:
     """Decide which items are done, given the keys of the rows (None: every item has its row)."""
     in_order = found is None or (
-        # Equal, and not as 1 equals True
-        results == "one"
-        and found == batch.keys
-        and (
-            set(map(type, found)) == {str} or list(map(type, found)) == list(map(type, batch.keys))
-        )
+        # Equal, and not as 1 equals True; tuples are looked into below.
+        results == "one" and found == batch.keys and set(map(type, found)) <= {str, int}
     )
     if in_order and not failed:
         return Matched(table, batch.lines, len(batch))

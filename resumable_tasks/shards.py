@@ -29,7 +29,7 @@ def new_path(epoch: int) -> str:
 def epoch_of(path: str) -> int:
     """The epoch in the path of a shard, or of anything in its folder (0 if it names none)."""
     digits = path.removeprefix(f"{FOLDER}/e").partition("-")[0]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 def normalise(table: pa.Table) -> pa.Table:
@@ -60,7 +60,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
     """The schema that holds both, by Arrow's permissive promotion.
 
-    Null with anything; integers, floats and decimals by width; new columns and struct fields.
+    Null with anything; numbers by width; new columns and struct fields. Whether the values then
+    stay what they are is for `keeps` to say.
     Raises `ResultConflict` with the column, both types and the batch if there is none.
     """
     if current is None or current.equals(new):
@@ -90,27 +91,65 @@ def conflict(column: str, before: pa.DataType, now: pa.DataType, batch: str) -> 
     )
 
 
-def turned_float(before: pa.Schema, after: pa.Schema) -> list[str]:
-    """The columns that held integers before and hold floats after the unification."""
+def changed(before: pa.Schema, after: pa.Schema) -> list[str]:
+    """The columns of the first schema that have another type in the second."""
+    return [field.name for field in before if not field.type.equals(after.field(field.name).type)]
+
+
+def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
+    """Whether this column's values stay what they are in the type that the schema gives it.
+
+    Promotion looks at types alone: it would make 2⁵³ + 1 a float, text bytes, and the year 9999
+    nanoseconds.
+    """
     import pyarrow as pa
 
-    return [
-        field.name
-        for field in before
-        if pa.types.is_integer(field.type) and pa.types.is_floating(after.field(field.name).type)
-    ]
+    if column not in rows.column_names:
+        return True
+    before, kind = rows.column(column), schema.field(column).type
+    try:
+        there, back = before.cast(kind), _back(before.type, kind)
+        return _family(before.type, kind) and bool(there.cast(back).equals(before.cast(back)))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return False
 
 
-def is_exact(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
-    """Whether this column's values stay what they are in the type that the schema gives it."""
+def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
+    """The type before, but for its nulls, to which nothing can be cast."""
     import pyarrow as pa
 
-    if column in rows.column_names:
-        try:
-            rows.column(column).cast(schema.field(column).type)
-        except pa.ArrowInvalid:
-            return False
-    return True
+    if pa.types.is_null(before):
+        return after
+    if pa.types.is_struct(before) and pa.types.is_struct(after):
+        return pa.struct(
+            [field.with_type(_back(field.type, after.field(field.name).type)) for field in before]
+        )
+    if pa.types.is_list(before) and hasattr(after, "value_type"):
+        return pa.list_(_back(before.value_type, after.value_type))
+    return before
+
+
+def _family(before: pa.DataType, after: pa.DataType) -> bool:
+    """Whether text stays text, at any depth, and an empty struct is not filled."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(before) and pa.types.is_struct(after):
+        return all(_family(field.type, after.field(field.name).type) for field in before)
+    if hasattr(before, "value_type") and hasattr(after, "value_type"):
+        return _family(before.value_type, after.value_type)
+    text = (pa.types.is_string, pa.types.is_large_string)
+    if pa.types.is_null(before):
+        return True
+    return any(is_a(before) for is_a in text) == any(is_a(after) for is_a in text)
+
+
+def unwritable(kind: pa.DataType) -> bool:
+    """Whether a type holds, at any depth, a struct without fields, which Parquet cannot write."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(unwritable(field.type) for field in kind)
+    return hasattr(kind, "value_type") and unwritable(kind.value_type)
 
 
 def schema_to_text(schema: pa.Schema) -> str:
@@ -125,13 +164,13 @@ def schema_from_text(text: str) -> pa.Schema:
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables whose schemas unify, as one."""
+    """Tables of one schema, as one."""
     import pyarrow as pa
 
     if len(tables) == 1:
         return tables[0]
     # Parquet writes one long column at half the cost of many short ones.
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def encode(table: pa.Table) -> memoryview:

@@ -72,7 +72,10 @@ class Runner(ABC):
 
     @abstractmethod
     def close(self, *, abandon: bool) -> None:
-        """Free what `start` took. ``abandon``: without waiting for batches that still run."""
+        """Free what `start` took. Called when all batches have come back; else with ``abandon``.
+
+        ``abandon``: without waiting for batches that still run, which then do not come back.
+        """
 
 
 def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -> Outcome:

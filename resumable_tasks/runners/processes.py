@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -90,6 +91,8 @@ class ProcessRunner(Runner):
         self._start_next()
 
     def close(self, *, abandon: bool) -> None:
+        with self._lock:
+            self._waiting.clear()
         processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=not abandon, cancel_futures=True)
         if abandon:
@@ -98,21 +101,24 @@ class ProcessRunner(Runner):
 
     def _start_next(self) -> None:
         """Give the pool what it has a free process for: what waits there can't be held back."""
-        with self._lock:
-            if not self._waiting or self._running >= self.concurrency:
-                return
-            batch = self._waiting.popleft()
-            self._running += 1
-            pool = self._pool
-        if self._stopping.is_set():
-            self._come_back(Outcome(batch, dropped=True))
-            return
-        try:
-            future = pool.submit(_handle, batch)
-        except BrokenProcessPool as error:
-            future = Future()
-            future.set_exception(error)
-        future.add_done_callback(lambda future: self._finished(batch, pool, future))
+        while True:
+            with self._lock:
+                if not self._waiting or self._running >= self.concurrency:
+                    return
+                batch = self._waiting.popleft()
+                pool = self._pool
+                stopping = self._stopping.is_set()
+                self._running += not stopping
+            if stopping:
+                self._done(Outcome(batch, dropped=True))
+                continue
+            try:
+                future = pool.submit(_handle, batch)
+            except BrokenProcessPool as error:
+                future = Future()
+                future.set_exception(error)
+            finished = functools.partial(self._finished, batch, pool)
+            future.add_done_callback(finished)
 
     def _come_back(self, outcome: Outcome) -> None:
         with self._lock:

@@ -331,6 +331,11 @@ class JournalSuite:
             list(Journal(store, "another id").read_new())
         assert caught.value.files == (record_name(0),)
 
+    def test_a_record_far_ahead_of_the_others_is_found_at_once(self, store: Store) -> None:
+        self._ten(store)
+        store.put(record_name(10**18), store.read(record_name(9)))
+        assert _damaged_file(store) == record_name(10)
+
     def test_an_epoch_never_goes_back(self, store: Store) -> None:
         journal = Journal(store, ANCHOR)
         last = journal.append(_claim(2))

@@ -392,17 +392,6 @@ class RunnerSuite:
             assert outcome.table is not None
             assert outcome.table.column("said").to_pylist() == ["the driver's"]
 
-    def test_closing_brings_back_what_still_runs_or_waits(
-        self, bench: Callable[..., Bench]
-    ) -> None:
-        runner = bench(2)
-        for _ in range(10):
-            runner.submit("pause")
-        runner.close()
-        outcomes = runner.take(10)
-        runner.none_left()
-        assert all(o.dropped or o.completed == 1 for o in outcomes.values())
-
     def test_abandoning_does_not_wait_for_a_handler_that_hangs(
         self, bench: Callable[..., Bench]
     ) -> None:

@@ -47,7 +47,9 @@ def test_the_public_names_are_sorted_exist_and_are_all() -> None:
 
 def test_no_file_is_longer_than_one_can_hold_in_mind() -> None:
     for path in PACKAGE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 400, path
+        # The conformance suites are lists of tests, to be read one by one.
+        limit = 750 if "testing" in path.parts else 400
+        assert len(path.read_text().splitlines()) <= limit, path
 
 
 def test_nothing_of_the_library_prints_pickles_or_evaluates() -> None:

@@ -1,0 +1,122 @@
+"""A checkpoint read without the library: plain JSON, pyarrow's Parquet reader, hashlib."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass
+class Raw:
+    """What the files say.
+
+    ``owner`` is the record that completed a key, ``home`` the shard with its rows, ``named`` the
+    record that names a shard.
+    """
+
+    rows: dict[str, Any] = field(default_factory=dict)
+    owner: dict[str, int] = field(default_factory=dict)
+    home: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    named: dict[str, int] = field(default_factory=dict)
+    heads: list[dict[str, Any]] = field(default_factory=list)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Records and shards with their bytes, unfinished writes left out."""
+    found = {}
+    for folder in ("journal", "shards"):
+        for path in sorted((root / folder).glob("[!.]*")):
+            found[f"{folder}/{path.name}"] = path.read_bytes()
+    return found
+
+
+def journal_bytes(root: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files(root).items() if name.startswith("journal/")}
+
+
+def record(number: int) -> str:
+    return f"journal/{number:020d}.jsonl"
+
+
+def read(root: Path) -> Raw:
+    """Fold the journal and read the shards, asserting all that the format promises."""
+    raw = Raw()
+    numbers = sorted(int(name[:-6]) for name in os.listdir(root / "journal") if name[0] != ".")
+    assert numbers == list(range(len(numbers))), f"records have gaps: {numbers}"
+    expected = {json.loads((root / "job.json").read_text())["id"]}
+    epoch = 0
+    for number in numbers:
+        data = (root / record(number)).read_bytes()
+        *body, last, nothing = data.split(b"\n")
+        assert nothing == b""
+        end = json.loads(last)
+        checksum = hashlib.blake2b(b"\n".join(body) + b"\n", digest_size=16).hexdigest()
+        assert end["checksum"] == checksum, f"record {number} is damaged"
+        head, *lines = map(json.loads, body)
+        assert head["number"] == end["end"] == number
+        assert head["previous"] in expected, f"record {number} breaks the chain"
+        expected = {checksum, head.get("info", {}).get("stands_for", checksum)}
+        if head["kind"] != "lost":
+            assert head["epoch"] >= epoch, f"record {number} is of an older driver"
+            epoch = head["epoch"]
+        _fold(raw, number, head, lines, end)
+        raw.heads.append(head)
+    for path, shard in raw.shards.items():
+        table = _table(root / path, shard["checksum"])
+        assert table.num_rows == shard["rows"]
+        assert (root / path).stat().st_size == shard["bytes"]
+        for key, value in zip(*(table.column(c).to_pylist() for c in ("id", "v")), strict=True):
+            assert key not in raw.rows, f"{key} has two rows"
+            assert raw.home.get(key) == path, f"{key} has a row in {path}, which is not its shard"
+            raw.rows[key] = value
+    assert raw.rows.keys() == raw.owner.keys(), "rows and completed keys differ"
+    return raw
+
+
+def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> None:
+    done = [line["key"] for line in lines if "key" in line]
+    failed = [line for line in lines if "failed" in line]
+    retracted = [line["retracted"] for line in lines if "retracted" in line]
+    assert (len(done), len(failed), len(retracted)) == (
+        end["keys"],
+        end["failures"],
+        end["retracted"],
+    )
+    assert len(lines) == len(done) + len(failed) + len(retracted)
+    homes = [shard["path"] for shard in head.get("shards", ()) for _ in range(shard["keys"])]
+    assert len(homes) == len(done), "every key of this job has its rows in a shard"
+    for key, home in zip(done, homes, strict=True):
+        assert key not in raw.owner, f"{key} is completed twice, the second time by {number}"
+        raw.owner[key], raw.home[key] = number, home
+        raw.failed.pop(key, None)
+    for line in failed:
+        raw.failed[line["failed"]] = line["attempts"]
+    # What is retracted may be gone already: the record that had completed it was lost since.
+    for key in retracted:
+        raw.owner.pop(key, None), raw.home.pop(key, None)
+    for path in head.get("info", {}).get("retracted_shards", ()):
+        raw.shards.pop(path, None)
+    for shard in head.get("shards", ()):
+        raw.shards[shard["path"]], raw.named[shard["path"]] = shard, number
+
+
+@lru_cache(maxsize=500)
+def _parsed(data: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _table(path: Path, checksum: str) -> pa.Table:
+    data = path.read_bytes()
+    found = hashlib.blake2b(data, digest_size=16).hexdigest()
+    assert found == checksum, f"{path.name} is damaged"
+    return _parsed(data)
