@@ -142,6 +142,7 @@ class Bench:
         self.runner = suite.make_runner(concurrency)
         self._back: SimpleQueue[Outcome] = SimpleQueue()
         self._batches = 0
+        self._out = 0
         self._closed = False
         given: dict[str, Any] = {
             "handler": suite.handler,
@@ -155,6 +156,7 @@ class Bench:
     def submit(self, do: str, size: int = 1, **more: Any) -> Batch:
         number = self._batches
         self._batches += 1
+        self._out += 1
         many: list[keys.Key] = [f"{do}-{number}-{at}" for at in range(size)]
         items = [{"id": key, "do": do, "folder": str(self.folder), **more} for key in many]
         batch = Batch(number, many, keys.join(map(keys.canonical, many)), items)
@@ -171,6 +173,7 @@ class Bench:
                 pytest.fail(f"only {len(found)} of {count} batches have come back")
             assert outcome.batch.number not in found, "a batch has come back twice"
             found[outcome.batch.number] = outcome
+            self._out -= 1
         return found
 
     def none_left(self) -> None:
@@ -193,7 +196,7 @@ class Bench:
     def close(self, *, abandon: bool = False) -> None:
         if not self._closed:
             self._closed = True
-            self.runner.close(abandon=abandon)
+            self.runner.close(abandon=abandon or self._out > 0)
 
 
 class RunnerSuite:

@@ -134,13 +134,6 @@ class SharesOneContext(ThreadRunner):
         self._context = Shared()
 
 
-class CloseForgets(ThreadRunner):
-    def close(self, *, abandon):
-        while not self._queue.empty():
-            self._queue.get()
-        super().close(abandon=abandon)
-
-
 class NeverAbandons(ThreadRunner):
     def close(self, *, abandon):
         self._queue.put(None)
@@ -184,7 +177,6 @@ CASES = [
         SharesOneContext,
         "handlers_see_the_context_variables_of_the_driver_and_change_only_their_own",
     ),
-    (CloseForgets, "closing_brings_back_what_still_runs_or_waits"),
     (NeverAbandons, "abandoning_does_not_wait_for_a_handler_that_hangs"),
 ]
 
