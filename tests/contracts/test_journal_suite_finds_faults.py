@@ -45,7 +45,7 @@ FAULTS = {
         ("an_epoch_never_goes_back",),
     ),
     "gaps are skipped": (
-        ("return list(range(first, numbers[-1] + 1)) if numbers else []", "return numbers"),
+        ("name = record_name(self.next_number)", "name = record_name(number)"),
         ("a_missing_record_is_found", 0),
     ),
     "paths are not checked": (

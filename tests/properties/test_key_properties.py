@@ -70,6 +70,11 @@ def test_many_strings_are_as_each_and_none_may_be_empty(many) -> None:
         assert keys.canonical_all(many)[1] == [keys.canonical(key) for key in many]
 
 
+@given(st.lists(st.text('ab"\\\n\t\x7f\u2028é', min_size=1, max_size=5), max_size=5))
+def test_many_strings_that_need_escapes_are_as_each(many) -> None:
+    assert keys.canonical_all(many) == (many, [keys.canonical(key) for key in many])
+
+
 class Colour(enum.StrEnum):
     RED = "red"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from resumable_tasks import keys
 from resumable_tasks.keytable import KeyTable
@@ -31,11 +31,22 @@ class Small(KeyTable):
     _PER_BUCKET = 2
 
 
+class OneBucket(Small):
+    """Where keys of which one begins with another meet."""
+
+    __slots__ = ()
+    _PER_BUCKET = 10_000
+
+
 class KeyTableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.table = Small()
+        self.table: KeyTable = Small()
         self.model: dict[bytes, int] = {}
+
+    @initialize(kind=st.sampled_from([Small, OneBucket]))
+    def begin(self, kind: type[KeyTable]) -> None:
+        self.table = kind()
 
     @rule(key=pool, position=st.integers(0, 10**12))
     def add(self, key: bytes, position: int) -> None:

@@ -83,7 +83,7 @@ WORDS = {
     "verify reads no checksums": (
         repair._examine, "shards.checked_bytes(store, shard)", "store.read(shard.path)"),
     "a repair retracts the wrong keys": (
-        repair._owners, "at += shard.keys", "pass"),
+        repair._homes, "at += shard.keys", "pass"),
     "a repair breaks the chain": (
         repair._replace_record, "if after else {}", "if None else {}"),
     "a repair does not see that keys come twice": (
