@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: help setup system demo lint test test-long bench clean
+.PHONY: help setup system demo lint test test-long test-distributed bench clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -14,13 +14,15 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,prefect,dask,ray]"
 	touch $(STAMP)
 
-# The crash tests kill at system calls, by strace. Without it they say so and are passed over.
+# The crash tests kill at system calls, by strace; the tests of Prefect's UI look at it with
+# Chromium. Without them those tests say so and are passed over.
 system:
-	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -y -qq strace; } || true
+	@{ command -v strace && command -v chromium; } >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends strace chromium; } || true
 
 demo: setup
 	$(BIN)/python -m flows.demo
@@ -32,15 +34,16 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: setup system lint
-	@# Seldom a child that the crash suites fork hangs at its start on a busy machine. What has
-	@# failed is run once more, alone: a real failure fails again.
-	$(BIN)/python -m pytest -n auto -m "not long" \
-		|| $(BIN)/python -m pytest -n 0 -m "not long" --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest -n auto -m "not long"
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, a million items
 test-long: setup system
 	$(BIN)/python -m pytest -n auto -m long --timeout 3600
+
+# make test-distributed  the same flow on Dask and on Ray, with workers that are killed
+test-distributed: setup
+	$(BIN)/python -m pytest -n 0 tests/distributed
 
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup

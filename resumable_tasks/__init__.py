@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from resumable_tasks.model import CurrentBatch, Failure, ItemFailure
     from resumable_tasks.result import RunResult
     from resumable_tasks.runners.base import current_batch
+    from resumable_tasks.runners.prefect.schedule import scheduled_date
+    from resumable_tasks.runners.prefect.states import flow_state
     from resumable_tasks.task import ResumableTask, resumable_task
 
 __version__ = "0.1.0"
@@ -62,6 +64,8 @@ _HOMES = {
     "model": ("CurrentBatch", "Failure", "ItemFailure"),
     "result": ("RunResult",),
     "runners.base": ("current_batch",),
+    "runners.prefect.schedule": ("scheduled_date",),
+    "runners.prefect.states": ("flow_state",),
     "task": ("ResumableTask", "resumable_task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -92,7 +96,9 @@ __all__ = [
     "UsageError",
     "WorkerLost",
     "current_batch",
+    "flow_state",
     "resumable_task",
+    "scheduled_date",
 ]
 
 

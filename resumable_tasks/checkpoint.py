@@ -6,12 +6,12 @@ import os
 import secrets
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import holder, keys, log, manifest, shards
+from resumable_tasks import holder, keys, log, manifest, outbox, shards
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.holder import Holder
@@ -86,13 +86,21 @@ class Checkpoint:
     is of no more use; open the checkpoint again.
     """
 
-    def __init__(self, store: Store, found: Manifest, run: str, hold: Holder) -> None:
+    def __init__(
+        self,
+        store: Store,
+        found: Manifest,
+        run: str,
+        hold: Holder,
+        identity: Mapping[str, str] | None = None,
+    ) -> None:
         self.store = store
         self.manifest = found
         self.run = run
         self.state = State()
         self.archived: str | None = None
         self._hold = hold
+        self._identity = dict(identity or {})
         self._journal = Journal(store, found.id)
         self._epoch = 0
         self._schema: pa.Schema | None = None
@@ -106,31 +114,35 @@ class Checkpoint:
         takeover: bool = False,
         on_version_change: OnVersionChange = "error",
         expected: int | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
         ``expected``: how many items the run has, for those who watch it; None if that is unknown.
+        ``identity``: by what else this run is known, such as an orchestrator's id of it.
         Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
         or `StoreError`; none of them leaves anything changed but a sign of life.
         """
         _refuse_foreign(store)
         store.prepare((JOURNAL, SHARDS))
         run = secrets.token_hex(6)
-        hold = Holder(store, run)
+        hold = Holder(store, run, identity)
         hold.take(takeover=takeover)
         try:
             if store.list(JOURNAL) and manifest.NAME not in store.list(""):
                 raise _no_manifest()
             found = manifest.create_or_read(store, wanted)
             manifest.check(store, found, wanted)
-            checkpoint = cls(store, found, run, hold)
+            checkpoint = cls(store, found, run, hold, identity)
             checkpoint._recover()
             version = checkpoint.state.version or found.version
             if version != wanted.version and on_version_change == "restart":
                 archived = store.archive()
                 hold.release()
                 log.info("the checkpoint of version %r was archived to %s", version, archived)
-                fresh = cls.open(store, wanted, takeover=takeover, expected=expected)
+                fresh = cls.open(
+                    store, wanted, takeover=takeover, expected=expected, identity=identity
+                )
                 fresh.archived = archived
                 return fresh
             if on_version_change != "reuse":
@@ -162,7 +174,12 @@ class Checkpoint:
 
     def _claim(self, version: str, expected: int | None) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        info = {**holder.me(self.run), "version": version, "expected": expected}
+        info = {
+            **holder.me(self.run),
+            "version": version,
+            "expected": expected,
+            **self._identity,
+        }
         info.pop("run")
         for _ in range(_CLAIM_TRIES):
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
@@ -186,9 +203,14 @@ class Checkpoint:
             for path in self.store.list(SHARDS)
             if 0 < shards.epoch_of(path) < epoch and path not in self.state.shards
         ]
-        for path in orphans:
+        # What workers of older drivers have left, and their leave to go on.
+        left = [
+            path for path in self.store.list(outbox.FOLDER) if 0 < outbox.epoch_of(path) < epoch
+        ]
+        for path in (*orphans, *left):
             self.store.delete(path)
         swept = self.store.sweep(SHARDS, lambda path: shards.epoch_of(path) < epoch)
+        swept += self.store.sweep(outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
         swept += self.store.sweep(JOURNAL, lambda name: (record_number(name) or 0) < number)
         swept += self.store.sweep("", lambda name: name in (manifest.NAME, holder.NAME))
         if orphans or swept:
@@ -281,6 +303,10 @@ class Checkpoint:
     def shard_writer(self) -> shards.ShardWriter:
         """What a remote worker writes its shards with."""
         return shards.ShardWriter(self.store, self._epoch)
+
+    def outbox(self) -> outbox.Outbox:
+        """Where remote workers leave what became of their batches."""
+        return outbox.Outbox(self.store, self._epoch)
 
     def end(self, counts: dict[str, Any]) -> None:
         """Enter the end of this run, with its counts, into the journal."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ class Engine:
         self._stopping = threading.Event()
         self._room = threading.Condition()
         self._out = 0
-        self._limit = 2 * runner.concurrency
+        self._limit = runner.window
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -95,7 +96,12 @@ class Engine:
         that had finished by then is committed first, as far as it can be.
         """
         self._began = time.monotonic()
-        committer = threading.Thread(target=self._commit_all, name="resumable-commit", daemon=True)
+        committer = threading.Thread(
+            target=copy_context().run,
+            args=(self._commit_all,),
+            name="resumable-commit",
+            daemon=True,
+        )
         self._runner.start(self._work, self._queue.put, self._stopping)
         committer.start()
         drained = False
@@ -214,6 +220,9 @@ class Engine:
         fatal: BaseException | None = None
         for outcome in group:
             fatal = fatal or outcome.fatal
+            if outcome.dropped and not self._stopping.is_set():
+                # Nobody here has asked for it; but a batch that was not handled is not done.
+                self._stop("the orchestrator", self._grace_seconds)
             if not outcome.dropped and outcome.fatal is None:
                 outcome, schema = self._accept(outcome, schema, accepted)
                 accepted.append(outcome)
@@ -262,7 +271,7 @@ class Engine:
             _CHEAP_SECONDS * self._handled / max(self._handler_seconds, 1e-9),
             _CHEAP_BYTES * self._handled / max(self._shard_bytes, 1),
         )
-        self._limit = max(2 * self._runner.concurrency, int(cheap))
+        self._limit = max(self._runner.window, int(cheap))
 
     def tell(self, kind: Any, **fields: Any) -> None:
         """Tell the listeners an event of this run."""

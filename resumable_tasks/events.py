@@ -121,7 +121,7 @@ class Listeners:
                     listener(event)
                 except Exception:  # noqa: BLE001 - said with its traceback; see the module
                     self.each.remove(listener)
-                    log.logger.exception(
+                    log.exception(
                         "a listener raised on %s and is not called again; the run goes on",
                         type(event).__name__,
                     )

@@ -25,18 +25,24 @@ _NEVER_RETRIED = (BadResult, TypeError, NameError, AttributeError, LookupError, 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """``retries`` more calls of the handler with the same batch, after a growing pause.
+    """``retries`` more calls of the handler with the same batch, after a pause.
 
-    The pause before retry n is 2ⁿ⁻¹ seconds, at most 60, of which a random half is taken off so
-    that many batches do not come back at once. Errors of programming are not retried.
+    ``delay``: seconds before each retry, or a list, whose last one counts from there on. By
+    default the pause before retry n is 2ⁿ⁻¹ seconds, at most 60, of which a random half is taken
+    off so that many batches do not come back at once. Errors of programming are not retried.
     """
 
     retries: int = 0
+    delay: float | tuple[float, ...] | None = None
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
         if attempt > self.retries or isinstance(error, _NEVER_RETRIED):
             return None
+        if isinstance(self.delay, tuple) and self.delay:
+            return self.delay[min(attempt, len(self.delay)) - 1]
+        if isinstance(self.delay, (int, float)):
+            return float(self.delay)
         return float(min(60.0, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))
 
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resumable_tasks import log
@@ -39,9 +39,9 @@ def me(run: str) -> dict[str, Any]:
 class Holder:
     """A run's hold of a checkpoint: beats until it is released."""
 
-    def __init__(self, store: Store, run: str) -> None:
+    def __init__(self, store: Store, run: str, identity: Mapping[str, str] | None = None) -> None:
         self._store = store
-        self._record = {**me(run), "since": now(), "beat": 0}
+        self._record = {**me(run), **(identity or {}), "since": now(), "beat": 0}
         self._release_lock: Callable[[], None] | None = None
         self._locks = True
         self._stop = threading.Event()

@@ -1,10 +1,31 @@
-"""The library's one logger, ``resumable_tasks``."""
+"""The library's one logger, ``resumable_tasks``; in a flow run, that run's logger instead."""
 
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
+from typing import Any
 
 logger = logging.getLogger("resumable_tasks")
-info = logger.info
-warning = logger.warning
-error = logger.error
+
+# A context variable, so that two runs in one process log to their own places.
+destination: ContextVar[logging.Logger | logging.LoggerAdapter[Any]] = ContextVar(
+    "resumable_tasks_logger", default=logger
+)
+
+
+def info(message: str, *values: object) -> None:
+    destination.get().info(message, *values, stacklevel=2)
+
+
+def warning(message: str, *values: object) -> None:
+    destination.get().warning(message, *values, stacklevel=2)
+
+
+def error(message: str, *values: object) -> None:
+    destination.get().error(message, *values, stacklevel=2)
+
+
+def exception(message: str, *values: object) -> None:
+    """With the traceback of the exception that is being handled."""
+    destination.get().exception(message, *values, stacklevel=2)

@@ -6,7 +6,7 @@ second item with the same key is found.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -184,6 +184,15 @@ class Planner:
                     f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}'
                 ) from error
         return items
+
+
+def is_read_by_iteration(items: Any) -> bool:
+    """Whether reading these items runs code of their own, item by item, such as a generator's."""
+    return (
+        isinstance(items, Iterable)
+        and not isinstance(items, (str, bytes, bytearray, list, tuple, Mapping, Set, range))
+        and not _is_arrow(items)
+    )
 
 
 def _is_arrow(items: Any) -> bool:

@@ -1,18 +1,19 @@
-"""Async items as plain ones: read on their own event loop, handed to the engine's thread."""
+"""Items read where they belong, on an event loop or in the caller's thread, for the engine's."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from typing import Any
+
+_CHUNK = 256
+_SECONDS = 0.05
 
 
 class Pulled:
     """An async iterable, read from the engine's thread."""
-
-    _CHUNK = 256
-    _SECONDS = 0.05
 
     def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._items = items
@@ -29,7 +30,7 @@ class Pulled:
             future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
             while True:
                 try:
-                    found, end = future.result(timeout=self._SECONDS)
+                    found, end = future.result(timeout=_SECONDS)
                     break
                 except TimeoutError:
                     if self._stop():
@@ -47,13 +48,66 @@ class Pulled:
         And how the source has ended, if it has: the items before an error are to be handled.
         """
         found: list[Any] = []
-        until = time.monotonic() + self._SECONDS
+        until = time.monotonic() + _SECONDS
         try:
-            while len(found) < self._CHUNK and time.monotonic() < until:
+            while len(found) < _CHUNK and time.monotonic() < until:
                 found.append(await anext(source))
         except Exception as error:  # noqa: BLE001 - raised after the items before it
             return found, error
         return found, None
+
+
+class Handed:
+    """An iterable that the caller's thread reads, in `serve`, for the engine's thread.
+
+    A generator may hold what belongs to its thread, such as a cursor of SQLite.
+    """
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = items
+        self._source: Iterator[Any] | None = None
+        self._wanted: SimpleQueue[None] = SimpleQueue()
+        self._given: SimpleQueue[tuple[list[Any], Exception | None]] = SimpleQueue()
+        self._stop: Callable[[], bool] = lambda: False
+
+    def stop_when(self, stop: Callable[[], bool]) -> None:
+        """End, rather than wait for the next item, once this is true."""
+        self._stop = stop
+
+    def __iter__(self) -> Iterator[Any]:
+        """In the engine's thread."""
+        while True:
+            self._wanted.put(None)
+            while True:
+                try:
+                    found, end = self._given.get(timeout=_SECONDS)
+                    break
+                except Empty:
+                    if self._stop():
+                        return
+            yield from found
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+
+    def serve(self, seconds: float) -> None:
+        """In the caller's thread: read some items if they are wanted within this time."""
+        try:
+            self._wanted.get(timeout=seconds)
+        except Empty:
+            return
+        found: list[Any] = []
+        end: Exception | None = None
+        until = time.monotonic() + _SECONDS
+        try:
+            if self._source is None:
+                self._source = iter(self._items)
+            while len(found) < _CHUNK and time.monotonic() < until:
+                found.append(next(self._source))
+        except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
+            end = error
+        self._given.put((found, end))
 
 
 def in_event_loop() -> bool:

@@ -46,6 +46,14 @@ class RunResult:
         names = [name for name in self.__slots__ if name != "positions"]
         return RunResult, tuple(getattr(self, name) for name in names)
 
+    @property
+    def summary(self) -> str:
+        """``1,713 done: 600 resumed, 1,110 new, 3 failed``"""
+        return (
+            f"{self.skipped + self.completed + self.failed:,} done: {self.skipped:,} resumed, "
+            f"{self.completed:,} new, {self.failed:,} failed"
+        )
+
     def table(self, *, ordered: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
 

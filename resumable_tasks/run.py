@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,11 +23,13 @@ from resumable_tasks.manifest import Manifest
 from resumable_tasks.options import NAME, JobOptions
 from resumable_tasks.plan import Planner
 from resumable_tasks.result import RunResult, describe_failures
-from resumable_tasks.runners.base import Runner, Work
+from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     import asyncio
+
+    from resumable_tasks.runners.prefect.flow_run import FlowRun
 
 _HOME = ".resumable"
 _COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
@@ -54,12 +55,14 @@ class Run:
         items: Any,
         arguments: RunArguments,
         loop: asyncio.AbstractEventLoop | None,
+        flow_run: FlowRun | None = None,
     ) -> None:
         self._handler = handler
         self._options = options
         self._items = items
         self._arguments = arguments
         self._loop = loop
+        self._flow_run = flow_run
         self._expected = len(items) if hasattr(items, "__len__") else None
         self._stop_requests: list[tuple[str, bool]] = []
         self._engine: Engine | None = None
@@ -77,13 +80,16 @@ class Run:
         options, arguments = self._options, self._arguments
         scheme = KeyScheme(options.key)
         place = _place(options.name, arguments.checkpoint, arguments.partition)
-        runner = _runner(self._handler, options, self._loop)
+        if self._flow_run is not None:
+            self._flow_run.check_place(place)
+        runner = _runner(self._handler, options, self._loop, self._flow_run)
         checkpoint = Checkpoint.open(
             open_store(place),
             Manifest(options.name, str(options.version), scheme.describe(), options.results),
             takeover=arguments.takeover,
             on_version_change=options.on_version_change,
             expected=self._expected,
+            identity=self._flow_run.identity if self._flow_run is not None else None,
         )
         try:
             return self._with(checkpoint, scheme, runner)
@@ -92,8 +98,10 @@ class Run:
 
     def _with(self, checkpoint: Checkpoint, scheme: KeyScheme, runner: Runner) -> RunResult:
         options, arguments = self._options, self._arguments
+        telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
-            (progress.listener(arguments.progress), *arguments.listeners), arguments.on_progress
+            (progress.listener(arguments.progress), *telemetry, *arguments.listeners),
+            arguments.on_progress,
         )
         planner = Planner(
             scheme,
@@ -106,7 +114,8 @@ class Run:
             handler=self._handler,
             scheme=scheme,
             results=options.results,
-            retry=RetryPolicy(options.retries),
+            retry=RetryPolicy(options.retries, _delay(options.retry_delay)),
+            timeout=options.timeout,
             writer=checkpoint.shard_writer() if runner.remote else None,
         )
         engine = Engine(
@@ -209,11 +218,27 @@ class Run:
         )
 
 
+def _delay(given: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
+    return tuple(given) if isinstance(given, Sequence) else given
+
+
 def _runner(
-    handler: Callable[..., Any], options: JobOptions, loop: asyncio.AbstractEventLoop | None
+    handler: Callable[..., Any],
+    options: JobOptions,
+    loop: asyncio.AbstractEventLoop | None,
+    flow_run: FlowRun | None,
 ) -> Runner:
-    call = getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
+    if options.runner == "prefect" and flow_run is None:
+        raise UsageError(
+            f'{options.name}: runner="prefect", and no flow run is going on: call it in a function '
+            'that is a Prefect @flow, or leave runner="auto"'
+        )
+    # In a task run of the user's own, that one is the task run; its threads are ours.
+    in_flow = flow_run is not None and not flow_run.in_task_run
+    if options.runner == "prefect" or (options.runner == "auto" and in_flow):
+        assert flow_run is not None
+        return flow_run.runner(options, loop)
+    if is_coroutine_function(handler):
         if options.runner == "processes":
             raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
         from resumable_tasks.runners.aio import AsyncRunner

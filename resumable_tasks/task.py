@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import date
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -16,12 +17,17 @@ from resumable_tasks.interrupts import Interrupts
 from resumable_tasks.keys import KeySpec
 from resumable_tasks.model import ResultsMode
 from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
-from resumable_tasks.plan import BatchFormat, OnDuplicate
+from resumable_tasks.plan import BatchFormat, OnDuplicate, is_read_by_iteration
+from resumable_tasks.pulled import Handed
 from resumable_tasks.result import RunResult
 from resumable_tasks.run import Run, RunArguments
+from resumable_tasks.runners.prefect.detect import current_flow_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_OPTIONS = {field.name for field in dataclasses.fields(JobOptions)}
+_AS_PREFECT_SAYS = {"retry_delay_seconds": "retry_delay", "timeout_seconds": "timeout"}
 
 
 class ResumableTask(Generic[P, R]):
@@ -46,9 +52,7 @@ class ResumableTask(Generic[P, R]):
 
     def with_options(self, **changes: Any) -> ResumableTask[P, R]:
         """The same handler with other options: any of `resumable_task`'s. Raises `UsageError`."""
-        unknown = changes.keys() - {field.name for field in dataclasses.fields(JobOptions)}
-        if unknown:
-            raise UsageError(f"{self.name}: there is no option {sorted(unknown)[0]!r}")
+        changes = _spelt(self.name, changes)
         return ResumableTask(self.fn, dataclasses.replace(self.options, **changes))
 
     def run(
@@ -102,9 +106,15 @@ class ResumableTask(Generic[P, R]):
                     "`await task.arun(items, …)`"
                 )
             return asyncio.run(self._arun(items, arguments))
-        run = Run(self.fn, self.options, items, arguments, loop=None)
-        with Interrupts(run.request_stop):
-            return run.carry_out()
+        flow_run = current_flow_run()
+        if flow_run is None:
+            run = Run(self.fn, self.options, items, arguments, loop=None)
+            with Interrupts(run.request_stop):
+                return run.carry_out()
+        handed = Handed(items) if is_read_by_iteration(items) else None
+        run = Run(self.fn, self.options, handed or items, arguments, None, flow_run)
+        with Interrupts(run.request_stop), flow_run.logging():
+            return flow_run.accompany(run.carry_out, handed, run.request_stop)
 
     async def arun(
         self,
@@ -135,13 +145,19 @@ class ResumableTask(Generic[P, R]):
         loop = asyncio.get_running_loop()
         if isinstance(items, AsyncIterable):
             items = Pulled(items, loop)
-        run = Run(self.fn, self.options, items, arguments, loop=loop)
-        with Interrupts(run.request_stop, event_loop=True):
+        flow_run = current_flow_run()
+        run = Run(self.fn, self.options, items, arguments, loop, flow_run)
+        with (
+            Interrupts(run.request_stop, event_loop=True),
+            flow_run.logging() if flow_run is not None else nullcontext(),
+        ):
             work = asyncio.ensure_future(asyncio.to_thread(_outcome, run.carry_out))
             try:
+                if flow_run is not None:
+                    await flow_run.watch(work, run.request_stop)
                 result, error = await asyncio.shield(work)
             except asyncio.CancelledError:
-                run.request_stop("a cancel")
+                run.request_stop("a cancel", False)
                 try:
                     await asyncio.wait([work])
                 except asyncio.CancelledError:
@@ -151,7 +167,7 @@ class ResumableTask(Generic[P, R]):
                 if error is None or isinstance(error, Interrupted):
                     raise
         if error is not None:
-            raise error
+            raise error if flow_run is None else flow_run.translated(error)
         assert result is not None
         return result
 
@@ -178,6 +194,8 @@ def resumable_task(
     batch_size: int = 50,
     concurrency: int = 4,
     retries: int = 0,
+    retry_delay: float | Sequence[float] | None = None,
+    timeout: float | None = None,
     results: ResultsMode = "one",
     version: str | int = "1",
     runner: RunnerName = "auto",
@@ -187,6 +205,8 @@ def resumable_task(
     tolerated_failures: int | float = 0,
     fail_fast: bool = False,
     grace_seconds: float = 25.0,
+    tags: Sequence[str] = (),
+    task_runs: int = 1_000,
 ) -> Callable[[Callable[P, R]], ResumableTask[P, R]]: ...
 
 
@@ -209,12 +229,19 @@ def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any
             None if the items are strings or integers that are their own keys.
         batch_size: items a call of the handler, at most.
         concurrency: calls at once: threads, coroutines or processes.
-        retries: further calls after one that raised, with a growing pause between.
+        retries: further calls after one that raised.
+        retry_delay: seconds before a retry, or a list of them, one for each; by default a pause
+            that grows from 1 to 60 seconds, less a random part. ``retry_delay_seconds`` says the
+            same.
+        timeout: seconds that a call may take, after which it has failed (and is retried, if it
+            may be): a coroutine is cancelled; a plain function cannot be stopped, so that it is
+            only warned of. ``timeout_seconds`` says the same.
         results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
             (0 to n rows an item), ``"none"`` (completion only).
         version: of the handler; a change is an error, or what ``on_version_change`` says.
         runner: ``"local"`` (threads, or the event loop for a coroutine function),
-            ``"processes"``, or ``"auto"``.
+            ``"processes"``, ``"prefect"`` (task runs of the flow run around), or ``"auto"``:
+            ``"prefect"`` in a flow run, else ``"local"``.
         batch_format: what the handler is given: ``"rows"`` (a list), ``"arrow"`` (a
             ``pyarrow.RecordBatch``), ``"auto"``: Arrow if the items are Arrow.
         on_duplicate: a key that comes twice in one run is an ``"error"``, or ``"skip"`` keeps
@@ -225,6 +252,9 @@ def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any
             before the run raises `JobFailed`.
         fail_fast: stop at the first failed item, once what runs has ended.
         grace_seconds: how long running batches may take to finish after Ctrl-C or SIGTERM.
+        tags: of the task runs in Prefect.
+        task_runs: about how many task runs a flow run has at most; batches are grouped so that
+            there are no more.
 
     Raises:
         UsageError: an option is wrong; the message says which and what it takes.
@@ -239,7 +269,18 @@ def _make(fn: Callable[P, R], *, name: str | None, **options: Any) -> ResumableT
         fn = fn.fn
     if not callable(fn):
         raise UsageError(f"resumable_task takes a function, not a {type(fn).__name__}")
-    unknown = options.keys() - {field.name for field in dataclasses.fields(JobOptions)}
-    if unknown:
-        raise UsageError(f"resumable_task has no option {sorted(unknown)[0]!r}")
-    return ResumableTask(fn, JobOptions(name or str(getattr(fn, "__name__", "")), **options))
+    name = name or str(getattr(fn, "__name__", ""))
+    return ResumableTask(fn, JobOptions(name, **_spelt(name, options)))
+
+
+def _spelt(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by our names. Raises `UsageError` for one that there is not."""
+    found: dict[str, Any] = {}
+    for given, value in options.items():
+        option = _AS_PREFECT_SAYS.get(given, given)
+        if option not in _OPTIONS:
+            raise UsageError(f"{name}: there is no option {given!r}")
+        if option in found:
+            raise UsageError(f"{name}: {given!r} and {option!r} are the same option")
+        found[option] = value
+    return found

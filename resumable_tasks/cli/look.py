@@ -165,7 +165,9 @@ def _find(directory: str) -> Iterator[str]:
         if is_checkpoint(LocalStore(path)):
             yield path
             # Thousands of files, none of them a checkpoint. A partition may lie beside them.
-            folders[:] = [name for name in folders if name not in ("journal", "shards", "damaged")]
+            folders[:] = [
+                name for name in folders if name not in ("journal", "shards", "outbox", "damaged")
+            ]
         folders.sort()
 
 

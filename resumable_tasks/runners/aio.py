@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from typing import Any
 
 from resumable_tasks import failures, rows
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.runners.base import Runner, Work, current, outcome_of
+from resumable_tasks.runners.loop import EventLoop
 
 
 class AsyncRunner(Runner):
@@ -25,38 +28,15 @@ class AsyncRunner(Runner):
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
         self._work, self._done, self._stopping = work, done, stopping
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread: threading.Thread | None = None
-        self._loop = self._callers_loop or asyncio.new_event_loop()
-        if self._callers_loop is None:
-            self._thread = threading.Thread(
-                target=self._run_loop, name="resumable-loop", daemon=True
-            )
-            self._thread.start()
+        self._loop = EventLoop(self._callers_loop)
         self._slots = asyncio.Semaphore(self.concurrency)
         self._context = copy_context()
 
     def submit(self, batch: Batch) -> None:
-        self._loop.call_soon_threadsafe(self._spawn, batch)
+        self._loop.spawn(functools.partial(self._handle, batch), self._context.copy())
 
     def close(self, *, abandon: bool) -> None:
-        if self._thread is None:
-            self._loop.call_soon_threadsafe(self._cancel)
-            return
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
-        if not abandon:
-            self._thread.join()
-
-    def _run_loop(self) -> None:
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
-
-    def _spawn(self, batch: Batch) -> None:
-        task = self._loop.create_task(self._handle(batch), context=self._context.copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._loop.close(abandon=abandon)
 
     async def _handle(self, batch: Batch) -> None:
         outcome = Outcome(batch, dropped=True)
@@ -67,18 +47,6 @@ class AsyncRunner(Runner):
         finally:
             self._done(outcome)
 
-    def _cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-    async def _shut_down(self) -> None:
-        self._cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
-        # Asynchronous clients may have left generators open on our loop.
-        await self._loop.shutdown_asyncgens()
-        self._loop.stop()
-
 
 async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outcome:
     """`execute` for a coroutine handler."""
@@ -86,7 +54,7 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
     for attempt in range(1, work.retry.retries + 2):
         try:
             current.set((batch, attempt))
-            returned = await work.handler(batch.items)
+            returned = await _call(work, batch)
             seconds = time.perf_counter() - began
             matched = rows.match(returned, batch, work.scheme, work.results)
         except Exception as error:  # noqa: BLE001 - becomes the items' failure
@@ -105,3 +73,15 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
         else:
             return outcome_of(work, batch, matched, attempt, seconds)
     raise AssertionError("the last attempt has no pause after it")
+
+
+async def _call(work: Work, batch: Batch) -> Any:
+    if work.timeout is None:
+        return await work.handler(batch.items)
+    try:
+        async with asyncio.timeout(work.timeout) as limit:
+            return await work.handler(batch.items)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # the handler's own
+        raise TimeoutError(f"the handler took longer than timeout={work.timeout:g} s") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from resumable_tasks import failures, rows
+from resumable_tasks import failures, log, rows
 from resumable_tasks.errors import UsageError
 from resumable_tasks.failures import RetryPolicy
 from resumable_tasks.keys import KeyScheme
@@ -45,6 +46,7 @@ class Work:
     scheme: KeyScheme
     results: ResultsMode
     retry: RetryPolicy
+    timeout: float | None = None
     writer: ShardWriter | None = None
 
 
@@ -62,6 +64,11 @@ class Runner(ABC):
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
 
+    @property
+    def window(self) -> int:
+        """How many batches may be out, submitted and not yet committed, at least."""
+        return 2 * self.concurrency
+
     @abstractmethod
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
         """Get ready. Called once, before the first `submit`."""
@@ -76,6 +83,12 @@ class Runner(ABC):
 
         ``abandon``: without waiting for batches that still run, which then do not come back.
         """
+
+
+def is_coroutine_function(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is to be awaited; also an object with an async ``__call__``."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - the method is what is asked about
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -> Outcome:
@@ -94,6 +107,15 @@ def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -
         except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
             return Outcome(batch, fatal=error)
         else:
+            if work.timeout is not None and seconds > work.timeout:
+                # What has been paid for is kept; but no thread can be made to stop.
+                log.warning(
+                    "batch %d took %.1f s, longer than its timeout of %g s: only a coroutine "
+                    "handler can be stopped in time",
+                    batch.number,
+                    seconds,
+                    work.timeout,
+                )
             return outcome_of(work, batch, matched, attempt, seconds)
     raise AssertionError("the last attempt has no pause after it")
 

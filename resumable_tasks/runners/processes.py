@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 import os
 import signal
@@ -12,52 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
 
 from resumable_tasks import failures, log
-from resumable_tasks.errors import UsageError, WorkerLost
-from resumable_tasks.keys import KeyScheme
+from resumable_tasks.errors import WorkerLost
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.runners.base import Runner, Work, execute
-
-
-class HandlerReference:
-    """A handler that crosses to another process by its name, even where a decorator has it."""
-
-    def __init__(self, handler: Callable[..., Any]) -> None:
-        self._handler = handler
-
-    def __call__(self, items: Any) -> Any:
-        return self._handler(items)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
-        module, name = self._handler.__module__, self._handler.__qualname__
-        try:
-            found = _find(module, name)
-        except (ImportError, AttributeError):
-            found = None
-        if found is not self._handler:
-            raise UsageError(
-                f"handler {name!r} cannot be sent to another process: it is not at the top level "
-                f"of its module ({module}). Move it there (no lambda, no function in a function), "
-                'or use runner="local"'
-            )
-        return _reference, (module, name)
-
-
-def _find(module: str, name: str) -> Any:
-    found = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    # Under its name stands the task that the decorator has made of it.
-    return getattr(found, "fn", found)
-
-
-def _reference(module: str, name: str) -> HandlerReference:
-    return HandlerReference(_find(module, name))
+from resumable_tasks.runners.crossing import HandlerReference, contain, shippable
 
 
 class ProcessRunner(Runner):
@@ -71,9 +32,7 @@ class ProcessRunner(Runner):
     remote = True
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
-        # Workers need of the key only in which columns it stands.
-        scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
-        self._work = replace(work, handler=HandlerReference(work.handler), scheme=scheme)
+        self._work = shippable(work, HandlerReference(work.handler))
         ForkingPickler.dumps(self._work)  # what cannot cross is said now, before anything has run
         self._done, self._stopping = done, stopping
         # "fork" would copy our threads' locks in whatever state they are, "forkserver" would keep
@@ -187,9 +146,4 @@ def _die_with(sentinel: int) -> None:
 
 def _handle(batch: Batch) -> Outcome:
     assert _work is not None
-    outcome = execute(_work, batch)
-    if outcome.fatal is not None and not isinstance(outcome.fatal, Exception):
-        # SystemExit and the like
-        error = WorkerLost(f"the handler raised {outcome.fatal!r}")
-        return Outcome(batch, failures=failures.whole_batch(batch, error, 1))
-    return outcome
+    return contain(execute(_work, batch))

@@ -293,8 +293,8 @@ def _committer_first(body: Callable[[], None]) -> None:
     done = threading.Event()
 
     class Handed:
-        def __init__(self, target: Callable[[], None], **_: Any) -> None:
-            self._target = target
+        def __init__(self, target: Callable[..., None], args: Any = (), **_: Any) -> None:
+            self._target = functools.partial(target, *args)
             self._started = False
 
         def start(self) -> None:

@@ -60,7 +60,7 @@ class Zygote:
         with self._news:
             self._news.wait_for(lambda: len(self._started) > count or self._over, BOUND_SECONDS)
             assert len(self._started) > count, "the zygote has died; see its standard error"
-            self.ended.pop(self._started[-1], None)
+            # It may have ended already, and `_listen` have noted that down: it stays so.
             return self._started[-1]
 
     def wait(self, pid: int, seconds: float) -> int | None:

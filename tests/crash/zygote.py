@@ -2,8 +2,8 @@
 
 Reads requests from standard input, one JSON object a line: ``{"spec": …, "output": path}``.
 Answers ``{"started": pid}`` in order, and ``{"ended": pid, "status": …}`` when one has ended.
-Nothing here starts a thread, so that a fork is a clean one. When the input ends, what still runs
-is killed.
+No thread of Python's runs here, so that a fork is a clean one; Arrow's jemalloc has one in the
+background, and sees to it at a fork itself. When the input ends, what still runs is killed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""How a handler and what belongs to it cross to another process."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from resumable_tasks import failures
+from resumable_tasks.errors import UsageError, WorkerLost
+from resumable_tasks.keys import KeyScheme
+from resumable_tasks.model import Outcome
+from resumable_tasks.runners.base import Work
+
+
+class HandlerReference:
+    """A handler that crosses to another process by its name, even where a decorator has it."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, items: Any) -> Any:
+        return self.handler(items)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        module, name = self.handler.__module__, self.handler.__qualname__
+        try:
+            found = _find(module, name)
+        except (ImportError, AttributeError):
+            found = None
+        if found is not self.handler:
+            raise UsageError(
+                f"handler {name!r} cannot be sent to another process: it is not at the top level "
+                f"of its module ({module}). Move it there (no lambda, no function in a function), "
+                'or use runner="local"'
+            )
+        return _reference, (module, name)
+
+
+def _find(module: str, name: str) -> Any:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    # Under its name stands the task that the decorator has made of it.
+    return getattr(found, "fn", found)
+
+
+def _reference(module: str, name: str) -> HandlerReference:
+    return HandlerReference(_find(module, name))
+
+
+def shippable(work: Work, handler: Callable[..., Any]) -> Work:
+    """The work with this handler, without what only the driver needs.
+
+    Workers need of the key only in which columns it stands.
+    """
+    scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
+    return replace(work, handler=handler, scheme=scheme)
+
+
+def contain(outcome: Outcome) -> Outcome:
+    """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
+    if outcome.fatal is None or isinstance(outcome.fatal, Exception):
+        return outcome
+    error = WorkerLost(f"the handler raised {outcome.fatal!r}")
+    return Outcome(outcome.batch, failures=failures.whole_batch(outcome.batch, error, 1))

@@ -1,0 +1,12 @@
+"""Prefect: the only part of the library that names it. Loaded in flow runs only.
+
+::
+
+    detect      are we in a flow run? (asked without loading Prefect)
+    flow_run    what a run takes from the flow run around it: logger, identity, signals, runner
+    threads     batches as task runs in this process
+    remote      batches as task runs in other processes: Dask, Ray, process pools
+    telemetry   artifacts and events, best effort
+    states      the state that a flow returns
+    schedule    the date that a scheduled flow run is about
+"""
