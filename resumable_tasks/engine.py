@@ -32,8 +32,9 @@ from resumable_tasks.runners.base import Runner, Work
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# How many batches are out beyond 2 × concurrency if they cost almost nothing: as many as make
-# up this much time in handlers, and no more than these many, or this many bytes of shards.
+# How many batches are out beyond 2 × concurrency if they cost almost nothing: as many as are
+# handled in this time, about that of two commits, so that handlers need not wait for the disk;
+# and no more than these many, or this many bytes of shards.
 _CHEAP_SECONDS = 0.008
 _CHEAP_BATCHES = 256
 _CHEAP_BYTES = 16_000_000
@@ -268,7 +269,10 @@ class Engine:
         self._shard_bytes += sum(shard.bytes for shard in commit.shards)
         cheap = min(
             _CHEAP_BATCHES,
-            _CHEAP_SECONDS * self._handled / max(self._handler_seconds, 1e-9),
+            self._runner.concurrency
+            * _CHEAP_SECONDS
+            * self._handled
+            / max(self._handler_seconds, 1e-9),
             _CHEAP_BYTES * self._handled / max(self._shard_bytes, 1),
         )
         self._limit = max(self._runner.window, int(cheap))

@@ -48,6 +48,10 @@ class EventLoop:
         self._loop.call_soon_threadsafe(begin)
         return found
 
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
     def close(self, *, abandon: bool) -> None:
         """Cancel what still runs, and end the loop if it is our own."""
         if self._thread is None:

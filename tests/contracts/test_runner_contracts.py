@@ -38,7 +38,7 @@ def test_an_abandoned_loop_is_closed_when_its_handlers_have_ended(tmp_path):
     bench.go()
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
-    assert bench.runner._loop.is_closed()
+    assert bench.runner._loop.closed
 
 
 async def finish_all() -> None:

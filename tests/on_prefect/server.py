@@ -6,6 +6,7 @@ that starts it may end before another that uses it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -58,15 +59,15 @@ class Server:
 
     def start(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        log = (self.home / "server.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)],
-            env=environment(self.home, self.port),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        with (self.home / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)],
+                env=environment(self.home, self.port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         until = time.monotonic() + START_SECONDS
         while not is_up(self.port):
             if self.process.poll() is not None or time.monotonic() > until:
@@ -77,10 +78,8 @@ class Server:
     def kill(self) -> None:
         """SIGKILL to the server and to what it has started."""
         if self.process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             self.process = None
 
@@ -102,13 +101,15 @@ def shared(folder: Path, session: int) -> tuple[int, Path]:
         if known.exists():
             return int(known.read_text()), folder
         port = free_port()
-        watch = subprocess.Popen(
-            [sys.executable, "-m", "tests.on_prefect.server", str(folder), str(port), str(session)],
-            stdin=subprocess.DEVNULL,
-            stdout=(folder / "watch.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "tests.on_prefect.server"]
+        with (folder / "watch.log").open("wb") as log:
+            watch = subprocess.Popen(
+                [*command, str(folder), str(port), str(session)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         until = time.monotonic() + START_SECONDS
         while not is_up(port):
             if time.monotonic() > until:

@@ -158,7 +158,7 @@ def test_any_text_survives_as_a_key(place: Path) -> None:
     keys = NASTY[1:]
     job = resumable_task(lambda items: [{"n": len(i)} for i in items], name="job", batch_size=3)
     result = job.run(keys, checkpoint=place)
-    assert list(result.completed_keys()) == keys
+    assert sorted(result.completed_keys()) == sorted(keys)  # four threads: in any order
     assert result.table(ordered=True).column("key").to_pylist() == keys
     assert job.run(keys, checkpoint=place).skipped == len(keys)
 

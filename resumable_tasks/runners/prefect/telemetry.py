@@ -1,30 +1,30 @@
 """What Prefect's UI shows of a run: artifacts and events. Best effort: it never holds a batch up.
 
-An event goes out at every commit, by Prefect's own queue; if commits come faster than Prefect's
-server can take events, several share one. Artifacts need calls of the API, which a thread of
-this module makes: whoever commits only leaves word here.
+Whoever commits only leaves word here, under a lock that nobody holds for long. A thread of this
+module tells Prefect: an event at every commit, the progress now and then, at the end the summary
+and the failures. It alone waits for the API, with all of Prefect's patience; what is committed
+meanwhile is told later, summed up.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
+import json
 import re
 import shlex
 import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.events import emit_event
+from prefect.runtime import flow_run, task_run
 
 from resumable_tasks import log
 from resumable_tasks.events import Committed, Event, Progress, RunFinished, RunStarted
@@ -34,15 +34,61 @@ from resumable_tasks.text import clean
 
 COMMITTED = "resumable-tasks.batch.committed"
 RESOURCE = "resumable-tasks.checkpoint"
-# Prefect's server takes a few hundred events a second, and drops what is more without a word.
+# Prefect's server takes some hundred events a second; it keeps 10,000 waiting and drops the rest
+# without a word. So a run has no more than these, and half as many after every thousand.
 _EVENTS_AT_ONCE = 50
 _EVENTS_A_SECOND = 10.0
+_EVENTS_TO_HALF = 1_000
+# The progress, every three seconds at first; later, after every hundredth of the time so far.
 _UPDATE_SECONDS = 3.0
-# If the API does not answer, the flow goes on without the last artifacts.
+_SLOWEST_UPDATE_SECONDS = 30.0
+_CALL_SECONDS = 30.0
+# A run that has ended waits so long for its summary to be taken. One that is interrupted may be
+# killed soon, and has to tell the last state of its flow run before that.
 _LAST_WORD_SECONDS = 10.0
+_LAST_WORD_INTERRUPTED_SECONDS = 3.0
 _FAILURES_SHOWN = 200
-# Else Prefect gives a coroutine if the flow is a coroutine, wherever it is called.
-_SYNC: dict[str, Any] = {"_sync": True}
+_HOW = {
+    "done": "done",
+    "failed": "items failed",
+    "interrupted": "interrupted",
+    "error": "ended by an error",
+}
+_TO_RESUME = (
+    "What is done is safe. Start the flow again with the same checkpoint, or retry this flow run: "
+    "only what is missing is handled."
+)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Commits, added up."""
+
+    commits: int = 0
+    completed: int = 0
+    failed: int = 0
+    rows: int = 0
+    bytes: int = 0
+    last: Committed | None = None
+    at: datetime.datetime | None = None
+
+    def add(self, event: Committed) -> None:
+        self.commits += 1
+        self.completed += event.completed
+        self.failed += len(event.failures)
+        self.rows += event.rows
+        self.bytes += event.bytes
+        self.last, self.at = event, datetime.datetime.now(datetime.UTC)
+
+
+@dataclass(slots=True)
+class _Word:
+    """What there is to tell."""
+
+    untold: _Sum = field(default_factory=_Sum)
+    all: _Sum = field(default_factory=_Sum)
+    failures: list[Failure] = field(default_factory=list)
+    finished: RunFinished | None = None
 
 
 class Telemetry:
@@ -51,87 +97,210 @@ class Telemetry:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._latest: Progress | None = None
-        self._finished: RunFinished | None = None
-        self._commits = _Commits()
-        self._seen = _Seen()
+        self._word = _Word()
+        self._api_fails = False
 
     def __call__(self, event: Event) -> None:
+        word = self._word
         if isinstance(event, RunStarted):
-            self._seen.found, self._seen.expected = event.found, event.expected
             self._thread = threading.Thread(
                 target=copy_context().run,
-                args=(self._show, event),
+                args=(self._run, event),
                 name="resumable-telemetry",
                 daemon=True,
             )
             self._thread.start()
         elif isinstance(event, Committed):
-            self._seen.add(event)
-            self._commits.add(event)
             with self._changed:
-                self._latest = event.progress
+                word.untold.add(event)
+                word.all.add(event)
+                word.failures.extend(event.failures[: _FAILURES_SHOWN - len(word.failures)])
+                if word.untold.commits == 1:
+                    self._changed.notify()
         elif isinstance(event, RunFinished) and self._thread is not None:
-            self._commits.flush()
             with self._changed:
-                self._finished = event
+                word.finished = event
                 self._changed.notify()
-            self._thread.join(_LAST_WORD_SECONDS)
+            interrupted = event.how == "interrupted"
+            self._thread.join(_LAST_WORD_INTERRUPTED_SECONDS if interrupted else _LAST_WORD_SECONDS)
+            if self._thread.is_alive():
+                log.warning("Prefect's API does not answer; the run's summary may be missing there")
 
-    def _show(self, started: RunStarted) -> None:
-        """The thread: the progress, now and then; at the end the summary and the failures."""
-        key = artifact_key(started.job)
-        shown: Progress | None = None
-        artifact: UUID | None = None
-        total = started.expected
+    def _run(self, started: RunStarted) -> None:
+        """The thread."""
+        try:
+            # A client of its own: that of the flow run is closed when the flow ends.
+            with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
+                self._tell(_Artifacts(client, started))
+        except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
+            log.warning("this run is not shown in Prefect's UI: %r", error)
 
-        def show(progress: Progress) -> None:
-            nonlocal artifact
-            share, text = percent(progress, total), f"{started.job}: {describe(progress)}"
-            if artifact is None:
-                made = create_progress_artifact(share, f"{key}-progress", text, **_SYNC)
-                assert isinstance(made, UUID)
-                artifact = made
-            else:
-                update_progress_artifact(artifact, share, text, **_SYNC)
-
-        _try(lambda: show(Progress(0, 0, 0, total, 0.0)))
+    def _tell(self, artifacts: _Artifacts) -> None:
+        pace, due, began = _Pace(), 0.0, time.monotonic()
         while True:
-            with self._changed:
-                if self._finished is None:
-                    self._changed.wait(_UPDATE_SECONDS)
-                finished, latest = self._finished, self._latest
+            untold, last, finished = self._wait(due, pace)
+            if untold is not None:
+                pace.take()
+                self._try(functools.partial(_emit, untold))
             if finished is not None:
                 break
-            if latest is not None and latest is not shown:
-                shown = latest
-                _try(functools.partial(show, latest))
-        if finished.how == "done":
-            total = total or finished.progress.completed + finished.progress.skipped
-        _try(lambda: show(finished.progress))
-        summary = self._seen.summary(finished)
-        _try(
-            lambda: create_markdown_artifact(summary, f"{key}-summary", started.checkpoint, **_SYNC)
+            now = time.monotonic()
+            if now >= due:
+                self._try(functools.partial(artifacts.show_progress, last and last.progress))
+                pause = max(_UPDATE_SECONDS, (now - began) / 100)
+                due = time.monotonic() + min(pause, _SLOWEST_UPDATE_SECONDS)
+        word = self._word  # nothing is added any more
+        if word.failures:
+            self._try(lambda: artifacts.show_failures(word.failures, word.all.failed))
+        self._try(lambda: artifacts.show_summary(finished, word.all))
+        self._try(lambda: artifacts.show_progress(finished.progress, finished.how))
+
+    def _wait(
+        self, due: float, pace: _Pace
+    ) -> tuple[_Sum | None, Committed | None, RunFinished | None]:
+        """Wait for something to tell: commits, the time for the progress, the end."""
+        word = self._word
+        with self._changed:
+            while word.finished is None and (left := due - time.monotonic()) > 0:
+                if word.untold.commits:
+                    left = min(left, pace.wait())
+                    if left <= 0:
+                        break
+                self._changed.wait(left)
+            untold = None
+            if word.untold.commits and (word.finished is not None or pace.wait() <= 0):
+                untold, word.untold = word.untold, _Sum()
+            return untold, word.all.last, word.finished
+
+    def _try(self, call: Callable[[], None]) -> None:
+        """Call the API; that it fails is said once, until it works again."""
+        try:
+            call()
+            self._api_fails = False
+        except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
+            if not self._api_fails:
+                log.warning("Prefect's API did not take what is to be shown of the run: %r", error)
+            self._api_fails = True
+
+
+class _Pace:
+    """How soon the next event may go out."""
+
+    def __init__(self) -> None:
+        self._allowance, self._at = float(_EVENTS_AT_ONCE), time.monotonic()
+        self._taken = 0
+
+    def wait(self) -> float:
+        rate = _EVENTS_A_SECOND * 0.5 ** (self._taken / _EVENTS_TO_HALF)
+        now = time.monotonic()
+        earned = (now - self._at) * rate
+        self._allowance, self._at = min(_EVENTS_AT_ONCE, self._allowance + earned), now
+        return (1 - self._allowance) / rate
+
+    def take(self) -> None:
+        self._allowance -= 1
+        self._taken += 1
+
+
+def _emit(commits: _Sum) -> None:
+    last = commits.last
+    assert last is not None
+    emit_event(
+        COMMITTED,
+        occurred=commits.at,
+        resource={
+            "prefect.resource.id": f"{RESOURCE}.{last.checkpoint}",
+            "prefect.resource.name": last.checkpoint,
+            # What the trigger of an automation can match; it does not look into the payload.
+            "resumable-tasks.job": last.job,
+            "resumable-tasks.run": last.run,
+            "resumable-tasks.failed": str(commits.failed),
+        },
+        payload={
+            "job": last.job,
+            "checkpoint": last.checkpoint,
+            "run": last.run,
+            "commits": commits.commits,
+            "record": last.number,
+            "completed": commits.completed,
+            "failed": commits.failed,
+            "rows": commits.rows,
+            "bytes": commits.bytes,
+            "completed_by_now": last.progress.completed + last.progress.skipped,
+            "failed_by_now": last.progress.failed,
+            "expected": last.progress.expected,
+        },
+    )
+
+
+class _Artifacts:
+    """The artifacts of one run, of the flow run and task run around."""
+
+    def __init__(self, client: SyncPrefectClient, started: RunStarted) -> None:
+        self._client = client
+        self._started = started
+        self._progress: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+
+    def show_progress(self, progress: Progress | None, how: str = "") -> None:
+        job, expected = self._started.job, self._started.expected
+        progress = progress or Progress(0, 0, 0, expected, 0.0)
+        wanted = percent(progress, how), f"{literal(job)}: {describe(progress)}"
+        if wanted == self._shown:
+            return
+        share, text = wanted
+        if self._progress is None:
+            self._progress = self._create("progress", "progress", text, share)
+        else:
+            self._client.update_artifact(
+                self._progress, ArtifactUpdate(description=text, data=share)
+            )
+        self._shown = wanted
+
+    def show_summary(self, finished: RunFinished, commits: _Sum) -> None:
+        text = summary(finished, commits)
+        self._create("summary", "markdown", code(finished.checkpoint), text)
+
+    def show_failures(self, failures: list[Failure], failed: int) -> None:
+        started = self._started
+        text = f"{failed:,} items of {literal(started.job)} failed"
+        if failed > len(failures):
+            more = failed - len(failures)
+            text += f". The first {len(failures):,} are shown; {more:,} more are listed by"
+        else:
+            text += ":"
+        text += " " + code(f"resumable failures {shlex.quote(started.checkpoint)}")
+        rows = [
+            {
+                "key": literal(repr(failure.key), 200),
+                "error": literal(failure.error, 200),
+                "attempts": failure.attempts,
+                "message": literal(failure.message, 300),
+            }
+            for failure in failures
+        ]
+        self._create("failures", "table", text, json.dumps(rows))
+
+    def _create(self, suffix: str, kind: str, description: str, data: str | float) -> UUID:
+        artifact = ArtifactCreate(
+            key=f"{artifact_key(self._started.job)}-{suffix}",
+            type=kind,
+            description=description,
+            data=data,
+            flow_run_id=flow_run.id,
+            task_run_id=task_run.id,
         )
-        if self._seen.failures:
-            table = self._seen.table()
-            about = f"{self._seen.failed:,} items of {started.job} failed"
-            _try(lambda: create_table_artifact(table, f"{key}-failures", about, **_SYNC))
+        return self._client.create_artifact(artifact).id
 
 
-def _try(call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
-        log.warning("Prefect's API did not take an artifact: %r; the run goes on", error)
-
-
-def percent(progress: Progress, total: int | None) -> float:
-    """How far a run is, from 0 to 100; 0 where the items have no length."""
-    if not total:
-        return 0.0
-    done = progress.completed + progress.skipped + progress.failed
-    return min(100.0, round(100 * done / total, 1))
+def percent(progress: Progress, how: str = "") -> float:
+    """How far a run is, from 0 to 100; 0 as long as it is not known how many items there are."""
+    if how == "done":
+        return 100.0
+    handled = progress.completed + progress.skipped + progress.failed
+    # A run that has failed has been at all items; there may have been no telling how many.
+    expected = handled if progress.expected is None and how == "failed" else progress.expected
+    return min(100.0, round(100 * handled / expected, 1)) if expected else 0.0
 
 
 def artifact_key(job: str) -> str:
@@ -139,108 +308,67 @@ def artifact_key(job: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", job.lower()).strip("-") or "job"
 
 
-class _Commits:
-    """Commits as events: each its own, as long as they are not too many."""
-
-    def __init__(self) -> None:
-        self._allowance = float(_EVENTS_AT_ONCE)
-        self._at = time.monotonic()
-        self._held: list[Committed] = []
-
-    def add(self, event: Committed) -> None:
-        now = time.monotonic()
-        earned = (now - self._at) * _EVENTS_A_SECOND
-        self._allowance, self._at = min(_EVENTS_AT_ONCE, self._allowance + earned), now
-        self._held.append(event)
-        if self._allowance >= 1:
-            self._allowance -= 1
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._held:
-            return
-        held, self._held = self._held, []
-        last = held[-1]
-        emit_event(
-            COMMITTED,
-            resource={
-                "prefect.resource.id": f"{RESOURCE}.{last.checkpoint}",
-                "prefect.resource.name": last.checkpoint,
-                "resumable-tasks.job": last.job,
-                "resumable-tasks.run": last.run,
-            },
-            payload={
-                "job": last.job,
-                "checkpoint": last.checkpoint,
-                "run": last.run,
-                "commits": len(held),
-                "record": last.number,
-                "completed": sum(event.completed for event in held),
-                "failed": sum(len(event.failures) for event in held),
-                "rows": sum(event.rows for event in held),
-                "bytes": sum(event.bytes for event in held),
-                "completed_by_now": last.progress.completed + last.progress.skipped,
-                "expected": last.progress.expected,
-            },
-        )
+def summary(finished: RunFinished, commits: _Sum) -> str:
+    """The markdown artifact."""
+    progress = finished.progress
+    rate = progress.rate
+    shown = "–" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:,.2g}"
+    counts = {
+        "resumed": f"{progress.skipped:,} items",
+        "new": f"{progress.completed:,} items",
+        "failed": f"{progress.failed:,} items",
+        "rate": f"{shown} items a second",
+        "time": f"{progress.seconds:,.1f} s",
+        "written": f"{commits.rows:,} rows, {commits.bytes:,} bytes, "
+        f"in {commits.commits:,} commits",
+    }
+    handled = progress.completed + progress.skipped + progress.failed
+    if progress.expected is not None and handled < progress.expected and finished.how != "done":
+        counts["not handled"] = f"{progress.expected - handled:,} items"
+    lines = [
+        f"## {literal(finished.job)}: {_HOW.get(finished.how, finished.how)}",
+        "",
+        *([] if finished.how == "done" else [_TO_RESUME, ""]),
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in counts.items()),
+        "",
+        # Not in the table, whose cells end at any | even in code.
+        f"checkpoint: {code(finished.checkpoint)}",
+        "",
+        block(f"resumable status {shlex.quote(finished.checkpoint)}"),
+    ]
+    return "\n".join(lines)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What the summary is made of."""
-
-    found: int = 0
-    expected: int | None = None
-    rows: int = 0
-    bytes: int = 0
-    commits: int = 0
-    failed: int = 0
-    failures: tuple[Failure, ...] = ()
-
-    def add(self, event: Committed) -> None:
-        self.rows += event.rows
-        self.bytes += event.bytes
-        self.commits += 1
-        self.failed += len(event.failures)
-        if len(self.failures) < _FAILURES_SHOWN:
-            self.failures = (*self.failures, *event.failures)[:_FAILURES_SHOWN]
-
-    def summary(self, finished: RunFinished) -> str:
-        """The markdown artifact."""
-        progress = finished.progress
-        rate = f"{progress.rate:,.2g} items a second" if progress.rate else "–"
-        if progress.rate and progress.rate >= 100:
-            rate = f"{progress.rate:,.0f} items a second"
-        place = finished.checkpoint
-        return (
-            f"## {finished.job}: {_HOW.get(finished.how, finished.how)}\n\n"
-            "| | |\n| --- | --- |\n"
-            f"| resumed | {progress.skipped:,} items |\n"
-            f"| new | {progress.completed:,} items |\n"
-            f"| failed | {progress.failed:,} items |\n"
-            f"| rate | {rate} |\n"
-            f"| time | {progress.seconds:,.1f} s |\n"
-            f"| written | {self.rows:,} rows, {self.bytes:,} bytes, in {self.commits:,} commits |\n"
-            f"| checkpoint | `{place}` |\n\n"
-            f"```sh\nresumable status {shlex.quote(place)}\n```\n"
-        )
-
-    def table(self) -> list[dict[str, Any]]:
-        """The table artifact: the first failures of the run."""
-        return [
-            {
-                "key": clean(repr(failure.key), 200),
-                "error": failure.error,
-                "message": clean(failure.message, 300),
-                "attempts": failure.attempts,
-            }
-            for failure in self.failures
-        ]
+def code(text: str, limit: int | None = None) -> str:
+    """Any text as code of markdown, one line, in which nothing is anything but itself."""
+    text = clean(text, limit)
+    fence = "`" * (_longest_fence(text) + 1)
+    # Then no backtick of its own meets the fence, and no space of its own is taken away.
+    pad = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
-_HOW = {
-    "done": "done",
-    "failed": "items failed",
-    "interrupted": "interrupted; run again to resume",
-    "error": "ended by an error; run again to resume",
-}
+def block(text: str) -> str:
+    """Any text as a block of code."""
+    text = clean(text)
+    fence = "`" * max(3, _longest_fence(text) + 1)
+    return f"{fence}sh\n{text}\n{fence}"
+
+
+def literal(text: str, limit: int | None = None) -> str:
+    """Any text, as it is, for a place that one version of the UI takes for markdown.
+
+    The cells of tables are markdown with HTML to the older UI, and plain text to the newer one.
+    """
+    text = clean(text, limit)
+    return text if _PLAIN.fullmatch(text) else code(text)
+
+
+# Words and such marks as mean nothing in markdown; not "1." at the beginning, which is a list.
+_PLAIN = re.compile(r"(?!\d+[.)])['\"(]?[^\W_](?:[^\W_]|[ ,.;:'\"()/=%?!…-])*")
+
+
+def _longest_fence(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
