@@ -25,7 +25,8 @@ from typing import Any
 
 import pyarrow.dataset as pads
 
-from flows.nightly_ingest import default_sources, expand, partition_folder, source_files
+from flows.ingest import partition_folder
+from flows.python_files import default_sources, expand, source_files
 
 HOME = Path(".resumable/demo")  # the demo's own, removed at the start of each
 CHECKPOINT, OUT = HOME / "checkpoint", HOME / "published"
@@ -46,7 +47,7 @@ def main(sources: list[str]) -> int:
     command = [
         *(sys.executable, "-m", "flows.nightly_ingest", *sources),
         *("--date", str(today), "--checkpoint", str(CHECKPOINT), "--out", str(OUT)),
-        *("--processes", "--concurrency", "2"),
+        *("--local", "--processes", "--concurrency", "2"),
         *("--batch-size", str(max(1, len(expected) // BATCHES)), "--no-progress"),
     ]
 

@@ -1,6 +1,8 @@
-"""Every night: take stock of Python source files, one row a file, resumable, in Parquet.
+"""Every night: take in what a source has, one row an item, resumable, published in Parquet.
 
-    python -m flows.nightly_ingest [SOURCE…]
+    python -m flows.nightly_ingest [SOURCE…]                     Python files: take stock of them
+    python -m flows.nightly_ingest --api API.json                the records of an HTTP JSON API
+    python -m flows.nightly_ingest --from DATE --to DATE …       a range of dates, one by one
 
 A SOURCE is a file, a folder or a glob; by default the standard library and the installed packages
 of the interpreter that runs this. Each date has its own checkpoint and its own folder, so that
@@ -9,185 +11,102 @@ of the interpreter that runs this. Each date has its own checkpoint and its own 
 * a second run of the same date finds all done, and handles nothing;
 * the folders of all dates together are one dataset: ``dataset(out, partitioning="hive")``.
 
+To Prefect it is the flow ``flows/nightly_ingest.py:nightly_ingest``. Started as a script it is a
+flow run too if PREFECT_API_URL names a server; otherwise, or with ``--local``, nothing but this
+process takes part, and Prefect need not be installed.
+
 Exit codes: 0 done · 1 items failed · 2 usage · 3 held by another run · 4 damaged checkpoint ·
-75 interrupted, run again to resume.
+75 interrupted, run again to resume. Of several dates, the highest.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import datetime
-import glob
-import hashlib
+import importlib
 import logging
 import os
 import sys
-import sysconfig
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+from flows.http_api import HttpApi, read_http_api
+from flows.ingest import CHECKPOINT, OUT, ingest_date, partition_folder
+from resumable_tasks import Interrupted, JobFailed, ResumableTasksError, RunResult, UsageError
 
-from resumable_tasks import (
-    Interrupted,
-    ItemFailure,
-    ResumableTasksError,
-    RunResult,
-    UsageError,
-    resumable_task,
-)
-
-CHECKPOINT = ".resumable/nightly_ingest"
-OUT = "published/nightly_ingest"
-
-# The columns after `path`, which is the key. Types are given, not inferred: a column that is null
-# in all rows of one date would otherwise have no type there, and the dates no common schema.
-COLUMNS = {
-    "package": pa.string(),
-    "bytes": pa.int64(),
-    "lines": pa.int64(),
-    "sha256": pa.string(),
-    "functions": pa.int64(),
-    "classes": pa.int64(),
-    "imports": pa.int64(),
-    "syntax_error": pa.string(),
-}
-
-# Compiled files; and, below a source, packages installed there: name their folder to have them.
-PASSED_OVER = {"__pycache__", "site-packages", "dist-packages"}
-
-# The parser warns of bad escapes in the files that it is given. They are theirs, not ours.
-warnings.filterwarnings("ignore", module="<unknown>")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file to take stock of.
-
-    ``path`` is the key: absolute, so that one file is one item from whichever folder this is
-    started and however many sources name it. ``file`` is the same path as the system knows it.
-    """
-
-    path: str
-    package: str
-    file: str
-
-
-@resumable_task(name="nightly_ingest", key="path", on_duplicate="skip")
-def ingest(files: list[SourceFile]) -> list[dict[str, Any] | ItemFailure]:
-    """The handler: a batch of files in, a row or a failure for each of them out."""
-    return [describe(file) for file in files]
-
-
-def describe(file: SourceFile) -> dict[str, Any] | ItemFailure:
-    """The row of one file. Whatever stands in the file is data, and never an exception."""
-    found: dict[str, Any] = {"package": file.package}
+# As a script (or in a worker process of one) it does not pay for the import of Prefect, which
+# takes seconds. `_as_flow_run` imports this module by its name, and then it is a flow.
+if TYPE_CHECKING or __name__ in ("__main__", "__mp_main__"):
+    from flows.ingest import flow
+else:
     try:
-        with open(file.file, "rb") as opened:
-            found |= measure(opened.read())
-    except FileNotFoundError:
-        pass  # it was there when the folder was listed: a row with the path and no content
-    except OSError as error:
-        return ItemFailure(file.path, error)  # recorded, and tried again by the next run
-    row = {name: pa.scalar(found.get(name), kind) for name, kind in COLUMNS.items()}
-    return {"path": file.path, **row}
+        from prefect import flow
+    except ImportError:
+        from flows.ingest import flow
+
+Run = Callable[[datetime.date], RunResult]
+
+_AGAIN_LATER = Interrupted.exit_code
 
 
-def measure(data: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "bytes": len(data),
-        "lines": len(data.splitlines()),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    try:
-        kinds = Counter(map(type, ast.walk(ast.parse(data))))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        text = f"{type(error).__name__}: {error}"
-        return found | {"syntax_error": text.encode("utf-8", "backslashreplace").decode()}
-    return found | {
-        "functions": kinds[ast.FunctionDef] + kinds[ast.AsyncFunctionDef],
-        "classes": kinds[ast.ClassDef],
-        "imports": kinds[ast.Import] + kinds[ast.ImportFrom],
-    }
-
-
-def default_sources() -> list[str]:
-    """Real files that every machine has: the standard library and the installed packages."""
-    return [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")]
-
-
-def expand(sources: Iterable[str]) -> list[str]:
-    """The files and folders that the sources name. Raises `UsageError` for one that names none."""
-    found: list[str] = []
-    for source in sources:
-        paths = [source] if os.path.exists(source) else sorted(glob.glob(source, recursive=True))
-        if not paths:
-            raise UsageError(f"source {source!r} is no file or folder, and no glob that finds any")
-        found += map(os.path.abspath, paths)
-    return list(dict.fromkeys(found))
-
-
-def source_files(paths: Sequence[str]) -> Iterator[SourceFile]:
-    """All Python files below these paths, lazily, in the same order every time."""
-    for path in paths:
-        if os.path.isfile(path):
-            yield source_file(path, os.path.dirname(path))
-        unlisted: list[OSError] = []
-        for folder, folders, names in os.walk(path, onerror=unlisted.append):
-            folders[:] = sorted(name for name in folders if name not in PASSED_OVER)
-            for name in sorted(names):
-                file = os.path.join(folder, name)
-                # Neither a pipe, which would block, nor a link to nowhere.
-                if name.endswith(".py") and os.path.isfile(file):
-                    yield source_file(file, path)
-        for error in unlisted:
-            # A folder that cannot be listed must not pass in silence: it fails as an item.
-            if not isinstance(error, FileNotFoundError):
-                yield source_file(str(error.filename), path)
-
-
-def source_file(file: str, root: str) -> SourceFile:
-    while os.path.isfile(os.path.join(root, "__init__.py")):
-        root = os.path.dirname(root)  # from inside a package up to where it is imported from
-    package = os.path.relpath(file, root).split(os.sep)[0].removesuffix(".py")
-    return SourceFile(as_text(file), as_text(package), file)
-
-
-def as_text(path: str) -> str:
-    r"""A path as text: bytes that are no UTF-8 as ``\xNN``; no two paths give the same text."""
-    return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-
-
-def partition_folder(out: str, date: datetime.date) -> Path:
-    return Path(out) / f"date={date}"
-
-
+@flow(name="nightly-ingest")
 def nightly_ingest(
-    sources: Sequence[str],
-    date: datetime.date,
-    *,
+    sources: list[str] | None = None,
+    api: HttpApi | None = None,
+    date: datetime.date | None = None,
+    tz: str | None = None,
     checkpoint: str = CHECKPOINT,
     out: str = OUT,
+    batch_size: int = 50,
+    concurrency: int = 4,
     limit: int | None = None,
-    progress: bool | None = None,
-    **options: Any,
-) -> RunResult:
-    """Take stock of the sources for one date, and publish the rows when all are there.
+) -> Any:
+    """Ingest one date: nothing lost, nothing twice, whatever kills it; resumed by the next run.
 
-    ``options`` are any of `resumable_task`'s. Raises what `ResumableTask.run` raises; nothing is
-    published then, and what was done is kept for the next run.
+    Args:
+        sources: files, folders and globs; by default the Python files of this interpreter.
+        api: an HTTP JSON API as the source, instead of files.
+        date: which date; by default that of the scheduled start, and so the same in every retry.
+        tz: the time zone of the schedule, such as "Europe/Berlin", to tell the date by.
+        checkpoint: the folder of the checkpoints, with one a date below it.
+        out: the folder of the dataset, with one a date below it.
+        batch_size: items a batch, at most.
+        concurrency: batches at once.
+        limit: only the first so many items.
     """
-    files = islice(source_files(expand(sources)), limit)
-    task = ingest.with_options(**options)
-    result = task.run(files, checkpoint=checkpoint, partition=date, progress=progress)
-    result.publish(partition_folder(out, date))
-    return result
+    result = ingest_date(
+        _date_or_scheduled(date, tz),
+        sources,
+        api,
+        checkpoint=checkpoint,
+        out=out,
+        limit=limit,
+        batch_size=batch_size,
+        concurrency=concurrency,
+    )
+    if flow.__module__ == "flows.ingest":  # there is no Prefect
+        return result
+    from resumable_tasks import flow_state
+
+    return flow_state(result)
+
+
+def _date_or_scheduled(date: datetime.date | None, tz: str | None) -> datetime.date:
+    if date is not None:
+        return date
+    from resumable_tasks import scheduled_date
+
+    return scheduled_date(tz=tz)
+
+
+@dataclass(frozen=True)
+class DateDone:
+    """How a date ended: its exit code, None if it was not begun; and what there is to say."""
+
+    date: datetime.date
+    code: int | None
+    text: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,10 +114,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
     try:
-        result = nightly_ingest(
-            args.sources or default_sources(),
-            args.date,
+        dates = _dates(args)
+        run = _as_flow_run(args) if _wants_flow_run(args) else _here(args)
+    except ResumableTasksError as error:
+        logging.error("%s", error)  # noqa: TRY400 - the message says what to do; no traceback
+        return error.exit_code
+    done: list[DateDone] = []
+    for date in dates:
+        # What makes a run end with "again later" (a signal, a full disk, an API that is down)
+        # would meet the next date too. All else is this date's own.
+        if done and done[-1].code in (None, _AGAIN_LATER):
+            done.append(DateDone(date, None, "not begun"))
+        else:
+            done.append(_one_date(run, date, args))
+    if args.first:
+        print("\ndate        exit  result")
+        for each in done:
+            print(f"{each.date}  {'–' if each.code is None else each.code:>4}  {each.text}")
+    return max(each.code or 0 for each in done)
+
+
+def _one_date(run: Run, date: datetime.date, args: argparse.Namespace) -> DateDone:
+    try:
+        result = run(date)
+    except (ResumableTasksError, Interrupted) as error:
+        logging.error("%s", error)  # noqa: TRY400 - the message says what to do; no traceback
+        some = error.result if isinstance(error, JobFailed | Interrupted) else None
+        text = _counts(some) if some is not None else str(error).splitlines()[0]
+        return DateDone(date, error.exit_code, text)
+    kind = "files" if args.api is None else "records"
+    print(f"{result.total:,} {kind} on {date}: {_counts(result)}")
+    print(f"published in {partition_folder(args.out, date)}", flush=True)
+    return DateDone(date, 0, _counts(result))
+
+
+def _counts(result: RunResult) -> str:
+    return (
+        f"{result.completed:,} handled now, {result.skipped:,} resumed, {result.failed:,} failed, "
+        f"in {result.seconds:.1f} s"
+    )
+
+
+def _here(args: argparse.Namespace) -> Run:
+    """Runs a date in this process, without Prefect."""
+
+    def run(date: datetime.date) -> RunResult:
+        return ingest_date(
+            date,
+            args.sources,
+            args.api,
             checkpoint=args.checkpoint,
             out=args.out,
             limit=args.limit,
@@ -207,40 +173,128 @@ def main(argv: Sequence[str] | None = None) -> int:
             concurrency=args.concurrency,
             runner="processes" if args.processes else "auto",
         )
-    except (ResumableTasksError, Interrupted) as error:
-        logging.error("%s", error)  # noqa: TRY400 - the message says what to do; no traceback
-        return error.exit_code
-    print(
-        f"{result.total:,} files on {args.date}: {result.completed:,} handled now, "
-        f"{result.skipped:,} resumed, {result.failed:,} failed, in {result.seconds:.1f} s\n"
-        f"published in {partition_folder(args.out, args.date)}"
-    )
-    return 0
+
+    return run
+
+
+def _wants_flow_run(args: argparse.Namespace) -> bool:
+    return not args.local and bool(os.environ.get("PREFECT_API_URL"))
+
+
+def _as_flow_run(args: argparse.Namespace) -> Run:
+    """Runs a date as a flow run of the server that PREFECT_API_URL names."""
+    server = os.environ["PREFECT_API_URL"].rpartition("@")[2]  # without a password
+    if args.processes:
+        raise UsageError(
+            f"--processes is for --local: a flow run on {server} (PREFECT_API_URL) has its batches "
+            "run by the flow's task runner"
+        )
+    try:
+        import httpx
+        from prefect.client.orchestration import get_client
+    except ImportError:
+        raise UsageError(
+            f"PREFECT_API_URL is set ({server}), and Prefect is not installed: "
+            "pip install 'resumable-tasks[prefect]', or --local to do without it"
+        ) from None
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is no server to run on
+        problem = error
+    if problem is not None:
+        raise PrefectUnreachable(
+            f"there is no answer from the Prefect server at {server} (PREFECT_API_URL): {problem}. "
+            "Start it and run the same command again; or --local to do without it"
+        )
+    # By its name, unlike this script, it is a flow.
+    as_flow = importlib.import_module("flows.nightly_ingest").nightly_ingest
+
+    def run(date: datetime.date) -> RunResult:
+        try:
+            result: RunResult = as_flow(
+                sources=args.sources or None,
+                api=args.api,
+                date=date,
+                checkpoint=args.checkpoint,
+                out=args.out,
+                batch_size=args.batch_size,
+                concurrency=args.concurrency,
+                limit=args.limit,
+            )
+        except httpx.HTTPError as error:  # those of an API as the source do not come as such
+            raise PrefectUnreachable(
+                f"the Prefect server at {server} (PREFECT_API_URL) has failed the flow run: "
+                f"{error!r}. What is done is safe, and may be all: run the same command again"
+            ) from error
+        return result
+
+    return run
+
+
+class PrefectUnreachable(ResumableTasksError):
+    """The Prefect server does not answer. What is done is in the checkpoint, as ever."""
+
+    exit_code = _AGAIN_LATER
+
+
+def _dates(args: argparse.Namespace) -> list[datetime.date]:
+    if not args.first and not args.last:
+        return [_date_or_scheduled(args.date, args.tz)]
+    if args.date or not args.first or not args.last:
+        raise UsageError("a range of dates is --from DATE --to DATE, without --date")
+    days = (args.last - args.first).days
+    if days < 0:
+        raise UsageError(f"--from {args.first} is after --to {args.last}")
+    return [args.first + datetime.timedelta(days=day) for day in range(days + 1)]
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m flows.nightly_ingest",
-        description="Take stock of Python source files: one row a file, resumable, in Parquet.",
+        description="Ingest files, or the records of an HTTP API: one row each, resumable, in "
+        "Parquet.",
         epilog="Exit codes: 0 done, 1 items failed, 2 usage, 3 held by another run, 4 damaged "
-        "checkpoint, 75 interrupted: run the same command again.",
+        "checkpoint, 75 interrupted: run the same command again. Of several dates, the highest.",
     )
     parser.add_argument(
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="file, folder or glob (default: the standard library and the installed packages)",
+        help="file, folder or glob of Python files; {date} in it is the date (default: the "
+        "standard library and the installed packages)",
     )
     add = parser.add_argument
-    add("--date", type=day, default=datetime.date.today(), help="partition (default: today)")
+    add(
+        "--api",
+        metavar="FILE_OR_JSON",
+        type=_api,
+        help="an HTTP JSON API as the source: a JSON object, or a file of one, with the fields of "
+        "flows.http_api.HttpApi",
+    )
+    add("--date", type=day, help="partition (default: today)")
+    add("--from", dest="first", metavar="DATE", type=day, help="each date from this one …")
+    add("--to", dest="last", metavar="DATE", type=day, help="… to this one, one after the other")
+    add("--tz", help="time zone of today, such as Europe/Berlin (default: the machine's)")
     add("--checkpoint", default=CHECKPOINT, help="default: %(default)s; a folder a date below it")
     add("--out", default=OUT, help="default: %(default)s; a folder date=… below it")
-    add("--batch-size", type=int, default=50, help="files a batch (default: %(default)s)")
+    add("--batch-size", type=int, default=50, help="items a batch (default: %(default)s)")
     add("--concurrency", type=int, default=4, help="batches at once (default: %(default)s)")
     add("--processes", action="store_true", help="in processes, not threads: parsing computes")
-    add("--limit", type=count, help="only the first so many files")
+    add("--limit", type=count, help="only the first so many items")
+    add("--local", action="store_true", help="without Prefect, even if PREFECT_API_URL is set")
     add("--no-progress", dest="progress", action="store_false", default=None, help="no bar")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.sources and args.api:
+        parser.error("SOURCE and --api exclude each other")
+    return args
+
+
+def _api(text: str) -> HttpApi:
+    try:
+        return read_http_api(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def day(text: str) -> datetime.date:

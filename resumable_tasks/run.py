@@ -69,9 +69,10 @@ class Run:
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
         """Ask the run to stop, also before it has begun. Safe in a signal handler."""
-        if self._engine is None:
-            self._stop_requests.append((reason, at_once))
-        else:
+        # First into the list: in a flow run another thread makes the engine, and then reads it.
+        # A request that comes in between is made twice, which does no harm.
+        self._stop_requests.append((reason, at_once))
+        if self._engine is not None:
             self._engine.request_stop(reason, at_once)
 
     def carry_out(self) -> RunResult:

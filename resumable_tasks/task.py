@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import inspect
 import os
+import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from datetime import date
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -151,7 +153,10 @@ class ResumableTask(Generic[P, R]):
             Interrupts(run.request_stop, event_loop=True),
             flow_run.logging() if flow_run is not None else nullcontext(),
         ):
-            work = asyncio.ensure_future(asyncio.to_thread(_outcome, run.carry_out))
+            # No task: an exception that ends the event loop, as Prefect's at SIGTERM, has all its
+            # tasks cancelled, and what a cancelled task does in a thread cannot be waited for.
+            carry_out = functools.partial(copy_context().run, _outcome, run.carry_out)
+            work = loop.run_in_executor(None, carry_out)
             try:
                 if flow_run is not None:
                     await flow_run.watch(work, run.request_stop)
@@ -159,7 +164,8 @@ class ResumableTask(Generic[P, R]):
             except asyncio.CancelledError:
                 run.request_stop("a cancel", False)
                 try:
-                    await asyncio.wait([work])
+                    with _shielded():
+                        await asyncio.wait([work])
                 except asyncio.CancelledError:
                     run.request_stop("a second cancel", True)
                     raise
@@ -170,6 +176,16 @@ class ResumableTask(Generic[P, R]):
             raise error if flow_run is None else flow_run.translated(error)
         assert result is not None
         return result
+
+
+def _shielded() -> AbstractContextManager[Any]:
+    """Where one cancel is one: a scope of anyio's cancels whoever waits in it, again and again.
+
+    A flow's time-out is such a scope. Without this it would count as a second cancel, at which
+    the batches that run are left alone.
+    """
+    anyio = sys.modules.get("anyio")
+    return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
 
 
 def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:

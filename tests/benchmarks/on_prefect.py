@@ -84,10 +84,9 @@ def per_batch(bench: Bench, rounds: int, place: Path) -> None:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for at in range(rounds):
         for name in ways:
-            times[name].append(
-                bench.run(name, batches, 50, seconds, place / f"{name}{at}")["seconds"]
-            )
-            bench.settled("00000000-0000-0000-0000-000000000000")
+            found = bench.run(name, batches, 50, seconds, place / f"{name}{at}")
+            times[name].append(found["seconds"])
+            bench.settled(found["flow_run"])  # or the next one pays for it
     ground = batches * seconds / 4
     median = {name: statistics.median(each) for name, each in times.items()}
     table(

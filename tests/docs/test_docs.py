@@ -98,9 +98,7 @@ def is_of_prefect(text: str) -> bool:
 
 
 @pytest.mark.parametrize("script", list(scripts()), ids=lambda script: str(script[0]))
-def test_the_code_runs(
-    script: list[Block], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     (tmp_path / "here").mkdir()
     # Line numbers in a traceback are those of the page, if it is one block.
     text = "\n" * (script[0].line if len(script) == 1 else 0)

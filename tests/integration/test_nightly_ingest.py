@@ -17,21 +17,22 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from flows import nightly_ingest as flow
+from flows import python_files
 from resumable_tasks import ItemFailure
 
 REPOSITORY = Path(__file__).parents[2]
 DATE = "2026-11-23"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+ENVIRONMENT.pop("PREFECT_API_URL", None)
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.nightly_ingest", "--no-progress", *arguments]
 
 
-def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(cwd: Path, *arguments: str, date: str | None = DATE) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("--date", DATE, *arguments),
+        command(*(("--date", date) if date else ()), *arguments),
         cwd=cwd,
         env=ENVIRONMENT,
         capture_output=True,
@@ -206,9 +207,9 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = list(flow.source_files([str(tmp_path)]))
+    found = list(python_files.source_files([str(tmp_path)]))
     assert [file.file for file in found] == [f"{tmp_path}/open/a.py", f"{tmp_path}/shut"]
-    row, failure = flow.ingest(found)
+    row, failure = python_files.ingest(found)
     assert isinstance(row, dict)
     assert isinstance(failure, ItemFailure)
     assert failure.key == f"{tmp_path}/shut"
@@ -217,17 +218,17 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(
 def test_a_file_that_vanishes_or_changes_is_data(tmp_path: Path) -> None:
     for name in ("changes", "vanishes"):
         (tmp_path / f"{name}.py").write_text("x = 1\n")
-    files = list(flow.source_files([str(tmp_path)]))
+    files = list(python_files.source_files([str(tmp_path)]))
     (tmp_path / "changes.py").write_text("import new\nimport old\n")
     (tmp_path / "vanishes.py").unlink()
 
-    changed, vanished = flow.ingest(files)
+    changed, vanished = python_files.ingest(files)
 
     assert isinstance(changed, dict)
     assert isinstance(vanished, dict)
     assert changed["lines"].as_py() == changed["imports"].as_py() == 2
     assert vanished["path"] == f"{tmp_path}/vanishes.py"
-    assert all(vanished[name].as_py() is None for name in flow.COLUMNS if name != "package")
+    assert all(vanished[name].as_py() is None for name in python_files.COLUMNS if name != "package")
 
 
 def test_the_walk_is_lazy_and_always_in_the_same_order(
@@ -245,7 +246,7 @@ def test_the_walk_is_lazy_and_always_in_the_same_order(
             yield folder, folders, sorted(names, reverse=True)
 
     monkeypatch.setattr(os, "walk", shuffled)
-    found = flow.source_files([str(tmp_path)])
+    found = python_files.source_files([str(tmp_path)])
     assert next(found).path == f"{tmp_path}/B.py"
     assert listed == [str(tmp_path)]
     rest = [file.path.removeprefix(f"{tmp_path}/") for file in found]
@@ -344,6 +345,11 @@ def test_a_second_run_of_a_date_handles_nothing_and_another_date_everything(
         ("--batch-size", "0"),
         ("no/such/folder",),
         ("tree/*.nothing",),
+        ("--from", "2026-11-01"),
+        ("--to", "2026-11-01"),
+        ("--from", "2026-11-02", "--to", "2026-11-01"),
+        ("--from", "2026-11-01", "--to", "2026-11-02", "--date", "2026-11-01"),
+        ("--tz", "Mars/Olympus"),
     ],
     ids=" ".join,
 )
@@ -351,11 +357,71 @@ def test_what_is_asked_wrongly_ends_with_2_and_starts_nothing(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "tree").mkdir()
-    refused = run(tmp_path, *arguments)
+    refused = run(tmp_path, *arguments, date=None)
     assert refused.returncode == 2, refused.stderr
     assert "Traceback" not in refused.stderr
     assert refused.stdout == ""
     assert not (tmp_path / ".resumable").exists()
+
+
+def test_a_range_of_dates_is_done_date_by_date_and_ends_with_the_worst(tmp_path: Path) -> None:
+    for day, names in (("01", "ab"), ("02", "c"), ("03", "def")):
+        (tmp_path / f"2026-11-{day}").mkdir()
+        for name in names:
+            (tmp_path / f"2026-11-{day}/{name}.py").write_text("x = 1\n")
+    # Reading it is an input/output error, also for root.
+    (tmp_path / "2026-11-02/bad.py").symlink_to("/proc/self/mem")
+    arguments = ("{date}", "--from", "2026-11-01", "--to", "2026-11-04")
+
+    done = run(tmp_path, *arguments, date=None)
+
+    table = re.findall(r"^(2026-11-0\d)  +(\S+)  (.*)$", done.stdout, re.M)
+    assert done.returncode == 2
+    assert [(date, code) for date, code, _ in table] == [
+        ("2026-11-01", "0"),
+        ("2026-11-02", "1"),
+        ("2026-11-03", "0"),
+        ("2026-11-04", "2"),
+    ]
+    assert table[1][2].startswith("1 handled now, 0 resumed, 1 failed")
+    assert table[3][2].startswith("source '2026-11-04' is no file or folder")
+    assert published(tmp_path).num_rows == 5
+
+    (tmp_path / "2026-11-02/bad.py").unlink()
+    (tmp_path / "2026-11-04").mkdir()
+    again = run(tmp_path, *arguments, date=None)
+    assert again.returncode == 0
+    assert re.findall(r"^2026-11-0\d  +0  (.*), 0 failed", again.stdout, re.M) == [
+        "0 handled now, 2 resumed",
+        "0 handled now, 1 resumed",
+        "0 handled now, 3 resumed",
+        "0 handled now, 0 resumed",
+    ]
+
+
+def test_a_date_that_is_damaged_does_not_keep_the_next_from_being_done(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a.py").write_text("x = 1\n")
+    assert run(tmp_path, "tree").returncode == 0
+    checkpoint = tmp_path / ".resumable/nightly_ingest" / DATE
+    next((checkpoint / "shards").iterdir()).write_bytes(b"cut")
+    done = run(tmp_path, "tree", "--from", DATE, "--to", "2026-11-24", date=None)
+    assert done.returncode == 4
+    assert re.findall(r"^(2026-11-2\d)  +(\d)  ", done.stdout, re.M) == [
+        (DATE, "4"),
+        ("2026-11-24", "0"),
+    ]
+
+
+def test_without_a_date_it_is_today_in_the_time_zone_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    found = set()
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):  # 25 hours apart: never the same day
+        assert run(tmp_path, "tree", "--tz", zone, date=None).returncode == 0
+        found = set(os.listdir(tmp_path / ".resumable/nightly_ingest"))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("how", [(), ("--processes",)], ids=["threads", "processes"])

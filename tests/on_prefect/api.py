@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,16 @@ class Api:
             headers={"content-type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            data = answer.read()
+        for last_try in (False,) * 20 + (True,):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    data = answer.read()
+                break
+            except urllib.error.HTTPError as error:
+                # What the server says while another has its database; clients are to try again.
+                if error.code != 503 or last_try:
+                    raise
+                time.sleep(0.2)
         return json.loads(data) if data else None
 
     def flow_run(self, id: str) -> Any:

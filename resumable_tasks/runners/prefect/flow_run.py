@@ -165,14 +165,19 @@ class FlowRun:
     def translated(self, error: BaseException) -> BaseException:
         """The error as Prefect is to see it.
 
-        A second execution of one flow run, under one id, must not put its own state over the
-        first one's: it leaves by Prefect's ``Abort``, which changes no state.
+        Of two executions of one flow run, under one id, the one that does not hold the checkpoint
+        must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
+        changes no state. Prefect logs nothing of why, so that it is logged here.
         """
-        if isinstance(error, CheckpointHeld) and error.holder.get("flow_run") == self.id:
-            log.warning("%s", error)
-            return Abort(
-                "this flow run is being executed already, by "
-                f"pid {error.holder.get('pid')} on {error.holder.get('host')}; this second "
-                "execution ends, and leaves the state alone"
-            )
-        return error
+        if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
+            return error
+        by = error.holder.get("pid"), error.holder.get("host")
+        if by == (os.getpid(), os.uname().nodename):
+            # This very execution, twice at one checkpoint: a mistake, and the flow has failed.
+            return error
+        why = (
+            f"this flow run is being executed already, by pid {by[0]} on {by[1]}; this second "
+            "execution ends here, and leaves the state alone"
+        )
+        log.warning("%s: %s", why, error)
+        return Abort(why)

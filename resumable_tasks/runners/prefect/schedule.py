@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import datetime
 import sys
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from resumable_tasks.errors import UsageError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 
 def scheduled_date(tz: str | datetime.tzinfo | None = None) -> datetime.date:
     """The date of the flow run's *scheduled* start; today outside of a flow run.
 
     A run that is late, is retried after midnight, is resumed or rerun the next morning keeps its
-    date, so that it finds its checkpoint again. Give it to ``partition=``.
+    date, so that it finds its checkpoint again. Give it to ``partition=``. In a subflow it is
+    the date of the outermost flow run, which alone is still the same when that is retried.
 
     Args:
         tz: the time zone whose date it is: a name such as ``"Europe/Zurich"``, or a ``tzinfo``.
-            By default that of the deployment's schedules, else this machine's.
+            By default that of the schedule that has made the run, else that of the deployment's
+            schedules, else this machine's. Without it, a run of a deployment asks Prefect's API.
 
     Raises:
-        UsageError: there is no such time zone, or the deployment's schedules have several.
+        UsageError: there is no such time zone; or none is given, and the deployment is gone, or
+            its schedules have several and none of them has made the run.
     """
     zone = _zone(tz) if tz is not None else None
-    start = _scheduled_start()
-    if start is None:
+    flow_run = _outermost_flow_run()
+    if flow_run is None:
         return datetime.datetime.now(zone).date()
-    return start.astimezone(zone or _schedules_zone()).date()
+    start = flow_run.expected_start_time
+    assert start is not None
+    return start.astimezone(zone or _schedules_zone(flow_run)).date()
 
 
 def _zone(tz: str | datetime.tzinfo) -> datetime.tzinfo:
@@ -34,40 +43,54 @@ def _zone(tz: str | datetime.tzinfo) -> datetime.tzinfo:
         return tz
     try:
         return ZoneInfo(tz)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         raise UsageError(
             f"tz={tz!r} is no time zone; give a name such as 'Europe/Zurich' (where the system "
             "has no list of them: pip install tzdata)"
         ) from error
 
 
-def _scheduled_start() -> datetime.datetime | None:
-    """When the flow run around was to start, in UTC; None outside of one."""
+def _outermost_flow_run() -> FlowRun | None:
+    """The flow run around the caller; in a subflow, the one that has started it all."""
     contexts = sys.modules.get("prefect.context")
-    if contexts is None or contexts.FlowRunContext.get() is None:
+    context = contexts.FlowRunContext.get() if contexts is not None else None
+    if context is None or context.flow_run is None:
         return None
-    from prefect.runtime import flow_run
-
-    start: datetime.datetime = flow_run.scheduled_start_time
-    return start
-
-
-def _schedules_zone() -> datetime.tzinfo | None:
-    """The time zone of the schedules of this flow run's deployment; None if it has none.
-
-    Raises `UsageError` if they are in several.
-    """
     from prefect.client.orchestration import get_client
-    from prefect.context import FlowRunContext
 
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        return None
+    found: FlowRun = context.flow_run
+    if found.parent_task_run_id is None:
+        return found
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment(context.flow_run.deployment_id)
-    made_by = context.flow_run.created_by.id if context.flow_run.created_by else None
-    schedules = [each for each in deployment.schedules if each.id == made_by]
-    schedules = schedules or [each for each in deployment.schedules if each.active]
+        while found.parent_task_run_id is not None:
+            parent = client.read_task_run(found.parent_task_run_id).flow_run_id
+            if parent is None:  # a task that was started by itself
+                break
+            found = client.read_flow_run(parent)
+    return found
+
+
+def _schedules_zone(flow_run: FlowRun) -> datetime.tzinfo | None:
+    """The time zone of the schedule that this flow run is of; None if there is none."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    if flow_run.deployment_id is None:
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment(flow_run.deployment_id)
+    except ObjectNotFound as error:
+        raise UsageError(
+            "the deployment of this flow run is gone, and its schedule with it: say whose date it "
+            "is, by scheduled_date(tz=…)"
+        ) from error
+    made_by = flow_run.created_by.id if flow_run.created_by is not None else None
+    schedules = (
+        [each for each in deployment.schedules if each.id == made_by]
+        or [each for each in deployment.schedules if each.active]
+        or deployment.schedules
+    )
     found = {getattr(each.schedule, "timezone", None) or "UTC" for each in schedules}
     if len(found) > 1:
         raise UsageError(

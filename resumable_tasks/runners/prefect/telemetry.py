@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -30,7 +29,7 @@ from resumable_tasks import log
 from resumable_tasks.events import Committed, Event, Progress, RunFinished, RunStarted
 from resumable_tasks.model import Failure
 from resumable_tasks.progress import describe
-from resumable_tasks.text import clean
+from resumable_tasks.runners.prefect.markdown import block, code, literal
 
 COMMITTED = "resumable-tasks.batch.committed"
 RESOURCE = "resumable-tasks.checkpoint"
@@ -41,7 +40,7 @@ _EVENTS_A_SECOND = 10.0
 _EVENTS_TO_HALF = 1_000
 # The progress, every three seconds at first; later, after every hundredth of the time so far.
 _UPDATE_SECONDS = 3.0
-_SLOWEST_UPDATE_SECONDS = 30.0
+_SLOWEST_UPDATE_SECONDS = 10.0
 _CALL_SECONDS = 30.0
 # A run that has ended waits so long for its summary to be taken. One that is interrupted may be
 # killed soon, and has to tell the last state of its flow run before that.
@@ -80,12 +79,23 @@ class _Sum:
         self.bytes += event.bytes
         self.last, self.at = event, datetime.datetime.now(datetime.UTC)
 
+    def and_then(self, later: _Sum) -> _Sum:
+        return _Sum(
+            self.commits + later.commits,
+            self.completed + later.completed,
+            self.failed + later.failed,
+            self.rows + later.rows,
+            self.bytes + later.bytes,
+            later.last,
+            later.at,
+        )
+
 
 @dataclass(slots=True)
 class _Word:
     """What there is to tell."""
 
-    untold: _Sum = field(default_factory=_Sum)
+    untold: list[_Sum] = field(default_factory=list)
     all: _Sum = field(default_factory=_Sum)
     failures: list[Failure] = field(default_factory=list)
     finished: RunFinished | None = None
@@ -98,7 +108,7 @@ class Telemetry:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._word = _Word()
-        self._api_fails = False
+        self._failing: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         word = self._word
@@ -112,10 +122,12 @@ class Telemetry:
             self._thread.start()
         elif isinstance(event, Committed):
             with self._changed:
-                word.untold.add(event)
+                if len(word.untold) < _EVENTS_AT_ONCE:
+                    word.untold.append(_Sum())
+                word.untold[-1].add(event)
                 word.all.add(event)
                 word.failures.extend(event.failures[: _FAILURES_SHOWN - len(word.failures)])
-                if word.untold.commits == 1:
+                if len(word.untold) == 1:
                     self._changed.notify()
         elif isinstance(event, RunFinished) and self._thread is not None:
             with self._changed:
@@ -137,69 +149,79 @@ class Telemetry:
 
     def _tell(self, artifacts: _Artifacts) -> None:
         pace, due, began = _Pace(), 0.0, time.monotonic()
-        while True:
+        finished: RunFinished | None = None
+        while finished is None:
             untold, last, finished = self._wait(due, pace)
-            if untold is not None:
-                pace.take()
-                self._try(functools.partial(_emit, untold))
-            if finished is not None:
-                break
+            for commits in untold:
+                self._try("a commit", functools.partial(_emit, commits))
             now = time.monotonic()
-            if now >= due:
-                self._try(functools.partial(artifacts.show_progress, last and last.progress))
+            if finished is None and now >= due:
+                progress = last.progress if last is not None else None
+                self._try("the progress", functools.partial(artifacts.show_progress, progress))
                 pause = max(_UPDATE_SECONDS, (now - began) / 100)
                 due = time.monotonic() + min(pause, _SLOWEST_UPDATE_SECONDS)
         word = self._word  # nothing is added any more
         if word.failures:
-            self._try(lambda: artifacts.show_failures(word.failures, word.all.failed))
-        self._try(lambda: artifacts.show_summary(finished, word.all))
-        self._try(lambda: artifacts.show_progress(finished.progress, finished.how))
+            self._try(
+                "the table of failures",
+                lambda: artifacts.show_failures(word.failures, word.all.failed),
+            )
+        self._try("the summary", lambda: artifacts.show_summary(finished, word.all))
+        self._try("the progress", lambda: artifacts.show_progress(finished.progress, finished.how))
 
     def _wait(
         self, due: float, pace: _Pace
-    ) -> tuple[_Sum | None, Committed | None, RunFinished | None]:
+    ) -> tuple[list[_Sum], Committed | None, RunFinished | None]:
         """Wait for something to tell: commits, the time for the progress, the end."""
         word = self._word
         with self._changed:
             while word.finished is None and (left := due - time.monotonic()) > 0:
-                if word.untold.commits:
+                if word.untold:
                     left = min(left, pace.wait())
                     if left <= 0:
                         break
                 self._changed.wait(left)
-            untold = None
-            if word.untold.commits and (word.finished is not None or pace.wait() <= 0):
-                untold, word.untold = word.untold, _Sum()
+            untold: list[_Sum] = []
+            if word.untold and (word.finished is not None or pace.wait() <= 0):
+                untold, word.untold = word.untold, []
+                if not pace.take(len(untold)):
+                    untold = [functools.reduce(_Sum.and_then, untold)]
+                    pace.take(1)
             return untold, word.all.last, word.finished
 
-    def _try(self, call: Callable[[], None]) -> None:
-        """Call the API; that it fails is said once, until it works again."""
+    def _try(self, what: str, call: Callable[[], None]) -> None:
+        """Show something; that it fails is said once, until it works again."""
         try:
             call()
-            self._api_fails = False
+            self._failing.discard(what)
         except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
-            if not self._api_fails:
-                log.warning("Prefect's API did not take what is to be shown of the run: %r", error)
-            self._api_fails = True
+            if what not in self._failing:
+                log.warning("%s of this run is not shown in Prefect's UI: %r", what, error)
+            self._failing.add(what)
 
 
 class _Pace:
-    """How soon the next event may go out."""
+    """How soon the next event may go out, and how many at once."""
 
     def __init__(self) -> None:
         self._allowance, self._at = float(_EVENTS_AT_ONCE), time.monotonic()
         self._taken = 0
 
     def wait(self) -> float:
-        rate = _EVENTS_A_SECOND * 0.5 ** (self._taken / _EVENTS_TO_HALF)
+        """Seconds; 0 or less if one may go out now."""
+        rate: float = _EVENTS_A_SECOND * 2.0 ** (-self._taken / _EVENTS_TO_HALF)
         now = time.monotonic()
         earned = (now - self._at) * rate
         self._allowance, self._at = min(_EVENTS_AT_ONCE, self._allowance + earned), now
         return (1 - self._allowance) / rate
 
-    def take(self) -> None:
-        self._allowance -= 1
-        self._taken += 1
+    def take(self, events: int) -> bool:
+        """Whether so many may go out; a single one may do so at any time."""
+        if events > max(self._allowance, 1):
+            return False
+        self._allowance -= events
+        self._taken += events
+        return True
 
 
 def _emit(commits: _Sum) -> None:
@@ -245,10 +267,12 @@ class _Artifacts:
     def show_progress(self, progress: Progress | None, how: str = "") -> None:
         job, expected = self._started.job, self._started.expected
         progress = progress or Progress(0, 0, 0, expected, 0.0)
-        wanted = percent(progress, how), f"{literal(job)}: {describe(progress)}"
+        # The checkpoint too: a flow run may run one job several times, for several dates.
+        text = f"{literal(job)}: {describe(progress)}\n\n{code(self._started.checkpoint)}"
+        wanted = percent(progress, how), text
         if wanted == self._shown:
             return
-        share, text = wanted
+        share = wanted[0]
         if self._progress is None:
             self._progress = self._create("progress", "progress", text, share)
         else:
@@ -339,36 +363,3 @@ def summary(finished: RunFinished, commits: _Sum) -> str:
         block(f"resumable status {shlex.quote(finished.checkpoint)}"),
     ]
     return "\n".join(lines)
-
-
-def code(text: str, limit: int | None = None) -> str:
-    """Any text as code of markdown, one line, in which nothing is anything but itself."""
-    text = clean(text, limit)
-    fence = "`" * (_longest_fence(text) + 1)
-    # Then no backtick of its own meets the fence, and no space of its own is taken away.
-    pad = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def block(text: str) -> str:
-    """Any text as a block of code."""
-    text = clean(text)
-    fence = "`" * max(3, _longest_fence(text) + 1)
-    return f"{fence}sh\n{text}\n{fence}"
-
-
-def literal(text: str, limit: int | None = None) -> str:
-    """Any text, as it is, for a place that one version of the UI takes for markdown.
-
-    The cells of tables are markdown with HTML to the older UI, and plain text to the newer one.
-    """
-    text = clean(text, limit)
-    return text if _PLAIN.fullmatch(text) else code(text)
-
-
-# Words and such marks as mean nothing in markdown; not "1." at the beginning, which is a list.
-_PLAIN = re.compile(r"(?!\d+[.)])['\"(]?[^\W_](?:[^\W_]|[ ,.;:'\"()/=%?!…-])*")
-
-
-def _longest_fence(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)

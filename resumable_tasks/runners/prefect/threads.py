@@ -61,7 +61,7 @@ class ThreadTaskRuns(Runner):
         self._waiting: deque[Batch] = deque()
         self._changed = threading.Condition()
         self._lanes = self._idle = self._started = 0
-        self._closed = False
+        self._closed = self._cancelled = False
         self._loop: EventLoop | None = None
         if is_coroutine_function(work.handler):
             self._loop = EventLoop(self._callers_loop)
@@ -85,7 +85,7 @@ class ThreadTaskRuns(Runner):
     def _start_lanes(self) -> None:
         """Start as many task runs as there are batches waiting that no lane is free for."""
         while True:
-            if self._stopping.is_set():
+            if self._over:
                 self._drop_waiting()
                 return
             with self._changed:
@@ -112,7 +112,7 @@ class ThreadTaskRuns(Runner):
         while batch is not None:
             outcome = Outcome(batch, dropped=True)
             try:
-                if not self._stopping.is_set():
+                if not self._over:
                     # Each batch sees the task run's context, and changes only its own.
                     outcome = copy_context().run(self._execute, batch)
                     tally.add(outcome)
@@ -120,11 +120,19 @@ class ThreadTaskRuns(Runner):
                 outcome = Outcome(batch, fatal=error)
                 raise
             finally:
+                # Cancelled with the flow's event loop, before anybody has told us to stop: what
+                # waits must not begin. The engine stops when it sees the outcome.
+                self._cancelled = self._cancelled or outcome.dropped
                 self._done(outcome)
             batch = self._next(until)
         if tally.batches > 1:
             rename(self._runs.name_of(tally.first, tally.last, tally.batches, tally.items))
         return tally.state()
+
+    @property
+    def _over(self) -> bool:
+        """Whether no batch is to begin any more."""
+        return self._cancelled or self._stopping.is_set()
 
     def _execute(self, batch: Batch) -> Outcome:
         if self._loop is None:
@@ -136,7 +144,7 @@ class ThreadTaskRuns(Runner):
         """The next batch for a lane; waits for one as long as there may be more, and time is."""
         with self._changed:
             self._idle += 1
-            while not self._waiting and not self._closed and not self._stopping.is_set():
+            while not self._waiting and not self._closed and not self._over:
                 left = until - time.monotonic()
                 if left <= 0:
                     break

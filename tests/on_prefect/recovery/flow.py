@@ -1,7 +1,7 @@
 """The flows that the tests kill, cancel, suspend, edit and run twice.
 
-As a script, ``python flow.py '{"place": …}'``, it is one flow run of ``job``; deployments load its
-flows by name. Needs nothing of the tests' package, so that a copy of it can be edited.
+As a script, ``python flow.py '{"place": …}' job``, it is one flow run; deployments load its flows
+by name. Needs nothing of the tests' package, so that a copy of it can be edited.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ def rows(keys: list[int]) -> list[dict[str, int]]:
 def made(
     place: str, seconds: float, slow: dict[str, float], awaited: bool, options: dict[str, Any]
 ) -> ResumableTask[..., Any]:
-    """The job. A batch takes ``seconds``, but for those with a key that ``slow`` names."""
+    """The job. A batch takes ``seconds``, but for those with a key that ``slow`` names.
+
+    None takes any time once there is a file named ``hurry``.
+    """
 
     def begin(items: list[dict[str, int]]) -> tuple[list[int], float]:
         keys = [item["id"] for item in items]
         note(place, "began", keys=keys, written=WRITTEN)
+        if os.path.exists(os.path.join(place, "hurry")):
+            return keys, 0
         return keys, max((slow[str(key)] for key in keys if str(key) in slow), default=seconds)
 
     def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
@@ -93,13 +98,17 @@ async def ajob(
     place: str,
     items: int = 100,
     seconds: float = 0.2,
+    slow: dict[str, float] = {},  # noqa: B006
     awaited: bool = True,
     options: dict[str, Any] = {},  # noqa: B006
 ) -> None:
     """The same, awaited."""
     begun(place)
-    task = made(place, seconds, {}, awaited, options)
-    await task.arun(source(items), checkpoint=os.path.join(place, "checkpoint"))
+    task = made(place, seconds, slow, awaited, options)
+    try:
+        await task.arun(source(items), checkpoint=os.path.join(place, "checkpoint"))
+    finally:
+        note(place, "left")
 
 
 @flow
@@ -112,5 +121,22 @@ def two_jobs(place: str, items: int = 20, seconds: float = 0.05) -> None:
     task.run(source(2 * items), checkpoint=os.path.join(place, "checkpoint"))
 
 
+@flow
+def many(place: str, batches: int = 20_000, seconds: float = 0.001) -> None:
+    """Very many short batches, of which only the memory is noted."""
+
+    def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
+        time.sleep(seconds)
+        return rows([item["id"] for item in items])
+
+    begun(place)
+    for name, count in ("first", 100), ("many", batches):
+        task = resumable_task(handle, name=name, key="id", batch_size=1)
+        task.run(source(count), checkpoint=os.path.join(place, name))
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        note(place, "memory", bytes=pages * os.sysconf("SC_PAGE_SIZE"))
+
+
 if __name__ == "__main__":
-    job(**json.loads(sys.argv[1]))
+    {"job": job, "many": many}[sys.argv[2]](**json.loads(sys.argv[1]))

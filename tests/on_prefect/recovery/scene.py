@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,9 @@ class Scene:
 
     place: Path
     scripts: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.place.mkdir(exist_ok=True)
 
     @property
     def checkpoint(self) -> Path:
@@ -71,6 +73,10 @@ class Scene:
             assert set(named) == set(range(items))
         return set(named)
 
+    def hurry(self) -> None:
+        """From now on no batch takes any time."""
+        (self.place / "hurry").touch()
+
     def kill(self, pid: int, number: int = signal.SIGKILL) -> Death:
         """A signal, and what was done and what was in flight when the process was gone."""
         os.kill(pid, number)
@@ -91,11 +97,11 @@ class Scene:
         assert not {key for key, times in calls.items() if times > 1 + most[key]}
 
     def script(
-        self, env: Mapping[str, str], flow: Path = FLOW, **parameters: Any
+        self, env: Mapping[str, str], file: Path = FLOW, flow: str = "job", **parameters: Any
     ) -> subprocess.Popen[bytes]:
         """Start ``python flow.py``."""
         text = json.dumps(self.parameters(**parameters))
-        return self.start([sys.executable, str(flow), text], env)
+        return self.start([sys.executable, str(file), text, flow], env)
 
     def start(self, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         log = (self.place / f"output-{len(self.scripts)}").open("wb")
@@ -139,8 +145,3 @@ def run_here(scene: Scene, items: int, **options: Any) -> Any:
 
     task = made(str(scene.place), 0.0, {}, False, options)
     return task.run(source(items), checkpoint=scene.checkpoint, progress=False)
-
-
-def settled(seconds: float) -> None:
-    """Time in which something must not happen."""
-    time.sleep(seconds)

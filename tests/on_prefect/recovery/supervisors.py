@@ -1,4 +1,4 @@
-"""What starts flow runs as processes of their own: ``flow.serve()``, and a worker on a work pool."""
+"""What starts flow runs as processes of their own: ``flow.serve()``, and a work pool's worker."""
 
 from __future__ import annotations
 
@@ -51,16 +51,21 @@ class Supervisor(ABC):
 
     def _deployment(self, flow: str) -> str:
         if flow not in self._deployments:
-            found = until(lambda: self._look(f"deployments/name/{flow}/{self.name}"), 60)
-            self._deployments[flow] = found["id"]
+            self._deployments[flow] = self._ready(f"deployments/name/{flow}/{self.name}")["id"]
         return self._deployments[flow]
 
-    def _look(self, path: str) -> Any:
-        assert self._process.poll() is None, f"{self.name} has ended"
-        try:
-            return self.api.call("GET", path)
-        except urllib.error.HTTPError:
-            return None
+    def _ready(self, path: str) -> Any:
+        """Wait until this is there, and somebody asks for its flow runs."""
+
+        def look() -> Any:
+            assert self._process.poll() is None, f"{self.name} has ended"
+            try:
+                found = self.api.call("GET", path)
+            except urllib.error.HTTPError:
+                return None
+            return found if found["status"] == "READY" else None
+
+        return until(look, 120)
 
     def run(self, parameters: dict[str, Any], flow: str = "job") -> str:
         """Have a flow run started; its id."""
@@ -121,7 +126,7 @@ class Worker(Supervisor):
 
     def _deployment(self, flow: str) -> str:
         if flow not in self._deployments:
-            until(lambda: self._look(f"work_pools/{self.name}"), 60)
+            self._ready(f"work_pools/{self.name}")
             about = {
                 "name": self.name,
                 "flow_id": self.api.call("POST", "flows/", {"name": flow})["id"],
