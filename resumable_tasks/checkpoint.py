@@ -99,6 +99,8 @@ class Checkpoint:
         self.run = run
         self.state = State()
         self.archived: str | None = None
+        # The last record before this run's own: by whom and when this was driven before.
+        self.before: Commit | None = None
         self._hold = hold
         self._identity = dict(identity or {})
         self._journal = Journal(store, found.id)
@@ -182,6 +184,7 @@ class Checkpoint:
         }
         info.pop("run")
         for _ in range(_CLAIM_TRIES):
+            self.before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
             try:
                 claim = self._journal.append(claim)

@@ -143,10 +143,25 @@ class Run:
             result = self._result(checkpoint, planner, engine, time.monotonic() - began)
             how = self._how(result, engine)
             counts = {name: getattr(result, name) for name in _COUNTS}
+            self._warn_of_nothing_new(result, checkpoint)
             checkpoint.end({"how": how, **counts, "seconds": result.seconds})
         finally:
             engine.tell(RunFinished, how=how, progress=engine.progress())
         return self._conclude(how, result, engine)
+
+    def _warn_of_nothing_new(self, result: RunResult, checkpoint: Checkpoint) -> None:
+        """A scheduled run that finds all done has most likely another one's checkpoint."""
+        scheduled = self._flow_run is not None and self._flow_run.scheduled
+        before = checkpoint.before
+        if scheduled and before is not None and 0 < result.total == result.skipped:
+            log.warning(
+                "all %s items were completed before this scheduled run began (last by run %s, %s) "
+                "and nothing was done. If each run is to do its own, give each its own checkpoint: "
+                "partition=scheduled_date()",
+                f"{result.total:,}",
+                before.run,
+                before.time,
+            )
 
     def _how(self, result: RunResult, engine: Engine) -> str:
         if engine.interrupted:

@@ -1,4 +1,4 @@
-"""How a handler and what belongs to it cross to another process."""
+"""How a handler, and what it is given, cross to another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from resumable_tasks import failures
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.keys import KeyScheme
-from resumable_tasks.model import Outcome
+from resumable_tasks.model import Outcome, Rows
 from resumable_tasks.runners.base import Work
 
 
@@ -24,18 +24,22 @@ class HandlerReference:
         return self.handler(items)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
-        module, name = self.handler.__module__, self.handler.__qualname__
-        try:
-            found = _find(module, name)
-        except (ImportError, AttributeError):
-            found = None
-        if found is not self.handler:
+        if not has_name(self.handler):
+            name = getattr(self.handler, "__qualname__", None) or repr(self.handler)
             raise UsageError(
                 f"handler {name!r} cannot be sent to another process: it is not at the top level "
-                f"of its module ({module}). Move it there (no lambda, no function in a function), "
-                'or use runner="local"'
+                f"of its module ({getattr(self.handler, '__module__', None)}). Move it there (no "
+                'lambda, no function in a function), or use runner="local"'
             )
-        return _reference, (module, name)
+        return _reference, (self.handler.__module__, self.handler.__qualname__)
+
+
+def has_name(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is found again, in this process, by the names of its module and its own."""
+    try:
+        return _find(handler.__module__, handler.__qualname__) is handler
+    except (ImportError, AttributeError):
+        return False
 
 
 def _find(module: str, name: str) -> Any:
@@ -57,6 +61,21 @@ def shippable(work: Work, handler: Callable[..., Any]) -> Work:
     """
     scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
     return replace(work, handler=handler, scheme=scheme)
+
+
+def compact(items: Rows) -> Rows:
+    """The items of a batch as they are to cross: pickled, they are as large as they are.
+
+    A slice of a table would take the whole table with it.
+    """
+    if isinstance(items, list):
+        return items
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, items.schema) as stream:
+        stream.write_batch(items)
+    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
 
 
 def contain(outcome: Outcome) -> Outcome:

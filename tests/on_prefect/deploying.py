@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +98,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -176,9 +175,3 @@ def published(folder: Path, date: str) -> list[Any]:
 
     table = ds.dataset(folder / f"date={date}", format="parquet").to_table()
     return sorted(table["id" if "id" in table.column_names else "path"].to_pylist())
-
-
-def wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[int, float]:
-    """Its exit code, and how long it took to end."""
-    began = time.monotonic()
-    return process.wait(seconds), time.monotonic() - began

@@ -36,7 +36,6 @@ from .deploying import (
     committed,
     holder,
     published,
-    wait,
 )
 from .server import environment, free_port
 
@@ -385,7 +384,7 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
         composed.run("deploy")
         composed.run("deploy")  # at each `up`
         worker = composed.start("worker")
-        until(lambda: worker.poll() is not None or composed.healthy("worker"), 60)
+        until(lambda: worker.poll() is not None or composed.healthy("worker"), 120)
 
         api = Api(composed.ports["4200"])
         deployment = api.call("GET", "deployments/name/nightly-ingest/nightly")
@@ -394,12 +393,12 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
         asked = {"parameters": {"date": "2026-03-01", "api": source.api}}
         run = api.call("POST", path, asked | {"state": {"type": "SCHEDULED"}})["id"]
         checkpoint = composed.home / "data/checkpoints/nightly_ingest/2026-03-01"
-        until(lambda: committed(checkpoint) >= 250, 60)
+        until(lambda: committed(checkpoint) >= 250, 120)
         pid = holder(checkpoint)["pid"]
         assert pid in children(worker.pid)
         worker.send_signal(signal.SIGTERM)  # docker compose stop
         limit = seconds(composed.services["worker"]["stop_grace_period"])
-        assert wait(worker, limit)[0] == 0
+        assert worker.wait(limit) == 0
         assert not alive(pid)
         until(lambda: api.flow_run(run)["state"]["name"] == "AwaitingRetry")
 
@@ -451,14 +450,14 @@ def test_the_command_of_the_pod_executes_a_flow_run_and_reschedules_it_when_the_
     try:
         pod = shell.start("pod", *command, **{**variables, "PATH": image.path})
         checkpoint = tmp_path / "checkpoints/nightly_ingest/2026-03-01"
-        until(lambda: committed(checkpoint) >= 250, 60)
+        until(lambda: committed(checkpoint) >= 250, 120)
         pod.send_signal(signal.SIGTERM)
-        wait(pod, made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+        pod.wait(made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
         assert api.flow_run(run)["state"]["name"] == "AwaitingRetry"
         done = committed(checkpoint)
         source.let_go()
         pod = shell.start("pod", *command, **{**variables, "PATH": image.path})
-        assert wait(pod, 60)[0] == 0
+        assert pod.wait(120) == 0
         state = api.flow_run(run)["state"]
         assert state["name"] == "Completed"
         assert f"{done:,} resumed" in state["message"]

@@ -313,3 +313,30 @@ def test_outside_of_a_flow_run_it_is_today() -> None:
         before = datetime.datetime.now(zone).date()
         found = scheduled_date(tz)
         assert before <= found <= datetime.datetime.now(zone).date()
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_scheduled_run_that_finds_all_done_by_another_nights_run_is_warned(
+    api: Api, place: Path, partitioned: bool
+) -> None:
+    from prefect import flow
+
+    @resumable_task(key="id")
+    def prices(rows: list[Any]) -> list[Any]:
+        return rows
+
+    @flow(name="nightly")
+    def nightly() -> None:
+        partition = scheduled_date() if partitioned else None
+        prices.run([{"id": n} for n in range(10)], checkpoint=place, partition=partition)
+
+    deployed = Deployed.of(api, nightly, TOKYO)
+    runs = deployed.scheduled("2024-01-30T16:00:00Z", "2024-01-31T17:00:00Z")
+    assert len(runs) == 2
+    assert all(deployed.carry_out(run["id"]).is_completed() for run in runs)
+
+    def warned(run: str) -> bool:
+        lines = until(lambda: [x for x in api.logs(run) if "items done" in x] and api.logs(run))
+        return any("partition=scheduled_date()" in line for line in lines)
+
+    assert [warned(run["id"]) for run in runs] == [False, not partitioned]

@@ -102,9 +102,12 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
 
     progress = found["classify-progress"]
     assert progress["data"] == 100
-    assert "classify: 97/100 done, 40 of them resumed, 3 failed" in progress["description"]
-    assert str(place) in progress["description"]
+    assert progress["description"].startswith("97/100 done, 40 of them resumed, 3 failed, ")
+    assert progress["description"].endswith(f"\n\n`{place}`")
 
+    assert found["classify-summary"]["description"] == (
+        f"items failed: 40 resumed, 57 new, 3 failed\n\n`{place}`"
+    )
     text = found["classify-summary"]["data"]
     assert text.startswith("## classify: items failed\n")
     for line in ("resumed | 40 items", "new | 57 items", "failed | 3 items"):
@@ -479,9 +482,9 @@ def test_two_jobs_and_one_job_for_two_dates_in_a_flow_run(place: Path, api: Api)
     for count, where in ((10, "first/2026-11-22"), (20, "first/2026-11-23"), (30, "second")):
         assert any(f"{count}/{count} done" in one and where in one for one in seen)
     assert {each["description"] for each in found if each["type"] == "markdown"} == {
-        f"`{place}/first/2026-11-22`",
-        f"`{place}/first/2026-11-23`",
-        f"`{place}/second`",
+        f"done: 0 resumed, 10 new, 0 failed\n\n`{place}/first/2026-11-22`",
+        f"done: 0 resumed, 20 new, 0 failed\n\n`{place}/first/2026-11-23`",
+        f"done: 0 resumed, 30 new, 0 failed\n\n`{place}/second`",
     }
 
 
@@ -530,7 +533,7 @@ def test_items_without_a_length(place: Path, api: Api) -> None:
     in_flow(lambda: job.run((item for item in items(123)), checkpoint=place), ids)
     progress = shown(api, ids[0])["job-progress"]
     assert progress["data"] == 100
-    assert progress["description"].startswith("job: 123 done, ")
+    assert progress["description"].startswith("123 done, ")
 
 
 @pytest.mark.parametrize(
@@ -718,7 +721,7 @@ def test_the_state_of_a_flow_whose_job_failed_can_be_read(place: Path, api: Api)
     lines = message.splitlines()
     assert "JobFailed: 100 of 100 items of job failed; 0 are done and safe in" in lines[0]
     assert f"resumable failures {place}" in lines[-1]
-    assert len(lines) <= 12
+    assert len(lines) <= 13
     assert len(message) < 5_000
     assert message.replace("\n", "").isprintable()
 

@@ -8,72 +8,57 @@
 
 A task run is given its batches when it is submitted, and what becomes of each is in the
 checkpoint's outbox as soon as it is known (see `resumable_tasks.outbox`). So a group's finished
-batches are committed while the group goes on; a scheduler that runs a group again, because its
-worker has died, has only the rest of it handled; and of a future only its end counts, not what
-it says.
+batches are committed while the group goes on, the death of a worker costs the batch that it was
+at, and of a future only its end counts, not what it says. The worker's side is in `worker`.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import cloudpickle
-from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectSignal
-from prefect.logging import get_run_logger
 
 from resumable_tasks import failures, log
-from resumable_tasks.errors import ResumableTasksError, UsageError, WorkerLost
-from resumable_tasks.manifest import NAME as MANIFEST
+from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.outbox import Outbox
-from resumable_tasks.runners.aio import aexecute
-from resumable_tasks.runners.base import Runner, Work, execute, is_coroutine_function
-from resumable_tasks.runners.crossing import HandlerReference, contain, shippable
-from resumable_tasks.runners.loop import EventLoop
-from resumable_tasks.runners.prefect.task_runs import Tally, TaskRuns
+from resumable_tasks.runners.base import Runner, Work
+from resumable_tasks.runners.crossing import compact
+from resumable_tasks.runners.prefect.parcel import Parcel, handle
+from resumable_tasks.runners.prefect.sending import lean_context, pickled, renew_pool
+from resumable_tasks.runners.prefect.task_runs import TaskRuns
 
 # A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
 SECONDS = 5.0
 _MOST_BATCHES = 256
+# A scheduler's messages are not the place for more; one batch is sent however large it is.
+_MOST_BYTES = 10_000_000
 _POLL_SECONDS = 0.1
+_MOST_POLL_SECONDS = 2.0
 _OVERDUE_SECONDS = 10.0
+_LOSSES = 3
+_PATIENCE_SECONDS = 60.0
 
 
-class Parcel:
-    """What a task run is given: bytes, opaque to Prefect, and gone once they are not needed."""
-
-    def __init__(self, outbox: Outbox, number: int, work: bytes, batches: bytes) -> None:
-        self.outbox = outbox
-        self.number = number
-        self.work = work
-        self.batches = batches
-
-    def empty(self) -> None:
-        self.work = self.batches = b""
-
-    def __dask_tokenize__(self) -> object:
-        # Dask would read all of it to find out whether it has seen it before.
-        return self.outbox.store.url, self.outbox.epoch, self.number
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
     """The batches of one task run, by number; ``missing``: of which nothing has come back yet."""
 
+    number: int
     parcel: Parcel
-    batches: dict[int, Batch]
+    batches: tuple[int, ...]
     missing: dict[int, Batch]
+    isolated: bool = False
     future: Any = None
     ended: bool = False
     complete_since: float | None = None
@@ -82,9 +67,10 @@ class Group:
 class RemoteTaskRuns(Runner):
     """Up to ``concurrency`` task runs at once, in processes that share the checkpoint's path.
 
-    One thread of ours submits, looks into the outbox, and takes the ends of task runs in.
-    A batch whose worker died is handled once more, alone: the second time it has failed with
-    `WorkerLost`.
+    One thread of ours submits, looks into the outbox, and takes the ends of task runs in. Of a
+    task run whose worker has died, what had not begun is sent again. The batch that it was at is
+    handled again in a task run of its own, and if that worker dies too, once more while no other
+    task run goes on, since several may share a process: then it has failed with `WorkerLost`.
     """
 
     remote = True
@@ -93,8 +79,6 @@ class RemoteTaskRuns(Runner):
         super().__init__(concurrency)
         self._runs = runs
         self._size = 1
-        self._seconds = 0.0
-        self._handled = 0
 
     @property
     def window(self) -> int:
@@ -103,52 +87,75 @@ class RemoteTaskRuns(Runner):
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
         assert work.writer is not None
         self._done, self._stopping = done, stopping
-        self._work = _pickled(work)
-        self._waiting: deque[Batch] = deque()
-        self._alone: deque[Batch] = deque()
-        self._lost_before: set[int] = set()
-        self._groups: list[Group] = []
-        self._started = 0
+        self._work = pickled(work)
         self._inbox: SimpleQueue[Batch | Group | None] = SimpleQueue()
+        self._waiting: deque[Batch] = deque()
+        self._suspects: deque[Batch] = deque()  # each to have a task run of its own
+        self._isolated: deque[Batch] = deque()  # each to be all that runs
+        self._groups: list[Group] = []
+        self._losses: dict[int, int] = {}
+        self._refused = 0
+        self._pool_is_broken = False
+        self._started = 0
+        self._handled, self._seconds, self._bytes = 0, 0.0, 0.0
+        self._pause = _POLL_SECONDS
+        self._heard = time.monotonic()
         self._broken: BaseException | None = None
-        self._closed = self._abandoned = False
+        self._closed = self._abandoned = self._stopped = False
         self._outbox = Outbox(work.writer.store, work.writer.epoch)
         self._outbox.open()
         self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="resumable-remote", daemon=True
+            target=copy_context().run,
+            args=(self._run, lean_context()),
+            name="resumable-remote",
+            daemon=True,
         )
         self._thread.start()
 
     def submit(self, batch: Batch) -> None:
-        self._inbox.put(batch)
+        try:
+            # From here on the items are only there as bytes; they may be large.
+            packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
+        except Exception as error:  # noqa: BLE001 - what cannot cross has failed
+            why = UsageError(f"these items cannot be sent to another process: {error}")
+            self._done(Outcome(batch, failures=failures.whole_batch(batch, why, 1)))
+        else:
+            self._inbox.put(packed)
 
     def close(self, *, abandon: bool) -> None:
         self._abandoned = abandon
         self._inbox.put(None)
         if not abandon:
             self._thread.join()
-        self._outbox.close()
+        try:
+            self._outbox.close()
+            if not abandon:
+                self._outbox.clear()
+        except StoreError as error:  # of a disk that fails others have told, or will
+            log.warning("the outbox could not be closed: %s", error)
 
-    def _run(self) -> None:
+    def _run(self, context: AbstractContextManager[Any]) -> None:
         """The thread: until it is closed and nothing runs any more."""
-        while not (self._closed and (self._abandoned or not self._groups)):
-            try:
-                self._take_inbox()
-                if self._stopping.is_set():
-                    self._stop()
-                self._start_groups()
-                self._look_after_groups()
-            except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-                self._broken = error
-                self._give_back([*self._waiting, *self._alone], error)
-                for group in self._groups:
-                    self._give_back(list(group.missing.values()), error)
-                self._waiting.clear()
-                self._alone.clear()
-                self._groups.clear()
+        with context:
+            while not (self._closed and (self._abandoned or not self._groups)):
+                try:
+                    self._take_inbox()
+                    if self._stopping.is_set():
+                        self._stop()
+                    self._look_after_groups()
+                    self._start_groups()
+                except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+                    self._give_all_back(error)
+
+    def _give_all_back(self, error: BaseException) -> None:
+        self._broken = error
+        self._give_back(self._take_queued(), error)
+        for group in self._groups:
+            self._give_back(group.missing.values(), error)
+        self._groups.clear()
 
     def _take_inbox(self) -> None:
-        wait = _POLL_SECONDS if self._groups else 1.0
+        wait = self._pause if self._groups else 1.0
         while True:
             try:
                 found = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
@@ -163,8 +170,16 @@ class RemoteTaskRuns(Runner):
                 self._give_back([found], self._broken)
             else:
                 self._waiting.append(found)
+                self._bytes += (len(found.items) - self._bytes) / 8
 
-    def _give_back(self, batches: list[Batch], why: BaseException | None) -> None:
+    def _take_queued(self) -> list[Batch]:
+        queues = (self._waiting, self._suspects, self._isolated)
+        found = [batch for queue in queues for batch in queue]
+        for queue in queues:
+            queue.clear()
+        return found
+
+    def _give_back(self, batches: Iterable[Batch], why: BaseException | None) -> None:
         """Batches that were not handled: because of an error, or because we are to stop."""
         fatal = None if isinstance(why, PrefectSignal) else why
         for batch in batches:
@@ -172,93 +187,165 @@ class RemoteTaskRuns(Runner):
 
     def _stop(self) -> None:
         """No batch begins any more, here or in a worker."""
-        self._outbox.close()
-        self._give_back([*self._waiting, *self._alone], None)
-        self._waiting.clear()
-        self._alone.clear()
+        if not self._stopped:
+            self._stopped = True
+            self._outbox.close()
+        self._give_back(self._take_queued(), None)
 
     def _start_groups(self) -> None:
-        while len(self._groups) < self.concurrency and (self._waiting or self._alone):
-            if self._alone:
-                batches = [self._alone.popleft()]
-            else:
+        while len(self._groups) < self.concurrency:
+            alone = bool(self._isolated) or any(group.isolated for group in self._groups)
+            if self._groups and (alone or self._pool_is_broken):
+                return  # until all of them have ended
+            if self._isolated:
+                batches = [self._isolated.popleft()]
+            elif self._suspects:
+                batches = [self._suspects.popleft()]
+            elif self._waiting:
                 # What there is goes to all workers, rather than much to one and none to another.
                 free = self.concurrency - len(self._groups)
-                size = min(self._group_size(), -(-len(self._waiting) // free))
-                batches = [self._waiting.popleft() for _ in range(size)]
-            self._start(batches)
+                batches = self._next(min(self._group_size(), -(-len(self._waiting) // free)))
+            else:
+                return
+            self._start(batches, alone)
+
+    def _next(self, size: int) -> list[Batch]:
+        """So many of the batches that wait, or fewer large ones."""
+        found = [self._waiting.popleft()]
+        room = _MOST_BYTES - len(found[0].items)
+        while len(found) < size and len(self._waiting[0].items) <= room:
+            found.append(self._waiting.popleft())
+            room -= len(found[-1].items)
+        return found
 
     def _group_size(self) -> int:
         """So many batches as fill a task run's time, by what they have taken up to now."""
         if self._handled:
             each = max(self._seconds / self._handled, 1e-3)
             wanted = int(self._runs.seconds_of(self._started) / each)
+            most = int(_MOST_BYTES / max(self._bytes, 1.0))
             # A guess from few batches is not to be trusted with very many.
-            self._size = max(1, min(wanted, _MOST_BATCHES, 4 * self._handled))
+            self._size = max(1, min(wanted, most, _MOST_BATCHES, 4 * self._handled))
         return self._size
 
-    def _start(self, batches: list[Batch]) -> None:
-        try:
-            contents = cloudpickle.dumps(batches)
-        except Exception as error:  # noqa: BLE001 - what cannot cross has failed
-            why = UsageError(f"these items cannot be sent to another process: {error}")
-            for batch in batches:
-                self._done(Outcome(batch, failures=failures.whole_batch(batch, why, 1)))
-            return
-        parcel = Parcel(self._outbox, self._started, self._work, contents)
-        self._started += 1
-        by_number = {batch.number: batch for batch in batches}
-        group = Group(parcel, by_number, dict(by_number))
+    def _start(self, batches: list[Batch], isolated: bool) -> None:
+        number, outbox = self._started, self._outbox
+        parcel = Parcel(
+            name=(outbox.token, number),
+            outbox=cloudpickle.dumps(outbox),
+            work=self._work,
+            batches=[(batch.number, batch.keys, batch.lines, batch.items) for batch in batches],
+        )
+        missing = {batch.number: batch for batch in batches}
+        group = Group(number, parcel, tuple(missing), missing, isolated)
+        # Before anything can go wrong, so that the batches are given back then.
         self._groups.append(group)
-        group.future = self._runs.as_task(handle_group, self._runs.name(batches)).submit(parcel)
+        self._started += 1
+        self._heard = time.monotonic()
+        if self._pool_is_broken:
+            renew_pool()
+            self._pool_is_broken = False
+        outbox.expect(number)
+        task = self._runs.as_task(handle, self._runs.name(batches))
+        try:
+            group.future = task.submit(parcel)
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"Prefect cannot send a task run to another process: {error}. It sends the "
+                "flow's parameters with it: these must be such as can be pickled"
+            ) from error
         group.future.add_done_callback(lambda _: self._inbox.put(group))
 
     def _look_after_groups(self) -> None:
         if not self._groups:
             return
+        began = time.monotonic()
         # Whoever has ended by now has left all that it ever will.
         ended = {id(group) for group in self._groups if group.ended}
         there = self._outbox.numbers()
         for group in tuple(self._groups):
-            for number in sorted(there & group.missing.keys()):
-                outcome = self._outbox.take(group.missing[number])
-                if outcome is not None:
-                    del group.missing[number]
-                    self._seconds += outcome.seconds
-                    self._handled += 1
-                    self._done(outcome)
-            if id(group) in ended or _is_overdue(group):
+            self._take(group, sorted(there & group.missing.keys()))
+            if id(group) in ended:
+                # A listing can be older than what it lists, on a network's file system.
+                self._take(group, list(group.missing))
                 self._finish(group)
+            elif _is_overdue(group):
+                self._finish(group)
+        if began - self._heard > _PATIENCE_SECONDS:
+            self._warn_of_silence()
+        # Where the store is slow, or full, it is looked at less often.
+        took = time.monotonic() - began
+        self._pause = min(max(_POLL_SECONDS, 10 * took), _MOST_POLL_SECONDS)
+
+    def _take(self, group: Group, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            outcome = self._outbox.take(group.missing[number])
+            if outcome is not None:
+                del group.missing[number]
+                self._refused = 0
+                self._heard = time.monotonic()
+                self._seconds += outcome.seconds
+                self._handled += 1
+                self._done(outcome)
+
+    def _warn_of_silence(self) -> None:
+        self._heard = time.monotonic()
+        if not any(self._outbox.has_begun(group.number) for group in self._groups):
+            log.warning(
+                "no worker has begun any of the %d task runs that wait: are there workers, and "
+                "are they free?",
+                len(self._groups),
+            )
 
     def _finish(self, group: Group) -> None:
         """Let a group go. What has not come of it is lost, unless it was not to begin."""
-        self._groups.remove(group)
-        group.parcel.empty()
+        lost = list(group.missing.values())
+        why = _why(group.future) if lost else None
+        begun = bool(lost) and self._outbox.has_begun(group.number)
+        taken_over = bool(lost) and not self._outbox.is_open()
+        self._outbox.withdraw(group.number)
         for number in group.batches:
             self._outbox.remove(number)
-        lost = list(group.missing.values())
+        group.future = None  # else Dask would run it again, were its result lost
+        group.parcel.empty()
+        self._groups.remove(group)  # not before all that may go wrong
         if not lost:
             return
-        why = _why(group.future)
-        if self._stopping.is_set() or isinstance(why, PrefectSignal):
-            self._give_back(lost, None)
-        elif isinstance(why, ResumableTasksError):  # ours, of the place and not of a batch
-            self._give_back(lost, why)
+        if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
+            self._give_back(lost, None)  # and the journal will say who has taken over
+        elif isinstance(why, ResumableTasksError) and not isinstance(why, WorkerLost):
+            self._waiting.extend(lost)
+            raise why  # ours: of the place, and not of a batch
         else:
-            self._handle_again(lost, why)
+            self._pool_is_broken |= isinstance(why, BrokenExecutor)
+            self._send_again(group, lost, why, begun)
 
-    def _handle_again(self, lost: list[Batch], why: BaseException | None) -> None:
+    def _send_again(
+        self, group: Group, lost: list[Batch], why: BaseException | None, begun: bool
+    ) -> None:
         log.warning("a task run has ended without %d of its batches: %r", len(lost), why)
-        for batch in lost:
-            if batch.number not in self._lost_before:
-                self._lost_before.add(batch.number)
-                self._alone.append(batch)
-                continue
-            error = WorkerLost(
-                f"the worker of this batch was lost, twice ({why!r}). A system kills a process "
-                "that takes too much memory: try a smaller batch_size"
-            )
-            self._done(Outcome(batch, failures=failures.whole_batch(batch, error, 2)))
+        if not begun:
+            self._waiting.extendleft(reversed(lost))
+            self._refused += 1
+            if self._refused > 2 * self.concurrency:
+                raise UsageError(
+                    f"{self._refused} task runs, one after the other, have ended before they "
+                    f"began: {why!r}. The workers need the same code and packages as the driver, "
+                    f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API"
+                )
+            return
+        self._refused = 0
+        suspect, *rest = lost  # a worker goes by their order
+        self._waiting.extendleft(reversed(rest))
+        losses = self._losses[suspect.number] = self._losses.get(suspect.number, 0) + 1
+        if losses < _LOSSES:
+            (self._suspects if losses == 1 else self._isolated).append(suspect)
+            return
+        error = WorkerLost(
+            f"the worker of this batch was lost, {losses} times ({why!r}). A system kills a "
+            "process that takes too much memory: try a smaller batch_size"
+        )
+        self._done(Outcome(suspect, failures=failures.whole_batch(suspect, error, losses)))
 
 
 def _is_overdue(group: Group) -> bool:
@@ -277,82 +364,3 @@ def _why(future: Any) -> BaseException | None:
     except BaseException as error:  # noqa: BLE001 - this is what was asked for
         return error
     return None
-
-
-def _pickled(work: Work) -> bytes:
-    """The work as it crosses: a handler of a module by its name, any other by its code."""
-    # Scripts, and files that Prefect loads by their path, have names that mean nothing elsewhere.
-    if not str(getattr(work.handler, "__module__", "__")).startswith("__"):
-        try:
-            return bytes(cloudpickle.dumps(shippable(work, HandlerReference(work.handler))))
-        except UsageError:
-            pass  # a function in a function: by its code, then
-    try:
-        return bytes(cloudpickle.dumps(shippable(work, work.handler)))
-    except Exception as error:
-        raise UsageError(
-            f"the handler cannot be sent to another process: {error}. Let it make or import what "
-            "it needs (a client, a lock, a connection) when it is called"
-        ) from error
-
-
-def handle_group(parcel: Parcel) -> State[None]:
-    """The function that is the task, in a worker."""
-    log.destination.set(get_run_logger())
-    outbox = parcel.outbox
-    if MANIFEST not in outbox.store.list(""):
-        raise UsageError(
-            f"the checkpoint {outbox.store.url} is not there on host {os.uname().nodename}: it has "
-            "to be on a path that the driver and all workers share"
-        )
-    work, batches = _unpickled(parcel.work), _unpickled(parcel.batches)
-    parcel.empty()  # Prefect keeps it until it has told of this task run
-    there, tally = outbox.numbers(), Tally()
-    for batch in batches:
-        if batch.number in there:
-            continue  # this task run has been here before, on a worker that died
-        if not outbox.is_open():
-            log.warning("the run has been stopped, or taken over; what has not begun is left")
-            break
-        outcome = contain(_execute(work, batch))
-        outbox.put(outcome)
-        tally.add(outcome)
-    return tally.state()
-
-
-_loop: EventLoop | None = None
-_last: tuple[bytes, Any] = (b"", None)
-_lock = threading.Lock()
-
-
-def _unpickled(data: bytes) -> Any:
-    """What the driver has sent; the same again is not loaded again."""
-    global _last
-    digest = blake2b(data).digest()
-    with _lock:
-        if _last[0] == digest:
-            return _last[1]
-    try:
-        found = cloudpickle.loads(data)
-    except Exception as error:
-        raise UsageError(
-            f"what the driver has sent cannot be loaded on host {os.uname().nodename}: {error!r}. "
-            "The workers need the same code and packages as the driver"
-        ) from error
-    if isinstance(found, Work):
-        if isinstance(found.handler, HandlerReference):
-            found = replace(found, handler=found.handler.handler)
-        with _lock:
-            _last = digest, found
-    return found
-
-
-def _execute(work: Work, batch: Batch) -> Outcome:
-    global _loop
-    if not is_coroutine_function(work.handler):
-        return copy_context().run(execute, work, batch)
-    with _lock:
-        if _loop is None:
-            _loop = EventLoop()  # one for all of this process, so that clients can be shared
-    call = functools.partial(aexecute, work, batch, threading.Event())
-    return _loop.spawn(call, copy_context()).result()

@@ -265,10 +265,9 @@ class _Artifacts:
         self._shown: tuple[float, str] | None = None
 
     def show_progress(self, progress: Progress | None, how: str = "") -> None:
-        job, expected = self._started.job, self._started.expected
-        progress = progress or Progress(0, 0, 0, expected, 0.0)
+        progress = progress or Progress(0, 0, 0, self._started.expected, 0.0)
         # The checkpoint too: a flow run may run one job several times, for several dates.
-        text = f"{literal(job)}: {describe(progress)}\n\n{code(self._started.checkpoint)}"
+        text = f"{describe(progress)}\n\n{code(self._started.checkpoint)}"
         wanted = percent(progress, how), text
         if wanted == self._shown:
             return
@@ -282,8 +281,13 @@ class _Artifacts:
         self._shown = wanted
 
     def show_summary(self, finished: RunFinished, commits: _Sum) -> None:
-        text = summary(finished, commits)
-        self._create("summary", "markdown", code(finished.checkpoint), text)
+        progress = finished.progress
+        text = (
+            f"{_HOW.get(finished.how, finished.how)}: {progress.skipped:,} resumed, "
+            f"{progress.completed:,} new, {progress.failed:,} failed"
+            f"\n\n{code(finished.checkpoint)}"
+        )
+        self._create("summary", "markdown", text, summary(finished, commits))
 
     def show_failures(self, failures: list[Failure], failed: int) -> None:
         started = self._started

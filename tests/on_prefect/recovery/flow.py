@@ -123,7 +123,7 @@ def two_jobs(place: str, items: int = 20, seconds: float = 0.05) -> None:
 
 @flow
 def many(place: str, batches: int = 20_000, seconds: float = 0.001) -> None:
-    """Very many short batches, of which only the memory is noted."""
+    """Very many short batches of large items, of which only the memory is noted."""
 
     def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
         time.sleep(seconds)
@@ -132,7 +132,8 @@ def many(place: str, batches: int = 20_000, seconds: float = 0.001) -> None:
     begun(place)
     for name, count in ("first", 100), ("many", batches):
         task = resumable_task(handle, name=name, key="id", batch_size=1)
-        task.run(source(count), checkpoint=os.path.join(place, name))
+        large = ({**item, "text": str(item["id"]) * 2_000} for item in source(count))
+        task.run(large, checkpoint=os.path.join(place, name))
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[1])
         note(place, "memory", bytes=pages * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,105 @@
+"""The same flow on Dask, on Ray and in a process pool, by changing one argument."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from resumable_tasks import JobFailed
+
+from ..on_prefect.api import Api, until
+from . import oracle
+from .conftest import Engine
+from .handlers import calls, items, times_handled, work
+
+pytestmark = [
+    # Prefect's, Dask's and Ray's own are not ours to mend.
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def test_workers_write_shards_and_the_driver_commits(
+    engine: Engine, place: Path, tmp_path: Path, api: Api
+) -> None:
+    result = engine.run(work, items(tmp_path, 60), checkpoint=place)
+    assert (result.completed, result.failed) == (60, 0)
+    oracle.each_once(place, set(range(60)))
+    pids = {row["pid"] for row in oracle.rows(place)}
+    assert os.getpid() not in pids
+    assert all(path.startswith("shards/e1-") for path in oracle.shards(place))
+    assert len(oracle.shards(place)) == 30, "a worker writes a shard for each of its batches"
+    assert oracle.outbox(place) == set()
+
+    again = engine.run(work, items(tmp_path, 62), checkpoint=place)
+    assert (again.completed, again.skipped) == (2, 60)
+    assert set(times_handled(tmp_path).values()) == {1}
+
+
+def test_finished_batches_are_committed_while_their_task_run_goes_on(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    """The last batch waits until all others are committed: some share its task run."""
+    one = work.with_options(concurrency=1, batch_size=1)
+    kept: list[str] = []
+
+    def look() -> None:
+        until(lambda: (place / "journal").exists() and len(oracle.keys(place)) == 19, 35)
+        kept.extend(name for name in oracle.outbox(place) if name.split("-")[1].isdigit())
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    result = engine.run(one, items(tmp_path, 20, wait=[19]), checkpoint=place)
+    thread.join()
+    assert result.completed == 20
+    # The task run of the last batch had others: their outcomes stay until it ends.
+    assert kept
+
+
+def test_a_batch_that_kills_its_worker_costs_little_else(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    """One of them does so once, another whenever it is handled."""
+    job, deadly = work.with_options(batch_size=2), (40, 41)
+    with pytest.raises(JobFailed) as caught:
+        engine.run(job, items(tmp_path, 80, die_once=[11], die=[41]), checkpoint=place)
+    assert {failure.key for failure in caught.value.result.failures} == set(deadly)
+    assert {failure.error for failure in caught.value.result.failures} == {"WorkerLost"}
+    oracle.each_once(place, set(range(80)) - set(deadly))
+    assert oracle.outbox(place) == set()
+
+    handled = times_handled(tmp_path)
+    assert handled.pop(deadly) == 3
+    assert handled[(10, 11)] >= 2
+    # Of four processes that died, each took along what its other threads were at, and no more.
+    assert sum(times - 1 for times in handled.values()) <= 1 + 4 * (engine.together - 1)
+
+
+@pytest.mark.parametrize("engine", ["dask", "pool"], indirect=True)
+def test_nothing_begins_after_a_stop_and_what_has_finished_is_committed(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    stopped: list[float] = []
+
+    def stop() -> None:
+        until(lambda: len(calls(tmp_path)) >= 10, 60)
+        stopped.append(time.time())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # More task runs than there are workers: some wait in the scheduler.
+    many = work.with_options(concurrency=8)
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(many, items(tmp_path, 400, seconds=0.3), checkpoint=place)
+    begun = calls(tmp_path)
+    assert max(call.time for call in begun) < stopped[0] + 1.0
+    assert len(oracle.keys(place)) == 2 * len(begun), "what has begun was waited for"
+    assert oracle.failed(place) == set()
+    time.sleep(1.5)
+    assert len(calls(tmp_path)) == len(begun)
