@@ -48,6 +48,7 @@ test-distributed: setup
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.on_prefect
 
 clean:
 	rm -rf $(VENV) .resumable build dist

@@ -66,7 +66,7 @@ def serve(args: argparse.Namespace) -> None:
         global_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
-        # Else a reboot would switch the schedule off, for good.
+        # Prefect's default may switch the schedule off when this is ended, by Ctrl-C for one.
         pause_on_shutdown=False,
     )
 

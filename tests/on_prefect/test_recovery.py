@@ -16,7 +16,7 @@ import pytest
 from resumable_tasks import CheckpointHeld, CheckpointMismatch, ItemFailure, resumable_task
 
 from .api import Api, until
-from .recovery.scene import FLOW, Scene, run_here
+from .recovery.scene import FLOW, PATIENCE, Scene, run_here
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
@@ -97,7 +97,7 @@ def test_a_retry_of_the_same_run_resumes_also_with_an_edited_handler(
 
 def test_ctrl_c_lets_what_runs_finish(scene: Scene, api: Api, prefect_env: dict[str, str]) -> None:
     script = scene.script(prefect_env, items=100, seconds=1.0)
-    until(lambda: len(scene.began()) >= 4)
+    until(lambda: len(scene.began()) >= 4, PATIENCE)
     script.send_signal(signal.SIGINT)
     assert script.wait() == 75
     assert "Run the same command again to resume" in scene.output()

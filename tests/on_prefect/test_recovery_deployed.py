@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .api import Api, until
-from .recovery.scene import Scene, alive, run_here
+from .recovery.scene import PATIENCE, Scene, alive, run_here
 from .recovery.supervisors import Served, Supervisor, Worker
 
 pytestmark = [
@@ -123,7 +123,7 @@ def test_a_cancel_lets_what_runs_finish_and_starts_nothing_more(
         scene = Scene(tmp_path / f"{flow} {awaited}")
         more = {"seconds": 5, "slow": {"0": 0.1}, "awaited": awaited, "options": options}
         run = served.run(scene.parameters(items=40, **more), flow)
-        until(lambda: len(scene.began()) >= 5, 60)
+        until(lambda: len(scene.began()) >= 5, PATIENCE)
         served.cancel(run)
         served.wait_for(run, "Cancelled")
         assert sorted(scene.began()) == [(0,), (1,), (2,), (3,), (4,)]
@@ -153,9 +153,9 @@ def test_a_cancel_loses_the_batch_that_takes_longer_than_prefect_waits(
     options = {"batch_size": 1, "concurrency": 4}
     asked = scene.parameters(items=40, seconds=5, slow={"2": 90}, options=options)
     run = worker.run(asked)
-    until(lambda: len(scene.began()) >= 4)
+    until(lambda: len(scene.began()) >= 4, PATIENCE)
     worker.cancel(run)
-    worker.wait_for(run, "Cancelled", 60)
+    worker.wait_for(run, "Cancelled")
     assert sorted(scene.began()) == [(0,), (1,), (2,), (3,)]
     assert scene.check() == {0, 1, 3}
     until(lambda: not alive(scene.wait_for_flow(1)["pid"]), 5)

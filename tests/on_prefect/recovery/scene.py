@@ -20,6 +20,8 @@ from ..api import until
 FLOW = Path(__file__).with_name("flow.py")
 BATCH = 5
 CONCURRENCY = 2
+# For what takes seconds: where all cores are busy, a process with Prefect takes a minute to start.
+PATIENCE = 180
 
 
 @dataclass
@@ -52,10 +54,10 @@ class Scene:
     def ended(self) -> list[tuple[int, ...]]:
         return [tuple(note["keys"]) for note in self.notes("ended")]
 
-    def wait_for_ended(self, batches: int, seconds: float = 60) -> None:
+    def wait_for_ended(self, batches: int, seconds: float = PATIENCE) -> None:
         until(lambda: len(self.ended()) >= batches, seconds)
 
-    def wait_for_flow(self, nth: int, seconds: float = 60) -> dict[str, Any]:
+    def wait_for_flow(self, nth: int, seconds: float = PATIENCE) -> dict[str, Any]:
         """The note of the nth execution of a flow, the first being 1."""
         until(lambda: len(self.notes("flow")) >= nth, seconds)
         return self.notes("flow")[nth - 1]

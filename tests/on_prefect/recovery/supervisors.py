@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import Api, until
+from .scene import PATIENCE
 
 HERE = Path(__file__).parent
 _OFTEN = {
@@ -65,7 +66,7 @@ class Supervisor(ABC):
                 return None
             return found if found["status"] == "READY" else None
 
-        return until(look, 120)
+        return until(look, PATIENCE)
 
     def run(self, parameters: dict[str, Any], flow: str = "job") -> str:
         """Have a flow run started; its id."""
@@ -98,7 +99,7 @@ class Supervisor(ABC):
     def state(self, run: str) -> str:
         return str(self.api.flow_run(run)["state"]["name"])
 
-    def wait_for(self, run: str, name: str, seconds: float = 60) -> None:
+    def wait_for(self, run: str, name: str, seconds: float = PATIENCE) -> None:
         until(lambda: self.state(run) == name, seconds)
 
     def close(self) -> None:
