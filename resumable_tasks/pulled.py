@@ -67,7 +67,8 @@ class Handed:
         self._items = items
         self._source: Iterator[Any] | None = None
         self._wanted: SimpleQueue[None] = SimpleQueue()
-        self._given: SimpleQueue[tuple[list[Any], Exception | None]] = SimpleQueue()
+        # An item in a tuple; how the source has ended; None: so much for now.
+        self._given: SimpleQueue[tuple[Any] | Exception | None] = SimpleQueue()
         self._stop: Callable[[], bool] = lambda: False
 
     def stop_when(self, stop: Callable[[], bool]) -> None:
@@ -80,34 +81,40 @@ class Handed:
             self._wanted.put(None)
             while True:
                 try:
-                    found, end = self._given.get(timeout=_SECONDS)
-                    break
+                    found = self._given.get(timeout=_SECONDS)
                 except Empty:
                     if self._stop():
                         return
-            yield from found
-            if isinstance(end, StopIteration):
-                return
-            if end is not None:
-                raise end
+                    continue
+                if found is None:
+                    break
+                if isinstance(found, StopIteration):
+                    return
+                if isinstance(found, Exception):
+                    raise found
+                yield found[0]
 
     def serve(self, seconds: float) -> None:
-        """In the caller's thread: read some items if they are wanted within this time."""
+        """In the caller's thread: read some items if they are wanted within this time.
+
+        Each is handed over when it is there: the next may take long.
+        """
         try:
             self._wanted.get(timeout=seconds)
         except Empty:
             return
-        found: list[Any] = []
         end: Exception | None = None
         until = time.monotonic() + _SECONDS
         try:
             if self._source is None:
                 self._source = iter(self._items)
-            while len(found) < _CHUNK and time.monotonic() < until:
-                found.append(next(self._source))
+            for _ in range(_CHUNK):
+                self._given.put((next(self._source),))
+                if time.monotonic() >= until:
+                    break
         except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
             end = error
-        self._given.put((found, end))
+        self._given.put(end)
 
 
 def in_event_loop() -> bool:

@@ -189,6 +189,28 @@ def test_items_are_read_in_the_callers_thread(place: Path) -> None:
     assert read_in == {threading.get_ident()}
 
 
+def test_items_that_are_there_do_not_wait_for_one_that_is_not(place: Path) -> None:
+    from prefect import flow
+
+    handled = threading.Event()
+
+    @resumable_task(key="id", batch_size=5)
+    def classify(rows: list[Any]) -> list[Any]:
+        handled.set()
+        return rows
+
+    def source() -> Any:
+        yield from items(5)
+        # The next page takes as long as it takes.
+        yield {"id": 100 if handled.wait(20) else -1}
+
+    @flow
+    def job() -> RunResult:
+        return classify.run(source(), checkpoint=place)
+
+    assert 100 in list(job().completed_keys())
+
+
 def test_what_the_items_raise_ends_the_flow_after_what_came_before_is_committed(
     place: Path,
 ) -> None:
