@@ -138,7 +138,7 @@ class NeverAbandons(ThreadRunner):
     def close(self, *, abandon):
         self._queue.put(None)
         for thread in self._threads:
-            thread.join(1.5)
+            thread.join(3)
 
 
 class MatchesNothing(ThreadRunner):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.context import refresh_global_settings_context
 
 from resumable_tasks import ResumableTask, RunResult
 from tests.on_prefect.conftest import api, prefect_env, prefect_server
@@ -32,9 +33,12 @@ def in_prefect(prefect_env: dict[str, str]) -> Iterator[None]:
     # Workers find the tests' own modules, wherever they were started.
     more = {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "WARNING"}
     os.environ.update(prefect_env | more)
+    # Some of the tests' modules have loaded Prefect, which has read the environment then.
+    refresh_global_settings_context()
     yield
     os.environ.clear()
     os.environ.update(before)
+    refresh_global_settings_context()
 
 
 @dataclass(frozen=True)

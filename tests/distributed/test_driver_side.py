@@ -187,6 +187,7 @@ def test_all_come_back_and_nothing_is_left(bench: Make) -> None:
     runner = bench()
     runner.submit(40, size=2)
     assert done(runner.take(40)) == set(range(40))
+    runner.store.put("outbox/e1-7", b"late, by a worker that was given up")
     runner.close()
     assert runner.store.list("outbox") == {}
     assert len(runner.store.list("shards")) == 40
@@ -456,6 +457,28 @@ def test_once_it_stops_nothing_begins_in_a_worker(bench: Make) -> None:
     runner.close()
     assert runner.store.list("shards") == {}
     assert {state.type.name for state in states} == {"CANCELLED"}
+
+
+def test_a_task_run_that_has_begun_begins_no_other_batch(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = bench(concurrency=1)
+    runner.submit(8)
+    runner.take(8)
+    put = Outbox.put
+
+    def stop(outbox: Outbox, outcome: Outcome) -> None:
+        put(outbox, outcome)
+        runner.stopping.set()
+        until(lambda: not outbox.is_open())
+
+    monkeypatch.setattr(Outbox, "put", stop)
+    runner.submit(6)
+    outcomes = runner.take(6)
+    assert len(done(outcomes)) == 1
+    assert sum(outcome.dropped for outcome in outcomes.values()) == 5
+    assert len(runner.store.list("shards")) == 9
+    assert max(map(len, runner.runs.submitted)) > 1
 
 
 def test_what_another_driver_has_taken_over_is_not_lost(bench: Make) -> None:

@@ -27,7 +27,8 @@ pytestmark = [
 def test_workers_write_shards_and_the_driver_commits(
     engine: Engine, place: Path, tmp_path: Path, api: Api
 ) -> None:
-    result = engine.run(work, items(tmp_path, 60), checkpoint=place)
+    job = work.with_options(name=f"in-{engine.name}")
+    result = engine.run(job, items(tmp_path, 60), checkpoint=place)
     assert (result.completed, result.failed) == (60, 0)
     oracle.each_once(place, set(range(60)))
     pids = {row["pid"] for row in oracle.rows(place)}
@@ -36,9 +37,15 @@ def test_workers_write_shards_and_the_driver_commits(
     assert len(oracle.shards(place)) == 30, "a worker writes a shard for each of its batches"
     assert oracle.outbox(place) == set()
 
-    again = engine.run(work, items(tmp_path, 62), checkpoint=place)
+    again = engine.run(job, items(tmp_path, 62), checkpoint=place)
     assert (again.completed, again.skipped) == (2, 60)
     assert set(times_handled(tmp_path).values()) == {1}
+
+    def task_runs() -> list[str]:
+        where = {"flows": {"name": {"any_": [job.name]}}, "limit": 200}
+        return [found["state_type"] for found in api.call("POST", "task_runs/filter", where)]
+
+    until(lambda: 3 <= task_runs().count("COMPLETED") == len(task_runs()) < 20)
 
 
 def test_finished_batches_are_committed_while_their_task_run_goes_on(

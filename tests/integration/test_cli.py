@@ -797,9 +797,9 @@ def test_reset_without_a_terminal_needs_yes(done: Path) -> None:
     assert done.exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("\x03", 75)])
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\x03", 75)])
 def test_reset_asks_on_a_terminal(done: Path, answer: str, code: int) -> None:
-    text, exit_code = on_a_terminal(["reset", str(done)], answer=answer + "\n")
+    text, exit_code = on_a_terminal(["reset", str(done)], answer=answer)
     assert "20 completed items" in text
     assert exit_code == code
     assert done.exists() == (code != 0)

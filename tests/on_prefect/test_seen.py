@@ -634,7 +634,8 @@ def test_any_text_is_shown_as_it_is(text: str) -> None:
     from resumable_tasks.text import clean
 
     for markdown in (code(text), block(text), literal(text))[: None if text.strip() else 2]:
-        assert rendered(markdown) == clean(text)
+        # A browser shows no space at the ends of a line.
+        assert rendered(markdown).strip(" ") == clean(text).strip(" ")
 
 
 def test_plain_messages_are_not_made_code() -> None:

@@ -56,7 +56,7 @@ class TaskRuns:
         return float(self.seconds * 2.0 ** min(doublings, 60))
 
     def name(self, batches: Sequence[Batch]) -> str:
-        """``classify 00042 (50 items)``, ``classify 00042–00057 (16 batches, 800 items)``"""
+        """``classify 00042 (50 items)``, ``classify 00042-00057 (16 batches, 800 items)``"""
         items = sum(map(len, batches))
         return self.name_of(batches[0].number, batches[-1].number, len(batches), items)
 
@@ -65,7 +65,7 @@ class TaskRuns:
         counted = f"{items:,} item{'s' if items != 1 else ''}"
         if batches == 1:
             return f"{self.job} {first:05} ({counted})"
-        return f"{self.job} {first:05}–{last:05} ({batches:,} batches, {counted})"
+        return f"{self.job} {first:05}-{last:05} ({batches:,} batches, {counted})"
 
 
 @dataclass(slots=True)
