@@ -35,6 +35,8 @@ lint: setup
 
 test: setup system lint
 	$(BIN)/python -m pytest -n auto -m "not long"
+	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
+	$(BIN)/python -m pytest -n 0 tests/distributed/test_engines.py
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, a million items
