@@ -1048,17 +1048,24 @@ def on_a_terminal(arguments: list[str], answer: str = "") -> tuple[str, int]:
     if pid == 0:
         os.environ |= {"TERM": "xterm", "COLUMNS": "200"}
         os.execv(SCRIPT, [str(SCRIPT), *arguments])
-    text = b""
+    text, asked, silent = b"", False, 0
     try:
-        while select.select([terminal], [], [], 60)[0]:
+        while silent < 30:
+            if not select.select([terminal], [], [], 2)[0]:
+                silent += 1
+                if asked and answer == "\x03":
+                    # Ctrl-C between the prompt and the wait for a line is noticed only at the next
+                    # key (CPython's readline); people press it again.
+                    os.write(terminal, answer.encode())
+                continue
             try:
                 found = os.read(terminal, 4096)
             except OSError:  # how a terminal says that the other side is gone
                 break
             text += found
-            if answer and b"[y/N]" in text:
+            if answer and not asked and b"[y/N]" in text:
+                asked = True
                 os.write(terminal, answer.encode())
-                answer = ""
             if not found:
                 break
     finally:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def test_the_demo_adds_up(tmp_path: Path) -> None:
     leftover.mkdir()
     (leftover / "file").touch()
 
-    done = run(tmp_path)
+    done = run(tmp_path, sysconfig.get_path("stdlib"))
 
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# One server on SQLite answers for all tests at once, and waits for its own writes.
+SECONDS = 120
+
 
 @dataclass(frozen=True)
 class Api:
@@ -24,7 +27,7 @@ class Api:
         )
         for last_try in (False,) * 20 + (True,):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                     data = answer.read()
                 break
             except urllib.error.HTTPError as error:
@@ -61,7 +64,7 @@ class Api:
         answer = self.call("POST", "events/filter", {"filter": where, "limit": 50})
         found: list[Any] = answer["events"]
         while answer.get("next_page"):
-            with urllib.request.urlopen(answer["next_page"], timeout=30) as page:
+            with urllib.request.urlopen(answer["next_page"], timeout=SECONDS) as page:
                 answer = json.loads(page.read())
             found += answer["events"]
         return found

@@ -388,6 +388,8 @@ def by_name(api: Api, name: str) -> Any:
         return None
 
 
+# A machine that is busy calls every run lost, as often as the automation reruns it.
+@pytest.mark.long
 def test_a_run_without_a_sign_of_life_is_called_lost_and_resumes(site: Site, lost: Death) -> None:
     site.worker()
     lost.source.let_go()

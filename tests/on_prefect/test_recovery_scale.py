@@ -55,15 +55,18 @@ def test_a_flow_whose_items_are_all_done_takes_hardly_longer_than_an_empty_one(
     assert len(scene.began()) == 10
 
 
-def test_twenty_thousand_batches_are_all_told_and_none_is_kept(
-    scene: Scene, api: Api, prefect_env: dict[str, str]
+@pytest.mark.parametrize(
+    "batches_", [4_000, pytest.param(20_000, marks=pytest.mark.long)], ids=["short", "long"]
+)
+def test_very_many_batches_are_all_told_and_none_is_kept(
+    scene: Scene, api: Api, prefect_env: dict[str, str], batches_: int
 ) -> None:
-    assert scene.script(prefect_env, flow="many").wait() == 0
+    assert scene.script(prefect_env, flow="many", batches=batches_).wait() == 0
     before, after = (note["bytes"] for note in scene.notes("memory"))
     assert after - before < 100_000_000
     run = scene.wait_for_flow(1)["id"]
-    told = until(lambda: told if sum(told := counts(api, run)) >= 20_100 else None, 60)
-    assert sum(told) == 20_100
+    told = until(lambda: told if sum(told := counts(api, run)) >= batches_ + 100 else None, 60)
+    assert sum(told) == batches_ + 100
     assert len(told) < 150
 
 
