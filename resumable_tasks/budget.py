@@ -89,13 +89,13 @@ class Budget:
         return self.spent + each * (items + out) <= self.max_cost
 
     @property
-    def used_up(self) -> str | None:
-        """Which part of the budget is used up by what has been done; None if none is."""
-        if time.monotonic() >= self._until:
-            return f"max_seconds={self.max_seconds:g}"
-        if self.max_cost is not None and self.spent >= self.max_cost:
-            return self.cost_text
-        return None
+    def time_is_up(self) -> bool:
+        return time.monotonic() >= self._until
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether more has been spent than was to be, calls having cost more than those before."""
+        return self.max_cost is not None and self.spent > self.max_cost
 
     @property
     def cost_text(self) -> str:

@@ -189,9 +189,9 @@ class Engine:
         return False
 
     def _end_by_budget(self, what: str) -> None:
-        """Begin nothing more; what runs is paid for, and waited for."""
-        self._queue.put(_StopRequest(f"its budget: {what}", math.inf))
-        self._stopping.set()
+        """Hand out nothing more. What is out is within the budget, and is handled."""
+        self.interrupted = self.interrupted or f"its budget: {what}"
+        log.info("%s: no further batch begins", self.interrupted)
 
     def _drain(self) -> bool:
         """Wait until nothing is out; False if the grace is over before, or commits have failed."""
@@ -250,9 +250,11 @@ class Engine:
         self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
         log.warning(
-            "%s: stopping; batches that run have %g seconds to finish (again: stop at once)",
+            "%s: stopping; batches that run %s (again: stop at once)",
             reason,
-            grace_seconds,
+            f"have {grace_seconds:g} seconds to finish"
+            if grace_seconds < math.inf
+            else "are waited for",
         )
         self.tell(Stopping, reason=reason, running=self._out)
 
@@ -268,10 +270,16 @@ class Engine:
         ``settled``: how many of those that are out will not be, once this is done.
         """
         triage = self._triage
-        if (over := self.budget.used_up) and not self._stopping.is_set():
-            self._stop(f"its budget: {over}", self._options.grace_seconds)
-        if triage.give_up is not None and not self._stopping.is_set():
-            self._stop(triage.give_up, self._options.grace_seconds)
+        if not self._stopping.is_set():
+            if self.budget.time_is_up:
+                self._stop(
+                    f"its budget: max_seconds={self.budget.max_seconds:g}",
+                    self._options.grace_seconds,
+                )
+            elif self.budget.is_spent:
+                self._stop(f"its budget: {self.budget.cost_text}", math.inf)
+            elif triage.give_up is not None:
+                self._stop(triage.give_up, self._options.grace_seconds)
         if self._stopping.is_set():
             triage.drop_all()
             return []

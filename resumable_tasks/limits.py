@@ -73,8 +73,8 @@ def parse_rate(text: str) -> RateLimit:
 
 def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], list[str]]:
     """The rates, and the names of Prefect's limits. Raises `UsageError`."""
-    each = [given] if isinstance(given, str) else list(given or ())
-    if not all(isinstance(text, str) for text in each):
+    each = [given] if isinstance(given, str) else given or ()
+    if not isinstance(each, Sequence) or not all(isinstance(text, str) for text in each):
         raise UsageError(f"rate_limit={given!r} is neither a string nor a list of them")
     names = [text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED)]
     if not all(names):

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
+from resumable_tasks import log
 from resumable_tasks.errors import BadResult
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
@@ -58,7 +59,11 @@ class RetryPolicy:
             return not isinstance(error, PROGRAMMING_ERRORS)
         if isinstance(self.retry_on, (type, tuple)):
             return isinstance(error, self.retry_on)
-        return bool(self.retry_on(error))
+        try:
+            return bool(self.retry_on(error))
+        except Exception:  # noqa: BLE001 - said; a thread that dies of it would lose its batch
+            log.exception("retry_on= raised on %s, which is not retried", type(error).__name__)
+            return False
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
