@@ -64,6 +64,10 @@ class HttpApi:
             from the last time if not: ``"etag"``, where the server gives an ``ETag``;
             ``"modified"``, by ``Last-Modified`` too, which is safe only where a *deleted* item
             makes its page newer; ``"never"``.
+        resume: after a crash, go on with the page where the reading was, instead of asking for
+            all pages again. Only for ``"link"`` and ``"cursor"``, and only right where a page's
+            address names the same place in the list later on: what was inserted before it in
+            the meantime is seen by the next whole reading, not by this one.
         timeout: seconds for one request, from its start to the last byte of the answer.
         retries: further requests after one that met an answer of 408, 429 or 5xx, no answer, or
             half of one.
@@ -89,6 +93,7 @@ class HttpApi:
     cursor_param: str = "cursor"
     cursor_field: str = "next_cursor"
     unchanged: Unchanged = "etag"
+    resume: bool = False
     timeout: float = 60.0
     retries: int = 5
     retry_pause: float = 1.0
@@ -99,6 +104,12 @@ class HttpApi:
         for name, choices in (("pagination", Pagination), ("unchanged", Unchanged)):
             if getattr(self, name) not in get_args(choices):
                 raise self._wrong(name, f"is none of {', '.join(get_args(choices))}")
+        if type(self.resume) is not bool:
+            raise self._wrong("resume", "is neither true nor false")
+        if self.resume and self.pagination == "page":
+            raise self._wrong(
+                "resume", 'does not go with pagination="page", whose pages move; leave it out'
+            )
         for name in ("key", "page_param", "cursor_param", "cursor_field"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise self._wrong(name, "is no name of a field")

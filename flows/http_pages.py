@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urldefrag, urlencode, urljoin, urlsplit
 
 from flows.http_client import Answer, ApiRefused, BadAnswer, Client, Stopped, http_date
+
+if TYPE_CHECKING:
+    from flows.http_cursor import PageCursor
 
 log = logging.getLogger("flows.http")
 
@@ -49,14 +52,19 @@ class Record(dict[str, Any]):
 
 
 def records(
-    client: Client, *, copies: PageCopies | None = None, stop: threading.Event | None = None
+    client: Client,
+    *,
+    copies: PageCopies | None = None,
+    stop: threading.Event | None = None,
+    cursor: PageCursor | None = None,
 ) -> Iterator[Record]:
     """All records of the client's API, at most one page of them in memory.
 
+    With a ``cursor``, those from its page on; all of them if the API does not take it any more.
     Ends early only once ``stop`` is set. Raises `BadAnswer`, which names the address and the
     page, and what `Client.get` raises; what was yielded before it is good.
     """
-    pages = _Pages(client, copies, stop)
+    pages = _from(client, copies, stop, cursor)
     # `Stopped` is a request that was not made: what comes after it is for the next run.
     with contextlib.suppress(Stopped):
         try:
@@ -68,21 +76,51 @@ def records(
             raise
 
 
+def _from(
+    client: Client,
+    copies: PageCopies | None,
+    stop: threading.Event | None,
+    cursor: PageCursor | None,
+) -> Iterator[list[Record]]:
+    """The pages from the cursor on, or from the first."""
+    if cursor is not None and cursor.start is not None:
+        taken = False
+        try:
+            for items in _Pages(client, copies, stop, cursor):
+                taken = True
+                yield items
+            return
+        except (ApiRefused, BadAnswer) as error:
+            if taken:
+                raise
+            log.warning("the page of the cursor is not to be had, so all are read: %s", error)
+            cursor.forget()
+    yield from _Pages(client, copies, stop, cursor)
+
+
 class _Pages:
-    """One reading of all pages."""
+    """One reading of all pages, or of those from the cursor on."""
 
     def __init__(
-        self, client: Client, copies: PageCopies | None, stop: threading.Event | None
+        self,
+        client: Client,
+        copies: PageCopies | None,
+        stop: threading.Event | None,
+        cursor: PageCursor | None,
     ) -> None:
         self._client, self._api = client, client.api
         self._copies = copies if client.api.unchanged != "never" else None
         self._stop = stop
+        self._cursor = cursor
         self._conditional = True
         self._number = 0
         self._where = ""
 
     def __iter__(self) -> Iterator[list[Record]]:
         url: str | None = self._first()
+        start = self._cursor.start if self._cursor is not None else None
+        if start is not None:
+            url, self._number = start[0], start[1] - 1
         seen: set[str] = set()
         same: deque[int] = deque(maxlen=_SAME_PAGES)
         count = 0
@@ -102,6 +140,8 @@ class _Pages:
             if self._copies is not None and answer.status == HTTPStatus.OK:
                 self._copies.put(name, answer, dated=self._api.unchanged == "modified")
             count += len(items)
+            if self._cursor is not None:
+                self._cursor.page(url, self._number, [item[self._api.key] for item in items])
             yield items
             url = self._next(answer, items)
             if url is not None and self._client.name_of(url) in seen:
@@ -110,7 +150,7 @@ class _Pages:
                     "this would go on for ever. Is it a fault of the API, or in the cursor's "
                     "fields?"
                 )
-        if self._copies is not None:
+        if self._copies is not None and start is None:
             self._copies.keep_only(seen)
         log.info("%s: %d items on %d pages", self._client.shown(self._api.url), count, self._number)
 

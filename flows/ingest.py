@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flows import http_client, http_pages, http_rows, python_files
 from flows.http_api import HttpApi
+from flows.http_cursor import PageCursor
 from resumable_tasks import RunResult, UsageError
-from resumable_tasks.events import Event, Stopping
+from resumable_tasks.events import Event, Listener, Stopping
 
 CHECKPOINT = ".resumable/nightly_ingest"
 OUT = "published/nightly_ingest"
@@ -71,9 +73,20 @@ def _from_api(
     # Beside the checkpoints and for all dates, since a page may be the same as the day before.
     folder = Path(place["checkpoint"]) / "http-pages"
     copies = None if "://" in str(place["checkpoint"]) else http_pages.PageCopies(folder)
-    with http_client.Client(api.for_date(date)) as client:
-        found: Iterable[Any] = http_pages.records(client, copies=copies, stop=stop)
-        return job.run(islice(found, limit), listeners=[listen], **place)
+    dated = api.for_date(date)
+    with http_client.Client(dated) as client, ExitStack() as opened:
+        listeners: list[Listener] = [listen]
+        cursor = None
+        if api.resume:
+            here = Path(place["checkpoint"])
+            cursor = PageCursor(here / "http-cursor" / str(date), here / str(date), dated)
+            opened.enter_context(cursor)
+            listeners.append(cursor.listen)
+        found: Iterable[Any] = http_pages.records(client, copies=copies, stop=stop, cursor=cursor)
+        result = job.run(islice(found, limit), listeners=listeners, **place)
+        if cursor is not None:
+            cursor.finish()
+        return result
 
 
 def partition_folder(out: str, date: datetime.date) -> Path:
