@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resumable_tasks.advice import advise
     from resumable_tasks.budget import Estimate
     from resumable_tasks.errors import (
         BadResult,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "advice": ("advise",),
     "errors": (
         "BadResult",
         "CheckpointDamaged",
@@ -108,6 +110,7 @@ __all__ = [
     "Unfinished",
     "UsageError",
     "WorkerLost",
+    "advise",
     "current_batch",
     "flow_state",
     "resumable_task",

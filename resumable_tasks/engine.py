@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
+from resumable_tasks.advice import LongBatches
 from resumable_tasks.budget import Budget
 from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
@@ -92,6 +93,7 @@ class Engine:
         self._held = 0
         self._at_end = False
         self._window = Window(runner)
+        self._long_batches = LongBatches()
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -340,6 +342,7 @@ class Engine:
             commit = self._checkpoint.commit(accepted, schema)
             self.completed += commit.key_count
             self.failures.extend(commit.failures)
+            self._long_batches.look(accepted)
             self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
             if commit.failures and self._options.fail_fast:
                 self.ended_early = "fail_fast=True"

@@ -117,7 +117,12 @@ def _sortable(key: Any) -> tuple[Any, ...]:
 
 
 def completed_lines(store: Store) -> Iterator[bytes]:
-    """The canonical keys of all completed items, newline-joined, a record at a time.
+    """The canonical keys of all completed items, newline-joined, a record at a time."""
+    return (lines for _, lines in completed_at(store))
+
+
+def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
+    """The time of each record, and the canonical keys that it completes, newline-joined.
 
     In commit order, each once, as the journal was at the first call. The journal is read twice
     rather than held in memory; damage is found before the first key is given.
@@ -139,7 +144,7 @@ def completed_lines(store: Store) -> Iterator[bytes]:
             if retracted:
                 lines = [key for key in lines if retracted.get(key, -1) < commit.number]
             if lines:
-                yield b"\n".join(lines)
+                yield commit.time, b"\n".join(lines)
 
 
 def publish(

@@ -121,7 +121,7 @@ def _match_rows(
             for row, key in zip(rows, batch.keys, strict=True)
             if row is not None and key not in failed
         ]
-    return _to_table(rows), present
+    return to_table(rows), present
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:
@@ -230,11 +230,11 @@ def _match_arrow(
         )
     for at, column in enumerate(columns):
         values = [scheme.values(key)[at] for key in batch.keys]
-        table = table.add_column(at, column, _array(column, values))
+        table = table.add_column(at, column, array(column, values))
     return table, None
 
 
-def _to_table(rows: list[dict[str, Any]]) -> pa.Table | None:
+def to_table(rows: list[dict[str, Any]]) -> pa.Table | None:
     """Rows as columns; a column is any field of any row, in the order first met."""
     import pyarrow as pa
 
@@ -252,14 +252,14 @@ def _to_table(rows: list[dict[str, Any]]) -> pa.Table | None:
     for name in names:
         if not isinstance(name, str):
             raise BadResult(f"a row has a field named {keys.shorten(name)}; names are strings")
-    arrays = [_array(name, values) for name, values in zip(names, columns, strict=True)]
+    arrays = [array(name, values) for name, values in zip(names, columns, strict=True)]
     return pa.Table.from_arrays(arrays, names=names)
 
 
 _PLAIN_TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 
-def _array(name: str, values: list[Any]) -> pa.Array:
+def array(name: str, values: list[Any]) -> pa.Array:
     import pyarrow as pa
 
     try:

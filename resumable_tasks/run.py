@@ -11,8 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks import advice, log, progress
 from resumable_tasks import checkpoint as checkpoints
-from resumable_tasks import log, progress
 from resumable_tasks.budget import Budget, Estimate
 from resumable_tasks.checkpoint import Checkpoint, open_store
 from resumable_tasks.dry_run import dry_run
@@ -120,6 +120,7 @@ class Run:
             batch_format=options.batch_format,
             set_aside=checkpoint.state.set_aside(options.max_attempts, options.retry_failed),
         )
+        listeners.each.append(advice.key_watch(planner, len(checkpoint.state.done)))
         work = Work(
             handler=self._handler,
             scheme=scheme,

@@ -27,13 +27,15 @@ class Pace:
     _completed: int = 0
     _cost: float = 0.0
     _costed: int = 0
+    _imports: bool = False
 
     def apply(self, commit: Commit) -> None:
         """Take one more record in. A run counts from its claim to its last commit."""
         if commit.kind == "claim":
             self._end_tenure()
             self._began = self._last = commit.time
-        elif commit.kind == "commit":
+            self._imports = "imported" in commit.info
+        elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
             # The claim may be lost.
             self._began, self._last = self._began or commit.time, commit.time
             self._completed += commit.key_count

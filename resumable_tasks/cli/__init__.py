@@ -14,8 +14,10 @@ import click
 
 from resumable_tasks import __version__
 from resumable_tasks.cli import output
+from resumable_tasks.cli.advise import advise
 from resumable_tasks.cli.change import publish, repair, reset
 from resumable_tasks.cli.failed import failures, retry
+from resumable_tasks.cli.imports import import_progress
 from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
@@ -65,7 +67,7 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, repair and reset only read, and are safe while a run is at work.
+    All commands but retry, repair, reset and import only read, and are safe while a run is at work.
     """
 
 
@@ -81,5 +83,7 @@ for _command in (
     publish,
     reset,
     watch,
+    import_progress,
+    advise,
 ):
     main.add_command(_command)

@@ -25,7 +25,7 @@ from resumable_tasks.errors import (
     ResumableTasksError,
     UsageError,
 )
-from resumable_tasks.publish import completed_lines
+from resumable_tasks.publish import completed_at
 from resumable_tasks.store.local import LocalStore
 from resumable_tasks.text import clean
 
@@ -200,15 +200,21 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 )
 @checkpoint_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of lines.")
-def keys(checkpoint: str, as_json: bool) -> None:
+@click.option("--jsonl", is_flag=True, help="Print one object a line: the key, and when.")
+def keys(checkpoint: str, as_json: bool, jsonl: bool) -> None:
     """Print the keys of the completed items of CHECKPOINT.
 
     One JSON value a line, in the order of commits, each once. The number 1 and the string "1" are
     different keys, and so are their lines.
     """
+    if as_json and jsonl:
+        raise UsageError("--json and --jsonl exclude each other")
     separator = "[" if as_json else ""
-    for lines in completed_lines(open_store(checkpoint)):
+    for time, lines in completed_at(open_store(checkpoint)):
         text = output.safe_json(lines.decode("utf-8", "backslashreplace"))
+        if jsonl:
+            end = f',"t":{output.dumps(time)}}}'
+            text = '{"key":' + text.replace("\n", end + '\n{"key":') + end
         text = separator + text.replace("\n", ",\n") if as_json else text + "\n"
         separator = ",\n"
         if not output.write(text, utf8=True):

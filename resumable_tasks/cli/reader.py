@@ -135,7 +135,7 @@ class Reader:
             return "damaged"
         if self.holder is not None:
             return "running"
-        if close is None or not self.state.closed:
+        if close is None or not self.state.closed or close.info.get("how") == "imported":
             return "incomplete"
         if close.info.get("how") == "interrupted":
             return "interrupted"

@@ -210,3 +210,14 @@ def test_killed_again_and_again_no_page_is_lost_and_none_is_doubled(
     found = published(tmp_path / "published/nightly_ingest")["id"].to_pylist()
     assert sorted(found) == list(range(10 * PAGES))
     assert api.count("/link") < 5 * PAGES, "every run has asked for all pages"
+
+
+def test_a_cursor_that_rests_on_another_record_does_not_count(tmp_path: Path, api: Api) -> None:
+    """One of that number is there, but it says something else."""
+    stop_at(tmp_path, api, 12)
+    with Snapshot(tmp_path / "checkpoint/http-cursor" / str(DATE)) as kept:
+        kept.state["checksum"] = "0" * 32
+    api.asked.clear()
+    ingest(tmp_path, source(api))
+    assert pages_asked(api)[0] == "/link"
+    all_is_there(tmp_path)

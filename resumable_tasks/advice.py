@@ -1,0 +1,243 @@
+"""Whether a checkpoint is worth it, in which form, and in what pieces; and what a run warns of.
+
+The thresholds are rules of thumb, each with its number here and its reason in
+``docs/design/0010-snapshot-import-advice.md``. Nothing is decided by them but what is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from resumable_tasks import log
+from resumable_tasks.budget import duration
+from resumable_tasks.errors import UsageError
+from resumable_tasks.events import Committed, Event, RunFinished
+from resumable_tasks.model import Outcome
+from resumable_tasks.plan import Planner
+
+Form = Literal["journal", "column", "snapshot"]
+
+MANY_ITEMS, SLOW_SECONDS = 20, 5.0
+LONG_JOB_SECONDS = 600.0
+MOST_OVERHEAD = 0.01
+# Two durable files and the encoding of their rows, on a slow disk; see docs/performance.md.
+COMMIT_SECONDS = 0.003
+# How long a batch of more than one item may take before the run says so, and what it proposes.
+LONG_BATCH_SECONDS, GOOD_BATCH_SECONDS = 1_800.0, 300.0
+# So many completed keys, and so many items of which none is among them, are no accident.
+MANY_KEYS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is done again after a crash; ``seconds`` are those of the handler, all calls summed."""
+
+    items: float
+    seconds: float
+    cost: float
+
+    def __str__(self) -> str:
+        items = f"{self.items:,.1f}".removesuffix(".0")
+        text = f"{items} items, {duration(self.seconds)} of work"
+        return text + (f", a cost of {self.cost:,.4g}" if self.cost else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What `advise` says; ``str()`` of it is the text.
+
+    ``checkpoint``: whether to keep one, for these ``reasons``. ``form``: which. ``batch_size``
+    items a batch (with ``"snapshot"``: steps from one save to the next), which is a commit each
+    ``commit_seconds``, at an ``overhead`` of this share. ``without`` and ``with_checkpoint`` are
+    what a crash costs at the worst moment and on average. ``notes`` are what else to see to.
+    """
+
+    checkpoint: bool
+    reasons: tuple[str, ...]
+    form: Form
+    batch_size: int
+    commit_seconds: float
+    overhead: float
+    without: tuple[Loss, Loss]
+    with_checkpoint: tuple[Loss, Loss]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = ["keep a checkpoint:" if self.checkpoint else "no checkpoint is needed:"]
+        lines += [f"  - {reason}" for reason in self.reasons]
+        lines.append("a crash costs, at the worst moment and on average:")
+        lines += [f"  without  {self.without[0]}; {self.without[1]}"]
+        lines += [f"  with     {self.with_checkpoint[0]}; {self.with_checkpoint[1]}"]
+        lines.append(f"form: {_FORMS[self.form]}")
+        size = "every" if self.form == "snapshot" else "batch_size"
+        lines.append(
+            f"{size}={self.batch_size}: a commit about every {self.commit_seconds:,.3g} s, at an "
+            f"overhead of {self.overhead:.2%}"
+        )
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+_FORMS: dict[Form, str] = {
+    "journal": "the append-only journal of resumable_task",
+    "column": "a column of the table that the items are in, set in the same transaction as "
+    "their results",
+    "snapshot": "a Snapshot, since the state is a structure",
+}
+
+
+def advise(
+    items: int,
+    seconds_per_item: float,
+    *,
+    external_api: bool = False,
+    cost_per_item: float = 0.0,
+    idempotent: bool = True,
+    in_table: bool = False,
+    structure: bool = False,
+    concurrency: int = 4,
+    max_loss: float | None = None,
+) -> Advice:
+    """Whether to keep a checkpoint of a job, in which form, and how often to commit.
+
+    Args:
+        items: how many there are.
+        seconds_per_item: of the handler, for one of them.
+        external_api: the handler calls a service with limits or a price.
+        cost_per_item: what an item costs, in any unit.
+        idempotent: the job as a whole can be run again without harm.
+        in_table: the items are rows of a database's table.
+        structure: what is to be remembered is no set of keys, but such as a cursor or sums.
+        concurrency: batches at once.
+        max_loss: the most that a crash may cost: in the unit of ``cost_per_item`` if that is
+            given, else in seconds of work.
+
+    Raises `UsageError` for a number that cannot be.
+    """
+    for name, value, least in (("items", items, 0), ("concurrency", concurrency, 1)):
+        if type(value) is not int or value < least:
+            raise UsageError(f"{name}={value!r} is not a whole number from {least}")
+    given = {"seconds_per_item": seconds_per_item, "cost_per_item": cost_per_item}
+    for name, number in given.items():
+        if type(number) not in (int, float) or not 0 <= number < math.inf:
+            raise UsageError(f"{name}={number!r} is no number from 0")
+    if max_loss is not None and not (type(max_loss) in (int, float) and 0 < max_loss < math.inf):
+        raise UsageError(f"max_loss={max_loss!r} is no number above 0")
+    if in_table and structure:
+        raise UsageError("in_table and structure exclude each other: what is to be remembered?")
+    form: Form = "column" if in_table else "snapshot" if structure else "journal"
+    at_once = 1 if form == "snapshot" else concurrency
+    # Batches that are being handled, and as many that wait to be committed.
+    out = 1 if form == "snapshot" else 2 * concurrency
+    reasons = _reasons(items, seconds_per_item, external_api or cost_per_item > 0, idempotent)
+    each = seconds_per_item / at_once
+    size, notes = _batch_size(
+        items, each, out, cost_per_item or seconds_per_item, max_loss, at_once
+    )
+    if external_api or not idempotent:
+        notes.append(
+            "the items of a batch that a crash has cut off are handled again: give the service "
+            "their keys as idempotency keys"
+        )
+
+    def loss(count: float) -> Loss:
+        return Loss(count, count * seconds_per_item, count * cost_per_item)
+
+    worst = min(items, out * size)
+    return Advice(
+        checkpoint=bool(reasons),
+        reasons=tuple(reasons)
+        or (f"it is done again in {duration(items * each)}: run it again instead",),
+        form=form,
+        batch_size=size,
+        commit_seconds=size * each,
+        overhead=_overhead(size, each),
+        without=(loss(items), loss(items / 2)),
+        with_checkpoint=(loss(worst), loss(min(items / 2, at_once * size / 2))),
+        notes=tuple(notes),
+    )
+
+
+def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> list[str]:
+    reasons = []
+    if items >= MANY_ITEMS and seconds >= SLOW_SECONDS:
+        reasons.append(f"{items:,} items of {seconds:g} s each")
+    if items * seconds >= LONG_JOB_SECONDS:
+        reasons.append(f"{duration(items * seconds)} of work in all")
+    if outside and items:
+        reasons.append("calls to the outside have limits or a price")
+    if not idempotent and items:
+        reasons.append("run again as a whole, it would do harm")
+    return reasons
+
+
+def _batch_size(
+    items: int, each: float, out: int, unit: float, max_loss: float | None, at_once: int
+) -> tuple[int, list[str]]:
+    """The smallest batch whose commits cost no more than a hundredth: it loses the least."""
+    notes: list[str] = []
+    wanted = COMMIT_SECONDS / MOST_OVERHEAD
+    size = math.ceil(wanted / each - 1e-9) if each > 0 else items
+    size = max(1, min(size, math.ceil(items / at_once)))
+    if max_loss is not None and unit > 0:
+        bound = math.floor(max_loss / (out * unit) + 1e-9)
+        if bound < 1:
+            notes.append(
+                f"even batches of one item can cost {out * unit:,.4g} at {at_once} at once, more "
+                f"than {max_loss:,.4g}: lower the concurrency"
+            )
+        elif bound < size:
+            notes.append("the loss that is allowed wants smaller batches than the overhead does")
+        size = min(size, max(1, bound))
+    return size, notes
+
+
+def _overhead(size: int, each: float) -> float:
+    return COMMIT_SECONDS / (size * each) if each > 0 and size else 0.0
+
+
+class LongBatches:
+    """Says once, of the first batch that took too long, which size would fit."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def look(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            seconds, items = outcome.ended - outcome.began, len(outcome.batch)
+            if not self._said and items > 1 and seconds > LONG_BATCH_SECONDS:
+                self._said = True
+                log.warning(
+                    "batch %d took %s for %d items, and all of it is done again if it is cut off: "
+                    "batch_size=%d would commit about every %d minutes",
+                    outcome.batch.number,
+                    duration(seconds),
+                    items,
+                    max(1, int(items * GOOD_BATCH_SECONDS / seconds)),
+                    GOOD_BATCH_SECONDS // 60,
+                )
+
+
+def key_watch(planner: Planner, found: int) -> Callable[[Event], None]:
+    """A listener that says once if no item of a rerun is among the ``found`` completed ones."""
+    said = False
+
+    def listen(event: Event) -> None:
+        nonlocal said
+        if said or not isinstance(event, (Committed, RunFinished)):
+            return
+        if found >= MANY_KEYS and planner.total >= MANY_KEYS and not planner.skipped:
+            said = True
+            log.warning(
+                "%s items are completed in %s, and not one of the %s items up to now is among "
+                "them. If they are the same items, their keys change from run to run, and all is "
+                "done again: key= must name what stays, never a position or a random id",
+                f"{found:,}",
+                event.checkpoint,
+                f"{planner.total:,}",
+            )
+
+    return listen

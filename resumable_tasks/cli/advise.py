@@ -1,0 +1,43 @@
+"""The command `advise`: whether a checkpoint is worth it, before there is one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import json_option
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable advise --items 681 --seconds-per-item 6 --external-api"
+    "\n  resumable advise --items 50000 --seconds-per-item 0.4 --cost-per-item 0.01 --max-loss 5",
+)
+@click.option("--items", type=int, required=True, help="How many items there are.")
+@click.option("--seconds-per-item", type=float, required=True, help="How long one takes.")
+@click.option("--external-api", is_flag=True, help="It calls a service with limits or a price.")
+@click.option("--cost-per-item", type=float, default=0.0, help="What an item costs, in any unit.")
+@click.option("--not-idempotent", is_flag=True, help="Run again as a whole, it would do harm.")
+@click.option("--in-table", is_flag=True, help="The items are rows of a database's table.")
+@click.option("--structure", is_flag=True, help="The state is a cursor or sums, no set of keys.")
+@click.option(
+    "--concurrency", type=int, default=4, show_default=True, help="How many batches at once."
+)
+@click.option(
+    "--max-loss", type=float, help="The most that a crash may cost; seconds if items have no cost."
+)
+@json_option
+def advise(as_json: bool, not_idempotent: bool, **given: Any) -> None:
+    """Say whether to keep a checkpoint, which form of it, and how often to commit.
+
+    And what a crash would cost with and without it. Reads and writes nothing.
+    """
+    from resumable_tasks import advice
+
+    found = advice.advise(idempotent=not not_idempotent, **given)
+    if as_json:
+        output.document(asdict(found))
+    else:
+        output.lines([str(found)])

@@ -1,0 +1,76 @@
+"""The command `import`: progress that was kept by hand becomes a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import json_option
+from resumable_tasks.cli.output import count
+from resumable_tasks.text import clean
+
+
+@click.command(
+    "import",
+    epilog="\b\nExit codes:\n  0  imported, or all was there already"
+    "\n  2  the file or an option is wrong, the checkpoint is of another job; nothing was changed"
+    "\n  3  a run holds the checkpoint; nothing was changed\n"
+    "\n\b\nExamples:"
+    "\n  resumable import done.jsonl --job classify --key id --checkpoint checkpoints/classify"
+    "\n  resumable import ids.txt --job send --checkpoint checkpoints/send --dry-run",
+)
+@click.argument("file", type=click.Path())
+@click.option("--checkpoint", required=True, help="The checkpoint's directory, new or not.")
+@click.option("--job", help="The name of the job; needed if the checkpoint is new.")
+@click.option("--key", multiple=True, help="A field of the job's key; several make one key.")
+@click.option("--version", help="The version of the job; 1 by default.")
+@click.option(
+    "--results",
+    type=click.Choice(["one", "many", "none"]),
+    help="The job's results; with one or many, the other fields become the rows.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "lines", "csv", "tsv"]),
+    help="What the file is, if its name and first line do not tell.",
+)
+@click.option(
+    "--key-type",
+    type=click.Choice(["string", "int"]),
+    help="What the keys are where they stand as text.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
+@json_option
+def import_progress(
+    file: str, checkpoint: str, as_json: bool, dry_run: bool, **options: Any
+) -> None:
+    """Take over FILE, in which a program of your own has kept what is done.
+
+    JSON lines with the key in a field, a list of ids, or CSV. What FILE names counts as completed
+    in the checkpoint from then on, and the job's next run skips it. FILE is read whole first; a
+    torn last line is left out, and any other that cannot be read ends the import.
+    """
+    from resumable_tasks.importing import import_file
+
+    done = import_file(file, checkpoint, dry_run=dry_run, **options)
+    if as_json:
+        output.document({**asdict(done), "dry_run": dry_run})
+        return
+    would = "would import" if dry_run else "imported"
+    rows = f", {count(done.rows, 'row')}," if done.results != "none" else ""
+    text = [
+        f"{would} {count(done.imported, 'item')}{rows} into {clean(done.checkpoint)} "
+        f"({clean(done.job)})"
+    ]
+    if done.skipped:
+        text.append(f"{count(done.skipped, 'item')} skipped: completed there before")
+    if done.duplicates:
+        text.append(f"{count(done.duplicates, 'line')} of items that have a later line: left out")
+    if done.torn is not None:
+        text.append(f"line {done.torn:,} is torn: left out, its item is done again")
+    if not dry_run:
+        text.append("next: run the job; it does what is missing")
+    output.lines(text)

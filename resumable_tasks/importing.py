@@ -1,0 +1,248 @@
+"""What a progress file says is done becomes a checkpoint that the job's next run takes up."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resumable_tasks import manifest, progressfile, rows
+from resumable_tasks.checkpoint import Checkpoint, open_store, read_checkpoint
+from resumable_tasks.errors import BadResult, InvalidItems, UsageError
+from resumable_tasks.keys import KeyScheme, join
+from resumable_tasks.manifest import Manifest
+from resumable_tasks.model import Batch, Outcome, ResultsMode
+from resumable_tasks.options import JobOptions
+from resumable_tasks.progressfile import Format, KeyType, Progress
+from resumable_tasks.state import State
+from resumable_tasks.store.base import Store
+
+# A record of the journal is read whole; a file of fewer items is taken over in one step.
+_PER_COMMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did, or would do. Counts are items, ``rows`` rows.
+
+    ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
+    ``torn`` is the number of a last line that was left out, or None.
+    """
+
+    checkpoint: str
+    job: str
+    results: str
+    lines: int
+    imported: int
+    rows: int
+    skipped: int
+    duplicates: int
+    torn: int | None
+
+
+def import_file(
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    *,
+    job: str | None = None,
+    version: str | None = None,
+    key: Sequence[str] = (),
+    results: ResultsMode | None = None,
+    format: Format | None = None,
+    key_type: KeyType | None = None,
+    dry_run: bool = False,
+) -> Imported:
+    """Take the items of a progress file over as completed, durable on return.
+
+    The file is read whole before anything is written; up to a million items are then committed in
+    one step. Killed in the middle, it can be run again: what is in the checkpoint is skipped. Of
+    several lines of one item the last counts (with ``results="many"`` all do).
+
+    ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
+    checkpoint, if there is one. Raises `UsageError` (`InvalidItems` with the line,
+    `CheckpointMismatch`), `ResultConflict` for a column whose type does not fit the rows that are
+    there, and what the opening of a checkpoint raises; nothing was imported then.
+    """
+    began = time.monotonic()
+    store = open_store(os.fspath(checkpoint))
+    there = _there(store)
+    wanted = _wanted(there, job, version, tuple(key), results)
+    if there is not None:
+        manifest.check(store, there[0], wanted)
+        manifest.check_version(store, _version(*there), wanted.version)
+    scheme = _scheme(wanted.key)
+    with _no_garbage():
+        found = progressfile.read(path, scheme, format=format, key_type=key_type)
+        chosen = _last_of_each(found.lines) if wanted.results != "many" else range(len(found.lines))
+        many = _Many(found, scheme, wanted.results, chosen)
+    if dry_run:
+        done = there[1].done if there is not None else State().done
+        left = many.missing(done)
+        written = sum(many.rows_of(at) for at in left)
+    else:
+        identity = {"imported": Path(os.fspath(path)).name}
+        into = Checkpoint.open(store, wanted, identity=identity)
+        try:
+            left = many.missing(into.state.done)
+            written = many.commit(into, left, os.fspath(path))
+            counts = {"total": many.items, "completed": len(left), "failed": 0}
+            counts["skipped"] = many.items - len(left)
+            seconds = round(time.monotonic() - began, 3)
+            into.end({"how": "imported", **counts, "seconds": seconds})
+        finally:
+            into.close()
+    return Imported(
+        checkpoint=store.url,
+        job=wanted.job,
+        results=wanted.results,
+        lines=len(found.lines),
+        imported=len(left),
+        rows=written,
+        skipped=many.items - len(left),
+        duplicates=len(found.lines) - len(chosen),
+        torn=found.torn,
+    )
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Millions of small values are made, and no cycles: looking for those takes half the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _there(store: Store) -> tuple[Manifest, State] | None:
+    """The checkpoint that is there, if any."""
+    if manifest.NAME not in (store.list("") if store.exists() else ()):
+        return None
+    return read_checkpoint(store)
+
+
+def _version(found: Manifest, state: State) -> str:
+    return state.version or found.version
+
+
+def _wanted(
+    there: tuple[Manifest, State] | None,
+    job: str | None,
+    version: str | None,
+    key: tuple[str, ...],
+    results: ResultsMode | None,
+) -> Manifest:
+    if there is None and job is None:
+        raise UsageError(
+            "--job is missing: name the job that is to go on, as its name= or its function has it"
+        )
+    spec = key[0] if len(key) == 1 else key or None
+    given = KeyScheme(spec).describe()
+    if there is None:
+        options = JobOptions(name=str(job), key=spec, results=results or "none")
+        return Manifest(options.name, version or str(options.version), given, options.results)
+    before = there[0]
+    return Manifest(
+        job or before.job,
+        version or _version(*there),
+        given if key else before.key,
+        results or before.results,
+    )
+
+
+def _scheme(described: Any) -> KeyScheme:
+    """The scheme of a manifest's key; where a callable makes the key, the file holds keys."""
+    if isinstance(described, dict) and "field" in described:
+        return KeyScheme(described["field"])
+    if isinstance(described, dict) and "fields" in described:
+        return KeyScheme(tuple(described["fields"]))
+    return KeyScheme(None)
+
+
+def _last_of_each(lines: list[bytes]) -> Sequence[int]:
+    last = dict(zip(lines, range(len(lines)), strict=True))
+    return range(len(lines)) if len(last) == len(lines) else sorted(last.values())
+
+
+class _Many:
+    """The items of a file, each with the places of its lines."""
+
+    def __init__(
+        self, found: Progress, scheme: KeyScheme, results: str, chosen: Sequence[int]
+    ) -> None:
+        self._found = found
+        self._scheme = scheme
+        self._results: Any = results
+        self._places: dict[bytes, list[int]] = {}
+        if results == "many":
+            for at in chosen:
+                self._places.setdefault(found.lines[at], []).append(at)
+            chosen = [places[0] for places in self._places.values()]
+        self._chosen = chosen
+        self.items = len(chosen)
+
+    def missing(self, done: Any) -> list[int]:
+        """The items that are not done, by the place of a line of theirs."""
+        lines = self._found.lines
+        chosen = [lines[at] for at in self._chosen]
+        return [self._chosen[at] for at in done.missing(chosen)] if chosen else []
+
+    def rows_of(self, at: int) -> int:
+        """How many rows an item has."""
+        if self._results == "many":
+            return len(self._places[self._found.lines[at]])
+        return int(self._results == "one")
+
+    def commit(self, into: Checkpoint, left: list[int], path: str) -> int:
+        """Commit these items; how many rows they have."""
+        written = 0
+        for start in range(0, len(left), _PER_COMMIT):
+            part = left[start : start + _PER_COMMIT]
+            outcome = self._outcome(part, path)
+            into.commit([outcome], into.accept(outcome, None, []))
+            written += outcome.table.num_rows if outcome.table is not None else 0
+        return written
+
+    def _outcome(self, part: list[int], path: str) -> Outcome:
+        found, scheme = self._found, self._scheme
+        batch = Batch(0, [found.keys[at] for at in part], join(found.lines[at] for at in part), [])
+        try:
+            matched = rows.match(self._rows(part), batch, scheme, self._results)
+        except BadResult as error:
+            raise InvalidItems(f"{path}: {error}. Its rows were not imported") from error
+        table = matched.table
+        schema = table.schema if table is not None else None
+        return Outcome(batch, matched.done, matched.completed, table, schema=schema)
+
+    def _rows(self, part: list[int]) -> Any:
+        """What a handler would have returned for these items."""
+        if self._results == "none":
+            return None
+        found, scheme = self._found, self._scheme
+        if self._results == "many":
+            part = [at for first in part for at in self._places[found.lines[first]]]
+        table = rows.to_table([found.rows[at] for at in part]) if found.rows else None
+        others = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
+        # A field that is called as the key's column gives way to it.
+        for name in (*found.key_fields, *scheme.columns):
+            others.pop(name, None)
+        many: list[Any] = [found.keys[at] for at in part]
+        if scheme.composite:
+            columns = [[key[place] for key in many] for place in range(len(scheme.columns))]
+        else:
+            # Those of a callable that are tuples get their column by their places.
+            columns = [] if tuple in set(map(type, many)) else [many]
+        own = {
+            name: rows.array(name, column)
+            for name, column in zip(scheme.columns, columns, strict=False)
+        }
+        import pyarrow as pa
+
+        return pa.table({**own, **others}) if own or others else [{} for _ in part]

@@ -1,0 +1,204 @@
+"""What is advised, and that a run says where it is not heeded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from resumable_tasks import UsageError, advice, advise, resumable_task
+from resumable_tasks.advice import Advice, LongBatches, Loss
+from resumable_tasks.cli import main
+from resumable_tasks.model import Batch, Outcome
+
+
+@pytest.mark.parametrize(
+    ("items", "seconds", "options", "wanted"),
+    [
+        (20, 5, {}, True),
+        (19, 5, {}, False),
+        (20, 4.9, {}, False),
+        (600, 1, {}, True),
+        (599, 1, {}, False),
+        (1, 600, {}, True),
+        (5, 1, {"external_api": True}, True),
+        (5, 1, {"cost_per_item": 0.001}, True),
+        (5, 1, {"idempotent": False}, True),
+        (0, 1, {"external_api": True, "idempotent": False}, False),
+    ],
+)
+def test_when_a_checkpoint_is_worth_it(
+    items: int, seconds: float, options: dict[str, Any], wanted: bool
+) -> None:
+    found = advise(items, seconds, **options)
+    assert found.checkpoint is wanted
+    assert ("keep a checkpoint" in str(found)) is wanted
+    assert found.reasons
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "says"),
+    [
+        ({}, "journal", "append-only journal"),
+        ({"in_table": True}, "column", "in the same transaction"),
+        ({"structure": True}, "snapshot", "a Snapshot"),
+    ],
+)
+def test_which_form(options: dict[str, Any], form: str, says: str) -> None:
+    found = advise(681, 6, **options)
+    assert found.form == form
+    assert says in str(found)
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.003, 0.1, 6.0, 100.0])
+@pytest.mark.parametrize("concurrency", [1, 4, 32])
+@pytest.mark.parametrize("structure", [False, True])
+def test_the_overhead_is_under_a_hundredth_and_no_smaller_batch_keeps_it_so(
+    seconds: float, concurrency: int, structure: bool
+) -> None:
+    found = advise(10_000_000, seconds, concurrency=concurrency, structure=structure)
+    at_once = 1 if structure else concurrency
+
+    def overhead(size: int) -> float:
+        return advice.COMMIT_SECONDS * at_once / (size * seconds)
+
+    assert found.overhead == pytest.approx(overhead(found.batch_size))
+    assert found.overhead <= 0.01 + 1e-9
+    assert found.batch_size == 1 or overhead(found.batch_size - 1) > 0.01
+    assert found.commit_seconds == pytest.approx(found.batch_size * seconds / at_once)
+
+
+def test_what_a_crash_costs() -> None:
+    found = advise(1_000, 0.05, concurrency=4, cost_per_item=2.0)
+    assert found.batch_size == 24
+    assert found.without == (Loss(1000, 50.0, 2000.0), Loss(500, 25.0, 1000.0))
+    worst, average = found.with_checkpoint
+    assert worst.items == 2 * 4 * 24, "as many batches as a run has out"
+    assert average.items == 4 * 24 / 2
+    assert worst.cost == worst.items * 2
+    few = advise(10, 0.05)
+    assert few.with_checkpoint[0].items <= 10
+
+
+def test_the_loss_stays_under_what_is_allowed() -> None:
+    for allowed in (800.0, 100.0, 16.0):
+        found = advise(100_000, 0.01, cost_per_item=1.0, max_loss=allowed)
+        assert found.with_checkpoint[0].cost <= allowed
+        assert found.batch_size == min(120, int(allowed / 8))
+        assert bool(found.notes) is (found.batch_size < 120)
+    assert "lower the concurrency" in str(advise(100, 60, max_loss=100))
+    assert advise(100, 60, max_loss=480).notes == ()
+    assert advise(100_000, 0.01, max_loss=1.0).with_checkpoint[0].seconds <= 1.0
+
+
+def test_what_calls_the_outside_is_told_of_keys() -> None:
+    assert "idempotency keys" in str(advise(681, 6, external_api=True))
+    assert "idempotency keys" in str(advise(681, 6, idempotent=False))
+    assert "idempotency keys" not in str(advise(681, 6))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"items": -1},
+        {"items": 1.5},
+        {"seconds_per_item": -1},
+        {"seconds_per_item": math.nan},
+        {"cost_per_item": math.inf},
+        {"concurrency": 0},
+        {"max_loss": 0},
+        {"in_table": True, "structure": True},
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        advise(**{"items": 10, "seconds_per_item": 1.0, **wrong})
+
+
+def test_items_that_take_no_time_are_one_batch_each_worker() -> None:
+    assert advise(100, 0).batch_size == 25
+    assert str(advise(0, 0))
+
+
+def test_the_command_says_the_same() -> None:
+    given = ["advise", "--items", "681", "--seconds-per-item", "6", "--external-api"]
+    text = CliRunner().invoke(main, given, catch_exceptions=False)
+    assert (text.exit_code, text.stdout) == (0, f"{advise(681, 6, external_api=True)}\n")
+    others = ["--not-idempotent", "--structure", "--cost-per-item", "2", "--max-loss", "50"]
+    found = CliRunner().invoke(main, [*given, *others, "--concurrency", "2", "--json"])
+    wanted = advise(
+        681,
+        6,
+        external_api=True,
+        idempotent=False,
+        structure=True,
+        cost_per_item=2.0,
+        max_loss=50,
+        concurrency=2,
+    )
+    assert isinstance(wanted, Advice)
+    document = json.loads(found.stdout)
+    assert document["reasons"] == list(wanted.reasons)
+    assert document["batch_size"] == wanted.batch_size
+    assert document["without"][0] == {"items": 681, "seconds": 4086.0, "cost": 1362.0}
+    refused = CliRunner().invoke(main, [*given, "--in-table", "--structure"])
+    assert refused.exit_code == 2
+
+
+def outcome(items: int, seconds: float) -> Outcome:
+    batch = Batch(3, list(range(items)), b"", list(range(items)))
+    return Outcome(batch, seconds=10 * seconds, began=1_000.0, ended=1_000.0 + seconds)
+
+
+def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = LongBatches()
+    watch.look([outcome(50, 1_800), outcome(1, 1_000_000)])
+    assert caplog.text == ""
+    watch.look([outcome(50, 3_000), outcome(50, 3_000)])
+    watch.look([outcome(50, 3_000)])
+    (record,) = caplog.records
+    assert "batch 3 took 50:00 for 50 items" in record.getMessage()
+    assert "batch_size=5 would" in record.getMessage()
+
+
+def test_a_run_warns_of_a_batch_that_took_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", -1.0)
+    monkeypatch.setattr(advice, "GOOD_BATCH_SECONDS", 0.0)
+    task = resumable_task(lambda items: None, name="job", results="none", batch_size=5)
+    task.run(range(20), checkpoint=tmp_path / "c")
+    assert caplog.text.count("batch_size=1 would") == 1
+
+
+def rerun(place: Path, before: Any, after: Any) -> None:
+    task = resumable_task(lambda items: None, name="job", results="none", batch_size=10)
+    task.run(before, checkpoint=place)
+    task.run(after, checkpoint=place)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "warned"),
+    [
+        (range(50), range(1_000, 1_200), 1),
+        (range(50), range(1_000, 1_050), 1),
+        (range(49), range(1_000, 1_200), 0),
+        (range(50), range(1_000, 1_049), 0),
+        (range(50), [49, *range(1_000, 1_200)], 0),
+        (range(50), range(50), 0),
+        ([], range(200), 0),
+    ],
+)
+def test_a_rerun_whose_keys_are_all_unknown_is_warned_of_once(
+    tmp_path: Path, before: Any, after: Any, warned: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        rerun(tmp_path / "c", before, after)
+    assert caplog.text.count("their keys change from run to run") == warned
