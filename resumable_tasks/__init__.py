@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resumable_tasks.errors import (
         BadResult,
+        ChangedItem,
         CheckpointDamaged,
         CheckpointHeld,
         CheckpointMismatch,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": (
         "BadResult",
+        "ChangedItem",
         "CheckpointDamaged",
         "CheckpointHeld",
         "CheckpointMismatch",
@@ -72,6 +74,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BadResult",
+    "ChangedItem",
     "CheckpointDamaged",
     "CheckpointHeld",
     "CheckpointMismatch",

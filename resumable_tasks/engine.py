@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import failures, log
+from resumable_tasks import failures, keys, log
 from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
@@ -228,20 +228,26 @@ class Engine:
                 outcome, schema = self._accept(outcome, schema, accepted)
                 accepted.append(outcome)
         if accepted:
-            commit = self._checkpoint.commit(accepted, schema)
-            self.completed += commit.key_count
-            self.failures.extend(commit.failures)
+            prints = self._planner.fingerprints
+            commit = self._checkpoint.commit(accepted, schema, prints)
+            # Not all that is in the record: items done anew bring others with them.
+            completed = sum(outcome.completed for outcome in accepted)
+            failed = tuple(failure for outcome in accepted for failure in outcome.failures)
+            for line in keys.split(commit.keys) if prints else ():
+                prints.pop(line, None)
+            self.completed += completed
+            self.failures.extend(failed)
             self._widen(accepted, commit)
-            if commit.failures and self._fail_fast:
+            if failed and self._fail_fast:
                 self.failed_fast = True
                 self._stopping.set()
             self.tell(
                 Committed,
                 number=commit.number,
-                completed=commit.key_count,
+                completed=completed,
                 rows=sum(shard.rows for shard in commit.shards),
                 bytes=sum(shard.bytes for shard in commit.shards),
-                failures=commit.failures,
+                failures=failed,
                 progress=self.progress(),
             )
         if fatal is not None:

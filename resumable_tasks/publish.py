@@ -134,10 +134,10 @@ def completed_lines(store: Store) -> Iterator[bytes]:
             if commit.number >= records:
                 return
             # Between two retractions a key is completed once; what comes before the last of
-            # them does not count.
+            # them does not count. A record retracts first.
             lines = commit.keys.split(b"\n") if commit.keys else []
             if retracted:
-                lines = [key for key in lines if retracted.get(key, -1) < commit.number]
+                lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
             if lines:
                 yield b"\n".join(lines)
 

@@ -122,7 +122,7 @@ def _fold(records: dict[int, Commit]) -> State:
     """The state by the readable records; a key that comes twice is no matter here."""
     state = State()
     for number in sorted(records):
-        state.apply(replace(records[number], keys=b"", key_count=0))
+        state.apply(replace(records[number], keys=b"", key_count=0, fingerprints=b""))
     return state
 
 
@@ -131,10 +131,10 @@ def _examine_keys(report: Report, records: dict[int, Commit]) -> None:
     done = KeyTable()
     for number in sorted(records):
         record, twice = records[number], 0
-        for key in keys.split(record.keys):
-            twice += not done.add(key, number)
         for key in keys.split(record.retracted):
             done.remove(key)
+        for key in keys.split(record.keys):
+            twice += not done.add(key, number)
         if twice:
             what = f"it completes {twice:,} keys that were completed before it"
             report.damages.append(Damage(record_name(number), what, record.key_count))
@@ -198,14 +198,14 @@ def _homes(records: Iterable[Commit]) -> dict[bytes, str]:
     """In which shard each completed key has its rows now; "" if it has none."""
     homes: dict[bytes, str] = {}
     for record in records:
+        for key in keys.split(record.retracted):
+            homes.pop(key, None)
         lines = list(keys.split(record.keys))
         homes.update(dict.fromkeys(lines, ""))
         at = 0
         for shard in record.shards:
             homes.update(dict.fromkeys(lines[at : at + shard.keys], shard.path))
             at += shard.keys
-        for key in keys.split(record.retracted):
-            homes.pop(key, None)
     return homes
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,9 @@ class RunResult:
     """The counts of one run, in items, and its checkpoint.
 
     ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
-    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``. ``failures`` are this
-    run's. `table`, `dataset` and `publish` give the rows of *all* runs of the checkpoint.
+    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``; ``changed`` had another
+    fingerprint than when they were completed. ``failures`` are this run's. `table`, `dataset` and
+    `publish` give the rows of *all* runs of the checkpoint.
     """
 
     job: str
@@ -40,11 +42,12 @@ class RunResult:
     failures: tuple[Failure, ...] = field(repr=False, default=())
     # Key → position among the items of this run, to order by.
     positions: KeyTable | None = field(repr=False, default=None)
+    changed: int = 0
 
-    def __reduce__(self) -> tuple[type[RunResult], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.
-        names = [name for name in self.__slots__ if name != "positions"]
-        return RunResult, tuple(getattr(self, name) for name in names)
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
+        return functools.partial(RunResult, **values), ()
 
     @property
     def summary(self) -> str:

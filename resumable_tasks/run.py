@@ -80,6 +80,7 @@ class Run:
         use_exit_codes()
         options, arguments = self._options, self._arguments
         scheme = KeyScheme(options.key)
+        fingerprinter = options.fingerprinter()
         place = _place(options.name, arguments.checkpoint, arguments.partition)
         if self._flow_run is not None:
             self._flow_run.check_place(place)
@@ -91,6 +92,7 @@ class Run:
             on_version_change=options.on_version_change,
             expected=self._expected,
             identity=self._flow_run.identity if self._flow_run is not None else None,
+            fingerprint=fingerprinter.describe() if fingerprinter is not None else None,
         )
         try:
             return self._with(checkpoint, scheme, runner)
@@ -110,6 +112,9 @@ class Run:
             checkpoint.state.done,
             on_duplicate=options.on_duplicate,
             batch_format=options.batch_format,
+            fingerprinter=options.fingerprinter(),
+            on_change=options.on_change,
+            failed=checkpoint.state.failures,
         )
         work = Work(
             handler=self._handler,
@@ -144,7 +149,20 @@ class Run:
             how = self._how(result, engine)
             counts = {name: getattr(result, name) for name in _COUNTS}
             self._warn_of_nothing_new(result, checkpoint)
-            checkpoint.end({"how": how, **counts, "seconds": result.seconds})
+            if planner.changed:
+                counts["changed"] = planner.changed
+            adopted = planner.adopted
+            if adopted.count:
+                log.warning(
+                    "%s items were completed without a fingerprint= of this kind; they are taken "
+                    "for unchanged, and compared from the next run on",
+                    f"{adopted.count:,}",
+                )
+            checkpoint.end(
+                {"how": how, **counts, "seconds": result.seconds},
+                bytes(adopted.lines),
+                bytes(adopted.prints),
+            )
         finally:
             engine.tell(RunFinished, how=how, progress=engine.progress())
         return self._conclude(how, result, engine)
@@ -231,6 +249,7 @@ class Run:
             seconds=round(seconds, 3),
             failures=tuple(engine.failures),
             positions=planner.seen,
+            changed=planner.changed,
         )
 
 
