@@ -233,8 +233,9 @@ class Engine:
             # Not all that is in the record: items done anew bring others with them.
             completed = sum(outcome.completed for outcome in accepted)
             failed = tuple(failure for outcome in accepted for failure in outcome.failures)
-            for line in keys.split(commit.keys) if prints else ():
-                prints.pop(line, None)
+            for outcome in accepted if prints else ():
+                for line in keys.split(outcome.done):
+                    prints.pop(line, None)
             self.completed += completed
             self.failures.extend(failed)
             self._widen(accepted, commit)
