@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import holder, keys, log, manifest, outbox, shards
+from resumable_tasks import holder, keys, log, manifest, outbox, shards, supersede
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.holder import Holder
@@ -78,6 +78,7 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
     found, state = read_manifest(store), State()
     with RepairHint(store):
         state.apply_all(Journal(store, found.id).read_new())
+        supersede.check(store, found, state)
     return found, state
 
 
@@ -175,6 +176,7 @@ class Checkpoint:
         self.store.sync(JOURNAL)
         with RepairHint(self.store):
             self.state.apply_all(self._journal.read_new())
+            supersede.check(self.store, self.manifest, self.state)
             self._check_shards()
 
     def _check_shards(self) -> None:

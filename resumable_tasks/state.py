@@ -32,6 +32,8 @@ class State:
     fingerprint: Any = None
     records: int = 0
     runs: int = 0
+    # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
+    torn: bool = False
     last: Commit | None = None
 
     @property
@@ -74,7 +76,8 @@ class State:
             self.failures[keys.canonical(failure.key)] = failure
         self._adopt(commit)
         for path in commit.info.get("retracted_shards", ()):
-            self.shards.pop(path, None)
+            known = self.shards.pop(path, None)
+            self.torn = self.torn or (known is None and commit.kind == "commit")
         for shard in commit.shards:
             self.shards[shard.path] = shard
         if commit.schema:

@@ -127,6 +127,52 @@ def _parts(store: Store, number: int) -> dict[bytes, Part | None]:
     return places
 
 
+def homes(commits: Iterable[Commit]) -> dict[bytes, str]:
+    """In which shard each completed key has its rows by these records; "" if it has none."""
+    found: dict[bytes, str] = {}
+    for commit in commits:
+        for line in keys.split(commit.retracted):
+            found.pop(line, None)
+        lines = list(keys.split(commit.keys))
+        found.update(dict.fromkeys(lines, ""))
+        at = 0
+        for shard in commit.shards:
+            found.update(dict.fromkeys(lines[at : at + shard.keys], shard.path))
+            at += shard.keys
+    return found
+
+
+def stale(commits: Sequence[Commit], state: State) -> dict[str, int]:
+    """The shards that count and hold rows of a key that has others elsewhere.
+
+    And how many keys have their rows there. There is none, but where the record was lost that
+    had taken the shard back, and what it had completed again was superseded since.
+    """
+    if not state.torn:
+        return {}
+    at_home = homes(commits)
+    result: dict[str, int] = {}
+    for commit in commits:
+        lines = list(keys.split(commit.keys))
+        at = 0
+        for shard in commit.shards:
+            here = [at_home.get(line) == shard.path for line in lines[at : at + shard.keys]]
+            at += shard.keys
+            if shard.path in state.shards and not all(here):
+                result[shard.path] = sum(here)
+    return result
+
+
+def check(store: Store, found: Manifest, state: State) -> None:
+    """Raises `CheckpointDamaged` if there are rows that a lost record had taken back."""
+    bad = stale(list(Journal(store, found.id).read_new()), state) if state.torn else {}
+    for path in bad:
+        raise CheckpointDamaged(f"{path}: {STALE}", files=tuple(bad))
+
+
+STALE = "it holds rows that a record which was lost had taken back"
+
+
 class Superseder:
     """Finds and copies what must stay when items are done anew. For one driver's tenure."""
 

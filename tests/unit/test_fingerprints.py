@@ -14,12 +14,24 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from resumable_tasks import ChangedItem, CheckpointMismatch, ItemFailure, JobFailed, UsageError
+from resumable_tasks import (
+    ChangedItem,
+    CheckpointMismatch,
+    ItemFailure,
+    JobFailed,
+    UsageError,
+    keys,
+    publish,
+)
+from resumable_tasks import repair as repairs
 from resumable_tasks import resumable_task as task
-from resumable_tasks.checkpoint import open_store, read_checkpoint
+from resumable_tasks.checkpoint import Checkpoint, open_store, read_checkpoint
 from resumable_tasks.cli.reader import Reader
-from resumable_tasks.errors import CheckpointDamaged, InvalidItems
+from resumable_tasks.errors import CheckpointDamaged, Fenced, InvalidItems
 from resumable_tasks.fingerprints import Fingerprinter, digest
+from resumable_tasks.journal import record_name
+from resumable_tasks.manifest import Manifest
+from resumable_tasks.model import Batch, Commit, Outcome
 from resumable_tasks.repair import repair, verify
 
 
@@ -366,6 +378,98 @@ def test_old_rows_that_are_damaged_stop_the_run_with_the_way_out(tmp_path: Path)
     repair(open_store(job.place))
     assert job.run(items_of(10, k3="new")).completed == 10
     assert job.rows() == {n: "new" if n == 3 else f"old {n}" for n in range(10)}
+
+
+def commit_of(checkpoint: Checkpoint, etags: dict[int, str]) -> Commit:
+    """Commit one batch of these items, as a driver does."""
+    found = [{"id": n, "v": etag} for n, etag in etags.items()]
+    lines = [keys.canonical(n) for n in etags]
+    table = pa.Table.from_pylist(found)
+    batch = Batch(0, list(etags), keys.join(lines), found)
+    outcome = Outcome(batch, batch.lines, len(batch), table, schema=table.schema)
+    prints = {line: digest(etag) for line, etag in zip(lines, etags.values(), strict=True)}
+    return checkpoint.commit([outcome], checkpoint.accept(outcome, None, []), prints)
+
+
+def opened(folder: Path, **options) -> Checkpoint:
+    return Checkpoint.open(
+        open_store(folder),
+        Manifest("job", "1", {"field": "id"}, "one"),
+        fingerprint={"field": "etag"},
+        **options,
+    )
+
+
+def lose(folder: Path, number: int) -> None:
+    (folder / record_name(number)).write_bytes(b"")
+
+
+def rows_in(folder: Path) -> dict[int, str]:
+    store = open_store(folder)
+    assert verify(store).damages == []
+    _, state = read_checkpoint(store)
+    rows = publish.table(store, state).to_pylist()
+    assert len(rows) == len({row["id"] for row in rows}) == len(state.done)
+    return {row["id"]: row["v"] for row in rows}
+
+
+def test_a_driver_that_was_overtaken_is_fenced_also_where_the_old_rows_are_swept(
+    tmp_path: Path,
+) -> None:
+    first = opened(tmp_path)
+    commit_of(first, {0: "a", 1: "a", 2: "a"})
+    first.close()
+    zombie = opened(tmp_path)
+    second = opened(tmp_path, takeover=True)
+    commit_of(second, {0: "b"})
+    second.close()
+    opened(tmp_path).close()  # sweeps
+    with pytest.raises(Fenced):
+        commit_of(zombie, {0: "c"})
+    zombie.close()
+    assert rows_in(tmp_path) == {0: "b", 1: "a", 2: "a"}
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_lost_record_that_had_superseded_others_costs_what_it_held(
+    tmp_path: Path, swept: bool
+) -> None:
+    """What it had completed again is as it was before, or is missing; never there twice."""
+    checkpoint = opened(tmp_path)
+    first = commit_of(checkpoint, dict.fromkeys(range(4), "a"))
+    checkpoint.close()
+    checkpoint = opened(tmp_path)
+    lost = commit_of(checkpoint, {0: "b"})  # with copies of 1, 2 and 3
+    commit_of(checkpoint, {1: "b"})  # with copies of 2 and 3
+    checkpoint.close()
+    if swept:
+        opened(tmp_path).close()
+        assert not (tmp_path / first.shards[0].path).exists()
+    lose(tmp_path, lost.number)
+    damaged = {damage.file for damage in verify(open_store(tmp_path)).damages}
+    assert damaged == {record_name(lost.number), first.shards[0].path}
+    repair(open_store(tmp_path))
+    assert rows_in(tmp_path) == {1: "b", 2: "a", 3: "a"}
+
+
+def test_a_repair_that_was_cut_short_leaves_no_row_twice(tmp_path: Path, monkeypatch) -> None:
+    checkpoint = opened(tmp_path)
+    commit_of(checkpoint, dict.fromkeys(range(4), "a"))
+    checkpoint.close()
+    checkpoint = opened(tmp_path)
+    lost = commit_of(checkpoint, {0: "b"})
+    commit_of(checkpoint, {1: "b"})
+    checkpoint.close()
+    lose(tmp_path, lost.number)
+    with monkeypatch.context() as patched:
+        patched.setattr(repairs.Journal, "append", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            repair(open_store(tmp_path))
+    for look in (opened, lambda folder: read_checkpoint(open_store(folder))):
+        with pytest.raises(CheckpointDamaged, match="a record which was lost had taken back"):
+            look(tmp_path)
+    repair(open_store(tmp_path))
+    assert rows_in(tmp_path) == {1: "b", 2: "a", 3: "a"}
 
 
 # Fingerprints themselves
