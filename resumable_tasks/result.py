@@ -13,6 +13,7 @@ from resumable_tasks.checkpoint import open_store, read_checkpoint
 from resumable_tasks.errors import JobFailed
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Failure
+from resumable_tasks.reading import anew_if_swept, reading
 from resumable_tasks.text import clean
 
 if TYPE_CHECKING:
@@ -57,13 +58,14 @@ class RunResult:
             f"{self.completed:,} new, {self.failed:,} failed"
         )
 
+    @anew_if_swept
     def table(self, *, ordered: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
 
         ``ordered``: in the order of this run's items; without it, in the order of commits.
         Raises `CheckpointDamaged` that names the file.
         """
-        with publish.reading(self.checkpoint) as (store, found, state):
+        with reading(self.checkpoint) as (store, found, state):
             if ordered:
                 return publish.ordered_table(store, found, state, self.positions)
             return publish.table(store, state)

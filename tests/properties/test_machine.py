@@ -97,8 +97,6 @@ WORDS = {
         Superseded.added_to, "[*self.prints, *prints,", "[*prints, *self.prints,"),
     "what is retracted stays done until the end of its record": (
         repair._examine_keys, "done.remove(key)", "pass"),
-    "rows that a lost record had taken back are not seen": (
-        supersede.stale, "if not state.torn:", "if True:"),
     "what is adopted has no fingerprint": (
         State._adopt, "self.done.add(key, fingerprint)", "self.done.add(key, -1)"),
     "a repair breaks the chain": (

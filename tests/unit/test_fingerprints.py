@@ -22,6 +22,7 @@ from resumable_tasks import (
     UsageError,
     keys,
     publish,
+    shards,
 )
 from resumable_tasks import repair as repairs
 from resumable_tasks import resumable_task as task
@@ -470,6 +471,27 @@ def test_a_repair_that_was_cut_short_leaves_no_row_twice(tmp_path: Path, monkeyp
             look(tmp_path)
     repair(open_store(tmp_path))
     assert rows_in(tmp_path) == {1: "b", 2: "a", 3: "a"}
+
+
+def test_a_reader_whose_rows_are_done_anew_and_swept_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    run = job.run(items_of(10))
+    read = shards.read
+
+    def slow(store, shard):
+        monkeypatch.setattr(shards, "read", read)
+        job.run(items_of(10, k3="new"))
+        job.run(items_of(10, k3="new"))
+        return read(store, shard)
+
+    for look in (run.table, lambda: run.publish(tmp_path / "published")):
+        monkeypatch.setattr(shards, "read", slow)
+        look()
+        assert shards.read is read
+        job.run(items_of(10))
+    assert run.table().num_rows == 10
 
 
 # Fingerprints themselves
