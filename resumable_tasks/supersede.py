@@ -12,7 +12,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import fingerprints, keys, shards
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PER_BUCKET = 64
-# As many records are kept read: neighbours in the journal are mostly neighbours among the items.
-_RECORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A shard as its record ``number`` names it, with its keys and their fingerprints (or b"")."""
 
-    shard: Shard
+    shard: Shard | None
     number: int
     lines: Sequence[bytes]
     prints: Sequence[bytes]
@@ -43,11 +40,11 @@ class Part:
 
 @dataclass(slots=True)
 class Superseded:
-    """What a record that does items anew has besides them.
+    """What a record that does items anew has besides them. Keys are newline-joined, by shard.
 
     ``shards`` hold the rows that stay, ``lines`` are their keys in the order of the shards, with
     their fingerprints in ``prints``, and ``rowless`` and ``rowless_prints`` those of keys that
-    stay and have no rows. ``failures`` are of keys that stay completed by their old rows.
+    stay and have no rows; ``count`` is how many stay. ``failures`` are of keys that stay.
     """
 
     shards: list[Shard] = field(default_factory=list)
@@ -55,18 +52,18 @@ class Superseded:
     prints: list[bytes] = field(default_factory=list)
     rowless: list[bytes] = field(default_factory=list)
     rowless_prints: list[bytes] = field(default_factory=list)
+    count: int = 0
     failures: list[Failure] = field(default_factory=list)
     retracted: list[bytes] = field(default_factory=list)
     retracted_shards: list[str] = field(default_factory=list)
 
-    def added_to(self, commit: Commit, lines: list[bytes], prints: list[bytes]) -> Commit:
-        """The record of ``lines`` with this added: keys in the order of their shards."""
-        every = [*self.prints, *prints, *self.rowless_prints]
+    def added_to(self, commit: Commit, prints: list[bytes]) -> Commit:
+        """The record with this added: keys in the order of their shards."""
         return replace(
             commit,
-            keys=keys.join((*self.lines, *lines, *self.rowless)),
-            key_count=len(every),
-            fingerprints=_joined(every),
+            keys=keys.join((*self.lines, commit.keys, *self.rowless)),
+            key_count=commit.key_count + self.count,
+            fingerprints=_joined([*self.prints, *prints, *self.rowless_prints]),
             shards=(*self.shards, *commit.shards),
             failures=(*commit.failures, *self.failures),
             retracted=keys.join(self.retracted),
@@ -85,7 +82,7 @@ class Homes:
         """The first ``records`` records are read, which complete about ``count`` keys."""
         size = 1 << (count // _PER_BUCKET).bit_length()
         self._buckets = [array("Q") for _ in range(size)]
-        self._parts = lru_cache(maxsize=_RECORDS)(lambda number: _parts(store, number))
+        self._store = store
         for commit in Journal(store, anchor).read_new():
             if commit.number >= records:
                 break
@@ -98,33 +95,47 @@ class Homes:
             found = hash(line)
             buckets[found & mask].append((found >> 31 & 0xFFFFFFFF) << 32 | number)
 
-    def part(self, line: bytes) -> Part | None:
-        """Where the rows of this completed key are; None if it has no shard."""
+    def parts(self, lines: set[bytes]) -> Iterator[Part]:
+        """The shards with the rows of these completed keys, one record read at a time.
+
+        Keys that have no rows come in a part without a shard.
+        """
+        left = {line: self._numbers(line) for line in lines}
+        while left:
+            asked: dict[int, set[bytes]] = {}
+            for line, numbers in left.items():
+                # The last record that completes it counts: whatever came before was taken back.
+                asked.setdefault(numbers.pop(), set()).add(line)
+            for number in sorted(asked):
+                for part in _parts(self._store, number):
+                    found = asked[number].intersection(part.lines)
+                    for line in found:
+                        del left[line]
+                    if found and part.shard is None:
+                        yield Part(None, number, list(found), [b""] * len(found))
+                    elif found:
+                        yield part
+
+    def _numbers(self, line: bytes) -> list[int]:
+        """The records in which this key may stand."""
         found = hash(line)
         tag = found >> 31 & 0xFFFFFFFF
         bucket = self._buckets[found & (len(self._buckets) - 1)]
-        numbers = {entry & 0xFFFFFFFF for entry in bucket if entry >> 32 == tag}
-        # The last record that completes it counts: whatever came before was taken back.
-        for number in sorted(numbers, reverse=True):
-            places = self._parts(number)
-            if line in places:
-                return places[line]
-        raise AssertionError(f"{line!r} is completed, and in no record")
+        return sorted({entry & 0xFFFFFFFF for entry in bucket if entry >> 32 == tag})
 
 
-def _parts(store: Store, number: int) -> dict[bytes, Part | None]:
+def _parts(store: Store, number: int) -> Iterator[Part]:
+    """The shards that a record names, with their keys; last, those of its keys without a shard."""
     name = record_name(number)
     commit = decode(store.read(name), name)
     lines = list(keys.split(commit.keys))
     prints = commit.fingerprints.split(b"\n") if commit.fingerprints else [b""] * len(lines)
-    places: dict[bytes, Part | None] = dict.fromkeys(lines)
     at = 0
     for shard in commit.shards:
         to = at + shard.keys
-        part = Part(shard, number, lines[at:to], prints[at:to])
-        places.update(dict.fromkeys(part.lines, part))
+        yield Part(shard, number, lines[at:to], prints[at:to])
         at = to
-    return places
+    yield Part(None, number, lines[at:], prints[at:])
 
 
 def homes(commits: Iterable[Commit]) -> dict[bytes, str]:
@@ -197,7 +208,7 @@ class Superseder:
         if not anew:
             return replace(commit, fingerprints=_joined(found))
         try:
-            return self.supersede(anew).added_to(commit, lines, found)
+            return self.supersede(anew).added_to(commit, found)
         except CheckpointDamaged:
             # A newer driver may have done them anew already, and swept what was there.
             journal.check_not_overtaken(commit)
@@ -213,15 +224,11 @@ class Superseder:
             records, count = self._state.records, len(self._state.done)
             self._homes = Homes(self._store, self._manifest.id, records, count)
         result = Superseded()
-        parts: dict[str, Part] = {}
-        for line in anew:
-            part = self._homes.part(line)
-            if part is None:
-                result.retracted.append(line)
+        for part in self._homes.parts(anew):
+            if part.shard is None:
+                result.retracted.append(keys.join(part.lines))
             else:
-                parts[part.shard.path] = part
-        for part in parts.values():
-            self._take_back(part, anew, result)
+                self._take_back(part, part.shard, anew, result)
         return result
 
     def committed(self, commit: Commit) -> None:
@@ -229,29 +236,30 @@ class Superseder:
         assert self._homes is not None
         self._homes.add(commit)
 
-    def _take_back(self, part: Part, anew: set[bytes], result: Superseded) -> None:
-        result.retracted_shards.append(part.shard.path)
-        result.retracted.extend(part.lines)
+    def _take_back(self, part: Part, shard: Shard, anew: set[bytes], result: Superseded) -> None:
+        result.retracted_shards.append(shard.path)
+        result.retracted.append(keys.join(part.lines))
         stay = [at for at, line in enumerate(part.lines) if line not in anew]
         if not stay:
             return
         lines = [part.lines[at] for at in stay]
-        prints = [self._print(part, at) for at in stay]
+        prints = b"\n".join(self._print(part, at) for at in stay)
         failed = self._state.failures
         result.failures.extend(failed[line] for line in lines if line in failed)
-        rows = self._rows_that_stay(part, anew)
+        result.count += len(lines)
+        rows = self._rows_that_stay(part, shard, anew)
         if self._manifest.results == "one" and rows.num_rows != len(lines):
             raise CheckpointDamaged(
-                f"{part.shard.path}: it holds {rows.num_rows:,} rows of {len(lines):,} items",
-                files=(part.shard.path,),
+                f"{shard.path}: it holds {rows.num_rows:,} rows of {len(lines):,} items",
+                files=(shard.path,),
             )
         if rows.num_rows:
             result.shards.append(shards.write(self._store, self._state.epoch, rows, len(lines)))
-            result.lines.extend(lines)
-            result.prints.extend(prints)
+            result.lines.append(keys.join(lines))
+            result.prints.append(prints)
         else:
-            result.rowless.extend(lines)
-            result.rowless_prints.extend(prints)
+            result.rowless.append(keys.join(lines))
+            result.rowless_prints.append(prints)
 
     def _print(self, part: Part, at: int) -> bytes:
         if part.number >= self._own_from:
@@ -259,18 +267,25 @@ class Superseder:
         found = self._state.done.get(part.lines[at])
         return fingerprints.to_text(-1 if found is None else found)
 
-    def _rows_that_stay(self, part: Part, anew: set[bytes]) -> pa.Table:
+    def _rows_that_stay(self, part: Part, shard: Shard, anew: set[bytes]) -> pa.Table:
         import pyarrow as pa
 
-        rows = shards.read(self._store, part.shard)
+        rows = shards.read(self._store, shard)
         owners = set(part.lines)
-        each = [_owner(key, owners, part.shard) for key in _keys_of(rows, self._manifest.key)]
+        found = list(_keys_of(rows, self._manifest.key))
+        try:
+            _, each = keys.canonical_all(found)
+        except InvalidKey:
+            each = []
+        if not owners.issuperset(each) or len(each) < len(found):
+            each = [_owner(key, owners, shard) for key in found]
         return rows.filter(pa.array([line not in anew for line in each], pa.bool_()))
 
 
 def _joined(prints: list[bytes]) -> bytes:
     """Fingerprints as a record carries them: none at all if no key has one."""
-    return b"\n".join(prints) if any(prints) else b""
+    joined = b"\n".join(prints)
+    return joined if joined.strip(b"\n") else b""
 
 
 def _keys_of(rows: pa.Table, scheme: Any) -> Iterator[Any]:
