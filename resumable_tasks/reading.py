@@ -32,7 +32,7 @@ def reading(checkpoint: str) -> Iterator[tuple[Store, Manifest, State]]:
     try:
         yield store, found, state
     except CheckpointDamaged as error:
-        if not set(error.files) & read_checkpoint(store)[1].shards.keys():
+        if error.files and not set(error.files) & read_checkpoint(store)[1].shards.keys():
             raise _Swept from error
         raise CheckpointDamaged(
             f"the checkpoint {store.url} is damaged: {error}. `resumable repair {store.url}` moves "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from dataclasses import dataclass
@@ -336,6 +337,40 @@ def test_items_of_all_forms_have_the_same_fingerprints(tmp_path: Path, form: str
     assert (run.completed, run.skipped, run.changed) == (2, 18, 2)
     assert sorted(job.handled) == [3, 17]
     assert job.run(items_of(20, k3="new", k17="new")).changed == 0
+
+
+def test_async_items_to_a_coroutine_are_compared_too(tmp_path: Path) -> None:
+    async def handle(items):
+        return [{"id": item["id"], "v": item["etag"]} for item in items]
+
+    async def give(items):
+        for item in items:
+            yield item
+
+    job = task(handle, key="id", fingerprint="etag")
+    for items, changed in ((items_of(20), 0), (items_of(20, k3="new"), 1)):
+        run = asyncio.run(job.arun(give(items), checkpoint=tmp_path / "c"))
+        assert run.changed == changed
+    assert run.completed == 1
+    assert run.table(ordered=True)["v"].to_pylist()[3] == "new"
+
+
+def test_an_interrupted_run_goes_on_with_the_changed_items_that_are_left(tmp_path: Path) -> None:
+    job = Job(tmp_path, fingerprint="etag", concurrency=1)
+    job.run(items_of(100))
+    changed = {f"k{n}": "new" for n in range(100)}
+
+    def until_there_is_no_more():
+        yield from items_of(50, **changed)
+        raise OSError("the source has gone")
+
+    with pytest.raises(OSError, match="the source has gone"):
+        job.run(until_there_is_no_more())
+    first = set(job.handled)
+    assert 0 < len(first) <= 50
+    assert job.run(items_of(100, **changed)).changed == 100 - len(first)
+    assert not first & set(job.handled)
+    assert job.rows() == dict.fromkeys(range(100), "new")
 
 
 def test_the_fingerprint_of_a_key_that_comes_twice_is_that_of_the_first(tmp_path: Path) -> None:
