@@ -67,7 +67,11 @@ class Superseded:
             shards=(*self.shards, *commit.shards),
             failures=(*commit.failures, *self.failures),
             retracted=keys.join(self.retracted),
-            info={**commit.info, "retracted_shards": self.retracted_shards},
+            info={
+                **commit.info,
+                "retracted_shards": self.retracted_shards,
+                "copied": self.count,
+            },
         )
 
 

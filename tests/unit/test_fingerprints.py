@@ -124,6 +124,7 @@ def test_the_record_takes_the_whole_shard_back_and_completes_it_again(tmp_path: 
     again = {line["key"]: line["fingerprint"] for line in lines if "key" in line}
     assert again == {**prints, 2: f"{digest('new'):016x}"}
     assert second[0]["info"]["retracted_shards"] == [s["path"] for s in first[0]["shards"]]
+    assert second[0]["info"]["copied"] == 4
     assert [shard["keys"] for shard in second[0]["shards"]] == [4, 1]
 
 
