@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resumable_tasks.budget import Estimate
     from resumable_tasks.errors import (
         BadResult,
+        ChangedItem,
         CheckpointDamaged,
         CheckpointHeld,
         CheckpointMismatch,
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": (
         "BadResult",
+        "ChangedItem",
         "CheckpointDamaged",
         "CheckpointHeld",
         "CheckpointMismatch",
@@ -79,6 +81,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptive",
     "BadResult",
+    "ChangedItem",
     "CheckpointDamaged",
     "CheckpointHeld",
     "CheckpointMismatch",

@@ -340,20 +340,24 @@ class Engine:
             else:
                 accepted.append(self._recorded(found))
         if accepted:
-            commit = self._checkpoint.commit(accepted, schema)
-            self.completed += commit.key_count
-            self.failures.extend(commit.failures)
+            commit = self._checkpoint.commit(accepted, schema, self._planner.fingerprints)
+            # Not all that is in the record: items done anew bring others with them.
+            completed = sum(outcome.completed for outcome in accepted)
+            failed = tuple(failure for outcome in accepted for failure in outcome.failures)
+            self._planner.forget(outcome.done for outcome in accepted)
+            self.completed += completed
+            self.failures.extend(failed)
             self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
-            if commit.failures and self._options.fail_fast:
+            if failed and self._options.fail_fast:
                 self.ended_early = "fail_fast=True"
                 self._stopping.set()
             self.tell(
                 Committed,
                 number=commit.number,
-                completed=commit.key_count,
+                completed=completed,
                 rows=sum(shard.rows for shard in commit.shards),
                 bytes=sum(shard.bytes for shard in commit.shards),
-                failures=commit.failures,
+                failures=failed,
                 progress=self.progress(),
             )
         return again

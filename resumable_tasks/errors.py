@@ -6,7 +6,8 @@
     ├── UsageError                exit 2   mend the call, the items or the place
     │   ├── InvalidItems                   items or keys that cannot be used
     │   │   ├── InvalidKey
-    │   │   └── DuplicateKey
+    │   │   ├── DuplicateKey
+    │   │   └── ChangedItem
     │   ├── CheckpointMismatch             the checkpoint belongs to another job, key or version
     │   └── CheckpointUnusable             not a place where a checkpoint can live
     ├── BadResult                 exit 1   mend the handler; recorded per item, raised by publish
@@ -68,6 +69,10 @@ class InvalidKey(InvalidItems):
 
 class DuplicateKey(InvalidItems):
     """Two items of one run have the same key; the message names both positions."""
+
+
+class ChangedItem(InvalidItems):
+    """An item has changed since it was completed, and ``on_change="error"`` was asked for."""
 
 
 class CheckpointMismatch(UsageError):

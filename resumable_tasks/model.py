@@ -183,6 +183,11 @@ class Commit:
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
+
+    What is ``retracted`` is so before ``keys`` are completed: a commit that does items anew takes
+    back all keys of the shards that hold their old rows, and completes them all again.
+    ``fingerprints`` are newline-joined and parallel to ``keys``, empty where a key has none;
+    ``adopted`` are keys that were completed without one, and have one from here on.
     """
 
     kind: Literal["claim", "commit", "close", "repair", "lost", "release"]
@@ -199,4 +204,7 @@ class Commit:
     schema: str | None = None
     failures: tuple[Failure, ...] = ()
     retracted: bytes = b""
+    fingerprints: bytes = b""
+    adopted: bytes = b""
+    adopted_fingerprints: bytes = b""
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -282,3 +282,29 @@ def test_many_bad_items_in_a_row_do_not_keep_the_rest_from_being_done(
         task.run(ITEMS[:200], checkpoint=place)
     assert ids_of(failed) == list(bad)
     assert failed.value.result.completed == 192
+
+
+def test_a_bad_item_among_changed_ones_keeps_its_old_row(place: Path) -> None:
+    version = 1
+
+    @resumable_task(key="id", fingerprint="etag", batch_size=50)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if version == 2 and any(row["id"] == 23 for row in rows):
+            raise Poison
+        return [{"id": row["id"], "version": version} for row in rows]
+
+    def items(changed: range) -> list[dict[str, Any]]:
+        return [{"id": i, "etag": "new" if i in changed else "old"} for i in range(200)]
+
+    job.run(items(range(0)), checkpoint=place)
+    version = 2
+    would = job.run(items(range(20, 30)), checkpoint=place, dry_run=True)
+    assert (would.changed, would.remaining.items, would.skipped) == (10, 10, 190)
+    with pytest.raises(JobFailed) as error:
+        job.run(items(range(20, 30)), checkpoint=place)
+    assert ids_of(error) == [23]
+    rows = error.value.result.table().to_pylist()
+    assert len(rows) == 200
+    assert {row["id"] for row in rows if row["version"] == 2} == {*range(20, 30)} - {23}
+    version = 3
+    assert job.run(items(range(20, 30)), checkpoint=place).completed == 1
