@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resumable_tasks.budget import Estimate
     from resumable_tasks.errors import (
         BadResult,
         CheckpointDamaged,
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
         ResultConflict,
         ResumableTasksError,
         StoreError,
+        Unfinished,
         UsageError,
         WorkerLost,
     )
     from resumable_tasks.events import Progress
-    from resumable_tasks.model import CurrentBatch, Failure, ItemFailure
+    from resumable_tasks.limits import Adaptive
+    from resumable_tasks.model import CurrentBatch, Failure, ItemFailure, Outcome
     from resumable_tasks.result import RunResult
     from resumable_tasks.runners.base import current_batch
     from resumable_tasks.runners.prefect.schedule import scheduled_date
@@ -57,11 +60,14 @@ _HOMES = {
         "ResultConflict",
         "ResumableTasksError",
         "StoreError",
+        "Unfinished",
         "UsageError",
         "WorkerLost",
     ),
+    "budget": ("Estimate",),
     "events": ("Progress",),
-    "model": ("CurrentBatch", "Failure", "ItemFailure"),
+    "limits": ("Adaptive",),
+    "model": ("CurrentBatch", "Failure", "ItemFailure", "Outcome"),
     "result": ("RunResult",),
     "runners.base": ("current_batch",),
     "runners.prefect.schedule": ("scheduled_date",),
@@ -71,6 +77,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Adaptive",
     "BadResult",
     "CheckpointDamaged",
     "CheckpointHeld",
@@ -79,6 +86,7 @@ __all__ = [
     "CommitStateUnknown",
     "CurrentBatch",
     "DuplicateKey",
+    "Estimate",
     "Failure",
     "Fenced",
     "Interrupted",
@@ -87,12 +95,14 @@ __all__ = [
     "ItemFailure",
     "JobFailed",
     "MissingResult",
+    "Outcome",
     "Progress",
     "ResultConflict",
     "ResumableTask",
     "ResumableTasksError",
     "RunResult",
     "StoreError",
+    "Unfinished",
     "UsageError",
     "WorkerLost",
     "current_batch",

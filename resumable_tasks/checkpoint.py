@@ -116,11 +116,13 @@ class Checkpoint:
         takeover: bool = False,
         on_version_change: OnVersionChange = "error",
         expected: int | None = None,
+        max_attempts: int | None = None,
         identity: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
         ``expected``: how many items the run has, for those who watch it; None if that is unknown.
+        ``max_attempts``: from how many on an item is quarantined, for those who list them.
         ``identity``: by what else this run is known, such as an orchestrator's id of it.
         Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
         or `StoreError`; none of them leaves anything changed but a sign of life.
@@ -143,14 +145,19 @@ class Checkpoint:
                 hold.release()
                 log.info("the checkpoint of version %r was archived to %s", version, archived)
                 fresh = cls.open(
-                    store, wanted, takeover=takeover, expected=expected, identity=identity
+                    store,
+                    wanted,
+                    takeover=takeover,
+                    expected=expected,
+                    max_attempts=max_attempts,
+                    identity=identity,
                 )
                 fresh.archived = archived
                 return fresh
             if on_version_change != "reuse":
                 manifest.check_version(store, version, wanted.version)
             hold.check()
-            checkpoint._claim(wanted.version, expected)
+            checkpoint._claim(wanted.version, expected, max_attempts)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
@@ -174,12 +181,13 @@ class Checkpoint:
             what = "is cut or grown" if bad[0] in there else "is missing"
             raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
 
-    def _claim(self, version: str, expected: int | None) -> None:
+    def _claim(self, version: str, expected: int | None, max_attempts: int | None) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
         info = {
             **holder.me(self.run),
             "version": version,
             "expected": expected,
+            **({"max_attempts": max_attempts} if max_attempts is not None else {}),
             **self._identity,
         }
         info.pop("run")
@@ -294,6 +302,7 @@ class Checkpoint:
             shards=tuple(written),
             schema=shards.schema_to_text(schema) if changed and schema is not None else None,
             failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
+            info=_spent(outcomes),
         )
         fault_point("commit.shard_written")
         commit = self._journal.append(commit)
@@ -318,6 +327,13 @@ class Checkpoint:
     def close(self) -> None:
         """Let go of the checkpoint. Commits nothing; may be called more than once."""
         self._hold.release()
+
+
+def _spent(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """What these outcomes have taken: seconds in the handler, and their cost where it is known."""
+    spent = {"seconds": round(sum(outcome.seconds for outcome in outcomes), 6)}
+    cost = sum(outcome.cost for outcome in outcomes if outcome.cost == outcome.cost)  # no NaN
+    return {**spent, "cost": cost} if cost else spent
 
 
 def in_temporary_folder(store: Store) -> bool:

@@ -8,11 +8,13 @@
 
 Group commit comes by itself: while one commit is flushed, finished batches queue, and the next
 commit takes them all. How many batches may be out at once (submitted and not yet committed) is
-bounded, which bounds both memory and what a crash costs.
+bounded, which bounds both memory and what a crash costs. What becomes of a batch that failed is
+decided by `triage`; its parts go out again from the committer's thread.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -22,24 +24,27 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
+from resumable_tasks.budget import Budget
 from resumable_tasks.checkpoint import Checkpoint
-from resumable_tasks.errors import CommitStateUnknown, ResultConflict
+from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
-from resumable_tasks.model import Commit, Failure, Outcome
+from resumable_tasks.model import Batch, Failure, Outcome
+from resumable_tasks.options import JobOptions
 from resumable_tasks.plan import Planner
-from resumable_tasks.runners.base import Runner, Work
+from resumable_tasks.runners.base import Runner, Work, failed_whole
+from resumable_tasks.triage import Decision, Triage
+from resumable_tasks.window import Window
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# How many batches are out beyond 2 × concurrency if they cost almost nothing: as many as are
-# handled in this time, about that of two commits, so that handlers need not wait for the disk;
-# and no more than these many, or this many bytes of shards.
-_CHEAP_SECONDS = 0.008
-_CHEAP_BATCHES = 256
-_CHEAP_BYTES = 16_000_000
 _POLL_SECONDS = 0.05
 _ABANDON_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wake:
+    """In the queue of outcomes: the items are at their end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class _StopRequest:
     """In the queue of outcomes, whose ``put`` may be called in a signal handler."""
 
     reason: str
-    at_once: bool
+    grace_seconds: float
 
 
 class Engine:
@@ -62,8 +67,8 @@ class Engine:
         listeners: Listeners,
         *,
         expected: int | None,
-        fail_fast: bool,
-        grace_seconds: float,
+        options: JobOptions,
+        budget: Budget,
     ) -> None:
         self._checkpoint = checkpoint
         self._planner = planner
@@ -71,23 +76,30 @@ class Engine:
         self._work = work
         self._listeners = listeners
         self._expected = expected
-        self._fail_fast = fail_fast
-        self._grace_seconds = grace_seconds
-        self._queue: SimpleQueue[Outcome | _StopRequest | None] = SimpleQueue()
+        self._options = options
+        self.budget = budget
+        self._triage = Triage(
+            planner.next_number,
+            isolate=options.isolate,
+            pause_after=options.pause_after,
+            give_up_after=options.give_up_after,
+        )
+        self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._room = threading.Condition()
         self._out = 0
-        self._limit = runner.window
+        self._out_items = 0
+        self._held = 0
+        self._at_end = False
+        self._window = Window(runner)
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
-        self._handled = 0
-        self._handler_seconds = 0.0
-        self._shard_bytes = 0
+        self.found = len(checkpoint.state.done)
         self.completed = 0
         self.failures: list[Failure] = []
         self.interrupted: str | None = None
-        self.failed_fast = False
+        self.ended_early: str | None = None
         self.abandoned = 0
 
     def run(self, items: Iterable[Any]) -> None:
@@ -107,10 +119,7 @@ class Engine:
         committer.start()
         drained = False
         try:
-            for batch in self._planner.batches(items):
-                if not self._wait_for_room():
-                    break
-                self._runner.submit(batch)
+            self._hand_out(items)
             drained = self._drain()
         except Exception:  # the items' own, or what is wrong with them
             drained = self._drain()
@@ -139,7 +148,8 @@ class Engine:
 
         Safe in a signal handler and in any thread.
         """
-        self._queue.put(_StopRequest(reason, at_once))
+        grace_seconds = 0.0 if at_once else self._options.grace_seconds
+        self._queue.put(_StopRequest(reason, grace_seconds))
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -151,22 +161,44 @@ class Engine:
             time.monotonic() - self._began,
         )
 
-    def _wait_for_room(self) -> bool:
+    def _hand_out(self, items: Iterable[Any]) -> None:
+        for batch in self._planner.batches(items):
+            allowed = self.budget.hand_out(len(batch))
+            if not allowed:
+                self._end_by_budget(f"max_items={self.budget.max_items}")
+                return
+            if allowed < len(batch):
+                batch = batch.slice(0, allowed, batch.number, None)
+            if not self._wait_for_room(len(batch)):
+                return
+            self._runner.submit(batch)
+
+    def _wait_for_room(self, items: int) -> bool:
         """Wait until one more batch may be out; False if none may any more."""
         with self._room:
-            while self._out >= self._limit:
-                if self._stopping.is_set():
+            while not self._stopping.is_set():
+                free = self._out < self._window.batches and not self._triage.paused
+                if free and self.budget.affords(items, self._out_items):
+                    self._out += 1
+                    self._out_items += items
+                    return True
+                if free and not self._out:
+                    self._end_by_budget(self.budget.cost_text)
                     return False
                 self._room.wait(_POLL_SECONDS)
-            if self._stopping.is_set():
-                return False
-            self._out += 1
-            return True
+        return False
+
+    def _end_by_budget(self, what: str) -> None:
+        """Hand out nothing more. What is out is within the budget, and is handled."""
+        self.interrupted = self.interrupted or f"its budget: {what}"
+        log.info("%s: no further batch begins", self.interrupted)
 
     def _drain(self) -> bool:
         """Wait until nothing is out; False if the grace is over before, or commits have failed."""
+        self._at_end = True
+        self._queue.put(_Wake())
         with self._room:
-            while self._out and self._broken is None:
+            while (self._out or self._held) and self._broken is None:
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     return False
                 self._room.wait(_POLL_SECONDS)
@@ -176,10 +208,15 @@ class Engine:
         """The committer's thread."""
         try:
             while (group := self._next_group()) is not None:
-                self._commit(group)
+                again = self._commit(group)
+                again += self._look_at_held(len(group) - len(again))
                 with self._room:
-                    self._out -= len(group)
+                    self._out += len(again) - len(group)
+                    self._out_items += sum(map(len, again)) - sum(len(o.batch) for o in group)
+                    self._held = self._triage.held
                     self._room.notify()
+                for batch in again:
+                    self._runner.submit(batch)
         except BaseException as error:  # noqa: BLE001 - raised by run(), in the caller's thread
             self._broken = error
             self._stopping.set()
@@ -187,17 +224,21 @@ class Engine:
                 self._room.notify()
 
     def _next_group(self) -> list[Outcome] | None:
-        """The outcomes that wait, at least one; None at the end of the run."""
+        """The outcomes that wait; none, if something else is due; None at the end of the run."""
         group: list[Outcome] = []
         while True:
             try:
-                found = self._queue.get(block=not group)
+                found = self._queue.get(not group, self._seconds_until_due())
             except Empty:
                 return group
+            if isinstance(found, _Wake):
+                if not group:
+                    return group
+                continue
             if isinstance(found, Outcome):
                 group.append(found)
             elif isinstance(found, _StopRequest):
-                self._stop(found.reason, 0.0 if found.at_once else self._grace_seconds)
+                self._stop(found.reason, found.grace_seconds)
             elif group:
                 self._queue.put(None)  # again, for the next call
                 return group
@@ -205,35 +246,103 @@ class Engine:
                 return None
 
     def _stop(self, reason: str, grace_seconds: float) -> None:
-        self.interrupted = reason
+        self.interrupted = self.interrupted or reason
         self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
         log.warning(
-            "%s: stopping; batches that run have %g seconds to finish (again: stop at once)",
+            "%s: stopping; batches that run %s (again: stop at once)",
             reason,
-            grace_seconds,
+            f"have {grace_seconds:g} seconds to finish"
+            if grace_seconds < math.inf
+            else "are waited for",
         )
         self.tell(Stopping, reason=reason, running=self._out)
 
-    def _commit(self, group: list[Outcome]) -> None:
-        schema = None
-        accepted: list[Outcome] = []
+    def _seconds_until_due(self) -> float | None:
+        due = [self._triage.wait]
+        if not self._stopping.is_set():
+            due.append(self.budget.seconds_left)
+        return min((seconds for seconds in due if seconds is not None), default=None)
+
+    def _look_at_held(self, settled: int) -> list[Batch]:
+        """The batches to be handled again that no outcome is needed for, and what ends the run.
+
+        ``settled``: how many of those that are out will not be, once this is done.
+        """
+        triage = self._triage
+        if not self._stopping.is_set():
+            if self.budget.time_is_up:
+                self._stop(
+                    f"its budget: max_seconds={self.budget.max_seconds:g}",
+                    self._options.grace_seconds,
+                )
+            elif self.budget.is_spent:
+                self._stop(f"its budget: {self.budget.cost_text}", math.inf)
+            elif triage.give_up is not None:
+                self._stop(triage.give_up, self._options.grace_seconds)
+        if self._stopping.is_set():
+            triage.drop_all()
+            return []
+        nothing_else = self._at_end and self._out == settled
+        decision = Decision() if triage.hopeless else triage.look(nothing_else=nothing_else)
+        if triage.hopeless is not None:
+            decision.add(triage.settle_all())
+            if not nothing_else:
+                self.ended_early = triage.hopeless
+                self._stopping.set()
+        return decision.again + self._settle(decision.settled)
+
+    def _commit(self, group: list[Outcome]) -> list[Batch]:
+        """Commit what is settled; the batches that are to be handled again."""
+        settled: list[Outcome] = []
+        again: list[Batch] = []
         fatal: BaseException | None = None
         for outcome in group:
+            self.budget.add(outcome)
             fatal = fatal or outcome.fatal
             if outcome.dropped and not self._stopping.is_set():
                 # Nobody here has asked for it; but a batch that was not handled is not done.
-                self._stop("the orchestrator", self._grace_seconds)
+                self._stop("the orchestrator", self._options.grace_seconds)
             if not outcome.dropped and outcome.fatal is None:
-                outcome, schema = self._accept(outcome, schema, accepted)
-                accepted.append(outcome)
+                decision = self._decide(outcome)
+                settled += decision.settled
+                again += decision.again
+        again += self._settle(settled)
+        if fatal is not None:
+            raise fatal
+        if any(outcome.cost != outcome.cost for outcome in group):  # NaN
+            raise UsageError(
+                "what a batch has cost is not known (the log says why), so that no budget can be "
+                "kept: let cost= name a column of the results, or be a callable that gives a number"
+            )
+        # The items of a run that ends are left to the next.
+        return [] if self._stopping.is_set() else again
+
+    def _decide(self, outcome: Outcome) -> Decision:
+        if self._options.fail_fast:
+            return Decision(settled=[outcome])
+        return self._triage.take(outcome)
+
+    def _settle(self, settled: list[Outcome]) -> list[Batch]:
+        """Commit these outcomes; the parts of those that cannot be, to be handled again."""
+        schema = None
+        accepted: list[Outcome] = []
+        again: list[Batch] = []
+        for outcome in settled:
+            found, schema = self._accept(outcome, schema, accepted)
+            if found.raised and not outcome.raised:
+                decision = self._decide(found)
+                again += decision.again
+                accepted += map(self._recorded, decision.settled)
+            else:
+                accepted.append(self._recorded(found))
         if accepted:
             commit = self._checkpoint.commit(accepted, schema)
             self.completed += commit.key_count
             self.failures.extend(commit.failures)
-            self._widen(accepted, commit)
-            if commit.failures and self._fail_fast:
-                self.failed_fast = True
+            self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
+            if commit.failures and self._options.fail_fast:
+                self.ended_early = "fail_fast=True"
                 self._stopping.set()
             self.tell(
                 Committed,
@@ -244,8 +353,7 @@ class Engine:
                 failures=commit.failures,
                 progress=self.progress(),
             )
-        if fatal is not None:
-            raise fatal
+        return again
 
     def _accept(
         self, outcome: Outcome, schema: pa.Schema | None, pending: list[Outcome]
@@ -254,28 +362,22 @@ class Engine:
         try:
             schema = self._checkpoint.accept(outcome, schema, pending)
         except ResultConflict as error:
-            failed = failures.whole_batch(outcome.batch, error, 1)
-            outcome = Outcome(outcome.batch, failures=failed, seconds=outcome.seconds)
-        if outcome.failures:
-            earlier = self._checkpoint.state.failures
-            counted = failures.add_earlier_attempts(outcome.failures, earlier)
-            outcome = replace(outcome, failures=counted)
+            outcome = replace(
+                failed_whole(self._work, outcome.batch, error, 1),
+                seconds=outcome.seconds,
+                began=outcome.began,
+                ended=outcome.ended,
+            )
         return outcome, schema
 
-    def _widen(self, outcomes: list[Outcome], commit: Commit) -> None:
-        """Let more batches be out while they cost next to nothing: commits are then the cost."""
-        self._handled += len(outcomes)
-        self._handler_seconds += sum(outcome.seconds for outcome in outcomes)
-        self._shard_bytes += sum(shard.bytes for shard in commit.shards)
-        cheap = min(
-            _CHEAP_BATCHES,
-            self._runner.concurrency
-            * _CHEAP_SECONDS
-            * self._handled
-            / max(self._handler_seconds, 1e-9),
-            _CHEAP_BYTES * self._handled / max(self._shard_bytes, 1),
-        )
-        self._limit = max(self._runner.window, int(cheap))
+    def _recorded(self, outcome: Outcome) -> Outcome:
+        """The outcome with its failures as the journal is to have them."""
+        if not outcome.failures:
+            return outcome
+        found = failures.add_earlier_attempts(outcome.failures, self._checkpoint.state.failures)
+        if self._options.keep_failed_items:
+            found = failures.with_items(found, outcome.batch)
+        return replace(outcome, failures=found)
 
     def tell(self, kind: Any, **fields: Any) -> None:
         """Tell the listeners an event of this run."""

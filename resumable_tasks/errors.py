@@ -14,6 +14,7 @@
     │   └── ResultConflict
     ├── WorkerLost                exit 1   a worker process died; recorded per item
     ├── JobFailed                 exit 1   look at ``.result.failures``, mend, run again
+    ├── Unfinished                exit 75  in a flow run, what is `Interrupted` elsewhere: run again
     ├── CheckpointHeld            exit 3   wait, or ``takeover=True``
     │   └── Fenced                         another run has taken over; this one has stopped
     ├── CheckpointDamaged         exit 4   ``resumable repair``
@@ -98,6 +99,20 @@ class JobFailed(ResumableTasksError):
 
     ``result`` is the `RunResult`, with the failures in ``result.failures``.
     """
+
+    def __init__(self, message: str, *, result: RunResult | None = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Unfinished(ResumableTasksError):
+    """The run has ended by itself before its items: a budget, or a service that is down.
+
+    In a flow run only, which is to be failed then: Prefect takes an `Interrupted` for a crash.
+    ``result`` is the `RunResult` up to here.
+    """
+
+    exit_code = EXIT_INTERRUPTED
 
     def __init__(self, message: str, *, result: RunResult | None = None) -> None:
         super().__init__(message)

@@ -1,17 +1,15 @@
-"""What becomes of an exception in a handler: a retry, or a record for each item.
-
-The seam for what is to come (isolation of the bad item, limits, budgets) is `RetryPolicy`.
-"""
+"""An exception in a handler → a record for each item that has failed by it."""
 
 from __future__ import annotations
 
-import random
+import dataclasses
+import json
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from resumable_tasks import keys
-from resumable_tasks.errors import BadResult
 from resumable_tasks.journal import now
 from resumable_tasks.keys import Key
 from resumable_tasks.model import Batch, Failure
@@ -19,31 +17,6 @@ from resumable_tasks.model import Batch, Failure
 _MESSAGE_CHARS = 1_000
 _TRACEBACK_CHARS = 4_000
 _TRACEBACK_FRAMES = -6
-# The same call would raise them again.
-_NEVER_RETRIED = (BadResult, TypeError, NameError, AttributeError, LookupError, SyntaxError)
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """``retries`` more calls of the handler with the same batch, after a pause.
-
-    ``delay``: seconds before each retry, or a list, whose last one counts from there on. By
-    default the pause before retry n is 2ⁿ⁻¹ seconds, at most 60, of which a random half is taken
-    off so that many batches do not come back at once. Errors of programming are not retried.
-    """
-
-    retries: int = 0
-    delay: float | tuple[float, ...] | None = None
-
-    def pause(self, attempt: int, error: BaseException) -> float | None:
-        """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
-        if attempt > self.retries or isinstance(error, _NEVER_RETRIED):
-            return None
-        if isinstance(self.delay, tuple) and self.delay:
-            return self.delay[min(attempt, len(self.delay)) - 1]
-        if isinstance(self.delay, (int, float)):
-            return float(self.delay)
-        return float(min(60.0, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))
 
 
 def records(
@@ -76,6 +49,21 @@ def add_earlier_attempts(
         else failure
         for failure in failures
     )
+
+
+def with_items(failures: Sequence[Failure], batch: Batch) -> tuple[Failure, ...]:
+    """The failures with their items, in a form that JSON has."""
+    items = batch.items if isinstance(batch.items, list) else batch.items.to_pylist()
+    each = dict(zip(batch.keys, items, strict=True))
+    return tuple(replace(failure, item=_as_json(each[failure.key])) for failure in failures)
+
+
+def _as_json(item: Any) -> Any:
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        item = dataclasses.asdict(item)
+    elif hasattr(item, "model_dump"):  # pydantic, without importing it
+        item = item.model_dump()
+    return json.loads(json.dumps(item, default=str, skipkeys=True))
 
 
 def _describe(error: BaseException | str) -> tuple[str, str, str]:

@@ -185,6 +185,8 @@ def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str
     }
     if failure.traceback:
         fields["traceback"] = tracebacks[failure.traceback]
+    if failure.item is not None:
+        fields["item"] = failure.item
     return fields
 
 
@@ -198,6 +200,7 @@ def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
         batch=line["batch"],
         time=line["time"],
         traceback=tracebacks[line["traceback"]] if "traceback" in line else "",
+        item=line.get("item"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,17 +18,32 @@ Rows = Any
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Why some items of a batch are handled again, as a batch of their own.
+
+    ``root`` is the number of the batch that was planned, ``attempts`` how often it was tried, and
+    ``error`` the class of the error it failed with: a part of it that fails with the same one is
+    not retried.
+    """
+
+    root: int
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Up to ``batch_size`` keyed items for one call of the handler.
 
     ``number`` counts the batches of this run; ``lines`` are the canonical keys, newline-joined,
-    in the order of ``keys`` and ``items``.
+    in the order of ``keys`` and ``items``. ``part_of`` says why it is handled again, if it is.
     """
 
     number: int
     keys: list[Key]
     lines: bytes
     items: Rows
+    part_of: Part | None = None
 
     @property
     def id(self) -> str:
@@ -37,6 +52,33 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def slice(self, start: int, stop: int, number: int, part_of: Part | None) -> Batch:
+        """Some of its items in a row, as a batch of their own."""
+        lines = self.lines.split(b"\n")[start:stop]
+        # Record batches have a ``slice`` of their own, which copies nothing.
+        items = (
+            self.items[start:stop]
+            if isinstance(self.items, list)
+            else self.items.slice(start, stop - start)
+        )
+        return Batch(number, self.keys[start:stop], b"\n".join(lines), items, part_of)
+
+    def choose(self, indexes: Sequence[int], number: int, part_of: Part) -> Batch:
+        """Some of its items, by their indexes, as a batch of their own."""
+        lines = self.lines.split(b"\n")
+        items = (
+            [self.items[at] for at in indexes]
+            if isinstance(self.items, list)
+            else self.items.take(list(indexes))
+        )
+        return Batch(
+            number,
+            [self.keys[at] for at in indexes],
+            b"\n".join(lines[at] for at in indexes),
+            items,
+            part_of,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +110,8 @@ class Failure:
     """An item that failed, as the journal keeps it. ``attempts`` counts over all runs.
 
     ``error`` is the name of the exception's class, ``batch`` the id of the batch it failed in,
-    ``time`` is UTC in ISO 8601.
+    ``time`` is UTC in ISO 8601. ``item`` is the item itself, as JSON has it, where the job says
+    ``keep_failed_items=True``.
     """
 
     key: Key
@@ -78,6 +121,7 @@ class Failure:
     batch: str = ""
     time: str = ""
     traceback: str = ""
+    item: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +147,11 @@ class Outcome:
     ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
     Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
     a remote worker); all three are None if there are no rows. ``seconds`` is the time in the
-    handler. ``dropped`` is a batch that was never started because the run is stopping; ``fatal``
-    is an exception that is no failure of the batch but ends the run.
+    handler, ``began`` and ``ended`` (since 1970) are those of its last call. ``raised`` is the
+    class of the error that the whole batch has failed with, if it has, and ``transient`` whether
+    that may be otherwise at another time. ``cost`` is in the unit of the job's ``cost``, NaN if
+    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping;
+    ``fatal`` is an exception that is no failure of the batch but ends the run.
     """
 
     batch: Batch
@@ -115,6 +162,11 @@ class Outcome:
     schema: pa.Schema | None = None
     failures: tuple[Failure, ...] = ()
     seconds: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
+    raised: str = ""
+    transient: bool = False
+    cost: float = 0.0
     dropped: bool = False
     fatal: BaseException | None = None
 
@@ -125,12 +177,13 @@ class Commit:
 
     ``kind``: ``claim`` (a driver begins its tenure), ``commit`` (keys and failures), ``close``
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
-    (stands where a damaged record stood). ``number``, ``previous`` and ``checksum`` are set by
-    the journal when it is appended. ``schema`` is the unified schema of the results from here
-    on, where it has changed. ``info`` holds what belongs to the kind alone.
+    (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten).
+    ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
+    ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
+    holds what belongs to the kind alone.
     """
 
-    kind: Literal["claim", "commit", "close", "repair", "lost"]
+    kind: Literal["claim", "commit", "close", "repair", "lost", "release"]
     epoch: int
     run: str
     number: int = -1

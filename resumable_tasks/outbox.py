@@ -34,6 +34,7 @@ from resumable_tasks.model import Batch, Commit, Outcome
 from resumable_tasks.store.base import Store
 
 FOLDER = "outbox"
+_CARRIED = ("seconds", "began", "ended", "raised", "transient", "cost")
 
 
 def epoch_of(path: str) -> int:
@@ -104,7 +105,7 @@ class Outbox:
             schema=shards.schema_to_text(outcome.schema) if outcome.schema is not None else None,
             failures=outcome.failures,
             info={
-                "seconds": outcome.seconds,
+                **{name: getattr(outcome, name) for name in _CARRIED},
                 "fatal": [type(fatal).__name__, str(fatal)] if fatal is not None else None,
             },
         )
@@ -135,7 +136,7 @@ class Outbox:
             shard=record.shards[0] if record.shards else None,
             schema=shards.schema_from_text(record.schema) if record.schema else None,
             failures=record.failures,
-            seconds=record.info["seconds"],
+            **{name: record.info[name] for name in _CARRIED},
             fatal=_error(*fatal) if fatal else None,
         )
 

@@ -7,7 +7,7 @@ second item with the same key is found.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks import keys
@@ -26,7 +26,9 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 class Planner:
     """Makes the batches of one run. Counts as it goes: ``total`` items seen, ``skipped`` done.
 
-    ``done`` holds the completed keys. ``seen`` maps each key of this run to its item's position.
+    ``done`` holds the completed keys, ``set_aside`` those of failed items that are not to be tried
+    again; ``set_aside_lines`` are those of them that came. ``seen`` maps each key of this run to
+    its item's position.
     """
 
     def __init__(
@@ -37,17 +39,24 @@ class Planner:
         *,
         on_duplicate: OnDuplicate = "error",
         batch_format: BatchFormat = "auto",
+        set_aside: Set[bytes] = frozenset(),
     ) -> None:
         self._scheme = scheme
         self._batch_size = batch_size
         self._done = done
         self._on_duplicate = on_duplicate
         self._batch_format = batch_format
+        self._set_aside = set_aside
+        self.set_aside_lines: list[bytes] = []
         self.seen = KeyTable()
         self.total = 0
         self.skipped = 0
         self.duplicates = 0
-        self._batches = 0
+        self._numbers = count()
+
+    def next_number(self) -> int:
+        """The number of one more batch of this run. Safe in any thread."""
+        return next(self._numbers)
 
     def batches(self, items: Any) -> Iterator[Batch]:
         """The batches of the items that are not completed.
@@ -145,7 +154,7 @@ class Planner:
         if self.seen.add_new(lines, first):
             chosen = self._done.missing(lines)
             self.skipped += len(lines) - len(chosen)
-            return chosen
+            return self._without_set_aside(lines, chosen) if self._set_aside else chosen
         each: list[int] = []
         for at, line in enumerate(lines):
             if not self.seen.add(line, first + at):
@@ -156,7 +165,12 @@ class Planner:
                 self.skipped += 1
             else:
                 each.append(at)
-        return each
+        return self._without_set_aside(lines, each) if self._set_aside else each
+
+    def _without_set_aside(self, lines: list[bytes], chosen: Sequence[int]) -> Sequence[int]:
+        """Failed items that are not to be tried again are left out, and remembered."""
+        self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
+        return [at for at in chosen if lines[at] not in self._set_aside]
 
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(
@@ -166,9 +180,7 @@ class Planner:
         )
 
     def _batch(self, batch_keys: list[Key], lines: list[bytes], items: Any) -> Batch:
-        number = self._batches
-        self._batches += 1
-        return Batch(number, batch_keys, keys.join(lines), self._formatted(items))
+        return Batch(self.next_number(), batch_keys, keys.join(lines), self._formatted(items))
 
     def _formatted(self, items: Any) -> Any:
         """The items as the handler wants them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resumable_tasks import keys, publish, shards
+from resumable_tasks.budget import Estimate
 from resumable_tasks.checkpoint import open_store, read_checkpoint
 from resumable_tasks.errors import JobFailed
 from resumable_tasks.keytable import KeyTable
@@ -24,8 +25,11 @@ class RunResult:
     """The counts of one run, in items, and its checkpoint.
 
     ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
-    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``. ``failures`` are this
-    run's. `table`, `dataset` and `publish` give the rows of *all* runs of the checkpoint.
+    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined`` because
+    they have failed ``max_attempts`` times. ``failures`` are this run's. ``cost`` is what this run
+    has spent, where the job says how. ``remaining`` is what a run that was stopped has left, or a
+    dry run would handle, and what that would take. `table`, `dataset` and `publish` give the rows
+    of *all* runs of the checkpoint.
     """
 
     job: str
@@ -38,6 +42,9 @@ class RunResult:
     duplicates: int
     seconds: float
     failures: tuple[Failure, ...] = field(repr=False, default=())
+    quarantined: int = 0
+    cost: float | None = None
+    remaining: Estimate | None = None
     # Key → position among the items of this run, to order by.
     positions: KeyTable | None = field(repr=False, default=None)
 
@@ -102,7 +109,7 @@ class RunResult:
             raise JobFailed(describe_failures(self), result=self)
 
 
-def describe_failures(result: RunResult) -> str:
+def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     """The message of `JobFailed`: how many, of which kinds, with an example each."""
     kinds: dict[str, list[Failure]] = {}
     for failure in result.failures:
@@ -116,6 +123,7 @@ def describe_failures(result: RunResult) -> str:
         f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
         f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:\n"
         + "\n".join(lines[:10])
+        + (f"\nThe run has ended before its items: {ended_early}." if ended_early else "")
         + "\nMend the cause and run the same command again: only what failed is handled. "
         f"`resumable failures {result.checkpoint}` lists them"
     )

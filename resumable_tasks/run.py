@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import checkpoint as checkpoints
 from resumable_tasks import log, progress
+from resumable_tasks.budget import Budget, Estimate
 from resumable_tasks.checkpoint import Checkpoint, open_store
+from resumable_tasks.dry_run import dry_run
 from resumable_tasks.engine import Engine
 from resumable_tasks.errors import Interrupted, JobFailed, UsageError
 from resumable_tasks.events import Listener, Listeners, Progress, RunFinished, RunStarted
 from resumable_tasks.exits import use_exit_codes
-from resumable_tasks.failures import RetryPolicy
 from resumable_tasks.keys import KeyScheme
+from resumable_tasks.limits import Limits, parse_rates
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.options import NAME, JobOptions
 from resumable_tasks.plan import Planner
 from resumable_tasks.result import RunResult, describe_failures
+from resumable_tasks.retries import RetryDelay, RetryPolicy
 from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
 
@@ -43,6 +47,7 @@ class RunArguments:
     on_progress: Callable[[Progress], None] | None
     listeners: tuple[Listener, ...]
     progress: bool | None
+    dry_run: bool = False
 
 
 class Run:
@@ -83,6 +88,8 @@ class Run:
         place = _place(options.name, arguments.checkpoint, arguments.partition)
         if self._flow_run is not None:
             self._flow_run.check_place(place)
+        if arguments.dry_run:
+            return dry_run(place, options, self._items)
         runner = _runner(self._handler, options, self._loop, self._flow_run)
         checkpoint = Checkpoint.open(
             open_store(place),
@@ -90,6 +97,7 @@ class Run:
             takeover=arguments.takeover,
             on_version_change=options.on_version_change,
             expected=self._expected,
+            max_attempts=options.max_attempts,
             identity=self._flow_run.identity if self._flow_run is not None else None,
         )
         try:
@@ -110,13 +118,21 @@ class Run:
             checkpoint.state.done,
             on_duplicate=options.on_duplicate,
             batch_format=options.batch_format,
+            set_aside=checkpoint.state.set_aside(options.max_attempts, options.retry_failed),
         )
         work = Work(
             handler=self._handler,
             scheme=scheme,
             results=options.results,
-            retry=RetryPolicy(options.retries, _delay(options.retry_delay)),
+            retry=RetryPolicy(
+                options.retries,
+                _delay(options.retry_delay, options.retries),
+                options.retry_on,
+                options.give_up_after,
+            ),
             timeout=options.timeout,
+            limits=self._limits(),
+            cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
         )
         engine = Engine(
@@ -126,8 +142,13 @@ class Run:
             work,
             listeners,
             expected=self._expected,
-            fail_fast=options.fail_fast,
-            grace_seconds=options.grace_seconds,
+            options=options,
+            budget=Budget(
+                options.max_items,
+                options.max_seconds,
+                options.max_cost,
+                checkpoint.state.pace.cost_each,
+            ),
         )
         self._engine = engine
         for request in self._stop_requests:
@@ -167,19 +188,29 @@ class Run:
         if engine.interrupted:
             return "interrupted"
         tolerated = self._options.tolerates(result.failed, result.total)
-        return "done" if tolerated and not engine.failed_fast else "failed"
+        return "done" if tolerated and not engine.ended_early else "failed"
 
     def _conclude(self, how: str, result: RunResult, engine: Engine) -> RunResult:
         done = result.completed + result.skipped
         text = f"{result.job}: {done:,} of {result.total:,} items done"
         if result.skipped:
             text += f" ({result.skipped:,} before, {result.completed:,} now)"
+        if result.quarantined:
+            log.warning(
+                "%s: %s items are quarantined, after max_attempts=%s, and were not tried: "
+                "`resumable failures %s --quarantined` lists them, `resumable retry` releases them",
+                result.job,
+                f"{result.quarantined:,}",
+                self._options.max_attempts,
+                shlex.quote(result.checkpoint),
+            )
         if how == "interrupted":
             lost = engine.abandoned
             raise Interrupted(
                 f"interrupted by {engine.interrupted}: {result.completed:,} items were "
                 f"completed in this run, {result.skipped:,} before"
                 + (f"; {lost:,} batches did not end in time" if lost else "")
+                + (f"; what remains: {result.remaining}" if result.remaining else "")
                 + f". All is safe in {result.checkpoint}. Run the same command again to resume",
                 result=result,
             )
@@ -191,7 +222,7 @@ class Run:
             result.checkpoint,
         )
         if how == "failed":
-            raise JobFailed(describe_failures(result), result=result)
+            raise JobFailed(describe_failures(result, engine.ended_early), result=result)
         return result
 
     def _announce(self, checkpoint: Checkpoint, engine: Engine) -> None:
@@ -219,6 +250,11 @@ class Run:
     def _result(
         self, checkpoint: Checkpoint, planner: Planner, engine: Engine, seconds: float
     ) -> RunResult:
+        state = checkpoint.state
+        # With retry_failed=False what failed before has failed still; quarantine is no failure.
+        left = [state.failures[line] for line in planner.set_aside_lines]
+        failed = [*engine.failures, *([] if self._options.retry_failed else left)]
+        left = left if self._options.retry_failed else []
         return RunResult(
             job=self._options.name,
             checkpoint=checkpoint.store.url,
@@ -226,16 +262,44 @@ class Run:
             total=planner.total,
             completed=engine.completed,
             skipped=planner.skipped,
-            failed=len(engine.failures),
+            failed=len(failed),
             duplicates=planner.duplicates,
             seconds=round(seconds, 3),
-            failures=tuple(engine.failures),
+            failures=tuple(failed),
+            quarantined=len(left),
+            cost=engine.budget.spent if self._options.known_cost is not None else None,
+            remaining=self._remaining(checkpoint, engine, len(failed) + len(left)),
             positions=planner.seen,
         )
 
+    def _remaining(self, checkpoint: Checkpoint, engine: Engine, failed: int) -> Estimate | None:
+        """What a run that was stopped has left, as far as the number of items is known."""
+        if self._expected is None or not (engine.interrupted or engine.ended_early):
+            return None
+        done = engine.found + engine.completed
+        return checkpoint.state.pace.estimate(max(0, self._expected - done - failed))
 
-def _delay(given: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
-    return tuple(given) if isinstance(given, Sequence) else given
+    def _limits(self) -> Limits | None:
+        options = self._options
+        rates, names = parse_rates(options.rate_limit)
+        if names and self._flow_run is None:
+            raise UsageError(
+                f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
+                'no flow run is going on; give a rate such as "60/minute"'
+            )
+        if not rates and not names and options.adaptive is None:
+            return None
+        gates = self._flow_run.gates(names) if self._flow_run is not None else ()
+        return Limits(rates, options.adaptive, gates, options.batch_size)
+
+
+def _delay(given: RetryDelay, retries: int) -> RetryDelay:
+    if isinstance(given, Sequence):
+        return tuple(given)
+    if callable(given) and not type(given).__module__.startswith("tenacity"):
+        # As Prefect has it: a callable of the number of retries that gives their delays.
+        return tuple(given(retries)) or 0.0
+    return given
 
 
 def _runner(
@@ -259,12 +323,17 @@ def _runner(
             raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
         from resumable_tasks.runners.aio import AsyncRunner
 
-        return AsyncRunner(options.concurrency, loop)
+        return AsyncRunner(options.most_at_once, loop)
     if options.runner == "processes":
         from resumable_tasks.runners.processes import ProcessRunner
 
-        return ProcessRunner(options.concurrency)
-    return ThreadRunner(options.concurrency)
+        if options.adaptive is not None:
+            raise UsageError(
+                f"{options.name}: an adaptive concurrency is for threads and coroutines; give a "
+                "number of processes"
+            )
+        return ProcessRunner(options.most_at_once)
+    return ThreadRunner(options.most_at_once)
 
 
 def _place(

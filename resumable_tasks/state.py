@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from resumable_tasks import keys
+from resumable_tasks.budget import Estimate
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.journal import record_name
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Commit, Failure, Shard
+
+Line = bytes
+"""A key in its canonical form."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How quickly, and at what cost, the runs of a checkpoint have completed items."""
+
+    _began: str = ""
+    _last: str = ""
+    _seconds: float = 0.0
+    _completed: int = 0
+    _cost: float = 0.0
+    _costed: int = 0
+
+    def apply(self, commit: Commit) -> None:
+        """Take one more record in. A run counts from its claim to its last commit."""
+        if commit.kind == "claim":
+            self._end_tenure()
+            self._began = self._last = commit.time
+        elif commit.kind == "commit":
+            # The claim may be lost.
+            self._began, self._last = self._began or commit.time, commit.time
+            self._completed += commit.key_count
+            if "cost" in commit.info:
+                self._cost += commit.info["cost"]
+                self._costed += commit.key_count + len(commit.failures)
+
+    @property
+    def cost_each(self) -> float | None:
+        """The average cost of an item; None if none is known."""
+        return self._cost / self._costed if self._costed else None
+
+    def estimate(self, items: int) -> Estimate:
+        """What so many items would take, at the pace of the runs up to now."""
+        self._end_tenure()
+        seconds = self._seconds / self._completed * items if self._completed else None
+        cost = self.cost_each * items if self.cost_each is not None else None
+        return Estimate(items, seconds, cost)
+
+    def _end_tenure(self) -> None:
+        if self._last != self._began:
+            began, last = map(datetime.fromisoformat, (self._began, self._last))
+            self._seconds += max(0.0, (last - began).total_seconds())
+            self._began = self._last
 
 
 @dataclass(slots=True)
@@ -17,18 +65,37 @@ class State:
     """The fold of a checkpoint's records.
 
     ``done`` are the completed keys, ``failures`` the items whose last attempt failed, by
-    canonical key, ``shards`` the shards that count, by path.
+    canonical key, ``shards`` the shards that count, by path. ``version``, ``max_attempts`` and
+    ``expected`` (items) are those of the last run.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
     failures: dict[bytes, Failure] = field(default_factory=dict)
     shards: dict[str, Shard] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
     schema: str | None = None
     epoch: int = 0
     version: str | None = None
+    max_attempts: int | None = None
+    expected: int | None = None
     records: int = 0
     runs: int = 0
     last: Commit | None = None
+
+    def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
+        """The failed items that are not to be tried: quarantined, or all of them."""
+        if not retry_failed:
+            return self.failures.keys()
+        if max_attempts is None:
+            return frozenset()
+        failures = self.failures.items()
+        return {line for line, failure in failures if failure.attempts >= max_attempts}
+
+    @property
+    def quarantined(self) -> list[Failure]:
+        """The failed items that the last run's job does not try any more."""
+        chosen = self.set_aside(self.max_attempts, retry_failed=True)
+        return [self.failures[line] for line in chosen]
 
     @property
     def rows(self) -> int:
@@ -76,8 +143,11 @@ class State:
         if commit.kind == "claim":
             self.runs += 1
             self.version = commit.info.get("version", self.version)
+            self.max_attempts = commit.info.get("max_attempts")
+            self.expected = commit.info.get("expected")
         self.epoch = max(self.epoch, commit.epoch)
         self.records += 1
+        self.pace.apply(commit)
         # Only what says when and by whom is kept of it, not its keys.
         self.last = replace(commit, keys=b"", failures=(), shards=(), retracted=b"")
 

@@ -11,17 +11,19 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from datetime import date
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from resumable_tasks.errors import Interrupted, UsageError
 from resumable_tasks.events import Listener, Progress
 from resumable_tasks.interrupts import Interrupts
 from resumable_tasks.keys import KeySpec
-from resumable_tasks.model import ResultsMode
+from resumable_tasks.limits import Adaptive
+from resumable_tasks.model import Outcome, ResultsMode
 from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
 from resumable_tasks.plan import BatchFormat, OnDuplicate, is_read_by_iteration
 from resumable_tasks.pulled import Handed
 from resumable_tasks.result import RunResult
+from resumable_tasks.retries import RetryDelay, RetryOn
 from resumable_tasks.run import Run, RunArguments
 from resumable_tasks.runners.prefect.detect import current_flow_run
 
@@ -67,6 +69,10 @@ class ResumableTask(Generic[P, R]):
         on_progress: Callable[[Progress], None] | None = None,
         listeners: Iterable[Listener] = (),
         progress: bool | None = None,
+        max_items: int | None = None,
+        max_seconds: float | None = None,
+        max_cost: float | None = None,
+        dry_run: bool = False,
     ) -> RunResult:
         """Handle every item that the checkpoint does not know as completed.
 
@@ -85,18 +91,25 @@ class ResumableTask(Generic[P, R]):
             on_progress: called with a `Progress` after every commit.
             listeners: called with every event of `resumable_tasks.events`.
             progress: whether to show a bar; by default if standard error is a terminal.
+            max_items, max_seconds, max_cost: the budget of this run, instead of the job's.
+            dry_run: only read the items and say, in the result's ``remaining``, how many would be
+                handled, and at the pace of earlier runs in what time and at what cost. The handler
+                is not called and nothing is written.
 
         Raises:
-            JobFailed: more items failed than ``tolerated_failures``; the rest is done.
-            Interrupted: SIGINT or SIGTERM came; what had finished is committed.
+            JobFailed: more items failed than ``tolerated_failures``; the rest is done. Or the
+                handler has failed with every batch, and the run has ended before the rest.
+            Interrupted: SIGINT or SIGTERM came, a budget is used up, or nothing has succeeded for
+                ``give_up_after`` seconds; what had finished is committed.
             InvalidKey, DuplicateKey, InvalidItems: the items cannot be used; names the position.
             CheckpointHeld, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable: nothing
                 was started.
             StoreError: the disk failed; what was committed before stands.
         """
         arguments = RunArguments(
-            checkpoint, partition, takeover, on_progress, tuple(listeners), progress
+            checkpoint, partition, takeover, on_progress, tuple(listeners), progress, dry_run
         )
+        options = self._with_budget(max_items, max_seconds, max_cost)
         if isinstance(items, AsyncIterable):
             import asyncio
 
@@ -107,14 +120,14 @@ class ResumableTask(Generic[P, R]):
                     f"{self.name}: items is an async iterable and an event loop is running: "
                     "`await task.arun(items, …)`"
                 )
-            return asyncio.run(self._arun(items, arguments))
+            return asyncio.run(self._arun(items, options, arguments))
         flow_run = current_flow_run()
         if flow_run is None:
-            run = Run(self.fn, self.options, items, arguments, loop=None)
+            run = Run(self.fn, options, items, arguments, loop=None)
             with Interrupts(run.request_stop):
                 return run.carry_out()
         handed = Handed(items) if is_read_by_iteration(items) else None
-        run = Run(self.fn, self.options, handed or items, arguments, None, flow_run)
+        run = Run(self.fn, options, handed or items, arguments, None, flow_run)
         with Interrupts(run.request_stop), flow_run.logging():
             return flow_run.accompany(run.carry_out, handed, run.request_stop)
 
@@ -128,18 +141,30 @@ class ResumableTask(Generic[P, R]):
         on_progress: Callable[[Progress], None] | None = None,
         listeners: Iterable[Listener] = (),
         progress: bool | None = None,
+        max_items: int | None = None,
+        max_seconds: float | None = None,
+        max_cost: float | None = None,
+        dry_run: bool = False,
     ) -> RunResult:
         """`run`, for a running event loop: a coroutine handler runs on the caller's loop.
 
         Cancelled, it stops as by a signal, commits what finishes within ``grace_seconds``, and
         raises ``CancelledError``. A plain iterable is iterated over in another thread.
         """
-        return await self._arun(
-            items,
-            RunArguments(checkpoint, partition, takeover, on_progress, tuple(listeners), progress),
+        arguments = RunArguments(
+            checkpoint, partition, takeover, on_progress, tuple(listeners), progress, dry_run
         )
+        options = self._with_budget(max_items, max_seconds, max_cost)
+        return await self._arun(items, options, arguments)
 
-    async def _arun(self, items: Any, arguments: RunArguments) -> RunResult:
+    def _with_budget(
+        self, max_items: int | None, max_seconds: float | None, max_cost: float | None
+    ) -> JobOptions:
+        given = {"max_items": max_items, "max_seconds": max_seconds, "max_cost": max_cost}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self.options, **changes)  # type: ignore[arg-type]
+
+    async def _arun(self, items: Any, options: JobOptions, arguments: RunArguments) -> RunResult:
         import asyncio
 
         from resumable_tasks.pulled import Pulled
@@ -148,7 +173,7 @@ class ResumableTask(Generic[P, R]):
         if isinstance(items, AsyncIterable):
             items = Pulled(items, loop)
         flow_run = current_flow_run()
-        run = Run(self.fn, self.options, items, arguments, loop, flow_run)
+        run = Run(self.fn, options, items, arguments, loop, flow_run)
         with (
             Interrupts(run.request_stop, event_loop=True),
             flow_run.logging() if flow_run is not None else nullcontext(),
@@ -208,10 +233,15 @@ def resumable_task(
     name: str | None = None,
     key: KeySpec = None,
     batch_size: int = 50,
-    concurrency: int = 4,
+    concurrency: int | Literal["adaptive"] | Adaptive = 4,
     retries: int = 0,
-    retry_delay: float | Sequence[float] | None = None,
+    retry_delay: RetryDelay = None,
+    retry_on: RetryOn | None = None,
     timeout: float | None = None,
+    isolate: bool = True,
+    pause_after: int | None = 5,
+    give_up_after: float = 600.0,
+    rate_limit: str | Sequence[str] | None = None,
     results: ResultsMode = "one",
     version: str | int = "1",
     runner: RunnerName = "auto",
@@ -220,6 +250,13 @@ def resumable_task(
     on_version_change: OnVersionChange = "error",
     tolerated_failures: int | float = 0,
     fail_fast: bool = False,
+    retry_failed: bool = True,
+    max_attempts: int | None = None,
+    keep_failed_items: bool = False,
+    max_items: int | None = None,
+    max_seconds: float | None = None,
+    max_cost: float | None = None,
+    cost: str | Callable[[Outcome], float] | None = None,
     grace_seconds: float = 25.0,
     tags: Sequence[str] = (),
     task_runs: int = 1_000,
@@ -244,14 +281,35 @@ def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any
         key: where the key of an item is found: a field's name, a tuple of names, a callable;
             None if the items are strings or integers that are their own keys.
         batch_size: items a call of the handler, at most.
-        concurrency: calls at once: threads, coroutines or processes.
-        retries: further calls after one that raised.
-        retry_delay: seconds before a retry, or a list of them, one for each; by default a pause
-            that grows from 1 to 60 seconds, less a random part. ``retry_delay_seconds`` says the
-            same.
-        timeout: seconds that a call may take, after which it has failed (and is retried, if it
-            may be): a coroutine is cancelled; a plain function cannot be stopped, so that it is
-            only warned of. ``timeout_seconds`` says the same.
+        concurrency: calls at once: threads, coroutines or processes. ``"adaptive"``, or
+            ``Adaptive(lowest, highest)``: begins with one (or ``lowest``), takes more while calls
+            take no longer for it, and half as many when the service says that there are too many
+            (HTTP 429, ``Retry-After``, a timeout); up to 32 (or ``highest``).
+        retries: further calls with a batch after one that raised. A call that is told to wait
+            (HTTP 429, an error or an answer with ``Retry-After``, an error with ``retry_after``)
+            waits so long and uses none of them up.
+        retry_delay: seconds before a retry; a list of them, one for each; a wait strategy of
+            ``tenacity``; by default a pause that grows from 1 to 60 seconds, half of it random.
+            ``retry_delay_seconds`` says the same.
+        retry_on: the class of the errors that are retried, a tuple of them, or a callable that is
+            given the error; by default all but errors of programming (``TypeError``,
+            ``KeyError``, ``NameError``, `BadResult` …).
+        timeout: seconds that a call may take, after which it has failed with ``TimeoutError`` (and
+            is retried, if it may be): a coroutine is cancelled, a process is killed and replaced.
+            A plain function on a thread cannot be stopped: it is reported as overdue, and its
+            results count when they come. ``timeout_seconds`` says the same.
+        isolate: a batch that still fails is halved, and so on, until the bad items stand alone and
+            the others are done: some 2 log2(batch_size) calls for each bad item. False for a
+            handler whose calls are dear: all items of the batch have failed then.
+        pause_after: after so many batches in a row that failed with the same class of error, the
+            run pauses, and tries single items until one succeeds; no item's attempts are used up
+            meanwhile. None: never.
+        give_up_after: seconds of such a pause, or of waiting as told, after which the run ends as
+            interrupted; run again, it goes on.
+        rate_limit: at most so many calls of the handler in any such time (``"60/minute"``), or so
+            many items (``"600 items/minute"``), or both in a list; shared by all workers of a
+            process, and divided among processes. ``"prefect:NAME"``: a slot of Prefect's global
+            concurrency limit of that name, which all its flow runs share.
         results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
             (0 to n rows an item), ``"none"`` (completion only).
         version: of the handler; a change is an error, or what ``on_version_change`` says.
@@ -266,7 +324,21 @@ def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any
             archives the checkpoint.
         tolerated_failures: how many items (int), or which share of them (float), may fail
             before the run raises `JobFailed`.
-        fail_fast: stop at the first failed item, once what runs has ended.
+        fail_fast: stop at the first failed batch or item, once what runs has ended.
+        retry_failed: whether items that failed in earlier runs are tried again.
+        max_attempts: after so many attempts over all runs an item is quarantined: not tried any
+            more, but counted and listed, until ``resumable retry`` releases it. A batch's calls
+            count for each of its items, those that isolate the bad ones do not. By default never.
+        keep_failed_items: keep the items that failed in the checkpoint, as JSON, beside the
+            failure.
+        max_items: how many items a run hands to the handler, at most; the run then ends as
+            interrupted and says what remains. So do the next two.
+        max_seconds: how long a run begins new batches.
+        max_cost: what a run may spend. No batch is begun that would exceed it at the average cost
+            of an item up to then.
+        cost: what a call has cost: a field of the results, which is added up (``"cost"`` if there
+            is a ``max_cost``), or a callable of the `Outcome` (its ``table``, ``seconds``,
+            ``failures``, ``batch``).
         grace_seconds: how long running batches may take to finish after Ctrl-C or SIGTERM.
         tags: of the task runs in Prefect.
         task_runs: about how many task runs a flow run has at most; batches are grouped so that

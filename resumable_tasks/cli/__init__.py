@@ -15,7 +15,8 @@ import click
 from resumable_tasks import __version__
 from resumable_tasks.cli import output
 from resumable_tasks.cli.change import publish, repair, reset
-from resumable_tasks.cli.look import failures, keys, list_checkpoints, status, verify
+from resumable_tasks.cli.failed import failures, retry
+from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
 
@@ -64,15 +65,17 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but repair and reset only read, and are safe while a run is at work.
+    All commands but retry, repair and reset only read, and are safe while a run is at work.
     """
 
 
 for _command in (
     status,
     list_checkpoints,
+    plan,
     keys,
     failures,
+    retry,
     verify,
     repair,
     publish,

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from resumable_tasks import keys as keys_
 from resumable_tasks.checkpoint import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.output import count
@@ -26,7 +25,6 @@ from resumable_tasks.errors import (
     ResumableTasksError,
     UsageError,
 )
-from resumable_tasks.model import Failure
 from resumable_tasks.publish import completed_lines
 from resumable_tasks.store.local import LocalStore
 from resumable_tasks.text import clean
@@ -220,74 +218,52 @@ def keys(checkpoint: str, as_json: bool) -> None:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  resumable failures checkpoints/classify"
-    "\n  resumable failures checkpoints/classify --all --traceback"
-    "\n  resumable failures checkpoints/classify --jsonl | jq .key",
+    epilog="\b\nExamples:\n  resumable plan checkpoints/classify"
+    "\n  resumable plan checkpoints/classify --items 100000",
 )
 @checkpoint_argument
-@click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
-@click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
-@click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
+@click.option(
+    "--items",
+    type=click.IntRange(min=0),
+    help="How many items the job has; by default as many as its last run had.",
+)
 @json_option
-def failures(checkpoint: str, show_all: bool, traceback: bool, jsonl: bool, as_json: bool) -> None:
-    """List the items of CHECKPOINT whose last attempt failed.
+def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
+    """Say what the next run of CHECKPOINT would handle, and what that would take.
 
-    By default by class of error, with how many there are and one example each. The next run tries
-    all of them again. Exits with 0 also if there are any; `status` exits with 1.
+    Time and cost are estimated from the runs up to now. The items themselves are not read:
+    `dry_run=True` in the job does that, and knows exactly.
     """
-    if jsonl and as_json:
-        raise UsageError("give --json or --jsonl, not both")
-    failed = list(Reader.at(checkpoint).state.failures.values())
-    if jsonl:
-        for failure in failed:
-            text = output.dumps(_failure_fields(failure, traceback)) + "\n"
-            if not output.write(text, utf8=True):
-                return
-        return
-    kinds: dict[str, list[Failure]] = {}
-    for failure in failed:
-        kinds.setdefault(failure.error, []).append(failure)
-    groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    reader = Reader.at(checkpoint)
+    state = reader.state
+    expected = state.expected if items is None else items
+    quarantined = len(state.quarantined)
+    remaining = None
+    if expected is not None:
+        remaining = state.pace.estimate(max(0, expected - len(state.done) - quarantined))
+    document = {
+        "checkpoint": reader.store.url,
+        "items": expected,
+        "completed": len(state.done),
+        "failed": len(state.failures),
+        "quarantined": quarantined,
+        "remaining": remaining.items if remaining else None,
+        "seconds": remaining.seconds if remaining else None,
+        "cost": remaining.cost if remaining else None,
+    }
     if as_json:
-        document: dict[str, Any] = {
-            "failed": len(failed),
-            "errors": [
-                {"error": kind, "count": len(each), "example": _failure_fields(each[0], traceback)}
-                for kind, each in groups
-            ],
-        }
-        if show_all:
-            document["failures"] = [_failure_fields(failure, traceback) for failure in failed]
         output.document(document)
         return
-    if not failed:
-        output.lines(["no item has failed"])
-    for kind, each in groups:
-        heading = f"{len(each):,} × {clean(kind, 80)}" + ("" if show_all else ", for example")
-        if not output.write(heading + "\n"):
-            return
-        for failure in each if show_all else each[:1]:
-            if not output.write(_failure_text(failure, traceback)):
-                return
-
-
-def _failure_fields(failure: Failure, traceback: bool) -> dict[str, Any]:
-    fields = asdict(failure)
-    if not traceback:
-        del fields["traceback"]
-    return fields
-
-
-def _failure_text(failure: Failure, traceback: bool) -> str:
-    key = output.safe_json(keys_.canonical(failure.key).decode())
-    text = (
-        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, {clean(failure.time, 40)}\n"
-        f"    {clean(failure.message, output.MESSAGE_CHARS)}\n"
+    known = f"{expected:,} items" if expected is not None else "items that have no number"
+    output.lines(
+        [
+            f"{count(len(state.done), 'item')} of {known} completed, {len(state.failures):,} "
+            f"failed, {quarantined:,} of them quarantined",
+            f"the next run would handle {remaining}"
+            if remaining is not None
+            else "how many the next run would handle is unknown: give --items",
+        ]
     )
-    if traceback:
-        trace = output.clean_lines(failure.traceback.rstrip() or "(there is no traceback)")
-        text += "".join(f"    | {line}\n" for line in trace.split("\n"))
-    return text
 
 
 @click.command(

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from resumable_tasks import failures, rows
 from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.runners.base import Runner, Work, current, outcome_of
+from resumable_tasks.runners.base import Handling, Runner, Work
 from resumable_tasks.runners.loop import EventLoop
+
+_POLL_SECONDS = 0.5
 
 
 class AsyncRunner(Runner):
@@ -50,29 +51,52 @@ class AsyncRunner(Runner):
 
 async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outcome:
     """`execute` for a coroutine handler."""
-    began = time.perf_counter()
-    for attempt in range(1, work.retry.retries + 2):
+    handling = Handling(work, batch)
+    while True:
+        call = error = None
         try:
-            current.set((batch, attempt))
-            returned = await _call(work, batch)
-            seconds = time.perf_counter() - began
-            matched = rows.match(returned, batch, work.scheme, work.results)
-        except Exception as error:  # noqa: BLE001 - becomes the items' failure
-            pause = work.retry.pause(attempt, error)
-            if pause is None or stopping.is_set():
-                return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-            await asyncio.sleep(pause)
-        except asyncio.CancelledError as error:
+            if work.limits is not None:
+                call = await work.limits.aenter(len(batch), stopping)
+                if call is None:
+                    return Outcome(batch, dropped=True)
+        except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+            return Outcome(batch, fatal=broken)
+        try:
+            handling.begin()
+            try:
+                returned = await _call(work, batch)
+            finally:
+                handling.end()
+            return handling.outcome(returned)
+        except Exception as raised:  # noqa: BLE001 - becomes the items' failure
+            error = raised
+        except asyncio.CancelledError as raised:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 return Outcome(batch, dropped=True)
             # Not ours: something inside the handler was cancelled.
-            return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-        except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-            return Outcome(batch, fatal=error)
-        else:
-            return outcome_of(work, batch, matched, attempt, seconds)
-    raise AssertionError("the last attempt has no pause after it")
+            return handling.failed(raised)
+        except BaseException as raised:  # noqa: BLE001 - ends the run, by the engine
+            return Outcome(batch, fatal=raised)
+        finally:
+            if call is not None and work.limits is not None:
+                work.limits.leave(call, error)
+        pause = handling.pause_after(error)
+        if pause is None:
+            return handling.failed(error)
+        if await _wait(pause, stopping):
+            return Outcome(batch, dropped=True)
+
+
+async def _wait(seconds: float, stopping: threading.Event) -> bool:
+    """Wait; True if the run is stopping, so that there will be no next attempt."""
+    until = time.monotonic() + seconds
+    while not stopping.is_set():
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(left, _POLL_SECONDS))
+    return True
 
 
 async def _call(work: Work, batch: Batch) -> Any:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resumable_tasks import failures, log, rows
-from resumable_tasks.errors import UsageError
-from resumable_tasks.failures import RetryPolicy
+from resumable_tasks.errors import MissingResult, UsageError
 from resumable_tasks.keys import KeyScheme
+from resumable_tasks.limits import Limits
 from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
-from resumable_tasks.rows import Matched
+from resumable_tasks.retries import Attempts, RetryPolicy
 from resumable_tasks.shards import ShardWriter
 
 current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
@@ -39,7 +40,7 @@ class Work:
     """All that a worker needs to handle a batch. Crosses to another process as it is.
 
     ``writer`` is set where workers write their own shards, because their rows would be too much
-    to send back.
+    to send back. ``cost`` is a field of the rows, or a callable of an outcome.
     """
 
     handler: Callable[[Any], Any]
@@ -47,6 +48,8 @@ class Work:
     results: ResultsMode
     retry: RetryPolicy
     timeout: float | None = None
+    limits: Limits | None = None
+    cost: str | Callable[[Outcome], float] | None = None
     writer: ShardWriter | None = None
 
 
@@ -91,33 +94,177 @@ def is_coroutine_function(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
-def execute(work: Work, batch: Batch, stopping: threading.Event | None = None) -> Outcome:
-    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome."""
-    began = time.perf_counter()
-    for attempt in range(1, work.retry.retries + 2):
+class Handling:
+    """The calls of the handler with one batch: all that is the same for functions and coroutines.
+
+    ``first`` is the number of the first call, where a worker before has made some.
+    """
+
+    __slots__ = ("_attempts", "_began", "_began_at", "_ended_at", "_seconds", "batch", "work")
+
+    def __init__(self, work: Work, batch: Batch, first: int = 1) -> None:
+        self.work = work
+        self.batch = batch
+        self._attempts = Attempts(_policy(work.retry, batch), first)
+        self._seconds = 0.0
+        self._began = self._began_at = self._ended_at = 0.0
+
+    @property
+    def attempt(self) -> int:
+        return self._attempts.number
+
+    def begin(self) -> None:
+        """A call begins."""
+        current.set((self.batch, self.attempt))
+        self._began_at, self._began = time.time(), time.perf_counter()
+
+    def end(self) -> None:
+        """It has ended, however."""
+        self._seconds += time.perf_counter() - self._began
+        self._ended_at = time.time()
+
+    def outcome(self, returned: Any) -> Outcome:
+        """What the handler returned, matched to the batch's keys. Raises `BadResult`."""
+        work, batch = self.work, self.batch
+        matched = rows.match(returned, batch, work.scheme, work.results)
+        failed = failures.records(batch, matched.failed, self.attempt) if matched.failed else ()
+        table = matched.table
+        outcome = Outcome(
+            batch,
+            done=matched.done,
+            completed=matched.completed,
+            table=table,
+            schema=table.schema if table is not None else None,
+            failures=failed,
+            **self._times(),
+        )
+        if work.cost is not None:
+            outcome = replace(outcome, cost=_cost(work.cost, outcome))
+        if table is not None and work.writer is not None:
+            try:
+                shard = work.writer(table, matched.completed)
+            except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
+                return Outcome(batch, fatal=error)
+            outcome = replace(outcome, table=None, shard=shard)
+        return outcome
+
+    def pause_after(self, error: BaseException) -> float | None:
+        """Seconds until the next call, which this is told of; None if there is to be none."""
+        return self._attempts.pause_after(error)
+
+    def failed(self, error: BaseException) -> Outcome:
+        """The batch has failed with this error."""
+        outcome = failed_whole(self.work, self.batch, error, self.attempt)
+        outcome = replace(outcome, **self._times())
+        if callable(self.work.cost):
+            outcome = replace(outcome, cost=_cost(self.work.cost, outcome))
+        return outcome
+
+    def _times(self) -> dict[str, Any]:
+        return {"seconds": self._seconds, "began": self._began_at, "ended": self._ended_at}
+
+
+def execute(
+    work: Work,
+    batch: Batch,
+    stopping: threading.Event | None = None,
+    *,
+    first: int = 1,
+    on_call: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome.
+
+    ``on_call`` is told the number of each call before it begins, and sees to the timeout.
+    """
+    handling = Handling(work, batch, first)
+    while True:
+        call = error = None
         try:
-            current.set((batch, attempt))
-            returned = work.handler(batch.items)
-            seconds = time.perf_counter() - began
-            matched = rows.match(returned, batch, work.scheme, work.results)
-        except Exception as error:  # noqa: BLE001 - becomes the items' failure
-            pause = work.retry.pause(attempt, error)
-            if pause is None or _wait(pause, stopping):
-                return Outcome(batch, failures=failures.whole_batch(batch, error, attempt))
-        except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-            return Outcome(batch, fatal=error)
-        else:
-            if work.timeout is not None and seconds > work.timeout:
-                # What has been paid for is kept; but no thread can be made to stop.
-                log.warning(
-                    "batch %d took %.1f s, longer than its timeout of %g s: only a coroutine "
-                    "handler can be stopped in time",
-                    batch.number,
-                    seconds,
-                    work.timeout,
-                )
-            return outcome_of(work, batch, matched, attempt, seconds)
-    raise AssertionError("the last attempt has no pause after it")
+            if work.limits is not None:
+                call = work.limits.enter(len(batch), stopping)
+                if call is None:
+                    return Outcome(batch, dropped=True)
+        except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+            return Outcome(batch, fatal=broken)
+        watch = _Overdue(work, batch) if on_call is None and work.timeout is not None else None
+        try:
+            if on_call is not None:
+                on_call(handling.attempt)
+            handling.begin()
+            try:
+                returned = work.handler(batch.items)
+            finally:
+                handling.end()
+            return handling.outcome(returned)
+        except Exception as raised:  # noqa: BLE001 - becomes the items' failure
+            error = raised
+        except BaseException as raised:  # noqa: BLE001 - ends the run, by the engine
+            return Outcome(batch, fatal=raised)
+        finally:
+            if watch is not None:
+                watch.cancel()
+            if call is not None and work.limits is not None:
+                work.limits.leave(call, error)
+        pause = handling.pause_after(error)
+        if pause is None:
+            return handling.failed(error)
+        if _wait(pause, stopping):
+            return Outcome(batch, dropped=True)
+
+
+def failed_whole(work: Work, batch: Batch, error: BaseException, attempts: int) -> Outcome:
+    """The outcome of a batch that has failed as a whole."""
+    now = time.time()
+    return Outcome(
+        batch,
+        failures=failures.whole_batch(batch, error, attempts),
+        began=now,
+        ended=now,
+        raised=type(error).__name__,
+        transient=work.retry.is_transient(error),
+    )
+
+
+class _Overdue(threading.Timer):
+    """Says so when a call takes longer than its timeout: no thread can be made to stop."""
+
+    def __init__(self, work: Work, batch: Batch) -> None:
+        assert work.timeout is not None
+        super().__init__(
+            work.timeout,
+            log.warning,
+            (
+                "batch %d is overdue: its call goes on after its timeout of %g s; only a coroutine "
+                'handler, or runner="processes", can be stopped in time',
+                batch.number,
+                work.timeout,
+            ),
+        )
+        self.daemon = True
+        self.start()
+
+
+def _policy(policy: RetryPolicy, batch: Batch) -> RetryPolicy:
+    """Parts of a batch that failed after its retries are only looked for the bad item in."""
+    part = batch.part_of
+    if part is None or part.error in ("", MissingResult.__name__):
+        return policy
+    return replace(policy, retries=0) if len(batch) > 1 else policy.without(part.error)
+
+
+def _cost(cost: str | Callable[[Outcome], float], outcome: Outcome) -> float:
+    """What a call has cost; NaN, which the engine answers for, if it cannot be had."""
+    try:
+        if callable(cost):
+            return float(cost(outcome))
+        if outcome.table is None:
+            return 0.0
+        import pyarrow.compute as pc
+
+        return float(pc.sum(outcome.table.column(cost)).as_py() or 0.0)
+    except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
+        log.exception("batch %d: its cost cannot be had by cost=%r", outcome.batch.number, cost)
+        return math.nan
 
 
 def _wait(seconds: float, stopping: threading.Event | None) -> bool:
@@ -126,19 +273,3 @@ def _wait(seconds: float, stopping: threading.Event | None) -> bool:
         return stopping.wait(seconds)
     time.sleep(seconds)
     return False
-
-
-def outcome_of(
-    work: Work, batch: Batch, matched: Matched, attempts: int, seconds: float
-) -> Outcome:
-    """The outcome of a handled batch, with its shard written if that is the worker's part."""
-    failed = failures.records(batch, matched.failed, attempts) if matched.failed else ()
-    table, shard = matched.table, None
-    schema = table.schema if table is not None else None
-    if table is not None and work.writer is not None:
-        try:
-            shard = work.writer(table, matched.completed)
-        except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
-            return Outcome(batch, fatal=error)
-        table = None
-    return Outcome(batch, matched.done, matched.completed, table, shard, schema, failed, seconds)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from resumable_tasks import failures
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Outcome, Rows
-from resumable_tasks.runners.base import Work
+from resumable_tasks.runners.base import Work, failed_whole
 
 
 class HandlerReference:
@@ -54,13 +53,14 @@ def _reference(module: str, name: str) -> HandlerReference:
     return HandlerReference(_find(module, name))
 
 
-def shippable(work: Work, handler: Callable[..., Any]) -> Work:
-    """The work with this handler, without what only the driver needs.
+def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:
+    """The work with this handler, without what only the driver needs, for so many processes.
 
     Workers need of the key only in which columns it stands.
     """
     scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
-    return replace(work, handler=handler, scheme=scheme)
+    limits = replace(work.limits, processes=processes) if work.limits is not None else None
+    return replace(work, handler=handler, scheme=scheme, limits=limits)
 
 
 def compact(items: Rows) -> Rows:
@@ -78,9 +78,8 @@ def compact(items: Rows) -> Rows:
     return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
 
 
-def contain(outcome: Outcome) -> Outcome:
+def contain(work: Work, outcome: Outcome) -> Outcome:
     """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
     if outcome.fatal is None or isinstance(outcome.fatal, Exception):
         return outcome
-    error = WorkerLost(f"the handler raised {outcome.fatal!r}")
-    return Outcome(outcome.batch, failures=failures.whole_batch(outcome.batch, error, 1))
+    return failed_whole(work, outcome.batch, WorkerLost(f"the handler raised {outcome.fatal!r}"), 1)

@@ -27,9 +27,9 @@ import pytest
 
 from resumable_tasks import keys
 from resumable_tasks.errors import UsageError
-from resumable_tasks.failures import RetryPolicy
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch, Outcome
+from resumable_tasks.retries import RetryPolicy
 from resumable_tasks.runners.base import Runner, Work, current_batch
 from resumable_tasks.shards import ShardWriter
 from resumable_tasks.store.local import LocalStore

@@ -17,10 +17,10 @@ import pytest
 
 from resumable_tasks import keys, log
 from resumable_tasks.errors import StoreError, UsageError, WorkerLost
-from resumable_tasks.failures import RetryPolicy
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.outbox import Outbox
+from resumable_tasks.retries import RetryPolicy
 from resumable_tasks.runners.base import Work
 from resumable_tasks.runners.prefect import remote, worker
 from resumable_tasks.runners.prefect.parcel import Parcel, handle

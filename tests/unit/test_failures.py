@@ -22,7 +22,8 @@ def failing(*bad: int, error: type[Exception] = RuntimeError) -> Any:
                 raise error(f"no luck with {row['id']}")
         return rows
 
-    return resumable_task(handler, name="job", key="id", batch_size=10)
+    # Isolation has its own tests, in tests/failing.
+    return resumable_task(handler, name="job", key="id", batch_size=10, isolate=False)
 
 
 def test_a_batch_that_raises_fails_alone_and_is_taken_up_by_the_next_run(place: Path) -> None:
@@ -85,11 +86,10 @@ def test_nothing_in_an_exception_can_break_the_journal(place: Path) -> None:
     assert failures[b'"b"'].error == "Broken"
 
 
-def test_retries_call_again_with_the_next_attempt(place: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("resumable_tasks.failures.random.uniform", lambda low, high: 0.001)
+def test_retries_call_again_with_the_next_attempt(place: Path) -> None:
     attempts: list[int] = []
 
-    @resumable_task(key="id", batch_size=100, retries=2)
+    @resumable_task(key="id", batch_size=100, retries=2, retry_delay=0.001)
     def job(rows: list[Any]) -> list[Any]:
         attempts.append(current_batch().attempt)
         if len(attempts) < 3:
@@ -103,7 +103,7 @@ def test_retries_call_again_with_the_next_attempt(place: Path, monkeypatch: Any)
 def test_an_error_of_programming_is_not_retried(place: Path) -> None:
     calls: list[int] = []
 
-    @resumable_task(key="id", batch_size=100, retries=5)
+    @resumable_task(key="id", batch_size=100, retries=5, isolate=False)
     def job(rows: list[Any]) -> list[Any]:
         calls.append(1)
         return rows[0]["nonsense"]

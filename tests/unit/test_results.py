@@ -106,6 +106,7 @@ def test_a_wrong_result_is_named_nothing_is_lost_and_the_next_run_goes_on(
         name="job",
         key="id",
         batch_size=3,
+        isolate=False,
     )
     with pytest.raises(JobFailed, match=f"BadResult: .*{says}") as caught:
         broken.run(ITEMS, checkpoint=place)

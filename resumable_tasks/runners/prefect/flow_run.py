@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -17,12 +17,20 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from resumable_tasks import log
-from resumable_tasks.errors import CheckpointHeld, CheckpointUnusable, UsageError
+from resumable_tasks.errors import (
+    CheckpointHeld,
+    CheckpointUnusable,
+    Interrupted,
+    Unfinished,
+    UsageError,
+)
 from resumable_tasks.events import Listener
+from resumable_tasks.limits import Gate
 from resumable_tasks.options import JobOptions
 from resumable_tasks.pulled import Handed
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.prefect import remote, threads
+from resumable_tasks.runners.prefect.limits import GlobalLimit
 from resumable_tasks.runners.prefect.task_runs import TaskRuns
 from resumable_tasks.runners.prefect.telemetry import Telemetry
 
@@ -79,8 +87,17 @@ class FlowRun:
             threads.SECONDS if here else remote.SECONDS,
         )
         if here:
-            return threads.ThreadTaskRuns(options.concurrency, runs, loop)
-        return remote.RemoteTaskRuns(options.concurrency, runs)
+            return threads.ThreadTaskRuns(options.most_at_once, runs, loop)
+        if options.adaptive is not None:
+            raise UsageError(
+                f"{options.name}: an adaptive concurrency is for threads and coroutines of one "
+                "process; give a number for task runs in other processes"
+            )
+        return remote.RemoteTaskRuns(options.most_at_once, runs)
+
+    def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
+        """Prefect's global concurrency limits of these names."""
+        return tuple(GlobalLimit(name) for name in names)
 
     def telemetry(self) -> Listener:
         """Shows the run in Prefect's UI."""
@@ -165,10 +182,14 @@ class FlowRun:
     def translated(self, error: BaseException) -> BaseException:
         """The error as Prefect is to see it.
 
+        A run that has ended by itself before its items has failed, where an `Interrupted` would
+        be taken for a crash, which is rerun at once.
         Of two executions of one flow run, under one id, the one that does not hold the checkpoint
         must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
         changes no state. Prefect logs nothing of why, so that it is logged here.
         """
+        if isinstance(error, Interrupted):
+            return Unfinished(str(error), result=error.result)
         if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
             return error
         by = error.holder.get("pid"), error.holder.get("host")

@@ -22,7 +22,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Parcel:
     """What a task run is given: bytes, opaque to Prefect, and gone once they are not needed.
 
-    ``batches``: number, keys, their lines, and the items, pickled.
+    ``batches``: number, keys, their lines, the items, pickled, and what it is part of.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Parcel:
         name: tuple[str, int],
         outbox: bytes,
         work: bytes,
-        batches: list[tuple[int, list[Key], bytes, bytes]],
+        batches: list[tuple[int, list[Key], bytes, bytes, tuple[int, int, str] | None]],
     ) -> None:
         self.name = name
         self.outbox = outbox

@@ -21,18 +21,18 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import cloudpickle
 from prefect.exceptions import PrefectSignal
 
-from resumable_tasks import failures, log
+from resumable_tasks import log
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
 from resumable_tasks.model import Batch, Outcome
 from resumable_tasks.outbox import Outbox
-from resumable_tasks.runners.base import Runner, Work
+from resumable_tasks.runners.base import Runner, Work, failed_whole
 from resumable_tasks.runners.crossing import compact
 from resumable_tasks.runners.prefect.parcel import Parcel, handle
 from resumable_tasks.runners.prefect.sending import lean_context, pickled, renew_pool
@@ -87,7 +87,8 @@ class RemoteTaskRuns(Runner):
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
         assert work.writer is not None
         self._done, self._stopping = done, stopping
-        self._work = pickled(work)
+        self._driver_work = work
+        self._work = pickled(work, self.concurrency)
         self._inbox: SimpleQueue[Batch | Group | None] = SimpleQueue()
         self._waiting: deque[Batch] = deque()
         self._suspects: deque[Batch] = deque()  # each to have a task run of its own
@@ -118,7 +119,7 @@ class RemoteTaskRuns(Runner):
             packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
         except Exception as error:  # noqa: BLE001 - what cannot cross has failed
             why = UsageError(f"these items cannot be sent to another process: {error}")
-            self._done(Outcome(batch, failures=failures.whole_batch(batch, why, 1)))
+            self._done(failed_whole(self._driver_work, batch, why, 1))
         else:
             self._inbox.put(packed)
 
@@ -234,7 +235,10 @@ class RemoteTaskRuns(Runner):
             name=(outbox.token, number),
             outbox=cloudpickle.dumps(outbox),
             work=self._work,
-            batches=[(batch.number, batch.keys, batch.lines, batch.items) for batch in batches],
+            batches=[
+                (b.number, b.keys, b.lines, b.items, astuple(b.part_of) if b.part_of else None)
+                for b in batches
+            ],
         )
         missing = {batch.number: batch for batch in batches}
         group = Group(number, parcel, tuple(missing), missing, isolated)
@@ -286,7 +290,7 @@ class RemoteTaskRuns(Runner):
                 self._heard = time.monotonic()
                 self._seconds += outcome.seconds
                 self._handled += 1
-                self._done(outcome)
+                self._done(_unpacked(outcome))
 
     def _warn_of_silence(self) -> None:
         self._heard = time.monotonic()
@@ -345,7 +349,15 @@ class RemoteTaskRuns(Runner):
             f"the worker of this batch was lost, {losses} times ({why!r}). A system kills a "
             "process that takes too much memory: try a smaller batch_size"
         )
-        self._done(Outcome(suspect, failures=failures.whole_batch(suspect, error, losses)))
+        self._done(_unpacked(failed_whole(self._driver_work, suspect, error, losses)))
+
+
+def _unpacked(outcome: Outcome) -> Outcome:
+    """An outcome with failures has its items again: they may have to be handled once more."""
+    if not outcome.failures:
+        return outcome
+    batch = outcome.batch
+    return replace(outcome, batch=replace(batch, items=cloudpickle.loads(batch.items)))
 
 
 def _is_overdue(group: Group) -> bool:

@@ -20,9 +20,10 @@ from resumable_tasks.runners.prefect.parcel import no_flow
 _LARGE = 10_000_000
 
 
-def pickled(work: Work) -> bytes:
-    """The work as it crosses: a handler of a module by its name, any other by its code.
+def pickled(work: Work, processes: int) -> bytes:
+    """The work as it crosses, to so many processes.
 
+    A handler of a module crosses by its name, any other by its code.
     Raises `UsageError` if it can't.
     """
     handler, module = work.handler, str(getattr(work.handler, "__module__", None))
@@ -32,7 +33,7 @@ def pickled(work: Work) -> bytes:
     elif module.startswith("__prefect_loader") and module in sys.modules:
         cloudpickle.register_pickle_by_value(sys.modules[module])
     try:
-        data = bytes(cloudpickle.dumps(shippable(work, handler)))
+        data = bytes(cloudpickle.dumps(shippable(work, handler, processes)))
     except Exception as error:
         raise UsageError(
             f"the handler cannot be sent to another process: {error}. Let it make or import what "

@@ -15,13 +15,13 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
-from resumable_tasks import failures, log
+from resumable_tasks import log
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.manifest import NAME as MANIFEST
-from resumable_tasks.model import Batch, Outcome
+from resumable_tasks.model import Batch, Outcome, Part
 from resumable_tasks.outbox import Outbox
 from resumable_tasks.runners.aio import aexecute
-from resumable_tasks.runners.base import Work, execute, is_coroutine_function
+from resumable_tasks.runners.base import Work, execute, failed_whole, is_coroutine_function
 from resumable_tasks.runners.crossing import HandlerReference, contain
 from resumable_tasks.runners.loop import EventLoop
 from resumable_tasks.runners.prefect.parcel import Parcel
@@ -74,7 +74,9 @@ def handle_group(parcel: Parcel) -> State[None]:
             log.warning("the run has been stopped, or taken over; what has not begun is left")
             break
         # Taken out, so that nothing holds it once it is done.
-        outcome = contain(_handle(work, Batch(*parcel.batches.pop(0)), withdrawn))
+        of, keys, lines, items, part = parcel.batches.pop(0)
+        batch = Batch(of, keys, lines, items, Part(*part) if part is not None else None)
+        outcome = contain(work, _handle(work, batch, withdrawn))
         if outcome.dropped:
             break
         outbox.put(outcome)
@@ -101,7 +103,7 @@ def _handle(work: Work, sent: Batch, withdrawn: Withdrawn) -> Outcome:
     except (ImportError, AttributeError) as error:
         raise _not_loaded("items", error) from error
     except Exception as error:  # noqa: BLE001 - of these items alone
-        return Outcome(sent, failures=failures.whole_batch(sent, error, 1))
+        return failed_whole(work, sent, error, 1)
     return _execute(work, batch, withdrawn)
 
 

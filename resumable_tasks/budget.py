@@ -1,0 +1,102 @@
+"""How much one run may do, take or spend, and what the rest would cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from resumable_tasks.model import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What handling ``items`` more would take, at the pace seen up to now; None if unknown."""
+
+    items: int
+    seconds: float | None = None
+    cost: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.items:,} items"
+        if self.seconds is not None:
+            text += f", about {duration(self.seconds)}"
+        if self.cost is not None:
+            text += f", at a cost of about {self.cost:,.4g}"
+        return text
+
+
+def duration(seconds: float) -> str:
+    """``0:54`` or ``3:25:45``"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Budget:
+    """What a run has used of ``max_items``, ``max_seconds`` and ``max_cost`` (each may be None).
+
+    No call is begun that would exceed ``max_cost`` at the average cost of an item up to now,
+    ``cost_each`` from earlier runs at first. Where nothing is known of it, the first call alone is
+    to tell. Written to by the committer's thread, asked by the caller's.
+    """
+
+    def __init__(
+        self,
+        max_items: int | None = None,
+        max_seconds: float | None = None,
+        max_cost: float | None = None,
+        cost_each: float | None = None,
+    ) -> None:
+        self.max_items = max_items
+        self.max_cost = max_cost
+        self.max_seconds = max_seconds
+        self._cost_each = cost_each
+        self._until = math.inf if max_seconds is None else time.monotonic() + max_seconds
+        self._handed = 0
+        self._counted = 0
+        self.spent = 0.0
+
+    @property
+    def cost_each(self) -> float | None:
+        """What an item has cost on average; None if that is not known."""
+        return self.spent / self._counted if self._counted else self._cost_each
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+
+    def hand_out(self, items: int) -> int:
+        """How many of so many items may be handled; they are counted as handed out."""
+        if self.max_items is not None:
+            items = min(items, self.max_items - self._handed)
+        self._handed += items
+        return items
+
+    def add(self, outcome: Outcome) -> None:
+        """Count what a call has cost."""
+        if outcome.cost == outcome.cost:  # no NaN
+            self.spent += outcome.cost
+            self._counted += outcome.completed + len(outcome.failures)
+
+    def affords(self, items: int, out: int) -> bool:
+        """Whether so many items may be begun, while ``out`` others are on their way."""
+        if self.max_cost is None:
+            return True
+        each = self.cost_each
+        if each is None:
+            return out == 0
+        return self.spent + each * (items + out) <= self.max_cost
+
+    @property
+    def time_is_up(self) -> bool:
+        return time.monotonic() >= self._until
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether more has been spent than was to be, calls having cost more than those before."""
+        return self.max_cost is not None and self.spent > self.max_cost
+
+    @property
+    def cost_text(self) -> str:
+        return f"max_cost={self.max_cost:g}, of which {self.spent:.4g} are spent"

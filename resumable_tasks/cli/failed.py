@@ -1,0 +1,242 @@
+"""The commands about items that failed: `failures` lists and exports, `retry` releases them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from resumable_tasks import keys as keys_
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import checkpoint_argument, json_option
+from resumable_tasks.cli.output import count
+from resumable_tasks.cli.reader import Reader
+from resumable_tasks.errors import InvalidKey, StoreError, UsageError
+from resumable_tasks.model import Failure
+from resumable_tasks.release import release
+from resumable_tasks.text import clean
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable failures checkpoints/classify"
+    "\n  resumable failures checkpoints/classify --all --traceback"
+    "\n  resumable failures checkpoints/classify --jsonl | jq .key"
+    "\n  resumable failures checkpoints/classify --export failed.parquet",
+)
+@checkpoint_argument
+@click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
+@click.option("--quarantined", is_flag=True, help="Only items that are not tried any more.")
+@click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
+@click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
+@click.option(
+    "--export",
+    metavar="FILE",
+    help="Write each failed item, with its traceback and the item if it was kept, to FILE.jsonl "
+    "or FILE.parquet.",
+)
+@json_option
+def failures(
+    checkpoint: str,
+    show_all: bool,
+    quarantined: bool,
+    traceback: bool,
+    jsonl: bool,
+    export: str | None,
+    as_json: bool,
+) -> None:
+    """List the items of CHECKPOINT whose last attempt failed.
+
+    By default by class of error, with how many there are and one example each. The next run tries
+    all of them again but for those that are quarantined, having failed as often as the job's
+    max_attempts; `retry` releases those. Exits with 0 also if there are any; `status` exits with 1.
+    """
+    if jsonl and as_json:
+        raise UsageError("give --json or --jsonl, not both")
+    state = Reader.at(checkpoint).state
+    failed = state.quarantined if quarantined else list(state.failures.values())
+    if export is not None:
+        _export(failed, export)
+        output.lines([f"{count(len(failed), 'failed item')} written to {clean(export)}"])
+        return
+    if jsonl:
+        for failure in failed:
+            text = output.dumps(_fields(failure, traceback)) + "\n"
+            if not output.write(text, utf8=True):
+                return
+        return
+    kinds: dict[str, list[Failure]] = {}
+    for failure in failed:
+        kinds.setdefault(failure.error, []).append(failure)
+    groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    if as_json:
+        document: dict[str, Any] = {
+            "failed": len(failed),
+            "quarantined": len(state.quarantined),
+            "errors": [
+                {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
+                for kind, each in groups
+            ],
+        }
+        if show_all:
+            document["failures"] = [_fields(failure, traceback) for failure in failed]
+        output.document(document)
+        return
+    if not failed:
+        output.lines(["no item is quarantined" if quarantined else "no item has failed"])
+    for kind, each in groups:
+        heading = f"{len(each):,} × {clean(kind, 80)}" + ("" if show_all else ", for example")
+        if not output.write(heading + "\n"):
+            return
+        for failure in each if show_all else each[:1]:
+            if not output.write(_text(failure, traceback)):
+                return
+    if state.quarantined and not quarantined:
+        output.lines(
+            [
+                f"{count(len(state.quarantined), 'item')} of them quarantined, after "
+                f"{count(state.max_attempts or 0, 'attempt')}; "
+                f"{output.command('retry', checkpoint, '--quarantined')} releases them"
+            ]
+        )
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  released, or there was nothing to release"
+    "\n  2  no such item has failed; nothing was changed"
+    "\n  3  a run holds the checkpoint; nothing was changed\n"
+    "\n\b\nExamples:\n  resumable retry checkpoints/classify --quarantined"
+    "\n  resumable retry checkpoints/classify --error-class RateLimitError"
+    "\n  resumable retry checkpoints/classify --key 17 --key lesson-18",
+)
+@checkpoint_argument
+@click.option(
+    "--key", "keys", multiple=True, help="An item's key, as `keys` or `failures` prints it."
+)
+@click.option("--error-class", "classes", multiple=True, help="All that failed with this error.")
+@click.option("--quarantined", is_flag=True, help="All that are not tried any more.")
+@json_option
+def retry(
+    checkpoint: str, keys: Sequence[str], classes: Sequence[str], quarantined: bool, as_json: bool
+) -> None:
+    """Release failed items of CHECKPOINT: the next run tries them again.
+
+    Their attempts are forgotten, so that what was quarantined is not any more. Without an option,
+    all failed items. Several options release what any of them names.
+    """
+    reader = Reader.at(checkpoint)
+    state = reader.state
+    lines = {line for line, failure in state.failures.items() if failure.error in classes}
+    lines |= {_known(key, state.failures) for key in keys}
+    if quarantined:
+        lines |= {keys_.canonical(failure.key) for failure in state.quarantined}
+    if not (keys or classes or quarantined):
+        lines = set(state.failures)
+    unknown = sorted(set(classes) - {failure.error for failure in state.failures.values()})
+    if unknown:
+        raise UsageError(
+            f"no item has failed with {clean(unknown[0], 80)}; "
+            f"{output.command('failures', checkpoint)} lists the errors"
+        )
+    released = (
+        release(reader.store, lambda failure: keys_.canonical(failure.key) in lines)
+        if lines
+        else []
+    )
+    if as_json:
+        output.document(
+            {"checkpoint": reader.store.url, "released": [failure.key for failure in released]}
+        )
+        return
+    output.lines(
+        [
+            f"{count(len(released), 'item')} released",
+            *(["next: run the same command again"] if released else []),
+        ]
+    )
+
+
+def _known(text: str, failed: dict[bytes, Failure]) -> bytes:
+    """The canonical form of a key that was typed: as JSON, or as a plain string."""
+    forms = []
+    for value in (_parsed(text), text):
+        try:
+            forms.append(keys_.canonical(tuple(value) if isinstance(value, list) else value))
+        except InvalidKey:
+            continue
+    for form in forms:
+        if form in failed:
+            return form
+    raise UsageError(f"no item with key {clean(text, 120)} has failed; nothing was changed")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
+    fields = asdict(failure)
+    if not traceback:
+        del fields["traceback"]
+    if failure.item is None:
+        del fields["item"]
+    return fields
+
+
+def _text(failure: Failure, traceback: bool) -> str:
+    key = output.safe_json(keys_.canonical(failure.key).decode())
+    text = (
+        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, {clean(failure.time, 40)}\n"
+        f"    {clean(failure.message, output.MESSAGE_CHARS)}\n"
+    )
+    if traceback:
+        trace = output.clean_lines(failure.traceback.rstrip() or "(there is no traceback)")
+        text += "".join(f"    | {line}\n" for line in trace.split("\n"))
+    return text
+
+
+def _export(failed: list[Failure], path: str) -> None:
+    """Write the failures to a file, whole or not at all."""
+    rows = [{**_fields(failure, True), "key": failure.key} for failure in failed]
+    temp = f"{path}.{secrets.token_hex(4)}.tmp"
+    try:
+        if path.endswith((".jsonl", ".ndjson")):
+            with open(temp, "x", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        elif path.endswith(".parquet"):
+            _write_parquet(rows, temp)
+        else:
+            raise UsageError(f"--export {path}: end its name in .jsonl or .parquet")
+        os.replace(temp, path)
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        if os.path.exists(temp):
+            os.unlink(temp)
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("key", "error", "message", "attempts", "batch", "time", "traceback", "item")
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if name == "item" and not any(value is not None for value in values):
+            continue
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowException, TypeError, OverflowError):
+            # Keys or items of several kinds: as JSON.
+            columns[name] = pa.array(
+                [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+            )
+    pq.write_table(pa.table(columns), path)
