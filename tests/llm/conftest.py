@@ -22,7 +22,8 @@ pytest.importorskip("openai")
 from flows.llm_classify import classify, main
 from resumable_tasks import JobFailed, RunResult
 
-from .server import KEY, MODEL, Llm, serving
+from .protocol import MODEL
+from .server import KEY, Llm, serving
 from .texts import LABELS, right_label, texts
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import signal
 import socket
 import struct
@@ -23,11 +24,11 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from .protocol import MODEL, Refusal, check, ids_of, texts_of
 from .script import Rule, spoilt
 from .texts import right_label
 
 KEY = "sk-test"
-MODEL = "test-model"
 
 
 @dataclass
@@ -45,25 +46,18 @@ class Call:
     ended: float = 0.0  # monotonic; 0: it is still at work
 
 
-class Refusal(Exception):
-    """An error as the API reports it."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": "invalid_request", "code": code}}
-
-
 @dataclass
 class Llm:
     """The server's state: what it is told to do, and what it was asked.
 
-    ``remembers``: an answer is made, and paid for, once for each Idempotency-Key.
+    ``remembers``: an answer is made, and paid for, once for each Idempotency-Key. ``hold_after``:
+    calls with a higher number are not answered until `release`.
     """
 
     script: list[Rule] = field(default_factory=list)
     delay: float = 0.0
     remembers: bool = False
+    hold_after: float = math.inf
     keys: set[str] = field(default_factory=lambda: {KEY})
     calls: list[Call] = field(default_factory=list)
     errors: list[BaseException | None] = field(default_factory=list)  # the server's own
@@ -75,6 +69,7 @@ class Llm:
         self._lock = threading.Lock()
         self._answers: dict[str, tuple[Any, bytes]] = {}
         self._server: Server | None = None
+        self._released = threading.Condition()
 
     @property
     def url(self) -> str:
@@ -103,6 +98,23 @@ class Llm:
         self._server.server_close()
         self._server.cut_off()
         self._server = None
+
+    def hold(self, calls: int) -> None:
+        """Answer so many more calls, and let the others wait."""
+        self.hold_after = len(self.calls) + calls
+
+    @property
+    def holds(self) -> bool:
+        return len(self.calls) > self.hold_after
+
+    def release(self) -> None:
+        self.hold_after = math.inf
+        with self._released:
+            self._released.notify_all()
+
+    def wait_if_held(self, call: Call) -> None:
+        with self._released:
+            self._released.wait_for(lambda: call.number <= self.hold_after, timeout=60)
 
     def settle(self) -> None:
         """Wait until all calls are at their end: those of a client that was killed, too."""
@@ -141,7 +153,7 @@ class Llm:
         labels = wanted["properties"]["labels"]["items"]["properties"]["label"]["enum"]
         entries = [
             {"id": text["id"], "label": right_label(text["text"], labels)}
-            for text in _texts(request)
+            for text in texts_of(request)
         ]
         content = json.dumps({"labels": entries})
         made: dict[str, Any] = {
@@ -171,45 +183,6 @@ class Llm:
         return body
 
 
-def _texts(request: dict[str, Any]) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(request["messages"][-1]["content"])
-    return found
-
-
-def check(request: Any) -> list[str]:
-    """The ids that are asked about. Raises `Refusal` where the real API would refuse."""
-    if not isinstance(request, dict) or not request.get("messages"):
-        raise Refusal(400, "Missing required parameter: 'messages'.")
-    if request.get("model") != MODEL:
-        raise Refusal(404, f"The model {request.get('model')!r} does not exist", "model_not_found")
-    form = request.get("response_format") or {}
-    if form.get("type") != "json_schema" or form["json_schema"].get("strict") is not True:
-        raise Refusal(400, "this server only has structured output, and only strict")
-    if not isinstance(form["json_schema"].get("name"), str):
-        raise Refusal(400, "Missing required parameter: 'response_format.json_schema.name'.")
-    _check_strict(form["json_schema"].get("schema"), ())
-    ids = [text["id"] for text in _texts(request)]
-    entry = form["json_schema"]["schema"]["properties"]["labels"]["items"]["properties"]
-    if entry["id"]["enum"] != ids or len(set(ids)) < len(ids):
-        raise Refusal(400, "the schema's ids are not those of the texts")
-    return ids
-
-
-def _check_strict(schema: Any, place: tuple[str, ...]) -> None:
-    """What "strict" asks of a schema."""
-    if schema.get("type") == "object":
-        if schema.get("additionalProperties") is not False:
-            raise Refusal(400, f"{place}: 'additionalProperties' is required to be false")
-        if set(schema.get("required", ())) != set(schema["properties"]):
-            raise Refusal(400, f"{place}: 'required' is required to name every property")
-        for name, part in schema["properties"].items():
-            _check_strict(part, (*place, name))
-    elif schema.get("type") == "array":
-        _check_strict(schema["items"], (*place, "items"))
-    elif not place:
-        raise Refusal(400, "schema must be of type 'object'")
-
-
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
@@ -237,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         llm = self.server.llm
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = json.loads(body)
-        call, rule = llm.begin(self.headers.get("Idempotency-Key", ""), _ids(request))
+        call, rule = llm.begin(self.headers.get("Idempotency-Key", ""), ids_of(request))
         try:
             if self.path != "/v1/chat/completions":
                 raise Refusal(404, "no such address")
@@ -257,6 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         return kind == "Bearer" and key in self.server.llm.keys
 
     def reply(self, call: Call, request: Any, rule: Rule | None) -> None:
+        self.server.llm.wait_if_held(call)
         do = rule.do if rule is not None else "answer"
         if do.isdigit():
             raise Refusal(int(do), f"the script says {do}", rule.code if rule else None)
@@ -310,13 +284,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def _ids(request: Any) -> list[str]:
-    try:
-        return [text["id"] for text in _texts(request)]
-    except (KeyError, TypeError, ValueError):
-        return []
 
 
 class Server(ThreadingHTTPServer):
