@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from resumable_tasks.model import Outcome
 
+# 400 times 0.01 is a little more than 4.
+_ROUNDING = 1 + 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -86,7 +89,7 @@ class Budget:
         each = self.cost_each
         if each is None:
             return out == 0
-        return self.spent + each * (items + out) <= self.max_cost
+        return self.spent + each * (items + out) <= self.max_cost * _ROUNDING
 
     @property
     def time_is_up(self) -> bool:
@@ -95,7 +98,7 @@ class Budget:
     @property
     def is_spent(self) -> bool:
         """Whether more has been spent than was to be, calls having cost more than those before."""
-        return self.max_cost is not None and self.spent > self.max_cost
+        return self.max_cost is not None and self.spent > self.max_cost * _ROUNDING
 
     @property
     def cost_text(self) -> str:

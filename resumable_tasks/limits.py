@@ -116,7 +116,7 @@ class Limits:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when a call has ended
         self._held_until = 0.0
         self._running = 0
         self._windows: list[tuple[InMemoryBucket, bool]] | None = None
@@ -134,10 +134,10 @@ class Limits:
         """Wait until a call with so many items may begin; None if the run is stopping."""
         call = Call(items)
         while (wait := self._admit(call)) > 0:
-            if stopping is None:
-                time.sleep(min(wait, _MOST_POLL_SECONDS))
-            elif stopping.wait(min(wait, _MOST_POLL_SECONDS)):
+            if stopping is not None and stopping.is_set():
                 return None
+            with self._lock:
+                self._lock.wait(min(wait, _MOST_POLL_SECONDS))
         for gate in self.gates:
             if not gate.enter(stopping):
                 self._leave()
@@ -170,6 +170,7 @@ class Limits:
         told = seconds_told(error) if error is not None else None
         with self._lock:
             self._running -= 1
+            self._lock.notify()
             if told is not None:
                 self._held_until = max(self._held_until, time.monotonic() + told)
             if self._control is None:

@@ -74,6 +74,8 @@ def work(rows: list[dict[str, Any]]) -> list[Any]:
         if do == "die" or (do == "die_once" and not (folder / "died").exists()):
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif do == "bad":
+            raise RuntimeError(f"cannot do {row['id']}")
         elif do == "wait":
             wait_for(folder / "go")
         elif do == "exit":

@@ -73,19 +73,32 @@ def test_a_batch_that_kills_its_worker_costs_little_else(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
     """One of them does so once, another whenever it is handled."""
-    job, deadly = work.with_options(batch_size=2), (40, 41)
+    job, deadly = work.with_options(batch_size=2), 41
     with pytest.raises(JobFailed) as caught:
         engine.run(job, items(tmp_path, 80, die_once=[11], die=[41]), checkpoint=place)
-    assert {failure.key for failure in caught.value.result.failures} == set(deadly)
+    assert {failure.key for failure in caught.value.result.failures} == {deadly}
     assert {failure.error for failure in caught.value.result.failures} == {"WorkerLost"}
-    oracle.each_once(place, set(range(80)) - set(deadly))
+    oracle.each_once(place, set(range(80)) - {deadly})
     assert oracle.outbox(place) == set()
 
     handled = times_handled(tmp_path)
-    assert handled.pop(deadly) == 3
+    assert handled.pop((40, 41)) == 3
+    assert (handled.pop((40,)), handled.pop((41,))) == (1, 1)
     assert handled[(10, 11)] >= 2
-    # Of four processes that died, each took along what its other threads were at, and no more.
-    assert sum(times - 1 for times in handled.values()) <= 1 + 4 * (engine.together - 1)
+    # Of five processes that died, each took along what its other threads were at, and no more.
+    assert sum(times - 1 for times in handled.values()) <= 1 + 5 * (engine.together - 1)
+
+
+def test_a_bad_item_is_found_by_workers_elsewhere(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    job = work.with_options(batch_size=8)
+    with pytest.raises(JobFailed) as caught:
+        engine.run(job, items(tmp_path, 64, bad=[13, 40]), checkpoint=place)
+    assert {failure.key for failure in caught.value.result.failures} == {13, 40}
+    oracle.each_once(place, set(range(64)) - {13, 40})
+    # 8 batches, and two bad items of 8.
+    assert len(calls(tmp_path)) <= 8 + 2 * 6
 
 
 @pytest.mark.parametrize("engine", ["dask", "pool"], indirect=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import Adaptive, JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks.limits import AdditiveIncrease
 
 from .service import Answer, Service
 
@@ -207,6 +208,16 @@ def test_adaptive_concurrency_stays_in_bounds(kind: str, place: Path) -> None:
     )
     assert task.run(ITEMS, checkpoint=place).completed == 200
     assert most == 5
+
+
+def test_the_limit_itself_stays_in_bounds() -> None:
+    control = AdditiveIncrease(Adaptive(2, 5))
+    for _ in range(100):
+        control.went_well(time.monotonic(), running=5)
+    assert control.limit == 5
+    for _ in range(10):
+        control.was_throttled(time.monotonic(), TooMany())
+    assert control.limit == 2
 
 
 def test_adaptive_concurrency_is_for_one_process(place: Path) -> None:

@@ -169,6 +169,10 @@ class RemoteTaskRuns(Runner):
                 found.ended = True
             elif self._broken is not None:
                 self._give_back([found], self._broken)
+            elif found.part_of is not None and found.part_of.error == WorkerLost.__name__:
+                # It is known to be this batch: alone, once more is enough.
+                self._losses[found.number] = _LOSSES - 1
+                self._isolated.append(found)
             else:
                 self._waiting.append(found)
                 self._bytes += (len(found.items) - self._bytes) / 8
