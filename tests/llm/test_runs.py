@@ -68,7 +68,7 @@ def test_killed_again_and_again_on_a_bad_day_every_text_is_paid_for_about_once(
     assert done == sorted(done)
     assert 200 < done[-1] < 700
 
-    ended = job.call(*MANY)
+    ended = job.main(*MANY)
 
     assert ended.returncode == 0, ended.stderr
     job.check()
@@ -98,7 +98,7 @@ def test_with_a_server_that_remembers_kills_cost_nothing(
     llm.script = [Rule(do, share=0.03, seed=5) for do in ("500", "drop", "lose", "half")]
     for calls in (20, 20):
         kill_after(calls, job, background)
-    ended = job.call(*MANY)
+    ended = job.main(*MANY)
     assert ended.returncode == 0, ended.stderr
     job.check()
     assert any(call.replayed for call in llm.calls)
