@@ -136,7 +136,7 @@ def _model() -> Model:
         from flows.llm_client import Model
     except ImportError as error:
         raise UsageError(
-            f"{error.name} is not installed: pip install 'resumable-tasks[llm]'"
+            f"{error.name or 'openai'} is not installed: pip install 'resumable-tasks[llm]'"
         ) from None
     for name in ("OPENAI_API_KEY", "OPENAI_MODEL"):
         if not os.environ.get(name, "").strip():

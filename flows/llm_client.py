@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import openai
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -133,12 +133,6 @@ class _Labels(BaseModel):
     labels: list[_Labelled]
 
 
-class Text(Protocol):
-    """``id`` and ``text`` of an item."""
-
-    def __getitem__(self, name: Literal["id", "text"], /) -> Any: ...
-
-
 class Classifier:
     """The handler: texts in, rows of ``id``, ``label``, ``model`` and ``cost`` out.
 
@@ -157,7 +151,7 @@ class Classifier:
         self._answers: Counter[str] = Counter()
         self._unbooked = 0.0
 
-    async def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
+    async def __call__(self, texts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         asked = {str(text["id"]): text["id"] for text in texts}
         request = self._request(list(asked), [text["text"] for text in texts])
         digest = blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=8).hexdigest()
