@@ -302,7 +302,7 @@ class Engine:
             fatal = fatal or outcome.fatal
             if outcome.dropped and not self._stopping.is_set():
                 # Nobody here has asked for it; but a batch that was not handled is not done.
-                self._stop("the orchestrator", self._options.grace_seconds)
+                self._stop(outcome.why_dropped or "the orchestrator", self._options.grace_seconds)
             if not outcome.dropped and outcome.fatal is None:
                 decision = self._decide(outcome)
                 settled += decision.settled

@@ -150,8 +150,9 @@ class Outcome:
     handler, ``began`` and ``ended`` (since 1970) are those of its last call. ``raised`` is the
     class of the error that the whole batch has failed with, if it has, and ``transient`` whether
     that may be otherwise at another time. ``cost`` is in the unit of the job's ``cost``, NaN if
-    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping;
-    ``fatal`` is an exception that is no failure of the batch but ends the run.
+    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping,
+    or is to stop because of this batch: ``why_dropped`` says why. ``fatal`` is an exception that
+    is no failure of the batch but ends the run.
     """
 
     batch: Batch
@@ -168,6 +169,7 @@ class Outcome:
     transient: bool = False
     cost: float = 0.0
     dropped: bool = False
+    why_dropped: str = ""
     fatal: BaseException | None = None
 
 
