@@ -98,15 +98,6 @@ def test_a_budget_ends_a_flow_run_with_75_too(
     assert "max_cost" in found["state"]["message"]
 
 
-def test_no_prefect_server_is_started_where_none_answers(job: Job) -> None:
-    url = f"http://me:s3cret@127.0.0.1:{server.free_port()}/api"
-    ended = job.call(*MANY, PREFECT_API_URL=url)
-    assert ended.returncode == 75
-    assert "no answer from the Prefect server at 127.0.0.1:" in ended.stderr
-    assert "s3cret" not in ended.stderr
-    assert job.llm.calls == []
-
-
 def test_a_deployment_finds_it_by_its_entrypoint() -> None:
     script = (
         "from prefect.flows import load_flow_from_entrypoint\n"

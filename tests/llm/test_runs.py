@@ -34,7 +34,7 @@ MANY = ("--concurrency", str(CONCURRENCY), "--local")
 
 
 def wait_until(holds: Any, process: subprocess.Popen[bytes] | None = None) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not holds():
         assert process is None or process.poll() is None, "it has ended"
         assert time.monotonic() < until, "it does not get on"
