@@ -177,12 +177,13 @@ class Engine:
         """Wait until one more batch may be out; False if none may any more."""
         with self._room:
             while not self._stopping.is_set():
-                free = self._out < self._window.batches and not self._triage.paused
-                if free and self.budget.affords(items, self._out_items):
+                affordable = self.budget.affords(items, self._out_items)
+                free = affordable and self._out < self._window.batches
+                if free and self._triage.may_begin():
                     self._out += 1
                     self._out_items += items
                     return True
-                if free and not self._out:
+                if not affordable and not self._out and not self._triage.paused:
                     self._end_by_budget(self.budget.cost_text)
                     return False
                 self._room.wait(_POLL_SECONDS)
@@ -300,7 +301,7 @@ class Engine:
         for outcome in group:
             self.budget.add(outcome)
             fatal = fatal or outcome.fatal
-            if outcome.dropped and not self._stopping.is_set():
+            if outcome.why_dropped or (outcome.dropped and not self._stopping.is_set()):
                 # Nobody here has asked for it; but a batch that was not handled is not done.
                 self._stop(outcome.why_dropped or "the orchestrator", self._options.grace_seconds)
             if not outcome.dropped and outcome.fatal is None:

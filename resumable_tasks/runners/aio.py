@@ -85,6 +85,7 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
         try:
             pause = handling.pause_after(error)
         except GiveUp as why:
+            stopping.set()  # now, and not when the engine sees it: others are on their way
             return Outcome(batch, dropped=True, why_dropped=str(why))
         if pause is None:
             return handling.failed(error)

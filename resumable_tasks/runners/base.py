@@ -208,6 +208,8 @@ def execute(
         try:
             pause = handling.pause_after(error)
         except GiveUp as why:
+            if stopping is not None:
+                stopping.set()  # now, and not when the engine sees it: others are on their way
             return Outcome(batch, dropped=True, why_dropped=str(why))
         if pause is None:
             return handling.failed(error)

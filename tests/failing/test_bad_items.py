@@ -261,3 +261,24 @@ def test_so_it_is_where_the_error_is_one_of_programming(place: Path) -> None:
     with pytest.raises(JobFailed) as error:
         resumable_task(handler, name="job", key="id").run(items, checkpoint=place)
     assert ids_of(error) == list(range(3, 1_000, 10))
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, Poison])
+@pytest.mark.parametrize("first", [0, 100])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_many_bad_items_in_a_row_do_not_keep_the_rest_from_being_done(
+    error: type[Exception], first: int, batch_size: int, place: Path
+) -> None:
+    """A broken file's worth of them, at the beginning or in the middle."""
+    bad = range(first, first + 8)
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(row["id"] in bad for row in rows):
+            raise error("broken")
+        return rows
+
+    task = resumable_task(handler, name="job", key="id", batch_size=batch_size, concurrency=2)
+    with pytest.raises(JobFailed) as failed:
+        task.run(ITEMS[:200], checkpoint=place)
+    assert ids_of(failed) == list(bad)
+    assert failed.value.result.completed == 192
