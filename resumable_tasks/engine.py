@@ -99,6 +99,7 @@ class Engine:
         self.completed = 0
         self.failures: list[Failure] = []
         self.interrupted: str | None = None
+        self.asked_to_stop = False
         self.ended_early: str | None = None
         self.abandoned = 0
 
@@ -148,6 +149,7 @@ class Engine:
 
         Safe in a signal handler and in any thread.
         """
+        self.asked_to_stop = True
         grace_seconds = 0.0 if at_once else self._options.grace_seconds
         self._queue.put(_StopRequest(reason, grace_seconds))
 

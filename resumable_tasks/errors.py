@@ -157,13 +157,17 @@ class CommitStateUnknown(StoreError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and did so cleanly. Run the same command again to resume.
+    """The run has stopped in order before its items. Run the same command again to resume.
 
     ``result`` is the `RunResult` up to here; ``None`` where there was no time to make one.
+    ``by_itself``: nobody has asked for it: a budget is used up, or a service stays down.
     """
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self, message: str, *, result: RunResult | None = None) -> None:
+    def __init__(
+        self, message: str, *, result: RunResult | None = None, by_itself: bool = False
+    ) -> None:
         super().__init__(message)
         self.result = result
+        self.by_itself = by_itself

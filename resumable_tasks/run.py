@@ -213,6 +213,7 @@ class Run:
                 + (f"; what remains: {result.remaining}" if result.remaining else "")
                 + f". All is safe in {result.checkpoint}. Run the same command again to resume",
                 result=result,
+                by_itself=not engine.asked_to_stop,
             )
         log.info(
             "%s, %d failed, in %.1f s; checkpoint %s",
