@@ -185,7 +185,7 @@ class Engine:
                     self._out += 1
                     self._out_items += items
                     return True
-                if not affordable and not self._out and not self._triage.paused:
+                if not affordable and not self._out:
                     self._end_by_budget(self.budget.cost_text)
                     return False
                 self._room.wait(_POLL_SECONDS)

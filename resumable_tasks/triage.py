@@ -111,7 +111,7 @@ class Triage:
         is_probe = outcome.batch.number in self._probes
         self._probes.discard(outcome.batch.number)
         if not outcome.raised:
-            decision = self._after_success(outcome.began)
+            decision = self._after_success(outcome.began, is_probe)
             decision.add(self._ask_again(outcome))
             return decision
         self._held.append(outcome)
@@ -155,13 +155,13 @@ class Triage:
 
     # --- a success, and what is known by it
 
-    def _after_success(self, began: float) -> Decision:
+    def _after_success(self, began: float, is_probe: bool) -> Decision:
         self._anything_works = True
         self._in_a_row.clear()
         # A call that was on its way when others failed says nothing of the time after.
         known = [held for held in self._held if held.ended < began]
         again = self.paused and self._pause > 0
-        if known and self.paused:
+        if self.paused and (known or is_probe):
             log.info("a call has succeeded: the run goes on")
             # Where bad items are many, not every few of them are to stop the run for a moment.
             self._false_alarms = 0 if again else self._false_alarms + 1

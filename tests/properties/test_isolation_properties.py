@@ -9,7 +9,7 @@ import threading
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resumable_tasks import ItemFailure, JobFailed, RunResult, resumable_task, triage
@@ -81,6 +81,9 @@ def test_bad_items_fail_and_all_others_are_done(
 
 
 @settings(max_examples=60, deadline=None)
+@example(
+    batch_size=1, concurrency=1, pause_after=1, outages=[(0, 1)], bad=set(), isolate=True
+)  # the probe is all that is held
 @given(
     batch_size=st.integers(1, 20),
     concurrency=st.integers(1, 6),
