@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from resumable_tasks.result import RunResult, describe_failures
 from resumable_tasks.retries import RetryDelay, RetryPolicy
 from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
-from resumable_tasks.store.base import Store
+from resumable_tasks.store.local import in_temporary_folder
 
 if TYPE_CHECKING:
     import asyncio
@@ -257,7 +256,7 @@ class Run:
             if found or failed
             else "new, all items will be handled",
         )
-        if _in_temporary_folder(checkpoint.store):
+        if in_temporary_folder(checkpoint.store):
             log.warning(
                 "the checkpoint %s lies in a temporary folder, which the system empties: "
                 "name another checkpoint= for work that matters",
@@ -312,15 +311,6 @@ class Run:
             return None
         gates = self._flow_run.gates(names) if self._flow_run is not None else ()
         return Limits(rates, options.adaptive, gates, options.batch_size)
-
-
-def _in_temporary_folder(store: Store) -> bool:
-    """Whether a checkpoint lies where the system deletes things by itself."""
-    try:
-        temporary = os.path.realpath(tempfile.gettempdir())
-    except OSError:  # there is none that can be written to
-        return False
-    return os.path.realpath(store.url).startswith(temporary + os.sep)
 
 
 def _delay(given: RetryDelay, retries: int) -> RetryDelay:
