@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache
 from hashlib import blake2b
 from http import HTTPStatus
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.http_api import HttpApi
 from resumable_tasks import Interrupted, InvalidItems, ResumableTasksError, UsageError
+from resumable_tasks.retries import retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -261,30 +259,6 @@ class Client:
     def _excerpt(self, body: bytes) -> str:
         text = self.shown(body[: 20 * _EXCERPT_CHARS].decode("utf-8", "replace")).strip()
         return text if len(text) <= _EXCERPT_CHARS else text[: _EXCERPT_CHARS - 1] + "…"
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the answer asks to wait, by a number or a date; None if it does not.
-
-    A date is compared to the server's own, where the answer has one: its clock may be another.
-    """
-    text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
-        return float(text)
-    until = http_date(text)
-    if until is None:
-        return None
-    now = http_date(headers.get("date", "")) or datetime.datetime.now(datetime.UTC)
-    return max(0.0, (until - now).total_seconds())
-
-
-def http_date(text: str) -> datetime.datetime | None:
-    """The moment that a header names; None if it names none."""
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
 def _sleep(seconds: float, stop: threading.Event | None) -> None:

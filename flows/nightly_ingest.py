@@ -25,12 +25,12 @@ import argparse
 import datetime
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flows import prefect_server
 from flows.http_api import HttpApi, read_http_api
 from flows.ingest import CHECKPOINT, OUT, ingest_date, partition_folder
 from resumable_tasks import Interrupted, JobFailed, ResumableTasksError, RunResult, UsageError
@@ -178,40 +178,22 @@ def _here(args: argparse.Namespace) -> Run:
 
 
 def _wants_flow_run(args: argparse.Namespace) -> bool:
-    return not args.local and bool(os.environ.get("PREFECT_API_URL"))
+    return not args.local and prefect_server.is_named()
 
 
 def _as_flow_run(args: argparse.Namespace) -> Run:
     """Runs a date as a flow run of the server that PREFECT_API_URL names."""
-    server = os.environ["PREFECT_API_URL"].rpartition("@")[2]  # without a password
     if args.processes:
         raise UsageError(
-            f"--processes is for --local: a flow run on {server} (PREFECT_API_URL) has its batches "
-            "run by the flow's task runner"
+            f"--processes is for --local: a flow run on {prefect_server.address()} "
+            "(PREFECT_API_URL) has its batches run by the flow's task runner"
         )
-    try:
-        import httpx
-        from prefect.client.orchestration import get_client
-    except ImportError:
-        raise UsageError(
-            f"PREFECT_API_URL is set ({server}), and Prefect is not installed: "
-            "pip install 'resumable-tasks[prefect]', or --local to do without it"
-        ) from None
-    try:
-        with get_client(sync_client=True) as client:
-            problem = client.api_healthcheck()
-    except Exception as error:  # noqa: BLE001 - whatever it is, there is no server to run on
-        problem = error
-    if problem is not None:
-        raise PrefectUnreachable(
-            f"there is no answer from the Prefect server at {server} (PREFECT_API_URL): {problem}. "
-            "Start it and run the same command again; or --local to do without it"
-        )
+    prefect_server.require()
     # By its name, unlike this script, it is a flow.
     as_flow = importlib.import_module("flows.nightly_ingest").nightly_ingest
 
     def run(date: datetime.date) -> RunResult:
-        try:
+        with prefect_server.its_errors():
             result: RunResult = as_flow(
                 sources=args.sources or None,
                 api=args.api,
@@ -222,20 +204,9 @@ def _as_flow_run(args: argparse.Namespace) -> Run:
                 concurrency=args.concurrency,
                 limit=args.limit,
             )
-        except httpx.HTTPError as error:  # those of an API as the source do not come as such
-            raise PrefectUnreachable(
-                f"the Prefect server at {server} (PREFECT_API_URL) has failed the flow run: "
-                f"{error!r}. What is done is safe, and may be all: run the same command again"
-            ) from error
         return result
 
     return run
-
-
-class PrefectUnreachable(ResumableTasksError):
-    """The Prefect server does not answer. What is done is in the checkpoint, as ever."""
-
-    exit_code = _AGAIN_LATER
 
 
 def _dates(args: argparse.Namespace) -> list[datetime.date]:

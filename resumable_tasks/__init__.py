@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resumable_tasks.budget import Estimate
     from resumable_tasks.errors import (
         BadResult,
+        ChangedItem,
         CheckpointDamaged,
         CheckpointHeld,
         CheckpointMismatch,
@@ -48,6 +49,7 @@ _HOMES = {
     "advice": ("advise",),
     "errors": (
         "BadResult",
+        "ChangedItem",
         "CheckpointDamaged",
         "CheckpointHeld",
         "CheckpointMismatch",
@@ -83,6 +85,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptive",
     "BadResult",
+    "ChangedItem",
     "CheckpointDamaged",
     "CheckpointHeld",
     "CheckpointMismatch",

@@ -229,7 +229,8 @@ def key_watch(planner: Planner, found: int) -> Callable[[Event], None]:
         nonlocal said
         if said or not isinstance(event, (Committed, RunFinished)):
             return
-        if found >= MANY_KEYS and planner.total >= MANY_KEYS and not planner.skipped:
+        known = planner.skipped + planner.changed
+        if found >= MANY_KEYS and planner.total >= MANY_KEYS and not known:
             said = True
             log.warning(
                 "%s items are completed in %s, and not one of the %s items up to now is among "

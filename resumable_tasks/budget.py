@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from resumable_tasks.model import Outcome
@@ -34,6 +35,16 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def spent(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """What these have taken: seconds in the handler, and their cost where it is known."""
+    seconds = cost = 0.0
+    for outcome in outcomes:
+        seconds += outcome.seconds
+        cost += outcome.cost if outcome.cost == outcome.cost else 0.0  # no NaN
+    found = {"seconds": round(seconds, 6)}
+    return {**found, "cost": cost} if cost else found
 
 
 class Budget:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import holder, keys, log, manifest, outbox, shards
+from resumable_tasks import holder, keys, log, manifest, outbox, shards, supersede
+from resumable_tasks.budget import spent
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.holder import Holder
@@ -24,6 +25,7 @@ from resumable_tasks.shards import FOLDER as SHARDS
 from resumable_tasks.state import State
 from resumable_tasks.store.base import Store
 from resumable_tasks.store.local import LocalStore
+from resumable_tasks.supersede import Superseder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +78,7 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
     found, state = read_manifest(store), State()
     with RepairHint(store):
         state.apply_all(Journal(store, found.id).read_new())
+        supersede.check(store, found, state)
     return found, state
 
 
@@ -118,12 +121,14 @@ class Checkpoint:
         expected: int | None = None,
         max_attempts: int | None = None,
         identity: Mapping[str, str] | None = None,
+        fingerprint: Any = None,
     ) -> Checkpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
         ``expected``: how many items the run has, for those who watch it; None if that is unknown.
         ``max_attempts``: from how many on an item is quarantined, for those who list them.
         ``identity``: by what else this run is known, such as an orchestrator's id of it.
+        ``fingerprint``: how fingerprints of items are had, None if they are not.
         Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
         or `StoreError`; none of them leaves anything changed but a sign of life.
         """
@@ -140,7 +145,9 @@ class Checkpoint:
             checkpoint = cls(store, found, run, hold, identity)
             checkpoint._recover()
             version = checkpoint.state.version or found.version
-            if version != wanted.version and on_version_change == "restart":
+            scheme = checkpoint.state.fingerprint if fingerprint is not None else None
+            differs = version != wanted.version or scheme not in (None, fingerprint)
+            if differs and on_version_change == "restart":
                 archived = store.archive()
                 hold.release()
                 log.info("the checkpoint of version %r was archived to %s", version, archived)
@@ -151,13 +158,15 @@ class Checkpoint:
                     expected=expected,
                     max_attempts=max_attempts,
                     identity=identity,
+                    fingerprint=fingerprint,
                 )
                 fresh.archived = archived
                 return fresh
             if on_version_change != "reuse":
                 manifest.check_version(store, version, wanted.version)
+                manifest.check_fingerprint(store, scheme, fingerprint)
             hold.check()
-            checkpoint._claim(wanted.version, expected, max_attempts)
+            checkpoint._claim(wanted.version, expected, max_attempts, fingerprint)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
@@ -170,6 +179,7 @@ class Checkpoint:
         self.store.sync(JOURNAL)
         with RepairHint(self.store):
             self.state.apply_all(self._journal.read_new())
+            supersede.check(self.store, self.manifest, self.state)
             self._check_shards()
 
     def _check_shards(self) -> None:
@@ -181,16 +191,16 @@ class Checkpoint:
             what = "is cut or grown" if bad[0] in there else "is missing"
             raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
 
-    def _claim(self, version: str, expected: int | None, max_attempts: int | None) -> None:
+    def _claim(
+        self, version: str, expected: int | None, max_attempts: int | None, fingerprint: Any
+    ) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        info = {
-            **holder.me(self.run),
-            "version": version,
-            "expected": expected,
-            **({"max_attempts": max_attempts} if max_attempts is not None else {}),
-            **self._identity,
-        }
+        info = {**holder.me(self.run), "version": version, "expected": expected, **self._identity}
+        if max_attempts is not None:
+            info["max_attempts"] = max_attempts
         info.pop("run")
+        if fingerprint is not None:
+            info["fingerprint"] = fingerprint
         for _ in range(_CLAIM_TRIES):
             self.before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
@@ -202,6 +212,7 @@ class Checkpoint:
                 continue
             self.state.apply(claim)
             self._epoch = claim.epoch
+            self._superseder = Superseder(self.store, self.manifest, self.state)
             fault_point("checkpoint.claimed")
             return
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
@@ -276,12 +287,19 @@ class Checkpoint:
         assert outcome.table is not None
         return outcome.table
 
-    def commit(self, outcomes: Sequence[Outcome], schema: pa.Schema | None) -> Commit:
+    def commit(
+        self,
+        outcomes: Sequence[Outcome],
+        schema: pa.Schema | None,
+        prints: Mapping[bytes, int] | None = None,
+    ) -> Commit:
         """Make these outcomes durable in one step; the record that did.
 
         The rows of local outcomes go into one shard, which is safe before the record that names
-        it is created. ``schema`` is what `accept` gave for the last of them. Raises `Fenced`,
-        `StoreError` or `CommitStateUnknown`.
+        it is created. ``schema`` is what `accept` gave for the last of them, ``prints`` the
+        fingerprints of their items, if they have any: a key that was completed before then has
+        its new rows in the place of its old ones. Raises `Fenced`, `StoreError`,
+        `CommitStateUnknown`, or `CheckpointDamaged` if the old rows are.
         """
         # Keys stand in the order of their shards, those without rows last.
         remote = [outcome for outcome in outcomes if outcome.shard is not None]
@@ -302,12 +320,17 @@ class Checkpoint:
             shards=tuple(written),
             schema=shards.schema_to_text(schema) if changed and schema is not None else None,
             failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
-            info=_spent(outcomes),
+            info=spent(outcomes),
         )
+        if prints:
+            with RepairHint(self.store):
+                commit = self._superseder.complete(commit, prints, self._journal)
         fault_point("commit.shard_written")
         commit = self._journal.append(commit)
         fault_point("commit.done")
         self.state.apply(commit, own=True)
+        if commit.retracted:
+            self._superseder.committed(commit)
         if changed:
             self._schema = schema
         return commit
@@ -320,29 +343,17 @@ class Checkpoint:
         """Where remote workers leave what became of their batches."""
         return outbox.Outbox(self.store, self._epoch)
 
-    def end(self, counts: dict[str, Any]) -> None:
-        """Enter the end of this run, with its counts, into the journal."""
-        self._journal.append(Commit(kind="close", epoch=self._epoch, run=self.run, info=counts))
+    def end(self, counts: dict[str, Any], adopted: bytes = b"", prints: bytes = b"") -> None:
+        """Enter the end of this run, with its counts, into the journal.
+
+        ``adopted`` are completed keys that stand as they are, ``prints`` their new fingerprints.
+        """
+        close = Commit(kind="close", epoch=self._epoch, run=self.run, info=counts)
+        self._journal.append(replace(close, adopted=adopted, adopted_fingerprints=prints))
 
     def close(self) -> None:
         """Let go of the checkpoint. Commits nothing; may be called more than once."""
         self._hold.release()
-
-
-def _spent(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """What these outcomes have taken: seconds in the handler, and their cost where it is known."""
-    spent = {"seconds": round(sum(outcome.seconds for outcome in outcomes), 6)}
-    cost = sum(outcome.cost for outcome in outcomes if outcome.cost == outcome.cost)  # no NaN
-    return {**spent, "cost": cost} if cost else spent
-
-
-def in_temporary_folder(store: Store) -> bool:
-    """Whether a checkpoint lies where the system deletes things by itself."""
-    try:
-        temporary = os.path.realpath(tempfile.gettempdir())
-    except OSError:  # there is none that can be written to
-        return False
-    return os.path.realpath(store.url).startswith(temporary + os.sep)
 
 
 def _refuse_foreign(store: Store) -> None:

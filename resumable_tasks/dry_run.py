@@ -21,6 +21,8 @@ def dry_run(place: str, options: JobOptions, items: Any) -> RunResult:
     Raises what a run would raise for these items, or for this checkpoint.
     """
     store, scheme, state = open_store(place), KeyScheme(options.key), State()
+    fingerprinter = options.fingerprinter()
+    described = fingerprinter.describe() if fingerprinter is not None else None
     if manifest.NAME in store.list(""):
         found, state = read_checkpoint(store)
         wanted = Manifest(options.name, str(options.version), scheme.describe(), options.results)
@@ -30,6 +32,8 @@ def dry_run(place: str, options: JobOptions, items: Any) -> RunResult:
             state = State()
         elif options.on_version_change != "reuse":
             manifest.check_version(store, version, wanted.version)
+            manifest.check_fingerprint(store, state.fingerprint, described)
+    state.follow_scheme(described)
     planner = Planner(
         scheme,
         options.batch_size,
@@ -37,6 +41,9 @@ def dry_run(place: str, options: JobOptions, items: Any) -> RunResult:
         on_duplicate=options.on_duplicate,
         batch_format=options.batch_format,
         set_aside=state.set_aside(options.max_attempts, options.retry_failed),
+        fingerprinter=fingerprinter,
+        on_change=options.on_change,
+        failed=state.failures,
     )
     batches = again = handled = 0
     for batch in planner.batches(items):
@@ -57,6 +64,7 @@ def dry_run(place: str, options: JobOptions, items: Any) -> RunResult:
         seconds=0.0,
         quarantined=left if options.retry_failed else 0,
         remaining=state.pace.estimate(handled),
+        changed=planner.changed,
         positions=planner.seen,
     )
     log.info(

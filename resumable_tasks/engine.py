@@ -24,7 +24,6 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
-from resumable_tasks.advice import LongBatches
 from resumable_tasks.budget import Budget
 from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
@@ -93,7 +92,6 @@ class Engine:
         self._held = 0
         self._at_end = False
         self._window = Window(runner)
-        self._long_batches = LongBatches()
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -101,6 +99,7 @@ class Engine:
         self.completed = 0
         self.failures: list[Failure] = []
         self.interrupted: str | None = None
+        self.asked_to_stop = False
         self.ended_early: str | None = None
         self.abandoned = 0
 
@@ -150,6 +149,7 @@ class Engine:
 
         Safe in a signal handler and in any thread.
         """
+        self.asked_to_stop = True
         grace_seconds = 0.0 if at_once else self._options.grace_seconds
         self._queue.put(_StopRequest(reason, grace_seconds))
 
@@ -179,12 +179,13 @@ class Engine:
         """Wait until one more batch may be out; False if none may any more."""
         with self._room:
             while not self._stopping.is_set():
-                free = self._out < self._window.batches and not self._triage.paused
-                if free and self.budget.affords(items, self._out_items):
+                affordable = self.budget.affords(items, self._out_items)
+                free = affordable and self._out < self._window.batches
+                if free and self._triage.may_begin():
                     self._out += 1
                     self._out_items += items
                     return True
-                if free and not self._out:
+                if not affordable and not self._out:
                     self._end_by_budget(self.budget.cost_text)
                     return False
                 self._room.wait(_POLL_SECONDS)
@@ -302,9 +303,9 @@ class Engine:
         for outcome in group:
             self.budget.add(outcome)
             fatal = fatal or outcome.fatal
-            if outcome.dropped and not self._stopping.is_set():
+            if outcome.why_dropped or (outcome.dropped and not self._stopping.is_set()):
                 # Nobody here has asked for it; but a batch that was not handled is not done.
-                self._stop("the orchestrator", self._options.grace_seconds)
+                self._stop(outcome.why_dropped or "the orchestrator", self._options.grace_seconds)
             if not outcome.dropped and outcome.fatal is None:
                 decision = self._decide(outcome)
                 settled += decision.settled
@@ -339,21 +340,24 @@ class Engine:
             else:
                 accepted.append(self._recorded(found))
         if accepted:
-            commit = self._checkpoint.commit(accepted, schema)
-            self.completed += commit.key_count
-            self.failures.extend(commit.failures)
-            self._long_batches.look(accepted)
+            commit = self._checkpoint.commit(accepted, schema, self._planner.fingerprints)
+            # Not all that is in the record: items done anew bring others with them.
+            completed = sum(outcome.completed for outcome in accepted)
+            failed = tuple(failure for outcome in accepted for failure in outcome.failures)
+            self._planner.forget(outcome.done for outcome in accepted)
+            self.completed += completed
+            self.failures.extend(failed)
             self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
-            if commit.failures and self._options.fail_fast:
+            if failed and self._options.fail_fast:
                 self.ended_early = "fail_fast=True"
                 self._stopping.set()
             self.tell(
                 Committed,
                 number=commit.number,
-                completed=commit.key_count,
+                completed=completed,
                 rows=sum(shard.rows for shard in commit.shards),
                 bytes=sum(shard.bytes for shard in commit.shards),
-                failures=commit.failures,
+                failures=failed,
                 progress=self.progress(),
             )
         return again

@@ -6,7 +6,8 @@
     ├── UsageError                exit 2   mend the call, the items or the place
     │   ├── InvalidItems                   items or keys that cannot be used
     │   │   ├── InvalidKey
-    │   │   └── DuplicateKey
+    │   │   ├── DuplicateKey
+    │   │   └── ChangedItem
     │   ├── CheckpointMismatch             the checkpoint belongs to another job, key or version
     │   └── CheckpointUnusable             not a place where a checkpoint can live
     ├── BadResult                 exit 1   mend the handler; recorded per item, raised by publish
@@ -68,6 +69,10 @@ class InvalidKey(InvalidItems):
 
 class DuplicateKey(InvalidItems):
     """Two items of one run have the same key; the message names both positions."""
+
+
+class ChangedItem(InvalidItems):
+    """An item has changed since it was completed, and ``on_change="error"`` was asked for."""
 
 
 class CheckpointMismatch(UsageError):
@@ -157,13 +162,17 @@ class CommitStateUnknown(StoreError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and did so cleanly. Run the same command again to resume.
+    """The run has stopped in order before its items. Run the same command again to resume.
 
     ``result`` is the `RunResult` up to here; ``None`` where there was no time to make one.
+    ``by_itself``: nobody has asked for it: a budget is used up, or a service stays down.
     """
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self, message: str, *, result: RunResult | None = None) -> None:
+    def __init__(
+        self, message: str, *, result: RunResult | None = None, by_itself: bool = False
+    ) -> None:
         super().__init__(message)
         self.result = result
+        self.by_itself = by_itself

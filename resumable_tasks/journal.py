@@ -5,8 +5,9 @@ creation is the commit. It reads by eye::
 
     {"kind":"commit","number":7,"epoch":3,…,"previous":"<checksum of record 6>","shards":[…]}
     {"key":"lesson-17"}
+    {"key":"lesson-19","fingerprint":"5fd54e2b0c1a9d37"}
     {"failed":"lesson-18","attempts":1,"error":"ValueError","message":"…","batch":"…","time":"…"}
-    {"end":7,"keys":1,"failures":1,"retracted":0,"checksum":"…"}
+    {"end":7,"keys":2,"failures":1,"retracted":0,"checksum":"…"}
 
 The checksum is the BLAKE2b-128 of all lines before the last
 (``head -n -1 FILE | b2sum -l 128``). ``previous`` chains the records, so one that is missing,
@@ -16,7 +17,7 @@ The rules that make it safe (Delta Lake's numbered log and SlateDB's fencing; ch
 state machine in ``tests/properties``):
 
 * I1: record n is created only by an author who has read or written 0 … n-1;
-* I2: its keys are disjoint from all earlier keys, less those retracted;
+* I2: its keys are disjoint from all earlier keys, less those retracted, by itself included;
 * I3: its author's epoch is the highest that the journal shows;
 * I4: a record is never deleted or rewritten while the job exists.
 """
@@ -40,7 +41,10 @@ from resumable_tasks.store.base import CreateUnknown, Store
 
 FOLDER = "journal"
 _SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
-_KEY, _RETRACTED = b'{"key":', b'{"retracted":'
+_KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
+# Between a key and its fingerprint. No key holds it: its quotes would be escaped there.
+_PRINT = b',"fingerprint":"'
+_PRINT_BYTES = len(_PRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
 
 
@@ -80,12 +84,13 @@ def encode(commit: Commit) -> tuple[bytes, str]:
     places = {text: at for at, text in enumerate(tracebacks)}
     if commit.info:
         head["info"] = dict(commit.info)
-    parts = [_dumps(head) + b"\n", _wrap(_KEY, commit.keys)]
+    parts = [_dumps(head) + b"\n", _wrap(_KEY, commit.keys, commit.fingerprints)]
     parts += [
         b'{"failed":%b,%b\n' % (keys.canonical(f.key), _dumps(_failure_fields(f, places))[1:])
         for f in commit.failures
     ]
     parts.append(_wrap(_RETRACTED, commit.retracted))
+    parts.append(_wrap(_ADOPTED, commit.adopted, commit.adopted_fingerprints))
     body = b"".join(parts)
     checksum = blake2b(body, digest_size=16).hexdigest()
     end = {
@@ -93,6 +98,7 @@ def encode(commit: Commit) -> tuple[bytes, str]:
         "keys": commit.key_count,
         "failures": len(commit.failures),
         "retracted": _count(commit.retracted),
+        **({"adopted": _count(commit.adopted)} if commit.adopted else {}),
         "checksum": checksum,
     }
     return body + _dumps(end) + b"\n", checksum
@@ -120,19 +126,23 @@ def _decode(data: bytes, name: str) -> Commit:
         raise _damaged(name, f"it is record {head['number']}, under another record's name")
     lines = body[first:-1] if len(body) > first else b""
     failures: tuple[Failure, ...] = ()
-    retracted = b""
-    if end["failures"] or end["retracted"]:
+    retracted = adopted = b""
+    if end["failures"] or end["retracted"] or "adopted" in end:
         each = lines.split(b"\n") if lines else []
         at, to = end["keys"], end["keys"] + end["failures"]
+        last = to + end["retracted"]
+        adopted, each = b"\n".join(each[last:]), each[:last]
         tracebacks = head.get("tracebacks", [])
         failures = tuple(_failure(json.loads(line), tracebacks) for line in each[at:to])
         kinds = [(line, _KEY) for line in each[:at]] + [(line, _RETRACTED) for line in each[to:]]
+        kinds += [(line, _ADOPTED) for line in adopted.split(b"\n") if adopted]
         if not all(line.startswith(kind) for line, kind in kinds):
             raise _damaged(name, "its lines are not of the kinds that it says")
         lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
-    found = _unwrap(_KEY, lines)
-    counts = (_count(found), len(failures), _count(retracted))
-    if counts != (end["keys"], end["failures"], end["retracted"]):
+    found, prints = _unwrap_prints(_KEY, lines)
+    adopted, adopted_prints = _unwrap_prints(_ADOPTED, adopted)
+    counts = (_count(found), len(failures), _count(retracted), _count(adopted))
+    if counts != (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0)):
         raise _damaged(name, "its lines are not as many as it says")
     shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
     for shard in shards:
@@ -154,6 +164,9 @@ def _decode(data: bytes, name: str) -> Commit:
         schema=head.get("schema"),
         failures=failures,
         retracted=retracted,
+        fingerprints=prints,
+        adopted=adopted,
+        adopted_fingerprints=adopted_prints,
         info=head.get("info", {}),
     )
 
@@ -166,13 +179,35 @@ def _count(lines: bytes) -> int:
     return lines.count(b"\n") + 1 if lines else 0
 
 
-def _wrap(prefix: bytes, lines: bytes) -> bytes:
+def _wrap(prefix: bytes, lines: bytes, prints: bytes = b"") -> bytes:
+    if prints:
+        each = zip(lines.split(b"\n"), prints.split(b"\n"), strict=True)
+        return b"".join(
+            b'%b%b%b%b"}\n' % (prefix, line, _PRINT, print_)
+            if print_
+            else b"%b%b}\n" % (prefix, line)
+            for line, print_ in each
+        )
     return prefix + lines.replace(b"\n", b"}\n" + prefix) + b"}\n" if lines else b""
 
 
 def _unwrap(prefix: bytes, lines: bytes) -> bytes:
     # Canonical keys hold no raw newline, so the pattern between two lines is unambiguous.
     return lines[len(prefix) : -1].replace(b"}\n" + prefix, b"\n") if lines else b""
+
+
+def _unwrap_prints(prefix: bytes, lines: bytes) -> tuple[bytes, bytes]:
+    """The keys in these lines, and their fingerprints; none at all costs one search."""
+    if _PRINT not in lines:
+        return _unwrap(prefix, lines), b""
+    each = lines.split(b"\n")
+    has = [line[-_PRINT_BYTES:].startswith(_PRINT) for line in each]
+    start = len(prefix)
+    found = [
+        line[start : -_PRINT_BYTES if here else -1] for line, here in zip(each, has, strict=True)
+    ]
+    prints = [line[-18:-2] if here else b"" for line, here in zip(each, has, strict=True)]
+    return b"\n".join(found), b"\n".join(prints)
 
 
 def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str, Any]:
@@ -295,6 +330,11 @@ class Journal:
             f"record {commit.number} could neither be created nor found in {_SETTLE_TRIES} tries; "
             "the next run finds out whether it is committed. Run the same command again"
         )
+
+    def check_not_overtaken(self, mine: Commit) -> None:
+        """Raises `Fenced` if a newer driver has committed: ``mine`` could not be appended."""
+        for other in self.read_new():
+            self._judge(mine, other)
 
     def _judge(self, mine: Commit, other: Commit) -> None:
         if mine.kind == "claim":

@@ -1,13 +1,14 @@
-"""Many keys in memory: an exact map from canonical keys to positions, small and quick."""
+"""Many keys in memory: an exact map from canonical keys to numbers, small and quick."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
 
 class KeyTable:
-    """An exact map from canonical keys to positions, small and quick.
+    """An exact map from canonical keys to positions (or fingerprints), small and quick.
 
     The last 200,000 keys or so are in a dict. Older ones lie end to end in byte arrays, chosen
     by Python's own hash and searched by ``find``: a key of 15 bytes then takes about 25, where a
@@ -93,12 +94,38 @@ class KeyTable:
             if b"\n" + key + b"\t" not in buckets[hash(key) & mask]
         ]
 
-    def add_lines(self, lines: bytes) -> None:
-        """Store newline-joined keys, without positions, that are known not to be there."""
+    def unequal(self, many: Sequence[bytes], positions: Sequence[int]) -> Sequence[int]:
+        """The indexes of those of these keys that are not there with just this position."""
+        many, hot = _shortened(many), self._hot
+        found = [
+            at
+            for at, (key, position) in enumerate(zip(many, positions, strict=True))
+            if hot.get(key) != position
+        ]
+        if not self._frozen:
+            return found
+        buckets, mask = self._buckets, self._mask
+        return [
+            at
+            for at in found
+            if b"\n%b\t%d\n" % (many[at], positions[at]) not in buckets[hash(many[at]) & mask]
+        ]
+
+    def add_lines(self, lines: bytes, positions: Sequence[int] | None = None) -> None:
+        """Store newline-joined keys, known not to be there; without positions they have -1."""
         if lines:
-            self._hot.update(dict.fromkeys(_shortened(lines.split(b"\n")), -1))
+            many = _shortened(lines.split(b"\n"))
+            self._hot.update(
+                dict.fromkeys(many, -1) if positions is None else zip(many, positions, strict=True)
+            )
             if len(self._hot) >= self._HOT:
                 self._freeze()
+
+    def forget_positions(self) -> None:
+        """Give every key the position -1."""
+        self._hot = dict.fromkeys(self._hot, -1)
+        for at, bucket in enumerate(self._buckets):
+            self._buckets[at] = bytearray(re.sub(rb"\t-?[0-9]+\n", b"\t-1\n", bucket))
 
     def remove(self, key: bytes) -> bool:
         """Take a key out; False if it was not there."""

@@ -101,6 +101,19 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
         )
 
 
+def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
+    """Raises `CheckpointMismatch`, with the ways out, where two schemes of fingerprints meet."""
+    if found is not None and wanted is not None and found != wanted:
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} has fingerprints of another kind, so that every item "
+            "would count as changed:\n"
+            f"  fingerprint  checkpoint: {json.dumps(found)}   this run: {json.dumps(wanted)}\n"
+            'Ways out: change fingerprint= back; on_version_change="reuse" takes what is completed '
+            "for unchanged, and compares with the new fingerprints from here on; "
+            'on_version_change="restart" archives the checkpoint and starts anew'
+        )
+
+
 def check_version(store: Store, found: str, wanted: str) -> None:
     """Raises `CheckpointMismatch`, with the ways out, unless the versions are the same."""
     if found != wanted:

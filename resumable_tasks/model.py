@@ -150,8 +150,9 @@ class Outcome:
     handler, ``began`` and ``ended`` (since 1970) are those of its last call. ``raised`` is the
     class of the error that the whole batch has failed with, if it has, and ``transient`` whether
     that may be otherwise at another time. ``cost`` is in the unit of the job's ``cost``, NaN if
-    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping;
-    ``fatal`` is an exception that is no failure of the batch but ends the run.
+    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping,
+    or is to stop because of this batch: ``why_dropped`` says why. ``fatal`` is an exception that
+    is no failure of the batch but ends the run.
     """
 
     batch: Batch
@@ -168,6 +169,7 @@ class Outcome:
     transient: bool = False
     cost: float = 0.0
     dropped: bool = False
+    why_dropped: str = ""
     fatal: BaseException | None = None
 
 
@@ -181,6 +183,11 @@ class Commit:
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
+
+    What is ``retracted`` is so before ``keys`` are completed: a commit that does items anew takes
+    back all keys of the shards that hold their old rows, and completes them all again.
+    ``fingerprints`` are newline-joined and parallel to ``keys``, empty where a key has none;
+    ``adopted`` are keys that were completed without one, and have one from here on.
     """
 
     kind: Literal["claim", "commit", "close", "repair", "lost", "release"]
@@ -197,4 +204,7 @@ class Commit:
     schema: str | None = None
     failures: tuple[Failure, ...] = ()
     retracted: bytes = b""
+    fingerprints: bytes = b""
+    adopted: bytes = b""
+    adopted_fingerprints: bytes = b""
     info: Mapping[str, Any] = field(default_factory=dict)

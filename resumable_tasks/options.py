@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resumable_tasks.errors import UsageError
+from resumable_tasks.fingerprints import Fingerprinter, FingerprintSpec
 from resumable_tasks.keys import KeyScheme, KeySpec
 from resumable_tasks.limits import Adaptive, parse_rates
 from resumable_tasks.model import Outcome, ResultsMode
-from resumable_tasks.plan import BatchFormat, OnDuplicate
+from resumable_tasks.plan import BatchFormat, OnChange, OnDuplicate
 from resumable_tasks.retries import RetryDelay, RetryOn
 
 RunnerName = Literal["auto", "local", "processes", "prefect"]
@@ -26,6 +27,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "runner": ("auto", "local", "processes", "prefect"),
     "batch_format": ("auto", "rows", "arrow"),
     "on_duplicate": ("error", "skip"),
+    "on_change": ("redo", "keep", "error"),
     "on_version_change": ("error", "reuse", "restart"),
 }
 
@@ -64,9 +66,12 @@ class JobOptions:
     grace_seconds: float = 25.0
     tags: Sequence[str] = ()
     task_runs: int = 1_000
+    fingerprint: FingerprintSpec = None
+    on_change: OnChange = "redo"
 
     def __post_init__(self) -> None:
         KeyScheme(self.key)
+        self.fingerprinter()
         if not NAME.fullmatch(self.name):
             raise UsageError(
                 f"name={self.name!r} cannot name a job, whose name is part of paths: give name= "
@@ -167,6 +172,10 @@ class JobOptions:
         adaptive = self.adaptive
         assert adaptive is not None
         return adaptive.highest
+
+    def fingerprinter(self) -> Fingerprinter | None:
+        """How fingerprints of items are had; None if there are none. Raises `UsageError`."""
+        return None if self.fingerprint is None else Fingerprinter(self.fingerprint)
 
     def tolerates(self, failed: int, total: int) -> bool:
         tolerated = self.tolerated_failures

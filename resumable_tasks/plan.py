@@ -6,12 +6,22 @@ second item with the same key is found.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from resumable_tasks import keys
-from resumable_tasks.errors import DuplicateKey, InvalidItems, InvalidKey
+from resumable_tasks import fingerprints, keys
+from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
+from resumable_tasks.fingerprints import Fingerprinter
 from resumable_tasks.keys import Key, KeyScheme
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Batch
@@ -20,15 +30,37 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OnDuplicate = Literal["error", "skip"]
+OnChange = Literal["redo", "keep", "error"]
 BatchFormat = Literal["auto", "rows", "arrow"]
+
+
+class Adopted:
+    """Completed keys, and the fingerprints that they get; as small as they are in the journal."""
+
+    def __init__(self) -> None:
+        self.lines = bytearray()
+        self.prints = bytearray()
+        self.count = 0
+
+    def add(self, line: bytes, fingerprint: int) -> None:
+        """``fingerprint``: -1 if it stays what it is."""
+        if fingerprint >= 0:
+            self.count += 1
+        between = b"\n" if self.lines else b""
+        self.lines += between + line
+        self.prints += between + fingerprints.to_text(fingerprint)
 
 
 class Planner:
     """Makes the batches of one run. Counts as it goes: ``total`` items seen, ``skipped`` done.
 
-    ``done`` holds the completed keys, ``set_aside`` those of failed items that are not to be tried
-    again; ``set_aside_lines`` are those of them that came. ``seen`` maps each key of this run to
-    its item's position.
+    ``done`` holds the completed keys, with their fingerprints if there is a ``fingerprinter``,
+    ``set_aside`` those of failed items that are not to be tried again; ``set_aside_lines`` are
+    those of them that came. ``seen`` maps each key of this run to its item's position,
+    ``fingerprints`` each key that was given out to its item's fingerprint, until whoever commits
+    it takes it out. ``adopted`` are the completed keys whose items had no fingerprint and have
+    one now, and those that had failed since (``failed``) and are not to be done anew any more.
+    ``changed`` counts the completed items whose fingerprint is another than it was.
     """
 
     def __init__(
@@ -40,6 +72,9 @@ class Planner:
         on_duplicate: OnDuplicate = "error",
         batch_format: BatchFormat = "auto",
         set_aside: Set[bytes] = frozenset(),
+        fingerprinter: Fingerprinter | None = None,
+        on_change: OnChange = "redo",
+        failed: Collection[bytes] = (),
     ) -> None:
         self._scheme = scheme
         self._batch_size = batch_size
@@ -48,21 +83,33 @@ class Planner:
         self._batch_format = batch_format
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
+        self._fingerprinter = fingerprinter
+        self._on_change = on_change
+        self._failed = failed
         self.seen = KeyTable()
+        self.fingerprints: dict[bytes, int] = {}
+        self.adopted = Adopted()
         self.total = 0
         self.skipped = 0
         self.duplicates = 0
+        self.changed = 0
         self._numbers = count()
 
     def next_number(self) -> int:
         """The number of one more batch of this run. Safe in any thread."""
         return next(self._numbers)
 
+    def forget(self, done: Iterable[bytes]) -> None:
+        """Take the fingerprints of keys that are committed out."""
+        if self.fingerprints:
+            for line in keys.split(keys.join(done)):
+                self.fingerprints.pop(line, None)
+
     def batches(self, items: Any) -> Iterator[Batch]:
         """The batches of the items that are not completed.
 
-        Raises `InvalidItems`, `InvalidKey` or `DuplicateKey` with the item's position, counted
-        from 0; the batches before it have been given out by then.
+        Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
+        position, counted from 0; the batches before it have been given out by then.
         """
         if _is_arrow(items):
             return self._arrow_batches(_record_batches(items))
@@ -75,7 +122,7 @@ class Planner:
         kept: list[Any] = []
         while chunk := list(islice(source, size - len(kept))):
             found, chunk_lines = self._keyed(chunk, extract)
-            chosen = self._admit(chunk_lines)
+            chosen = self._admit(chunk_lines, chunk)
             if len(chosen) < len(chunk):
                 found = [found[at] for at in chosen]
                 chunk_lines = [chunk_lines[at] for at in chosen]
@@ -100,7 +147,7 @@ class Planner:
                 chunk = record_batch.slice(start, size - len(lines))
                 start += chunk.num_rows
                 found, chunk_lines = self._keyed(chunk, extract)
-                chosen = self._admit(chunk_lines)
+                chosen = self._admit(chunk_lines, chunk)
                 if chosen:
                     kept_keys += [found[at] for at in chosen]
                     lines += [chunk_lines[at] for at in chosen]
@@ -148,11 +195,20 @@ class Planner:
 
         return columns
 
-    def _admit(self, lines: list[bytes]) -> Sequence[int]:
+    def _admit(self, lines: list[bytes], items: Any) -> Sequence[int]:
         """Which of these consecutive items are to be handled, by index; counts them all."""
+        prints = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
         first, self.total = self.total, self.total + len(lines)
         if self.seen.add_new(lines, first):
-            chosen = self._done.missing(lines)
+            chosen: Sequence[int]
+            if prints is None and not self._failed:
+                chosen = self._done.missing(lines)
+            else:
+                chosen = [
+                    at
+                    for at in self._candidates(lines, prints)
+                    if self._wanted(lines[at], prints[at] if prints else None, first + at)
+                ]
             self.skipped += len(lines) - len(chosen)
             return self._without_set_aside(lines, chosen) if self._set_aside else chosen
         each: list[int] = []
@@ -161,16 +217,56 @@ class Planner:
                 if self._on_duplicate == "error":
                     raise self._duplicate(line, first + at)
                 self.duplicates += 1
-            elif line in self._done:
-                self.skipped += 1
-            else:
+            elif self._wanted(line, prints[at] if prints else None, first + at):
                 each.append(at)
+            else:
+                self.skipped += 1
         return self._without_set_aside(lines, each) if self._set_aside else each
 
     def _without_set_aside(self, lines: list[bytes], chosen: Sequence[int]) -> Sequence[int]:
         """Failed items that are not to be tried again are left out, and remembered."""
-        self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
+        left = [lines[at] for at in chosen if lines[at] in self._set_aside]
+        self.set_aside_lines += left
+        for line in left:
+            self.fingerprints.pop(line, None)
         return [at for at in chosen if lines[at] not in self._set_aside]
+
+    def _candidates(self, lines: list[bytes], prints: list[int] | None) -> Sequence[int]:
+        """The indexes of those to look at more closely."""
+        missing = self._done.missing(lines) if prints is None else self._done.unequal(lines, prints)
+        if not self._failed:
+            return missing
+        failed = (at for at, line in enumerate(lines) if line in self._failed)
+        return sorted({*missing, *failed})
+
+    def _wanted(self, line: bytes, fingerprint: int | None, position: int) -> bool:
+        """Whether this item is to be handled: it is missing, or has changed."""
+        stored = self._done.get(line)
+        if stored is not None and fingerprint not in (None, stored):
+            assert fingerprint is not None
+            if stored < 0:
+                self.adopted.add(line, fingerprint)
+                return False
+            if self._on_change == "error":
+                raise self._has_changed(line, stored, fingerprint, position)
+            self.changed += 1
+            wanted = self._on_change == "redo"
+        else:
+            wanted = stored is None
+        if wanted and fingerprint is not None:
+            self.fingerprints[line] = fingerprint
+        if not wanted and line in self._failed:
+            # It failed when it was to be done anew, which is not wanted any more.
+            self.adopted.add(line, -1)
+        return wanted
+
+    def _has_changed(self, line: bytes, before: int, now: int, position: int) -> ChangedItem:
+        return ChangedItem(
+            f"item {position:,} with key {keys.shorten(keys.parse(line))} has changed since it was "
+            f"completed: its fingerprint was {fingerprints.to_text(before).decode()} and is "
+            f"{fingerprints.to_text(now).decode()}. Give the item as it was; or say "
+            'on_change="redo" to have it handled again, on_change="keep" to keep its results'
+        )
 
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(

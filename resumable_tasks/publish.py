@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import keys, log, shards
-from resumable_tasks.checkpoint import RepairHint, open_store, read_checkpoint, read_manifest
-from resumable_tasks.errors import CheckpointDamaged, StoreError, UsageError
+from resumable_tasks.checkpoint import RepairHint, read_manifest
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.journal import Journal, now
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.manifest import Manifest
+from resumable_tasks.reading import anew_if_swept, reading
 from resumable_tasks.state import State
 from resumable_tasks.store.base import Store
 
@@ -41,24 +42,6 @@ class Published:
     rows: int
     files: tuple[str, ...]
     bytes: int
-
-
-@contextlib.contextmanager
-def reading(checkpoint: str) -> Iterator[tuple[Store, Manifest, State]]:
-    """A checkpoint's store, manifest and state, for reading its rows.
-
-    Damage that is met gets the command that mends it.
-    """
-    store = open_store(checkpoint)
-    found, state = read_checkpoint(store)
-    try:
-        yield store, found, state
-    except CheckpointDamaged as error:
-        raise CheckpointDamaged(
-            f"the checkpoint {store.url} is damaged: {error}. `resumable repair {store.url}` moves "
-            "it aside; the next run then redoes only those items",
-            files=error.files,
-        ) from error
 
 
 def schema(state: State) -> pa.Schema:
@@ -139,14 +122,15 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
             if commit.number >= records:
                 return
             # Between two retractions a key is completed once; what comes before the last of
-            # them does not count.
+            # them does not count. A record retracts first.
             lines = commit.keys.split(b"\n") if commit.keys else []
             if retracted:
-                lines = [key for key in lines if retracted.get(key, -1) < commit.number]
+                lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
             if lines:
                 yield commit.time, b"\n".join(lines)
 
 
+@anew_if_swept
 def publish(
     checkpoint: str,
     dest: str | Path,

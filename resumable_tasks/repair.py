@@ -7,10 +7,9 @@ worth stopping for, and is mended by a person's decision, never by a run on its 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from resumable_tasks import holder, journal, keys, manifest, shards
+from resumable_tasks import holder, journal, keys, manifest, shards, supersede
 from resumable_tasks.errors import CheckpointDamaged, UsageError
 from resumable_tasks.holder import Holder
 from resumable_tasks.journal import FOLDER as JOURNAL
@@ -105,13 +104,16 @@ def _examine(store: Store) -> tuple[Report, Manifest | None, dict[int, Commit]]:
     _examine_keys(report, records)
     state = _fold(records)
     owners = _owners(records)
+    stale = supersede.stale([records[number] for number in sorted(records)], state)
+    report.damages += [Damage(path, supersede.STALE, items) for path, items in stale.items()]
     listed = store.list(shards.FOLDER)
     for path, shard in state.shards.items():
         try:
             shards.checked_bytes(store, shard)
         except CheckpointDamaged as error:
             what = str(error).removeprefix(f"{path}: ")
-            report.damages.append(Damage(path, what, _count(owners[path])))
+            if path not in stale:
+                report.damages.append(Damage(path, what, _count(owners[path])))
     report.orphans = sorted(path for path in listed if path not in state.shards)
     report.records, report.shards = len(records), len(state.shards)
     report.rows = state.rows
@@ -122,7 +124,7 @@ def _fold(records: dict[int, Commit]) -> State:
     """The state by the readable records; a key that comes twice is no matter here."""
     state = State()
     for number in sorted(records):
-        state.apply(replace(records[number], keys=b"", key_count=0))
+        state.apply(replace(records[number], keys=b"", key_count=0, fingerprints=b""))
     return state
 
 
@@ -131,10 +133,10 @@ def _examine_keys(report: Report, records: dict[int, Commit]) -> None:
     done = KeyTable()
     for number in sorted(records):
         record, twice = records[number], 0
-        for key in keys.split(record.keys):
-            twice += not done.add(key, number)
         for key in keys.split(record.retracted):
             done.remove(key)
+        for key in keys.split(record.keys):
+            twice += not done.add(key, number)
         if twice:
             what = f"it completes {twice:,} keys that were completed before it"
             report.damages.append(Damage(record_name(number), what, record.key_count))
@@ -194,21 +196,6 @@ def _owners(records: dict[int, Commit]) -> dict[str, bytes]:
     return owners
 
 
-def _homes(records: Iterable[Commit]) -> dict[bytes, str]:
-    """In which shard each completed key has its rows now; "" if it has none."""
-    homes: dict[bytes, str] = {}
-    for record in records:
-        lines = list(keys.split(record.keys))
-        homes.update(dict.fromkeys(lines, ""))
-        at = 0
-        for shard in record.shards:
-            homes.update(dict.fromkeys(lines[at : at + shard.keys], shard.path))
-            at += shard.keys
-        for key in keys.split(record.retracted):
-            homes.pop(key, None)
-    return homes
-
-
 def _mend(
     store: Store, found: Manifest, records: dict[int, Commit], bad: set[str], run: str
 ) -> None:
@@ -229,7 +216,7 @@ def _mend(
         if path not in state.shards:
             _move_aside(store, path, stamp)
     gone = [shard for path, shard in state.shards.items() if path in bad]
-    homes = _homes(Journal(store, found.id).read_new())
+    homes = supersede.homes(Journal(store, found.id).read_new())
     gone_paths = {shard.path for shard in gone}
     info = {**holder.me(run), "retracted_shards": [shard.path for shard in gone]}
     info.pop("run")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from resumable_tasks.checkpoint import open_store, read_checkpoint
 from resumable_tasks.errors import JobFailed
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Failure
+from resumable_tasks.reading import anew_if_swept, reading
 from resumable_tasks.text import clean
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ class RunResult:
 
     ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
     ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined`` because
-    they have failed ``max_attempts`` times. ``failures`` are this run's. ``cost`` is what this run
-    has spent, where the job says how. ``remaining`` is what a run that was stopped has left, or a
-    dry run would handle, and what that would take. `table`, `dataset` and `publish` give the rows
-    of *all* runs of the checkpoint.
+    they have failed ``max_attempts`` times; ``changed`` had another fingerprint than when they
+    were completed. ``failures`` are this run's. ``cost`` is what this run has spent, where the job
+    says how. ``remaining`` is what a run that was stopped has left, or a dry run would handle, and
+    what that would take. `table`, `dataset` and `publish` give the rows of *all* runs of the
+    checkpoint.
     """
 
     job: str
@@ -47,11 +50,12 @@ class RunResult:
     remaining: Estimate | None = None
     # Key → position among the items of this run, to order by.
     positions: KeyTable | None = field(repr=False, default=None)
+    changed: int = 0
 
-    def __reduce__(self) -> tuple[type[RunResult], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.
-        names = [name for name in self.__slots__ if name != "positions"]
-        return RunResult, tuple(getattr(self, name) for name in names)
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
+        return functools.partial(RunResult, **values), ()
 
     @property
     def summary(self) -> str:
@@ -61,13 +65,14 @@ class RunResult:
             f"{self.completed:,} new, {self.failed:,} failed"
         )
 
+    @anew_if_swept
     def table(self, *, ordered: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
 
         ``ordered``: in the order of this run's items; without it, in the order of commits.
         Raises `CheckpointDamaged` that names the file.
         """
-        with publish.reading(self.checkpoint) as (store, found, state):
+        with reading(self.checkpoint) as (store, found, state):
             if ordered:
                 return publish.ordered_table(store, found, state, self.positions)
             return publish.table(store, state)

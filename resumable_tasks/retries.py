@@ -98,6 +98,10 @@ def _default_wait(tenacity: Any) -> Callable[..., Any]:
     return wait + tenacity.wait_random_exponential(**half)  # type: ignore[no-any-return]
 
 
+class GiveUp(Exception):
+    """The run is to end, as interrupted: nothing is to be called before it is over anyway."""
+
+
 class Attempts:
     """The calls of the handler with one batch: how many were made, what follows a failed one."""
 
@@ -110,7 +114,10 @@ class Attempts:
         self.number = first
 
     def pause_after(self, error: BaseException) -> float | None:
-        """Seconds until the next call, which this is told of; None if there is to be none."""
+        """Seconds until the next call, which this is told of; None if there is to be none.
+
+        Raises `GiveUp` if the call is told to wait for longer than there is patience.
+        """
         told = seconds_told(error)
         if told is None and not is_throttling(error):
             pause = self._policy.pause(self.number, error)
@@ -119,9 +126,13 @@ class Attempts:
         self._told += 1
         pause = told if told is not None else self._policy.growing(self._told, error)
         self._waited += pause
-        if self._waited <= self._policy.patience:
-            return pause
-        return None
+        if self._waited > self._policy.patience:
+            raise GiveUp(
+                f"a call that is told to wait, {self._waited:g} s in all, which is longer than "
+                f"give_up_after={self._policy.patience:g}; the last time by "
+                f"{type(error).__name__}: {error}"
+            )
+        return pause
 
 
 def seconds_told(error: BaseException) -> float | None:

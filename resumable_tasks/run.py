@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import advice, log, progress
-from resumable_tasks import checkpoint as checkpoints
 from resumable_tasks.budget import Budget, Estimate
 from resumable_tasks.checkpoint import Checkpoint, open_store
 from resumable_tasks.dry_run import dry_run
@@ -29,6 +28,7 @@ from resumable_tasks.result import RunResult, describe_failures
 from resumable_tasks.retries import RetryDelay, RetryPolicy
 from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
+from resumable_tasks.store.local import in_temporary_folder
 
 if TYPE_CHECKING:
     import asyncio
@@ -85,6 +85,7 @@ class Run:
         use_exit_codes()
         options, arguments = self._options, self._arguments
         scheme = KeyScheme(options.key)
+        fingerprinter = options.fingerprinter()
         place = _place(options.name, arguments.checkpoint, arguments.partition)
         if self._flow_run is not None:
             self._flow_run.check_place(place)
@@ -99,6 +100,7 @@ class Run:
             expected=self._expected,
             max_attempts=options.max_attempts,
             identity=self._flow_run.identity if self._flow_run is not None else None,
+            fingerprint=fingerprinter.describe() if fingerprinter is not None else None,
         )
         try:
             return self._with(checkpoint, scheme, runner)
@@ -119,6 +121,9 @@ class Run:
             on_duplicate=options.on_duplicate,
             batch_format=options.batch_format,
             set_aside=checkpoint.state.set_aside(options.max_attempts, options.retry_failed),
+            fingerprinter=options.fingerprinter(),
+            on_change=options.on_change,
+            failed=checkpoint.state.failures,
         )
         listeners.each.append(advice.key_watch(planner, len(checkpoint.state.done)))
         work = Work(
@@ -166,7 +171,20 @@ class Run:
             how = self._how(result, engine)
             counts = {name: getattr(result, name) for name in _COUNTS}
             self._warn_of_nothing_new(result, checkpoint)
-            checkpoint.end({"how": how, **counts, "seconds": result.seconds})
+            if planner.changed:
+                counts["changed"] = planner.changed
+            adopted = planner.adopted
+            if adopted.count:
+                log.warning(
+                    "%s items were completed without a fingerprint= of this kind; they are taken "
+                    "for unchanged, and compared from the next run on",
+                    f"{adopted.count:,}",
+                )
+            checkpoint.end(
+                {"how": how, **counts, "seconds": result.seconds},
+                bytes(adopted.lines),
+                bytes(adopted.prints),
+            )
         finally:
             engine.tell(RunFinished, how=how, progress=engine.progress())
         return self._conclude(how, result, engine)
@@ -214,6 +232,7 @@ class Run:
                 + (f"; what remains: {result.remaining}" if result.remaining else "")
                 + f". All is safe in {result.checkpoint}. Run the same command again to resume",
                 result=result,
+                by_itself=not engine.asked_to_stop,
             )
         log.info(
             "%s, %d failed, in %.1f s; checkpoint %s",
@@ -238,7 +257,7 @@ class Run:
             if found or failed
             else "new, all items will be handled",
         )
-        if checkpoints.in_temporary_folder(checkpoint.store):
+        if in_temporary_folder(checkpoint.store):
             log.warning(
                 "the checkpoint %s lies in a temporary folder, which the system empties: "
                 "name another checkpoint= for work that matters",
@@ -271,6 +290,7 @@ class Run:
             cost=engine.budget.spent if self._options.known_cost is not None else None,
             remaining=self._remaining(checkpoint, engine, len(failed) + len(left)),
             positions=planner.seen,
+            changed=planner.changed,
         )
 
     def _remaining(self, checkpoint: Checkpoint, engine: Engine, failed: int) -> Estimate | None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resumable_tasks import log
-from resumable_tasks.checkpoint import in_temporary_folder, open_store
+from resumable_tasks.checkpoint import open_store
 from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointHeld,
@@ -40,6 +40,7 @@ from resumable_tasks.generations import (
     number_of,
 )
 from resumable_tasks.store.base import CreateUnknown, Store
+from resumable_tasks.store.local import in_temporary_folder
 
 LOCK = "lock"
 # `fsync` must not be what a loop of quick steps spends its time with.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
-from resumable_tasks import keys
+from resumable_tasks import fingerprints, keys
 from resumable_tasks.budget import Estimate
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.journal import record_name
@@ -38,10 +39,12 @@ class Pace:
         elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
             # The claim may be lost.
             self._began, self._last = self._began or commit.time, commit.time
-            self._completed += commit.key_count
+            # Without what was only copied to do others anew.
+            count = commit.key_count - commit.info.get("copied", 0)
+            self._completed += count
             if "cost" in commit.info:
                 self._cost += commit.info["cost"]
-                self._costed += commit.key_count + len(commit.failures)
+                self._costed += count + len(commit.failures)
 
     @property
     def cost_each(self) -> float | None:
@@ -67,8 +70,10 @@ class State:
     """The fold of a checkpoint's records.
 
     ``done`` are the completed keys, ``failures`` the items whose last attempt failed, by
-    canonical key, ``shards`` the shards that count, by path. ``version``, ``max_attempts`` and
-    ``expected`` (items) are those of the last run.
+    canonical key, ``shards`` the shards that count, by path. ``done`` has for each key the
+    fingerprint with which it was completed, -1 if there is none that can be compared: only those
+    of the last scheme, ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected``
+    (items) are those of the last run.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -80,8 +85,11 @@ class State:
     version: str | None = None
     max_attempts: int | None = None
     expected: int | None = None
+    fingerprint: Any = None
     records: int = 0
     runs: int = 0
+    # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
+    torn: bool = False
     last: Commit | None = None
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
@@ -119,11 +127,14 @@ class State:
         far as that costs nothing: keys that are no longer in the table's dict are not looked up;
         `verify` does).
         ``own``: the record is by this driver, whose planner never plans a key twice; its keys
-        need not be remembered again.
+        need not be remembered again, and ``done``, which the planner reads meanwhile, stays as it
+        is: whatever a commit retracts it completes again.
         """
         if not own:
+            for key in keys.split(commit.retracted):
+                self.done.remove(key)
             before = len(self.done)
-            self.done.add_lines(commit.keys)
+            self.done.add_lines(commit.keys, _numbers(commit.fingerprints))
             if len(self.done) != before + commit.key_count:
                 name = record_name(commit.number)
                 raise CheckpointDamaged(
@@ -134,10 +145,10 @@ class State:
                 self.failures.pop(key, None)
         for failure in commit.failures:
             self.failures[keys.canonical(failure.key)] = failure
-        for key in keys.split(commit.retracted):
-            self.done.remove(key)
+        self._adopt(commit)
         for path in commit.info.get("retracted_shards", ()):
-            self.shards.pop(path, None)
+            known = self.shards.pop(path, None)
+            self.torn = self.torn or (known is None and commit.kind == "commit")
         for shard in commit.shards:
             self.shards[shard.path] = shard
         if commit.schema:
@@ -147,12 +158,43 @@ class State:
             self.version = commit.info.get("version", self.version)
             self.max_attempts = commit.info.get("max_attempts")
             self.expected = commit.info.get("expected")
+            self.follow_scheme(commit.info.get("fingerprint"))
         self.epoch = max(self.epoch, commit.epoch)
         self.records += 1
         self.pace.apply(commit)
         # Only what says when and by whom is kept of it, not its keys.
-        self.last = replace(commit, keys=b"", failures=(), shards=(), retracted=b"")
+        self.last = replace(
+            commit,
+            keys=b"",
+            failures=(),
+            shards=(),
+            retracted=b"",
+            fingerprints=b"",
+            adopted=b"",
+            adopted_fingerprints=b"",
+        )
+
+    def _adopt(self, commit: Commit) -> None:
+        """Keys that are completed stand as they are, with another fingerprint if one is named."""
+        adopted = list(keys.split(commit.adopted))
+        prints = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
+        for key, fingerprint in zip(adopted, prints, strict=True):
+            self.failures.pop(key, None)
+            # Not one that the loss of a record has taken since.
+            if fingerprint >= 0 and self.done.remove(key):
+                self.done.add(key, fingerprint)
+
+    def follow_scheme(self, scheme: Any) -> None:
+        """A run takes fingerprints in this way; those that were taken in another say nothing."""
+        if scheme is not None and scheme != self.fingerprint:
+            if self.fingerprint is not None:
+                self.done.forget_positions()
+            self.fingerprint = scheme
 
     def apply_all(self, commits: Iterable[Commit]) -> None:
         for commit in commits:
             self.apply(commit)
+
+
+def _numbers(prints: bytes) -> list[int] | None:
+    return [fingerprints.from_text(text) for text in prints.split(b"\n")] if prints else None

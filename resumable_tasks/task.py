@@ -15,12 +15,13 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from resumable_tasks.errors import Interrupted, UsageError
 from resumable_tasks.events import Listener, Progress
+from resumable_tasks.fingerprints import FingerprintSpec
 from resumable_tasks.interrupts import Interrupts
 from resumable_tasks.keys import KeySpec
 from resumable_tasks.limits import Adaptive
 from resumable_tasks.model import Outcome, ResultsMode
 from resumable_tasks.options import JobOptions, OnVersionChange, RunnerName
-from resumable_tasks.plan import BatchFormat, OnDuplicate, is_read_by_iteration
+from resumable_tasks.plan import BatchFormat, OnChange, OnDuplicate, is_read_by_iteration
 from resumable_tasks.pulled import Handed
 from resumable_tasks.result import RunResult
 from resumable_tasks.retries import RetryDelay, RetryOn
@@ -101,7 +102,8 @@ class ResumableTask(Generic[P, R]):
                 handler has failed with every batch, and the run has ended before the rest.
             Interrupted: SIGINT or SIGTERM came, a budget is used up, or nothing has succeeded for
                 ``give_up_after`` seconds; what had finished is committed.
-            InvalidKey, DuplicateKey, InvalidItems: the items cannot be used; names the position.
+            InvalidKey, DuplicateKey, InvalidItems, ChangedItem: the items cannot be used; names
+                the position.
             CheckpointHeld, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable: nothing
                 was started.
             StoreError: the disk failed; what was committed before stands.
@@ -260,6 +262,8 @@ def resumable_task(
     grace_seconds: float = 25.0,
     tags: Sequence[str] = (),
     task_runs: int = 1_000,
+    fingerprint: FingerprintSpec = None,
+    on_change: OnChange = "redo",
 ) -> Callable[[Callable[P, R]], ResumableTask[P, R]]: ...
 
 
@@ -343,6 +347,13 @@ def resumable_task(fn: Any = None, /, *, name: str | None = None, **options: Any
         tags: of the task runs in Prefect.
         task_runs: about how many task runs a flow run has at most; batches are grouped so that
             there are no more.
+        fingerprint: by what it is seen that an item has changed since it was completed: the name
+            of a field such as ``updated_at`` or ``etag``; a callable on the item; or
+            ``"content"``, the whole item (a field of that name needs a callable). By default
+            nothing is looked at, and what is completed stays completed.
+        on_change: an item that has changed since it was completed is handled again, and its new
+            rows replace the old ones (``"redo"``); or its results are kept as they are
+            (``"keep"``); or it is an ``"error"``.
 
     Raises:
         UsageError: an option is wrong; the message says which and what it takes.

@@ -7,12 +7,12 @@ up, until it is known which of the three it is.
   item. The batch is halved and its halves are handled, and so on, until the bad items stand alone
   (bisection: O(k log n) calls for k of them); what is good is committed.
 * **So many batches in a row have failed with one error** (``pause_after``): the run pauses, and
-  *probes*, with one item at a time of those that are held: at once, and then after growing pauses.
-  If the first succeeds there are just many bad items. If a later one does the service is back, and
-  what is held is handled again as it was. After ``give_up_after`` seconds the run ends as
-  interrupted. The idea is that of Nygard's circuit breaker (*Release It!*, 2007). An error of
-  programming does not go away by waiting: then a few items are tried at once, and if all of them
-  fail the run ends as failed.
+  *probes*, with one item of those that are held and one new batch at a time: at once, and then
+  after growing pauses. If the first succeeds there are just many bad items. If a later one does
+  the service is back, and what is held is handled again as it was. After ``give_up_after`` seconds
+  the run ends as interrupted. The idea is that of Nygard's circuit breaker (*Release It!*, 2007).
+  An error of programming does not go away by waiting: if nothing at all has succeeded in this run,
+  a few more are tried at once, and if all of them fail the run ends as failed.
 * **There is nothing else to handle**: as with a success, if there has been any in this run.
 """
 
@@ -28,9 +28,10 @@ from resumable_tasks.model import Batch, Outcome, Part
 from resumable_tasks.text import clean
 
 _FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_LONGEST_PAUSE = 15.0
 _MOST_HELD = 64
 _PROBES = 5
+_MORE_BATCHES = 10
 _MOST_PATIENT = 8
 _MISSING = "MissingResult"
 
@@ -74,9 +75,10 @@ class Triage:
         self._paused_at: float | None = None
         self._pause = 0.0
         self._next_probe = math.inf
-        self._probes: dict[int, Outcome] = {}  # the number of a probe → what it is of
+        self._probes: set[int] = set()
         self._probed = 0
-        self._candidates: list[tuple[Outcome, int]] | None = None
+        self._to_try: int | None = None  # how many items tell whether anything works at all
+        self._admit = False
         self.give_up: str | None = None
         self.hopeless: str | None = None
 
@@ -87,8 +89,15 @@ class Triage:
 
     @property
     def paused(self) -> bool:
-        """Whether no further batch is to begin for now."""
+        """Whether the run pauses."""
         return self._paused_at is not None
+
+    def may_begin(self) -> bool:
+        """Whether a new batch may begin: in a pause one now and then. In the caller's thread."""
+        if self._paused_at is None:
+            return True
+        admitted, self._admit = self._admit, False
+        return admitted
 
     @property
     def wait(self) -> float | None:
@@ -99,27 +108,30 @@ class Triage:
 
     def take(self, outcome: Outcome) -> Decision:
         """What follows from an outcome."""
-        probed = self._probes.pop(outcome.batch.number, None)
+        is_probe = outcome.batch.number in self._probes
+        self._probes.discard(outcome.batch.number)
         if not outcome.raised:
-            if probed is not None:
-                self._shorten(probed, outcome.batch)
-            decision = self._after_success(outcome.began)
+            decision = self._after_success(outcome.began, is_probe)
             decision.add(self._ask_again(outcome))
             return decision
-        if probed is not None:
+        self._held.append(outcome)
+        if is_probe and self.paused:
             self._probe_failed(outcome)
             return Decision()
-        self._held.append(outcome)
         if self._pause_after is None and (not self._isolate or len(self._held) > _MOST_HELD):
             return self._release(self._held, again=False)
-        self._count_in_a_row(outcome)
-        return Decision()
+        return self._count_in_a_row(outcome)
 
     def look(self, *, nothing_else: bool) -> Decision:
         """What is due now. ``nothing_else``: no batch runs, and the items are at their end."""
         if self.paused:
-            if self._probes or time.monotonic() < self._next_probe:
+            if self._probes or not self._held:
                 return Decision()
+            if self._to_try is not None:
+                return self._try_next(nothing_else=nothing_else)
+            if time.monotonic() < self._next_probe:
+                return Decision()
+            self._admit = True
             return Decision(again=[self._probe()])
         if not nothing_else or not self._held:
             return Decision()
@@ -127,7 +139,7 @@ class Triage:
             return self._release(self._held, again=False)
         # Nothing has worked in this run: a few items are to tell whether it is for all of them.
         self._try_a_few()
-        return self.look(nothing_else=True) if self.paused else Decision()
+        return self._try_next(nothing_else=True)
 
     def settle_all(self) -> Decision:
         """What is held has failed, as it is."""
@@ -143,13 +155,13 @@ class Triage:
 
     # --- a success, and what is known by it
 
-    def _after_success(self, began: float) -> Decision:
+    def _after_success(self, began: float, is_probe: bool) -> Decision:
         self._anything_works = True
         self._in_a_row.clear()
         # A call that was on its way when others failed says nothing of the time after.
         known = [held for held in self._held if held.ended < began]
         again = self.paused and self._pause > 0
-        if known and self.paused:
+        if self.paused and (known or is_probe):
             log.info("a call has succeeded: the run goes on")
             # Where bad items are many, not every few of them are to stop the run for a moment.
             self._false_alarms = 0 if again else self._false_alarms + 1
@@ -194,26 +206,30 @@ class Triage:
 
     # --- many failures in a row
 
-    def _count_in_a_row(self, outcome: Outcome) -> None:
+    def _count_in_a_row(self, outcome: Outcome) -> Decision:
         if outcome.raised != self._error_in_a_row:
             self._in_a_row.clear()
         self._error_in_a_row = outcome.raised
         self._in_a_row.add(_part(outcome).root)
         if self.paused or self._pause_after is None:
-            return
+            return Decision()
         if len(self._in_a_row) < self._pause_after * min(2**self._false_alarms, _MOST_PATIENT):
-            return
+            return Decision()
         if outcome.transient:
             self._begin_pause()
             log.warning(
-                "%d batches in a row have failed with %s: the run pauses, and tries one item at a "
-                "time for up to %g s; no attempt is counted meanwhile",
+                "%d batches in a row have failed with %s: the run pauses, and tries one at a time "
+                "for up to %g s; no attempt is counted meanwhile (if the items are at fault, and "
+                "not a service: pause_after=None)",
                 len(self._in_a_row),
                 _describe(outcome),
                 self._give_up_after,
             )
+        elif self._anything_works:
+            return self._release(self._held, again=False)  # the handler works: it is the items
         else:
             self._try_a_few()
+        return Decision()
 
     def _begin_pause(self) -> None:
         self._paused_at = self._next_probe = time.monotonic()
@@ -222,84 +238,74 @@ class Triage:
 
     def _end_pause(self) -> None:
         self._paused_at = None
-        self._candidates = None
+        self._to_try = None
+        self._admit = False
         self._next_probe = math.inf
-        self._probes.clear()
 
     def _try_a_few(self) -> None:
         """Find out whether anything works, where waiting is of no use."""
-        batches = [held for held in self._held if len(held.batch) > 1] if self._isolate else []
-        most = max((len(held.batch) for held in batches), default=0)
-        each = [(held, at) for at in range(most) for held in batches if at < len(held.batch)]
-        self._candidates = each[: max(self._pause_after or 0, _PROBES)]
-        if self._candidates:
-            log.warning(
-                "nothing has succeeded since %s failed, the last with %s: a few items are tried "
-                "by themselves",
-                _batches(len(self._held)),
-                _describe(self._held[-1]),
-            )
-            self._begin_pause()
-        else:
-            self._say_hopeless()
-
-    def _say_hopeless(self) -> None:
-        self.hopeless = (
-            f"nothing has succeeded since {_batches(len(self._held))} failed"
-            + (f", and {self._probed} items by themselves" if self._probed else "")
-            + f", with {_describe(self._held[-1])}"
+        self._begin_pause()
+        items = sum(len(held.batch) for held in self._held if len(held.batch) > 1)
+        self._to_try = min(_PROBES, items) if self._isolate else 0
+        log.warning(
+            "nothing has succeeded in this run, and %s failed, the last with %s: a few items are "
+            "tried by themselves, and a few more batches",
+            _batches(len(self._held)),
+            _describe(self._held[-1]),
         )
 
-    def _probe(self) -> Batch:
-        """One item of a held batch, another each time."""
-        if self._candidates is not None:
-            held, at = self._candidates[self._probed]
+    def _try_next(self, *, nothing_else: bool) -> Decision:
+        assert self._to_try is not None
+        if self._probed < self._to_try:
+            return Decision(again=[self._probe()])
+        if nothing_else or len(self._in_a_row) >= (self._pause_after or 0) + _MORE_BATCHES:
+            self._end_pause()
+            self.hopeless = (
+                f"nothing has succeeded, and {_batches(len(self._held))} failed"
+                + (f", and {self._probed} items by themselves" if self._probed else "")
+                + f", the last with {_describe(self._held[-1])}"
+            )
         else:
-            held = self._held[self._probed % len(self._held)]
-            at = (self._probed // len(self._held)) % len(held.batch)
-        start, stop = (at, at + 1) if self._isolate else (0, len(held.batch))
+            self._admit = True
+        return Decision()
+
+    def _probe(self) -> Batch:
+        """One item of those that are held, taken out of its batch; another each time."""
+        alone = [held for held in self._held if len(held.batch) == 1]
+        others = [held for held in self._held if len(held.batch) > 1]
+        # What has been tried alone is tried again only if there is nothing else.
+        held = (others or alone)[0]
+        self._held = [each for each in self._held if each is not held]
+        size = 1 if self._isolate else len(held.batch)
+        probe = held.batch.slice(0, size, self._number(), _part(held))
+        if size < len(held.batch):
+            rest = held.batch.slice(size, len(held.batch), held.batch.number, _part(held))
+            done = set(probe.keys)
+            kept = tuple(failure for failure in held.failures if failure.key not in done)
+            self._held.append(replace(held, batch=rest, failures=kept))
         self._probed += 1
-        part = Part(_part(held).root, 0, held.raised)
-        probe = held.batch.slice(start, stop, self._number(), part)
-        self._probes[probe.number] = held
+        self._probes.add(probe.number)
         self._next_probe = math.inf
         return probe
 
     def _probe_failed(self, outcome: Outcome) -> None:
-        if self._paused_at is None:
-            return  # another call has ended the pause
+        if self._paused_at is None or self._to_try is not None:
+            return  # `look` knows what is next
         now = time.monotonic()
-        if self._candidates is not None:
-            self._next_probe = now
-            if self._probed >= len(self._candidates):
-                self._end_pause()
-                self._say_hopeless()
-        elif now - self._paused_at >= self._give_up_after:
+        if now - self._paused_at >= self._give_up_after:
             self.give_up = (
                 f"{now - self._paused_at:.0f} s without a success (the last failure is "
                 f"{_describe(outcome)}); what has failed meanwhile is left to the next run, with "
                 "no attempt counted"
             )
-        else:
-            self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
-            self._next_probe = min(now + self._pause, self._paused_at + self._give_up_after)
-            log.warning(
-                "still failing, with %s: tried again in %.0f s",
-                _describe(outcome),
-                self._next_probe - now,
-            )
-
-    def _shorten(self, held: Outcome, probe: Batch) -> None:
-        """Take the items of a probe that has succeeded out of what it was of."""
-        if all(each is not held for each in self._held):
             return
-        batch, done = held.batch, set(probe.keys)
-        indexes = [at for at, key in enumerate(batch.keys) if key not in done]
-        self._held = [each for each in self._held if each is not held]
-        if indexes:
-            rest = batch.choose(indexes, batch.number, _part(held))
-            kept = tuple(f for f in held.failures if f.key not in done)
-            self._held.append(replace(held, batch=rest, failures=kept))
+        self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._next_probe = min(now + self._pause, self._paused_at + self._give_up_after)
+        log.warning(
+            "still failing, with %s: tried again in %.0f s",
+            _describe(outcome),
+            self._next_probe - now,
+        )
 
 
 def _part(held: Outcome) -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from resumable_tasks.advice import LongBatches
 from resumable_tasks.model import Outcome
 from resumable_tasks.runners.base import Runner
 
@@ -22,10 +23,12 @@ class Window:
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0
+        self._long_batches = LongBatches()
         self.batches = runner.window
 
     def widen(self, outcomes: Sequence[Outcome], shard_bytes: int) -> None:
         """Take in what was committed: where handlers are quick, commits are what takes time."""
+        self._long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
         worked = [outcome for outcome in outcomes if not outcome.raised]
         self._handled += len(worked)

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any
 
 from resumable_tasks.model import Batch, Outcome
+from resumable_tasks.retries import GiveUp
 from resumable_tasks.runners.base import Handling, Runner, Work
 from resumable_tasks.runners.loop import EventLoop
 
@@ -81,7 +82,11 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
         finally:
             if call is not None and work.limits is not None:
                 work.limits.leave(call, error)
-        pause = handling.pause_after(error)
+        try:
+            pause = handling.pause_after(error)
+        except GiveUp as why:
+            stopping.set()  # now, and not when the engine sees it: others are on their way
+            return Outcome(batch, dropped=True, why_dropped=str(why))
         if pause is None:
             return handling.failed(error)
         if await _wait(pause, stopping):

@@ -17,7 +17,7 @@ from resumable_tasks.errors import MissingResult, UsageError
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.limits import Limits
 from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
-from resumable_tasks.retries import Attempts, RetryPolicy
+from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy
 from resumable_tasks.shards import ShardWriter
 
 current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
@@ -205,7 +205,12 @@ def execute(
                 watch.cancel()
             if call is not None and work.limits is not None:
                 work.limits.leave(call, error)
-        pause = handling.pause_after(error)
+        try:
+            pause = handling.pause_after(error)
+        except GiveUp as why:
+            if stopping is not None:
+                stopping.set()  # now, and not when the engine sees it: others are on their way
+            return Outcome(batch, dropped=True, why_dropped=str(why))
         if pause is None:
             return handling.failed(error)
         if _wait(pause, stopping):

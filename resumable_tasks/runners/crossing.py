@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from resumable_tasks.errors import UsageError, WorkerLost
+from resumable_tasks.errors import Unfinished, UsageError, WorkerLost
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Outcome, Rows
 from resumable_tasks.runners.base import Work, failed_whole
@@ -80,6 +80,8 @@ def compact(items: Rows) -> Rows:
 
 def contain(work: Work, outcome: Outcome) -> Outcome:
     """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
+    if outcome.why_dropped:
+        return Outcome(outcome.batch, fatal=Unfinished(outcome.why_dropped))
     if outcome.fatal is None or isinstance(outcome.fatal, Exception):
         return outcome
     return failed_whole(work, outcome.batch, WorkerLost(f"the handler raised {outcome.fatal!r}"), 1)

@@ -124,9 +124,11 @@ class _Lane(threading.Thread):
                 came = None
             except Exception as error:  # noqa: BLE001 - these items cannot cross
                 return failed_whole(work, batch, error, attempts.number)
+            if isinstance(came, Outcome) and not came.dropped:
+                return replace(came, batch=batch)
+            self._kill()  # it is overdue, or waits for the next call, which is not to be made
             if isinstance(came, Outcome):
                 return replace(came, batch=batch)
-            self._kill()
             if self._abandoned:
                 return Outcome(batch, dropped=True)
             if came is not None:
@@ -157,7 +159,10 @@ class _Lane(threading.Thread):
         assert pipe is not None
         pipe.send((batch, attempts.number))
         deadline: float | None = None
+        calling = False
         while True:
+            if self._stopping.is_set() and not calling:
+                return Outcome(batch, dropped=True)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return TimeoutError(
@@ -170,7 +175,7 @@ class _Lane(threading.Thread):
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
                 # A call has begun (its number), or ended with a pause after it (None).
-                deadline = None
+                deadline, calling = None, value is not None
                 if value is not None:
                     attempts.number = value
                     if self._work.timeout is not None:
@@ -216,9 +221,9 @@ def _serve(pipe: Connection, work: Work) -> None:
             batch, first = pipe.recv()
         except EOFError:
             return
-        outcome = contain(
-            work, execute(work, batch, withdrawn, first=first, on_call=withdrawn.call)
-        )
+        outcome = execute(work, batch, withdrawn, first=first, on_call=withdrawn.call)
+        if not outcome.dropped:
+            outcome = contain(work, outcome)
         _send_back(pipe, work, outcome, first)
 
 

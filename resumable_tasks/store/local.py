@@ -12,6 +12,7 @@ import functools
 import os
 import secrets
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -316,3 +317,12 @@ def _unlink_quietly(path: Path) -> None:
     # A temporary file that stays behind costs no work: the next run sweeps it.
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+def in_temporary_folder(store: Store) -> bool:
+    """Whether a checkpoint lies where the system deletes things by itself."""
+    try:
+        temporary = os.path.realpath(tempfile.gettempdir())
+    except OSError:  # there is none that can be written to
+        return False
+    return os.path.realpath(store.url).startswith(temporary + os.sep)

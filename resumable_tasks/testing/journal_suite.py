@@ -97,6 +97,12 @@ EVERY_KIND: dict[str, Commit] = {
     "keys and failures": replace(
         _commit("k1", "k2"), failures=(replace(_failure("f"), traceback=NASTY_TEXT),)
     ),
+    "fingerprints": replace(
+        _commit("p1", "p2"),
+        fingerprints=b"0123456789abcdef\n",  # of the first alone
+        adopted=_lines("s1", NASTY_KEYS[3])[0],
+        adopted_fingerprints=b"0123456789abcdef\nfedcba9876543210",
+    ),
     "repair": Commit(
         kind="repair",
         epoch=1,
@@ -128,6 +134,7 @@ SMALL: dict[str, Commit] = {
         _commit("a"), failures=(Failure("b", "E", "m"), Failure("c", "E", "m"))
     ),
     "a key and a retraction": replace(_commit("a"), retracted=b'"b"'),
+    "a key and its fingerprint": replace(_commit("a"), fingerprints=b"0123456789abcdef"),
     "two retractions": replace(_commit(), retracted=b'"b"\n"c"'),
     "all": replace(
         _commit("a"),

@@ -48,6 +48,8 @@ class Spec:
     """How long the batch with item 0 takes, and every other, if not 0."""
     grace_seconds: float = 25.0
     retries: int = 0
+    edition: int = -1
+    """The fingerprint of every seventh item; without one if negative."""
     takeover: bool = False
     faults: str = ""
     worker_faults: str = ""
@@ -125,8 +127,14 @@ def _begin(items: list[dict[str, int]]) -> float:
     return random.Random(handled[0]).uniform(low, high) / 1000
 
 
+def items_of(spec: Spec) -> list[dict[str, int]]:
+    if spec.edition < 0:
+        return [{"id": key} for key in range(spec.items)]
+    return [{"id": key, "edition": spec.edition * (key % 7 == 3)} for key in range(spec.items)]
+
+
 def _rows(items: list[dict[str, int]]) -> list[dict[str, int]]:
-    return [{"id": item["id"], "value": value_of(item["id"])} for item in items]
+    return [item | {"value": value_of(item["id"])} for item in items]
 
 
 def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
@@ -149,6 +157,7 @@ def make(spec: Spec) -> ResumableTask[..., Any]:
         runner="processes" if spec.runner == "processes" else "auto",
         grace_seconds=spec.grace_seconds,
         retries=spec.retries,
+        fingerprint="edition" if spec.edition >= 0 else None,
     )
     return task
 
@@ -242,7 +251,7 @@ def _job(spec: Spec) -> None:
     if spec.interrupt_at or spec.count_lines:
         lines = _interrupt(spec.interrupt_at)
     result = make(spec).run(
-        [{"id": key} for key in range(spec.items)],
+        items_of(spec),
         checkpoint=spec.checkpoint_path,
         takeover=spec.takeover,
         listeners=[listen],

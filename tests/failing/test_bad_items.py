@@ -261,3 +261,50 @@ def test_so_it_is_where_the_error_is_one_of_programming(place: Path) -> None:
     with pytest.raises(JobFailed) as error:
         resumable_task(handler, name="job", key="id").run(items, checkpoint=place)
     assert ids_of(error) == list(range(3, 1_000, 10))
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, Poison])
+@pytest.mark.parametrize("first", [0, 100])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_many_bad_items_in_a_row_do_not_keep_the_rest_from_being_done(
+    error: type[Exception], first: int, batch_size: int, place: Path
+) -> None:
+    """A broken file's worth of them, at the beginning or in the middle."""
+    bad = range(first, first + 8)
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(row["id"] in bad for row in rows):
+            raise error("broken")
+        return rows
+
+    task = resumable_task(handler, name="job", key="id", batch_size=batch_size, concurrency=2)
+    with pytest.raises(JobFailed) as failed:
+        task.run(ITEMS[:200], checkpoint=place)
+    assert ids_of(failed) == list(bad)
+    assert failed.value.result.completed == 192
+
+
+def test_a_bad_item_among_changed_ones_keeps_its_old_row(place: Path) -> None:
+    version = 1
+
+    @resumable_task(key="id", fingerprint="etag", batch_size=50)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if version == 2 and any(row["id"] == 23 for row in rows):
+            raise Poison
+        return [{"id": row["id"], "version": version} for row in rows]
+
+    def items(changed: range) -> list[dict[str, Any]]:
+        return [{"id": i, "etag": "new" if i in changed else "old"} for i in range(200)]
+
+    job.run(items(range(0)), checkpoint=place)
+    version = 2
+    would = job.run(items(range(20, 30)), checkpoint=place, dry_run=True)
+    assert (would.changed, would.remaining.items, would.skipped) == (10, 10, 190)
+    with pytest.raises(JobFailed) as error:
+        job.run(items(range(20, 30)), checkpoint=place)
+    assert ids_of(error) == [23]
+    rows = error.value.result.table().to_pylist()
+    assert len(rows) == 200
+    assert {row["id"] for row in rows if row["version"] == 2} == {*range(20, 30)} - {23}
+    version = 3
+    assert job.run(items(range(20, 30)), checkpoint=place).completed == 1

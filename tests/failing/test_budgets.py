@@ -207,10 +207,8 @@ def test_after_max_attempts_an_item_is_quarantined_until_it_is_released(
     assert "2 items are quarantined, after max_attempts=2" in caplog.text
 
     listed = resumable("failures", str(place), "--quarantined", "--jsonl")
-    assert [json.loads(line)["item"] for line in listed.stdout.splitlines()] == [
-        {"id": 3},
-        {"id": 70},
-    ]
+    items = [json.loads(line)["item"]["id"] for line in listed.stdout.splitlines()]
+    assert sorted(items) == [3, 70]
     assert "2 items of them quarantined" in resumable("failures", str(place)).stdout
     assert resumable("retry", str(place), "--key", "3").stdout.startswith("1 item released")
     with pytest.raises(JobFailed) as error:

@@ -310,7 +310,7 @@ def test_a_thread_that_is_overdue_is_said_while_it_runs_and_counts(
     def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if rows[0]["id"] == 0:
             time.sleep(0.4)
-            said_in_time.append("overdue" in caplog.text)
+            said_in_time.append("batch 0 is overdue" in caplog.text)
         return rows
 
     assert job.run(ITEMS, checkpoint=place).completed == 200

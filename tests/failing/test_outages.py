@@ -96,9 +96,9 @@ def test_a_handler_that_is_wrong_is_found_out_early(place: Path) -> None:
         calls.append(1)
         return [{"id": row["id"], "label": row["nonsense"]} for row in rows]
 
-    with pytest.raises(JobFailed, match="ended before its items: nothing has succeeded since"):
+    with pytest.raises(JobFailed, match="ended before its items: nothing has succeeded"):
         job.run(ITEMS, checkpoint=place)
-    assert len(calls) < 20
+    assert len(calls) < 30
     # Nobody is to wait for what no waiting mends, and the mended handler does all.
     mended = job.fn, resumable_task(lambda rows: rows, name="job", key="id")
     assert mended[1].run(ITEMS, checkpoint=place).completed == 1_000
@@ -188,11 +188,36 @@ def test_with_a_rate_limit_one_that_is_told_to_wait_holds_all_back(
     assert min(later) >= at + 1
 
 
-def test_who_is_told_to_wait_too_long_is_given_up(service: Service, place: Path) -> None:
-    service.answer = lambda n, ids: (429, {"Retry-After": "0.4"})
-    task = resumable_task(service.label, name="job", key="id", give_up_after=1.0)
-    with pytest.raises((Interrupted, JobFailed)):
+@pytest.mark.parametrize("told", ["0.4", "3600"])
+def test_who_is_told_to_wait_too_long_ends_the_run_and_calls_no_more(
+    service: Service, place: Path, told: str
+) -> None:
+    service.answer = lambda n, ids: (429, {"Retry-After": told}) if n > 5 else (200, {})
+    task = resumable_task(
+        service.label, name="job", key="id", batch_size=10, give_up_after=1.0, concurrency=2
+    )
+    with pytest.raises(Interrupted, match=r"told to wait.*HTTP Error 429") as error:
         task.run(ITEMS, checkpoint=place)
+    assert error.value.result.completed == 60
+    assert state(place).failures == {}
+    assert len(service.calls) <= (6 + 2 if told == "3600" else 6 + 2 * 4)
+
+
+@pytest.mark.parametrize("options", [{"retries": 1, "retry_delay": 60}, {"rate_limit": "1/hour"}])
+def test_a_process_that_waits_is_not_waited_for(place: Path, options: dict[str, Any]) -> None:
+    """Neither for the end of a pause, nor for what a rate allows; and it calls no more."""
+    task = resumable_task(
+        refusing, name="job", key="id", runner="processes", concurrency=2, **options
+    )
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        task.run(ITEMS, checkpoint=place, max_seconds=3.0)
+    assert time.monotonic() - began < 12
+    assert state(place).failures == {}
+
+
+def refusing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    raise ConnectionError("refused")
 
 
 def test_successes_that_were_on_their_way_say_nothing_of_what_came_after(place: Path) -> None:

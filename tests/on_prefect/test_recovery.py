@@ -163,7 +163,7 @@ def test_a_flows_retry_handles_only_what_failed(scene: Scene, api: Api) -> None:
 
     handled: list[list[int]] = []
 
-    @resumable_task(key="id", batch_size=10, concurrency=1)
+    @resumable_task(key="id", batch_size=10, concurrency=1, isolate=False)
     def invert(rows: list[dict[str, int]]) -> list[Any]:
         handled.append([row["id"] for row in rows])
         if rows[0]["id"] == 20 and len(handled) <= 4:

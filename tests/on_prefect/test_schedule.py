@@ -127,7 +127,7 @@ def test_a_late_run_that_fails_and_is_retried_has_one_date_and_one_checkpoint(
 
     seen: list[tuple[datetime.date, int]] = []
 
-    @resumable_task(key="id", batch_size=5)
+    @resumable_task(key="id", batch_size=5, pause_after=None, isolate=False)
     def prices(rows: list[Any]) -> list[Any]:
         if rows[0]["id"] >= 50 and not seen:
             raise OSError("the shop is closed")

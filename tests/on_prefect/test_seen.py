@@ -155,7 +155,7 @@ def test_the_log_of_the_flow_run_and_that_of_the_task_runs(place: Path, api: Api
             raise ValueError("not this batch")
         return rows
 
-    job = resumable_task(some_fail_at_once, name="classify", key="id", batch_size=10)
+    job = resumable_task(some_fail_at_once, name="classify", key="id", batch_size=10, isolate=False)
     ids: list[str] = []
     with pytest.raises(JobFailed):
         in_flow(lambda: job.run(items(40), checkpoint=place), ids)

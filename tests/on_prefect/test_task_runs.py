@@ -87,7 +87,7 @@ def test_a_failed_task_run_says_why(place: Path, api: Api) -> None:
 
     ids: list[str] = []
 
-    @resumable_task(key="id", batch_size=10, concurrency=1)
+    @resumable_task(key="id", batch_size=10, concurrency=1, isolate=False)
     def divide(rows: list[Any]) -> list[Any]:
         return [{"id": row["id"], "x": 1 / (row["id"] - 15)} for row in rows]
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from resumable_tasks import faults, holder, keys, publish, repair
 from resumable_tasks.checkpoint import Checkpoint, read_checkpoint
 from resumable_tasks.errors import CheckpointDamaged, CheckpointHeld, Fenced
+from resumable_tasks.fingerprints import Fingerprinter, digest, to_text
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.model import Batch, Failure, Outcome
@@ -27,6 +28,7 @@ from tests.properties import raw
 
 SCHEME = KeyScheme("id")
 MANIFEST = Manifest("job", "1", SCHEME.describe(), "one")
+PRINTER = Fingerprinter("version")
 ITEMS = 14
 
 IN_COMMIT = (
@@ -100,13 +102,27 @@ class Place(local.LocalStore):
         return let_go
 
 
+def looks_at_changes(order: list[int]) -> bool:
+    """Whether a run takes fingerprints: most do, some do not."""
+    return order[0] % 4 > 0
+
+
 class Driver:
     """One run of the job: its checkpoint, and the batches that it has yet to handle."""
 
-    def __init__(self, checkpoint: Checkpoint, order: list[int], batch_size: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, order: list[int], batch_size: int, versions: list[int]
+    ) -> None:
         self.checkpoint = checkpoint
-        items = [{"id": f"k{n}"} for n in order]
-        self.batches = Planner(SCHEME, batch_size, checkpoint.state.done).batches(items)
+        items = [{"id": f"k{n}", "version": versions[n]} for n in order]
+        self.planner = Planner(
+            SCHEME,
+            batch_size,
+            checkpoint.state.done,
+            fingerprinter=PRINTER if looks_at_changes(order) else None,
+            failed=checkpoint.state.failures,
+        )
+        self.batches = self.planner.batches(items)
 
     def die(self) -> None:
         """What a death does: no more heartbeats, the lock is gone, nothing is cleaned up."""
@@ -123,6 +139,8 @@ class Attempt:
 
     def __init__(self, driver: Driver, batches: list[Batch], how: int, values: Iterator[int]):
         self.rows: dict[str, int] = {}
+        self.prints: dict[str, str | None] = {}
+        self.anew: set[str] = set()
         self.failed: list[str] = []
         self._driver = driver
         self._plan = []
@@ -132,6 +150,12 @@ class Attempt:
             good = batch.keys[1:] if fails else batch.keys
             rows = [{"id": k, "v": next(values)} | ({"w": k} if wide else {}) for k in good]
             self.rows |= {row["id"]: row["v"] for row in rows}
+            for row, line in zip(batch.items, keys.split(batch.lines), strict=True):
+                looks = driver.planner.fingerprints
+                self.prints[row["id"]] = to_text(looks[line]).decode() if line in looks else None
+                assert self.prints[row["id"]] in (None, to_text(digest(row["version"])).decode())
+                if line in driver.checkpoint.state.done:
+                    self.anew.add(row["id"])
             self.failed += batch.keys[:1] if fails else []
             self._plan.append((batch, rows, remote))
 
@@ -157,7 +181,7 @@ class Attempt:
             )
             schema = checkpoint.accept(outcome, schema, outcomes)
             outcomes.append(outcome)
-        checkpoint.commit(outcomes, schema)
+        checkpoint.commit(outcomes, schema, self._driver.planner.fingerprints)
 
     def _attempts(self, key: str) -> int:
         before = self._driver.checkpoint.state.failures.get(keys.canonical(key))
@@ -177,6 +201,9 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.current: Driver | None = None
         self.zombies: list[Driver] = []
         self.values = count()
+        self.versions = [0] * ITEMS
+        self.prints: dict[str, str | None] = {}
+        self.ever_anew: set[str] = set()
         self.saved = holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush
         # Nobody waits here, and the page cache survives this death.
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = 1, 3600.0, lambda handle: None
@@ -200,12 +227,17 @@ class CheckpointMachine(RuleBasedStateMachine):
     def _open(self, order: list[int], batch_size: int, *, takeover: bool) -> Driver:
         before = len(self.store.locks)
         try:
-            checkpoint = Checkpoint.open(self.store, MANIFEST, takeover=takeover)
+            checkpoint = Checkpoint.open(
+                self.store,
+                MANIFEST,
+                takeover=takeover,
+                fingerprint=PRINTER.describe() if looks_at_changes(order) else None,
+            )
         except Died:
             for release in self.store.locks[before:]:
                 release()
             raise
-        return Driver(checkpoint, order, batch_size)
+        return Driver(checkpoint, order, batch_size, self.versions)
 
     def _enter(self, driver: Driver) -> None:
         """Of two drivers the one with the higher epoch drives; the other is a zombie."""
@@ -297,9 +329,14 @@ class CheckpointMachine(RuleBasedStateMachine):
         self._acknowledge(attempt)
 
     def _acknowledge(self, attempt: Attempt) -> None:
-        assert not attempt.rows.keys() & self.done.keys()
-        self.done |= attempt.rows
+        assert attempt.rows.keys() & self.done.keys() <= attempt.anew
+        self._note(attempt)
         self.failed = (self.failed - attempt.rows.keys()) | set(attempt.failed)
+
+    @rule(which=st.sets(st.integers(0, ITEMS - 1), min_size=1, max_size=4))
+    def items_change(self, which: set[int]) -> None:
+        """For the runs that begin from now on."""
+        self.versions = [v + (n in which) for n, v in enumerate(self.versions)]
 
     @precondition(lambda self: self.current)
     @rule(number=some, how=hows)
@@ -367,11 +404,17 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     def _acknowledge_late(self, attempt: Attempt) -> None:
         """It came back as committed: then it was so before the other began, or the other died."""
-        self.failed = (self.failed - attempt.rows.keys()) | set(attempt.failed)
-        self.failed -= self.done.keys()
-        twice = attempt.rows.keys() & self.done.keys()
+        self.failed = set(raw.read(self.store.root).failed)
+        twice = (attempt.rows.keys() & self.done.keys()) - attempt.anew - self.ever_anew
         assert not twice, f"two drivers were told that they had completed {twice}"
-        self.done |= attempt.rows
+        self._note(attempt)
+
+    def _note(self, attempt: Attempt) -> None:
+        """Its rows stand, but where the other run has done an item anew since."""
+        for key, value in attempt.rows.items():
+            if value > self.done.get(key, -1):
+                self.done[key], self.prints[key] = value, attempt.prints[key]
+        self.ever_anew |= attempt.anew & attempt.rows.keys()
 
     @precondition(lambda self: self.zombies)
     @rule(which=st.integers(0, 9), number=some, how=hows)
@@ -401,7 +444,12 @@ class CheckpointMachine(RuleBasedStateMachine):
         driver, self.current = self.current, None
         assert driver is not None
         if says_so:
-            driver.checkpoint.end({"how": "done"})
+            adopted = driver.planner.adopted
+            driver.checkpoint.end({"how": "done"}, bytes(adopted.lines), bytes(adopted.prints))
+            prints = adopted.prints.decode().split("\n")
+            for key, text in zip(keys.parse_lines(bytes(adopted.lines)), prints, strict=False):
+                self.failed.discard(key)
+                self.prints[key] = text or self.prints[key]
         driver.checkpoint.close()
 
     # Damage
@@ -453,8 +501,19 @@ class CheckpointMachine(RuleBasedStateMachine):
         may = set(before.owner) if "repair" in kinds else must
         lost = before.rows.keys() - after.rows.keys()
         assert lost <= may, f"the repair has cost {lost - may}, which no damage had hit"
-        assert must & after.rows.keys() == set(), "a key whose rows are damaged is still done"
+        # Where a record is lost that had superseded others, those count again.
+        back = must & after.rows.keys()
+        assert not {
+            key
+            for key in back
+            if before.home[key] in hit and raw.record(before.owner[key]) not in hit
+        }, "a key whose rows are damaged is still done"
+        assert all(after.owner[key] < before.owner[key] for key in back)
+        assert all(after.rows[key] <= self.done[key] for key in back)
         self.done = {key: value for key, value in self.done.items() if key not in lost}
+        self.done |= {key: after.rows[key] for key in back}
+        # An adoption may have been lost with its record.
+        self.prints |= {key: after.prints.get(key) for key in self.done}
         self.failed = set(after.failed)
 
     def _damage(self, before: raw.Raw, hits: list[tuple[int, str, int, int]]) -> dict[str, str]:
@@ -512,7 +571,7 @@ class CheckpointMachine(RuleBasedStateMachine):
             landed = attempt.rows.items() & found.rows.items()
             assert len(landed) in (0, len(attempt.rows)), "half a commit is there"
             if landed:
-                self.done |= attempt.rows
+                self._note(attempt)
         self.failed = set(found.failed) if self.maybe else self.failed
         self.maybe = []
         return found
@@ -522,6 +581,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         if (self.store.root / "job.json").exists() and (self.store.root / "journal").exists():
             found = self._read()
             assert found.rows == self.done
+            assert found.prints == {key: self.prints[key] for key in self.done if self.prints[key]}
             assert set(found.failed) == self.failed
 
     @invariant()
@@ -530,7 +590,9 @@ class CheckpointMachine(RuleBasedStateMachine):
             return
         _, state = read_checkpoint(self.store)
         assert len(state.done) == len(self.done)
-        assert all(keys.canonical(key) in state.done for key in self.done)
+        for key in self.done:
+            print_ = int(self.prints[key] or "-1", 16)
+            assert state.done.get(keys.canonical(key)) == print_, key
         assert set(state.failures) == {keys.canonical(key) for key in self.failed}
         if state.schema:
             table = publish.table(self.store, state)

@@ -19,13 +19,14 @@ class Raw:
     """What the files say.
 
     ``owner`` is the record that completed a key, ``home`` the shard with its rows, ``named`` the
-    record that names a shard.
+    record that names a shard, ``prints`` the fingerprint of a key that has one.
     """
 
     rows: dict[str, Any] = field(default_factory=dict)
     owner: dict[str, int] = field(default_factory=dict)
     home: dict[str, str] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    prints: dict[str, str] = field(default_factory=dict)
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     named: dict[str, int] = field(default_factory=dict)
     heads: list[dict[str, Any]] = field(default_factory=list)
@@ -92,7 +93,12 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
         end["failures"],
         end["retracted"],
     )
-    assert len(lines) == len(done) + len(failed) + len(retracted)
+    adopted = [line for line in lines if "adopted" in line]
+    assert len(adopted) == end.get("adopted", 0)
+    assert len(lines) == len(done) + len(failed) + len(retracted) + len(adopted)
+    # What is retracted may be gone already: the record that had completed it was lost since.
+    for key in retracted:
+        raw.owner.pop(key, None), raw.home.pop(key, None), raw.prints.pop(key, None)
     homes = [shard["path"] for shard in head.get("shards", ()) for _ in range(shard["keys"])]
     assert len(homes) == len(done), "every key of this job has its rows in a shard"
     for key, home in zip(done, homes, strict=True):
@@ -101,9 +107,11 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
         raw.failed.pop(key, None)
     for line in failed:
         raw.failed[line["failed"]] = line["attempts"]
-    # What is retracted may be gone already: the record that had completed it was lost since.
-    for key in retracted:
-        raw.owner.pop(key, None), raw.home.pop(key, None)
+    raw.prints |= {ln["key"]: ln["fingerprint"] for ln in lines if "key" in ln and len(ln) > 1}
+    for line in adopted:
+        raw.failed.pop(line["adopted"], None)
+        if "fingerprint" in line and line["adopted"] in raw.owner:
+            raw.prints[line["adopted"]] = line["fingerprint"]
     for path in head.get("info", {}).get("retracted_shards", ()):
         raw.shards.pop(path, None)
     for shard in head.get("shards", ()):

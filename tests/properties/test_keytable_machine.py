@@ -66,6 +66,23 @@ class KeyTableMachine(RuleBasedStateMachine):
         self.table.add_lines(keys.join(new))
         self.model |= dict.fromkeys(new, -1)
 
+    @rule(many=st.sets(pool, max_size=12), position=st.integers(0, 2**64 - 1))
+    def add_lines_with_positions(self, many: set[bytes], position: int) -> None:
+        new = [key for key in many if key not in self.model]
+        self.table.add_lines(keys.join(new), [position] * len(new))
+        self.model |= dict.fromkeys(new, position)
+
+    @rule(many=st.lists(pool, min_size=1), data=st.data())
+    def unequal(self, many: list[bytes], data: st.DataObject) -> None:
+        said = [self.model.get(key, 5) + data.draw(st.sampled_from([0, 0, 1])) for key in many]
+        wanted = [at for at, key in enumerate(many) if self.model.get(key) != said[at]]
+        assert list(self.table.unequal(many, said)) == wanted
+
+    @rule()
+    def forget_positions(self) -> None:
+        self.table.forget_positions()
+        self.model = dict.fromkeys(self.model, -1)
+
     @rule(key=pool)
     def remove(self, key: bytes) -> None:
         assert self.table.remove(key) is (key in self.model)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from resumable_tasks import repair, shards
+from resumable_tasks import repair, shards, supersede
 from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import Fenced, ResumableTasksError
 from resumable_tasks.holder import Holder
@@ -21,6 +21,7 @@ from resumable_tasks.journal import Journal
 from resumable_tasks.keytable import KeyTable
 from resumable_tasks.model import Shard
 from resumable_tasks.state import State
+from resumable_tasks.supersede import Homes, Superseded, Superseder
 from tests.properties.machine import CheckpointMachine
 
 FOUND = (AssertionError, pytest.fail.Exception, ResumableTasksError, FileNotFoundError)
@@ -79,11 +80,23 @@ WORDS = {
     "retracted keys stay done": (
         State.apply, "self.done.remove(key)", "pass"),
     "retracted shards still count": (
-        State.apply, "self.shards.pop(path, None)", "pass"),
+        State.apply, "self.shards.pop(path, None)", "None"),
     "verify reads no checksums": (
         repair._examine, "shards.checked_bytes(store, shard)", "store.read(shard.path)"),
     "a repair retracts the wrong keys": (
-        repair._homes, "at += shard.keys", "pass"),
+        supersede.homes, "at += shard.keys", "pass"),
+    "old rows are copied with those that stay": (
+        Superseder._rows_that_stay, "line not in anew for", "True for"),
+    "what shares a shard with a changed item is not copied": (
+        Superseder._take_back, "if not stay:", "if True:"),
+    "the last record that has a key is not the one that counts": (
+        Homes.parts, "numbers.pop()", "numbers.pop(0)"),
+    "keys and their fingerprints differ in order": (
+        Superseded.added_to, "[*self.prints, *prints,", "[*prints, *self.prints,"),
+    "what is retracted stays done until the end of its record": (
+        repair._examine_keys, "done.remove(key)", "pass"),
+    "what is adopted has no fingerprint": (
+        State._adopt, "self.done.add(key, fingerprint)", "self.done.add(key, -1)"),
     "a repair breaks the chain": (
         repair._replace_record, "if after else {}", "if None else {}"),
     "a repair does not see that keys come twice": (
@@ -142,6 +155,7 @@ def commits_come_before_their_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def claims_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def claim(self, *_):
         self._epoch = self.state.epoch + 1
+        self._superseder = Superseder(self.store, self.manifest, self.state)
 
     monkeypatch.setattr(Checkpoint, "_claim", claim)
 
@@ -154,7 +168,7 @@ FAULTS = {
 
 
 # It takes a repair, what it had retracted done anew, and the loss of that repair's record.
-RARE = {"a repair does not see that keys come twice"}
+RARE = {"a repair does not see that keys come twice", "what is adopted has no fingerprint"}
 
 
 @pytest.mark.parametrize(

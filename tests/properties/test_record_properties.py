@@ -45,6 +45,21 @@ failures = st.builds(
 lines = st.lists(strategies.keys, unique=True, max_size=6).map(
     lambda many: keys.join(map(keys.canonical, many))
 )
+prints = st.just("") | st.text("0123456789abcdef", min_size=16, max_size=16)
+
+
+@st.composite
+def with_prints(draw, commits) -> Commit:
+    """The commit with fingerprints for all of its keys, for some, or for none."""
+    commit = draw(commits)
+
+    def of(many: bytes) -> bytes:
+        each = [draw(prints) for _ in keys.split(many)]
+        return "\n".join(each).encode() if any(each) else b""
+
+    return replace(commit, fingerprints=of(commit.keys), adopted_fingerprints=of(commit.adopted))
+
+
 commits = st.builds(
     Commit,
     kind=st.sampled_from(["claim", "commit", "close", "repair", "lost"]),
@@ -59,17 +74,18 @@ commits = st.builds(
     schema=st.one_of(st.none(), st.text(min_size=1)),
     failures=st.lists(failures, max_size=4).map(tuple),
     retracted=lines,
+    adopted=lines,
     info=st.dictionaries(texts, json_values, max_size=3),
 ).map(lambda commit: replace(commit, key_count=len(list(keys.split(commit.keys)))))
 
 
-@given(commits)
+@given(with_prints(commits))
 def test_a_record_is_decoded_as_it_was_encoded(commit: Commit) -> None:
     data, checksum = encode(commit)
     assert decode(data, record_name(commit.number)) == replace(commit, checksum=checksum)
 
 
-@given(commits)
+@given(with_prints(commits))
 def test_a_record_reads_the_same_to_whoever_reads_json_line_by_line(commit: Commit) -> None:
     data, checksum = encode(commit)
     *body, last, nothing = data.split(b"\n")
@@ -80,7 +96,7 @@ def test_a_record_reads_the_same_to_whoever_reads_json_line_by_line(commit: Comm
         commit.number,
         commit.epoch,
     )
-    found: dict[str, list] = {"key": [], "failed": [], "retracted": []}
+    found: dict[str, list] = {"key": [], "failed": [], "retracted": [], "adopted": []}
     for entry in entries:
         kind = next(iter(entry))
         key = entry[kind]
@@ -89,12 +105,18 @@ def test_a_record_reads_the_same_to_whoever_reads_json_line_by_line(commit: Comm
         "key": keys.parse_lines(commit.keys),
         "failed": [failure.key for failure in commit.failures],
         "retracted": keys.parse_lines(commit.retracted),
+        "adopted": keys.parse_lines(commit.adopted),
     }
+    prints = [entry.get("fingerprint", "").encode() for entry in entries]
+    of_keys, of_adopted = prints[: commit.key_count], prints[len(prints) - len(found["adopted"]) :]
+    assert b"\n".join(of_keys).strip() == commit.fingerprints.strip()
+    assert b"\n".join(of_adopted).strip() == commit.adopted_fingerprints.strip()
     assert json.loads(last) == {
         "end": commit.number,
         "keys": commit.key_count,
         "failures": len(commit.failures),
         "retracted": len(found["retracted"]),
+        **({"adopted": len(found["adopted"])} if found["adopted"] else {}),
         "checksum": checksum,
     }
 

@@ -202,3 +202,15 @@ def test_a_rerun_whose_keys_are_all_unknown_is_warned_of_once(
     with caplog.at_level(logging.WARNING):
         rerun(tmp_path / "c", before, after)
     assert caplog.text.count("their keys change from run to run") == warned
+
+
+def test_items_that_have_all_changed_are_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = resumable_task(
+        lambda items: None, name="job", key="id", results="none", fingerprint="n", on_change="redo"
+    )
+    for number in (1, 2):
+        run = task.run([{"id": i, "n": number} for i in range(60)], checkpoint=tmp_path / "c")
+    assert run.completed == 60
+    assert "their keys change from run to run" not in caplog.text

@@ -15,7 +15,7 @@ import tenacity
 
 from resumable_tasks import BadResult, UsageError, resumable_task
 from resumable_tasks.limits import RateLimit, parse_rate
-from resumable_tasks.retries import Attempts, RetryPolicy, retry_after, seconds_told
+from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy, retry_after, seconds_told
 
 
 def http_error(status: int, headers: Mapping[str, str]) -> httpx.HTTPStatusError:
@@ -136,7 +136,8 @@ def test_to_be_told_to_wait_uses_no_retry_up_and_has_an_end() -> None:
     for _ in range(5):
         assert attempts.pause_after(http_error(429, {"Retry-After": "2"})) == 2.0
         assert attempts.number == 1
-    assert attempts.pause_after(http_error(429, {"Retry-After": "2"})) is None
+    with pytest.raises(GiveUp, match="told to wait, 12 s in all"):
+        attempts.pause_after(http_error(429, {"Retry-After": "2"}))
 
 
 def test_too_many_requests_without_a_time_is_waited_for_with_growing_pauses() -> None:

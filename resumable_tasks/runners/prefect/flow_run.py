@@ -188,7 +188,7 @@ class FlowRun:
         must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
         changes no state. Prefect logs nothing of why, so that it is logged here.
         """
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted) and error.by_itself:
             return Unfinished(str(error), result=error.result)
         if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
             return error

@@ -1,0 +1,218 @@
+"""What every form of checkpoint must do, as a pytest class to inherit from.
+
+A form is tried from outside: a program does units of work ``0 … count-1`` with it, is killed,
+interrupted, run twice, and run again, and then somebody else looks at what stands there::
+
+    class TestMyForm(FormSuite):
+        def program(self, place): ...       # the text of a Python program, see `FormSuite.program`
+        def results(self, place): ...       # the units whose results stand there, by another reader
+        def damage(self, place): ...        # do harm to what was written last
+        def mend(self, place): ...          # what the documents say is to be done then
+
+Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resumable_tasks.errors import EXIT_DONE, EXIT_HELD, EXIT_INTERRUPTED
+
+_PATIENCE = 60.0
+
+
+class Bench:
+    """One checkpoint, the program that works on it, and what it has noted of its work."""
+
+    def __init__(self, suite: FormSuite, place: Path) -> None:
+        self.suite = suite
+        self.place = place
+        self._programs: list[subprocess.Popen[str]] = []
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "program.py").write_text(suite.program(place), "utf-8")
+
+    def start(self, count: int, seconds: float = 0.0) -> subprocess.Popen[str]:
+        """Begin to do so many units, each of which takes so long."""
+        program = subprocess.Popen(  # noqa: S603 - this is what is tried
+            [sys.executable, str(self.place / "program.py"), str(count), str(seconds)],
+            cwd=self.place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs the tests may have switched Ctrl-C off for what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        self._programs.append(program)
+        return program
+
+    def run(self, count: int) -> int:
+        """Do so many units; the exit code."""
+        program = self.start(count)
+        _, said = program.communicate(timeout=_PATIENCE)
+        if program.returncode != EXIT_DONE:
+            sys.stderr.write(said)
+        return program.returncode
+
+    def wait_for(self, units: int) -> None:
+        """Wait until so many calls of `note` have been made."""
+        end = time.monotonic() + _PATIENCE
+        while len(self.noted()) < units:
+            assert time.monotonic() < end, f"only {len(self.noted())} of {units} units were begun"
+            time.sleep(0.01)
+
+    def noted(self) -> list[int]:
+        """The units that were begun, in order, by whichever process."""
+        path = self.place / "noted"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    def results(self) -> Counter[int]:
+        return Counter(self.suite.results(self.place))
+
+    def close(self) -> None:
+        for program in self._programs:
+            if program.poll() is None:
+                program.kill()
+            program.communicate()
+
+
+class FormSuite:
+    """The contract of a form of checkpoint: what stands there stands there once, and stays."""
+
+    units = 60
+    in_flight = 20
+    """How many units a crash may have done again, at most."""
+    several_drivers = False
+    """Whether two processes may work on one checkpoint at once."""
+
+    def program(self, place: Path) -> str:
+        """A program that does units of work, with a checkpoint of this form in this folder.
+
+        Called with two arguments: how many units there are, and how many seconds each takes. For
+        each unit it calls ``note(unit)`` of `NOTE`, sleeps so long, and has its result kept. It
+        ends with the exit codes of the library.
+        """
+        raise NotImplementedError
+
+    def results(self, place: Path) -> list[int]:
+        """The units whose results stand there, each as often as it does, past the library."""
+        raise NotImplementedError
+
+    def damage(self, place: Path) -> None:
+        """Do harm to what was written last, as a disk would. Skips if this form is no file."""
+        raise NotImplementedError
+
+    def mend(self, place: Path) -> None:
+        """Do what the documents say is to be done about damage."""
+
+    @pytest.fixture
+    def bench(self, tmp_path: Path) -> Iterator[Bench]:
+        found = Bench(self, tmp_path / "bench")
+        yield found
+        found.close()
+
+    def test_all_is_done_once(self, bench: Bench) -> None:
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+        assert Counter(bench.noted()) == once(self.units)
+
+    def test_what_is_done_is_not_done_again(self, bench: Bench) -> None:
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.run(self.units) == EXIT_DONE
+        assert len(bench.noted()) == self.units
+        assert bench.run(self.units + 10) == EXIT_DONE
+        assert Counter(bench.noted()) == once(self.units + 10)
+        assert bench.results() == once(self.units + 10)
+
+    @pytest.mark.parametrize("after", [1, 17, 45])
+    def test_killed_and_run_again(self, bench: Bench, after: int) -> None:
+        program = bench.start(self.units, 0.01)
+        bench.wait_for(after)
+        program.kill()
+        program.wait()
+        stood = bench.results()
+        assert all(times == 1 for times in stood.values())
+        assert len(stood) >= after - self.in_flight
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+        again = Counter(bench.noted()) - once(self.units)
+        assert again.total() <= self.in_flight
+        assert not stood.keys() & again.keys(), "what stood there was done again"
+
+    def test_killed_again_and_again(self, bench: Bench) -> None:
+        for _ in range(4):
+            before = len(bench.noted())
+            program = bench.start(self.units, 0.005)
+            bench.wait_for(min(before + 8, self.units))
+            program.kill()
+            program.wait()
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+    def test_interrupted_and_run_again(self, bench: Bench, number: signal.Signals) -> None:
+        program = bench.start(self.units, 0.02)
+        bench.wait_for(5)
+        program.send_signal(number)
+        program.communicate(timeout=_PATIENCE)
+        assert program.returncode in self.interrupted_codes(number)
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+
+    def interrupted_codes(self, number: signal.Signals) -> tuple[int, ...]:
+        """The exit codes that a program may have after this signal."""
+        return (EXIT_INTERRUPTED,)
+
+    def test_two_at_once(self, bench: Bench) -> None:
+        first = bench.start(self.units, 0.15)
+        bench.wait_for(3)
+        second = bench.start(self.units, 0.15)
+        codes = [program.wait(_PATIENCE) for program in (second, first)]
+        expected = [EXIT_DONE, EXIT_DONE] if self.several_drivers else [EXIT_HELD, EXIT_DONE]
+        assert codes == expected
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+        assert Counter(bench.noted()) == once(self.units)
+
+    def test_damage_is_not_taken_for_what_was_written(self, bench: Bench) -> None:
+        program = bench.start(self.units, 0.01)
+        bench.wait_for(self.units // 2)
+        program.kill()
+        program.wait()
+        self.damage(bench.place)
+        bench.run(self.units)  # says so, or does without what is damaged
+        self.mend(bench.place)
+        assert bench.run(self.units) == EXIT_DONE
+        assert bench.results() == once(self.units)
+
+
+NOTE = r"""
+import os, sys, time
+COUNT, SECONDS = int(sys.argv[1]), float(sys.argv[2])
+def note(unit):
+    handle = os.open("noted", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(handle, f"{unit}\n".encode())
+    os.close(handle)
+"""
+"""The beginning of a program: ``COUNT``, ``SECONDS`` and ``note``."""
+
+
+def once(count: int) -> Counter[int]:
+    """Each unit once."""
+    return Counter(range(count))
+
+
+def flip(path: Path, offset: int = -20) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset % len(data)] ^= 0xFF
+    os.chmod(path, 0o600)
+    path.write_bytes(bytes(data))
