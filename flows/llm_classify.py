@@ -89,13 +89,13 @@ async def classify(
             "max_cost needs prices: set OPENAI_INPUT_PRICE and OPENAI_OUTPUT_PRICE to what a "
             "million tokens cost"
         )
-    from flows.llm_client import RETRIED, Classifier, check_key
+    from flows.llm_client import Classifier, check_key, may_pass
 
     settings: dict[str, Any] = {
         # Rows of other labels or of another model are not to stand beside these.
         "version": f"{model.name}: {', '.join(sorted(labels))}",
         "retries": 4,
-        "retry_on": RETRIED,
+        "retry_on": may_pass,
         "timeout": timeout,
         "isolate": True,
         "pause_after": 5,

@@ -40,10 +40,17 @@ RETRIED = (
     openai.RateLimitError,
     openai.InternalServerError,  # and all other 5xx
     openai.AuthenticationError,
+    openai.PermissionDeniedError,
     TimeoutError,  # by the option timeout
     BadAnswer,
 )
 _CHECK_SECONDS = 10.0
+_PAYMENT_REQUIRED = 402  # the balance is used up, say those who bill in advance
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may be answered at another time."""
+    return isinstance(error, RETRIED) or getattr(error, "status_code", None) == _PAYMENT_REQUIRED
 
 
 @dataclass(frozen=True)

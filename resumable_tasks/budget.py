@@ -102,15 +102,25 @@ class Budget:
             return out == 0
         return self.spent + each * (items + out) <= self.max_cost * _ROUNDING
 
-    @property
-    def time_is_up(self) -> bool:
-        return time.monotonic() >= self._until
+    def affordable(self, items: int) -> int:
+        """How many of so many items can be afforded, while nothing is on its way."""
+        each = self.cost_each
+        if self.max_cost is None or not each:
+            return items
+        return min(items, max(0, int((self.max_cost * _ROUNDING - self.spent) / each)))
 
     @property
-    def is_spent(self) -> bool:
-        """Whether more has been spent than was to be, calls having cost more than those before."""
-        return self.max_cost is not None and self.spent > self.max_cost * _ROUNDING
+    def used_up(self) -> str:
+        """What ends a run that may hand out nothing more."""
+        if self.max_items is not None and self._handed >= self.max_items:
+            return f"max_items={self.max_items}"
+        return f"max_cost={self.max_cost:g}"
 
     @property
-    def cost_text(self) -> str:
-        return f"max_cost={self.max_cost:g}, of which {self.spent:.4g} are spent"
+    def over(self) -> str | None:
+        """What is used up, or was exceeded as calls have cost more than those before; or None."""
+        if time.monotonic() >= self._until:
+            return f"max_seconds={self.max_seconds:g}"
+        if self.max_cost is not None and self.spent > self.max_cost * _ROUNDING:
+            return f"max_cost={self.max_cost:g}"
+        return None

@@ -91,6 +91,8 @@ class Engine:
         self._out_items = 0
         self._held = 0
         self._at_end = False
+        self._exhausted = False
+        self._left = 0
         self._window = Window(runner)
         self._began = time.monotonic()
         self._deadline: float | None = None
@@ -138,6 +140,8 @@ class Engine:
             )
         if self._broken is not None:
             raise self._broken
+        if self._exhausted and not self._left and not self.abandoned and not self.asked_to_stop:
+            self.interrupted = None  # its budget is used up, but nothing is left
 
     @property
     def stopping(self) -> bool:
@@ -166,35 +170,36 @@ class Engine:
     def _hand_out(self, items: Iterable[Any]) -> None:
         for batch in self._planner.batches(items):
             allowed = self.budget.hand_out(len(batch))
+            if allowed:
+                allowed = self._wait_for_room(allowed)
+            if allowed < len(batch) and not self._stopping.is_set():
+                # What is out is within the budget, and is handled.
+                self.interrupted = self.interrupted or f"its budget: {self.budget.used_up}"
+                log.info("%s: no further batch begins", self.interrupted)
             if not allowed:
-                self._end_by_budget(f"max_items={self.budget.max_items}")
                 return
             if allowed < len(batch):
-                batch = batch.slice(0, allowed, batch.number, None)
-            if not self._wait_for_room(len(batch)):
+                self._runner.submit(batch.slice(0, allowed, batch.number, None))
                 return
             self._runner.submit(batch)
+        self._exhausted = True
 
-    def _wait_for_room(self, items: int) -> bool:
-        """Wait until one more batch may be out; False if none may any more."""
+    def _wait_for_room(self, items: int) -> int:
+        """Wait until one more batch may be out; of how many of these items, 0 if of none."""
         with self._room:
             while not self._stopping.is_set():
                 affordable = self.budget.affords(items, self._out_items)
-                free = affordable and self._out < self._window.batches
-                if free and self._triage.may_begin():
+                if not affordable and not self._out:
+                    items = self.budget.affordable(items)
+                    if not items:
+                        return 0
+                    continue
+                if affordable and self._out < self._window.batches and self._triage.may_begin():
                     self._out += 1
                     self._out_items += items
-                    return True
-                if not affordable and not self._out:
-                    self._end_by_budget(self.budget.cost_text)
-                    return False
+                    return items
                 self._room.wait(_POLL_SECONDS)
-        return False
-
-    def _end_by_budget(self, what: str) -> None:
-        """Hand out nothing more. What is out is within the budget, and is handled."""
-        self.interrupted = self.interrupted or f"its budget: {what}"
-        log.info("%s: no further batch begins", self.interrupted)
+        return 0
 
     def _drain(self) -> bool:
         """Wait until nothing is out; False if the grace is over before, or commits have failed."""
@@ -252,13 +257,9 @@ class Engine:
         self.interrupted = self.interrupted or reason
         self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
-        log.warning(
-            "%s: stopping; batches that run %s (again: stop at once)",
-            reason,
-            f"have {grace_seconds:g} seconds to finish"
-            if grace_seconds < math.inf
-            else "are waited for",
-        )
+        long = f"have {grace_seconds:g} seconds to finish"
+        long = long if grace_seconds < math.inf else "are waited for"
+        log.warning("%s: stopping; batches that run %s (again: stop at once)", reason, long)
         self.tell(Stopping, reason=reason, running=self._out)
 
     def _seconds_until_due(self) -> float | None:
@@ -274,17 +275,12 @@ class Engine:
         """
         triage = self._triage
         if not self._stopping.is_set():
-            if self.budget.time_is_up:
-                self._stop(
-                    f"its budget: max_seconds={self.budget.max_seconds:g}",
-                    self._options.grace_seconds,
-                )
-            elif self.budget.is_spent:
-                self._stop(f"its budget: {self.budget.cost_text}", math.inf)
+            if self.budget.over is not None:
+                self._stop(f"its budget: {self.budget.over}", math.inf)
             elif triage.give_up is not None:
                 self._stop(triage.give_up, self._options.grace_seconds)
         if self._stopping.is_set():
-            triage.drop_all()
+            self._left += triage.drop_all()
             return []
         nothing_else = self._at_end and self._out == settled
         decision = Decision() if triage.hopeless else triage.look(nothing_else=nothing_else)
@@ -303,6 +299,7 @@ class Engine:
         for outcome in group:
             self.budget.add(outcome)
             fatal = fatal or outcome.fatal
+            self._left += outcome.dropped
             if outcome.why_dropped or (outcome.dropped and not self._stopping.is_set()):
                 # Nobody here has asked for it; but a batch that was not handled is not done.
                 self._stop(outcome.why_dropped or "the orchestrator", self._options.grace_seconds)
@@ -318,8 +315,10 @@ class Engine:
                 "what a batch has cost is not known (the log says why), so that no budget can be "
                 "kept: let cost= name a column of the results, or be a callable that gives a number"
             )
-        # The items of a run that ends are left to the next.
-        return [] if self._stopping.is_set() else again
+        if self._stopping.is_set():  # the items of a run that ends are left to the next
+            self._left += len(again)
+            return []
+        return again
 
     def _decide(self, outcome: Outcome) -> Decision:
         if self._options.fail_fast:

@@ -13,6 +13,7 @@ from resumable_tasks import keys
 from resumable_tasks.journal import now
 from resumable_tasks.keys import Key
 from resumable_tasks.model import Batch, Failure
+from resumable_tasks.retries import message_of
 
 _MESSAGE_CHARS = 1_000
 _TRACEBACK_CHARS = 4_000
@@ -63,16 +64,18 @@ def _as_json(item: Any) -> Any:
         item = dataclasses.asdict(item)
     elif hasattr(item, "model_dump"):  # pydantic, without importing it
         item = item.model_dump()
-    return json.loads(json.dumps(item, default=str, skipkeys=True))
+    try:
+        text = json.dumps(item, ensure_ascii=False, default=str, skipkeys=True)
+    except Exception as error:  # noqa: BLE001 - circular, or a broken __str__: it is only kept
+        text = json.dumps(f"(the item cannot be kept: {type(error).__name__})")
+    # Half a surrogate pair is no UTF-8, in which the journal is.
+    return json.loads(text.encode("utf-8", "replace"))
 
 
 def _describe(error: BaseException | str) -> tuple[str, str, str]:
     if isinstance(error, str):
         return "ItemFailure", _text(error, _MESSAGE_CHARS), ""
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the failure
-        message = f"(its message cannot be had: {type(broken).__name__})"
+    message = message_of(error)
     trace = ""
     if error.__traceback__ is not None:
         trace = "".join(

@@ -193,7 +193,9 @@ class Limits:
             if self._control is not None and self._running >= int(self._control.limit):
                 return _POLL_SECONDS
             if self._windows is None:
-                self._windows = [self._window(rate) for rate in self.rates]
+                # The shortest last: a slot is taken when a call begins, and not long before.
+                longest_first = sorted(self.rates, key=lambda rate: -rate.seconds)
+                self._windows = [self._window(rate) for rate in longest_first]
             for window, of_items in self._windows[call.counted :]:
                 wait = _put(window, call.items if of_items else 1)
                 if wait > 0:

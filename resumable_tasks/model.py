@@ -147,9 +147,10 @@ class Outcome:
     ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
     Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
     a remote worker); all three are None if there are no rows. ``seconds`` is the time in the
-    handler, ``began`` and ``ended`` (since 1970) are those of its last call. ``raised`` is the
-    class of the error that the whole batch has failed with, if it has, and ``transient`` whether
-    that may be otherwise at another time. ``cost`` is in the unit of the job's ``cost``, NaN if
+    handler, ``began`` and ``ended`` (monotonic seconds of this machine) are those of its last
+    call. ``raised`` is the class of the error that the whole batch has failed with, if it has,
+    ``transient`` whether that may be otherwise at another time, and ``outage`` whether it looks
+    like a service's. ``cost`` is in the unit of the job's ``cost``, NaN if
     it could not be had. ``dropped`` is a batch that was not handled because the run is stopping,
     or is to stop because of this batch: ``why_dropped`` says why. ``fatal`` is an exception that
     is no failure of the batch but ends the run.
@@ -167,6 +168,7 @@ class Outcome:
     ended: float = 0.0
     raised: str = ""
     transient: bool = False
+    outage: bool = False
     cost: float = 0.0
     dropped: bool = False
     why_dropped: str = ""

@@ -34,7 +34,7 @@ from resumable_tasks.model import Batch, Commit, Outcome
 from resumable_tasks.store.base import Store
 
 FOLDER = "outbox"
-_CARRIED = ("seconds", "began", "ended", "raised", "transient", "cost")
+_CARRIED = ("seconds", "began", "ended", "raised", "transient", "outage", "cost")
 
 
 def epoch_of(path: str) -> int:

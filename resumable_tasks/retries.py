@@ -29,6 +29,12 @@ PROGRAMMING_ERRORS = (
     NotImplementedError,
 )
 _MOST_CAUSES = 5
+_OF_FILES = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
+)
+_OUTAGES = {401, 402, 403, 407, 408, 425, 429}
+# Clients of services, whose errors without a status are those of connections.
+_CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "anthropic", "grpc"}
 _LONGEST_SECONDS = 60
 
 
@@ -98,6 +104,14 @@ def _default_wait(tenacity: Any) -> Callable[..., Any]:
     return wait + tenacity.wait_random_exponential(**half)  # type: ignore[no-any-return]
 
 
+def message_of(error: BaseException) -> str:
+    """What an exception says; a broken ``__str__`` must not hide the exception."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001
+        return f"(its message cannot be had: {type(broken).__name__})"
+
+
 class GiveUp(Exception):
     """The run is to end, as interrupted: nothing is to be called before it is over anyway."""
 
@@ -130,9 +144,31 @@ class Attempts:
             raise GiveUp(
                 f"a call that is told to wait, {self._waited:g} s in all, which is longer than "
                 f"give_up_after={self._policy.patience:g}; the last time by "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {message_of(error)}"
             )
         return pause
+
+
+def overdue(timeout: float | None) -> TimeoutError:
+    """A call has taken longer than the job's ``timeout``: as likely as not its items' fault."""
+    error = TimeoutError(f"the handler took longer than timeout={timeout:g} s")
+    error.of_the_job = True  # type: ignore[attr-defined]
+    return error
+
+
+def looks_like_an_outage(error: BaseException) -> bool:
+    """Whether an error is rather a service's than an item's: no connection, no time, no right."""
+    for each in _causes(error):
+        if _get(each, "of_the_job"):
+            return False
+        status = _status(each)
+        if status is not None:
+            return status in _OUTAGES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(each, OSError) and not isinstance(each, _OF_FILES):
+            return True
+        if type(each).__module__.partition(".")[0] in _CLIENTS:
+            return True
+    return False
 
 
 def seconds_told(error: BaseException) -> float | None:
@@ -142,7 +178,7 @@ def seconds_told(error: BaseException) -> float | None:
     9110 section 10.2.3) of the HTTP answer that it, or its cause, carries.
     """
     for each in _causes(error):
-        told = getattr(each, "retry_after", None)
+        told = _get(each, "retry_after")
         if isinstance(told, (int, float)) and not isinstance(told, bool) and 0 <= told < math.inf:
             return float(told)
         headers = _headers(each)
@@ -191,20 +227,28 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """The status of an HTTP answer: httpx, requests, openai, aiohttp, urllib have it here."""
-    for holder in (error, getattr(error, "response", None)):
+    for holder in (error, _get(error, "response")):
         for name in ("status_code", "status", "code"):
-            found = getattr(holder, name, None)
-            if isinstance(found, int):
+            found = _get(holder, name)
+            if isinstance(found, int) and not isinstance(found, bool) and 100 <= found < 600:
                 return int(found)
     return None
 
 
 def _headers(error: BaseException) -> Mapping[str, str] | None:
-    for holder in (getattr(error, "response", None), error):
-        found = getattr(holder, "headers", None)
+    for holder in (_get(error, "response"), error):
+        found = _get(holder, "headers")
         if found is not None and hasattr(found, "get"):
             return found  # type: ignore[no-any-return]
     return None
+
+
+def _get(holder: object, name: str) -> Any:
+    """An attribute; None also where looking at it raises: errors are anybody's objects."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - such as "response has not been set"
+        return None
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,6 +229,7 @@ class Run:
                 f"interrupted by {engine.interrupted}: {result.completed:,} items were "
                 f"completed in this run, {result.skipped:,} before"
                 + (f"; {lost:,} batches did not end in time" if lost else "")
+                + (f", at a cost of {result.cost:.4g}" if result.cost else "")
                 + (f"; what remains: {result.remaining}" if result.remaining else "")
                 + f". All is safe in {result.checkpoint}. Run the same command again to resume",
                 result=result,
@@ -288,17 +289,25 @@ class Run:
             failures=tuple(failed),
             quarantined=len(left),
             cost=engine.budget.spent if self._options.known_cost is not None else None,
-            remaining=self._remaining(checkpoint, engine, len(failed) + len(left)),
+            remaining=self._remaining(checkpoint, planner, engine, len(failed) + len(left)),
             positions=planner.seen,
             changed=planner.changed,
         )
 
-    def _remaining(self, checkpoint: Checkpoint, engine: Engine, failed: int) -> Estimate | None:
+    def _remaining(
+        self, checkpoint: Checkpoint, planner: Planner, engine: Engine, failed: int
+    ) -> Estimate | None:
         """What a run that was stopped has left, as far as the number of items is known."""
         if self._expected is None or not (engine.interrupted or engine.ended_early):
             return None
-        done = engine.found + engine.completed
-        return checkpoint.state.pace.estimate(max(0, self._expected - done - failed))
+        seen = planner.total - planner.skipped - planner.duplicates
+        # Of the items that were not read, those are done that were done before and not met yet.
+        unread = max(0, self._expected - planner.total)
+        unread -= min(unread, max(0, engine.found - planner.skipped - planner.changed))
+        left = max(0, seen - engine.completed - failed) + unread
+        estimate = checkpoint.state.pace.estimate(left)
+        each = engine.budget.cost_each
+        return estimate if each is None else replace(estimate, cost=left * each)
 
     def _limits(self) -> Limits | None:
         options = self._options
@@ -319,7 +328,13 @@ def _delay(given: RetryDelay, retries: int) -> RetryDelay:
         return tuple(given)
     if callable(given) and not type(given).__module__.startswith("tenacity"):
         # As Prefect has it: a callable of the number of retries that gives their delays.
-        return tuple(given(retries)) or 0.0
+        try:
+            return tuple(given(retries)) or 0.0
+        except TypeError as error:
+            raise UsageError(
+                f"retry_delay={given!r} is a callable that gives no list of delays for {retries} "
+                f"retries: {error}. Give it so, or give a wait strategy of tenacity"
+            ) from error
     return given
 
 

@@ -32,6 +32,8 @@ _LONGEST_PAUSE = 15.0
 _MOST_HELD = 64
 _PROBES = 5
 _MORE_BATCHES = 10
+_MORE_BATCHES_AFTER_SUCCESS = 30
+_TAIL_SECONDS = 30.0
 _MOST_PATIENT = 8
 _MISSING = "MissingResult"
 
@@ -70,6 +72,8 @@ class Triage:
         self._held: list[Outcome] = []
         self._in_a_row: set[int] = set()
         self._error_in_a_row = ""
+        self._failed_in_a_row: set[int] = set()
+        self._in_the_tail: bool | None = None
         self._anything_works = False
         self._false_alarms = 0
         self._paused_at: float | None = None
@@ -111,7 +115,11 @@ class Triage:
         is_probe = outcome.batch.number in self._probes
         self._probes.discard(outcome.batch.number)
         if not outcome.raised:
-            decision = self._after_success(outcome.began, is_probe)
+            # One that returns nothing but failures says nothing of others.
+            worked = outcome.completed > 0
+            decision = self._after_success(outcome.began, is_probe) if worked else Decision()
+            if is_probe and not worked and self.paused:
+                self._probe_failed(outcome)
             decision.add(self._ask_again(outcome))
             return decision
         self._held.append(outcome)
@@ -129,12 +137,21 @@ class Triage:
                 return Decision()
             if self._to_try is not None:
                 return self._try_next(nothing_else=nothing_else)
+            if self._in_the_tail and nothing_else and self._paused_for() >= _TAIL_SECONDS:
+                self._in_the_tail = False
+                self._end_pause()
+                return self.look(nothing_else=True)
             if time.monotonic() < self._next_probe:
                 return Decision()
             self._admit = True
             return Decision(again=[self._probe()])
         if not nothing_else or not self._held:
             return Decision()
+        if self._in_the_tail is None and any(held.outage for held in self._held):
+            # Too few batches are left to tell an outage by their number.
+            self._in_the_tail = True
+            self._begin_pause()
+            return self.look(nothing_else=True)
         if self._anything_works or not self._isolate:
             return self._release(self._held, again=False)
         # Nothing has worked in this run: a few items are to tell whether it is for all of them.
@@ -158,18 +175,23 @@ class Triage:
     def _after_success(self, began: float, is_probe: bool) -> Decision:
         self._anything_works = True
         self._in_a_row.clear()
+        self._failed_in_a_row.clear()
         # A call that was on its way when others failed says nothing of the time after.
         known = [held for held in self._held if held.ended < began]
+        was_paused = self.paused
         again = self.paused and self._pause > 0
         if self.paused and (known or is_probe):
             log.info("a call has succeeded: the run goes on")
             # Where bad items are many, not every few of them are to stop the run for a moment.
             self._false_alarms = 0 if again else self._false_alarms + 1
             self._end_pause()
-        return self._release(known, again=again)
+        return self._release(known, again=again, was_paused=was_paused)
 
-    def _release(self, known: list[Outcome], *, again: bool) -> Decision:
-        """Held batches whose kind is known. ``again``: it was not for their items' sake."""
+    def _release(self, known: list[Outcome], *, again: bool, was_paused: bool = False) -> Decision:
+        """Held batches whose kind is known. ``again``: it was not for their items' sake.
+
+        ``was_paused``: nor need it have been for that of an item that was a batch of its own.
+        """
         decision = Decision()
         released = {id(held) for held in known}
         known = list(known)
@@ -177,7 +199,8 @@ class Triage:
         for held in known:
             batch, part = held.batch, _part(held)
             had_its_chance = batch.part_of is not None and not batch.part_of.error
-            if again and held.transient and not had_its_chance:
+            alone = was_paused and batch.part_of is None and len(batch) == 1
+            if (again or alone) and held.transient and not had_its_chance:
                 part = Part(part.root, 0, "")
                 decision.again.append(replace(batch, number=self._number(), part_of=part))
             elif len(batch) > 1 and self._isolate:
@@ -211,9 +234,12 @@ class Triage:
             self._in_a_row.clear()
         self._error_in_a_row = outcome.raised
         self._in_a_row.add(_part(outcome).root)
+        self._failed_in_a_row.add(_part(outcome).root)
         if self.paused or self._pause_after is None:
             return Decision()
-        if len(self._in_a_row) < self._pause_after * min(2**self._false_alarms, _MOST_PATIENT):
+        enough = self._pause_after * min(2**self._false_alarms, _MOST_PATIENT)
+        # An outage has more than one face: twice as many failures of any kind are enough too.
+        if len(self._in_a_row) < enough and len(self._failed_in_a_row) < 2 * enough:
             return Decision()
         if outcome.transient:
             self._begin_pause()
@@ -221,12 +247,10 @@ class Triage:
                 "%d batches in a row have failed with %s: the run pauses, and tries one at a time "
                 "for up to %g s; no attempt is counted meanwhile (if the items are at fault, and "
                 "not a service: pause_after=None)",
-                len(self._in_a_row),
+                max(len(self._in_a_row), len(self._failed_in_a_row)),
                 _describe(outcome),
                 self._give_up_after,
             )
-        elif self._anything_works:
-            return self._release(self._held, again=False)  # the handler works: it is the items
         else:
             self._try_a_few()
         return Decision()
@@ -235,6 +259,9 @@ class Triage:
         self._paused_at = self._next_probe = time.monotonic()
         self._pause = 0.0
         self._probed = 0
+
+    def _paused_for(self) -> float:
+        return time.monotonic() - self._paused_at if self._paused_at is not None else 0.0
 
     def _end_pause(self) -> None:
         self._paused_at = None
@@ -248,8 +275,9 @@ class Triage:
         items = sum(len(held.batch) for held in self._held if len(held.batch) > 1)
         self._to_try = min(_PROBES, items) if self._isolate else 0
         log.warning(
-            "nothing has succeeded in this run, and %s failed, the last with %s: a few items are "
-            "tried by themselves, and a few more batches",
+            "nothing has succeeded since %s failed, the last with %s: a few items are tried by "
+            "themselves, and a few more batches, before the run ends (if the items are at fault, "
+            "and not the handler: pause_after=None)",
             _batches(len(self._held)),
             _describe(self._held[-1]),
         )
@@ -258,7 +286,13 @@ class Triage:
         assert self._to_try is not None
         if self._probed < self._to_try:
             return Decision(again=[self._probe()])
-        if nothing_else or len(self._in_a_row) >= (self._pause_after or 0) + _MORE_BATCHES:
+        # A handler that has worked before is more likely to have met bad items.
+        more = _MORE_BATCHES_AFTER_SUCCESS if self._anything_works else _MORE_BATCHES
+        self._next_probe = math.inf
+        if nothing_else and self._anything_works:
+            self._end_pause()
+            return self._release(self._held, again=False)
+        if nothing_else or len(self._failed_in_a_row) >= (self._pause_after or 0) + more:
             self._end_pause()
             self.hopeless = (
                 f"nothing has succeeded, and {_batches(len(self._held))} failed"

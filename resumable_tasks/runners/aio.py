@@ -11,8 +11,8 @@ from contextvars import copy_context
 from typing import Any
 
 from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.retries import GiveUp
-from resumable_tasks.runners.base import Handling, Runner, Work
+from resumable_tasks.retries import GiveUp, overdue
+from resumable_tasks.runners.base import Handling, Runner, Work, ended_by
 from resumable_tasks.runners.loop import EventLoop
 
 _POLL_SECONDS = 0.5
@@ -78,7 +78,7 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
             # Not ours: something inside the handler was cancelled.
             return handling.failed(raised)
         except BaseException as raised:  # noqa: BLE001 - ends the run, by the engine
-            return Outcome(batch, fatal=raised)
+            return ended_by(batch, raised)
         finally:
             if call is not None and work.limits is not None:
                 work.limits.leave(call, error)
@@ -87,8 +87,11 @@ async def aexecute(work: Work, batch: Batch, stopping: threading.Event) -> Outco
         except GiveUp as why:
             stopping.set()  # now, and not when the engine sees it: others are on their way
             return Outcome(batch, dropped=True, why_dropped=str(why))
+        except Exception as broken:  # noqa: BLE001 - retry_delay= is anybody's code
+            return Outcome(batch, fatal=broken)
         if pause is None:
             return handling.failed(error)
+        handling.count_failed_call(error)
         if await _wait(pause, stopping):
             return Outcome(batch, dropped=True)
 
@@ -113,4 +116,4 @@ async def _call(work: Work, batch: Batch) -> Any:
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own
-        raise TimeoutError(f"the handler took longer than timeout={work.timeout:g} s") from error
+        raise overdue(work.timeout) from error

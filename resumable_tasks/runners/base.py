@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resumable_tasks import failures, log, rows
-from resumable_tasks.errors import MissingResult, UsageError
+from resumable_tasks.errors import Interrupted, MissingResult, UsageError
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.limits import Limits
 from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
-from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy
+from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy, looks_like_an_outage
 from resumable_tasks.shards import ShardWriter
 
 current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
@@ -100,13 +100,15 @@ class Handling:
     ``first`` is the number of the first call, where a worker before has made some.
     """
 
-    __slots__ = ("_attempts", "_began", "_began_at", "_ended_at", "_seconds", "batch", "work")
+    __slots__ = (
+        *("_attempts", "_began", "_began_at", "_cost", "_ended_at", "_seconds", "batch", "work"),
+    )
 
     def __init__(self, work: Work, batch: Batch, first: int = 1) -> None:
         self.work = work
         self.batch = batch
-        self._attempts = Attempts(_policy(work.retry, batch), first)
-        self._seconds = 0.0
+        self._attempts = attempts_of(work, batch, first)
+        self._seconds = self._cost = 0.0
         self._began = self._began_at = self._ended_at = 0.0
 
     @property
@@ -116,12 +118,12 @@ class Handling:
     def begin(self) -> None:
         """A call begins."""
         current.set((self.batch, self.attempt))
-        self._began_at, self._began = time.time(), time.perf_counter()
+        self._began_at, self._began = time.monotonic(), time.perf_counter()
 
     def end(self) -> None:
         """It has ended, however."""
         self._seconds += time.perf_counter() - self._began
-        self._ended_at = time.time()
+        self._ended_at = time.monotonic()
 
     def outcome(self, returned: Any) -> Outcome:
         """What the handler returned, matched to the batch's keys. Raises `BadResult`."""
@@ -139,7 +141,7 @@ class Handling:
             **self._times(),
         )
         if work.cost is not None:
-            outcome = replace(outcome, cost=_cost(work.cost, outcome))
+            outcome = replace(outcome, cost=self._cost + _cost(work.cost, outcome))
         if table is not None and work.writer is not None:
             try:
                 shard = work.writer(table, matched.completed)
@@ -157,8 +159,14 @@ class Handling:
         outcome = failed_whole(self.work, self.batch, error, self.attempt)
         outcome = replace(outcome, **self._times())
         if callable(self.work.cost):
-            outcome = replace(outcome, cost=_cost(self.work.cost, outcome))
+            outcome = replace(outcome, cost=self._cost + _cost(self.work.cost, outcome))
         return outcome
+
+    def count_failed_call(self, error: BaseException) -> None:
+        """A call has failed, and there will be another: what it has cost is not forgotten."""
+        if callable(self.work.cost):
+            failed = failed_whole(self.work, self.batch, error, self.attempt)
+            self._cost += _cost(self.work.cost, replace(failed, **self._times()))
 
     def _times(self) -> dict[str, Any]:
         return {"seconds": self._seconds, "began": self._began_at, "ended": self._ended_at}
@@ -199,7 +207,7 @@ def execute(
         except Exception as raised:  # noqa: BLE001 - becomes the items' failure
             error = raised
         except BaseException as raised:  # noqa: BLE001 - ends the run, by the engine
-            return Outcome(batch, fatal=raised)
+            return ended_by(batch, raised)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -211,15 +219,18 @@ def execute(
             if stopping is not None:
                 stopping.set()  # now, and not when the engine sees it: others are on their way
             return Outcome(batch, dropped=True, why_dropped=str(why))
+        except Exception as broken:  # noqa: BLE001 - retry_delay= is anybody's code
+            return Outcome(batch, fatal=broken)
         if pause is None:
             return handling.failed(error)
+        handling.count_failed_call(error)
         if _wait(pause, stopping):
             return Outcome(batch, dropped=True)
 
 
 def failed_whole(work: Work, batch: Batch, error: BaseException, attempts: int) -> Outcome:
     """The outcome of a batch that has failed as a whole."""
-    now = time.time()
+    now = time.monotonic()
     return Outcome(
         batch,
         failures=failures.whole_batch(batch, error, attempts),
@@ -227,7 +238,20 @@ def failed_whole(work: Work, batch: Batch, error: BaseException, attempts: int) 
         ended=now,
         raised=type(error).__name__,
         transient=work.retry.is_transient(error),
+        outage=looks_like_an_outage(error),
     )
+
+
+def ended_by(batch: Batch, error: BaseException) -> Outcome:
+    """The outcome of a batch whose handler ends the process."""
+    if isinstance(error, SystemExit) and not error.code:
+        stopped = Interrupted(
+            "the handler has called sys.exit() in the middle of the run, of which no exit code "
+            "of 0 is to speak; what was committed is safe. Run the same command again to resume"
+        )
+        stopped.__cause__ = error
+        return Outcome(batch, fatal=stopped)
+    return Outcome(batch, fatal=error)
 
 
 class _Overdue(threading.Timer):
@@ -249,12 +273,15 @@ class _Overdue(threading.Timer):
         self.start()
 
 
-def _policy(policy: RetryPolicy, batch: Batch) -> RetryPolicy:
-    """Parts of a batch that failed after its retries are only looked for the bad item in."""
-    part = batch.part_of
-    if part is None or part.error in ("", MissingResult.__name__):
-        return policy
-    return replace(policy, retries=0) if len(batch) > 1 else policy.without(part.error)
+def attempts_of(work: Work, batch: Batch, first: int = 1) -> Attempts:
+    """The calls that there may be with a batch.
+
+    Parts of one that failed after its retries are only looked for the bad item in.
+    """
+    policy, part = work.retry, batch.part_of
+    if part is not None and part.error not in ("", MissingResult.__name__):
+        policy = replace(policy, retries=0) if len(batch) > 1 else policy.without(part.error)
+    return Attempts(policy, first)
 
 
 def _cost(cost: str | Callable[[Outcome], float], outcome: Outcome) -> float:

@@ -19,8 +19,8 @@ from queue import SimpleQueue
 from resumable_tasks import log
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.retries import Attempts
-from resumable_tasks.runners.base import Runner, Work, execute, failed_whole
+from resumable_tasks.retries import Attempts, overdue
+from resumable_tasks.runners.base import Runner, Work, attempts_of, execute, failed_whole
 from resumable_tasks.runners.crossing import HandlerReference, contain, shippable
 
 _DEATHS = 2
@@ -116,7 +116,7 @@ class _Lane(threading.Thread):
 
     def _handle(self, batch: Batch) -> Outcome:
         work, deaths = self._work, 0
-        attempts = Attempts(work.retry)
+        attempts = attempts_of(work, batch)
         while True:
             try:
                 came = self._send(batch, attempts)
@@ -165,9 +165,7 @@ class _Lane(threading.Thread):
                 return Outcome(batch, dropped=True)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return TimeoutError(
-                    f"the handler took longer than timeout={self._work.timeout:g} s"
-                )
+                return overdue(self._work.timeout)
             wait = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
             ready = connection.wait([pipe, process.sentinel], wait)
             if pipe in ready:

@@ -47,22 +47,24 @@ def test_max_items_is_exact_and_the_next_run_goes_on(place: Path) -> None:
 
 def test_max_cost_is_not_exceeded_and_the_next_run_goes_on(place: Path) -> None:
     task = resumable_task(priced, name="job", key="id", batch_size=50, max_cost=4.2)
-    with pytest.raises(Interrupted, match=r"max_cost=4.2, of which 4 are spent") as error:
+    with pytest.raises(
+        Interrupted, match=r"max_cost=4\.2: 420 items .* at a cost of 4\.2"
+    ) as error:
         task.run(ITEMS, checkpoint=place)
     result = error.value.result
-    assert result.cost == pytest.approx(4.0)
-    assert result.completed == 400
-    assert result.remaining.items == 600
-    assert result.remaining.cost == pytest.approx(6.0)
+    assert result.cost == pytest.approx(4.2)
+    assert result.completed == 420
+    assert result.remaining.items == 580
+    assert result.remaining.cost == pytest.approx(5.8)
     assert result.remaining.seconds > 0
-    assert "600 items, about 0:0" in str(error.value)
-    assert "at a cost of about 6" in str(error.value)
+    assert "580 items, about 0:0" in str(error.value)
+    assert "at a cost of about 5.8" in str(error.value)
     with pytest.raises(Interrupted):
         task.run(ITEMS, checkpoint=place)
-    assert len(state(place).done) == 800
+    assert len(state(place).done) == 840
     last = task.run(ITEMS, checkpoint=place)
-    assert last.completed == 200
-    assert last.cost == pytest.approx(2.0)
+    assert last.completed == 160
+    assert last.cost == pytest.approx(1.6)
 
 
 def test_the_first_call_alone_tells_what_one_costs(place: Path) -> None:
@@ -74,9 +76,11 @@ def test_the_first_call_alone_tells_what_one_costs(place: Path) -> None:
         return [{"id": row["id"], "cost": 1.0} for row in rows]
 
     task = resumable_task(dear, name="job", key="id", batch_size=10, concurrency=8, max_cost=12.0)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as error:
         task.run(ITEMS, checkpoint=place)
-    assert len(calls) == 1
+    # One batch of ten, and what is left for two.
+    assert len(calls) == 2
+    assert error.value.result.cost == 12.0
 
 
 @pytest.mark.parametrize("runner", ["local", "processes"])
@@ -303,3 +307,104 @@ def test_plan_says_what_the_next_run_would_take(place: Path) -> None:
     assert document["cost"] == pytest.approx(6.0)
     assert document["seconds"] > 0
     assert "1,600 items, about" in resumable("plan", str(place), "--items", "2000").stdout
+
+
+def test_max_items_that_cut_the_last_batch_are_no_good_end(place: Path) -> None:
+    task = resumable_task(plain, name="job", key="id", batch_size=50)
+    with pytest.raises(Interrupted, match="max_items=60"):
+        task.run(ITEMS[:100], checkpoint=place, max_items=60)
+    assert task.run(ITEMS[:100], checkpoint=place, max_items=40).completed == 40
+
+
+def test_a_budget_that_is_used_up_by_the_last_item_is_a_good_end(place: Path) -> None:
+    task = resumable_task(priced, name="job", key="id", batch_size=50, max_cost=0.6, concurrency=1)
+    with pytest.raises(Interrupted):
+        task.run(ITEMS[:100], checkpoint=place)
+    assert len(state(place).done) == 60
+    dearer = task.with_options(cost=lambda outcome: 5.0)
+    assert dearer.run(ITEMS[:61], checkpoint=place).completed == 1
+
+
+def test_calls_that_fail_and_are_retried_cost_too(place: Path) -> None:
+    calls: list[int] = []
+
+    def flaky(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        calls.append(1)
+        if len(calls) % 4:
+            raise ConnectionError("again")
+        return rows
+
+    task = resumable_task(
+        flaky,
+        name="job",
+        key="id",
+        batch_size=10,
+        retries=4,
+        retry_delay=0.0,
+        concurrency=1,
+        cost=lambda outcome: 1.0,
+        max_cost=20.0,
+    )
+    with pytest.raises(Interrupted):
+        task.run(ITEMS, checkpoint=place)
+    assert len(calls) <= 20
+
+
+@pytest.mark.parametrize(
+    "item", [{"id": 3, "x": "\ud800"}, {"id": 3, "x": {1, 2}}, {"id": 3, "x": float("nan")}]
+)
+def test_a_failed_item_that_json_has_not_ends_no_run(place: Path, item: dict[str, Any]) -> None:
+    circular: dict[str, Any] = {"id": 4}
+    circular["self"] = circular
+    _, task = bad(3, 4)
+    with pytest.raises(JobFailed) as error:
+        task.run([*ITEMS[:3], item, circular], checkpoint=place)
+    assert sorted(failure.key for failure in error.value.result.failures) == [3, 4]
+    assert len(state(place).failures) == 2
+
+
+def test_exit_with_0_in_a_handler_is_no_good_end(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\n"
+        "from resumable_tasks import resumable_task\n"
+        "def handler(rows):\n"
+        "    sys.exit(0) if rows[0] >= 50 else None\n"
+        "    return [{'key': row} for row in rows]\n"
+        "task = resumable_task(handler, name='job', batch_size=10, concurrency=1)\n"
+        f"task.run(range(100), checkpoint={str(tmp_path / 'c')!r})\n"
+    )
+    process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 75
+    assert "sys.exit()" in process.stderr
+
+
+def test_code_that_raises_when_it_looks_at_an_error_ends_the_run(place: Path) -> None:
+    class Odd(Exception):
+        @property
+        def response(self) -> Any:
+            raise RuntimeError("response has not been set")
+
+        @property
+        def retry_after(self) -> Any:
+            raise RuntimeError("nor this")
+
+        def __str__(self) -> str:
+            raise RuntimeError("nor this")
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if rows[0]["id"] == 50:
+            raise Odd
+        return rows
+
+    task = resumable_task(handler, name="job", key="id", batch_size=10)
+    with pytest.raises(JobFailed):
+        task.with_options(isolate=False).run(ITEMS[:100], checkpoint=place)
+
+    def wait(retry_state: Any) -> float:
+        raise ZeroDivisionError("in the wait strategy")
+
+    wait.__module__ = "tenacity.mine"
+    strange = type("Wait", (), {"__call__": lambda self, s: wait(s), "__module__": "tenacity.x"})()
+    with pytest.raises(ZeroDivisionError):
+        task.with_options(retries=1, retry_delay=strange).run(ITEMS[:100], checkpoint=place)

@@ -238,3 +238,62 @@ def test_successes_that_were_on_their_way_say_nothing_of_what_came_after(place: 
         job.run(ITEMS, checkpoint=place)
     assert len(state(place).done) == 1
     assert state(place).failures == {}
+
+
+def test_an_outage_with_many_faces_pauses_the_run(place: Path) -> None:
+    calls: list[int] = []
+
+    @resumable_task(key="id", batch_size=50, give_up_after=1.0)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        calls.append(1)
+        time.sleep(0.01)
+        if len(calls) > 2:
+            raise (ConnectionError, TimeoutError, OSError)[len(calls) % 3]("down")
+        return rows
+
+    with pytest.raises(Interrupted):
+        job.run(({"id": i} for i in range(100_000)), checkpoint=place)
+    assert state(place).failures == {}
+    assert len(calls) < 40
+
+
+def test_an_answer_without_what_was_asked_for_does_not_cost_all_the_rest(place: Path) -> None:
+    """Such as the quota being used up: said with status 200, and found out by a ``KeyError``."""
+    calls: list[int] = []
+
+    @resumable_task(key="id", batch_size=10)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        calls.append(1)
+        time.sleep(0.01)
+        answer: dict[str, Any] = {"choices": rows} if len(calls) <= 10 else {"error": "quota"}
+        return answer["choices"]  # type: ignore[no-any-return]
+
+    with pytest.raises(JobFailed, match="ended before its items"):
+        job.run([{"id": i} for i in range(10_000)], checkpoint=place)
+    assert len(calls) < 100
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_an_outage_among_the_last_batches_uses_no_attempt_up(place: Path, batches: int) -> None:
+    began = time.monotonic()
+
+    @resumable_task(key="id", batch_size=50, concurrency=2)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if time.monotonic() - began < 2:
+            raise ConnectionError("down")
+        return rows
+
+    assert job.run(ITEMS[: 50 * batches], checkpoint=place).failed == 0
+
+
+def test_a_short_blip_condemns_no_batch_of_one_item(place: Path) -> None:
+    calls: list[int] = []
+
+    @resumable_task(key="id", batch_size=1, concurrency=1)
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        calls.append(1)
+        if 10 <= len(calls) < 20:
+            raise ConnectionError("a blip")
+        return rows
+
+    assert job.run(ITEMS[:60], checkpoint=place).failed == 0

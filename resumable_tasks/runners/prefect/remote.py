@@ -294,7 +294,7 @@ class RemoteTaskRuns(Runner):
                 self._heard = time.monotonic()
                 self._seconds += outcome.seconds
                 self._handled += 1
-                self._done(_unpacked(outcome))
+                self._done(_by_our_clock(_unpacked(outcome)))
 
     def _warn_of_silence(self) -> None:
         self._heard = time.monotonic()
@@ -362,6 +362,13 @@ def _unpacked(outcome: Outcome) -> Outcome:
         return outcome
     batch = outcome.batch
     return replace(outcome, batch=replace(batch, items=cloudpickle.loads(batch.items)))
+
+
+def _by_our_clock(outcome: Outcome) -> Outcome:
+    """Another machine's clock is not ours: it has ended by now, and begun so long before."""
+    now = time.monotonic()
+    began = now - (outcome.ended - outcome.began) - _MOST_POLL_SECONDS
+    return replace(outcome, began=began, ended=now)
 
 
 def _is_overdue(group: Group) -> bool:
