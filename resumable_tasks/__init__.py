@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.base import current_batch
     from resumable_tasks.runners.prefect.schedule import scheduled_date
     from resumable_tasks.runners.prefect.states import flow_state
+    from resumable_tasks.sql.spec import SqlCheckpoint
     from resumable_tasks.task import ResumableTask, resumable_task
 
 __version__ = "0.1.0"
@@ -72,6 +73,7 @@ _HOMES = {
     "runners.base": ("current_batch",),
     "runners.prefect.schedule": ("scheduled_date",),
     "runners.prefect.states": ("flow_state",),
+    "sql.spec": ("SqlCheckpoint",),
     "task": ("ResumableTask", "resumable_task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -101,6 +103,7 @@ __all__ = [
     "ResumableTask",
     "ResumableTasksError",
     "RunResult",
+    "SqlCheckpoint",
     "StoreError",
     "Unfinished",
     "UsageError",

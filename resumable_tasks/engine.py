@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
 from resumable_tasks.budget import Budget
-from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
+from resumable_tasks.form import CheckpointForm
 from resumable_tasks.model import Batch, Failure, Outcome
 from resumable_tasks.options import JobOptions
 from resumable_tasks.plan import Planner
@@ -60,7 +60,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: CheckpointForm,
         planner: Planner,
         runner: Runner,
         work: Work,
@@ -95,7 +95,7 @@ class Engine:
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
-        self.found = len(checkpoint.state.done)
+        self.found = checkpoint.found
         self.completed = 0
         self.failures: list[Failure] = []
         self.interrupted: str | None = None
@@ -132,7 +132,7 @@ class Engine:
             committer.join(None if drained else _ABANDON_SECONDS)
         if committer.is_alive():
             raise CommitStateUnknown(
-                f"the disk of {self._checkpoint.store.url} does not answer; whether the last "
+                f"the place of {self._checkpoint.url} does not answer; whether the last "
                 "commit has landed, the next run finds out. Run the same command again"
             )
         if self._broken is not None:
@@ -163,6 +163,11 @@ class Engine:
 
     def _hand_out(self, items: Iterable[Any]) -> None:
         for batch in self._planner.batches(items):
+            # An empty one: there is no item for now. What is held must not wait for the next.
+            self._at_end = not len(batch)
+            if self._at_end:
+                self._queue.put(_Wake())
+                continue
             allowed = self.budget.hand_out(len(batch))
             if not allowed:
                 self._end_by_budget(f"max_items={self.budget.max_items}")
@@ -348,7 +353,7 @@ class Engine:
                 Committed,
                 number=commit.number,
                 completed=commit.key_count,
-                rows=sum(shard.rows for shard in commit.shards),
+                rows=commit.info.get("rows", sum(shard.rows for shard in commit.shards)),
                 bytes=sum(shard.bytes for shard in commit.shards),
                 failures=commit.failures,
                 progress=self.progress(),
@@ -384,8 +389,8 @@ class Engine:
         checkpoint = self._checkpoint
         self._listeners.tell(
             kind(
-                job=checkpoint.manifest.job,
-                checkpoint=checkpoint.store.url,
+                job=checkpoint.job,
+                checkpoint=checkpoint.url,
                 run=checkpoint.run,
                 **fields,
             )

@@ -15,6 +15,7 @@ import click
 from resumable_tasks import __version__
 from resumable_tasks.cli import output
 from resumable_tasks.cli.change import publish, repair, reset
+from resumable_tasks.cli.database import sql
 from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
 from resumable_tasks.cli.watch import watch
@@ -65,7 +66,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, repair and reset only read, and are safe while a run is at work.
+    All commands but retry, repair, reset and sql init --apply only read, and are safe while a run
+    is at work.
     """
 
 
@@ -81,5 +83,6 @@ for _command in (
     publish,
     reset,
     watch,
+    sql,
 ):
     main.add_command(_command)
