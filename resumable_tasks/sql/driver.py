@@ -266,9 +266,11 @@ class SqlForm(CheckpointForm):
     def _roll_back(self) -> None:
         """End a transaction of which nothing was committed."""
         if self._transaction is not None:
-            with self._database.errors():
-                self._transaction.rollback()
-            self._forget_connection()
+            try:
+                with self._database.errors():
+                    self._transaction.rollback()
+            finally:
+                self._forget_connection()
         self._rows = 0
 
     def _forget_connection(self) -> None:

@@ -127,9 +127,8 @@ class Tables:
         sa = require()
         if len(self.key) == 1:
             return self.key[0] > key
-        return sa.tuple_(*self.key) > tuple(
-            sa.literal(part, column.type) for part, column in zip(key, self.key, strict=True)
-        )
+        parts = zip(key, self.key, strict=True)
+        return sa.tuple_(*self.key) > sa.tuple_(*(sa.literal(part, c.type) for part, c in parts))
 
     def columns_of(self, table: sa.Table) -> list[sa.Column[Any]]:
         return [table.c[name] for name in self.spec.keys]
@@ -147,13 +146,13 @@ class Tables:
         """A table as it is in the database."""
         sa = require()
         schema, _, table = name.rpartition(".")
-        try:
-            with self._database.reading() as connection:
+        with self._database.reading() as connection:
+            try:
                 found: Table = sa.Table(
                     table, self._metadata, schema=schema or None, autoload_with=connection
                 )
-        except sa.exc.NoSuchTableError:
-            raise UsageError(f"{self._database.url} has no table {name!r}") from None
+            except sa.exc.NoSuchTableError:
+                raise UsageError(f"{self._database.url} has no table {name!r}") from None
         return found
 
     def _key_column(self, name: str) -> sa.Column[Any]:

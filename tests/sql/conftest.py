@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from . import postgres
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     if postgres.programs() is None:
         pytest.skip(postgres.GET_IT)
-    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+    with postgres.server() as url:
         yield url
 
 
@@ -61,6 +62,15 @@ class Db:
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(query)]
 
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[Callable[[str], list[Any]]]:
+        """Several queries that see the database as it is now, whatever others do meanwhile."""
+        level = "REPEATABLE READ" if self.engine.dialect.name == "postgresql" else "SERIALIZABLE"
+        with self.engine.connect().execution_options(isolation_level=level) as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")
+            yield lambda query: [tuple(row) for row in connection.exec_driver_sql(query)]
+
     def one(self, query: str) -> Any:
         ((value,),) = self.rows(query)
         return value
@@ -79,8 +89,10 @@ class Db:
 
     def prepare(self, checkpoint: SqlCheckpoint) -> None:
         database = Database(checkpoint.database)
-        init.apply(database, init.statements(database, checkpoint, {}))
-        database.close()
+        try:
+            init.apply(database, init.statements(database, checkpoint, {}))
+        finally:
+            database.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,20 +35,21 @@ def as_user(*command: object) -> list[str]:
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Run a server on a free port; its URL, without a database's name."""
+    # Not in pytest's folder, which every session of pytest closes to all but its own user.
+    with tempfile.TemporaryDirectory(prefix="resumable-postgres-") as name:
+        if os.getuid() == 0:
+            shutil.chown(name, _USER, _USER)
+        with _running_in(Path(name)) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def _running_in(folder: Path) -> Iterator[str]:
     bin_ = programs()
     assert bin_ is not None, GET_IT
     data, log = folder / "data", folder / "log"
-    data.mkdir()
-    log.touch()
-    if os.getuid() == 0:
-        for path in (data, log):
-            shutil.chown(path, _USER, _USER)
-        # pytest's folders are for their owner alone.
-        for parent in (folder, *folder.parents):
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
     initdb = ("-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
     subprocess.run(as_user(bin_ / "initdb", *initdb), check=True, capture_output=True)
     with socket.socket() as probe:
