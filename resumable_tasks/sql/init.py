@@ -53,4 +53,5 @@ def apply(database: Database, many: list[str]) -> None:
     """Run these statements, all of them or, if one fails, none. Raises `StoreError`."""
     with database.writing() as connection:
         for each in many:
-            connection.exec_driver_sql(each)
+            # The driver of PostgreSQL would take a single one for a place to put a value.
+            connection.exec_driver_sql(each if database.sqlite else each.replace("%", "%%"))
