@@ -129,3 +129,32 @@ def test_two_drivers_whose_last_batches_fail_do_not_wait_for_each_other(
     assert sum(run.failed for run in results) == 6
     assert min(run.failed for run in results) > 0, "one of them had nothing to hold back"
     assert db.one("SELECT count(processed_at) FROM lessons") == 114
+
+
+def test_rows_that_another_has_claimed_are_not_committed(
+    db: Db, prepared: Callable[..., SqlCheckpoint]
+) -> None:
+    """A run whose claims were taken drops the batch, even if the other has not got to it yet."""
+    checkpoint = prepared(40)
+    taken: list[int] = []
+    copied = "job, version, host, pid, began"
+
+    def work(rows: Rows) -> Rows:
+        if taken:
+            return [{"id": row["id"], "label": "later"} for row in rows]
+        taken.extend(row["id"] for row in rows)
+        these = ", ".join(map(str, taken))
+        db.do(
+            f"INSERT INTO lessons_processed_at_runs (run, {copied}, alive_until, identity) "
+            f"SELECT 'other', {copied}, extract(epoch from clock_timestamp()) + 2, identity "
+            "FROM lessons_processed_at_runs",
+            f"UPDATE lessons_processed_at_claims SET run = 'other' WHERE id IN ({these})",
+        )
+        return [{"id": row["id"], "label": "taken"} for row in rows]
+
+    run = resumable_task(work, name="label", batch_size=20, concurrency=1).run(
+        checkpoint=checkpoint
+    )
+    # The other's sign of life ends, and then they are handled once more.
+    assert run.completed == 40
+    assert db.rows("SELECT label, count(*) FROM lessons GROUP BY label") == [("later", 40)]
