@@ -62,7 +62,8 @@ class Tables:
             f"{name}_claims",
             self._metadata,
             *self._key_copies(),
-            sa.Column("run", sa.String(12), nullable=False, index=True),
+            # Without an index on it, which would lead over all the claims of a run that are gone.
+            sa.Column("run", sa.String(12), nullable=False),
             schema=schema,
         )
         self.failures: Table = sa.Table(

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,24 @@ def test_failures_are_in_their_table_with_attempts_over_all_runs(
     fourth = unpicky.run(checkpoint=checkpoint)
     assert (fourth.completed, fourth.quarantined) == (1, 1)
     assert [row[0] for row in db.rows(query)] == [7]
+
+
+def test_what_fails_is_tried_once_a_run(db: Db, prepared: Prepared) -> None:
+    """Its failure is committed long before the last look at what is left."""
+    checkpoint = prepared(300)
+    tried: list[int] = []
+
+    def handler(rows: Rows) -> list[Any]:
+        tried.extend(row["id"] for row in rows)
+        return [
+            ItemFailure(row["id"], "bad") if row["id"] == 3 else {"id": row["id"], "label": "x"}
+            for row in rows
+        ]
+
+    with pytest.raises(JobFailed):
+        resumable_task(handler, batch_size=10, concurrency=1).run(checkpoint=checkpoint)
+    assert sorted(tried) == list(range(1, 301))
+    assert db.rows("SELECT id, attempts FROM lessons_processed_at_failures") == [(3, 1)]
 
 
 def test_retry_failed_false_leaves_them_failed(db: Db, prepared: Prepared) -> None:
@@ -457,6 +476,7 @@ def test_databases_that_cannot_be() -> None:
 def test_without_the_extra_the_line_that_installs_it(tmp_path: Path) -> None:
     code = """
 import sys
+import threading
 sys.modules["sqlalchemy"] = None
 from resumable_tasks import SqlCheckpoint, UsageError, resumable_task
 job = resumable_task(lambda rows: rows, name="job")
@@ -510,3 +530,26 @@ def test_a_password_is_shown_nowhere(postgres_url: str, caplog: pytest.LogCaptur
     everything = f"{error.value} {checkpoint!r} {run!r} {caplog.text}"
     assert "lessons" in everything
     assert "hunter2" not in everything
+
+
+def test_others_who_write_to_a_file_of_sqlite_are_waited_for(tmp_path: Path) -> None:
+    db = Db(f"sqlite:///{tmp_path / 'test.db'}")
+    db.make(400)
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label"])
+    db.prepare(checkpoint)
+    db.do("CREATE TABLE other (n INTEGER)", "INSERT INTO other VALUES (0)")
+    db.rows("PRAGMA journal_mode = WAL")
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            db.do("UPDATE other SET n = n + 1")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        assert shout.run(checkpoint=checkpoint).completed == 400
+    finally:
+        over.set()
+        writer.join(10)
+    assert state(db) == (400, 400)
