@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -10,7 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from resumable_tasks import CommitStateUnknown, SqlCheckpoint, StoreError, resumable_task
+from resumable_tasks.options import JobOptions
 from resumable_tasks.sql import planning
+from resumable_tasks.sql.claims import Claims
+from resumable_tasks.sql.database import Database
+from resumable_tasks.sql.tables import Tables
+from resumable_tasks.sql.tenure import Tenure
 
 from . import oracle
 from .child import Spec
@@ -158,3 +164,23 @@ def test_rows_that_another_has_claimed_are_not_committed(
     # The other's sign of life ends, and then they are handled once more.
     assert run.completed == 40
     assert db.rows("SELECT label, count(*) FROM lessons GROUP BY label") == [("later", 40)]
+
+
+def test_a_row_that_was_claimed_in_between_is_left_to_the_run_that_has_it(
+    db: Db, prepared: Callable[..., SqlCheckpoint]
+) -> None:
+    """A query that began before another's claim can still come by that row, and lock it."""
+    checkpoint = prepared(10)
+    with contextlib.closing(Database(db.url)) as database:
+        tables = Tables(database, checkpoint)
+        options = JobOptions("label", results="one")
+        claims = []
+        for run in ("one", "two"):
+            Tenure(database, tables, run, options).take(takeover=False, identity=None)
+            claims.append(Claims(database, tables, run, 10, [], shared=True))
+        rows = next(claims[0].pages())
+        with database.writing() as connection:
+            assert claims[1]._take(connection, rows) == set()
+        db.do("UPDATE lessons_processed_at_runs SET alive_until = 0 WHERE run = 'one'")
+        with database.writing() as connection:
+            assert claims[1]._take(connection, rows) == set(range(1, 11))
