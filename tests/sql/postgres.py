@@ -31,7 +31,9 @@ def as_user(*command: object) -> list[str]:
     plain = [str(word) for word in command]
     if os.getuid() != 0:
         return plain
-    return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", *plain]
+    who = [f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+    # A test that is stopped by its time limit takes the process with it, and no clean-up is done.
+    return ["setpriv", *who, "--pdeathsig=INT", *plain]
 
 
 @contextlib.contextmanager
