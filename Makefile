@@ -18,11 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # The crash tests kill at system calls, by strace; the tests of Prefect's UI look at it with
-# Chromium. Without them those tests say so and are passed over.
+# Chromium; those of database columns start a PostgreSQL of their own (the package is told to make none).
+# Without them those tests say so and are passed over.
 system:
-	@{ command -v strace && command -v chromium; } >/dev/null \
+	@{ command -v strace && command -v chromium && ls /usr/lib/postgresql/*/bin/postgres; } \
+		>/dev/null 2>&1 \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
-		&& apt-get install -y -qq --no-install-recommends strace chromium; } || true
+		&& { [ -e /etc/postgresql-common ] || { mkdir -p /etc/postgresql-common && echo \
+		"create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; }; } \
+		&& apt-get install -y -qq --no-install-recommends strace chromium postgresql; } || true
 
 demo: setup
 	$(BIN)/python -m flows.demo

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.prefect.schedule import scheduled_date
     from resumable_tasks.runners.prefect.states import flow_state
     from resumable_tasks.snapshot import Snapshot
+    from resumable_tasks.sql.spec import SqlCheckpoint
     from resumable_tasks.task import ResumableTask, resumable_task
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ _HOMES = {
     "runners.prefect.schedule": ("scheduled_date",),
     "runners.prefect.states": ("flow_state",),
     "snapshot": ("Snapshot",),
+    "sql.spec": ("SqlCheckpoint",),
     "task": ("ResumableTask", "resumable_task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -109,6 +111,7 @@ __all__ = [
     "ResumableTasksError",
     "RunResult",
     "Snapshot",
+    "SqlCheckpoint",
     "StoreError",
     "Unfinished",
     "UsageError",

@@ -15,6 +15,7 @@ from resumable_tasks import holder, keys, log, manifest, outbox, shards, superse
 from resumable_tasks.budget import spent
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
+from resumable_tasks.form import CheckpointForm
 from resumable_tasks.holder import Holder
 from resumable_tasks.journal import FOLDER as JOURNAL
 from resumable_tasks.journal import Journal, RecordTaken, record_number
@@ -82,7 +83,7 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
     return found, state
 
 
-class Checkpoint:
+class Checkpoint(CheckpointForm):
     """A checkpoint that this process drives: it alone commits, from one thread at a time.
 
     Whatever `commit` has returned for is durable. After any exception from `commit` the object
@@ -97,7 +98,8 @@ class Checkpoint:
         hold: Holder,
         identity: Mapping[str, str] | None = None,
     ) -> None:
-        self.store = store
+        self.store: Store = store
+        self.url, self.job = store.url, found.job
         self.manifest = found
         self.run = run
         self.state = State()
@@ -248,11 +250,7 @@ class Checkpoint:
     def accept(
         self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
     ) -> pa.Schema | None:
-        """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing.
-
-        ``pending`` are the outcomes accepted before it and not yet committed, ``schema`` is what
-        the last of them gave (None if there are none).
-        """
+        """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing."""
         current, new = schema if schema is not None else self.schema, outcome.schema
         if new is None or new is current:
             return current

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import failures, log
 from resumable_tasks.budget import Budget
-from resumable_tasks.checkpoint import Checkpoint
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
+from resumable_tasks.form import CheckpointForm
 from resumable_tasks.model import Batch, Failure, Outcome
 from resumable_tasks.options import JobOptions
 from resumable_tasks.plan import Planner
@@ -42,7 +42,6 @@ _POLL_SECONDS = 0.05
 _ABANDON_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
 class _Wake:
     """In the queue of outcomes: the items are at their end."""
 
@@ -60,7 +59,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: CheckpointForm,
         planner: Planner,
         runner: Runner,
         work: Work,
@@ -97,7 +96,7 @@ class Engine:
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
-        self.found = len(checkpoint.state.done)
+        self.found = checkpoint.found
         self.completed = 0
         self.failures: list[Failure] = []
         self.interrupted: str | None = None
@@ -135,7 +134,7 @@ class Engine:
             committer.join(None if drained else _ABANDON_SECONDS)
         if committer.is_alive():
             raise CommitStateUnknown(
-                f"the disk of {self._checkpoint.store.url} does not answer; whether the last "
+                f"the place of {self._checkpoint.url} does not answer; whether the last "
                 "commit has landed, the next run finds out. Run the same command again"
             )
         if self._broken is not None:
@@ -169,6 +168,11 @@ class Engine:
 
     def _hand_out(self, items: Iterable[Any]) -> None:
         for batch in self._planner.batches(items):
+            # An empty one: there is no item for now. What is held must not wait for the next.
+            self._at_end = not len(batch)
+            if self._at_end:
+                self._queue.put(_Wake())
+                continue
             allowed = self.budget.hand_out(len(batch))
             if allowed:
                 allowed = self._wait_for_room(allowed)
@@ -239,14 +243,13 @@ class Engine:
                 found = self._queue.get(not group, self._seconds_until_due())
             except Empty:
                 return group
-            if isinstance(found, _Wake):
-                if not group:
-                    return group
-                continue
             if isinstance(found, Outcome):
                 group.append(found)
             elif isinstance(found, _StopRequest):
                 self._stop(found.reason, found.grace_seconds)
+            elif isinstance(found, _Wake):
+                if not group:
+                    return group
             elif group:
                 self._queue.put(None)  # again, for the next call
                 return group
@@ -257,9 +260,8 @@ class Engine:
         self.interrupted = self.interrupted or reason
         self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
-        long = f"have {grace_seconds:g} seconds to finish"
-        long = long if grace_seconds < math.inf else "are waited for"
-        log.warning("%s: stopping; batches that run %s (again: stop at once)", reason, long)
+        limit = f", or after {grace_seconds:g} s" if grace_seconds < math.inf else ""
+        log.warning("%s: stopping once what runs has ended%s (again: at once)", reason, limit)
         self.tell(Stopping, reason=reason, running=self._out)
 
     def _seconds_until_due(self) -> float | None:
@@ -341,8 +343,8 @@ class Engine:
         if accepted:
             commit = self._checkpoint.commit(accepted, schema, self._planner.fingerprints)
             # Not all that is in the record: items done anew bring others with them.
-            completed = sum(outcome.completed for outcome in accepted)
-            failed = tuple(failure for outcome in accepted for failure in outcome.failures)
+            completed = commit.key_count - commit.info.get("copied", 0)
+            failed = commit.failures[: sum(len(outcome.failures) for outcome in accepted)]
             self._planner.forget(outcome.done for outcome in accepted)
             self.completed += completed
             self.failures.extend(failed)
@@ -354,7 +356,7 @@ class Engine:
                 Committed,
                 number=commit.number,
                 completed=completed,
-                rows=sum(shard.rows for shard in commit.shards),
+                rows=commit.info.get("rows", sum(shard.rows for shard in commit.shards)),
                 bytes=sum(shard.bytes for shard in commit.shards),
                 failures=failed,
                 progress=self.progress(),
@@ -390,8 +392,8 @@ class Engine:
         checkpoint = self._checkpoint
         self._listeners.tell(
             kind(
-                job=checkpoint.manifest.job,
-                checkpoint=checkpoint.store.url,
+                job=checkpoint.job,
+                checkpoint=checkpoint.url,
                 run=checkpoint.run,
                 **fields,
             )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
+    from resumable_tasks.sql.spec import SqlCheckpoint
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -48,6 +50,10 @@ class RunResult:
     quarantined: int = 0
     cost: float | None = None
     remaining: Estimate | None = None
+    # What reads the rows, where they are in a database's table and not in shards.
+    source: SqlCheckpoint | None = field(repr=False, default=None)
+    # What lists the failures: a command, or a query.
+    failures_listed: str = field(repr=False, default="")
     # Key → position among the items of this run, to order by.
     positions: KeyTable | None = field(repr=False, default=None)
     changed: int = 0
@@ -72,6 +78,8 @@ class RunResult:
         ``ordered``: in the order of this run's items; without it, in the order of commits.
         Raises `CheckpointDamaged` that names the file.
         """
+        if self.source is not None:
+            return self.source.table_of_results(self.positions if ordered else None)
         with reading(self.checkpoint) as (store, found, state):
             if ordered:
                 return publish.ordered_table(store, found, state, self.positions)
@@ -79,6 +87,8 @@ class RunResult:
 
     def dataset(self) -> pads.Dataset:
         """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
+        if self.source is not None:
+            return self.source.dataset()
         store = open_store(self.checkpoint)
         _, state = read_checkpoint(store)
         return shards.dataset(store, list(state.shards.values()), publish.schema(state))
@@ -95,6 +105,8 @@ class RunResult:
         A reader of the folder sees the old dataset or the new one, never a part. See
         `resumable_tasks.publish.publish`.
         """
+        if self.source is not None:
+            raise self.source.not_published()
         return publish.publish(
             self.checkpoint,
             dest,
@@ -105,6 +117,9 @@ class RunResult:
 
     def completed_keys(self) -> Iterator[keys.Key]:
         """The keys of all completed items of the checkpoint, in the order of commits."""
+        if self.source is not None:
+            yield from self.source.completed_keys()
+            return
         for lines in publish.completed_lines(open_store(self.checkpoint)):
             yield from keys.parse_lines(lines)
 
@@ -130,5 +145,5 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
         + "\n".join(lines[:10])
         + (f"\nThe run has ended before its items: {ended_early}." if ended_early else "")
         + "\nMend the cause and run the same command again: only what failed is handled. "
-        f"`resumable failures {result.checkpoint}` lists them"
+        f"{result.failures_listed or f'`resumable failures {result.checkpoint}`'} lists them"
     )

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any
 
 from resumable_tasks import log
-from resumable_tasks.errors import BadResult
+from resumable_tasks.errors import BadResult, UsageError
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -96,6 +96,22 @@ class RetryPolicy:
         # "Equal jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         wait: Callable[..., Any] = delay if callable(delay) else _default_wait(tenacity)
         return max(0.0, float(wait(state)))
+
+
+def delay_of(given: RetryDelay, retries: int) -> RetryDelay:
+    """The delay as a policy takes it. Raises `UsageError`."""
+    if isinstance(given, Sequence):
+        return tuple(given)
+    if callable(given) and not type(given).__module__.startswith("tenacity"):
+        # As Prefect has it: a callable of the number of retries that gives their delays.
+        try:
+            return tuple(given(retries)) or 0.0
+        except TypeError as error:
+            raise UsageError(
+                f"retry_delay={given!r} is a callable that gives no list of delays for {retries} "
+                f"retries: {error}. Give it so, or give a wait strategy of tenacity"
+            ) from error
+    return given
 
 
 def _default_wait(tenacity: Any) -> Callable[..., Any]:

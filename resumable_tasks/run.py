@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -19,15 +18,17 @@ from resumable_tasks.engine import Engine
 from resumable_tasks.errors import Interrupted, JobFailed, UsageError
 from resumable_tasks.events import Listener, Listeners, Progress, RunFinished, RunStarted
 from resumable_tasks.exits import use_exit_codes
+from resumable_tasks.form import CheckpointForm
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.limits import Limits, parse_rates
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.options import NAME, JobOptions
 from resumable_tasks.plan import Planner
 from resumable_tasks.result import RunResult, describe_failures
-from resumable_tasks.retries import RetryDelay, RetryPolicy
+from resumable_tasks.retries import RetryPolicy, delay_of
 from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
+from resumable_tasks.sql.spec import SqlCheckpoint
 from resumable_tasks.store.local import in_temporary_folder
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
 
 @dataclass(frozen=True, slots=True)
 class RunArguments:
-    checkpoint: str | os.PathLike[str] | None
+    checkpoint: str | os.PathLike[str] | SqlCheckpoint | None
     partition: str | date | None
     takeover: bool
     on_progress: Callable[[Progress], None] | None
@@ -84,6 +85,8 @@ class Run:
         """Run, and say how it went: by a result or by an exception that carries it."""
         use_exit_codes()
         options, arguments = self._options, self._arguments
+        if isinstance(arguments.checkpoint, SqlCheckpoint):
+            return self._from_table(arguments.checkpoint)
         scheme = KeyScheme(options.key)
         fingerprinter = options.fingerprinter()
         place = _place(options.name, arguments.checkpoint, arguments.partition)
@@ -107,24 +110,40 @@ class Run:
         finally:
             checkpoint.close()
 
-    def _with(self, checkpoint: Checkpoint, scheme: KeyScheme, runner: Runner) -> RunResult:
+    def _from_table(self, described: SqlCheckpoint) -> RunResult:
+        """Run on the rows of a database table, which is the checkpoint too."""
+        from resumable_tasks.sql import driver
+
+        arguments, flow_run = self._arguments, self._flow_run
+        self._options = options = driver.check(described, self._options, self._items, arguments)
+        if arguments.dry_run:
+            return driver.dry_run(described, options)
+        runner = _runner(self._handler, options, self._loop, flow_run)
+        if runner.remote and options.runner != "processes" and described.shards is None:
+            raise UsageError(
+                f"{options.name}: task runs on other machines need shards=, a folder that all of "
+                "them share, for their rows; or run the flow on ThreadPoolTaskRunner"
+            )
+        checkpoint = driver.open_form(
+            described,
+            options,
+            takeover=arguments.takeover,
+            identity=flow_run.identity if flow_run is not None else None,
+        )
+        try:
+            self._expected = checkpoint.expected
+            return self._with(checkpoint, KeyScheme(options.key), runner)
+        finally:
+            checkpoint.close()
+
+    def _with(self, checkpoint: CheckpointForm, scheme: KeyScheme, runner: Runner) -> RunResult:
         options, arguments = self._options, self._arguments
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
             (progress.listener(arguments.progress), *telemetry, *arguments.listeners),
             arguments.on_progress,
         )
-        planner = Planner(
-            scheme,
-            options.batch_size,
-            checkpoint.state.done,
-            on_duplicate=options.on_duplicate,
-            batch_format=options.batch_format,
-            set_aside=checkpoint.state.set_aside(options.max_attempts, options.retry_failed),
-            fingerprinter=options.fingerprinter(),
-            on_change=options.on_change,
-            failed=checkpoint.state.failures,
-        )
+        planner = checkpoint.planner(scheme, options)
         listeners.each.append(advice.key_watch(planner, len(checkpoint.state.done)))
         work = Work(
             handler=self._handler,
@@ -132,7 +151,7 @@ class Run:
             results=options.results,
             retry=RetryPolicy(
                 options.retries,
-                _delay(options.retry_delay, options.retries),
+                delay_of(options.retry_delay, options.retries),
                 options.retry_on,
                 options.give_up_after,
             ),
@@ -159,6 +178,7 @@ class Run:
         self._engine = engine
         for request in self._stop_requests:
             engine.request_stop(*request)
+        checkpoint.stop_when(lambda: engine.stopping)
         if hasattr(self._items, "stop_when"):  # async items, which wait for their source elsewhere
             self._items.stop_when(lambda: engine.stopping)
 
@@ -187,9 +207,9 @@ class Run:
             )
         finally:
             engine.tell(RunFinished, how=how, progress=engine.progress())
-        return self._conclude(how, result, engine)
+        return self._conclude(how, result, engine, checkpoint)
 
-    def _warn_of_nothing_new(self, result: RunResult, checkpoint: Checkpoint) -> None:
+    def _warn_of_nothing_new(self, result: RunResult, checkpoint: CheckpointForm) -> None:
         """A scheduled run that finds all done has most likely another one's checkpoint."""
         scheduled = self._flow_run is not None and self._flow_run.scheduled
         before = checkpoint.before
@@ -209,19 +229,20 @@ class Run:
         tolerated = self._options.tolerates(result.failed, result.total)
         return "done" if tolerated and not engine.ended_early else "failed"
 
-    def _conclude(self, how: str, result: RunResult, engine: Engine) -> RunResult:
+    def _conclude(
+        self, how: str, result: RunResult, engine: Engine, checkpoint: CheckpointForm
+    ) -> RunResult:
         done = result.completed + result.skipped
         text = f"{result.job}: {done:,} of {result.total:,} items done"
         if result.skipped:
             text += f" ({result.skipped:,} before, {result.completed:,} now)"
         if result.quarantined:
             log.warning(
-                "%s: %s items are quarantined, after max_attempts=%s, and were not tried: "
-                "`resumable failures %s --quarantined` lists them, `resumable retry` releases them",
+                "%s: %s items are quarantined, after max_attempts=%s, and were not tried: %s",
                 result.job,
                 f"{result.quarantined:,}",
                 self._options.max_attempts,
-                shlex.quote(result.checkpoint),
+                checkpoint.quarantine_hint,
             )
         if how == "interrupted":
             lost = engine.abandoned
@@ -246,39 +267,41 @@ class Run:
             raise JobFailed(describe_failures(result, engine.ended_early), result=result)
         return result
 
-    def _announce(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        state = checkpoint.state
-        found, failed = len(state.done), len(state.failures)
+    def _announce(self, checkpoint: CheckpointForm, engine: Engine) -> None:
+        found, failed = checkpoint.found, checkpoint.failed_before
         log.info(
             "%s: checkpoint %s: %s",
             self._options.name,
-            checkpoint.store.url,
+            checkpoint.url,
             f"{found:,} items are done and will be skipped, {failed:,} failed before and will be "
             "tried again"
             if found or failed
             else "new, all items will be handled",
         )
-        if in_temporary_folder(checkpoint.store):
+        if checkpoint.store and in_temporary_folder(checkpoint.store):
             log.warning(
                 "the checkpoint %s lies in a temporary folder, which the system empties: "
                 "name another checkpoint= for work that matters",
-                checkpoint.store.url,
+                checkpoint.url,
             )
         engine.tell(
-            RunStarted, found=found, failed=failed, expected=self._expected, epoch=state.epoch
+            RunStarted,
+            found=found,
+            failed=failed,
+            expected=self._expected,
+            epoch=checkpoint.state.epoch,
         )
 
     def _result(
-        self, checkpoint: Checkpoint, planner: Planner, engine: Engine, seconds: float
+        self, checkpoint: CheckpointForm, planner: Planner, engine: Engine, seconds: float
     ) -> RunResult:
-        state = checkpoint.state
         # With retry_failed=False what failed before has failed still; quarantine is no failure.
-        left = [state.failures[line] for line in planner.set_aside_lines]
+        left = checkpoint.set_aside(planner)
         failed = [*engine.failures, *([] if self._options.retry_failed else left)]
         left = left if self._options.retry_failed else []
         return RunResult(
             job=self._options.name,
-            checkpoint=checkpoint.store.url,
+            checkpoint=checkpoint.url,
             run=checkpoint.run,
             total=planner.total,
             completed=engine.completed,
@@ -292,10 +315,12 @@ class Run:
             remaining=self._remaining(checkpoint, planner, engine, len(failed) + len(left)),
             positions=planner.seen,
             changed=planner.changed,
+            source=checkpoint.source,
+            failures_listed=checkpoint.failures_listed,
         )
 
     def _remaining(
-        self, checkpoint: Checkpoint, planner: Planner, engine: Engine, failed: int
+        self, checkpoint: CheckpointForm, planner: Planner, engine: Engine, failed: int
     ) -> Estimate | None:
         """What a run that was stopped has left, as far as the number of items is known."""
         if self._expected is None or not (engine.interrupted or engine.ended_early):
@@ -321,21 +346,6 @@ class Run:
             return None
         gates = self._flow_run.gates(names) if self._flow_run is not None else ()
         return Limits(rates, options.adaptive, gates, options.batch_size)
-
-
-def _delay(given: RetryDelay, retries: int) -> RetryDelay:
-    if isinstance(given, Sequence):
-        return tuple(given)
-    if callable(given) and not type(given).__module__.startswith("tenacity"):
-        # As Prefect has it: a callable of the number of retries that gives their delays.
-        try:
-            return tuple(given(retries)) or 0.0
-        except TypeError as error:
-            raise UsageError(
-                f"retry_delay={given!r} is a callable that gives no list of delays for {retries} "
-                f"retries: {error}. Give it so, or give a wait strategy of tenacity"
-            ) from error
-    return given
 
 
 def _runner(

@@ -27,6 +27,7 @@ from resumable_tasks.result import RunResult
 from resumable_tasks.retries import RetryDelay, RetryOn
 from resumable_tasks.run import Run, RunArguments
 from resumable_tasks.runners.prefect.detect import current_flow_run
+from resumable_tasks.sql.spec import SqlCheckpoint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,9 +63,9 @@ class ResumableTask(Generic[P, R]):
 
     def run(
         self,
-        items: Any,
+        items: Any = None,
         *,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | SqlCheckpoint | None = None,
         partition: str | date | None = None,
         takeover: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -83,9 +84,10 @@ class ResumableTask(Generic[P, R]):
         Args:
             items: any iterable of items, generators of any length included; an async iterable;
                 an Arrow table, record batch, reader or dataset; a data frame that speaks the
-                Arrow PyCapsule interface. Read once, lazily.
+                Arrow PyCapsule interface. Read once, lazily. Left out with a `SqlCheckpoint`.
             checkpoint: the checkpoint's directory; by default
-                ``.resumable/<name>/<partition or "default">`` under the working directory.
+                ``.resumable/<name>/<partition or "default">`` under the working directory. Or a
+                `SqlCheckpoint`: the rows of a database table are the items.
             partition: which occurrence of a repeating job this is, such as a date; a folder
                 below ``checkpoint``.
             takeover: take the checkpoint from a run that is stuck; it can no longer commit.
@@ -135,9 +137,9 @@ class ResumableTask(Generic[P, R]):
 
     async def arun(
         self,
-        items: Any,
+        items: Any = None,
         *,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | SqlCheckpoint | None = None,
         partition: str | date | None = None,
         takeover: bool = False,
         on_progress: Callable[[Progress], None] | None = None,

@@ -15,7 +15,14 @@ import tenacity
 
 from resumable_tasks import BadResult, UsageError, resumable_task
 from resumable_tasks.limits import RateLimit, parse_rate
-from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy, retry_after, seconds_told
+from resumable_tasks.retries import (
+    Attempts,
+    GiveUp,
+    RetryPolicy,
+    delay_of,
+    retry_after,
+    seconds_told,
+)
 
 
 def http_error(status: int, headers: Mapping[str, str]) -> httpx.HTTPStatusError:
@@ -95,9 +102,7 @@ def test_the_delay_is_a_number_a_list_or_a_strategy(delay: Any, pauses: list[flo
 
 
 def test_the_delay_may_be_prefects_callable_of_the_number_of_retries() -> None:
-    from resumable_tasks.run import _delay
-
-    assert _delay(lambda retries: [10.0 * n for n in range(retries)], 3) == (0.0, 10.0, 20.0)
+    assert delay_of(lambda retries: [10.0 * n for n in range(retries)], 3) == (0.0, 10.0, 20.0)
 
 
 def test_how_long_one_is_told_to_wait() -> None:

@@ -1,0 +1,190 @@
+"""Which rows a run takes for itself, page by page, and the sign of life that keeps them its own.
+
+A claim is a row of the claims' table, which names a run; it is valid while that run is alive, by
+the database's clock. Whoever commits deletes its claims in the same transaction: if one is not
+there any more another has taken it, and nothing of that row is committed.
+
+Locks are taken in one order, rows of the items before claims, so that two drivers cannot wait
+for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks import log
+from resumable_tasks.errors import StoreError
+from resumable_tasks.faults import fault_point
+from resumable_tasks.sql.database import Database, require
+from resumable_tasks.sql.tables import Tables
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from sqlalchemy import Select
+
+    Row = dict[str, Any]
+
+_LONGEST_POLL = 1.0
+
+
+class Claims:
+    """The rows that are left for this run, as pages.
+
+    ``set_aside`` are conditions for a row not to be passed over. ``shared``: others may be at
+    work, so that rows are claimed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tables: Tables,
+        run: str,
+        page: int,
+        set_aside: list[Any],
+        *,
+        shared: bool,
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._run = run
+        self._page = page
+        self._shared = shared
+        self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
+        self._left = [tables.done.is_(None), *tables.considered, *set_aside]
+        self.stop: Callable[[], bool] = lambda: False
+
+    def pages(self) -> Iterator[list[Row]]:
+        """Pages of rows, claimed for this run where others may be at work, in the key's order.
+
+        An empty page says that there is none for now, since others have claimed what is left. The
+        end comes when nothing is left but what this run has had.
+        """
+        after: Any = None
+        waiting = False
+        while not self.stop():
+            rows, last = self._next(after)
+            if rows:
+                after, waiting = last, False
+                yield rows
+            elif last is not None:
+                after = last  # others were quicker with this page
+            elif not self._shared:
+                return
+            elif after is not None:
+                after = None  # once more from the beginning: for what was given back meanwhile
+            elif not self._others_have_some():
+                return
+            else:
+                if not waiting:
+                    log.info("the rows that are left are claimed by other runs: waiting for them")
+                    waiting = True
+                    yield []
+                time.sleep(self._poll)
+
+    def _next(self, after: Any) -> tuple[list[Row], Any]:
+        """The next page, and the last key that was looked at; that is None at the end."""
+        sa = require()
+        tables = self._tables
+        query = sa.select(tables.items).where(*self._left)
+        if after is not None:
+            query = query.where(tables.after(after))
+        query = query.order_by(*tables.key).limit(self._page)
+        if not self._shared:
+            with self._database.reading() as connection:
+                rows = [dict(row) for row in connection.execute(query).mappings()]
+            return rows, self._key(rows[-1]) if rows else None
+        query = query.where(~self._claimed(tables.items)).with_for_update(
+            skip_locked=True, of=tables.items
+        )
+        with self._database.writing() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            last = self._key(rows[-1]) if rows else None
+            taken = self._take(connection, rows) if rows else set()
+        fault_point("sql.claimed")
+        return [row for row in rows if self._key(row) in taken], last
+
+    def _key(self, row: Row) -> Any:
+        return self._tables.key_of([row[name] for name in self._tables.spec.keys])
+
+    def _take(self, connection: sa.Connection, rows: list[Row]) -> set[Any]:
+        """Claim these rows; the keys that are ours now. What another has just claimed is not."""
+        from sqlalchemy.dialects.postgresql import insert
+
+        sa = require()
+        claims, names = self._tables.claims, self._tables.spec.keys
+        statement = insert(claims)
+        alive = self._alive(claims.c.run).correlate(claims)
+        # The query before has seen the table as it was when it began. This one is answered by
+        # what is there now, and the primary key lets one of several win.
+        statement = statement.on_conflict_do_update(
+            index_elements=list(names),
+            set_={"run": statement.excluded.run},
+            where=~sa.exists(alive),
+        )
+        values = [{**{name: row[name] for name in names}, "run": self._run} for row in rows]
+        returning = statement.returning(*self._tables.columns_of(claims))
+        return {self._tables.key_of(row) for row in connection.execute(returning, values)}
+
+    def _alive(self, run: Any) -> sa.Select[Any]:
+        """The run of this name, if it is alive."""
+        sa = require()
+        runs = self._tables.runs
+        found: Select[Any] = sa.select(runs.c.run).where(
+            runs.c.run == run, runs.c.ended.is_(None), runs.c.alive_until > self._database.now
+        )
+        return found
+
+    def _claimed(self, items: sa.Table) -> Any:
+        """The condition that a row is claimed by a run that is alive."""
+        sa = require()
+        claims = self._tables.claims
+        runs = self._tables.runs
+        return sa.exists(
+            sa.select(claims.c.run)
+            .join(runs, runs.c.run == claims.c.run)
+            .where(
+                self._tables.same(claims),
+                runs.c.ended.is_(None),
+                runs.c.alive_until > self._database.now,
+            )
+            .correlate(items)
+        )
+
+    def _others_have_some(self) -> bool:
+        """Whether anything is left that this run has not had: claimed by others, or locked."""
+        sa = require()
+        claims = self._tables.claims
+        mine = sa.exists(
+            sa.select(claims.c.run)
+            .where(self._tables.same(claims), claims.c.run == self._run)
+            .correlate(self._tables.items)
+        )
+        query = sa.select(*self._tables.key).where(*self._left, ~mine).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+
+class Heartbeat:
+    """Keeps a run alive in the database until `stop`."""
+
+    def __init__(self, beat: Callable[[], bool], seconds: float) -> None:
+        self._beat = beat
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="resumable-alive", daemon=True)
+        self._thread.start()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(self._seconds / 4):
+            try:
+                if not self._beat():
+                    return  # it was taken over; the next commit says so
+            except StoreError as error:
+                log.warning("the sign of life could not be given: %s", error)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
