@@ -137,6 +137,10 @@ class Triage:
                 return Decision()
             if self._to_try is not None:
                 return self._try_next(nothing_else=nothing_else)
+            if nothing_else and not any(held.outage for held in self._held):
+                # No new batch can tell any more, and there is no sign of an outage.
+                self._end_pause()
+                return self._release(self._held, again=False)
             if self._in_the_tail and nothing_else and self._paused_for() >= _TAIL_SECONDS:
                 self._in_the_tail = False
                 self._end_pause()
