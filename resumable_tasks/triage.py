@@ -11,9 +11,10 @@ up, until it is known which of the three it is.
   after growing pauses. If the first succeeds there are just many bad items. If a later one does
   the service is back, and what is held is handled again as it was. After ``give_up_after`` seconds
   the run ends as interrupted. The idea is that of Nygard's circuit breaker (*Release It!*, 2007).
-  An error of programming does not go away by waiting: if nothing at all has succeeded in this run,
-  a few more are tried at once, and if all of them fail the run ends as failed.
-* **There is nothing else to handle**: as with a success, if there has been any in this run.
+  An error of programming does not go away by waiting: a few more are tried at once, and if all of
+  them fail the run ends as failed.
+* **There is nothing else to handle**: as with a success, if there has been any in this run; what
+  looks like an outage is waited for, but not for long.
 """
 
 from __future__ import annotations
@@ -132,11 +133,17 @@ class Triage:
 
     def look(self, *, nothing_else: bool) -> Decision:
         """What is due now. ``nothing_else``: no batch runs, and the items are at their end."""
+        if self.paused and not self._held and not self._probes:
+            self._end_pause()  # its last probe has failed its item without raising
         if self.paused:
-            if self._probes or not self._held:
+            if self._probes:
                 return Decision()
             if self._to_try is not None:
                 return self._try_next(nothing_else=nothing_else)
+            if nothing_else and not any(held.outage for held in self._held):
+                # No new batch can tell any more, and there is no sign of an outage.
+                self._end_pause()
+                return self._release(self._held, again=False)
             if self._in_the_tail and nothing_else and self._paused_for() >= _TAIL_SECONDS:
                 self._in_the_tail = False
                 self._end_pause()

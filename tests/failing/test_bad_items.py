@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -308,3 +309,19 @@ def test_a_bad_item_among_changed_ones_keeps_its_old_row(place: Path) -> None:
     assert {row["id"] for row in rows if row["version"] == 2} == {*range(20, 30)} - {23}
     version = 3
     assert job.run(items(range(20, 30)), checkpoint=place).completed == 1
+
+
+def test_bad_items_at_the_very_end_are_not_waited_for(place: Path) -> None:
+    """As many as would pause a run, and nothing comes after them that could succeed."""
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(row["id"] >= 90 for row in rows):
+            raise Poison
+        return rows
+
+    began = time.monotonic()
+    task = resumable_task(handler, name="job", key="id", batch_size=1, concurrency=1)
+    with pytest.raises(JobFailed) as error:
+        task.run(ITEMS[:100], checkpoint=place)
+    assert ids_of(error) == list(range(90, 100))
+    assert time.monotonic() - began < 60

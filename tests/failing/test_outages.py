@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Interrupted, JobFailed, resumable_task
+from resumable_tasks import Interrupted, ItemFailure, JobFailed, resumable_task
 from resumable_tasks.checkpoint import open_store, read_checkpoint
 
 from .service import Service
@@ -297,3 +297,19 @@ def test_a_short_blip_condemns_no_batch_of_one_item(place: Path) -> None:
         return rows
 
     assert job.run(ITEMS[:60], checkpoint=place).failed == 0
+
+
+def test_a_probe_that_returns_a_failure_ends_a_pause(place: Path) -> None:
+    calls: list[int] = []
+
+    @resumable_task(
+        key="id", batch_size=1, concurrency=1, pause_after=1, tolerated_failures=1, max_seconds=20
+    )
+    def job(rows: list[dict[str, Any]]) -> list[Any]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("once")
+        return [ItemFailure(0, "no") if row["id"] == 0 else row for row in rows]
+
+    result = job.run(ITEMS[:20], checkpoint=place)
+    assert (result.completed, result.failed) == (19, 1)

@@ -82,6 +82,14 @@ def test_bad_items_fail_and_all_others_are_done(
 
 @settings(max_examples=60, deadline=None)
 @example(
+    batch_size=5,
+    concurrency=5,
+    pause_after=1,
+    outages=[(7, 16), (48, 15)],
+    bad={48, 26},
+    isolate=True,
+)  # all that is held at the end are bad items
+@example(
     batch_size=1, concurrency=1, pause_after=1, outages=[(0, 1)], bad=set(), isolate=True
 )  # the probe is all that is held
 @given(
