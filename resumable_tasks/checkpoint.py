@@ -80,7 +80,7 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
     with RepairHint(store):
         state.apply_all(Journal(store, found.id).read_new())
         supersede.check(store, found, state)
-    return found, state
+    return found.named(state.names), state
 
 
 class Checkpoint(CheckpointForm):
@@ -99,7 +99,7 @@ class Checkpoint(CheckpointForm):
         identity: Mapping[str, str] | None = None,
     ) -> None:
         self.store: Store = store
-        self.url, self.job = store.url, found.job
+        self.url = store.url
         self.manifest = found
         self.run = run
         self.state = State()
@@ -143,9 +143,10 @@ class Checkpoint(CheckpointForm):
             if store.list(JOURNAL) and manifest.NAME not in store.list(""):
                 raise _no_manifest()
             found = manifest.create_or_read(store, wanted)
-            manifest.check(store, found, wanted)
             checkpoint = cls(store, found, run, hold, identity)
             checkpoint._recover()
+            found = checkpoint.manifest = found.named(checkpoint.state.names)
+            manifest.check(store, found, wanted)
             version = checkpoint.state.version or found.version
             scheme = checkpoint.state.fingerprint if fingerprint is not None else None
             differs = version != wanted.version or scheme not in (None, fingerprint)
@@ -168,7 +169,7 @@ class Checkpoint(CheckpointForm):
                 manifest.check_version(store, version, wanted.version)
                 manifest.check_fingerprint(store, scheme, fingerprint)
             hold.check()
-            checkpoint._claim(wanted.version, expected, max_attempts, fingerprint)
+            checkpoint._claim(wanted, expected, max_attempts, fingerprint)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
@@ -194,10 +195,14 @@ class Checkpoint(CheckpointForm):
             raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
 
     def _claim(
-        self, version: str, expected: int | None, max_attempts: int | None, fingerprint: Any
+        self, wanted: Manifest, expected: int | None, max_attempts: int | None, fingerprint: Any
     ) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        info = {**holder.me(self.run), "version": version, "expected": expected, **self._identity}
+        names = {name: getattr(wanted, name) for name in self.manifest.open - wanted.open}
+        self.manifest = self.manifest.named(names)
+        self.job = self.manifest.job
+        info = {**holder.me(self.run), "version": wanted.version, "expected": expected}
+        info |= self._identity | ({"names": names} if names else {})
         if max_attempts is not None:
             info["max_attempts"] = max_attempts
         info.pop("run")

@@ -24,6 +24,8 @@ from resumable_tasks.store.base import Store
 
 # A record of the journal is read whole; a file of fewer items is taken over in one step.
 _PER_COMMIT = 1_000_000
+# What a line has beside its key where it says no more than that this is done.
+_WHEN = {"t", "ts", "time", "timestamp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def import_file(
     several lines of one item the last counts (with ``results="many"`` all do).
 
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
-    checkpoint, if there is one. Raises `UsageError` (`InvalidItems` with the line,
+    checkpoint, if there is one. In a new one all but ``key`` may be left open: the first run names
+    them, and an item has a row if the file says more of it than when it was done. Raises `UsageError` (`InvalidItems` with the line,
     `CheckpointMismatch`), `ResultConflict` for a column whose type does not fit the rows that are
     there, and what the opening of a checkpoint raises; nothing was imported then.
     """
@@ -139,15 +142,12 @@ def _wanted(
     key: tuple[str, ...],
     results: ResultsMode | None,
 ) -> Manifest:
-    if there is None and job is None:
-        raise UsageError(
-            "--job is missing: name the job that is to go on, as its name= or its function has it"
-        )
     spec = key[0] if len(key) == 1 else key or None
     given = KeyScheme(spec).describe()
     if there is None:
-        options = JobOptions(name=str(job), key=spec, results=results or "none")
-        return Manifest(options.name, version or str(options.version), given, options.results)
+        # Raises for what no job can have.
+        JobOptions(name="imported" if job is None else job, key=spec, results=results or "one")
+        return Manifest(job or "", version or "", given, results or "")
     before = there[0]
     return Manifest(
         job or before.job,
@@ -171,6 +171,12 @@ def _last_of_each(lines: list[bytes]) -> Sequence[int]:
     return range(len(lines)) if len(last) == len(lines) else sorted(last.values())
 
 
+def _says_no_more(found: Progress) -> bool:
+    """Whether the lines have nothing but a key and when it was done."""
+    names = {name for row in found.rows for name in row} - set(found.key_fields)
+    return names <= _WHEN
+
+
 class _Many:
     """The items of a file, each with the places of its lines."""
 
@@ -179,7 +185,7 @@ class _Many:
     ) -> None:
         self._found = found
         self._scheme = scheme
-        self._results: Any = results
+        self._results: Any = results or ("none" if _says_no_more(found) else "one")
         self._places: dict[bytes, list[int]] = {}
         if results == "many":
             for at in chosen:
@@ -216,7 +222,9 @@ class _Many:
         try:
             matched = rows.match(self._rows(part), batch, scheme, self._results)
         except BadResult as error:
-            raise InvalidItems(f"{path}: {error}. Its rows were not imported") from error
+            raise InvalidItems(
+                f"{path}: {error}. Nothing was imported; results=none leaves all but the keys out"
+            ) from error
         table = matched.table
         schema = table.schema if table is not None else None
         return Outcome(batch, matched.done, matched.completed, table, schema=schema)

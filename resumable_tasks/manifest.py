@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
@@ -13,6 +14,7 @@ from resumable_tasks.store.base import CreateUnknown, Store
 
 NAME = "job.json"
 FORMAT = 1
+OPEN = ("job", "results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class Manifest:
     """What a checkpoint is for. ``id`` anchors the journal's chain, and is new in each checkpoint.
 
     ``version`` is the handler's version when the checkpoint was made; a later one that was
-    accepted stands in the claim of the run that brought it.
+    accepted stands in the claim of the run that brought it. ``job``, ``version`` and ``results``
+    are empty where an import has left them open: the first run names them, in its claim.
     """
 
     job: str
@@ -37,7 +40,18 @@ class Manifest:
             name: (getattr(self, name), getattr(other, name))
             for name in ("job", "key", "results")
             if getattr(self, name) != getattr(other, name)
+            and not (name in OPEN and "" in (getattr(self, name), getattr(other, name)))
         }
+
+    def named(self, names: Mapping[str, str]) -> Manifest:
+        """With these names in the place of those that are open."""
+        known: Any = {name: names[name] for name in self.open & names.keys()}
+        return replace(self, **known)
+
+    @property
+    def open(self) -> Set[str]:
+        """What of the identity is left to the first run."""
+        return {name for name in OPEN if not getattr(self, name)}
 
 
 def create_or_read(store: Store, wanted: Manifest) -> Manifest:
@@ -116,7 +130,7 @@ def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
 
 def check_version(store: Store, found: str, wanted: str) -> None:
     """Raises `CheckpointMismatch`, with the ways out, unless the versions are the same."""
-    if found != wanted:
+    if found != wanted and found and wanted:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by another version of the handler:\n"
             f"  version  checkpoint: {found!r}   this run: {wanted!r}\n"

@@ -73,7 +73,7 @@ class State:
     canonical key, ``shards`` the shards that count, by path. ``done`` has for each key the
     fingerprint with which it was completed, -1 if there is none that can be compared: only those
     of the last scheme, ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected``
-    (items) are those of the last run.
+    (items) are those of the last run, ``names`` what the first one has named of the manifest.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -86,6 +86,7 @@ class State:
     max_attempts: int | None = None
     expected: int | None = None
     fingerprint: Any = None
+    names: dict[str, str] = field(default_factory=dict)
     records: int = 0
     runs: int = 0
     # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
@@ -156,6 +157,7 @@ class State:
         if commit.kind == "claim":
             self.runs += 1
             self.version = commit.info.get("version", self.version)
+            self.names = commit.info.get("names", {}) | self.names
             self.max_attempts = commit.info.get("max_attempts")
             self.expected = commit.info.get("expected")
             self.follow_scheme(commit.info.get("fingerprint"))

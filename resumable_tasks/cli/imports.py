@@ -19,18 +19,18 @@ from resumable_tasks.text import clean
     "\n  2  the file or an option is wrong, the checkpoint is of another job; nothing was changed"
     "\n  3  a run holds the checkpoint; nothing was changed\n"
     "\n\b\nExamples:"
-    "\n  resumable import done.jsonl --job classify --key id --checkpoint checkpoints/classify"
+    "\n  resumable import done.jsonl --key id --checkpoint checkpoints/classify"
     "\n  resumable import ids.txt --job send --checkpoint checkpoints/send --dry-run",
 )
 @click.argument("file", type=click.Path())
 @click.option("--checkpoint", required=True, help="The checkpoint's directory, new or not.")
-@click.option("--job", help="The name of the job; needed if the checkpoint is new.")
+@click.option("--job", help="The name of the job; else the first run names it.")
 @click.option("--key", multiple=True, help="A field of the job's key; several make one key.")
-@click.option("--version", help="The version of the job; 1 by default.")
+@click.option("--version", help="The version of the job; else that of the first run.")
 @click.option(
     "--results",
     type=click.Choice(["one", "many", "none"]),
-    help="The job's results; with one or many, the other fields become the rows.",
+    help="The job's results; none leaves all but the keys out, many takes all lines of an item.",
 )
 @click.option(
     "--format",
@@ -57,14 +57,13 @@ def import_progress(
 
     done = import_file(file, checkpoint, dry_run=dry_run, **options)
     if as_json:
-        output.document({**asdict(done), "dry_run": dry_run})
+        found = {name: None if value == "" else value for name, value in asdict(done).items()}
+        output.document({**found, "dry_run": dry_run})
         return
     would = "would import" if dry_run else "imported"
-    rows = f", {count(done.rows, 'row')}," if done.results != "none" else ""
-    text = [
-        f"{would} {count(done.imported, 'item')}{rows} into {clean(done.checkpoint)} "
-        f"({clean(done.job)})"
-    ]
+    rows = f", {count(done.rows, 'row')}," if done.rows else ""
+    job = clean(done.job) or "the first run names the job"
+    text = [f"{would} {count(done.imported, 'item')}{rows} into {clean(done.checkpoint)} ({job})"]
     if done.skipped:
         text.append(f"{count(done.skipped, 'item')} skipped: completed there before")
     if done.duplicates:
@@ -72,5 +71,5 @@ def import_progress(
     if done.torn is not None:
         text.append(f"line {done.torn:,} is torn: left out, its item is done again")
     if not dry_run:
-        text.append("next: run the job; it does what is missing")
+        text.append(f"next: run the job with checkpoint={clean(repr(done.checkpoint))}")
     output.lines(text)

@@ -66,7 +66,9 @@ def status(context: click.Context, checkpoint: str, as_json: bool) -> None:
 def _status_lines(reader: Reader) -> Iterator[str]:
     state, found = reader.state, reader.manifest
     damaged = reader.damage is not None
-    yield f"{clean(found.job)} (version {clean(state.version or found.version, 80)})"
+    version = state.version or found.version
+    name = clean(found.job) or "imported, the first run names the job"
+    yield name + (f" (version {clean(version, 80)})" if version else "")
     yield f"  checkpoint   {clean(reader.store.url)}"
     yield f"  status       {reader.status}"
     yield f"  created      {output.when(found.created)}"
@@ -189,7 +191,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{entry['completed']:,}" if "completed" in entry else "?",
         f"{entry['failed']:,}" if "failed" in entry else "?",
         clean((entry.get("last_commit") or "-")[:19], 19),
-        clean(entry.get("job", "?"), 60),
+        clean(entry.get("job") or "?", 60),
         clean(entry["path"]),
     )
 

@@ -21,6 +21,7 @@ from resumable_tasks.errors import (
 )
 from resumable_tasks.journal import FOLDER as JOURNAL
 from resumable_tasks.journal import Journal, record_number
+from resumable_tasks.manifest import Manifest
 from resumable_tasks.model import Commit
 from resumable_tasks.shards import FOLDER as SHARDS
 from resumable_tasks.state import State
@@ -58,13 +59,18 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.manifest = read_manifest(store)
+        self._manifest = read_manifest(store)
         self.state = State()
         self.last: Tenure | None = None
         self.last_commit: str | None = None
         self.holder: dict[str, Any] | None = None
         self.damage: CheckpointDamaged | None = None
-        self._journal = Journal(store, self.manifest.id)
+        self._journal = Journal(store, self._manifest.id)
+
+    @property
+    def manifest(self) -> Manifest:
+        """With the names of the first run, where an import has left them open."""
+        return self._manifest.named(self.state.names)
 
     @classmethod
     def at(cls, place: str) -> Reader:
@@ -175,10 +181,10 @@ class Reader:
         state = self.state
         return {
             "checkpoint": self.store.url,
-            "job": self.manifest.job,
-            "version": state.version or self.manifest.version,
+            "job": self.manifest.job or None,
+            "version": (state.version or self.manifest.version) or None,
             "key": self.manifest.key,
-            "results": self.manifest.results,
+            "results": self.manifest.results or None,
             "created": self.manifest.created,
             "status": self.status,
             "exit_code": self.exit_code,

@@ -114,7 +114,7 @@ def _display(reader: Reader, as_json: bool) -> Iterator[Show]:
 
 def _fields(reader: Reader, rate: float | None) -> dict[str, Any]:
     return {
-        "job": reader.manifest.job,
+        "job": reader.manifest.job or None,
         "status": reader.status,
         "run": reader.last.claim.run if reader.last else None,
         "completed": len(reader.state.done),
@@ -142,7 +142,7 @@ def _line(reader: Reader, rate: float | None) -> str:
     expected = _expected(reader)
     of = f"/{expected:,}" if expected is not None else ""
     text = (
-        f"{clean(reader.manifest.job)}: {reader.status}, {len(reader.state.done):,}{of} completed "
+        f"{clean(reader.manifest.job or '?')}: {reader.status}, {len(reader.state.done):,}{of} completed "
         f"({_in_run(reader):,} in this run), {len(reader.state.failures):,} failed"
     )
     if reader.status == "running":

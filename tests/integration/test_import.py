@@ -52,7 +52,9 @@ def handled_after(place: Path, keys: list[Any], **options: Any) -> list[Any]:
         found.extend(items)
         if options["results"] == "none":
             return None
-        return [{"label": "new"} for _ in items]
+        return [
+            {**(item if options["results"] == "many" else {}), "label": "new"} for item in items
+        ]
 
     task = resumable_task(job, **options)
     fields = options["key"]
@@ -284,9 +286,67 @@ def test_the_checkpoint_of_another_job_is_refused(tmp_path: Path, other: dict[st
 def test_a_job_that_differs_from_what_was_imported_is_refused(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    take(file(tmp_path, '{"id":"a"}\n'))
+    take(file(tmp_path, '{"id":"a"}\n'), results="none", version="1")
     with pytest.raises(CheckpointMismatch):
         handled_after(tmp_path, ["a"], **other)
+
+
+@pytest.mark.parametrize("results", ["one", "many", "none"])
+@pytest.mark.parametrize("text", ['{"id":"a","t":"2026"}\n', '{"id":"a","label":"old"}\n'])
+def test_what_an_import_leaves_open_the_first_run_names(
+    tmp_path: Path, text: str, results: str
+) -> None:
+    place = tmp_path / "checkpoint"
+    path = file(tmp_path, text)
+    assert cli("import", path, "--key", "id", "--checkpoint", place).exit_code == 0
+    shown = json.loads(cli("status", place, "--json").stdout)
+    assert (shown["job"], shown["results"], shown["version"]) == (None, None, None)
+    assert "the first run names the job" in cli("status", place).stdout
+    assert cli("plan", place, "--items", 3).exit_code == cli("ls", place).exit_code == 0
+    given = {"name": "mine", "results": results, "version": "7"}
+    assert handled_after(tmp_path, ["a", "b"], **given) == ["b"]
+    shown = json.loads(cli("status", place, "--json").stdout)
+    assert (shown["job"], shown["results"], shown["version"]) == ("mine", results, "7")
+    for other in ({"name": "other"}, {"results": "none" if results == "one" else "one"}):
+        with pytest.raises(CheckpointMismatch):
+            handled_after(tmp_path, ["a"], **{**given, **other})
+        with pytest.raises(CheckpointMismatch):
+            take(path, job=other.get("name"), results=other.get("results"))
+    assert handled_after(tmp_path, ["a", "b"], **given) == []
+    assert take(path, job=None).skipped == 1
+    assert cli("verify", place).exit_code == 0
+
+
+def test_without_a_word_on_results_those_that_are_there_come_along(tmp_path: Path) -> None:
+    done = take(file(tmp_path, '{"id":"a","label":"old"}\n{"id":"b"}\n'), job=None)
+    assert (done.imported, done.rows, done.job) == (2, 2, "")
+    also = take(file(tmp_path, '{"id":"c","t":"2026"}\n', "more.jsonl"), job=None)
+    assert (also.imported, also.rows) == (1, 0)  # it says only when
+    task = resumable_task(lambda items: [{"label": "new"} for _ in items], name="job", key="id")
+    run = task.run([{"id": key} for key in "abcd"], checkpoint=tmp_path / "checkpoint")
+    assert (run.skipped, run.completed) == (3, 1)
+    assert run.table(ordered=True).to_pylist() == [
+        {"id": "a", "label": "old"},
+        {"id": "b", "label": None},
+        {"id": "d", "label": "new"},
+    ]
+
+
+def test_an_item_that_was_imported_without_a_row_can_be_done_anew(tmp_path: Path) -> None:
+    take(file(tmp_path, '{"id":"a"}\n{"id":"b"}\n'), job=None)
+    task = resumable_task(
+        lambda items: [{"label": item["v"]} for item in items],
+        name="job",
+        key="id",
+        fingerprint="v",
+    )
+    items = [{"id": "a", "v": 1}, {"id": "b", "v": 1}]
+    place = tmp_path / "checkpoint"
+    assert task.run(items, checkpoint=place).completed == 0  # taken for unchanged
+    items[0]["v"] = 2
+    run = task.run(items, checkpoint=place)
+    assert (run.changed, run.table().to_pylist()) == (1, [{"id": "a", "label": 2}])
+    assert cli("verify", place).exit_code == 0
 
 
 def test_rows_whose_types_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -298,10 +358,8 @@ def test_rows_whose_types_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert cli("keys", tmp_path / "checkpoint").stdout == '"a"\n'
 
 
-def test_a_new_checkpoint_needs_the_name_of_its_job(tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     path = file(tmp_path, '{"id":"a"}\n')
-    with pytest.raises(UsageError, match="--job is missing"):
-        take(path, job=None)
     with pytest.raises(UsageError, match="cannot name a job"):
         take(path, job="a/b")
     with pytest.raises(UsageError, match="cannot read"):
@@ -355,7 +413,6 @@ def records_of(place: Path) -> Any:
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     path = file(tmp_path, '{"id":1}\n{"id":2}\n{"id":1}\n{"id":')
     given = ("import", path, "--checkpoint", tmp_path / "checkpoint", "--key", "id")
-    assert cli(*given).exit_code == 2
     dry = cli(*given, "--job", "job", "--dry-run")
     assert dry.stdout.startswith("would import 2 items into")
     done = cli(*given, "--job", "job", "--results", "one")
