@@ -13,7 +13,7 @@ from typing import Any
 
 from resumable_tasks import manifest, progressfile, rows
 from resumable_tasks.checkpoint import Checkpoint, open_store, read_checkpoint
-from resumable_tasks.errors import BadResult, InvalidItems, UsageError
+from resumable_tasks.errors import BadResult, InvalidItems
 from resumable_tasks.keys import KeyScheme, join
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.model import Batch, Outcome, ResultsMode
@@ -67,9 +67,10 @@ def import_file(
 
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
     checkpoint, if there is one. In a new one all but ``key`` may be left open: the first run names
-    them, and an item has a row if the file says more of it than when it was done. Raises `UsageError` (`InvalidItems` with the line,
-    `CheckpointMismatch`), `ResultConflict` for a column whose type does not fit the rows that are
-    there, and what the opening of a checkpoint raises; nothing was imported then.
+    them, and an item has a row if the file says more of it than when it was done. Raises
+    `UsageError` (`InvalidItems` with the line, `CheckpointMismatch`), `ResultConflict` for a
+    column whose type does not fit the rows that are there, and what the opening of a checkpoint
+    raises; nothing was imported then.
     """
     began = time.monotonic()
     store = open_store(os.fspath(checkpoint))

@@ -140,9 +140,10 @@ def _expected(reader: Reader) -> int | None:
 def _line(reader: Reader, rate: float | None) -> str:
     """``classify: running, 1,713 completed (113 in this run), 3 failed, 42/s, last commit …``"""
     expected = _expected(reader)
+    job = clean(reader.manifest.job) or "?"
     of = f"/{expected:,}" if expected is not None else ""
     text = (
-        f"{clean(reader.manifest.job or '?')}: {reader.status}, {len(reader.state.done):,}{of} completed "
+        f"{job}: {reader.status}, {len(reader.state.done):,}{of} completed "
         f"({_in_run(reader):,} in this run), {len(reader.state.failures):,} failed"
     )
     if reader.status == "running":
