@@ -28,6 +28,7 @@ from resumable_tasks.errors import (
     CheckpointMismatch,
     CheckpointUnusable,
     Fenced,
+    ResumableTasksError,
     StoreError,
     UsageError,
 )
@@ -45,6 +46,10 @@ from resumable_tasks.store.local import in_temporary_folder
 LOCK = "lock"
 # `fsync` must not be what a loop of quick steps spends its time with.
 _SECONDS = 30.0
+# A copy of the state is taken at each step if it has no more bytes than this; else at one after so
+# many times as long as the last copy took.
+_SMALL = 16_384
+_COPY_SHARE = 20
 
 Migrate = Callable[[Any, int], Any]
 """Given a state and the version it was saved in, gives the state of the wanted version."""
@@ -55,9 +60,9 @@ class Snapshot:
 
     ``step()`` says that the state is one to go on from: it is saved, durable on return, at every
     ``every``-th step and at a step ``seconds`` after the last save; and at the end of the ``with``
-    block. If the block ends by an exception, Ctrl-C included, nothing more is saved, since the
-    state may be half changed: the next process goes on from the last save, as after a kill.
-    Not for use by several threads at once.
+    block. If the block ends by an exception, Ctrl-C included, the state may be half changed: what
+    is saved then is a copy that was taken at the last step (of a state of more than 16 KiB, maybe
+    at one shortly before it). Not for use by several threads at once.
 
     Args:
         path: the snapshot's folder, which need not exist.
@@ -98,6 +103,9 @@ class Snapshot:
         self._state: Any = None
         self._saved = b""
         self._saved_at = 0.0
+        # The state as of a step, for an end by an exception.
+        self._copy = b""
+        self._copied_at = self._copy_seconds = 0.0
         self._steps = 0
         # The numbers of the newest good generations, oldest first.
         self._good: list[int] = []
@@ -156,10 +164,14 @@ class Snapshot:
         self._open = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         try:
-            if kind is None:
+            if error is None:
                 self.save()
+            else:
+                self._save_copy(error)
         finally:
             self._open = False
             self._let_go()
@@ -170,6 +182,9 @@ class Snapshot:
         self._steps += count
         due = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
         if self._steps < self._every and not due:
+            pause = 0.0 if len(self._copy) <= _SMALL else _COPY_SHARE * self._copy_seconds
+            if time.monotonic() - self._copied_at >= pause:
+                self._take_copy()
             return False
         self.save()
         return True
@@ -181,11 +196,31 @@ class Snapshot:
         process has saved, `StoreError` if the disk has failed; what was saved before stands.
         """
         self._check_open()
-        text = encode_state(self._state, "state")
+        text = self._take_copy()
         if text != self._saved:
             self._write(text)
             self._saved = text
         self._steps, self._saved_at = 0, time.monotonic()
+
+    def _take_copy(self) -> bytes:
+        began = time.monotonic()
+        self._copy = encode_state(self._state, "state")
+        self._copied_at = time.monotonic()
+        self._copy_seconds = self._copied_at - began
+        return self._copy
+
+    def _save_copy(self, error: BaseException) -> None:
+        """Save the state as of a step. What keeps it from being saved is a note of ``error``."""
+        if self._copy == self._saved:
+            return
+        try:
+            if self._unlock is not None:
+                # Ctrl-C may have come between the creation of a generation and our knowing it.
+                self.generation = max([self.generation, *self._numbers()])
+            self._write(self._copy)
+        except ResumableTasksError as failed:
+            log.error("the snapshot %s could not be saved at the end: %s", self.path, failed)
+            error.add_note(f"and the snapshot could not be saved at the end: {failed}")
 
     def _write(self, text: bytes) -> None:
         number = self.generation + 1
@@ -255,12 +290,14 @@ class Snapshot:
         # After the highest number, also if that one is damaged.
         self.generation = numbers[-1] if numbers else 0
         self._steps, self._saved_at = 0, time.monotonic()
+        self._copied_at = self._copy_seconds = 0.0
         if found is None:
             self._state, self._saved = json.loads(self._initial), b""
-            return
-        text, state, version = found
-        self._saved = text if version == self._version and not bad else b""
-        self._state = state if version == self._version else self._migrated(state, version)
+        else:
+            text, state, version = found
+            self._saved = text if version == self._version and not bad else b""
+            self._state = state if version == self._version else self._migrated(state, version)
+        self._copy = self._saved
 
     def _migrated(self, state: Any, version: int) -> Any:
         where = f"the snapshot {self.path} is of version {version}, and this is {self._version}"

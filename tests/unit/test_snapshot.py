@@ -117,12 +117,78 @@ def test_the_last_generations_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_exception_saves_nothing_more(tmp_path: Path, kind: type[BaseException]) -> None:
-    with pytest.raises(kind), Snapshot(tmp_path, every=2) as taken:  # noqa: PT012
+def test_an_exception_saves_the_state_of_the_last_step(
+    tmp_path: Path, kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind), Snapshot(tmp_path, every=100) as taken:  # noqa: PT012
         for number in (1, 2, 3):
+            taken.state["n"] = [number]
+            taken.step()
+        taken.state["n"].append("half")
+        raise kind
+    assert loaded(tmp_path) == {"n": [3]}
+    with pytest.raises(kind), Snapshot(tmp_path) as taken:  # noqa: PT012
+        taken.state["n"] = "no step has said that it is one to go on from"
+        raise kind
+    assert loaded(tmp_path) == {"n": [3]}
+    assert len(generations(tmp_path)) == 1
+
+
+def test_an_exception_costs_no_more_than_copies_are_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(snapshot.time, "monotonic", lambda: now[0])
+    encode = snapshot.encode_state
+
+    def slow(state: Any, name: str) -> bytes:
+        now[0] += 1.0
+        return encode(state, name)
+
+    with pytest.raises(KeyError), Snapshot(tmp_path, every=1000, seconds=None) as taken:  # noqa: PT012
+        taken.state["large"] = "x" * 20_000
+        taken.save()
+        monkeypatch.setattr(snapshot, "encode_state", slow)
+        for number in range(100):
+            taken.state["n"] = number
+            now[0] += 1.0
+            taken.step()
+        raise KeyError
+    assert now[0] == 100 + 5  # a twentieth
+    assert loaded(tmp_path)["n"] in range(80, 100)
+
+
+def test_a_save_that_fails_after_an_exception_is_said_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> bool:
+        raise StoreError("the disk is full")
+
+    with pytest.raises(KeyError) as caught, Snapshot(tmp_path) as taken:  # noqa: PT012
+        taken.state["n"] = 1
+        taken.step()
+        monkeypatch.setattr(taken._store, "create", full)
+        raise KeyError
+    assert "could not be saved at the end: the disk is full" in caught.value.__notes__[0]
+    assert "could not be saved at the end: the disk is full" in caplog.text
+
+
+def test_an_interrupt_in_the_middle_of_a_save_is_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, Snapshot(tmp_path, every=2) as taken:  # noqa: PT012
+        create = taken._store.create
+
+        def interrupted(*given: Any) -> bool:
+            monkeypatch.undo()
+            assert create(*given)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(taken._store, "create", interrupted)
+        for number in (1, 2):
             taken.state["n"] = number
             taken.step()
-        raise kind
+    assert not hasattr(caught.value, "__notes__")
     assert loaded(tmp_path) == {"n": 2}
 
 
