@@ -7,6 +7,7 @@ The thresholds are rules of thumb, each with its number here and its reason in
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -200,12 +201,35 @@ def _overhead(size: int, each: float) -> float:
 
 
 class LongBatches:
-    """Says once, of the first batch that took too long, which size would fit."""
+    """Says, each once, that batches take too long: while they do, and then which size would fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int) -> None:
         self._said = False
+        self._said_so_far = batch_size == 1  # nothing to divide
+        self._since = time.monotonic()
+
+    def quiet_left(self, out: int) -> float:
+        """For how long no batch may end yet, where ``out`` are being handled, without a word."""
+        now = time.monotonic()
+        if not out:
+            self._since = now
+        left = self._since + LONG_BATCH_SECONDS - now
+        if left > 0:
+            return left
+        self._since = now
+        if not self._said_so_far:
+            self._said_so_far = True
+            log.warning(
+                "no batch has ended for %s, and %d are being handled: all of it is done again if "
+                "it is cut off. A smaller batch_size commits more often",
+                duration(LONG_BATCH_SECONDS),
+                out,
+            )
+        return LONG_BATCH_SECONDS
 
     def look(self, outcomes: Sequence[Outcome]) -> None:
+        """Take in the batches that have ended."""
+        self._since = time.monotonic()
         for outcome in outcomes:
             seconds, items = outcome.ended - outcome.began, len(outcome.batch)
             if not self._said and items > 1 and seconds > LONG_BATCH_SECONDS:

@@ -92,7 +92,7 @@ class Engine:
         self._at_end = False
         self._exhausted = False
         self._left = 0
-        self._window = Window(runner)
+        self._window = Window(runner, options.batch_size)
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -265,7 +265,7 @@ class Engine:
         self.tell(Stopping, reason=reason, running=self._out)
 
     def _seconds_until_due(self) -> float | None:
-        due = [self._triage.wait]
+        due = [self._triage.wait, self._window.quiet_left(self._out)]
         if not self._stopping.is_set():
             due.append(self.budget.seconds_left)
         return min((seconds for seconds in due if seconds is not None), default=None)

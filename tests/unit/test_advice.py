@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def outcome(items: int, seconds: float) -> Outcome:
 def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = LongBatches()
+    watch = LongBatches(50)
     watch.look([outcome(50, 1_800), outcome(1, 1_000_000)])
     assert caplog.text == ""
     watch.look([outcome(50, 3_000), outcome(50, 3_000)])
@@ -171,11 +172,46 @@ def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
 def test_a_run_warns_of_a_batch_that_took_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", -1.0)
+    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 1e-9)
     monkeypatch.setattr(advice, "GOOD_BATCH_SECONDS", 0.0)
     task = resumable_task(lambda items: None, name="job", results="none", batch_size=5)
     task.run(range(20), checkpoint=tmp_path / "c")
     assert caplog.text.count("batch_size=1 would") == 1
+
+
+@pytest.mark.parametrize(("batch_size", "said"), [(5, 1), (1, 0)])
+def test_a_run_warns_while_its_first_batches_take_too_long(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    batch_size: int,
+    said: int,
+) -> None:
+    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 0.05)
+
+    def job(items: list[int]) -> None:
+        end = time.monotonic() + (60 if said else 0.3)
+        while time.monotonic() < end and "no batch has ended" not in caplog.text:
+            time.sleep(0.01)
+
+    task = resumable_task(job, name="job", results="none", batch_size=batch_size)
+    task.run(range(5), checkpoint=tmp_path / "c")
+    assert caplog.text.count("no batch has ended for") == said
+
+
+def test_a_source_that_is_slow_is_no_batch_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 0.05)
+
+    def items() -> Any:
+        for number in range(4):
+            time.sleep(0.2)
+            yield number
+
+    task = resumable_task(lambda items: None, name="job", results="none", batch_size=2)
+    task.run(items(), checkpoint=tmp_path / "c")
+    assert "no batch has ended" not in caplog.text
 
 
 def rerun(place: Path, before: Any, after: Any) -> None:
