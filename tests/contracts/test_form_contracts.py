@@ -1,16 +1,14 @@
-"""The forms of checkpoint keep the contract of forms."""
+"""The forms of checkpoint keep the contract of forms; for databases see tests/sql."""
 
 from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from resumable_tasks.testing.form_suite import NOTE, FormSuite, flip
 
@@ -58,64 +56,6 @@ handler.run(range(COUNT), checkpoint="checkpoint")
     def mend(self, place: Path) -> None:
         resumable = [sys.executable, "-c", "from resumable_tasks.cli import main; main()"]
         subprocess.run([*resumable, "repair", str(place / "checkpoint")], check=True)
-
-
-class TestSqlite(FormSuite):
-    """A column of a table, in SQLite."""
-
-    in_flight = 2 * 2 * 5
-
-    def program(self, place: Path) -> str:
-        return (
-            NOTE
-            + """
-import sqlite3
-import subprocess
-from resumable_tasks import SqlCheckpoint, resumable_task
-
-database = sqlite3.connect("data.db", timeout=30)
-with database:
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS units "
-        "(id INTEGER PRIMARY KEY, result INTEGER, processed_at TEXT)"
-    )
-    database.executemany(
-        "INSERT OR IGNORE INTO units (id) VALUES (?)", [(unit,) for unit in range(COUNT)]
-    )
-database.close()
-init = "sql init sqlite:///data.db --table units --key id --apply".split()
-command = "from resumable_tasks.cli import main; main()"
-subprocess.run([sys.executable, "-c", command, *init], check=True, stdout=subprocess.DEVNULL)
-
-@resumable_task(name="units", key="id", batch_size=5, concurrency=2)
-def handler(rows):
-    for row in rows:
-        note(row["id"])
-        time.sleep(SECONDS)
-    return [{"id": row["id"], "result": row["id"] ** 2} for row in rows]
-
-handler.run(
-    checkpoint=SqlCheckpoint("sqlite:///data.db", table="units", key="id", columns=["result"])
-)
-"""
-        )
-
-    def results(self, place: Path) -> list[int]:
-        if not (place / "data.db").exists():
-            return []
-        database = sqlite3.connect(place / "data.db", timeout=30)
-        try:
-            rows = database.execute(
-                "SELECT id, result, processed_at IS NOT NULL FROM units "
-                "WHERE result IS NOT NULL OR processed_at IS NOT NULL"
-            ).fetchall()
-        finally:
-            database.close()
-        assert all(done and result == id_**2 for id_, result, done in rows)
-        return [row[0] for row in rows]
-
-    def damage(self, place: Path) -> None:
-        pytest.skip("a database finds and mends its own damage")
 
 
 class TestSnapshot(FormSuite):
