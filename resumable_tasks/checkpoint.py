@@ -45,7 +45,7 @@ def open_store(place: str | Path) -> Store:
         return LocalStore("/" + rest.lstrip("/"))
     raise UsageError(
         f"checkpoint {text!r}: this version keeps checkpoints in directories only; "
-        "give a path on a disk"
+        "give a path on a disk (of a database: SqlCheckpoint, and `resumable sql`)"
     )
 
 

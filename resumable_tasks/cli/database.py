@@ -1,10 +1,21 @@
-"""The commands about a checkpoint in a database's table: `sql init`."""
+"""The commands about a checkpoint in a database's table: `sql init` and `sql status`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resumable_tasks.cli import output
+from resumable_tasks.cli.look import json_option
+from resumable_tasks.cli.output import count
+from resumable_tasks.cli.reader import EXIT_CODES
+from resumable_tasks.text import clean
+
+if TYPE_CHECKING:
+    from resumable_tasks.sql.status import TableStatus
 
 _EPILOG = """\b
 Exit codes:
@@ -18,22 +29,50 @@ Example:
 """
 
 
+_STATUS_EPILOG = """\b
+Exit codes:
+  0   done         all rows are done
+  1   failed       all are done but those that failed
+  2   usage        no such table, or it is not prepared
+  3   running      a run is at work
+  75  incomplete   rows are left: run the job
+
+\b
+Example:
+  resumable sql status sqlite:///shop.db --table lessons
+"""
+
+
 @click.group(epilog="\b\nExample:\n  resumable sql init sqlite:///shop.db --table lessons --key id")
 def sql() -> None:
-    """Prepare a database table whose rows are the items of a job."""
+    """Prepare a database table whose rows are the items of a job, and look at it."""
+
+
+def _names_a_table(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument and options that say which table."""
+    for each in (
+        click.option(
+            "--done",
+            default="processed_at",
+            show_default=True,
+            metavar="COLUMN",
+            help="that is to be NULL while a row is to be handled",
+        ),
+        click.option(
+            "--key",
+            multiple=True,
+            metavar="COLUMN",
+            help="that names a row; by default the primary key",
+        ),
+        click.option("--table", required=True, metavar="NAME", help="whose rows are the items"),
+        click.argument("url"),
+    ):
+        command = each(command)
+    return command
 
 
 @sql.command(epilog=_EPILOG)
-@click.argument("url")
-@click.option("--table", required=True, metavar="NAME", help="whose rows are the items")
-@click.option("--key", required=True, multiple=True, metavar="COLUMN", help="that names a row")
-@click.option(
-    "--done",
-    default="processed_at",
-    show_default=True,
-    metavar="COLUMN",
-    help="that is to be NULL while a row is to be handled",
-)
+@_names_a_table
 @click.option(
     "--column",
     "columns",
@@ -54,12 +93,13 @@ def init(
     from resumable_tasks.sql import init as preparing
     from resumable_tasks.sql.database import Database
     from resumable_tasks.sql.spec import SqlCheckpoint
+    from resumable_tasks.sql.tables import key_of
 
     types = {name: kind for name, _, kind in (each.partition(":") for each in columns)}
-    one_or_more = key[0] if len(key) == 1 else key
-    spec = SqlCheckpoint(url, table=table, key=one_or_more, done=done, columns=tuple(types))
     database = Database(url)
     try:
+        names = key_of(database, table, key)
+        spec = SqlCheckpoint(url, table=table, key=names, done=done, columns=tuple(types))
         given = {name: kind for name, kind in types.items() if kind}
         statements = preparing.statements(database, spec, given)
         if apply:
@@ -73,3 +113,64 @@ def init(
         output.note("done")
     else:
         output.note("nothing was changed: --apply runs these statements")
+
+
+@sql.command(epilog=_STATUS_EPILOG)
+@_names_a_table
+@click.option("--where", metavar="CONDITION", help="of the job's SqlCheckpoint, if it has one")
+@json_option
+@click.pass_context
+def status(
+    context: click.Context,
+    url: str,
+    table: str,
+    key: tuple[str, ...],
+    done: str,
+    where: str | None,
+    as_json: bool,
+) -> None:
+    """Say how far the rows of a table of the database at URL are, and who is at work on it.
+
+    Reads only. For a job with shards=, `resumable status` of its directory says more.
+    """
+    from resumable_tasks.sql.database import Database
+    from resumable_tasks.sql.spec import SqlCheckpoint
+    from resumable_tasks.sql.status import table_status
+    from resumable_tasks.sql.tables import key_of
+
+    database = Database(url)
+    try:
+        names = key_of(database, table, key)
+        found = table_status(
+            database, SqlCheckpoint(url, table=table, key=names, done=done, where=where)
+        )
+    finally:
+        database.close()
+    code = EXIT_CODES[found.status]
+    if as_json:
+        output.document({**asdict(found), "exit_code": code})
+    else:
+        output.lines(_status_lines(found))
+    context.exit(code)
+
+
+def _status_lines(found: TableStatus) -> Iterator[str]:
+    name = clean(found.job or "no run yet")
+    yield name + (f" (version {clean(found.version, 80)})" if found.version else "")
+    yield f"  table        {clean(found.table)}"
+    yield f"  status       {found.status}"
+    yield f"  completed    {found.completed:,} of {count(found.rows, 'row')}"
+    kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in found.errors.items())
+    yield f"  failed       {f'{found.failed:,}: {kinds}' if kinds else 'none'}"
+    yield f"  left         {found.left:,}"
+    for run in found.running:
+        yield f"  at work      {_run(run)}, for {output.duration(run['seconds'])}"
+    if found.running:
+        yield f"  claimed      {count(found.claimed, 'row')}"
+    elif found.last_run is not None:
+        how = found.last_run["ended"] or "it has not said how: it died, or gives no sign of life"
+        yield f"  last run     {_run(found.last_run)}: {clean(how, 80)}"
+
+
+def _run(run: dict[str, Any]) -> str:
+    return f"{clean(run['run'], 40)} on {clean(run['host'], 80)} (pid {run['pid']})"

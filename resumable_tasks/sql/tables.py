@@ -254,3 +254,23 @@ class Tables:
             f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX ON "
             f"{spec.table} ({names}), and run again"
         )
+
+
+def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | tuple[str, ...]:
+    """The key as a `SqlCheckpoint` takes it: these columns, or else the table's primary key.
+
+    Raises `UsageError` if there is neither.
+    """
+    sa = require()
+    names = tuple(given)
+    if not names:
+        schema, _, name = table.rpartition(".")
+        with database.reading() as connection:
+            there = sa.inspect(connection)
+            try:
+                names = tuple(there.get_pk_constraint(name, schema or None)["constrained_columns"])
+            except sa.exc.NoSuchTableError:
+                raise UsageError(f"{database.url} has no table {table!r}") from None
+    if not names:
+        raise UsageError(f"table {table} has no primary key: name the columns of the key by --key")
+    return names[0] if len(names) == 1 else names

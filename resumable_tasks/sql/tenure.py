@@ -89,7 +89,7 @@ class Tenure:
         )
         for other in connection.execute(alive):
             here = other.host == os.uname().nodename
-            if here and not _is_running(other.pid):
+            if here and not is_running(other.pid):
                 continue
             raise CheckpointHeld(
                 f"{self._tables.url} is held by run {other.run} on host {other.host}, pid "
@@ -134,7 +134,8 @@ class Tenure:
             connection.execute(sa.update(self._tables.runs).where(*self._mine).values(ended=how))
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
