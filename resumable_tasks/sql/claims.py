@@ -55,6 +55,7 @@ class Claims:
         self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
         self._left = [tables.done.is_(None), *tables.considered, *set_aside]
         self.stop: Callable[[], bool] = lambda: False
+        self.before_waiting: Callable[[], None] = lambda: None
 
     def pages(self) -> Iterator[list[Row]]:
         """Pages of rows, claimed for this run where others may be at work, in the key's order.
@@ -78,6 +79,7 @@ class Claims:
             elif not self._others_have_some():
                 return
             else:
+                self.before_waiting()
                 if not waiting:
                     log.info("the rows that are left are claimed by other runs: waiting for them")
                     waiting = True

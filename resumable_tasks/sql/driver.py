@@ -108,6 +108,7 @@ class SqlForm(CheckpointForm):
             self._failures.to_try(),
             shared=shared,
         )
+        self._claims.before_waiting = self._tenure.end_gone
         return TablePlanner(scheme, options, self._claims, self.found)
 
     def set_aside(self, planner: Planner) -> list[Failure]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from resumable_tasks.sql.database import Database, require
 from resumable_tasks.sql.spec import SqlCheckpoint
 from resumable_tasks.sql.tables import Tables
-from resumable_tasks.sql.tenure import is_running
+from resumable_tasks.sql.tenure import is_gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,9 @@ def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
         .group_by(failures.c.error)
         .order_by(sa.func.count().desc(), failures.c.error)
     )
-    who = [runs.c.run, runs.c.job, runs.c.version, runs.c.host, runs.c.pid, runs.c.ended]
+    who = [runs.c.run, runs.c.job, runs.c.version, runs.c.host, runs.c.pid, runs.c.machine]
     seconds = (database.now - runs.c.began).label("seconds")
-    newest = sa.select(*who, seconds).order_by(runs.c.began.desc())
+    newest = sa.select(*who, runs.c.ended, seconds).order_by(runs.c.began.desc())
     with database.reading() as connection:
         found = sa.select(sa.func.count(), sa.func.count(tables.done)).select_from(items)
         rows, completed = connection.execute(found.where(*tables.considered)).one()
@@ -73,8 +72,7 @@ def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
         at_work = [dict(run) for run in connection.execute(newest.where(alive)).mappings()]
         last = connection.execute(newest.limit(1)).mappings().first()
     # Until its time is over a run counts as alive for those who cannot look for its process.
-    here = os.uname().nodename
-    running = [run for run in at_work if run["host"] != here or is_running(run["pid"])]
+    running = [run for run in at_work if not is_gone(run["machine"], run["pid"])]
     named = running[0] if running else last
     failed = sum(errors.values())
     left = rows - completed - failed
@@ -89,8 +87,8 @@ def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
         left=left,
         claimed=claimed,
         errors=errors,
-        running=[_without(run, "job", "version", "ended") for run in running],
-        last_run=_without(last, "job", "version") if last else None,
+        running=[_without(run, "job", "version", "machine", "ended") for run in running],
+        last_run=_without(last, "job", "version", "machine") if last else None,
     )
 
 

@@ -52,6 +52,8 @@ class Tables:
             sa.Column("version", text, nullable=False),
             sa.Column("host", text, nullable=False),
             sa.Column("pid", sa.Integer, nullable=False),
+            # Which boot of which machine, and which of its sets of pids.
+            sa.Column("machine", text, nullable=False),
             sa.Column("began", seconds, nullable=False),
             sa.Column("alive_until", seconds, nullable=False),
             sa.Column("ended", text),

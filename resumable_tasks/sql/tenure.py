@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resumable_tasks import holder
@@ -40,6 +41,7 @@ class Tenure:
         me = holder.me(self._run)
         with self._database.writing() as connection:
             self._check_job(connection)
+            self._end_gone(connection)
             others = sa.update(runs).where(runs.c.ended.is_(None))
             if takeover:
                 connection.execute(others.values(ended="taken over"))
@@ -53,6 +55,7 @@ class Tenure:
                     version=str(self._options.version),
                     host=me["host"],
                     pid=me["pid"],
+                    machine=_machine(),
                     began=self._database.now,
                     alive_until=self._until,
                     identity=json.dumps(dict(identity or {})),
@@ -88,9 +91,6 @@ class Tenure:
             runs.c.ended.is_(None), runs.c.alive_until > self._database.now
         )
         for other in connection.execute(alive):
-            here = other.host == os.uname().nodename
-            if here and not is_running(other.pid):
-                continue
             raise CheckpointHeld(
                 f"{self._tables.url} is held by run {other.run} on host {other.host}, pid "
                 f"{other.pid}, and SQLite is for one at a time. Wait for it to end, or, if you "
@@ -102,6 +102,20 @@ class Tenure:
                     **json.loads(other.identity),
                 },
             )
+
+    def end_gone(self) -> None:
+        """End the runs whose process is gone on this machine: what they have claimed is free."""
+        with self._database.writing() as connection:
+            self._end_gone(connection)
+
+    def _end_gone(self, connection: sa.Connection) -> None:
+        sa = require()
+        runs = self._tables.runs
+        open_ones = connection.execute(sa.select(runs).where(runs.c.ended.is_(None)))
+        gone = [run.run for run in open_ones if is_gone(run.machine, run.pid)]
+        if gone:
+            mine = sa.update(runs).where(runs.c.run.in_(gone), runs.c.ended.is_(None))
+            connection.execute(mine.values(ended="lost"))
 
     def beat(self) -> bool:
         """Stay alive for `claim_seconds` more; False if another has taken over."""
@@ -134,12 +148,26 @@ class Tenure:
             connection.execute(sa.update(self._tables.runs).where(*self._mine).values(ended=how))
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+def is_gone(machine: str, pid: int) -> bool:
+    """Whether a run's process was on this machine, and is not there any more."""
+    if not machine or machine != _machine():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
-    except PermissionError:
         return True
-    return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _machine() -> str:
+    """The boot of the machine, and its set of pids; empty where there is no way to know.
+
+    Not the host's name, which copies of a machine share.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""

@@ -123,23 +123,34 @@ def test_two_drivers_are_each_killed_twice(
     assert kills == 4
     oracle.complete(db, spec, items)
     ended = db.rows("SELECT ended, count(*) FROM lessons_processed_at_runs GROUP BY ended")
-    assert dict(ended) == {None: 4, "done": 2}
+    assert dict(ended) == {"lost": 4, "done": 2}
     # At most what each of the four had out was handled once more.
     assert len(spec.calls()) <= items + 4 * 256 * spec.batch_size
 
 
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("fault", ["sql.claimed:1", "sql.written:2"])
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_what_a_killed_driver_had_claimed_is_handled_by_the_one_at_work(
-    db: Db, scene: Callable[..., Spec], start: Start, fault: str
+    db: Db, scene: Callable[..., Spec], start: Start, fault: str, elsewhere: bool
 ) -> None:
-    spec = scene(400, seconds=0.1, claim_seconds=2.0)
+    """At once if its process can be seen to be gone, else when it has been silent too long."""
+    spec = scene(400, seconds=0.1, claim_seconds=2.0 if elsewhere else 600.0)
+    if elsewhere:
+        db.do(
+            "CREATE FUNCTION hide() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN NEW.machine := 'another'; RETURN NEW; END$$",
+            "CREATE TRIGGER hide BEFORE INSERT ON lessons_processed_at_runs "
+            "FOR EACH ROW EXECUTE FUNCTION hide()",
+        )
     killed = start(replace(spec, faults=fault))
     until("rows are claimed", lambda: db.one("SELECT count(*) FROM lessons_processed_at_claims"))
     other = start(spec)
     assert killed.wait() == -signal.SIGKILL, killed.says()
     assert other.wait() == 0, other.says()
     oracle.complete(db, spec, 400)
+    ended = {how for (how,) in db.rows("SELECT ended FROM lessons_processed_at_runs")}
+    assert ended == ({None, "done"} if elsewhere else {"lost", "done"})
 
 
 @pytest.mark.usefixtures("two")
