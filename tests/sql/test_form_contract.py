@@ -19,10 +19,12 @@ class ColumnSuite(FormSuite):
             f"URL = {self.url!r}\n"
             + NOTE
             + """
-import subprocess
 import sqlalchemy as sa
 from resumable_tasks import SqlCheckpoint, resumable_task
+from resumable_tasks.sql import init
+from resumable_tasks.sql.database import Database
 
+checkpoint = SqlCheckpoint(URL, table="units", key="id", columns=["result"], claim_seconds=3)
 engine = sa.create_engine(URL)
 with engine.begin() as connection:
     connection.exec_driver_sql(
@@ -31,10 +33,11 @@ with engine.begin() as connection:
     there = connection.exec_driver_sql("SELECT count(*) FROM units").scalar_one()
     for unit in range(there, COUNT):
         connection.exec_driver_sql(f"INSERT INTO units (id) VALUES ({unit})")
+if not sa.inspect(engine).has_table("units_processed_at_runs"):
+    database = Database(URL)
+    init.apply(database, init.statements(database, checkpoint, {}))
+    database.close()
 engine.dispose()
-init = f"sql init {URL} --table units --key id --apply".split()
-command = "from resumable_tasks.cli import main; main()"
-subprocess.run([sys.executable, "-c", command, *init], check=True, stdout=subprocess.DEVNULL)
 
 @resumable_task(name="units", key="id", batch_size=5, concurrency=2)
 def handler(rows):
@@ -43,9 +46,7 @@ def handler(rows):
         time.sleep(SECONDS)
     return [{"id": row["id"], "result": row["id"] ** 2} for row in rows]
 
-handler.run(
-    checkpoint=SqlCheckpoint(URL, table="units", key="id", columns=["result"], claim_seconds=3)
-)
+handler.run(checkpoint=checkpoint)
 """
         )
 
