@@ -203,20 +203,22 @@ def _overhead(size: int, each: float) -> float:
 class LongBatches:
     """Says, each once, that batches take too long: while they do, and then which size would fit."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._said = False
-        self._said_so_far = batch_size == 1  # nothing to divide
+    def __init__(self) -> None:
+        self._said = self._said_so_far = False
+        self._since = time.monotonic()
+
+    def heard(self) -> None:
+        """A batch has ended, or the first one has begun."""
         self._since = time.monotonic()
 
     def quiet_left(self, out: int) -> float:
         """For how long no batch may end yet, where ``out`` are being handled, without a word."""
-        now = time.monotonic()
         if not out:
-            self._since = now
-        left = self._since + LONG_BATCH_SECONDS - now
+            self.heard()
+        left = self._since + LONG_BATCH_SECONDS - time.monotonic()
         if left > 0:
             return left
-        self._since = now
+        self.heard()
         if not self._said_so_far:
             self._said_so_far = True
             log.warning(
@@ -228,8 +230,7 @@ class LongBatches:
         return LONG_BATCH_SECONDS
 
     def look(self, outcomes: Sequence[Outcome]) -> None:
-        """Take in the batches that have ended."""
-        self._since = time.monotonic()
+        """Take in the batches that were committed."""
         for outcome in outcomes:
             seconds, items = outcome.ended - outcome.began, len(outcome.batch)
             if not self._said and items > 1 and seconds > LONG_BATCH_SECONDS:

@@ -254,15 +254,15 @@ class Checkpoint(CheckpointForm):
 
     def accept(
         self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> pa.Schema | None:
+    ) -> tuple[Outcome, pa.Schema | None]:
         """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing."""
         current, new = schema if schema is not None else self.schema, outcome.schema
         if new is None or new is current:
-            return current
+            return outcome, current
         unified = shards.unify(current, new, outcome.batch.id)
         if current is not None and not (unified.equals(current) and unified.equals(new)):
             self._refuse_changes(current, unified, outcome, pending)
-        return unified
+        return outcome, unified
 
     def _refuse_changes(
         self, current: pa.Schema, unified: pa.Schema, outcome: Outcome, pending: Sequence[Outcome]

@@ -21,10 +21,11 @@ from collections.abc import Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resumable_tasks import failures, log
 from resumable_tasks.budget import Budget
+from resumable_tasks.conflicts import Conflicts
 from resumable_tasks.errors import CommitStateUnknown, ResultConflict, UsageError
 from resumable_tasks.events import Committed, Listeners, Progress, Stopping
 from resumable_tasks.form import CheckpointForm
@@ -34,9 +35,6 @@ from resumable_tasks.plan import Planner
 from resumable_tasks.runners.base import Runner, Work, failed_whole
 from resumable_tasks.triage import Decision, Triage
 from resumable_tasks.window import Window
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _POLL_SECONDS = 0.05
 _ABANDON_SECONDS = 5.0
@@ -92,7 +90,8 @@ class Engine:
         self._at_end = False
         self._exhausted = False
         self._left = 0
-        self._window = Window(runner, options.batch_size)
+        self._window = Window(runner)
+        self._conflicts = Conflicts(checkpoint, work.scheme)
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -154,7 +153,14 @@ class Engine:
         """
         self.asked_to_stop = True
         grace_seconds = 0.0 if at_once else self._options.grace_seconds
+        # Here too: a commit that waits for others, such as for a lock, keeps the queue waiting.
+        self._deadline = time.monotonic() + grace_seconds
         self._queue.put(_StopRequest(reason, grace_seconds))
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether what still runs is not waited for any more."""
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -176,7 +182,7 @@ class Engine:
             allowed = self.budget.hand_out(len(batch))
             if allowed:
                 allowed = self._wait_for_room(allowed)
-            if allowed < len(batch) and not self._stopping.is_set():
+            if allowed < len(batch) and not (self._stopping.is_set() or self._overdue):
                 # What is out is within the budget, and is handled.
                 self.interrupted = self.interrupted or f"its budget: {self.budget.used_up}"
                 log.info("%s: no further batch begins", self.interrupted)
@@ -186,12 +192,12 @@ class Engine:
                 self._runner.submit(batch.slice(0, allowed, batch.number, None))
                 return
             self._runner.submit(batch)
-        self._exhausted = True
+        self._exhausted = not self._planner.cut_short
 
     def _wait_for_room(self, items: int) -> int:
         """Wait until one more batch may be out; of how many of these items, 0 if of none."""
         with self._room:
-            while not self._stopping.is_set():
+            while not (self._stopping.is_set() or self._overdue):
                 affordable = self.budget.affords(items, self._out_items)
                 if not affordable and not self._out:
                     items = self.budget.affordable(items)
@@ -199,6 +205,8 @@ class Engine:
                         return 0
                     continue
                 if affordable and self._out < self._window.batches and self._triage.may_begin():
+                    if not self._out:
+                        self._window.heard()
                     self._out += 1
                     self._out_items += items
                     return items
@@ -211,7 +219,7 @@ class Engine:
         self._queue.put(_Wake())
         with self._room:
             while (self._out or self._held) and self._broken is None:
-                if self._deadline is not None and time.monotonic() > self._deadline:
+                if self._overdue:
                     return False
                 self._room.wait(_POLL_SECONDS)
         return self._broken is None
@@ -244,6 +252,7 @@ class Engine:
             except Empty:
                 return group
             if isinstance(found, Outcome):
+                self._window.heard()
                 group.append(found)
             elif isinstance(found, _StopRequest):
                 self._stop(found.reason, found.grace_seconds)
@@ -265,7 +274,9 @@ class Engine:
         self.tell(Stopping, reason=reason, running=self._out)
 
     def _seconds_until_due(self) -> float | None:
-        due = [self._triage.wait, self._window.quiet_left(self._out)]
+        # A batch of one item has nothing to divide; in a pause nothing is wrong with the batches.
+        large = self._out_items > self._out and self._triage.wait is None
+        due = [self._triage.wait, self._window.quiet_left(self._out if large else 0)]
         if not self._stopping.is_set():
             due.append(self.budget.seconds_left)
         return min((seconds for seconds in due if seconds is not None), default=None)
@@ -333,13 +344,16 @@ class Engine:
         accepted: list[Outcome] = []
         again: list[Batch] = []
         for outcome in settled:
-            found, schema = self._accept(outcome, schema, accepted)
-            if found.raised and not outcome.raised:
-                decision = self._decide(found)
+            try:
+                found, schema = self._conflicts.accept(outcome, schema, accepted)
+            except ResultConflict as error:  # a worker's rows
+                failed_one = failed_whole(self._work, outcome.batch, error, 1)
+                decision = self._decide(
+                    replace(failed_one, began=outcome.began, ended=outcome.ended)
+                )
                 again += decision.again
-                accepted += map(self._recorded, decision.settled)
-            else:
-                accepted.append(self._recorded(found))
+                found = decision.settled
+            accepted += map(self._recorded, found)
         if accepted:
             commit = self._checkpoint.commit(accepted, schema, self._planner.fingerprints)
             # Not all that is in the record: items done anew bring others with them.
@@ -349,8 +363,9 @@ class Engine:
             self.completed += completed
             self.failures.extend(failed)
             self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
-            if failed and self._options.fail_fast:
-                self.ended_early = "fail_fast=True"
+            hopeless = self._conflicts.hopeless if self._options.pause_after is not None else None
+            if hopeless or (failed and self._options.fail_fast):
+                self.ended_early = hopeless or "fail_fast=True"
                 self._stopping.set()
             self.tell(
                 Committed,
@@ -362,21 +377,6 @@ class Engine:
                 progress=self.progress(),
             )
         return again
-
-    def _accept(
-        self, outcome: Outcome, schema: pa.Schema | None, pending: list[Outcome]
-    ) -> tuple[Outcome, pa.Schema | None]:
-        """The outcome as it can be committed: a conflict of types makes it a failed one."""
-        try:
-            schema = self._checkpoint.accept(outcome, schema, pending)
-        except ResultConflict as error:
-            outcome = replace(
-                failed_whole(self._work, outcome.batch, error, 1),
-                seconds=outcome.seconds,
-                began=outcome.began,
-                ended=outcome.ended,
-            )
-        return outcome, schema
 
     def _recorded(self, outcome: Outcome) -> Outcome:
         """The outcome with its failures as the journal is to have them."""

@@ -60,6 +60,11 @@ class CheckpointForm(ABC):
         return f"`resumable failures {shlex.quote(self.url)}`"
 
     @property
+    def json_columns(self) -> frozenset[str]:
+        """The fields of the rows that are kept as JSON, whatever structure they have."""
+        return frozenset()
+
+    @property
     def quarantine_hint(self) -> str:
         """What lists the quarantined items, and what releases them."""
         return (
@@ -95,11 +100,12 @@ class CheckpointForm(ABC):
     @abstractmethod
     def accept(
         self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> pa.Schema | None:
-        """The schema of the results with this outcome's. Raises `ResultConflict`.
+    ) -> tuple[Outcome, pa.Schema | None]:
+        """The outcome as it can be committed, and the schema of the results with it.
 
         ``pending`` are the outcomes accepted before it and not yet committed, ``schema`` is what
-        the last of them gave (None if there are none). Nothing is durable before `commit`.
+        the last of them gave (None if there are none). Nothing is durable before `commit`. Raises
+        `ResultConflict` where the rows as a whole do not fit.
         """
 
     @abstractmethod

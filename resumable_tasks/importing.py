@@ -213,7 +213,7 @@ class _Many:
         for start in range(0, len(left), _PER_COMMIT):
             part = left[start : start + _PER_COMMIT]
             outcome = self._outcome(part, path)
-            into.commit([outcome], into.accept(outcome, None, []))
+            into.commit([outcome], into.accept(outcome, None, [])[1])
             written += outcome.table.num_rows if outcome.table is not None else 0
         return written
 

@@ -93,6 +93,8 @@ class Planner:
         self.skipped = 0
         self.duplicates = 0
         self.changed = 0
+        # Whether the items were left before their end because the run stops.
+        self.cut_short = False
         self._numbers = count()
 
     def next_number(self) -> int:

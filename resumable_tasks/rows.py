@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,18 @@ class Matched:
     failed: Sequence[tuple[Key, BaseException | str]] = ()
 
 
-def match(returned: Any, batch: Batch, scheme: KeyScheme, results: ResultsMode) -> Matched:
-    """Match what the handler returned to the items of its batch. Raises `BadResult`."""
+def match(
+    returned: Any,
+    batch: Batch,
+    scheme: KeyScheme,
+    results: ResultsMode,
+    json_columns: Set[str] = frozenset(),
+) -> Matched:
+    """Match what the handler returned to the items of its batch. Raises `BadResult`.
+
+    The values of ``json_columns`` become JSON text, since Arrow would give all dicts of a column
+    the same fields.
+    """
     rows, failed = _take_failures(returned, batch, results)
     if results == "none":
         if rows:
@@ -45,7 +56,7 @@ def match(returned: Any, batch: Batch, scheme: KeyScheme, results: ResultsMode) 
     elif _is_arrow(rows):
         table, found = _match_arrow(rows, batch, scheme, results)
     else:
-        table, found = _match_rows(rows, batch, scheme, results, dict(failed))
+        table, found = _match_rows(rows, batch, scheme, results, dict(failed), json_columns)
     if table is not None:
         for field in table.schema:
             if shards.unwritable(field.type):
@@ -94,6 +105,7 @@ def _match_rows(
     scheme: KeyScheme,
     results: ResultsMode,
     failed: dict[Key, Any],
+    json_columns: Set[str],
 ) -> tuple[pa.Table | None, list[Key] | None]:
     rows = entries
     if set(map(type, entries)) > {dict} or (entries and type(entries[0]) is not dict):
@@ -121,7 +133,7 @@ def _match_rows(
             for row, key in zip(rows, batch.keys, strict=True)
             if row is not None and key not in failed
         ]
-    return to_table(rows), present
+    return to_table(rows, json_columns), present
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:
@@ -234,7 +246,7 @@ def _match_arrow(
     return table, None
 
 
-def to_table(rows: list[dict[str, Any]]) -> pa.Table | None:
+def to_table(rows: list[dict[str, Any]], json_columns: Set[str] = frozenset()) -> pa.Table | None:
     """Rows as columns; a column is any field of any row, in the order first met."""
     import pyarrow as pa
 
@@ -252,8 +264,19 @@ def to_table(rows: list[dict[str, Any]]) -> pa.Table | None:
     for name in names:
         if not isinstance(name, str):
             raise BadResult(f"a row has a field named {keys.shorten(name)}; names are strings")
+    columns = [
+        _as_json(name, values) if name in json_columns else values
+        for name, values in zip(names, columns, strict=True)
+    ]
     arrays = [array(name, values) for name, values in zip(names, columns, strict=True)]
     return pa.Table.from_arrays(arrays, names=names)
+
+
+def _as_json(name: str, values: list[Any]) -> list[str | None]:
+    try:
+        return [None if value is None else json.dumps(value) for value in values]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadResult(f"column {name!r} of the handler's result is no JSON: {error}") from error
 
 
 _PLAIN_TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}

@@ -112,19 +112,19 @@ class Run:
 
     def _from_table(self, described: SqlCheckpoint) -> RunResult:
         """Run on the rows of a database table, which is the checkpoint too."""
-        from resumable_tasks.sql import driver
+        from resumable_tasks.sql import opening
 
         arguments, flow_run = self._arguments, self._flow_run
-        self._options = options = driver.check(described, self._options, self._items, arguments)
+        self._options = options = opening.check(described, self._options, self._items, arguments)
         if arguments.dry_run:
-            return driver.dry_run(described, options)
+            return opening.dry_run(described, options)
         runner = _runner(self._handler, options, self._loop, flow_run)
         if runner.remote and options.runner != "processes" and described.shards is None:
             raise UsageError(
                 f"{options.name}: task runs on other machines need shards=, a folder that all of "
                 "them share, for their rows; or run the flow on ThreadPoolTaskRunner"
             )
-        checkpoint = driver.open_form(
+        checkpoint = opening.open_form(
             described,
             options,
             takeover=arguments.takeover,
@@ -159,6 +159,7 @@ class Run:
             limits=self._limits(),
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
+            json_columns=checkpoint.json_columns,
         )
         engine = Engine(
             checkpoint,
@@ -191,8 +192,7 @@ class Run:
             how = self._how(result, engine)
             counts = {name: getattr(result, name) for name in _COUNTS}
             self._warn_of_nothing_new(result, checkpoint)
-            if planner.changed:
-                counts["changed"] = planner.changed
+            counts |= {"changed": planner.changed} if planner.changed else {}
             adopted = planner.adopted
             if adopted.count:
                 log.warning(

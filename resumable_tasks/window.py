@@ -18,13 +18,14 @@ _MOST_BYTES = 16_000_000
 class Window:
     """The runner's own window, and more batches while they cost next to nothing."""
 
-    def __init__(self, runner: Runner, batch_size: int) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0
-        self._long_batches = LongBatches(batch_size)
+        self._long_batches = LongBatches()
         self.quiet_left = self._long_batches.quiet_left
+        self.heard = self._long_batches.heard
         self.batches = runner.window
 
     def widen(self, outcomes: Sequence[Outcome], shard_bytes: int) -> None:

@@ -51,6 +51,7 @@ class Work:
     limits: Limits | None = None
     cost: str | Callable[[Outcome], float] | None = None
     writer: ShardWriter | None = None
+    json_columns: frozenset[str] = frozenset()
 
 
 class Runner(ABC):
@@ -128,7 +129,7 @@ class Handling:
     def outcome(self, returned: Any) -> Outcome:
         """What the handler returned, matched to the batch's keys. Raises `BadResult`."""
         work, batch = self.work, self.batch
-        matched = rows.match(returned, batch, work.scheme, work.results)
+        matched = rows.match(returned, batch, work.scheme, work.results, work.json_columns)
         failed = failures.records(batch, matched.failed, self.attempt) if matched.failed else ()
         table = matched.table
         outcome = Outcome(

@@ -92,7 +92,7 @@ class ColumnBehind(CheckpointForm):
 
     def accept(
         self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> pa.Schema | None:
+    ) -> tuple[Outcome, pa.Schema | None]:
         return self.inner.accept(outcome, schema, pending)
 
     def commit(

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import log
-from resumable_tasks.errors import StoreError
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.sql.database import Database, require
 from resumable_tasks.sql.tables import Tables
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-    from sqlalchemy import Select
 
     Row = dict[str, Any]
 
@@ -53,9 +52,11 @@ class Claims:
         self._page = page
         self._shared = shared
         self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
-        self._left = [tables.done.is_(None), *tables.considered, *set_aside]
+        self._left = [tables.undone, *tables.considered, *set_aside]
         self.stop: Callable[[], bool] = lambda: False
         self.before_waiting: Callable[[], None] = lambda: None
+        self.cut_short = False
+        """Whether the pages have ended because of ``stop``, and not because nothing is left."""
 
     def pages(self) -> Iterator[list[Row]]:
         """Pages of rows, claimed for this run where others may be at work, in the key's order.
@@ -65,7 +66,11 @@ class Claims:
         """
         after: Any = None
         waiting = False
-        while not self.stop():
+        while True:
+            if self.stop():
+                left = self._others_have_some() if self._shared else self._next(after)[0]
+                self.cut_short = bool(left)
+                return
             rows, last = self._next(after)
             if rows:
                 after, waiting = last, False
@@ -81,7 +86,10 @@ class Claims:
             else:
                 self.before_waiting()
                 if not waiting:
-                    log.info("the rows that are left are claimed by other runs: waiting for them")
+                    log.info(
+                        "the rows that are left are claimed by other runs, or locked by another "
+                        "session of the database: waiting for them"
+                    )
                     waiting = True
                     yield []
                 time.sleep(self._poll)
@@ -116,28 +124,23 @@ class Claims:
         from sqlalchemy.dialects.postgresql import insert
 
         sa = require()
-        claims, names = self._tables.claims, self._tables.spec.keys
-        statement = insert(claims)
-        alive = self._alive(claims.c.run).correlate(claims)
+        claims, runs, names = self._tables.claims, self._tables.runs, self._tables.spec.keys
+        alive = (
+            sa.select(runs.c.run)
+            .where(runs.c.ended.is_(None), runs.c.alive_until > self._database.now)
+            .cte("alive")  # in the clause itself SQLAlchemy would leave out the schema
+        )
+        statement = insert(claims).add_cte(alive)
         # The query before has seen the table as it was when it began. This one is answered by
         # what is there now, and the primary key lets one of several win.
         statement = statement.on_conflict_do_update(
             index_elements=list(names),
             set_={"run": statement.excluded.run},
-            where=~sa.exists(alive),
+            where=claims.c.run.not_in(sa.select(alive.c.run)),
         )
         values = [{**{name: row[name] for name in names}, "run": self._run} for row in rows]
         returning = statement.returning(*self._tables.columns_of(claims))
         return {self._tables.key_of(row) for row in connection.execute(returning, values)}
-
-    def _alive(self, run: Any) -> sa.Select[Any]:
-        """The run of this name, if it is alive."""
-        sa = require()
-        runs = self._tables.runs
-        found: Select[Any] = sa.select(runs.c.run).where(
-            runs.c.run == run, runs.c.ended.is_(None), runs.c.alive_until > self._database.now
-        )
-        return found
 
     def _claimed(self, items: sa.Table) -> Any:
         """The condition that a row is claimed by a run that is alive."""
@@ -159,12 +162,16 @@ class Claims:
         """Whether anything is left that this run has not had: claimed by others, or locked."""
         sa = require()
         claims = self._tables.claims
-        mine = sa.exists(
+        # For each row by its key. As a join it is one of all with all where the database does not
+        # know yet how many claims there are.
+        whose = (
             sa.select(claims.c.run)
-            .where(self._tables.same(claims), claims.c.run == self._run)
+            .where(self._tables.same(claims))
             .correlate(self._tables.items)
+            .scalar_subquery()
         )
-        query = sa.select(*self._tables.key).where(*self._left, ~mine).limit(1)
+        theirs = whose.is_distinct_from(self._run)
+        query = sa.select(*self._tables.key).where(*self._left, theirs).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
@@ -184,7 +191,7 @@ class Heartbeat:
             try:
                 if not self._beat():
                     return  # it was taken over; the next commit says so
-            except StoreError as error:
+            except (StoreError, UsageError) as error:
                 log.warning("the sign of life could not be given: %s", error)
 
     def stop(self) -> None:

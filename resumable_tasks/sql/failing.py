@@ -56,12 +56,30 @@ class FailuresTable:
         if options.retry_failed and options.max_attempts is None:
             return []
         query = sa.select(failures).where(
-            failures.c.run != self._run, failures.c.failed_at < self._began
+            failures.c.run != self._run, failures.c.failed_at < self._began, self._still_there
         )
         if options.retry_failed:
             query = query.where(failures.c.attempts >= options.max_attempts)
         with self._database.reading() as connection:
             return [self._failure(row) for row in connection.execute(query).mappings()]
+
+    def count(self) -> int:
+        """How many rows have failed and are not done by now."""
+        sa = require()
+        query = sa.select(sa.func.count()).select_from(self._tables.failures)
+        with self._database.reading() as connection:
+            found: int = connection.execute(query.where(self._still_there)).scalar_one()
+        return found
+
+    @property
+    def _still_there(self) -> Any:
+        """The condition that a failed row is one, and is not done by other means."""
+        sa = require()
+        failures, tables = self._tables.failures, self._tables
+        # Not a join: where= names columns of the items' table, without saying so.
+        found = sa.select(sa.literal(1)).select_from(tables.items)
+        found = found.where(tables.same(failures), tables.undone, *tables.considered)
+        return sa.exists(found.correlate(failures))
 
     def _failure(self, row: Any) -> Failure:
         key = self._tables.key_of([row[name] for name in self._tables.spec.keys])

@@ -34,13 +34,14 @@ def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]
         for column, kind in columns.items()
         if column not in items.c
     ]
+    boolean = spec.done in items.c and isinstance(items.c[spec.done].type, sa.Boolean)
     index = f"{items.name}_{spec.done}_todo"
     if index not in indexes:
         # What is left is found without going over what is done.
         keys = ", ".join(map(quote.quote, spec.keys))
         found.append(
             f"CREATE INDEX {quote.quote(index)} ON {name} ({keys}) "
-            f"WHERE {quote.quote(spec.done)} IS NULL"
+            f"WHERE {quote.quote(spec.done)} IS {'NOT TRUE' if boolean else 'NULL'}"
         )
     for side in sides if spec.shards is None else ():
         made: list[Any] = [sa.schema.CreateTable(side)]

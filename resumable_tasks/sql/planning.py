@@ -50,6 +50,7 @@ class TablePlanner(Planner):
                 yield from self._row_batches(page)
             else:
                 yield Batch(self.next_number(), [], b"", [])
+        self.cut_short = self._claims.cut_short
 
     def _admit(self, lines: list[bytes], items: Any) -> Sequence[int]:
         self.total += len(lines)

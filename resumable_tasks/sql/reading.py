@@ -35,19 +35,21 @@ def read_results(spec: SqlCheckpoint, positions: KeyTable | None) -> pa.Table:
         tables = Tables(database, spec)
         if spec.results_table:
             results = tables.reflected(spec.results_table)
-            query = sa.select(results).order_by(*tables.columns_of(results))
+            query = sa.select(results).order_by(*[results.c[name] for name in spec.results_keys])
             query = query.where(
                 sa.exists(
                     sa.select(sa.literal(1))
                     .select_from(tables.items)
-                    .where(tables.same(results), tables.done.is_not(None), *tables.considered)
+                    .where(
+                        tables.same(results, spec.results_keys), tables.is_done, *tables.considered
+                    )
                     .correlate(results)
                 )
             )
         else:
             columns = [tables.items.c[name] for name in spec.columns]
             query = sa.select(*tables.key, *columns).order_by(*tables.key)
-            query = query.where(tables.done.is_not(None), *tables.considered)
+            query = query.where(tables.is_done, *tables.considered)
         with database.reading() as connection:
             found = connection.execute(query)
             names = list(found.keys())
@@ -64,7 +66,7 @@ def read_keys(spec: SqlCheckpoint) -> Iterator[Key]:
     database = Database(spec.database)
     try:
         tables = Tables(database, spec)
-        query = sa.select(*tables.key).where(tables.done.is_not(None), *tables.considered)
+        query = sa.select(*tables.key).where(tables.is_done, *tables.considered)
         with database.reading() as connection:
             for row in connection.execute(query.order_by(*tables.key)).yield_per(1_000):
                 yield keys.parse(keys.canonical(tables.key_of(row)))

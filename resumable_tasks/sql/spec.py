@@ -32,6 +32,7 @@ class SqlCheckpoint:
         done: the column that is NULL while a row is to be handled. `resumable sql init` adds it.
         columns: fields of the handler's rows that are written to columns of the same row.
         results_table: the table into which the handler's rows are inserted, instead.
+        results_key: its column, or columns, for the key; by default they are called as ``key``.
         shards: a directory for a checkpoint with the rows in Parquet, instead; the column is set
             after each commit, and mended when the next run begins.
         where: a condition in SQL; other rows are left alone.
@@ -49,6 +50,7 @@ class SqlCheckpoint:
     done: str = "processed_at"
     columns: Sequence[str] = ()
     results_table: str | None = None
+    results_key: str | tuple[str, ...] | None = None
     shards: str | os.PathLike[str] | None = None
     where: str | None = None
     claim_seconds: float = CLAIM_SECONDS
@@ -66,6 +68,8 @@ class SqlCheckpoint:
         places = [n for n in ("columns", "results_table", "shards") if getattr(self, n)]
         if len(places) > 1:
             raise UsageError(f"SqlCheckpoint: {' and '.join(places)} exclude each other")
+        if self.results_key is not None and len(self.results_keys) != len(names):
+            raise UsageError(f"results_key={self.results_key!r} and key={self.key!r} do not pair")
         if not self.claim_seconds > 0:
             raise UsageError(f"claim_seconds={self.claim_seconds!r} is no number above 0")
 
@@ -79,6 +83,12 @@ class SqlCheckpoint:
     def keys(self) -> tuple[str, ...]:
         """The names of the key's columns."""
         return self.key if isinstance(self.key, tuple) else (self.key,)
+
+    @property
+    def results_keys(self) -> tuple[str, ...]:
+        """The names of the key's columns in the table of results."""
+        given = self.results_key if self.results_key is not None else self.key
+        return given if isinstance(given, tuple) else (given,)
 
     def table_of_results(self, positions: KeyTable | None = None) -> pa.Table:
         """The results of all completed rows; in the order of ``positions`` if given."""

@@ -40,7 +40,7 @@ def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
     tables = Tables(database, spec)
     tables.check()
     items, runs, failures = tables.items, tables.runs, tables.failures
-    undone = [tables.done.is_(None), *tables.considered]
+    undone = [tables.undone, *tables.considered]
     alive = sa.and_(runs.c.ended.is_(None), runs.c.alive_until > database.now)
     claims = (
         sa.select(sa.func.count())
@@ -65,7 +65,9 @@ def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
     seconds = (database.now - runs.c.began).label("seconds")
     newest = sa.select(*who, runs.c.ended, seconds).order_by(runs.c.began.desc())
     with database.reading() as connection:
-        found = sa.select(sa.func.count(), sa.func.count(tables.done)).select_from(items)
+        found = sa.select(sa.func.count(), sa.func.count().filter(tables.is_done)).select_from(
+            items
+        )
         rows, completed = connection.execute(found.where(*tables.considered)).one()
         errors = dict(connection.execute(kinds).tuples().all())
         claimed = connection.execute(claims).scalar_one()

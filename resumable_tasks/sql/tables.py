@@ -98,6 +98,22 @@ class Tables:
         return self.items.c[self.spec.done]
 
     @property
+    def is_done(self) -> Any:
+        """The condition that a row is completed: its column is set, or true if it is a boolean."""
+        sa = require()
+        if isinstance(self.done.type, sa.Boolean):
+            return self.done.is_(sa.true())
+        return self.done.is_not(None)
+
+    @property
+    def undone(self) -> Any:
+        """The condition that a row is to be handled."""
+        sa = require()
+        if isinstance(self.done.type, sa.Boolean):
+            return self.done.is_not(sa.true())
+        return self.done.is_(None)
+
+    @property
     def done_value(self) -> Any:
         """What a completed row's column is set to: now, or true where it is a boolean."""
         sa = require()
@@ -109,7 +125,10 @@ class Tables:
     def considered(self) -> list[Any]:
         """The conditions for a row to be an item, done or not."""
         sa = require()
-        return [sa.text(f"({self.spec.where})")] if self.spec.where else []
+        if not self.spec.where:
+            return []
+        # A colon would begin a parameter, and a comment would hide the bracket that closes.
+        return [sa.text("(" + self.spec.where.replace(":", r"\:") + "\n)")]
 
     def is_in(self, table: sa.Table, many: Sequence[Any]) -> Any:
         """The condition that a row's key in this table is one of these."""
@@ -119,10 +138,14 @@ class Tables:
             return columns[0].in_(list(many))
         return sa.tuple_(*columns).in_([tuple(key) for key in many])
 
-    def same(self, table: sa.Table) -> Any:
-        """The condition that a row of this table is about the row of the items' table."""
+    def same(self, table: sa.Table, names: Sequence[str] = ()) -> Any:
+        """The condition that a row of this table is about the row of the items' table.
+
+        ``names``: of the key's columns there, if they are others.
+        """
         sa = require()
-        pairs = zip(self.columns_of(table), self.key, strict=True)
+        columns = [table.c[name] for name in names or self.spec.keys]
+        pairs = zip(columns, self.key, strict=True)
         return sa.and_(*(one == other for one, other in pairs))
 
     def after(self, key: Any) -> Any:
@@ -195,12 +218,11 @@ class Tables:
                 f"table {spec.table} is not prepared, there is no {missing[0]}: `{self.init}` "
                 "prints what it takes, and with --apply does it"
             )
-        for name in (spec.done, *spec.columns):
-            if not self.items.c[name].nullable and name == spec.done:
-                raise UsageError(
-                    f"column {name!r} of table {spec.table} is NOT NULL: a row is to "
-                    "be handled while it is NULL"
-                )
+        if not self.done.nullable and not isinstance(self.done.type, sa.Boolean):
+            raise UsageError(
+                f"column {spec.done!r} of table {spec.table} is NOT NULL: a row is to be handled "
+                "while it is NULL"
+            )
         self.check_key()
 
     @property

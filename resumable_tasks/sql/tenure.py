@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
+LOCK_SECONDS = 10
+
+
 class Tenure:
     """One run, from `take` to `leave`. On SQLite there is one at a time."""
 
@@ -133,10 +136,12 @@ class Tenure:
                 f"{self._tables.url} was taken over from this run; what it had committed stands"
             )
         if not self._database.sqlite:
-            # Whoever has turned that off can lose the last commits when the power goes.
+            # Whoever has turned that off can lose the last commits when the power goes. And who
+            # waits for a lock without an end cannot say so.
             connection.exec_driver_sql(
-                "SELECT set_config('synchronous_commit', 'on', true) "
-                "WHERE current_setting('synchronous_commit') = 'off'"
+                f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
+                "CASE WHEN current_setting('synchronous_commit') = 'off' "
+                "THEN set_config('synchronous_commit', 'on', true) END"
             )
 
     def leave(self, how: str) -> None:

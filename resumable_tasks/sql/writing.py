@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.model import Outcome
+from resumable_tasks.errors import UsageError
 from resumable_tasks.options import JobOptions
 from resumable_tasks.sql.database import Database, require
 from resumable_tasks.sql.failing import FailuresTable
@@ -15,8 +16,15 @@ from resumable_tasks.sql.tables import Tables
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    Row = dict[str, Any]
+
 # SQLite takes 32,766 values in a statement, PostgreSQL 65,535.
 MOST_KEYS = 5_000
+# PostgreSQL's code for a lock that was waited for too long.
+LOCKED = "55P03"
+# Values too large for an index, raised by a trigger, of a type that does not become the column's:
+# that the statements as such are right was tried before.
+_ABOUT_VALUES = {"54000", "P0001", "42804", "42846", "42883"}
 
 
 class Results:
@@ -25,24 +33,73 @@ class Results:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
-        name = tables.spec.results_table
-        self.table: sa.Table | None = tables.reflected(name) if name else None
+        spec = tables.spec
+        self.table: sa.Table | None = None
+        if spec.results_table:
+            self.table = tables.reflected(spec.results_table)
+            missing = [name for name in spec.results_keys if name not in self.table.c]
+            if missing:
+                raise UsageError(
+                    f"table {spec.results_table} has no column {missing[0]!r} for the key: name "
+                    "the one that it has by SqlCheckpoint(results_key=…)"
+                )
+        self._deferred = False
+        sa = require()
+        columns = (
+            list(self.table.columns)
+            if self.table is not None
+            else [tables.items.c[name] for name in spec.columns]
+        )
+        kinds: dict[str, Any] = {c.name: c.type for c in columns if isinstance(c.type, sa.JSON)}
+        for kind in kinds.values():
+            kind.none_as_null = True  # None is no value, and not JSON's null
+        self.json_columns = frozenset(kinds)
+        """The fields of the handler's rows that are kept as JSON."""
+
+    def check(self) -> None:
+        """Try what a run does to the tables, on no row. Raises `UsageError` for what it may not.
+
+        So types that do not fit, and rights that are missing, cost no call of the handler.
+        """
+        sa = require()
+        tables, items = self._tables, self._tables.items
+        values = {name: sa.null() for name in tables.spec.columns}
+        update = sa.update(items).values({**values, tables.spec.done: tables.done_value})
+        statements: list[Any] = [update.where(sa.false())]
+        if self.table is not None:
+            keys = [self.table.c[name] for name in tables.spec.results_keys]
+            nothing = sa.select(*(sa.cast(sa.null(), c.type) for c in keys)).where(sa.false())
+            statements.append(sa.insert(self.table).from_select(keys, nothing))
+        with self._database.errors(), self._database.connect() as connection:
+            with connection.begin() as transaction:
+                for statement in statements:
+                    connection.execute(statement)
+                transaction.rollback()
+            if not self._database.sqlite:
+                self._deferred = self._has_deferred(connection)
+
+    def _has_deferred(self, connection: sa.Connection) -> bool:
+        """Whether a constraint of the tables may be looked at only at the COMMIT."""
+        sa = require()
+        quote = connection.dialect.identifier_preparer.format_table
+        tables = [self._tables.items, *([self.table] if self.table is not None else [])]
+        query = sa.text(
+            "SELECT count(*) FROM pg_constraint WHERE condeferrable "
+            "AND conrelid = ANY(CAST(:names AS regclass[]))"
+        )
+        # Doubled for the driver, which does not come to see a value.
+        names = [quote(table).replace("%%", "%") for table in tables]
+        return bool(connection.execute(query, {"names": names}).scalar_one())
 
     def count_items(self) -> tuple[int, int]:
         """How many rows there are, and how many of them are done."""
         sa = require()
         tables = self._tables
-        query = sa.select(sa.func.count(), sa.func.count(tables.done)).select_from(tables.items)
+        count = sa.func.count()
+        query = sa.select(count, count.filter(tables.is_done)).select_from(tables.items)
         with self._database.reading() as connection:
             rows, done = connection.execute(query.where(*tables.considered)).one()
         return rows, done
-
-    def count_failures(self) -> int:
-        sa = require()
-        query = sa.select(sa.func.count()).select_from(self._tables.failures)
-        with self._database.reading() as connection:
-            found: int = connection.execute(query).scalar_one()
-        return found
 
     def lock(self, connection: sa.Connection, these: Sequence[Any]) -> list[Any]:
         """Lock those of these rows that are left to do; their keys."""
@@ -51,20 +108,19 @@ class Results:
         query = sa.select(*tables.key).order_by(*tables.key).with_for_update(of=tables.items)
         found: list[Any] = []
         for some in chunks(these):
-            left = query.where(tables.is_in(tables.items, some), tables.done.is_(None))
+            left = query.where(tables.is_in(tables.items, some), tables.undone)
             found += [tables.key_of(row) for row in connection.execute(left)]
         return found
 
-    def write(self, connection: sa.Connection, outcome: Outcome, done: Sequence[Any]) -> int:
-        """Write an outcome's rows and set the column; how many rows of results that were.
+    def write(self, connection: sa.Connection, rows: list[Row], done: Sequence[Any]) -> None:
+        """Write the handler's rows, and set the column of these keys.
 
         Raises what the database raises if it refuses them, and ``ValueError``.
         """
         sa = require()
         spec, items = self._tables.spec, self._tables.items
-        rows = outcome.table.to_pylist() if outcome.table is not None else []
-        if spec.columns:
-            self._check(outcome, items, spec.columns)
+        if spec.columns and rows:
+            rows = self._fit(rows, items, spec.columns)
             values = [
                 {_bound(name): row[name] for name in (*spec.keys, *spec.columns)} for row in rows
             ]
@@ -74,46 +130,90 @@ class Results:
             }
             new[spec.done] = self._tables.done_value
             connection.execute(sa.update(items).where(*this).values(new), values)
-            return len(rows)
-        if self.table is not None and rows:
-            assert outcome.table is not None
-            self._check(outcome, self.table, outcome.table.column_names)
-            connection.execute(sa.insert(self.table), rows)
-        self.set_done(connection, done)
-        return len(rows)
+        else:
+            if self.table is not None and rows:
+                named = dict(zip(spec.keys, spec.results_keys, strict=True))
+                fields = [named.get(name, name) for name in rows[0]]
+                rows = [dict(zip(fields, row.values(), strict=True)) for row in rows]
+                connection.execute(sa.insert(self.table), self._fit(rows, self.table, fields))
+            self.set_done(connection, done)
+        self._check_set(connection, done)
+        if self._deferred:
+            # Now, where it is known whose values they are, and not at the COMMIT.
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
     def set_done(self, connection: sa.Connection, done: Sequence[Any]) -> None:
         """Set the column of these rows, where it is not set."""
         sa = require()
         tables = self._tables
         for some in chunks(done):
-            these = tables.is_in(tables.items, some), tables.done.is_(None)
+            these = tables.is_in(tables.items, some), tables.undone
             value = {tables.spec.done: tables.done_value}
             connection.execute(sa.update(tables.items).where(*these).values(value))
 
-    def _check(self, outcome: Outcome, table: sa.Table, names: Sequence[str]) -> None:
-        assert outcome.table is not None
-        for name in names:
-            if name not in outcome.table.column_names:
+    def _check_set(self, connection: sa.Connection, done: Sequence[Any]) -> None:
+        """A row whose column does not stay set would be handled again and again."""
+        sa = require()
+        tables = self._tables
+        for some in chunks(done):
+            unset = sa.select(*tables.key).where(tables.is_in(tables.items, some), tables.undone)
+            found = connection.execute(unset.limit(1)).first()
+            if found is not None:
                 raise ValueError(
-                    f"the rows have no field {name!r} (they have "
-                    f"{', '.join(outcome.table.column_names)})"
+                    f"column {tables.spec.done!r} of row {tables.key_of(found)!r} is not set after "
+                    "the UPDATE that sets it: a trigger or a policy of the table is in the way"
+                )
+
+    def _fit(self, rows: list[Row], table: sa.Table, names: Sequence[str]) -> list[Row]:
+        """The rows as the table takes them. Raises ``ValueError`` where a field is missing."""
+        sa = require()
+        for name in names:
+            if name not in rows[0]:
+                raise ValueError(
+                    f"the rows have no field {name!r} (they have {', '.join(rows[0])})"
                 )
             if name not in table.c:
                 raise ValueError(f"table {table.fullname} has no column {name!r}")
+        as_json = [name for name in names if isinstance(table.c[name].type, sa.JSON)]
+        if not as_json:
+            return rows
+        return [{**row, **{name: _from_json(row[name]) for name in as_json}} for row in rows]
+
+
+def _from_json(value: Any) -> Any:
+    # Text unless the handler gave Arrow, which has structures of its own.
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def look(database: Database, tables: Tables, options: JobOptions) -> tuple[int, int, int, int]:
     """How many rows there are, are done, would be handled by a run, and would be set aside."""
     sa = require()
     rows, done = Results(database, tables).count_items()
-    undone = [tables.done.is_(None), *tables.considered]
+    undone = [tables.undone, *tables.considered]
     to_try = FailuresTable(database, tables, "", math.inf, options).to_try()
     query = sa.select(sa.func.count()).select_from(tables.items)
     with database.reading() as connection:
         every = connection.execute(query.where(*undone)).scalar_one()
         left = connection.execute(query.where(*undone, *to_try)).scalar_one()
     return rows, done, left, every - left
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code for what it refused; None if there is none."""
+    found: str | None = getattr(getattr(error.__cause__, "orig", None), "sqlstate", None)
+    return found
+
+
+def is_about_values(error: BaseException) -> bool:
+    """Whether the database, or its driver, has refused values, and not the work as such."""
+    sa = require()
+    cause, state = error.__cause__, sqlstate(error)
+    if state is not None:
+        return state[:2] in ("22", "23") or state in _ABOUT_VALUES
+    if not isinstance(cause, sa.exc.DBAPIError):
+        return isinstance(cause, sa.exc.StatementError)
+    kinds = sa.exc.DataError, sa.exc.IntegrityError, sa.exc.InterfaceError, sa.exc.ProgrammingError
+    return isinstance(cause, kinds) and not cause.connection_invalidated
 
 
 def chunks(many: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -151,7 +151,7 @@ def alone(rounds: int) -> None:
             lines = b"\n".join(b'"%d-%d"' % (i, j) for j in range(BATCH))
             batch = Batch(i, [], lines, [])
             outcome = Outcome(batch, lines, BATCH, table=rows, schema=rows.schema)
-            checkpoint.commit([outcome], checkpoint.accept(outcome, None, []))
+            checkpoint.commit([outcome], checkpoint.accept(outcome, None, [])[1])
         checkpoint.close()
 
     found = interleaved(rounds, {"floor": floor, "commit": commit})

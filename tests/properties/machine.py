@@ -179,7 +179,7 @@ class Attempt:
                     if key not in good
                 ),
             )
-            schema = checkpoint.accept(outcome, schema, outcomes)
+            _, schema = checkpoint.accept(outcome, schema, outcomes)
             outcomes.append(outcome)
         checkpoint.commit(outcomes, schema, self._driver.planner.fingerprints)
 

@@ -133,7 +133,7 @@ def commit_all(cells, groups: list[int], remote: list[bool], root: Path) -> None
                 shard = checkpoint.shard_writer()(outcome.table, 1)
                 outcome = Outcome(outcome.batch, outcome.done, 1, None, shard, outcome.schema)
             try:
-                schema = checkpoint.accept(outcome, schema, pending)
+                _, schema = checkpoint.accept(outcome, schema, pending)
             except ResultConflict as error:
                 assert "'v'" in str(error)  # noqa: PT017
                 continue

@@ -53,6 +53,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65_536):
                 seen = seen or self._word in data
+                if b"ROLLBACK" in data and b"ROLLBACK TO" not in data:
+                    seen = False
                 if b"COMMIT" in data and seen:
                     seen = False
                     self._left -= 1

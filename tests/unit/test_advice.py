@@ -159,7 +159,7 @@ def outcome(items: int, seconds: float) -> Outcome:
 def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = LongBatches(50)
+    watch = LongBatches()
     watch.look([outcome(50, 1_800), outcome(1, 1_000_000)])
     assert caplog.text == ""
     watch.look([outcome(50, 3_000), outcome(50, 3_000)])

@@ -428,7 +428,7 @@ def commit_of(checkpoint: Checkpoint, etags: dict[int, str]) -> Commit:
     batch = Batch(0, list(etags), keys.join(lines), found)
     outcome = Outcome(batch, batch.lines, len(batch), table, schema=table.schema)
     prints = {line: digest(etag) for line, etag in zip(lines, etags.values(), strict=True)}
-    return checkpoint.commit([outcome], checkpoint.accept(outcome, None, []), prints)
+    return checkpoint.commit([outcome], checkpoint.accept(outcome, None, [])[1], prints)
 
 
 def opened(folder: Path, **options) -> Checkpoint:
