@@ -70,7 +70,7 @@ class Conflicts:
         except ResultConflict as error:
             if outcome.completed and outcome.shard is not None:
                 raise
-            if outcome.completed < 2:
+            if outcome.completed < 2 or self.hopeless:
                 one, schema = self._checkpoint.accept(_refused(outcome, error), schema, pending)
                 return [one], schema
         else:

@@ -1,4 +1,4 @@
-"""What others do to the table while a run is at work: nothing is lost, and nothing is paid twice."""
+"""What others do to the table while a run is at work: nothing is lost, or paid for twice."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_a_commit_that_waits_for_a_lock_says_so_and_can_be_interrupted(
         ) as program,
         db.engine.connect() as other,
     ):
-        assert program.stdin is not None and program.stdout is not None
+        assert program.stdin is not None
+        assert program.stdout is not None
         assert program.stdout.readline() == "handled\n"
         other.exec_driver_sql("SELECT id FROM lessons WHERE id = 3 FOR UPDATE")
         program.stdin.write("\n")
