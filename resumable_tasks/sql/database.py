@@ -83,7 +83,7 @@ class Database:
         assert url.database is not None
         # SQLite would make an empty one. The names of its URIs (file:…) are its own affair.
         if not (create or url.database.startswith("file:") or os.path.exists(url.database)):
-            raise UsageError(f"{self.url}: there is no file {url.database!r}")
+            raise UsageError(f"{self.url}: there is no such file")
         # Of our own, since its transactions have to begin as writers: one that becomes a
         # writer later is refused, and not made to wait, if another has written meanwhile.
         if given is None:

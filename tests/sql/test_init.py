@@ -162,7 +162,7 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path / 'shopp.db'}"
         answer = CliRunner().invoke(main, ["sql", command, url, "--table", "lessons"])
         assert answer.exit_code == 2
-        assert "there is no file" in answer.stderr
+        assert "there is no such file" in answer.stderr
     assert list(tmp_path.iterdir()) == []
 
 
