@@ -9,7 +9,7 @@ _GRANT = (
     "UPDATE and DELETE on those beside it; for `resumable sql init` it has to own the table"
 )
 _NO_DATABASE = "There is no such database: mend the URL, or create it"
-_WHO = "Mend the user or the password, or let this user in (pg_hba.conf)"
+_WHO = "Mend the user or the password, or let this user in (pg_hba.conf, GRANT CONNECT)"
 _READ_ONLY = "It cannot be written here: give the server, or the file, that can"
 _STATEMENT = (
     "Mend what it names, in the table or in the arguments (where=, --column, key); if columns or "
