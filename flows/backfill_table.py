@@ -84,7 +84,7 @@ def make(url: str, count: int) -> None:
     from resumable_tasks.sql import init
     from resumable_tasks.sql.database import Database
 
-    database = Database(url)
+    database = Database(url, create=True)
     try:
         init.apply(database, [statement.format(count=count) for statement in _MAKE])
         checkpoint = SqlCheckpoint(url, table=TABLE, key=KEY, columns=[COLUMN])

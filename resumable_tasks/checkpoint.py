@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import holder, keys, log, manifest, outbox, shards, supersede
+from resumable_tasks import holder, keys, log, manifest, outbox, shards, supersede, text
 from resumable_tasks.budget import spent
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
 from resumable_tasks.faults import fault_point
@@ -37,15 +37,15 @@ _CLAIM_TRIES = 100
 
 def open_store(place: str | Path) -> Store:
     """The store at a place. Raises `UsageError` for one that this version cannot reach."""
-    text = os.fspath(place)
-    scheme, separator, rest = text.partition("://")
+    named = os.fspath(place)
+    scheme, separator, rest = named.partition("://")
     if not separator:
-        return LocalStore(Path(text).expanduser())
+        return LocalStore(Path(named).expanduser())
     if scheme == "file":
         return LocalStore("/" + rest.lstrip("/"))
     raise UsageError(
-        f"checkpoint {text!r}: this version keeps checkpoints in directories only; "
-        "give a path on a disk (of a database: SqlCheckpoint, and `resumable sql`)"
+        f"checkpoint {text.without_password(named)!r}: this version keeps checkpoints in "
+        "directories only; give a path on a disk (of a database: SqlCheckpoint, `resumable sql`)"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def clean(text: str, limit: int | None = None) -> str:
     """One line without control characters: they are shown as escapes; what is too long is cut."""
@@ -10,6 +12,11 @@ def clean(text: str, limit: int | None = None) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def without_password(url: str) -> str:
+    """The URL without the password that stands in it."""
+    return re.sub(r"(://[^:/]*):.*@", r"\1:***@", url)
 
 
 def _escape(character: str) -> str:

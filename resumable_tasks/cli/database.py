@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Exit codes:
   0   printed or, with --apply, done; or there was nothing to do
-  2   no such table or column, or the key is none; nothing was changed
-  75  the database did not do it; nothing was changed
+  2   no such table or column, the key is none, or no permission
+  75  the database did not do it now: run it again
 
 \b
 Example:
@@ -86,8 +86,9 @@ def init(
 ) -> None:
     """Print the SQL that prepares a table of the database at URL.
 
-    It adds the columns and tables that are missing, and an index of what is left to do; nothing is
-    dropped. With --apply it is run, in one transaction. URL is SQLAlchemy's, such as
+    It adds the columns and tables that are missing, and an index of what is left to do; no data
+    is dropped. With --apply it is run: all or nothing, but that PostgreSQL makes the index by
+    itself at the end, while the table is in use. URL is SQLAlchemy's, such as
     postgresql://user@host/name or sqlite:///file.db.
     """
     from resumable_tasks.sql import init as preparing

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import StoreError, UsageError
+from resumable_tasks.sql.remedies import remedy
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Dialect, Engine
 
 INSTALL = 'pip install "resumable-tasks[sql]"'
 _BUSY_SECONDS = 30
+_LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
 
 
@@ -27,49 +30,84 @@ def require() -> Any:
 
 
 class Database:
-    """One database: PostgreSQL, or a file of SQLite. Raises `UsageError` for any other."""
+    """One database: PostgreSQL, or a file of SQLite. Raises `UsageError` for any other.
 
-    def __init__(self, given: Any) -> None:
+    ``create``: a file of SQLite that is not there is made, and not taken for a typing error.
+    """
+
+    def __init__(self, given: Any, *, create: bool = False) -> None:
         sa = require()
         if not isinstance(given, (str, sa.URL, sa.Engine)):
             raise UsageError(
                 f"SqlCheckpoint: {type(given).__name__} is neither a URL nor an engine of "
-                "SQLAlchemy (an async engine has one in its .sync_engine)"
+                "SQLAlchemy (instead of an async engine give its URL, as postgresql:// or "
+                "sqlite:///)"
             )
         try:
             url = given.url if isinstance(given, sa.Engine) else sa.make_url(given)
+            kind = url.get_backend_name()
+            if kind == "postgres":
+                url = url.set(drivername="postgresql")
+                kind = "postgresql"
+            if kind not in ("postgresql", "sqlite"):
+                raise UsageError(f"SqlCheckpoint knows PostgreSQL and SQLite, not {kind}")
+            if url.get_dialect().is_async:
+                raise UsageError(
+                    f"SqlCheckpoint asks its database from threads, and {url.drivername} is for "
+                    f"asyncio: write {kind}:// instead of {url.drivername}://"
+                )
         except sa.exc.ArgumentError as error:
             raise UsageError(f"SqlCheckpoint: {error}") from None
-        kind = url.get_backend_name()
-        if kind == "postgres":
-            url = url.set(drivername="postgresql+psycopg")
-            kind = "postgresql"
-        if kind not in ("postgresql", "sqlite"):
-            raise UsageError(f"SqlCheckpoint knows PostgreSQL and SQLite, not {kind}")
         self.sqlite = kind == "sqlite"
+        self._ping = False
         self.url = url.render_as_string(hide_password=True)
         # An engine that was given is its owner's to dispose of.
-        self._owned = self.sqlite or not isinstance(given, sa.Engine)
+        engine: Engine | None = given if isinstance(given, sa.Engine) else None
+        self._owned = self.sqlite or engine is None
         try:
-            self._engine = self._make(url, given)
+            self._engine = (
+                self._sqlite(url, engine, create) if self.sqlite else self._postgresql(url, engine)
+            )
         except ImportError as error:
-            raise UsageError(f"{self.url} needs {error.name}: {INSTALL}") from None
+            install = INSTALL
+            if error.name != "psycopg":
+                install = f"write postgresql://, which takes psycopg 3, or install {error.name}"
+            raise UsageError(
+                f"{self.url} needs {error.name}, which is not installed: {install}"
+            ) from None
 
-    def _make(self, url: Any, given: Any) -> sa.Engine:
+    def _sqlite(self, url: sa.URL, given: Engine | None, create: bool) -> Engine:
         sa = require()
-        if self.sqlite:
-            if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
-                raise UsageError("a database in memory cannot be resumed; give SQLite a file")
-            # Of our own, since its transactions have to begin as writers: one that becomes a
-            # writer later is refused, and not made to wait, if another has written meanwhile.
-            engine: Engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
-            sa.event.listen(engine, "connect", _leave_transactions_to_us)
-            sa.event.listen(engine, "begin", _begin)
-            return engine
-        if self._owned:
+        if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
+            raise UsageError("a database in memory cannot be resumed; give SQLite a file")
+        assert url.database is not None
+        # SQLite would make an empty one. The names of its URIs (file:…) are its own affair.
+        if not (create or url.database.startswith("file:") or os.path.exists(url.database)):
+            raise UsageError(f"{self.url}: there is no such file")
+        # Of our own, since its transactions have to begin as writers: one that becomes a
+        # writer later is refused, and not made to wait, if another has written meanwhile.
+        if given is None:
+            engine: Engine = sa.create_engine(url)
+        elif isinstance(given.pool, (sa.QueuePool, sa.NullPool)):
+            # With the listeners of the given one, such as for PRAGMA foreign_keys=ON.
+            engine = sa.create_engine(url, pool=given.pool.recreate())
+        else:
+            raise UsageError(
+                f"{self.url}: a run takes several connections, and the engine's "
+                f"{type(given.pool).__name__} has one; make it without poolclass="
+            )
+        sa.event.listen(engine, "connect", _leave_transactions_to_us)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _postgresql(self, url: sa.URL, given: Engine | None) -> Engine:
+        sa = require()
+        if given is None:
             if url.drivername == "postgresql":
                 url = url.set(drivername="postgresql+psycopg")
             given = sa.create_engine(url, pool_pre_ping=True)
+        # The engine's owner may not have asked for it; a connection that is new needs none.
+        self._ping = not isinstance(given.pool, sa.NullPool) and not given.pool._pre_ping
         # Where a row that was waited for is looked at anew: claims depend on it.
         found: Engine = given.execution_options(isolation_level="READ COMMITTED")
         return found
@@ -82,30 +120,92 @@ class Database:
             return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0")
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
+    @property
+    def plain(self) -> Dialect:
+        """The dialect for SQL as people read it, and `run` takes it.
+
+        The engine's own doubles every percent sign, for its driver to take one away again.
+        """
+        kind: Any = type(self._engine.dialect)
+        plain: Dialect = kind(paramstyle="named")
+        return plain
+
+    def run(self, many: Sequence[str], *, patience: int | None = None) -> None:
+        """Run these statements in one transaction, all or none.
+
+        ``patience``: the seconds in which PostgreSQL is to get a lock. Others who want the table
+        have to wait behind whoever waits for it.
+        """
+        with self.writing() as connection:
+            if patience is not None and not self.sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience:d}s'")
+            connection = connection.execution_options(no_parameters=True)
+            for each in many:
+                connection.exec_driver_sql(each)
+
+    def run_alone(self, statement: str) -> None:
+        """Run this statement in no transaction: PostgreSQL has some that are in none."""
+        with self.errors(), self._live() as connection:
+            connection.execution_options(
+                isolation_level="AUTOCOMMIT", no_parameters=True
+            ).exec_driver_sql(statement)
+
     def connect(self) -> sa.Connection:
-        """A connection whose transactions write."""
-        connection: sa.Connection = self._engine.connect()
-        return connection.execution_options(**{_WRITES: True})
+        """A connection that is alive, whose transactions write."""
+        return self._live().execution_options(**{_WRITES: True})
+
+    def _live(self) -> Connection:
+        """A connection that the server has not closed while it was idle."""
+        sa = require()
+        connection = self._engine.connect()
+        if not self._ping:
+            return connection
+        try:
+            connection.exec_driver_sql("SELECT 1")
+            connection.rollback()
+        except sa.exc.DBAPIError as error:
+            connection.close()
+            if not error.connection_invalidated:
+                raise
+            # SQLAlchemy has seen it, and takes none from the pool that is as old.
+            connection = self._engine.connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that is committed at the end. Raises `StoreError`."""
+        """A transaction that is committed at the end. Raises `StoreError` or `UsageError`."""
         with self.errors(), self.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads. Raises `StoreError`."""
-        with self.errors(), self._engine.connect() as connection:
+        """A transaction that only reads. Raises `StoreError` or `UsageError`."""
+        with self.errors(), self._live() as connection:
             yield connection
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """An error of the database becomes a `StoreError`: nothing was committed."""
+        """An error of the database becomes one of ours: nothing was committed.
+
+        A `UsageError` where it stays until somebody has done something, else a `StoreError`.
+        SQLAlchemy's is its ``__cause__``.
+        """
         sa = require()
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
+            said = getattr(error, "orig", None)
+            what = remedy(said, sqlite=self.sqlite)
+            if what is not None:
+                raise UsageError(f"{self.url}: {first_line(error)}. {what}") from error
+            if getattr(said, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                raise StoreError(
+                    f"{self.url}: {first_line(error)}: a session holds the table, see "
+                    "pg_stat_activity. Nothing was committed by this. Run the same command again"
+                ) from error
             raise StoreError(
                 f"{self.url}: {first_line(error)}. Nothing was committed by this; what was "
                 "committed before stands. Run the same command again"
@@ -124,6 +224,10 @@ def first_line(error: BaseException) -> str:
 
 def _leave_transactions_to_us(connection: Any, _: object) -> None:
     connection.isolation_level = None
+    cursor = connection.cursor()
+    (milliseconds,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+    cursor.execute(f"PRAGMA busy_timeout = {max(milliseconds, _BUSY_SECONDS * 1_000)}")
+    cursor.close()
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from resumable_tasks.sql.database import Database, require
 from resumable_tasks.sql.spec import SqlCheckpoint
 from resumable_tasks.sql.tables import Tables
+
+_PATIENCE = 10
+_INDEX = ("CREATE INDEX ", "DROP INDEX ")
+_CONCURRENTLY = tuple(f"{word}CONCURRENTLY " for word in _INDEX)
 
 
 def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]) -> list[str]:
@@ -21,10 +26,9 @@ def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]
     tables.check_key()
     items = tables.items
     with database.reading() as connection:
-        dialect = connection.dialect
         there = sa.inspect(connection)
         sides = [t for t in tables.side if not there.has_table(t.name, schema=t.schema)]
-        indexes = {each["name"] for each in there.get_indexes(items.name, schema=items.schema)}
+    dialect = database.plain
     quote = dialect.identifier_preparer
     name = quote.format_table(items)
     time = "TIMESTAMP" if database.sqlite else "TIMESTAMP WITH TIME ZONE"
@@ -34,25 +38,74 @@ def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]
         for column, kind in columns.items()
         if column not in items.c
     ]
-    boolean = spec.done in items.c and isinstance(items.c[spec.done].type, sa.Boolean)
-    index = f"{items.name}_{spec.done}_todo"
-    if index not in indexes:
-        # What is left is found without going over what is done.
-        keys = ", ".join(map(quote.quote, spec.keys))
-        found.append(
-            f"CREATE INDEX {quote.quote(index)} ON {name} ({keys}) "
-            f"WHERE {quote.quote(spec.done)} IS {'NOT TRUE' if boolean else 'NULL'}"
-        )
-    for side in sides if spec.shards is None else ():
-        made: list[Any] = [sa.schema.CreateTable(side)]
-        made += [sa.schema.CreateIndex(each) for each in side.indexes]
-        found += [str(each.compile(dialect=dialect)).strip() for each in made]
+    found += [
+        str(sa.schema.CreateTable(side).compile(dialect=dialect)).strip()
+        for side in (sides if spec.shards is None else ())
+    ]
+    return found + _index(database, tables, name)
+
+
+def _index(database: Database, tables: Tables, table: str) -> list[str]:
+    """The statements for the index by which what is left is found without what is done."""
+    spec, items = tables.spec, tables.items
+    quote = database.plain.identifier_preparer
+    index = tables.beside("todo")
+    partitioned, valid = _look(database, items, table, index)
+    if valid:
+        return []
+    # PostgreSQL has no such way for a table in partitions.
+    how = "" if database.sqlite or partitioned else "CONCURRENTLY "
+    found = []
+    if valid is not None:
+        schema = f"{quote.quote(items.schema)}." if items.schema else ""
+        found.append(f"DROP INDEX {how}{schema}{quote.quote(index)}")
+    boolean = spec.done in items.c and isinstance(items.c[spec.done].type, require().Boolean)
+    keys = ", ".join(map(quote.quote, spec.keys))
+    found.append(
+        f"CREATE INDEX {how}{quote.quote(index)} ON {table} ({keys}) "
+        f"WHERE {quote.quote(spec.done)} IS {'NOT TRUE' if boolean else 'NULL'}"
+    )
     return found
 
 
-def apply(database: Database, many: list[str]) -> None:
-    """Run these statements, all of them or, if one fails, none. Raises `StoreError`."""
-    with database.writing() as connection:
-        for each in many:
-            # The driver of PostgreSQL would take a single one for a place to put a value.
-            connection.exec_driver_sql(each if database.sqlite else each.replace("%", "%%"))
+def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool, bool | None]:
+    """Whether the table is in partitions, and the index of use; None if it is not there.
+
+    One that was not made to its end stays, is kept up by every write, and answers no query.
+    """
+    sa = require()
+    if database.sqlite:
+        with database.reading() as connection:
+            indexes = sa.inspect(connection).get_indexes(items.name, schema=items.schema)
+        return False, True if index in [each["name"] for each in indexes] else None
+    query = sa.text(
+        "SELECT t.relkind = 'p', i.indisvalid OR t.relkind = 'p' OR p.pid IS NOT NULL "
+        "FROM pg_class t LEFT JOIN (pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "AND c.relname = :index) ON i.indrelid = t.oid "
+        # Somebody is making it at this moment.
+        "LEFT JOIN pg_stat_progress_create_index p ON p.index_relid = i.indexrelid "
+        "WHERE t.oid = to_regclass(:table)"
+    )
+    with database.reading() as connection:
+        partitioned, valid = connection.execute(query, {"table": table, "index": index}).one()
+    return partitioned, valid
+
+
+def apply(database: Database, many: Sequence[str]) -> None:
+    """Run these statements in their order. Raises `StoreError` or `UsageError`.
+
+    All of them or none, but that on PostgreSQL those about an index follow by themselves: made
+    with the rest, it would keep all others from the table for as long as it takes.
+    """
+    if database.sqlite:
+        database.run(many)
+        return
+    for about_index, some in groupby(many, key=lambda each: each.startswith(_INDEX)):
+        if not about_index:
+            database.run(list(some), patience=_PATIENCE)
+            continue
+        for each in some:
+            if each.startswith(_CONCURRENTLY):
+                database.run_alone(each)
+            else:
+                database.run([each], patience=_PATIENCE)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Table
 
 _OWN_NAMES = ("run", "error", "message", "attempts", "batch", "time", "traceback", "item")
+_LONGEST_NAME = 63  # bytes, in PostgreSQL
 
 
 class Tables:
@@ -42,10 +44,10 @@ class Tables:
         clash = [name for name in spec.keys if name in (*_OWN_NAMES, "failed_at")]
         if clash:
             raise UsageError(f"key column {clash[0]!r} has the name of a column of the side tables")
-        schema, name = self.items.schema, f"{self.items.name}_{spec.done}"
+        schema = self.items.schema
         text, seconds = sa.Text, sa.Double
         self.runs: Table = sa.Table(
-            f"{name}_runs",
+            self.beside("runs"),
             self._metadata,
             sa.Column("run", sa.String(12), primary_key=True),
             sa.Column("job", text, nullable=False),
@@ -61,7 +63,7 @@ class Tables:
             schema=schema,
         )
         self.claims: Table = sa.Table(
-            f"{name}_claims",
+            self.beside("claims"),
             self._metadata,
             *self._key_copies(),
             # Without an index on it, which would lead over all the claims of a run that are gone.
@@ -69,7 +71,7 @@ class Tables:
             schema=schema,
         )
         self.failures: Table = sa.Table(
-            f"{name}_failures",
+            self.beside("failures"),
             self._metadata,
             *self._key_copies(),
             sa.Column("error", text, nullable=False),
@@ -83,6 +85,18 @@ class Tables:
             sa.Column("failed_at", seconds, nullable=False),
             schema=schema,
         )
+
+    def beside(self, what: str) -> str:
+        """The name of what is beside the items' table: its own, with the column's, as far as fits.
+
+        PostgreSQL would cut a longer one by itself, so that several become the same.
+        """
+        name = f"{self.items.name}_{self.spec.done}"
+        if len(f"{name}_{what}".encode()) > _LONGEST_NAME:
+            told_apart = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+            room = _LONGEST_NAME - len(f"{told_apart}_{what}")
+            name = name.encode()[:room].decode(errors="ignore") + told_apart
+        return f"{name}_{what}"
 
     @property
     def side(self) -> tuple[sa.Table, ...]:
@@ -175,17 +189,25 @@ class Tables:
         with self._database.reading() as connection:
             try:
                 found: Table = sa.Table(
-                    table, self._metadata, schema=schema or None, autoload_with=connection
+                    table,
+                    self._metadata,
+                    schema=schema or None,
+                    autoload_with=connection,
+                    resolve_fks=False,  # the tables it refers to, and theirs, are not asked for
                 )
             except sa.exc.NoSuchTableError:
                 raise UsageError(f"{self._database.url} has no table {name!r}") from None
         return found
 
     def _key_column(self, name: str) -> sa.Column[Any]:
+        from sqlalchemy.dialects import postgresql
+
         sa = require()
         if name not in self.items.c:
             raise UsageError(f"table {self.spec.table} has no column {name!r}, which is the key")
         column: Column[Any] = self.items.c[name]
+        while isinstance(column.type, postgresql.DOMAIN):
+            column.type = column.type.data_type
         if isinstance(column.type, sa.Uuid):
             column.type = sa.Uuid(as_uuid=False)  # as a string: a key is one, or an integer
         elif isinstance(column.type, sa.Enum) or not isinstance(
@@ -267,6 +289,7 @@ class Tables:
                 )
             if unique:
                 return
+            _refuse_view(connection, items.name, items.schema)
             twice = sa.select(*self.key, sa.func.count()).group_by(*self.key)
             found = connection.execute(twice.having(sa.func.count() > 1).limit(1)).first()
         if found:
@@ -274,9 +297,12 @@ class Tables:
                 f"key {self.key_of(found)!r} stands in {found[-1]:,} rows of table {spec.table}: "
                 "a key names one row; mend the rows, or name more columns in key="
             )
+        quote = self._database.plain.identifier_preparer
+        index = quote.quote(f"{items.name}_{spec.keys[0]}_unique")
+        columns = ", ".join(map(quote.quote, spec.keys))
         raise CheckpointUnusable(
-            f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX ON "
-            f"{spec.table} ({names}), and run again"
+            f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX {index} ON "
+            f"{quote.format_table(items)} ({columns}), and run again"
         )
 
 
@@ -291,6 +317,7 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
         schema, _, name = table.rpartition(".")
         with database.reading() as connection:
             there = sa.inspect(connection)
+            _refuse_view(connection, name, schema or None)
             try:
                 names = tuple(there.get_pk_constraint(name, schema or None)["constrained_columns"])
             except sa.exc.NoSuchTableError:
@@ -298,3 +325,15 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
     if not names:
         raise UsageError(f"table {table} has no primary key: name the columns of the key by --key")
     return names[0] if len(names) == 1 else names
+
+
+def _refuse_view(connection: sa.Connection, name: str, schema: str | None) -> None:
+    sa = require()
+    there = sa.inspect(connection)
+    views = there.get_view_names(schema)
+    if connection.dialect.name == "postgresql":
+        views += there.get_materialized_view_names(schema)
+    if name in views:
+        raise CheckpointUnusable(
+            f"{name} is a view: give the table whose rows it shows, and where= to choose among them"
+        )

@@ -308,6 +308,13 @@ def test_a_place_that_is_no_checkpoint_is_a_usage_error(tmp_path: Path, command:
     assert not (tmp_path / "holder.lock").exists()
 
 
+def test_the_password_of_a_url_is_not_shown() -> None:
+    result = cli("status", "postgresql://somebody:a:secret@word/@host/name")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "postgresql://somebody:***@host/name" in result.stderr
+    assert "secret" not in result.stderr
+
+
 def test_a_damaged_manifest_is_named_with_the_ways_out(done: Path) -> None:
     (done / "job.json").write_text("{")
     for command in ("status", "keys", "failures", "watch"):

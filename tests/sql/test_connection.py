@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -86,6 +88,39 @@ def test_a_connection_lost_before_a_commit(db: Db, prepared: Callable[..., SqlCh
     label.run(checkpoint=checkpoint)
     assert db.one("SELECT count(*) FROM lessons WHERE label = upper(text)") == 100
     assert db.one("SELECT count(processed_at) FROM lessons") == 100
+
+
+_END_ALL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'"
+)
+
+
+def test_idle_connections_of_a_given_engine_may_be_closed_by_the_server(
+    db: Db, prepared: Callable[..., SqlCheckpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its idle_session_timeout, or by a firewall; the engine asks for no pool_pre_ping."""
+    prepared(100)
+    engine = sa.create_engine(db.url)
+    checkpoint = SqlCheckpoint(
+        engine, table="lessons", key="id", columns=["label"], claim_seconds=2.0
+    )
+    ended: list[int] = []
+
+    @resumable_task(name="label", batch_size=20, concurrency=1)
+    def cut(rows: Rows) -> Rows:
+        time.sleep(0.3)  # the batch before is committed meanwhile
+        ended.append(len(db.rows(_END_ALL)))
+        time.sleep(0.4)  # the sign of life is given meanwhile
+        return label.fn(rows)
+
+    try:
+        assert cut.run(checkpoint=checkpoint).completed == 100
+    finally:
+        engine.dispose()
+    assert sum(ended) > 3
+    said = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not said, [each.getMessage() for each in said]
 
 
 def test_rows_that_others_have_locked_are_waited_for(

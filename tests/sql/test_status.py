@@ -85,6 +85,7 @@ resumable_task(lambda rows: os.kill(os.getpid(), signal.SIGKILL), name="label", 
 
 
 def test_what_is_not_there_is_said(db: Db) -> None:
+    db.do("CREATE TABLE other (n INTEGER)")
     absent = sql_status(db.url)
     assert (absent.exit_code, "no table 'lessons'" in absent.stderr) == (2, True)
     db.make(3, columns="")

@@ -1,0 +1,70 @@
+"""Which errors of a database never mend themselves, and what to do about them."""
+
+from __future__ import annotations
+
+import re
+
+_GRANT = (
+    "GRANT this user what it lacks: SELECT and UPDATE on the table of the items, SELECT, INSERT, "
+    "UPDATE and DELETE on those beside it; for `resumable sql init` it has to own the table"
+)
+_NO_DATABASE = "There is no such database: mend the URL, or create it"
+_WHO = "Mend the user or the password, or let this user in (pg_hba.conf, GRANT CONNECT)"
+_READ_ONLY = "It cannot be written here: give the server, or the file, that can"
+_STATEMENT = (
+    "Mend what it names, in the table or in the arguments (where=, --column, key); if columns or "
+    "tables are missing, `resumable sql init` adds them"
+)
+
+# By SQLSTATE: a whole one, or the class in its first two characters.
+_BY_STATE = {
+    "3D000": _NO_DATABASE,
+    "3F000": "There is no such schema: mend the table's name, or create it",
+    "25006": _READ_ONLY,
+    "42501": _GRANT,
+    "28": _WHO,
+    "42": _STATEMENT,
+}
+
+# A server that lets nobody in says so without a SQLSTATE that the driver would hand on.
+_AT_CONNECT = (
+    (re.compile(r'FATAL:\s+database ".*" does not exist'), _NO_DATABASE),
+    (
+        re.compile(
+            r'FATAL:\s+(role ".*" does not exist|role ".*" is not permitted to log in|'
+            r"(password|peer|ident) authentication failed|no pg_hba\.conf entry|"
+            r"pg_hba\.conf rejects|permission denied for database)|no password supplied",
+            re.IGNORECASE,
+        ),
+        _WHO,
+    ),
+)
+_OF_SQLITE = (
+    (re.compile("file is not a database"), "Mend the URL: it names another kind of file"),
+    (re.compile("attempt to write a readonly database"), _READ_ONLY),
+    (
+        re.compile(
+            "no such |has no column|syntax error|incomplete input|unrecognized token|"
+            "duplicate column name|already exists"
+        ),
+        _STATEMENT,
+    ),
+)
+
+
+def remedy(error: BaseException | None, *, sqlite: bool) -> str | None:
+    """What to do about a driver's error that stays until somebody has done something.
+
+    None for those that may be gone at the next try, and for those that are not known.
+    """
+    if error is None:
+        return None
+    # psycopg's name for it, and psycopg2's.
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state:
+        return _BY_STATE.get(state) or _BY_STATE.get(state[:2])
+    said = str(error)
+    for pattern, what in _OF_SQLITE if sqlite else _AT_CONNECT:
+        if pattern.search(said):
+            return what
+    return None
