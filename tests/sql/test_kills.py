@@ -169,7 +169,7 @@ def test_a_driver_that_wakes_up_commits_nothing_that_was_taken(
     finally:
         sleeper.send(signal.SIGCONT)
     assert sleeper.wait() == 0, sleeper.says()
-    assert "is dropped" in sleeper.says()
+    assert "rows are dropped" in sleeper.says()
     oracle.complete(db, spec, 200)
 
 

@@ -179,14 +179,16 @@ def test_a_run_warns_of_a_batch_that_took_too_long(
     assert caplog.text.count("batch_size=1 would") == 1
 
 
-@pytest.mark.parametrize(("batch_size", "said"), [(5, 1), (1, 0)])
+@pytest.mark.parametrize(("batch_size", "items", "said"), [(5, 5, 1), (1, 5, 0), (50, 1, 0)])
 def test_a_run_warns_while_its_first_batches_take_too_long(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     batch_size: int,
+    items: int,
     said: int,
 ) -> None:
+    """But not where there is nothing to divide."""
     monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 0.05)
 
     def job(items: list[int]) -> None:
@@ -195,21 +197,24 @@ def test_a_run_warns_while_its_first_batches_take_too_long(
             time.sleep(0.01)
 
     task = resumable_task(job, name="job", results="none", batch_size=batch_size)
-    task.run(range(5), checkpoint=tmp_path / "c")
+    task.run(range(items), checkpoint=tmp_path / "c")
     assert caplog.text.count("no batch has ended for") == said
 
 
 def test_a_source_that_is_slow_is_no_batch_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(advice, "LONG_BATCH_SECONDS", 1.0)
 
     def items() -> Any:
-        for number in range(4):
-            time.sleep(0.2)
+        for number in range(8):
+            time.sleep(0.4)
             yield number
 
-    task = resumable_task(lambda items: None, name="job", results="none", batch_size=2)
+    def job(items: list[int]) -> None:
+        time.sleep(0.3)
+
+    task = resumable_task(job, name="job", results="none", batch_size=2)
     task.run(items(), checkpoint=tmp_path / "c")
     assert "no batch has ended" not in caplog.text
 

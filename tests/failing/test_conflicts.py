@@ -1,0 +1,90 @@
+"""Rows whose types do not fit those before them: found without another call of the handler."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import JobFailed, resumable_task
+from resumable_tasks.checkpoint import open_store
+from resumable_tasks.repair import verify
+
+Rows = list[dict[str, Any]]
+
+
+def first_of(place: Path, key: Any = "id") -> None:
+    """A checkpoint in which `value` is an integer."""
+    task = resumable_task(lambda items: [{**i, "value": 1} for i in items], name="job", key=key)
+    task.run([{"id": n} for n in range(10)], checkpoint=place)
+
+
+@pytest.mark.parametrize("results", ["one", "many"])
+def test_the_rows_that_do_not_fit_fail_alone(tmp_path: Path, results: Any) -> None:
+    place = tmp_path / "checkpoint"
+    handled: Counter[int] = Counter()
+
+    def job(items: Rows) -> Rows:
+        handled.update(item["id"] for item in items)
+        times = 2 if results == "many" else 1
+        return [
+            {"id": i["id"], "value": "text" if i["id"] in (17, 33) else None}
+            for i in items
+            for _ in range(times)
+        ]
+
+    resumable_task(
+        lambda items: [{**i, "value": 1} for i in items], name="job", key="id", results=results
+    ).run([{"id": n} for n in range(10)], checkpoint=place)
+    task = resumable_task(job, key="id", batch_size=20, concurrency=1, results=results)
+    with pytest.raises(JobFailed) as caught:
+        task.run([{"id": n} for n in range(10, 60)], checkpoint=place)
+    failures = caught.value.result.failures
+    assert sorted((each.key, each.error) for each in failures) == [
+        (17, "ResultConflict"),
+        (33, "ResultConflict"),
+    ]
+    assert caught.value.result.completed == 48
+    assert (len(handled), set(handled.values())) == (50, {1})
+    assert not verify(open_store(place)).damages
+    table = caught.value.result.table()
+    rows = Counter(table.column("id").to_pylist())
+    assert set(rows) == set(range(60)) - {17, 33}
+    assert set(rows.values()) <= {1, 2}
+
+
+@pytest.mark.parametrize("pause_after", [5, None])
+def test_a_run_ends_where_nothing_of_it_fits(tmp_path: Path, pause_after: int | None) -> None:
+    place = tmp_path / "checkpoint"
+    first_of(place)
+    handled: Counter[int] = Counter()
+
+    def job(items: Rows) -> Rows:
+        handled.update(item["id"] for item in items)
+        return [{"id": item["id"], "value": "text"} for item in items]
+
+    task = resumable_task(job, key="id", batch_size=5, concurrency=1, pause_after=pause_after)
+    with pytest.raises(JobFailed) as caught:
+        task.run([{"id": n} for n in range(10, 4_010)], checkpoint=place)
+    assert set(handled.values()) == {1}
+    assert len(handled) < 4_000 if pause_after else len(handled) == 4_000
+    assert ("batches in a row were refused" in str(caught.value)) == bool(pause_after)
+
+
+def test_keys_that_a_callable_made_are_found_as_well(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint"
+
+    def key(item: dict[str, Any]) -> tuple[str, int]:
+        return "page", item["id"]
+
+    def job(items: Rows) -> Rows:
+        return [{"value": "text" if i["id"] == 17 else i.get("value")} for i in items]
+
+    task = resumable_task(job, key=key, batch_size=20)
+    task.run([{"id": n, "value": n} for n in range(10)], checkpoint=place)
+    with pytest.raises(JobFailed) as caught:
+        task.run([{"id": n} for n in range(10, 30)], checkpoint=place)
+    assert [failure.key for failure in caught.value.result.failures] == [("page", 17)]
+    assert caught.value.result.completed == 19
