@@ -138,6 +138,29 @@ def test_a_cursor_older_than_the_journal_costs_only_requests(tmp_path: Path, api
     all_is_there(tmp_path)
 
 
+@pytest.mark.parametrize("how", ["damaged", "of another version"])
+def test_a_cursor_that_cannot_be_read_costs_only_requests(
+    tmp_path: Path, api: Api, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    stop_at(tmp_path, api, 12)
+    place = tmp_path / "checkpoint/http-cursor" / str(DATE)
+    if how == "damaged":
+        for path in place.glob("*.json"):
+            path.write_bytes(path.read_bytes()[:-5])
+    else:
+        with Snapshot(place, version=2, migrate=lambda state, version: state) as newer:
+            newer.state["new"] = True
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    api.asked.clear()
+    ingest(tmp_path, source(api))
+    assert pages_asked(api)[0] == "/link"
+    all_is_there(tmp_path)
+    (aside,) = place.parent.glob(f"{DATE}.*")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert caplog.text.count("the cursor cannot be used, and all pages are read again") == 1
+    assert str(aside) in caplog.text
+
+
 def test_another_list_has_no_use_for_the_cursor(tmp_path: Path, api: Api) -> None:
     stop_at(tmp_path, api, 12)
     api.asked.clear()
