@@ -235,6 +235,21 @@ def test_killed_again_and_again_no_page_is_lost_and_none_is_doubled(
     assert api.count("/link") < 5 * PAGES, "every run has asked for all pages"
 
 
+def test_sigterm_still_ends_the_run_in_order(
+    tmp_path: Path, api: Api, background: list[Any]
+) -> None:
+    """The cursor's snapshot is open around it, and has its own use for the signal."""
+    api.before = lambda path: time.sleep(0.01)
+    process = start(tmp_path, background, api, "--batch-size", "3", resume=True)
+    until = time.monotonic() + 60
+    while len(keys_in_journal(tmp_path)) < 30:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75
+
+
 def test_a_cursor_that_rests_on_another_record_does_not_count(tmp_path: Path, api: Api) -> None:
     """One of that number is there, but it says something else."""
     stop_at(tmp_path, api, 12)
