@@ -380,7 +380,7 @@ def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # there is no power loss
     monkeypatch.setattr("resumable_tasks.snapshot.in_temporary_folder", lambda _: False)
-    saved = [0]
+    saved, stepped = [0], [0]
 
     def work(place: Path) -> None:
         with contextlib.suppress(ZeroDivisionError), Snapshot(place, every=2, keep=2) as taken:
@@ -389,6 +389,7 @@ def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(
                 taken.state["n"] = number
                 if taken.step():
                     saved[0] = number
+                stepped[0] = number
             if error:
                 taken.state["n"] = "half"
                 raise ZeroDivisionError
@@ -396,16 +397,17 @@ def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(
     lines = interrupted_at(0, lambda: work(tmp_path / "all"))
     assert loaded(tmp_path / "all")["n"] == 5
     assert lines > 300
-    at_the_end = 0
+    lost = 0
     for line in range(1, lines + 1):
-        place, saved[0] = tmp_path / str(line), 0
+        place, saved[0], stepped[0] = tmp_path / str(line), 0, 0
         assert interrupted_at(line, lambda place=place: work(place)) == line
         with Snapshot(place) as found:  # nobody holds it
             n = found.state.get("n", 0)
             assert n in range(saved[0], 6), line
             assert found.state.get("squares", []) == [at * at for at in range(n)], line
-            at_the_end += n == 5
+            lost += n < stepped[0]
         assert not list(place.glob(".*.tmp"))
         assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, snapshot.interrupts._exit)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert at_the_end > 30, "an interrupt of the last save has cost it"
+    # Python may hand over Ctrl-C before the first line of `__exit__`: nothing can be done then.
+    assert lost <= 2, "an interrupt costs steps that an exception would not"
