@@ -19,7 +19,13 @@ from hashlib import blake2b
 from typing import Any
 
 from flows.http_api import HttpApi
-from resumable_tasks import ResumableTasksError, Snapshot, UsageError
+from resumable_tasks import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    ResumableTasksError,
+    Snapshot,
+    UsageError,
+)
 from resumable_tasks.checkpoint import RepairHint, open_store, read_manifest
 from resumable_tasks.events import Committed, Event
 from resumable_tasks.journal import Journal, decode, record_name
@@ -62,7 +68,18 @@ class PageCursor:
         """The address and the number of the page to begin with; None: the first."""
 
     def __enter__(self) -> PageCursor:
-        self._snapshot.__enter__()
+        try:
+            self._snapshot.__enter__()
+        except (CheckpointDamaged, CheckpointMismatch) as error:
+            # Only ever a saving: to do without it costs requests, and no item.
+            aside = open_store(self._snapshot.path).archive()
+            log.warning(
+                "the cursor cannot be used, and all pages are read again; what there was of it is "
+                "in %s: %s",
+                aside,
+                error,
+            )
+            self._snapshot.__enter__()
         try:
             self._find_start(self._snapshot.state)
         except BaseException as error:

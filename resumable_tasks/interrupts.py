@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -10,7 +11,46 @@ from typing import Any
 
 from resumable_tasks.errors import Interrupted
 
-_DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+# The process in which `exit_at_sigterm` holds.
+_exiting = 0
+
+
+def exit_at_sigterm() -> bool:
+    """Let SIGTERM raise `SystemExit` of 143 instead of ending the process, until `end_at_sigterm`.
+
+    False, and nothing is changed, outside the main thread, and where somebody handles it already.
+    """
+    global _exiting
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(signal.SIGTERM)
+    inherited = handler is _exit and _exiting != os.getpid()
+    if handler is not signal.SIG_DFL and not inherited:
+        return False
+    _exiting = os.getpid()
+    signal.signal(signal.SIGTERM, _exit)
+    return True
+
+
+def end_at_sigterm() -> None:
+    """Undo `exit_at_sigterm`; a handler that was installed since stays."""
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGTERM) is _exit:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _exiting:  # forked since: it has nothing open, and ends as any process does
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    raise SystemExit(128 + number)
+
+
+_DEFAULTS = {
+    signal.SIGINT: (signal.default_int_handler,),
+    signal.SIGTERM: (signal.SIG_DFL, _exit),  # a run in a snapshot's block stops in its own order
+}
 
 
 class Interrupts:
@@ -32,9 +72,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number, default in _DEFAULTS.items():
+            for number, defaults in _DEFAULTS.items():
                 replace = self._event_loop and number == signal.SIGINT
-                if replace or signal.getsignal(number) is default:
+                if replace or signal.getsignal(number) in defaults:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -17,38 +17,41 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from resumable_tasks import log
+from resumable_tasks import interrupts, log
 from resumable_tasks.checkpoint import open_store
 from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointHeld,
     CheckpointMismatch,
-    CheckpointUnusable,
     Fenced,
     ResumableTasksError,
     StoreError,
     UsageError,
 )
 from resumable_tasks.generations import (
-    damaged,
-    decode,
+    LOCK,
+    Generation,
     encode,
     encode_state,
     file_of,
+    find,
     number_of,
+    refuse_foreign,
 )
+from resumable_tasks.generations import numbers as numbers_of
 from resumable_tasks.store.base import CreateUnknown, Store
 from resumable_tasks.store.local import in_temporary_folder
 
-LOCK = "lock"
 # `fsync` must not be what a loop of quick steps spends its time with.
 _SECONDS = 30.0
-# A copy of the state is taken at each step if it has no more bytes than this; else at one after so
-# many times as long as the last copy took.
-_SMALL = 16_384
+# A copy of the state is taken at each step if it has no more bytes than this, however busy the
+# machine is, or if it takes no longer than this; else at one after so many times as long as that.
+_SMALL = 1_024
+_CHEAP_SECONDS = 50e-6
 _COPY_SHARE = 20
 
 Migrate = Callable[[Any, int], Any]
@@ -60,9 +63,10 @@ class Snapshot:
 
     ``step()`` says that the state is one to go on from: it is saved, durable on return, at every
     ``every``-th step and at a step ``seconds`` after the last save; and at the end of the ``with``
-    block. If the block ends by an exception, Ctrl-C included, the state may be half changed: what
-    is saved then is a copy that was taken at the last step (of a state of more than 16 KiB, maybe
-    at one shortly before it). Not for use by several threads at once.
+    block. If the block ends by an exception, Ctrl-C and SIGTERM included, the state may be half
+    changed: what is saved then is a copy that was taken at the last step (of a state of more than
+    1 KiB that takes long to copy, maybe at one shortly before it). So is it if the state at the end
+    of the block cannot be saved. Not for use by several threads at once, nor by forked children.
 
     Args:
         path: the snapshot's folder, which need not exist.
@@ -91,22 +95,28 @@ class Snapshot:
                 raise UsageError(f"{name}={value!r} is not a whole number from 1")
         if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
             raise UsageError(f"seconds={seconds!r} is no number of seconds, nor None")
-        if not os.fspath(path):
-            raise UsageError("a snapshot's path is empty; name a folder")
-        self._store: Store = open_store(os.fspath(path))
+        self._store = _store_at(path)
         self._every, self._seconds, self._keep = every, seconds, keep
         self._version, self._migrate = version, migrate
         # As text, so that what the caller does to it later changes nothing here.
         self._initial = encode_state({} if initial is None else initial, "initial")
         self._unlock: Callable[[], None] | None = None
-        self._open = False
+        self._open = self._exits = False
+        # The process that has opened it: a child that is forked must not save.
+        self._pid = 0
         self._state: Any = None
         self._saved = b""
         self._saved_at = 0.0
-        # The state as of a step, for an end by an exception.
+        # The state as of a step, for an end by an exception; and what the last two copies have
+        # cost, since one may be slow by chance.
         self._copy = b""
-        self._copied_at = self._copy_seconds = 0.0
+        self._copied_at = 0.0
+        self._copy_seconds: deque[float] = deque(maxlen=2)
         self._steps = 0
+        # A save that was begun and did not come to its end.
+        self._begun: tuple[int, bytes] | None = None
+        # Why nothing is saved any more.
+        self._fenced = ""
         # The numbers of the newest good generations, oldest first.
         self._good: list[int] = []
         self.generation = 0
@@ -118,8 +128,10 @@ class Snapshot:
 
     @property
     def state(self) -> Any:
-        """What is saved: change it in place, or set it."""
-        self._check_open()
+        """What is saved: change it in place, or set it. After the block it can still be read."""
+        self._check_process()
+        if not self._pid:
+            self._check_open()
         return self._state
 
     @state.setter
@@ -134,56 +146,52 @@ class Snapshot:
         generations and none is good, `CheckpointMismatch` if its version does not fit,
         `CheckpointUnusable` if no snapshot can live there.
         """
-        if self._open:
+        if self._open and self._pid == os.getpid():
             raise UsageError(f"the snapshot {self.path} is open already")
-        self._refuse_foreign()
+        refuse_foreign(self._store)
         self._store.prepare(())
         try:
-            self._unlock = self._store.lock(LOCK)
-        except NotImplementedError:
-            pass  # the numbers alone keep two apart then: the second one to save is refused
-        else:
-            if self._unlock is None:
-                raise CheckpointHeld(
-                    f"the snapshot {self.path} is in use by another process (or twice in this "
-                    "one). Wait for it to end, or name another path"
-                )
-        try:
+            self._lock()
             self._store.sync("")  # what is believed must be durable
             self._store.sweep("", lambda name: number_of(name) is not None)
             self._load()
+            if in_temporary_folder(self._store):
+                log.warning(
+                    "the snapshot %s lies in a temporary folder, which the system empties: name "
+                    "another path for work that matters",
+                    self.path,
+                )
+            self._open, self._pid = True, os.getpid()
+            self._exits = interrupts.exit_at_sigterm()
         except BaseException:
             self._let_go()
             raise
-        if in_temporary_folder(self._store):
-            log.warning(
-                "the snapshot %s lies in a temporary folder, which the system empties: name "
-                "another path for work that matters",
-                self.path,
-            )
-        self._open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
+        if self._pid != os.getpid():
+            return  # a forked child: the snapshot and its lock are its parent's
         try:
             if error is None:
                 self.save()
             else:
                 self._save_copy(error)
+        except BaseException as failed:  # a value that JSON has not, the disk, Ctrl-C
+            self._save_copy(failed)
+            raise
         finally:
-            self._open = False
             self._let_go()
 
     def step(self, count: int = 1) -> bool:
         """Say that the state is one to go on from; whether it was saved. Raises as `save` does."""
         self._check_open()
+        self._check_fence()
         self._steps += count
         due = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
         if self._steps < self._every and not due:
-            pause = 0.0 if len(self._copy) <= _SMALL else _COPY_SHARE * self._copy_seconds
-            if time.monotonic() - self._copied_at >= pause:
+            if self._copy_is_due():
                 self._take_copy()
             return False
         self.save()
@@ -193,111 +201,125 @@ class Snapshot:
         """Save the state now, durable on return; nothing is written if it has not changed.
 
         Raises `UsageError` for a value that JSON cannot hold or would change, `Fenced` if another
-        process has saved, `StoreError` if the disk has failed; what was saved before stands.
+        process has saved, `StoreError` if the disk has failed; what was saved before stands. After
+        `Fenced` nothing is saved any more.
         """
         self._check_open()
+        self._check_fence()
         text = self._take_copy()
         if text != self._saved:
             self._write(text)
-            self._saved = text
         self._steps, self._saved_at = 0, time.monotonic()
 
+    def _copy_is_due(self) -> bool:
+        seconds = min(self._copy_seconds, default=0.0)
+        if len(self._copy) <= _SMALL or seconds <= _CHEAP_SECONDS:
+            return True
+        return time.perf_counter() - self._copied_at >= _COPY_SHARE * seconds
+
     def _take_copy(self) -> bytes:
-        began = time.monotonic()
+        began = time.perf_counter()
         self._copy = encode_state(self._state, "state")
-        self._copied_at = time.monotonic()
-        self._copy_seconds = self._copied_at - began
+        self._copied_at = time.perf_counter()
+        self._copy_seconds.append(self._copied_at - began)
         return self._copy
 
     def _save_copy(self, error: BaseException) -> None:
         """Save the state as of a step. What keeps it from being saved is a note of ``error``."""
-        if self._copy == self._saved:
-            return
+        if self._fenced and isinstance(error, Fenced):
+            return  # it says so itself
         try:
-            if self._unlock is not None:
-                # Ctrl-C may have come between the creation of a generation and our knowing it.
-                self.generation = max([self.generation, *self._numbers()])
-            self._write(self._copy)
+            if self._copy != self._saved:
+                self._check_fence()
+                self._write(self._copy)
         except ResumableTasksError as failed:
             log.error("the snapshot %s could not be saved at the end: %s", self.path, failed)
             error.add_note(f"and the snapshot could not be saved at the end: {failed}")
 
     def _write(self, text: bytes) -> None:
+        self._settle()
         number = self.generation + 1
         name, data = file_of(number), encode(text, number, self._version)
+        self._begun = number, data
         try:
             created = self._store.create(name, data)
         except CreateUnknown as error:
-            self.generation = number  # the name may be taken, by what may not be durable
             raise StoreError(
                 f"{error}. The snapshot's generation {self._good[-1] if self._good else 0} stands; "
                 "mend the disk and go on, or run again"
             ) from error
-        if not created and not self._is_ours(name, data):
-            raise self._fenced(number)
-        there = self._numbers()
+        if not created and self._standing_at(name) != data:
+            raise self._fence(number)
+        there = numbers_of(self._store)
         if there and there[-1] > number:
             # The name was free again: another process has gone on long since, and cleared up.
             self._store.delete(name)
-            raise self._fenced(there[-1])
-        self.generation = number
-        self._good.append(number)
-        self._good = self._good[-self._keep :]
+            raise self._fence(there[-1])
+        self.generation, self._saved = number, text
+        self._good = [*self._good, number][-self._keep :]
+        self._begun = None
         if len(self._good) == self._keep:
-            for old in there:
-                if old < self._good[0]:
-                    self._store.delete(file_of(old))
+            for old in self._store.list(""):
+                if (number_of(old) or number) < self._good[0]:
+                    self._store.delete(old)
 
-    def _is_ours(self, name: str, data: bytes) -> bool:
-        """Whether what stands there is what was to be created: its nonce is random."""
+    def _settle(self) -> None:
+        """Find out about a save that has not come to its end: Ctrl-C, or a disk that failed.
+
+        Only what it has written itself may be counted as its own; and even that is not known to be
+        durable, so that the next number is taken after it.
+        """
+        if self._begun is not None:
+            number, data = self._begun
+            standing = self._standing_at(file_of(number))
+            if standing == data:
+                self.generation = number
+            elif standing is not None:
+                raise self._fence(number)
+            self._begun = None
+
+    def _standing_at(self, name: str) -> bytes | None:
+        """What stands there. A generation that one has written is known by its random nonce."""
         try:
             self._store.sync("")
-            return self._store.read(name) == data
+            return self._store.read(name)
         except FileNotFoundError:
-            return False
+            return None
 
-    def _fenced(self, number: int) -> Fenced:
-        return Fenced(
+    def _fence(self, number: int) -> Fenced:
+        self._fenced = (
             f"another process has saved generation {number} of the snapshot {self.path}; what this "
             f"one has done since generation {self.generation} is not saved. Run one at a time"
         )
+        return Fenced(self._fenced)
 
     def _load(self) -> None:
-        numbers = self._numbers()
-        found: tuple[bytes, Any, int] | None = None
-        bad: list[str] = []
-        self._good = []
-        for number in reversed(numbers):
-            try:
-                text, state, version = decode(self._read(number), number)
-            except CheckpointDamaged as error:
-                bad.append(str(error))
-                continue
-            self._good.insert(0, number)
-            found = found or (text, state, version)
-            if len(self._good) == self._keep:
-                break
-        files = tuple(line.split(":")[0] for line in bad)
-        if found is None and numbers:
+        found = find(self._store, self._keep)
+        if found.newest is None and found.damages:
             raise CheckpointDamaged(
-                f"the snapshot {self.path} is damaged, and no generation of it is good: {bad[0]}. "
-                "Put one back from a copy; or move the folder away, and the next run begins with "
-                "the initial state",
-                files=files,
+                f"the snapshot {self.path} is damaged, and no generation of it is good: "
+                f"{next(iter(found.damages.values()))}. Put one back from a copy; or move the "
+                "folder away, and the next run begins with the initial state",
+                files=tuple(map(file_of, found.damages)),
             )
-        for what in bad:
-            log.warning("the snapshot %s is damaged: %s; an older one is used", self.path, what)
-        # After the highest number, also if that one is damaged.
-        self.generation = numbers[-1] if numbers else 0
-        self._steps, self._saved_at = 0, time.monotonic()
-        self._copied_at = self._copy_seconds = 0.0
-        if found is None:
+        if found.newest is None:
             self._state, self._saved = json.loads(self._initial), b""
         else:
-            text, state, version = found
-            self._saved = text if version == self._version and not bad else b""
-            self._state = state if version == self._version else self._migrated(state, version)
-        self._copy = self._saved
+            found.warn(self.path)
+            self._take(found.newest, found.fell_back)
+        # After the highest number, also if that one is damaged.
+        self.generation, self._good = found.highest, found.good
+        self._steps, self._saved_at = 0, time.monotonic()
+        self._copy, self._copied_at = self._saved, 0.0
+        self._copy_seconds.clear()
+        self._begun, self._fenced = None, ""
+
+    def _take(self, found: Generation, fell_back: bool) -> None:
+        if found.version == self._version:
+            # After a fall-back it is saved again, so that the newest is a good one.
+            self._state, self._saved = found.state, b"" if fell_back else found.text
+        else:
+            self._state, self._saved = self._migrated(found.state, found.version), b""
 
     def _migrated(self, state: Any, version: int) -> Any:
         where = f"the snapshot {self.path} is of version {version}, and this is {self._version}"
@@ -319,38 +341,54 @@ class Snapshot:
             raise UsageError(f"{where}: migrate= gave None; let it return the new state")
         return json.loads(encode_state(state, "migrate(…)"))
 
-    def _read(self, number: int) -> bytes:
+    def _lock(self) -> None:
         try:
-            return self._store.read(file_of(number))
-        except FileNotFoundError:
-            raise damaged(number, "it has gone while it was being read") from None
-
-    def _numbers(self) -> list[int]:
-        return sorted(n for n in map(number_of, self._store.list("")) if n is not None)
-
-    def _refuse_foreign(self) -> None:
-        if os.path.isfile(self.path):
-            raise CheckpointUnusable(
-                f"{self.path} is a file; a snapshot is a folder: name another path, and give what "
-                "the file holds as initial="
-            )
-        there = self._store.list("")
-        foreign = sorted(name for name in there if name != LOCK)
-        if not foreign and not there and self._store.exists():
-            foreign = [name for name in os.listdir(self.path) if not name.endswith(".tmp")]
-        if foreign and not any(number_of(name) is not None for name in there):
-            raise CheckpointUnusable(
-                f"{self.path} holds other things ({foreign[0]!a}) and is no "
-                "snapshot; name a folder of its own, which need not exist yet"
+            self._unlock = self._store.lock(LOCK)
+        except NotImplementedError:
+            return  # the numbers alone keep two apart then: the second one to save is refused
+        if self._unlock is None:
+            raise CheckpointHeld(
+                f"the snapshot {self.path} is in use by another process (or twice in this one). "
+                "Wait for it to end, or name another path"
             )
 
     def _check_open(self) -> None:
+        self._check_process()
         if not self._open:
             raise UsageError(
                 f"the snapshot {self.path} is not open: use it in `with Snapshot(…) as snapshot:`"
             )
 
+    def _check_process(self) -> None:
+        if self._open and self._pid != os.getpid():
+            raise UsageError(
+                f"the snapshot {self.path} was opened by process {self._pid}, and this one, "
+                f"{os.getpid()}, was forked from it: only that one can use it. Give the child what "
+                "it needs of the state, and take up what it has done in the parent"
+            )
+
+    def _check_fence(self) -> None:
+        if self._fenced:
+            raise Fenced(self._fenced)
+
     def _let_go(self) -> None:
+        self._open = False
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
+        if self._exits:
+            interrupts.end_at_sigterm()
+            self._exits = False
+
+
+def _store_at(path: str | os.PathLike[str]) -> Store:
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UsageError(f"a snapshot's path is a str or a Path, and {path!r} is none")
+    place = os.fspath(path)
+    if not place:
+        raise UsageError("a snapshot's path is empty; name a folder")
+    if "://" in place and not place.startswith("file://"):
+        raise UsageError(
+            f"snapshot {place!r}: snapshots are kept in directories; give a path on a disk"
+        )
+    return open_store(place)

@@ -54,6 +54,10 @@ class Store(ABC):
         Empty if there is no such folder. ``""`` lists the top. Unfinished writes are left out.
         """
 
+    def names(self, folder: str) -> set[str]:
+        """What `list` gives, and the names that are taken by what is no file and cannot be read."""
+        return set(self.list(folder))
+
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Put-if-absent: True means durable, and that of all callers ever only this one has won.

@@ -93,6 +93,12 @@ class LocalStore(Store):
                         found[prefix + entry.name] = entry.stat().st_size
         return found
 
+    def names(self, folder: str) -> set[str]:
+        prefix = f"{folder}/" if folder else ""
+        with self._errors("list", self.root / folder):
+            found = [entry.name for entry in self._entries(folder)]
+        return {prefix + name for name in found if not name.endswith(_TEMP_SUFFIX)}
+
     def create(self, name: str, data: bytes) -> bool:
         final = self.root / name
         with self._errors("write", final):

@@ -87,7 +87,9 @@ except ResumableTasksError as error:
         )
 
     def interrupted_codes(self, number: signal.Signals) -> tuple[int, ...]:
-        return (-number,)  # as any program: it is a loop of one's own
+        # As any program, a loop of one's own: Python ends by SIGINT, but goes on with SIGTERM as
+        # with an exit.
+        return (-number,) if number == signal.SIGINT else (128 + number,)
 
     def results(self, place: Path) -> list[int]:
         generations = sorted((place / "snapshot").glob("*.json"))

@@ -138,6 +138,29 @@ def test_a_cursor_older_than_the_journal_costs_only_requests(tmp_path: Path, api
     all_is_there(tmp_path)
 
 
+@pytest.mark.parametrize("how", ["damaged", "of another version"])
+def test_a_cursor_that_cannot_be_read_costs_only_requests(
+    tmp_path: Path, api: Api, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    stop_at(tmp_path, api, 12)
+    place = tmp_path / "checkpoint/http-cursor" / str(DATE)
+    if how == "damaged":
+        for path in place.glob("*.json"):
+            path.write_bytes(path.read_bytes()[:-5])
+    else:
+        with Snapshot(place, version=2, migrate=lambda state, version: state) as newer:
+            newer.state["new"] = True
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    api.asked.clear()
+    ingest(tmp_path, source(api))
+    assert pages_asked(api)[0] == "/link"
+    all_is_there(tmp_path)
+    (aside,) = place.parent.glob(f"{DATE}.*")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert caplog.text.count("the cursor cannot be used, and all pages are read again") == 1
+    assert str(aside) in caplog.text
+
+
 def test_another_list_has_no_use_for_the_cursor(tmp_path: Path, api: Api) -> None:
     stop_at(tmp_path, api, 12)
     api.asked.clear()
@@ -210,6 +233,21 @@ def test_killed_again_and_again_no_page_is_lost_and_none_is_doubled(
     found = published(tmp_path / "published/nightly_ingest")["id"].to_pylist()
     assert sorted(found) == list(range(10 * PAGES))
     assert api.count("/link") < 5 * PAGES, "every run has asked for all pages"
+
+
+def test_sigterm_still_ends_the_run_in_order(
+    tmp_path: Path, api: Api, background: list[Any]
+) -> None:
+    """The cursor's snapshot is open around it, and has its own use for the signal."""
+    api.before = lambda path: time.sleep(0.01)
+    process = start(tmp_path, background, api, "--batch-size", "3", resume=True)
+    until = time.monotonic() + 60
+    while len(keys_in_journal(tmp_path)) < 30:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75
 
 
 def test_a_cursor_that_rests_on_another_record_does_not_count(tmp_path: Path, api: Api) -> None:
