@@ -27,6 +27,7 @@ class FailuresTable:
         self._run = run
         self._began = began
         self._options = options
+        self._any = True
 
     def _of_row(self, *conditions: Any) -> Any:
         """The condition that the items' row has failed, and so."""
@@ -64,10 +65,12 @@ class FailuresTable:
             return [self._failure(row) for row in connection.execute(query).mappings()]
 
     def count(self) -> int:
-        """How many rows have failed and are not done by now."""
+        """How many rows have failed and are not done by now; asked before the first commit."""
         sa = require()
         query = sa.select(sa.func.count()).select_from(self._tables.failures)
         with self._database.reading() as connection:
+            # What fails from now on is not tried again by this run.
+            self._any = bool(connection.execute(query).scalar_one())
             found: int = connection.execute(query.where(self._still_there)).scalar_one()
         return found
 
@@ -128,6 +131,8 @@ class FailuresTable:
 
     def forget(self, connection: sa.Connection, many: Sequence[Any]) -> None:
         """These rows are completed."""
+        if not self._any:
+            return
         sa = require()
         failures = self._tables.failures
         connection.execute(sa.delete(failures).where(self._tables.is_in(failures, many)))

@@ -148,6 +148,9 @@ class Tables:
         """The condition that a row's key in this table is one of these."""
         sa = require()
         columns = self.columns_of(table)
+        if len(columns) == 1 and not self.sqlite:
+            # One value, however many they are: each number of them would be a statement of its own.
+            return columns[0] == sa.any_(sa.literal(list(many), sa.ARRAY(columns[0].type)))
         if len(columns) == 1:
             return columns[0].in_(list(many))
         return sa.tuple_(*columns).in_([tuple(key) for key in many])
