@@ -183,7 +183,7 @@ class Reader:
             "checkpoint": self.store.url,
             "job": self.manifest.job or None,
             "version": (state.version or self.manifest.version) or None,
-            "key": self.manifest.key,
+            "key": self.manifest.key or None,
             "results": self.manifest.results or None,
             "created": self.manifest.created,
             "status": self.status,
