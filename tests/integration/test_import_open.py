@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_import import cli, file, handled_after, take
 
-from resumable_tasks import CheckpointMismatch, resumable_task
+from resumable_tasks import CheckpointMismatch, InvalidItems, resumable_task
 from resumable_tasks import manifest as manifests
 from resumable_tasks.checkpoint import Checkpoint, open_store
 from resumable_tasks.journal import Journal
@@ -105,3 +105,96 @@ def test_what_another_run_names_in_the_meantime_counts(
         return
     with pytest.raises(CheckpointMismatch, match="differs"):
         Checkpoint.open(store, Manifest(**wanted))
+
+
+@pytest.mark.parametrize("key", ["id", None, lambda item: item["id"]])
+def test_a_key_that_is_open_is_named_by_the_first_run(tmp_path: Path, key: Any) -> None:
+    path = file(tmp_path, '"a"\n"b"\n')
+    place = tmp_path / "checkpoint"
+    assert "their own keys" not in cli("import", path, "--checkpoint", place).stdout
+    assert json.loads(cli("status", place, "--json").stdout)["key"] is None
+    options: Any = {"name": "job", "results": "none"}
+    task = resumable_task(lambda items: None, **options, key=key)
+    items: list[Any] = ["a", "b", "c"] if key is None else [{"id": name} for name in "abc"]
+    assert task.run(items, checkpoint=place, dry_run=True).skipped == 2
+    assert task.run(items, checkpoint=place).skipped == 2
+    with pytest.raises(CheckpointMismatch):
+        resumable_task(lambda items: None, **options, key="name").run([], checkpoint=place)
+
+
+@pytest.mark.parametrize("text", ['{"key":"a","v":1}\n', '["a",1]\n["b",2]\n'])
+def test_the_items_are_their_own_keys_where_rows_or_parts_need_it(
+    tmp_path: Path, text: str
+) -> None:
+    path, place = file(tmp_path, text), tmp_path / "checkpoint"
+    done = cli("import", path, "--checkpoint", place)
+    assert "if the job's key= is a field, say --key" in done.stdout
+    with pytest.raises(CheckpointMismatch, match="without --key, reset it and import them"):
+        handled_after(tmp_path, ["a"], results="one")
+
+
+def test_a_key_that_is_open_is_no_tuple(tmp_path: Path) -> None:
+    take(file(tmp_path, '"a"\n'), job=None, key=())
+    with pytest.raises(CheckpointMismatch, match="of one value"):
+        handled_after(tmp_path, [("a", 1)], key=("x", "y"))
+    also = take(file(tmp_path, '{"key":"b","v":1}\n', "more.jsonl"), job=None, key=())
+    assert (also.key, also.rows) == ("item", 1)
+    with pytest.raises(CheckpointMismatch, match='"item"'):
+        handled_after(tmp_path, ["a"], results="one")
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("given", ["one", None])
+def test_what_says_only_when_makes_no_rows_in_any_order(
+    tmp_path: Path, before: bool, given: Any
+) -> None:
+    place = tmp_path / "checkpoint"
+    task = resumable_task(
+        lambda items: [{"label": item["v"]} for item in items],
+        name="job",
+        key="id",
+        fingerprint="v",
+        on_change="redo",
+    )
+    items = [{"id": "z", "v": 1}]
+    if before:
+        task.run(items, checkpoint=place)
+    done = take(file(tmp_path, '{"id":"a","t":"2026"}\n{"id":"b"}\n'), results=given)
+    assert (done.imported, done.rows) == (2, 0)
+    items += [{"id": "a", "v": 1}, {"id": "b", "v": 1}]
+    task.run(items, checkpoint=place)
+    items[1]["v"] = 2
+    run = task.run(items, checkpoint=place)
+    assert run.table(ordered=True).to_pylist() == [
+        {"id": "z", "label": 1},
+        {"id": "a", "label": 2},
+    ]
+    assert json.loads(cli("status", place, "--json").stdout)["results"] == "one"
+    assert cli("verify", place).exit_code == 0
+
+
+def test_lines_of_one_item_that_differ_have_to_be_explained(tmp_path: Path) -> None:
+    path = file(tmp_path, '{"id":1,"v":1,"t":1}\n{"id":2,"v":1}\n{"id":1,"v":1,"t":2}\n')
+    assert take(path, job=None, dry_run=True).duplicates == 1  # only in when
+    path = file(tmp_path, '{"id":1,"v":1}\n\n{"id":2,"v":1}\n{"id":1,"v":2}\n')
+    with pytest.raises(InvalidItems, match=r":4: .*old.jsonl:1.*results one .*or many"):
+        take(path, job=None)
+    assert not (tmp_path / "checkpoint").exists()
+    assert take(path, results="one", dry_run=True).rows == 2
+    assert take(path, results="many", dry_run=True).rows == 3
+
+
+def test_numbers_that_stand_as_text_are_what_the_checkpoint_has(tmp_path: Path) -> None:
+    path = file(tmp_path, "1\n2\n", "ids.txt")
+    for kind, known in (("int", [1, 2]), ("string", ["1", "2"])):
+        place = tmp_path / kind
+        place.mkdir()
+        (place / "ids.txt").write_text("7\n")
+        take(place / "ids.txt", key_type=kind)
+        (place / "ids.txt").write_text(path.read_text())
+        assert take(place / "ids.txt").imported == 2
+        assert handled_after(place, [*known, "new"]) == ["new"]
+    take(path, key_type="int")
+    take(file(tmp_path, '"a"\n', "x.jsonl"))
+    with pytest.raises(InvalidItems, match="the number or the text"):
+        take(path)
