@@ -198,3 +198,16 @@ def test_numbers_that_stand_as_text_are_what_the_checkpoint_has(tmp_path: Path) 
     take(file(tmp_path, '"a"\n', "x.jsonl"))
     with pytest.raises(InvalidItems, match="the number or the text"):
         take(path)
+
+
+def test_no_command_prints_a_name_that_is_open(tmp_path: Path) -> None:
+    take(file(tmp_path, '{"id":"a"}\n'), job=None)
+    place = tmp_path / "checkpoint"
+    for command in (("status", place), ("watch", place, "--once")):
+        text = cli(*command).stdout
+        assert "imported, the first run names the job" in text
+        assert f"next: run the job with checkpoint='{place}'" in text
+    assert "(imported, the first run names the job, incomplete)" in cli("reset", place).stderr
+    assert "1 item completed, 0 failed" in cli("plan", place).stdout
+    handled_after(tmp_path, ["a"], name="mine")
+    assert cli("status", place).stdout.startswith("mine")
