@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from resumable_tasks import log
+from resumable_tasks import keys, log
 from resumable_tasks.budget import duration
 from resumable_tasks.errors import UsageError
 from resumable_tasks.events import Committed, Event, RunFinished
@@ -24,6 +24,13 @@ Form = Literal["journal", "column", "snapshot"]
 MANY_ITEMS, SLOW_SECONDS = 20, 5.0
 LONG_JOB_SECONDS = 600.0
 MOST_OVERHEAD = 0.01
+# Where handlers are quick, a run has out what they handle in this time, in so many batches at
+# most; these are the numbers of `window`.
+OUT_SECONDS, MOST_BATCHES_OUT = 0.008, 256
+# No number that is given is larger, so that none that is made of them is no number any more.
+_MOST = 10**18
+# Items that take less take no time.
+_LEAST_SECONDS = 1e-15
 # Two durable files and the encoding of their rows, on a slow disk; see docs/performance.md.
 COMMIT_SECONDS = 0.003
 # How long a batch of more than one item may take before the run says so, and what it proposes.
@@ -75,8 +82,8 @@ class Advice:
         lines.append(f"form: {_FORMS[self.form]}")
         size = "every" if self.form == "snapshot" else "batch_size"
         lines.append(
-            f"{size}={self.batch_size}: a commit about every {self.commit_seconds:,.3g} s, at an "
-            f"overhead of {self.overhead:.2%}"
+            f"{size}={self.batch_size}: a commit about every {_seconds(self.commit_seconds)}, at "
+            f"an overhead of {self.overhead:.2%}"
         )
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -119,25 +126,45 @@ def advise(
     Raises `UsageError` for a number that cannot be.
     """
     for name, value, least in (("items", items, 0), ("concurrency", concurrency, 1)):
-        if type(value) is not int or value < least:
-            raise UsageError(f"{name}={value!r} is not a whole number from {least}")
+        if type(value) is not int or not least <= value <= _MOST:
+            raise UsageError(
+                f"{name}={keys.shorten(value)} is no whole number from {least} to 1e18"
+            )
     given = {"seconds_per_item": seconds_per_item, "cost_per_item": cost_per_item}
     for name, number in given.items():
-        if type(number) not in (int, float) or not 0 <= number < math.inf:
-            raise UsageError(f"{name}={number!r} is no number from 0")
-    if max_loss is not None and not (type(max_loss) in (int, float) and 0 < max_loss < math.inf):
-        raise UsageError(f"max_loss={max_loss!r} is no number above 0")
+        if type(number) not in (int, float) or not 0 <= number <= _MOST:
+            raise UsageError(f"{name}={keys.shorten(number)} is no number from 0 to 1e18")
+    if max_loss is not None and not (type(max_loss) in (int, float) and 0 < max_loss <= _MOST):
+        raise UsageError(f"max_loss={keys.shorten(max_loss)} is no number above 0, up to 1e18")
     if in_table and structure:
         raise UsageError("in_table and structure exclude each other: what is to be remembered?")
     form: Form = "column" if in_table else "snapshot" if structure else "journal"
-    at_once = 1 if form == "snapshot" else concurrency
-    # Batches that are being handled, and as many that wait to be committed.
-    out = 1 if form == "snapshot" else 2 * concurrency
+    at_once = 1 if form == "snapshot" else max(1, min(concurrency, items))
+    if seconds_per_item < _LEAST_SECONDS:
+        seconds_per_item = 0.0
+
+    def out(size: int) -> float:
+        """How many items of such batches can be lost: out, and not yet committed."""
+        if form == "snapshot":
+            return min(items, size)
+        quick = at_once * OUT_SECONDS / seconds_per_item if seconds_per_item else math.inf
+        return min(items, max(2 * at_once * size, min(MOST_BATCHES_OUT * size, quick)))
+
     reasons = _reasons(items, seconds_per_item, external_api or cost_per_item > 0, idempotent)
     each = seconds_per_item / at_once
-    size, notes = _batch_size(
-        items, each, out, cost_per_item or seconds_per_item, max_loss, at_once
-    )
+    size, notes = _batch_size(items, each, at_once), list[str]()
+    unit = cost_per_item or seconds_per_item
+    if max_loss is not None and unit > 0:
+        size = _bounded(size, lambda size: out(size) * unit, max_loss, at_once, notes)
+    if items and _overhead(size, each) >= MOST_OVERHEAD:
+        notes.append("commits cannot be kept under 1 % of the time here")
+    if items == 1 and form != "snapshot":
+        notes.append(
+            "one item cannot be divided, and is done again as a whole: a Snapshot keeps what lies "
+            "in between"
+        )
+    if external_api and size == 1 and items > 1 and form != "snapshot":
+        notes.append("a larger batch_size is better if one call can take several items")
     if external_api or not idempotent:
         notes.append(
             "the items of a batch that a crash has cut off are handled again: give the service "
@@ -147,7 +174,7 @@ def advise(
     def loss(count: float) -> Loss:
         return Loss(count, count * seconds_per_item, count * cost_per_item)
 
-    worst = min(items, out * size)
+    worst = out(size)
     return Advice(
         checkpoint=bool(reasons),
         reasons=tuple(reasons)
@@ -165,7 +192,7 @@ def advise(
 def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> list[str]:
     reasons = []
     if items >= MANY_ITEMS and seconds >= SLOW_SECONDS:
-        reasons.append(f"{items:,} items of {seconds:g} s each")
+        reasons.append(f"{items:,} items of {_seconds(seconds)} each")
     if items * seconds >= LONG_JOB_SECONDS:
         reasons.append(f"{duration(items * seconds)} of work in all")
     if outside and items:
@@ -175,25 +202,39 @@ def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> lis
     return reasons
 
 
-def _batch_size(
-    items: int, each: float, out: int, unit: float, max_loss: float | None, at_once: int
-) -> tuple[int, list[str]]:
-    """The smallest batch whose commits cost no more than a hundredth: it loses the least."""
-    notes: list[str] = []
+def _batch_size(items: int, each: float, at_once: int) -> int:
+    """The smallest batch whose commits cost less than a hundredth: it loses the least."""
     wanted = COMMIT_SECONDS / MOST_OVERHEAD
-    size = math.ceil(wanted / each - 1e-9) if each > 0 else items
-    size = max(1, min(size, math.ceil(items / at_once)))
-    if max_loss is not None and unit > 0:
-        bound = math.floor(max_loss / (out * unit) + 1e-9)
-        if bound < 1:
-            notes.append(
-                f"even batches of one item can cost {out * unit:,.4g} at {at_once} at once, more "
-                f"than {max_loss:,.4g}: lower the concurrency"
-            )
-        elif bound < size:
-            notes.append("the loss that is allowed wants smaller batches than the overhead does")
-        size = min(size, max(1, bound))
-    return size, notes
+    # What only rounding keeps under a hundredth does not count.
+    size = math.floor(wanted / each * (1 + 1e-12)) + 1 if each > 0 else items
+    return max(1, min(size, math.ceil(items / at_once)))
+
+
+def _bounded(
+    size: int, loss: Callable[[int], float], max_loss: float, at_once: int, notes: list[str]
+) -> int:
+    """The largest batch up to ``size`` that loses no more than is allowed, which grows with it."""
+    if loss(1) > max_loss * (1 + 1e-9):
+        notes.append(
+            f"even batches of one item can cost {loss(1):,.4g} at {at_once} at once, more than "
+            f"{max_loss:,.4g}: lower the concurrency"
+        )
+        return 1
+    fits, above = 1, size + 1
+    while above - fits > 1:
+        middle = (fits + above) // 2
+        if loss(middle) <= max_loss * (1 + 1e-9):
+            fits = middle
+        else:
+            above = middle
+    if fits < size:
+        notes.append("the loss that is allowed wants smaller batches than the overhead does")
+    return fits
+
+
+def _seconds(seconds: float) -> str:
+    """As `duration` has it, from a minute on: what is shorter has no use for a clock."""
+    return duration(seconds) if seconds >= 60 else f"{seconds:.3g} s"
 
 
 def _overhead(size: int, each: float) -> float:

@@ -145,11 +145,11 @@ class Checkpoint(CheckpointForm):
             found = manifest.create_or_read(store, wanted)
             checkpoint = cls(store, found, run, hold, identity)
             checkpoint._recover()
-            found = checkpoint.manifest = found.named(checkpoint.state.names)
+            found = found.named(checkpoint.state.names)
             manifest.check(store, found, wanted)
             version = checkpoint.state.version or found.version
             scheme = checkpoint.state.fingerprint if fingerprint is not None else None
-            differs = version != wanted.version or scheme not in (None, fingerprint)
+            differs = version not in ("", wanted.version) or scheme not in (None, fingerprint)
             if differs and on_version_change == "restart":
                 archived = store.archive()
                 hold.release()
@@ -198,17 +198,17 @@ class Checkpoint(CheckpointForm):
         self, wanted: Manifest, expected: int | None, max_attempts: int | None, fingerprint: Any
     ) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        names = {name: getattr(wanted, name) for name in self.manifest.open - wanted.open}
-        self.manifest = self.manifest.named(names)
-        self.job = self.manifest.job
         info = {**holder.me(self.run), "version": wanted.version, "expected": expected}
-        info |= self._identity | ({"names": names} if names else {})
+        info |= self._identity
         if max_attempts is not None:
             info["max_attempts"] = max_attempts
         info.pop("run")
         if fingerprint is not None:
             info["fingerprint"] = fingerprint
+        made = self.manifest
         for _ in range(_CLAIM_TRIES):
+            self.manifest, named = manifest.claimed(self.store, made, self.state.names, wanted)
+            info |= named
             self.before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
             try:
@@ -218,7 +218,7 @@ class Checkpoint(CheckpointForm):
                     self.state.apply_all(self._journal.read_new())
                 continue
             self.state.apply(claim)
-            self._epoch = claim.epoch
+            self._epoch, self.job = claim.epoch, self.manifest.job
             self._superseder = Superseder(self.store, self.manifest, self.state)
             fault_point("checkpoint.claimed")
             return

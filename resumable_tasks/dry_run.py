@@ -28,7 +28,7 @@ def dry_run(place: str, options: JobOptions, items: Any) -> RunResult:
         wanted = Manifest(options.name, str(options.version), scheme.describe(), options.results)
         manifest.check(store, found, wanted)
         version = state.version or found.version
-        if options.on_version_change == "restart" and version != wanted.version:
+        if options.on_version_change == "restart" and version not in ("", wanted.version):
             state = State()
         elif options.on_version_change != "reuse":
             manifest.check_version(store, version, wanted.version)

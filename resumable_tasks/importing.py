@@ -7,13 +7,14 @@ import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resumable_tasks import manifest, progressfile, rows
+from resumable_tasks import keys, manifest, progressfile, rows
 from resumable_tasks.checkpoint import Checkpoint, open_store, read_checkpoint
 from resumable_tasks.errors import BadResult, InvalidItems
+from resumable_tasks.journal import Journal
 from resumable_tasks.keys import KeyScheme, join
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.model import Batch, Outcome, ResultsMode
@@ -33,15 +34,18 @@ class Imported:
     """What an import did, or would do. Counts are items, ``rows`` rows.
 
     ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
-    ``torn`` is the number of a last line that was left out, or None.
+    ``torn`` is the number of a last line that was left out, or None. ``columns`` are those of the
+    rows, with their types. ``job``, ``key`` and ``results`` are empty if the first run names them.
     """
 
     checkpoint: str
     job: str
+    key: Any
     results: str
     lines: int
     imported: int
     rows: int
+    columns: dict[str, str]
     skipped: int
     duplicates: int
     torn: int | None
@@ -57,17 +61,20 @@ def import_file(
     results: ResultsMode | None = None,
     format: Format | None = None,
     key_type: KeyType | None = None,
+    failed_too: bool = False,
     dry_run: bool = False,
 ) -> Imported:
     """Take the items of a progress file over as completed, durable on return.
 
     The file is read whole before anything is written; up to a million items are then committed in
     one step. Killed in the middle, it can be run again: what is in the checkpoint is skipped. Of
-    several lines of one item the last counts (with ``results="many"`` all do).
+    several lines of one item the last counts (with ``results="many"`` all do). Lines that say that
+    their item has failed are refused, unless ``failed_too`` takes them for completed as well.
 
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
-    checkpoint, if there is one. In a new one all but ``key`` may be left open: the first run names
-    them, and an item has a row if the file says more of it than when it was done. Raises
+    checkpoint, if there is one. In a new one they may be left open: the first run names them, but
+    for ``key`` if there are rows or keys of several parts, where the items then are their own
+    keys. Items have rows if the file says more of any than when it was done. Raises
     `UsageError` (`InvalidItems` with the line, `CheckpointMismatch`), `ResultConflict` for a
     column whose type does not fit the rows that are there, and what the opening of a checkpoint
     raises; nothing was imported then.
@@ -81,19 +88,31 @@ def import_file(
         manifest.check_version(store, _version(*there), wanted.version)
     scheme = _scheme(wanted.key)
     with _no_garbage():
-        found = progressfile.read(path, scheme, format=format, key_type=key_type)
+        found = progressfile.read(
+            path,
+            scheme,
+            format=format,
+            key_type=key_type,
+            else_type=lambda: _type_there(store) if there is not None else None,
+            failed_too=failed_too,
+        )
         chosen = _last_of_each(found.lines) if wanted.results != "many" else range(len(found.lines))
+        if not wanted.results and len(chosen) < len(found.lines):
+            _refuse_ambiguous(found)
         many = _Many(found, scheme, wanted.results, chosen)
+    if not wanted.key and (many.has_rows or tuple in set(map(type, found.keys))):
+        wanted = replace(wanted, key="item")
     if dry_run:
         done = there[1].done if there is not None else State().done
         left = many.missing(done)
-        written = sum(many.rows_of(at) for at in left)
+        for outcome in many.outcomes(left, os.fspath(path)):
+            many.count(outcome)
     else:
         identity = {"imported": Path(os.fspath(path)).name}
         into = Checkpoint.open(store, wanted, identity=identity)
         try:
             left = many.missing(into.state.done)
-            written = many.commit(into, left, os.fspath(path))
+            many.commit(into, left, os.fspath(path))
             counts = {"total": many.items, "completed": len(left), "failed": 0}
             counts["skipped"] = many.items - len(left)
             seconds = round(time.monotonic() - began, 3)
@@ -103,10 +122,12 @@ def import_file(
     return Imported(
         checkpoint=store.url,
         job=wanted.job,
+        key=wanted.key,
         results=wanted.results,
         lines=len(found.lines),
         imported=len(left),
-        rows=written,
+        rows=many.rows,
+        columns=many.columns,
         skipped=many.items - len(left),
         duplicates=len(found.lines) - len(chosen),
         torn=found.torn,
@@ -144,7 +165,7 @@ def _wanted(
     results: ResultsMode | None,
 ) -> Manifest:
     spec = key[0] if len(key) == 1 else key or None
-    given = KeyScheme(spec).describe()
+    given = KeyScheme(spec).describe() if key else ""
     if there is None:
         # Raises for what no job can have.
         JobOptions(name="imported" if job is None else job, key=spec, results=results or "one")
@@ -153,7 +174,7 @@ def _wanted(
     return Manifest(
         job or before.job,
         version or _version(*there),
-        given if key else before.key,
+        given or before.key,
         results or before.results,
     )
 
@@ -174,8 +195,36 @@ def _last_of_each(lines: list[bytes]) -> Sequence[int]:
 
 def _says_no_more(found: Progress) -> bool:
     """Whether the lines have nothing but a key and when it was done."""
-    names = {name for row in found.rows for name in row} - set(found.key_fields)
-    return names <= _WHEN
+    return found.fields - set(found.key_fields) <= _WHEN
+
+
+def _refuse_ambiguous(found: Progress) -> None:
+    """Lines of one item that say different things may be corrections, or all of them count."""
+    aside = {*found.key_fields, *_WHEN}
+    first: dict[bytes, int] = {}
+    for at, line in enumerate(found.lines if found.rows else ()):
+        here, there = (
+            {name: value for name, value in found.rows[n].items() if name not in aside}
+            for n in (at, first.setdefault(line, at))
+        )
+        if here != there:
+            raise InvalidItems(
+                f"{found.place(at)}: it is of the same item as {found.place(first[line])}, and "
+                "says other things: say --results one (the last counts) or many (all do). Nothing "
+                "was imported"
+            )
+
+
+def _type_there(store: Store) -> KeyType | None:
+    """The type that all keys of a checkpoint are of; None if there are none, or several types."""
+    kinds = {
+        line[:1] if line[:1] in b'"[' else b"1"
+        for commit in Journal(store, manifest.read(store).id).read_new()
+        for line in keys.split(commit.keys)
+    }
+    if kinds == {b"1"}:
+        return "int"
+    return "string" if kinds == {b'"'} else None
 
 
 class _Many:
@@ -186,7 +235,11 @@ class _Many:
     ) -> None:
         self._found = found
         self._scheme = scheme
-        self._results: Any = results or ("none" if _says_no_more(found) else "one")
+        plain = results in ("", "one") and _says_no_more(found)
+        self._results: Any = "none" if plain else results or "one"
+        self.has_rows = self._results != "none" and bool(found.lines)
+        self.rows = 0
+        self.columns: dict[str, str] = {}
         self._places: dict[bytes, list[int]] = {}
         if results == "many":
             for at in chosen:
@@ -201,21 +254,22 @@ class _Many:
         chosen = [lines[at] for at in self._chosen]
         return [self._chosen[at] for at in done.missing(chosen)] if chosen else []
 
-    def rows_of(self, at: int) -> int:
-        """How many rows an item has."""
-        if self._results == "many":
-            return len(self._places[self._found.lines[at]])
-        return int(self._results == "one")
-
-    def commit(self, into: Checkpoint, left: list[int], path: str) -> int:
-        """Commit these items; how many rows they have."""
-        written = 0
+    def outcomes(self, left: list[int], path: str) -> Iterator[Outcome]:
+        """These items, in as many parts as they are committed in."""
         for start in range(0, len(left), _PER_COMMIT):
-            part = left[start : start + _PER_COMMIT]
-            outcome = self._outcome(part, path)
+            yield self._outcome(left[start : start + _PER_COMMIT], path)
+
+    def count(self, outcome: Outcome) -> None:
+        """Take these rows into ``rows`` and ``columns``."""
+        if outcome.table is not None:
+            self.rows += outcome.table.num_rows
+            self.columns |= {field.name: str(field.type) for field in outcome.table.schema}
+
+    def commit(self, into: Checkpoint, left: list[int], path: str) -> None:
+        """Commit these items."""
+        for outcome in self.outcomes(left, path):
             into.commit([outcome], into.accept(outcome, None, [])[1])
-            written += outcome.table.num_rows if outcome.table is not None else 0
-        return written
+            self.count(outcome)
 
     def _outcome(self, part: list[int], path: str) -> Outcome:
         found, scheme = self._found, self._scheme
@@ -223,8 +277,10 @@ class _Many:
         try:
             matched = rows.match(self._rows(part), batch, scheme, self._results)
         except BadResult as error:
+            what = str(error).replace("of the handler's result", "of the file")
             raise InvalidItems(
-                f"{path}: {error}. Nothing was imported; results=none leaves all but the keys out"
+                f"{path}: {what}. Nothing was imported; --results none (in Python "
+                'results="none") leaves all but the keys out'
             ) from error
         table = matched.table
         schema = table.schema if table is not None else None

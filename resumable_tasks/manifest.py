@@ -14,7 +14,7 @@ from resumable_tasks.store.base import CreateUnknown, Store
 
 NAME = "job.json"
 FORMAT = 1
-OPEN = ("job", "results")
+OPEN = ("job", "key", "results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,9 @@ class Manifest:
     """What a checkpoint is for. ``id`` anchors the journal's chain, and is new in each checkpoint.
 
     ``version`` is the handler's version when the checkpoint was made; a later one that was
-    accepted stands in the claim of the run that brought it. ``job``, ``version`` and ``results``
-    are empty where an import has left them open: the first run names them, in its claim.
+    accepted stands in the claim of the run that brought it. ``job``, ``version``, ``key`` and
+    ``results`` are empty where an import has left them open: the first run names them, in its
+    claim. A key that is open is known to be no tuple of fields.
     """
 
     job: str
@@ -36,14 +37,13 @@ class Manifest:
 
     def differences(self, other: Manifest) -> dict[str, tuple[Any, Any]]:
         """What of the identity differs, but for the version: name → (here, other)."""
-        return {
-            name: (getattr(self, name), getattr(other, name))
-            for name in ("job", "key", "results")
-            if getattr(self, name) != getattr(other, name)
-            and not (name in OPEN and "" in (getattr(self, name), getattr(other, name)))
-        }
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in OPEN}
+        found = {name: two for name, two in pairs.items() if two[0] != two[1] and "" not in two}
+        if self.key == "" and isinstance(other.key, dict) and "fields" in other.key:
+            found["key"] = ("of one value", other.key)
+        return found
 
-    def named(self, names: Mapping[str, str]) -> Manifest:
+    def named(self, names: Mapping[str, Any]) -> Manifest:
         """With these names in the place of those that are open."""
         known: Any = {name: names[name] for name in self.open & names.keys()}
         return replace(self, **known)
@@ -52,6 +52,21 @@ class Manifest:
     def open(self) -> Set[str]:
         """What of the identity is left to the first run."""
         return {name for name in OPEN if not getattr(self, name)}
+
+
+def claimed(
+    store: Store, made: Manifest, names: Mapping[str, Any], wanted: Manifest
+) -> tuple[Manifest, dict[str, Any]]:
+    """What ``made`` is from a claim on, and what the claim's ``info`` has to say of that.
+
+    ``names`` are those of the claims before. They are said again, since a claim may be lost.
+    Raises `CheckpointMismatch` if they are not what is wanted.
+    """
+    found = made.named(names)
+    check(store, found, wanted)
+    found = found.named(asdict(wanted))
+    told = {name: getattr(found, name) for name in made.open - found.open}
+    return found, {"names": told} if told else {}
 
 
 def create_or_read(store: Store, wanted: Manifest) -> Manifest:
@@ -108,10 +123,15 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
             f"  {name:8} checkpoint: {json.dumps(here)}   this run: {json.dumps(there)}"
             for name, (here, there) in differences.items()
         )
+        imported = (
+            "; or, if the items were imported without --key, reset it and import them with it"
+            if differences.get("key", ("",))[0] == "item"
+            else ""
+        )
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by a job that differs:\n{lines}\n"
             "Ways out: change the job back; or name another checkpoint=; or "
-            f"`resumable reset {store.url}`, which archives it and starts anew"
+            f"`resumable reset {store.url}`, which archives it and starts anew{imported}"
         )
 
 

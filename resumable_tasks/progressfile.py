@@ -1,36 +1,44 @@
-"""Progress files that were written by hand, read exactly: JSON lines, lists of ids, CSV.
+"""Progress files that were written by hand, read exactly: JSON, lists of ids, CSV.
 
 No key is guessed: ``1`` and ``"1"`` are different keys and leading zeros stay. A last line without
 its end is torn and left out where it may be a part of another key: an item that is done once more
 costs little, one that is wrongly taken for done is lost. Any other line that cannot be read is an
-error with its number, and nothing is taken.
+error with its number, and nothing is taken. So is one that says that its item has failed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import io
 import itertools
 import json
 import operator
 import os
-import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from resumable_tasks import keys
+from resumable_tasks import cells, keys
 from resumable_tasks.errors import InvalidItems, InvalidKey, UsageError
 from resumable_tasks.keys import Key, KeyScheme
 
 Format = Literal["jsonl", "lines", "csv", "tsv"]
 KeyType = Literal["string", "int"]
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
-# What the key's field is called in such files, where it has not the name that the job has for it.
+_BY_NAME: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "jsonl",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_GZIP = b"\x1f\x8b"
+# What the field with the key is called where the job has no name for it; `keys` writes the first.
 _USUAL = ("key", "id")
 # So many keys are short enough to be looked at together.
 _AT_ONCE = 1_000
@@ -41,7 +49,8 @@ class Progress:
     """The items of a file, in its order: their keys, those as canonical text, and their fields.
 
     ``rows`` may still hold the ``key_fields``; it is empty if there are only keys.
-    ``torn`` is the number of a last line that was left out; None if it was whole.
+    ``torn`` is the number of a last line that was left out; None if it was whole. ``fields`` are
+    all that any row has.
     """
 
     keys: list[Key]
@@ -49,6 +58,13 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     key_fields: tuple[str, ...] = ()
     torn: int | None = None
+    fields: frozenset[str] = frozenset()
+    _file: str = ""
+    _numbers: Sequence[int] = ()
+
+    def place(self, at: int) -> str:
+        """Where an item stands, as messages have it: ``done.jsonl:3``."""
+        return f"{self._file}{self._numbers[at]}"
 
 
 def read(
@@ -57,21 +73,36 @@ def read(
     *,
     format: Format | None = None,
     key_type: KeyType | None = None,
+    else_type: Callable[[], KeyType | None] = lambda: None,
+    failed_too: bool = False,
 ) -> Progress:
     """The items of a progress file. Raises `InvalidItems` with the line that is wrong.
 
     ``scheme`` is that of the job's key. ``format`` is told by the file's name and its first line
-    if it is not given; ``key_type`` is for text, where a number's type does not show.
+    if it is not given; ``key_type`` is what all keys are to be. ``else_type`` is asked where it is
+    not given and a number that stands as text does not show it. ``failed_too``: lines that say
+    that their item has failed are taken as well.
     """
-    return _Reader(os.fspath(path), scheme, key_type).read(format)
+    return _Reader(os.fspath(path), scheme, key_type, else_type, failed_too).read(format)
 
 
 class _Reader:
-    def __init__(self, path: str, scheme: KeyScheme, key_type: KeyType | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        scheme: KeyScheme,
+        key_type: KeyType | None,
+        else_type: Callable[[], KeyType | None],
+        failed_too: bool,
+    ) -> None:
         self._path = path
+        # What stands before the number of an item in messages.
+        self._file = f"{path}:"
         self._fields = scheme.fields
         self._composite = scheme.composite
         self._key_type = key_type
+        self._else_type = else_type
+        self._failed_too = failed_too
         self._torn: int | None = None
         self._key_fields: tuple[str, ...] = ()
         # The number in the file of each item's line.
@@ -86,28 +117,52 @@ class _Reader:
             found, rows = self._jsonl(text)
         else:
             found, rows = self._plain(text), []
+        # Before the keys: a line that has failed need not have one.
+        fields = self._check_done(rows)
         many, lines = self._canonical(found)
-        return Progress(many, lines, rows, self._key_fields, self._torn)
+        numbers = self._numbers
+        return Progress(
+            many, lines, rows, self._key_fields, self._torn, fields, self._file, numbers
+        )
 
     def _text(self) -> str:
         try:
             data = Path(self._path).read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read {self._path}: {error.strerror}") from error
-        end = data.rfind(b"\n") + 1
+        if data.startswith(_GZIP):
+            try:
+                data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InvalidItems(
+                    f"{self._path}: it is no whole gzip file: {error}. Nothing was imported"
+                ) from error
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            if error.start >= end:  # the last line ends within a character
-                self._torn = data.count(b"\n") + 1
-                return data[:end].decode("utf-8-sig")
-            self._wrong(data.count(b"\n", 0, error.start) + 1, f"it is no UTF-8 ({error.reason})")
+            number = error.object.count(b"\n", 0, error.start) + 1
+            if error.reason == "unexpected end of data":  # the file ends within a character
+                self._torn = number
+                return error.object[: error.start].decode()
+            self._wrong(number, f"it is no UTF-8 ({error.reason})")
 
     def _format(self, text: str) -> Format:
-        suffix = Path(self._path).suffix.lower()
-        if suffix in (".csv", ".tsv"):
-            return "csv" if suffix == ".csv" else "tsv"
-        return "jsonl" if text.lstrip()[:1] in ("{", "[", '"') else "lines"
+        known = _BY_NAME.get(Path(self._path.lower().removesuffix(".gz")).suffix)
+        return known or ("jsonl" if text.lstrip()[:1] in ("{", "[", '"') else "lines")
+
+    def _check_done(self, rows: list[dict[str, Any]]) -> frozenset[str]:
+        """All fields of the rows. Raises if one of them says that its item has failed."""
+        fields = frozenset(itertools.chain.from_iterable(rows))
+        if not self._failed_too and fields & cells.SIGNS:
+            for number, row in zip(self._numbers, rows, strict=True):
+                sign = cells.sign_of_failure(row)
+                if sign is not None:
+                    self._wrong(
+                        number,
+                        f"it says {sign}, and what the file names counts as completed: leave such "
+                        "lines out, or say --failed-too",
+                    )
+        return fields
 
     def _split(self, text: str) -> tuple[list[str], str]:
         """The lines that have an end and something in them, and what comes after the last."""
@@ -124,11 +179,44 @@ class _Reader:
         self._torn = text.count("\n") + 1
 
     def _jsonl(self, text: str) -> tuple[list[Any], list[dict[str, Any]]]:
+        items = self._array(text)
+        if items is None:
+            items = self._json_lines(text)
+        kinds = set(map(type, items))
+        if dict not in kinds:
+            if list in kinds and self._fields and not self._composite:
+                number = self._numbers[[type(item) for item in items].index(list)]
+                self._wrong(number, f"it is a list, and the key is one field, {self._fields[0]!r}")
+            return self._all_typed(items), []
+        if kinds != {dict}:
+            at = next(i for i, item in enumerate(items) if type(item) is not dict)
+            self._wrong(self._numbers[at], "it is no JSON object, and others are")
+        return self._all_typed(self._keys_of(items)), items
+
+    def _array(self, text: str) -> list[Any] | None:
+        """The elements of the one array that the whole file is; None if it is of lines."""
+        start = len(text) - len(text.lstrip())
+        if not text.startswith("[", start):
+            return None
+        try:
+            found, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            number = getattr(error, "lineno", 1)
+            raise self._error(number, f"it is no JSON, or a part of an array: {error}") from error
+        if text[end:].strip():
+            return None
+        if found and self._composite and not {list, dict} & set(map(type, found)):
+            return None  # one line with one key
+        self._file = f"{self._path}: element "
+        self._numbers = range(1, len(found) + 1)
+        return list(found)
+
+    def _json_lines(self, text: str) -> list[Any]:
         lines, rest = self._split(text)
         items = self._parsed(lines)
         if rest.strip():
             try:
-                last = json.loads(rest)
+                last = json.loads(rest) if self._torn is None else None
             except (ValueError, RecursionError):
                 last = None
             if isinstance(last, (dict, list, str)):  # 12 may be the beginning of 123
@@ -136,13 +224,7 @@ class _Reader:
                 self._numbers = [*self._numbers, text.count("\n") + 1]
             else:
                 self._tear(text)
-        kinds = set(map(type, items))
-        if dict not in kinds:
-            return items, []
-        if kinds != {dict}:
-            at = next(i for i, item in enumerate(items) if type(item) is not dict)
-            self._wrong(self._numbers[at], "it is no JSON object, and others are")
-        return self._keys_of(items), items
+        return items
 
     def _parsed(self, lines: list[str]) -> list[Any]:
         """The JSON value of each line, at half the cost of `json.loads` where all is well."""
@@ -177,7 +259,8 @@ class _Reader:
         """The fields that make the key, or the one that holds it whole."""
         if self._fields and all(name in first for name in self._fields):
             return self._fields
-        for name in _USUAL:
+        # Not "id" for a field that the job has: it may be another one.
+        for name in _USUAL[:1] if self._fields else _USUAL:
             if name in first:
                 return (name,)
         wanted = " and ".join(map(repr, self._fields)) or "'key' or 'id'"
@@ -192,8 +275,16 @@ class _Reader:
         if rest.strip("\0 \t\r"):
             self._tear(text)
         for number, line in zip(self._numbers, lines, strict=True):
-            if line[:1] == '"' or "\0" in line:
+            if line[:1] in ('"', "{", "[") or "\0" in line:
                 self._wrong(number, "it is no plain id; is it JSON? Then say --format jsonl")
+            if line[:1] == "#":
+                self._wrong(number, "it is a comment, or an id that only JSON can tell from one")
+            if "\t" in line or line != line.strip():
+                self._wrong(
+                    number,
+                    "it has a tab, or a blank at its edge: take that out, or say --format tsv if "
+                    "it is a table; in JSON it may be part of an id",
+                )
         return self._as_typed(lines)
 
     def _csv(self, text: str, delimiter: str) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -202,62 +293,74 @@ class _Reader:
             self._tear(text)
         lines = io.StringIO(text[:end], newline="")
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        cells: list[list[str]] = []
+        table: list[list[str]] = []
         numbers: list[int] = []
         try:
             for row in reader:
                 if row:
-                    cells.append(row)
+                    table.append(row)
                     numbers.append(reader.line_num)
         except csv.Error as error:
             if self._torn is None:
                 self._wrong(reader.line_num, f"it is no CSV: {error}")
             self._torn = numbers[-1] + 1 if numbers else 1  # a row of several lines
-        if not cells:
+        if not table:
             return [], []
-        header, *cells = cells
+        header, *table = table
+        self._numbers = numbers[:1]
+        names = self._key_fields = self._names(dict.fromkeys(header))
         self._numbers = numbers[1:]
         if len(set(header)) < len(header):
             self._wrong(numbers[0], "it names a column twice")
-        for number, row in zip(self._numbers, cells, strict=True):
+        for number, row in zip(self._numbers, table, strict=True):
             if len(row) != len(header):
                 self._wrong(number, f"it has {len(row)} cells, and the first line {len(header)}")
-        return self._columns(header, cells)
+        return self._columns(header, table, names) if table else ([], [])
 
     def _columns(
-        self, header: list[str], cells: list[list[str]]
+        self, header: list[str], table: list[list[str]], names: tuple[str, ...]
     ) -> tuple[list[Any], list[dict[str, Any]]]:
-        if not cells:
-            return [], []
-        self._numbers, numbers = [1], self._numbers
-        names = (header[0],) if len(header) == 1 else self._names(dict.fromkeys(header))
-        self._numbers = numbers
-        self._key_fields = names
-        columns = dict(zip(header, map(list, zip(*cells, strict=True)), strict=True))
+        columns = dict(zip(header, map(list, zip(*table, strict=True)), strict=True))
         parts = [self._as_typed(columns.pop(name)) for name in names]
         composite = self._composite and names == self._fields
         found = list(zip(*parts, strict=True)) if composite else parts[0]
-        others = {name: _values(column) for name, column in columns.items()}
+        others = {name: cells.values(column) for name, column in columns.items()}
         if not others:
             return found, [{} for _ in found]
         each = zip(*others.values(), strict=True)
         return found, [dict(zip(others, row, strict=True)) for row in each]
 
+    def _all_typed(self, found: list[Any]) -> list[Any]:
+        """Keys of JSON, each part of the type that was said, if one was."""
+        if self._key_type is None:
+            return found
+        return [self._typed(n, key) for n, key in zip(self._numbers, found, strict=True)]
+
+    def _typed(self, number: int, key: Any) -> Any:
+        if isinstance(key, (list, tuple)):
+            return [self._typed(number, part) for part in key]
+        if self._key_type == "string":
+            return str(key) if type(key) is int else key
+        if type(key) is str:
+            if not cells.INTEGER.fullmatch(key):
+                self._wrong(number, f"its key {keys.shorten(key)} is no integer")
+            return int(key)
+        return key
+
     def _as_typed(self, found: list[str]) -> list[Any]:
         """Keys that stand as text, of the type that was said; it has to be, where it may matter."""
-        numbers = all(map(_INTEGER.fullmatch, found))
-        if self._key_type == "int":
-            if not numbers:
-                at = next(i for i, text in enumerate(found) if not _INTEGER.fullmatch(text))
-                self._wrong(self._numbers[at], f"its key {keys.shorten(found[at])} is no integer")
-            return list(map(int, found))
-        if self._key_type is None and numbers and found:
-            self._wrong(
-                self._numbers[0],
-                f"its key {found[0]} may be the number or the text, which are different keys: say "
-                "which the job has, --key-type int or --key-type string",
-            )
-        return list(found)
+        if self._key_type is None and found and all(map(cells.INTEGER.fullmatch, found)):
+            self._key_type = self._else_type()
+            if self._key_type is None:
+                self._refuse_number(found[0])
+        return self._all_typed(found) if self._key_type == "int" else list(found)
+
+    def _refuse_number(self, text: str) -> NoReturn:
+        self._wrong(
+            self._numbers[0],
+            f"its key {text} may be the number or the text, which are different keys: say "
+            "which the job has, --key-type int or --key-type string",
+        )
 
     def _canonical(self, found: list[Any]) -> tuple[list[Key], list[bytes]]:
         if list in set(map(type, found)):
@@ -279,7 +382,7 @@ class _Reader:
                 try:
                     keys.canonical(key)
                 except InvalidKey as error:
-                    raise InvalidKey(f"{self._path}:{number}: {error}") from None
+                    raise InvalidKey(f"{self._file}{number}: {error}") from None
             raise
         return many, lines
 
@@ -287,17 +390,4 @@ class _Reader:
         raise self._error(number, what)
 
     def _error(self, number: int, what: str) -> InvalidItems:
-        return InvalidItems(f"{self._path}:{number}: {what}. Nothing was imported")
-
-
-def _values(column: list[str]) -> list[Any]:
-    """The cells of a column as numbers where every one of them is one, digit by digit; as text."""
-    filled = [cell for cell in column if cell]
-    if filled and all(map(_INTEGER.fullmatch, filled)) and max(map(len, filled)) < 19:
-        return [int(cell) if cell else None for cell in column]
-    try:
-        if filled and all(repr(float(cell)) == cell for cell in filled):
-            return [float(cell) if cell else None for cell in column]
-    except ValueError:
-        pass
-    return column
+        return InvalidItems(f"{self._file}{number}: {what}. Nothing was imported")

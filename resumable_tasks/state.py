@@ -86,7 +86,7 @@ class State:
     max_attempts: int | None = None
     expected: int | None = None
     fingerprint: Any = None
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)
     records: int = 0
     runs: int = 0
     # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
@@ -156,7 +156,7 @@ class State:
             self.schema = commit.schema
         if commit.kind == "claim":
             self.runs += 1
-            self.version = commit.info.get("version", self.version)
+            self.version = commit.info.get("version") or self.version
             self.names = commit.info.get("names", {}) | self.names
             self.max_attempts = commit.info.get("max_attempts")
             self.expected = commit.info.get("expected")

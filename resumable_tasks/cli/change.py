@@ -178,6 +178,6 @@ def _what_it_holds(store: Store) -> str:
     except ResumableTasksError:
         return f"{store.url} is a checkpoint that cannot be read"
     return (
-        f"{store.url} ({reader.manifest.job}, {reader.status}) has "
+        f"{store.url} ({reader.job}, {reader.status}) has "
         f"{count(len(reader.state.done), 'completed item')}, which the next run would do again"
     )

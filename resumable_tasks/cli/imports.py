@@ -25,7 +25,7 @@ from resumable_tasks.text import clean
 @click.argument("file", type=click.Path())
 @click.option("--checkpoint", required=True, help="The checkpoint's directory, new or not.")
 @click.option("--job", help="The name of the job; else the first run names it.")
-@click.option("--key", multiple=True, help="A field of the job's key; several make one key.")
+@click.option("--key", multiple=True, help="The job's key=; several make one key.")
 @click.option("--version", help="The version of the job; else that of the first run.")
 @click.option(
     "--results",
@@ -40,8 +40,9 @@ from resumable_tasks.text import clean
 @click.option(
     "--key-type",
     type=click.Choice(["string", "int"]),
-    help="What the keys are where they stand as text.",
+    help="What the keys are; others are converted.",
 )
+@click.option("--failed-too", is_flag=True, help="Also lines that say that they failed.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
 @json_option
 def import_progress(
@@ -49,9 +50,9 @@ def import_progress(
 ) -> None:
     """Take over FILE, in which a program of your own has kept what is done.
 
-    JSON lines with the key in a field, a list of ids, or CSV. What FILE names counts as completed
-    in the checkpoint from then on, and the job's next run skips it. FILE is read whole first; a
-    torn last line is left out, and any other that cannot be read ends the import.
+    JSON with the key in a field, a list of ids, or CSV; also gzipped. What FILE names counts as
+    completed in the checkpoint from then on, and the job's next run skips it. FILE is read whole
+    first; a torn last line is left out, and any other that cannot be read ends the import.
     """
     from resumable_tasks.importing import import_file
 
@@ -68,6 +69,13 @@ def import_progress(
         text.append(f"{count(done.skipped, 'item')} skipped: completed there before")
     if done.duplicates:
         text.append(f"{count(done.duplicates, 'line')} of items that have a later line: left out")
+    if done.columns:
+        columns = ", ".join(f"{clean(name, 80)} {kind}" for name, kind in done.columns.items())
+        text.append(f"columns: {columns}")
+    elif done.imported and not done.rows and done.results != "none":
+        text.append("without results: a table or a publish will not have them")
+    if done.key == "item" and not options["key"]:
+        text.append("the items are their own keys; if the job's key= is a field, say --key")
     if done.torn is not None:
         text.append(f"line {done.torn:,} is torn: left out, its item is done again")
     if not dry_run:

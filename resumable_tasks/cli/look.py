@@ -67,8 +67,7 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     state, found = reader.state, reader.manifest
     damaged = reader.damage is not None
     version = state.version or found.version
-    name = clean(found.job) or "imported, the first run names the job"
-    yield name + (f" (version {clean(version, 80)})" if version else "")
+    yield clean(reader.job) + (f" (version {clean(version, 80)})" if version else "")
     yield f"  checkpoint   {clean(reader.store.url)}"
     yield f"  status       {reader.status}"
     yield f"  created      {output.when(found.created)}"
@@ -262,10 +261,10 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
     if as_json:
         output.document(document)
         return
-    known = f"{expected:,} items" if expected is not None else "items that have no number"
+    known = f" of {expected:,} items" if expected is not None else ""
     output.lines(
         [
-            f"{count(len(state.done), 'item')} of {known} completed, {len(state.failures):,} "
+            f"{count(len(state.done), 'item')}{known} completed, {len(state.failures):,} "
             f"failed, {quarantined:,} of them quarantined",
             f"the next run would handle {remaining}"
             if remaining is not None

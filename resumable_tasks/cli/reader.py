@@ -148,6 +148,11 @@ class Reader:
         return "failed" if self.state.failures or close.info.get("how") == "failed" else "done"
 
     @property
+    def job(self) -> str:
+        """The job's name, for texts; an import may have left it open."""
+        return self.manifest.job or "imported, the first run names the job"
+
+    @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.status]
 
@@ -169,6 +174,9 @@ class Reader:
             )
         if self.status == "done":
             return f"nothing; {command('publish', place, 'DEST')} writes the rows for others"
+        close = self.last.close if self.last else None
+        if close is not None and close.info.get("how") == "imported" and self.state.closed:
+            return f"run the job with checkpoint={place!r}: it skips what was imported"
         return "run the same command again to resume"
 
     def errors(self) -> dict[str, int]:
@@ -183,7 +191,7 @@ class Reader:
             "checkpoint": self.store.url,
             "job": self.manifest.job or None,
             "version": (state.version or self.manifest.version) or None,
-            "key": self.manifest.key,
+            "key": self.manifest.key or None,
             "results": self.manifest.results or None,
             "created": self.manifest.created,
             "status": self.status,

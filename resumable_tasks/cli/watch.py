@@ -140,7 +140,7 @@ def _expected(reader: Reader) -> int | None:
 def _line(reader: Reader, rate: float | None) -> str:
     """``classify: running, 1,713 completed (113 in this run), 3 failed, 42/s, last commit …``"""
     expected = _expected(reader)
-    job = clean(reader.manifest.job) or "?"
+    job = clean(reader.job)
     of = f"/{expected:,}" if expected is not None else ""
     text = (
         f"{job}: {reader.status}, {len(reader.state.done):,}{of} completed "

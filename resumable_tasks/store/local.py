@@ -36,6 +36,8 @@ _UNUSABLE = {
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _TEMP_SUFFIX = ".tmp"
+# Emptied by the system, whatever TMPDIR says.
+_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 
 
 # Locks of this process. A child that is forked has them too, and would keep them when we die.
@@ -327,8 +329,8 @@ def _unlink_quietly(path: Path) -> None:
 
 def in_temporary_folder(store: Store) -> bool:
     """Whether a checkpoint lies where the system deletes things by itself."""
-    try:
-        temporary = os.path.realpath(tempfile.gettempdir())
-    except OSError:  # there is none that can be written to
-        return False
-    return os.path.realpath(store.url).startswith(temporary + os.sep)
+    folders = set(_TEMPORARY)
+    with contextlib.suppress(OSError):  # there is none that can be written to
+        folders.add(tempfile.gettempdir())
+    place = os.path.realpath(store.url)
+    return any(place.startswith(os.path.realpath(folder) + os.sep) for folder in folders)

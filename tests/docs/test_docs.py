@@ -85,11 +85,14 @@ def scripts() -> Iterator[list[Block]]:
         yield chain
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    # The scripts run where no checkpoint is warned of; the temporary folder is another one.
-    (tmp_path / "tmp").mkdir()
+def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "TMPDIR": str(tmp_path / "tmp"), "LC_ALL": "C.UTF-8"}
+    return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
+
+
+def without_place(output: str) -> str:
+    """What a script prints, but for the warning that the tests run in a temporary folder."""
+    return re.sub(r"^.*lies in a temporary folder.*\n", "", output, flags=re.M)
 
 
 def is_of_prefect(text: str) -> bool:
@@ -105,7 +108,7 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
     text += "\n\n".join(block.text for block in script)
     (tmp_path / "script.py").write_text(text, "utf-8")
     prefect = is_of_prefect(text)
-    env = environment(tmp_path)
+    env = environment()
     if prefect:
         env |= request.getfixturevalue("prefect_env")
     done = subprocess.run(
@@ -117,11 +120,12 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    stderr = without_place(done.stderr)
     if script[0].marker == "it warns":
-        assert done.stderr
-        assert "Traceback" not in done.stderr
+        assert stderr
+        assert "Traceback" not in stderr
     else:
-        assert prefect or done.stderr == ""
+        assert prefect or stderr == ""
 
 
 def story(page: Path) -> list[Block]:
@@ -140,7 +144,7 @@ def story(page: Path) -> list[Block]:
 def test_the_commands_do_what_is_shown(page: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    env = environment(tmp_path)
+    env = environment()
     for block in story(page):
         if block.marker.startswith("file: "):
             (here / block.marker.removeprefix("file: ")).write_text(block.text, "utf-8")
@@ -160,6 +164,7 @@ def test_the_commands_do_what_is_shown(page: Path, tmp_path: Path) -> None:
             assert done.returncode == (int(wanted[1]) if wanted else 0), about
             # What a terminal shows as "Killed" has the shell's name before it in a script.
             output = re.sub(r"^bash: line \d+: +\d+ (\w+) .*", r"\1", done.stdout, flags=re.M)
+            output = without_place(output)
             pattern = pattern_of(shown, vary=block.marker == "run: numbers vary")
             assert re.fullmatch(pattern, output), f"{about}\nis not what is shown:\n{shown}"
 

@@ -78,7 +78,7 @@ def test_the_next_run_skips_exactly_these_keys(tmp_path: Path) -> None:
     [
         ('{"key":"a","t":"…"}\n{"key":7,"t":"…"}\n', "x.jsonl", {}, ["a", 7]),
         ('"a"\n7\n["b",1]\n', "x", {"key": ()}, ["a", 7, ("b", 1)]),
-        ("a\n007\n  b\n", "ids.txt", {"key": ()}, ["a", "007", "  b"]),
+        ("a\n007\n  \nb c\n\n", "ids.txt", {"key": ()}, ["a", "007", "b c"]),
         ("1\n2\n", "ids.txt", {"key": (), "key_type": "int"}, [1, 2]),
         ("1\n2\n", "ids.txt", {"key": (), "key_type": "string"}, ["1", "2"]),
         ("id,n\na,1\n007,2\n", "x.csv", {}, ["a", "007"]),
@@ -237,7 +237,10 @@ def test_with_many_all_lines_of_an_item_are_its_rows(tmp_path: Path) -> None:
 
 
 def test_cells_of_csv_become_numbers_only_where_they_are_digit_by_digit(tmp_path: Path) -> None:
-    text = "id,n,zip,f,v,e\na,1,007,0.5,1.50,\nb,-20,123,2.0,1.5,x\nc,,1,,2.0,y\n"
+    text = (
+        "id,n,zip,f,v,long,odd,e\na,1,007,0.5,1.50,1.0000000000000001,01.5,\n"
+        "b,-20,123,2.0,1.5,2,+1.5,x\nc,,1,,2.0,,1.5,y\n"
+    )
     take(file(tmp_path, text, "x.csv"), results="one")
     task = resumable_task(lambda items: items, name="job", key="id")
     run = task.run([{"id": key} for key in "abc"], checkpoint=tmp_path / "checkpoint")
@@ -246,7 +249,9 @@ def test_cells_of_csv_become_numbers_only_where_they_are_digit_by_digit(tmp_path
         "n": [1, -20, None],
         "zip": ["007", "123", "1"],
         "f": [0.5, 2.0, None],
-        "v": ["1.50", "1.5", "2.0"],
+        "v": [1.5, 1.5, 2.0],
+        "long": ["1.0000000000000001", "2", ""],
+        "odd": ["01.5", "+1.5", "1.5"],
         "e": ["", "x", "y"],
     }
 
@@ -263,8 +268,10 @@ def test_what_is_there_is_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    done = take(file(tmp_path, '{"id":"b"}\n'), dry_run=True, results="one")
-    assert (done.imported, done.rows) == (1, 1)
+    lines = '{"id":"b","v":"x","n":1}\n{"id":"c","v":"y","n":null}\n'
+    done = take(file(tmp_path, lines), dry_run=True, results="one")
+    assert (done.imported, done.rows) == (2, 2)
+    assert done.columns == {"id": "string", "v": "string", "n": "int64"}
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -353,7 +360,7 @@ def test_rows_whose_types_do_not_fit_are_refused(tmp_path: Path) -> None:
     take(file(tmp_path, '{"id":"a","n":1}\n'), results="one")
     with pytest.raises(ResultConflict, match="'n'"):
         take(file(tmp_path, '{"id":"b","n":"x"}\n'))
-    with pytest.raises(InvalidItems, match="column 'n'"):
+    with pytest.raises(InvalidItems, match=r"column 'n' of the file .*--results none"):
         take(file(tmp_path, '{"id":"b","n":"x"}\n{"id":"c","n":1}\n'))
     assert cli("keys", tmp_path / "checkpoint").stdout == '"a"\n'
 
@@ -411,10 +418,13 @@ def records_of(place: Path) -> Any:
 
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
-    path = file(tmp_path, '{"id":1}\n{"id":2}\n{"id":1}\n{"id":')
+    path = file(tmp_path, '{"id":1,"v":"x"}\n{"id":2,"v":"y"}\n{"id":1,"v":"z"}\n{"id":')
     given = ("import", path, "--checkpoint", tmp_path / "checkpoint", "--key", "id")
     dry = cli(*given, "--job", "job", "--dry-run")
-    assert dry.stdout.startswith("would import 2 items into")
+    assert "say --results one (the last counts) or many" in dry.stderr
+    dry = cli(*given, "--job", "job", "--results", "one", "--dry-run")
+    assert dry.stdout.startswith("would import 2 items, 2 rows, into")
+    assert "columns: id int64, v string\n" in dry.stdout
     done = cli(*given, "--job", "job", "--results", "one")
     assert done.exit_code == 0
     assert "imported 2 items, 2 rows, into" in done.stdout

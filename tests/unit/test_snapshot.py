@@ -30,7 +30,7 @@ from resumable_tasks import (
     snapshot,
 )
 from resumable_tasks.store.base import CreateUnknown
-from resumable_tasks.store.local import LocalStore
+from resumable_tasks.store.local import LocalStore, in_temporary_folder
 
 
 def generations(path: Path) -> list[Path]:
@@ -448,9 +448,23 @@ def test_a_snapshot_in_a_temporary_folder_is_warned_of(
     assert "lies in a temporary folder" in caplog.text
     caplog.clear()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "other"))
+    monkeypatch.setattr("resumable_tasks.store.local._TEMPORARY", ())
     with caplog.at_level(logging.INFO):
         make(tmp_path / "s", {})
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="these folders are of POSIX")
+def test_what_the_system_empties_is_temporary_whatever_tmpdir_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "own"))
+    link = tmp_path / "link"
+    link.symlink_to("/var/tmp")
+    for place in ("/tmp/c", "/var/tmp/a/c", "/dev/shm/c", link / "c", tmp_path / "own" / "c"):
+        assert in_temporary_folder(LocalStore(place)), place
+    for place in ("/tmp", "/tmpx/c", "/home/c", "/srv/tmp/c"):
+        assert not in_temporary_folder(LocalStore(place)), place
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may write anywhere")

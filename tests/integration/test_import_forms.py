@@ -1,0 +1,109 @@
+"""What a progress file holds is taken for what it is, or refused with the place where it is not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_import import cli, file, take
+
+from resumable_tasks import InvalidItems
+
+
+def taken(place: Path) -> list[Any]:
+    return [json.loads(line) for line in cli("keys", place / "checkpoint").stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "keys"),
+    [
+        ('["a","b","c"]', "done.json", {}, ["a", "b", "c"]),
+        ('["a","b"]\n', "done", {"key": ()}, ["a", "b"]),
+        ('\n[\n  "a",\n  7\n]\n', "done.json", {}, ["a", 7]),
+        ('[{"id": "a", "v": 1},\n {"id": "b", "v": 2}]', "done.json", {}, ["a", "b"]),
+        ('["x",1]\n', "done.jsonl", {"key": ("a", "b")}, [["x", 1]]),
+        ('[["x",1],["y",2]]', "done.json", {"key": ("a", "b")}, [["x", 1], ["y", 2]]),
+        ('["x",1]\n["y",2]\n', "done.jsonl", {"key": ("a", "b")}, [["x", 1], ["y", 2]]),
+        ("[]", "done.json", {}, []),
+        ('{"id":"12"}\n{"id":7}\n', "x.jsonl", {"key_type": "int"}, [12, 7]),
+        ('{"id":"012"}\n{"id":7}\n', "x.jsonl", {"key_type": "string"}, ["012", "7"]),
+        ('["x","1"]\n', "x.jsonl", {"key": ("a", "b"), "key_type": "string"}, [["x", "1"]]),
+        ('{"key":"a"}\n', "x.jsonl", {"key": ("url",)}, ["a"]),
+        ("key\na\n", "x.csv", {"key": ("url",)}, ["a"]),
+        ("id\na\n", "x.csv", {"key": ()}, ["a"]),
+        (gzip.compress(b'{"id":"a"}\n'), "x.jsonl.gz", {}, ["a"]),
+        (gzip.compress(b"id,n\na,1\n"), "x.csv.GZ", {}, ["a"]),
+        (gzip.compress(b'{"id":"a"}\n'), "x", {}, ["a"]),
+        ('{"id":"a","status":"failed"}\n', "x.jsonl", {"failed_too": True}, ["a"]),
+        ('{"id":"a","status":"ok","error":null,"ok":true}\n', "x.jsonl", {}, ["a"]),
+        ("id,error,ok\na,,true\n", "x.csv", {}, ["a"]),
+    ],
+)
+def test_what_is_there_is_taken(
+    tmp_path: Path, text: str | bytes, name: str, options: dict[str, Any], keys: list[Any]
+) -> None:
+    assert take(file(tmp_path, text, name), **options).imported == len(keys)
+    assert taken(tmp_path) == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "says"),
+    [
+        ('["a","b",null]', "x.json", {}, "x.json: element 3: the key is None"),
+        ('[{"id":1},{"n":1}]', "x.json", {}, "x.json: element 2: it has no field 'id'"),
+        ('["a",{"id":1}]', "x.json", {}, "x.json: element 1: it is no JSON object"),
+        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is no JSON, or a part of an array"),
+        ('["a","b', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
+        (b'["a","\xc3', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
+        ('"a"\n["a",1]\n', "x.jsonl", {}, "x.jsonl:2: it is a list, and the key is one field"),
+        ('# done\n{"id":"a"}\n', "x.jsonl", {}, "x.jsonl:1: it is no JSON"),
+        ('# done\n{"id":"a"}\n', "x.ndjson", {}, "x.ndjson:1: it is no JSON"),
+        ('# done\n{"id":"a"}\n', "x.txt", {}, "x.txt:1: it is a comment"),
+        ('a\n{"id":"a"}\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
+        ('a\n["a"]\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
+        ("a\n b\n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        ("a\nb \n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        ("a\nb\tc\n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        (gzip.compress(b"a\n" * 99)[:-9], "x.gz", {}, "x.gz: it is no whole gzip file"),
+        (b"\x1f\x8bnone", "x.gz", {}, "x.gz: it is no whole gzip file"),
+        (b'{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
+        (b'\xef\xbb\xbf{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
+        (b"\xff\xfea\x00\n\x00", "x.txt", {}, "x.txt:1: it is no UTF-8"),
+        ('{"id":1}\n{"id":2,"status":"Failed"}\n', "x.jsonl", {}, "x.jsonl:2: it says status"),
+        ('{"id":1}\n{"id":2,"error":"no"}\n', "x.jsonl", {}, "x.jsonl:2: it says error: 'no'"),
+        ('{"id":1}\n{"id":2,"ok":false}\n', "x.jsonl", {}, "x.jsonl:2: it says ok: False"),
+        ('[{"id":2,"success":false}]', "x.json", {}, "element 1: it says success: False"),
+        ("id,ok\na,True\nb,False\n", "x.csv", {}, "x.csv:3: it says ok: 'False'"),
+        ("id;label\na;1\n", "x.csv", {}, "x.csv:1: it has no field 'id' (it has ['id;label'])"),
+        ("lesson-1\nlesson-2\n", "x.csv", {}, "x.csv:1: it has no field 'id'"),
+        ("lesson-1\n", "x.csv", {"key": ()}, "x.csv:1: it has no field 'key' or 'id'"),
+        ("id\na\n", "x.csv", {"key": ("url",)}, "x.csv:1: it has no field 'url'"),
+        ('{"id":"a"}\n', "x.jsonl", {"key": ("url",)}, "x.jsonl:1: it has no field 'url'"),
+        ('{"id":"a"}\n', "x.jsonl", {"key_type": "int"}, "x.jsonl:1: its key 'a' is no integer"),
+        ("1\n" + "9" * 5000 + "\n", "x.txt", {"key_type": "int"}, "x.txt:2: its key '9999"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(
+    tmp_path: Path, text: str | bytes, name: str, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidItems) as caught:
+        take(file(tmp_path, text, name), **options)
+    assert says in str(caught.value)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_command_says_what_comes_along(tmp_path: Path) -> None:
+    path = file(tmp_path, "id,price,n\na,0.50,1\nb,1.25,x\n", "x.csv")
+    given = ("import", path, "--checkpoint", tmp_path / "checkpoint", "--key", "id")
+    for options in (("--dry-run",), ()):
+        assert "columns: id string, price double, n string\n" in cli(*given, *options).stdout
+    path.write_text("id\nc\n")
+    text = cli(*given).stdout
+    assert "without results: a table or a publish will not have them" in text
+    path.write_text("id,ok\nd,false\n")
+    refused = cli(*given)
+    assert (refused.exit_code, "--failed-too" in refused.stderr) == (2, True)
+    assert cli(*given, "--failed-too", "--results", "none").exit_code == 0
