@@ -29,12 +29,16 @@ _BATCHES, _ITEMS = 5, 30
 class Conflicts:
     """Has outcomes accepted by the checkpoint, as far as they can be.
 
-    ``hopeless`` says why the run should end: all that is handled is refused.
+    ``hopeless`` says why the run should end: all that is handled is refused. With a
+    ``pause_after`` of None it never should.
     """
 
-    def __init__(self, checkpoint: CheckpointForm, scheme: KeyScheme) -> None:
+    def __init__(
+        self, checkpoint: CheckpointForm, scheme: KeyScheme, pause_after: int | None
+    ) -> None:
         self._checkpoint = checkpoint
         self._scheme = scheme
+        self._never = pause_after is None
         self._batches = self._items = 0
         self.hopeless: str | None = None
 
@@ -59,7 +63,7 @@ class Conflicts:
     def _count(self, outcome: Outcome, why: str) -> None:
         self._batches += 1
         self._items += outcome.completed
-        if self._batches >= _BATCHES and self._items >= _ITEMS:
+        if self._batches >= _BATCHES and self._items >= _ITEMS and not self._never:
             self.hopeless = f"the results of {self._batches} batches in a row were refused: {why}"
 
     def _accept(

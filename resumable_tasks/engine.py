@@ -91,7 +91,7 @@ class Engine:
         self._exhausted = False
         self._left = 0
         self._window = Window(runner)
-        self._conflicts = Conflicts(checkpoint, work.scheme)
+        self._conflicts = Conflicts(checkpoint, work.scheme, options.pause_after)
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._broken: BaseException | None = None
@@ -362,10 +362,10 @@ class Engine:
             self._planner.forget(outcome.done for outcome in accepted)
             self.completed += completed
             self.failures.extend(failed)
-            self._window.widen(accepted, sum(shard.bytes for shard in commit.shards))
-            hopeless = self._conflicts.hopeless if self._options.pause_after is not None else None
-            if hopeless or (failed and self._options.fail_fast):
-                self.ended_early = hopeless or "fail_fast=True"
+            size = commit.info.get("read", sum(shard.bytes for shard in commit.shards))
+            self._window.widen(accepted, size)
+            if self._conflicts.hopeless or (failed and self._options.fail_fast):
+                self.ended_early = self._conflicts.hopeless or "fail_fast=True"
                 self._stopping.set()
             self.tell(
                 Committed,

@@ -48,8 +48,9 @@ class ColumnBehind(CheckpointForm):
         self._claims = self._pages(page_size(options))
         self._counts = (0, 0)
 
-    def _pages(self, size: int, *more: Any) -> Claims:
-        return Claims(self._database, self._tables, self.run, size, list(more), shared=False)
+    def _pages(self, most: int, *more: Any) -> Claims:
+        size = self._options.batch_size
+        return Claims(self._database, self._tables, self.run, size, most, list(more), shared=False)
 
     @property
     def found(self) -> int:

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
 _LONGEST_POLL = 1.0
+# A page has rows of so many bytes, at about the most, but a batch in any case.
+_PAGE_BYTES = 4_000_000
 
 
 class Claims:
     """The rows that are left for this run, as pages.
 
-    ``set_aside`` are conditions for a row not to be passed over. ``shared``: others may be at
-    work, so that rows are claimed.
+    A page has ``batch_size`` rows or a multiple of that, ``most`` at most. ``set_aside`` are
+    conditions for a row not to be passed over. ``shared``: others may be at work, so that rows are
+    claimed.
     """
 
     def __init__(
@@ -41,7 +44,8 @@ class Claims:
         database: Database,
         tables: Tables,
         run: str,
-        page: int,
+        batch_size: int,
+        most: int,
         set_aside: list[Any],
         *,
         shared: bool,
@@ -49,7 +53,10 @@ class Claims:
         self._database = database
         self._tables = tables
         self._run = run
-        self._page = page
+        self._batch_size, self._most = batch_size, most
+        # One batch, until it is known how large rows are.
+        self._page = batch_size
+        self.row_bytes = 0.0
         self._shared = shared
         self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
         self._left = [tables.undone, *tables.considered, *set_aside]
@@ -73,6 +80,7 @@ class Claims:
                 return
             rows, last = self._next(after)
             if rows:
+                self._measure(rows)
                 after, waiting = last, False
                 yield rows
             elif last is not None:
@@ -115,6 +123,15 @@ class Claims:
             taken = self._take(connection, rows) if rows else set()
         fault_point("sql.claimed")
         return [row for row in rows if self._key(row) in taken], last
+
+    def _measure(self, rows: list[Row]) -> None:
+        """How large the next pages may be."""
+        found = sum(
+            len(value) for row in rows for value in row.values() if isinstance(value, (str, bytes))
+        )
+        self.row_bytes = found / len(rows)
+        fit = int(min(self._most, _PAGE_BYTES / max(self.row_bytes, 1.0)))
+        self._page = self._batch_size * max(1, fit // self._batch_size)
 
     def _key(self, row: Row) -> Any:
         return self._tables.key_of([row[name] for name in self._tables.spec.keys])

@@ -108,6 +108,7 @@ class SqlForm(CheckpointForm):
             self._database,
             self._tables,
             self.run,
+            options.batch_size,
             page_size(options),
             self._failures.to_try(),
             shared=shared,
@@ -260,14 +261,16 @@ class SqlForm(CheckpointForm):
             self._busy = False
         self._commits += 1
         rows, self._rows = self._rows, 0
+        completed = sum(outcome.completed for outcome in outcomes)
+        size = self._claims.row_bytes if self._claims is not None else 0.0
         return Commit(
             kind="commit",
             epoch=self.state.epoch,
             run=self.run,
             number=self._commits,
-            key_count=sum(outcome.completed for outcome in outcomes),
+            key_count=completed,
             failures=tuple(failed),
-            info={"rows": rows},
+            info={"rows": rows, "read": int(size * completed)},
         )
 
     def _begun(self) -> sa.Connection:

@@ -46,8 +46,8 @@ def check(spec: SqlCheckpoint, options: JobOptions, items: Any, arguments: Any) 
         )
     if options.fingerprint is not None:
         raise UsageError(
-            f"{name}: fingerprint= is for checkpoints in a directory: let whatever changes a row "
-            f"set {spec.done} to NULL"
+            f"{name}: fingerprint= is for checkpoints in a directory: let whoever changes what the "
+            f"handler reads set {spec.done} to NULL in the same statement"
         )
     if options.on_version_change == "restart":
         raise UsageError(

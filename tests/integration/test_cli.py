@@ -994,7 +994,8 @@ def test_watch_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) > 3
     records = [name for name in reads if name.startswith("journal/")]
-    assert len(records) == len(set(records)) == 62
+    there = list((tmp_path / "c" / "journal").glob("*.jsonl"))
+    assert len(records) == len(set(records)) == len(there) > 3
 
 
 def test_watch_of_a_checkpoint_that_nobody_works_on(failed: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_row_that_was_claimed_in_between_is_left_to_the_run_that_has_it(
         claims = []
         for run in ("one", "two"):
             Tenure(database, tables, run, options).take(takeover=False, identity=None)
-            claims.append(Claims(database, tables, run, 10, [], shared=True))
+            claims.append(Claims(database, tables, run, 10, 10, [], shared=True))
         rows = next(claims[0].pages())
         with database.writing() as connection:
             assert claims[1]._take(connection, rows) == set()
