@@ -332,7 +332,7 @@ class Run:
         left = max(0, seen - engine.completed - failed) + unread
         estimate = checkpoint.state.pace.estimate(left)
         each = engine.budget.cost_each
-        return estimate if each is None else replace(estimate, cost=left * each)
+        return replace(estimate, cost=left * each) if each else estimate
 
     def _limits(self) -> Limits | None:
         options = self._options
