@@ -183,6 +183,8 @@ CASES = {
     "a wide integer and a decimal": [(None, 2**63 - 1), (None, Decimal("1.5"))],
     "a decimal that no float holds": [(None, 0.1), (None, Decimal("123456789012345678901.5"))],
     "a decimal of tenths and a float": [(None, Decimal("0.1")), (None, 0.5)],
+    "a decimal and a float of 32 bits": [(pa.float32(), 0.25), (None, Decimal("0.01"))],
+    "a decimal and one of 32 bits, later": [(None, Decimal("0.01")), (pa.float32(), 0.25)],
     "a year that nanoseconds cannot tell": [
         (pa.timestamp("s"), dt.datetime(9999, 1, 1)),
         (pa.timestamp("ns"), dt.datetime(2020, 1, 1)),
