@@ -118,6 +118,7 @@ class Claims:
             skip_locked=True, of=tables.items
         )
         with self._database.writing() as connection:
+            self._database.end_if_silent(connection, tables.spec.claim_seconds)
             rows = [dict(row) for row in connection.execute(query).mappings()]
             last = self._key(rows[-1]) if rows else None
             taken = self._take(connection, rows) if rows else set()
@@ -147,7 +148,11 @@ class Claims:
             .where(runs.c.ended.is_(None), runs.c.alive_until > self._database.now)
             .cte("alive")  # in the clause itself SQLAlchemy would leave out the schema
         )
-        statement = insert(claims).add_cte(alive)
+        # As arrays: that many values each by itself take longer to read than to store.
+        columns = self._tables.columns_of(claims)
+        keys = [self._tables.array([row[c.name] for row in rows], c.type) for c in columns]
+        these = sa.select(*map(sa.func.unnest, keys), sa.literal(self._run))
+        statement = insert(claims).from_select([*names, "run"], these).add_cte(alive)
         # The query before has seen the table as it was when it began. This one is answered by
         # what is there now, and the primary key lets one of several win.
         statement = statement.on_conflict_do_update(
@@ -155,9 +160,8 @@ class Claims:
             set_={"run": statement.excluded.run},
             where=claims.c.run.not_in(sa.select(alive.c.run)),
         )
-        values = [{**{name: row[name] for name in names}, "run": self._run} for row in rows]
-        returning = statement.returning(*self._tables.columns_of(claims))
-        return {self._tables.key_of(row) for row in connection.execute(returning, values)}
+        taken = connection.execute(statement.returning(*columns))
+        return {self._tables.key_of(row) for row in taken}
 
     def _claimed(self, items: sa.Table) -> Any:
         """The condition that a row is claimed by a run that is alive."""

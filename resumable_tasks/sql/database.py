@@ -174,6 +174,16 @@ class Database:
             raise
         return connection
 
+    def end_if_silent(self, connection: sa.Connection, seconds: float) -> None:
+        """Have PostgreSQL end this transaction if we say nothing in it for so long.
+
+        A process that is stopped in the middle would keep all others from its rows.
+        """
+        milliseconds = max(1, int(seconds * 1_000))
+        connection.exec_driver_sql(
+            f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        )
+
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that is committed at the end. Raises `StoreError` or `UsageError`."""

@@ -150,10 +150,19 @@ class Tables:
         columns = self.columns_of(table)
         if len(columns) == 1 and not self.sqlite:
             # One value, however many they are: each number of them would be a statement of its own.
-            return columns[0] == sa.any_(sa.literal(list(many), sa.ARRAY(columns[0].type)))
+            return columns[0] == sa.any_(self.array(many, columns[0].type))
         if len(columns) == 1:
             return columns[0].in_(list(many))
         return sa.tuple_(*columns).in_([tuple(key) for key in many])
+
+    @staticmethod
+    def array(many: Sequence[Any], kind: Any) -> Any:
+        """These values as one of PostgreSQL's."""
+        sa = require()
+        # A cast to a type with a length cuts what is longer, in silence; a column refuses it.
+        if isinstance(kind, (sa.VARCHAR, sa.NUMERIC)):
+            kind = type(kind)()
+        return sa.literal(list(many), sa.ARRAY(kind))
 
     def same(self, table: sa.Table, names: Sequence[str] = ()) -> Any:
         """The condition that a row of this table is about the row of the items' table.

@@ -143,6 +143,7 @@ class Tenure:
                 "CASE WHEN current_setting('synchronous_commit') = 'off' "
                 "THEN set_config('synchronous_commit', 'on', true) END"
             )
+            self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
 
     def leave(self, how: str) -> None:
         """Give back what is claimed, and say how this run has ended."""

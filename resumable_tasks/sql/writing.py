@@ -44,16 +44,19 @@ class Results:
                     "the one that it has by SqlCheckpoint(results_key=…)"
                 )
         self._deferred = False
+        kinds = [tables.items.c[name].type for name in spec.columns]
+        # Arrays of arrays would be taken apart, and JSON has a form of its own.
+        self._at_once = not database.sqlite and all(type(kind) in _plain() for kind in kinds)
         sa = require()
         columns = (
             list(self.table.columns)
             if self.table is not None
             else [tables.items.c[name] for name in spec.columns]
         )
-        kinds: dict[str, Any] = {c.name: c.type for c in columns if isinstance(c.type, sa.JSON)}
-        for kind in kinds.values():
+        of_json: dict[str, Any] = {c.name: c.type for c in columns if isinstance(c.type, sa.JSON)}
+        for kind in of_json.values():
             kind.none_as_null = True  # None is no value, and not JSON's null
-        self.json_columns = frozenset(kinds)
+        self.json_columns = frozenset(of_json)
         """The fields of the handler's rows that are kept as JSON."""
 
     def check(self) -> None:
@@ -121,15 +124,10 @@ class Results:
         spec, items = self._tables.spec, self._tables.items
         if spec.columns and rows:
             rows = self._fit(rows, items, spec.columns)
-            values = [
-                {_bound(name): row[name] for name in (*spec.keys, *spec.columns)} for row in rows
-            ]
-            this = [items.c[name] == sa.bindparam(_bound(name)) for name in spec.keys]
-            new = {
-                name: sa.bindparam(_bound(name), type_=items.c[name].type) for name in spec.columns
-            }
-            new[spec.done] = self._tables.done_value
-            connection.execute(sa.update(items).where(*this).values(new), values)
+            if self._at_once:
+                self._update_at_once(connection, rows)
+            else:
+                self._update_each(connection, rows)
         else:
             if self.table is not None and rows:
                 named = dict(zip(spec.keys, spec.results_keys, strict=True))
@@ -141,6 +139,31 @@ class Results:
         if self._deferred:
             # Now, where it is known whose values they are, and not at the COMMIT.
             connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
+    def _update_each(self, connection: sa.Connection, rows: list[Row]) -> None:
+        sa = require()
+        spec, items = self._tables.spec, self._tables.items
+        values = [{_bound(name): row[name] for name in (*spec.keys, *spec.columns)} for row in rows]
+        this = [items.c[name] == sa.bindparam(_bound(name)) for name in spec.keys]
+        new = {name: sa.bindparam(_bound(name), type_=items.c[name].type) for name in spec.columns}
+        new[spec.done] = self._tables.done_value
+        connection.execute(sa.update(items).where(*this).values(new), values)
+
+    def _update_at_once(self, connection: sa.Connection, rows: list[Row]) -> None:
+        """One statement, with each column as an array."""
+        sa = require()
+        spec, items = self._tables.spec, self._tables.items
+        names = [*spec.keys, *spec.columns]
+        arrays = [
+            self._tables.array([row[name] for row in rows], items.c[name].type) for name in names
+        ]
+        places = [f"c{at}" for at in range(len(names))]
+        given = sa.func.unnest(*arrays).table_valued(*places).render_derived(name="given")
+        column = {name: given.c[place] for name, place in zip(names, places, strict=True)}
+        new = {name: column[name] for name in spec.columns}
+        new[spec.done] = self._tables.done_value
+        this = [items.c[name] == column[name] for name in spec.keys]
+        connection.execute(sa.update(items).where(*this).values(new))
 
     def set_done(self, connection: sa.Connection, done: Sequence[Any]) -> None:
         """Set the column of these rows, where it is not set."""
@@ -183,6 +206,23 @@ class Results:
 def _from_json(value: Any) -> Any:
     # Text unless the handler gave Arrow, which has structures of its own.
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _plain() -> set[Any]:
+    """The types that stand in an array as they stand in a column."""
+    sa = require()
+    numbers = {sa.INTEGER, sa.BIGINT, sa.SMALLINT, sa.REAL, sa.NUMERIC, sa.BOOLEAN}
+    from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, TIMESTAMP
+
+    return {
+        *numbers,
+        DOUBLE_PRECISION,
+        sa.DOUBLE_PRECISION,
+        sa.TEXT,
+        sa.VARCHAR,
+        TIMESTAMP,
+        sa.DATE,
+    }
 
 
 def look(database: Database, tables: Tables, options: JobOptions) -> tuple[int, int, int, int]:

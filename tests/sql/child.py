@@ -99,6 +99,10 @@ class Child:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def stopped(self) -> bool:
+        """Whether it was stopped, and is there still."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 

@@ -51,7 +51,7 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
     during, found = seen[0], described(db)
     assert (during.status, len(during.running)) == ("running", 1)
     assert during.running[0]["run"] == found["last_run"]["run"]
-    assert during.claimed == (0 if database.sqlite else 20)  # a page of rows
+    assert (during.claimed > 0) != database.sqlite
     counts = "rows", "completed", "failed", "left", "claimed", "errors"
     assert [found[name] for name in counts] == [20, 9, 1, 10, 0, {"ItemFailure": 1}]
     assert (found["status"], found["exit_code"], found["job"]) == ("incomplete", 75, "label")

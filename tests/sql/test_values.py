@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -84,6 +85,37 @@ def test_values_that_are_refused_are_found_without_another_call(
     assert set(handled.values()) == {1}
     assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 3
     assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 3
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.parametrize(
+    ("kind", "bad", "good"),
+    [
+        ("VARCHAR(5)", "longer", "short"),
+        ("NUMERIC(4, 2)", Decimal("123.45"), Decimal("12.34")),
+        ("SMALLINT", 40_000, 4),
+        ("DATE", "no date", "2026-11-23"),
+        ("TEXT[]", 5, ["a", "b"]),
+        ("UUID", "no uuid", "00000000-0000-0000-0000-000000000001"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_column_is_not_cut(
+    db: Db, kind: str, bad: Any, good: Any
+) -> None:
+    db.make(3, columns=f"label {kind}")
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label"])
+    db.prepare(checkpoint)
+    given = {1: bad, 2: good, 3: None}
+    task = resumable_task(
+        lambda rows: [{"id": r["id"], "label": given[r["id"]]} for r in rows],
+        name="label",
+        batch_size=1,
+        tolerated_failures=1,
+    )
+    run = task.run(checkpoint=checkpoint)
+    assert [failure.key for failure in run.failures] == [1]
+    assert db.one("SELECT count(*) FROM lessons WHERE label IS NULL AND id IN (1, 3)") == 2
+    assert db.one("SELECT label::text FROM lessons WHERE id = 2") in (str(good), "{a,b}")
 
 
 @pytest.mark.usefixtures("postgres")
