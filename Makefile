@@ -56,6 +56,7 @@ test-distributed: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.on_prefect
+	$(BIN)/python -m tests.benchmarks.table
 
 clean:
 	rm -rf $(VENV) .resumable build dist
