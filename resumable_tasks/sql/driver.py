@@ -20,7 +20,7 @@ from resumable_tasks.sql.database import Database, first_line, require
 from resumable_tasks.sql.failing import FailuresTable
 from resumable_tasks.sql.planning import TablePlanner, page_size
 from resumable_tasks.sql.tables import Tables
-from resumable_tasks.sql.tenure import LOCK_SECONDS, Tenure
+from resumable_tasks.sql.tenure import Tenure
 from resumable_tasks.sql.writing import LOCKED, Results, chunks, is_about_values, sqlstate
 from resumable_tasks.state import State
 
@@ -154,14 +154,14 @@ class SqlForm(CheckpointForm):
             try:
                 return self._written(outcome)
             except StoreError as error:
-                if sqlstate(error) != LOCKED:
+                if sqlstate(error) not in LOCKED:
                     raise
-            log.warning(
-                "rows of %s are locked by another session of the database, for more than %s s by "
-                "now: waiting for it (pg_blocking_pids() says which it is)",
-                self._tables.spec.table,
-                LOCK_SECONDS,
-            )
+                log.warning(
+                    "rows of %s are locked by another session of the database (%s); waiting for "
+                    "it, pg_blocking_pids() says which it is",
+                    self._tables.spec.table,
+                    first_line(error.__cause__ or error),
+                )
 
     def _written(self, outcome: Outcome) -> Outcome:
         connection = self._begun()

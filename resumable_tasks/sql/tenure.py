@@ -140,6 +140,7 @@ class Tenure:
             # waits for a lock without an end cannot say so.
             connection.exec_driver_sql(
                 f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
+                "set_config('statement_timeout', '0', true), "
                 "CASE WHEN current_setting('synchronous_commit') = 'off' "
                 "THEN set_config('synchronous_commit', 'on', true) END"
             )

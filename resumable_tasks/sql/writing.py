@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # SQLite takes 32,766 values in a statement, PostgreSQL 65,535.
 MOST_KEYS = 5_000
-# PostgreSQL's code for a lock that was waited for too long.
-LOCKED = "55P03"
+# PostgreSQL's codes for a lock that was waited for too long, and for two that wait for each other.
+LOCKED = {"55P03", "40P01"}
 # Values too large for an index, raised by a trigger, of a type that does not become the column's:
 # that the statements as such are right was tried before.
 _ABOUT_VALUES = {"54000", "P0001", "42804", "42846", "42883"}
@@ -82,17 +82,12 @@ class Results:
                 self._deferred = self._has_deferred(connection)
 
     def _has_deferred(self, connection: sa.Connection) -> bool:
-        """Whether a constraint of the tables may be looked at only at the COMMIT."""
-        sa = require()
-        quote = connection.dialect.identifier_preparer.format_table
-        tables = [self._tables.items, *([self.table] if self.table is not None else [])]
-        query = sa.text(
-            "SELECT count(*) FROM pg_constraint WHERE condeferrable "
-            "AND conrelid = ANY(CAST(:names AS regclass[]))"
-        )
-        # Doubled for the driver, which does not come to see a value.
-        names = [quote(table).replace("%%", "%") for table in tables]
-        return bool(connection.execute(query, {"names": names}).scalar_one())
+        """Whether a constraint may be looked at only at the COMMIT.
+
+        Of any table: a trigger may write to others.
+        """
+        query = "SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable)"
+        return bool(connection.exec_driver_sql(query).scalar_one())
 
     def count_items(self) -> tuple[int, int]:
         """How many rows there are, and how many of them are done."""
@@ -137,8 +132,11 @@ class Results:
             self.set_done(connection, done)
         self._check_set(connection, done)
         if self._deferred:
-            # Now, where it is known whose values they are, and not at the COMMIT.
-            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            # Now, where it is known whose values they are, and not at the COMMIT. To go back lets
+            # the next batch put things right by its own end, too.
+            with connection.begin_nested() as tried:
+                connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+                tried.rollback()
 
     def _update_each(self, connection: sa.Connection, rows: list[Row]) -> None:
         sa = require()
@@ -190,6 +188,12 @@ class Results:
     def _fit(self, rows: list[Row], table: sa.Table, names: Sequence[str]) -> list[Row]:
         """The rows as the table takes them. Raises ``ValueError`` where a field is missing."""
         sa = require()
+        # A field that only other rows of the batch have.
+        unknown = [name for name in rows[0] if name not in table.c]
+        extra = {name for name in unknown if all(row[name] is None for row in rows)}
+        if extra:
+            names = [name for name in names if name not in extra]
+            rows = [{name: row[name] for name in row if name not in extra} for row in rows]
         for name in names:
             if name not in rows[0]:
                 raise ValueError(

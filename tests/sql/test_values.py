@@ -119,6 +119,69 @@ def test_a_value_that_does_not_fit_its_column_is_not_cut(
 
 
 @pytest.mark.usefixtures("postgres")
+def test_rows_that_lean_on_later_ones_of_their_batch_are_taken(db: Db) -> None:
+    """Each batch is looked at as at a COMMIT, also behind another one of the same commit."""
+    db.make(60)
+    db.do(
+        "CREATE TABLE parts (id INTEGER, part TEXT PRIMARY KEY, "
+        "parent TEXT REFERENCES parts DEFERRABLE INITIALLY DEFERRED)"
+    )
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="parts")
+    db.prepare(checkpoint)
+
+    def parts(rows: Rows) -> Rows:
+        each = [
+            [
+                {"id": r["id"], "part": f"child {r['id']}", "parent": f"parent {r['id']}"},
+                {"id": r["id"], "part": f"parent {r['id']}", "parent": None},
+            ]
+            for r in rows
+        ]
+        return [row for rows in each for row in rows]
+
+    task = resumable_task(parts, results="many", batch_size=2, concurrency=5)
+    assert task.run(checkpoint=checkpoint).completed == 60
+    assert db.one("SELECT count(*) FROM parts") == 120
+
+
+@pytest.mark.usefixtures("postgres")
+def test_what_a_trigger_does_elsewhere_fails_its_row_alone(db: Db) -> None:
+    db.make(30)
+    db.do(
+        "CREATE TABLE labels (id INTEGER, label TEXT)",
+        "CREATE TABLE known (id INTEGER PRIMARY KEY)",
+        "INSERT INTO known SELECT i FROM generate_series(1, 29) i",
+        "CREATE TABLE audit (id INTEGER REFERENCES known DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NEW; END$$",
+        "CREATE TRIGGER note AFTER INSERT ON labels FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="labels")
+    db.prepare(checkpoint)
+    task = resumable_task(
+        lambda rows: [{"id": r["id"], "label": "x"} for r in rows],
+        name="label",
+        tolerated_failures=1,
+    )
+    run = task.run(checkpoint=checkpoint)
+    assert ([failure.key for failure in run.failures], run.completed) == ([30], 29)
+
+
+def test_a_field_that_the_table_lacks_fails_the_rows_that_have_it(db: Db) -> None:
+    db.make(60)
+    db.do("CREATE TABLE labels (id INTEGER, label TEXT)")
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="labels")
+    db.prepare(checkpoint)
+
+    def label(rows: Rows) -> Rows:
+        return [{"id": r["id"], "label": "x", **({"zz": 1} if r["id"] == 7 else {})} for r in rows]
+
+    run = resumable_task(label, tolerated_failures=1).run(checkpoint=checkpoint)
+    assert ([failure.key for failure in run.failures], run.completed) == ([7], 59)
+    assert "no column 'zz'" in run.failures[0].message
+
+
+@pytest.mark.usefixtures("postgres")
 def test_a_row_whose_column_does_not_stay_set_is_a_failure(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(40)
     db.do(
