@@ -110,6 +110,7 @@ class Checkpoint(CheckpointForm):
         self._identity = dict(identity or {})
         self._journal = Journal(store, found.id)
         self._epoch = 0
+        self._fixed: set[tuple[Any, ...]] = set()
         self._schema: pa.Schema | None = None
 
     @classmethod
@@ -274,14 +275,14 @@ class Checkpoint(CheckpointForm):
             if not shards.keeps(self._rows(outcome), name, unified):
                 before = current.field(name).type if name in current.names else unified
                 raise shards.conflict(name, before, outcome.schema.field(name).type, batch)
-        # Seldom: the type of a column widens once or twice in the life of a checkpoint.
+        # All rows are read for it: a type widens seldom, and that it cannot is remembered.
         for name in shards.changed(current, unified):
-            earlier = chain(
-                (self._rows(before) for before in pending if before.schema is not None),
-                (shards.read(self.store, shard) for shard in self.state.shards.values()),
-            )
-            if not all(shards.keeps(rows, name, unified) for rows in earlier):
-                kinds = current.field(name).type, outcome.schema.field(name).type
+            kinds = current.field(name).type, outcome.schema.field(name).type
+            waiting = map(self._rows, (before for before in pending if before.schema is not None))
+            there = (shards.read(self.store, shard) for shard in self.state.shards.values())
+            known = (name, *kinds) in self._fixed
+            if known or not all(shards.keeps(t, name, unified) for t in chain(waiting, there)):
+                self._fixed.add((name, *kinds))
                 raise shards.conflict(name, *kinds, batch)
 
     def _rows(self, outcome: Outcome) -> pa.Table:
@@ -298,11 +299,10 @@ class Checkpoint(CheckpointForm):
     ) -> Commit:
         """Make these outcomes durable in one step; the record that did.
 
-        The rows of local outcomes go into one shard, which is safe before the record that names
-        it is created. ``schema`` is what `accept` gave for the last of them, ``prints`` the
-        fingerprints of their items, if they have any: a key that was completed before then has
-        its new rows in the place of its old ones. Raises `Fenced`, `StoreError`,
-        `CommitStateUnknown`, or `CheckpointDamaged` if the old rows are.
+        The rows of local outcomes go into one shard, safe before the record that names it is
+        created. ``schema`` is what `accept` gave for the last of them, ``prints`` the fingerprints
+        of their items, if any: a key that was completed before then has its new rows in the place
+        of its old ones. Raises `CheckpointDamaged` if those are, and what a form's commit raises.
         """
         # Keys stand in the order of their shards, those without rows last.
         remote = [outcome for outcome in outcomes if outcome.shard is not None]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import keys, shards
-from resumable_tasks.errors import BadResult, InvalidKey, MissingResult
+from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultConflict
 from resumable_tasks.keys import Key, KeyScheme
 from resumable_tasks.model import Batch, ItemFailure, ResultsMode
 
@@ -56,7 +57,10 @@ def match(
     elif _is_arrow(rows):
         table, found = _match_arrow(rows, batch, scheme, results)
     else:
-        table, found = _match_rows(rows, batch, scheme, results, dict(failed), json_columns)
+        misfits: list[tuple[Key, BaseException | str]] = []
+        known = dict(failed)
+        table, found = _match_rows(rows, batch, scheme, results, known, json_columns, misfits)
+        failed += misfits
     if table is not None:
         for field in table.schema:
             if shards.unwritable(field.type):
@@ -106,7 +110,9 @@ def _match_rows(
     results: ResultsMode,
     failed: dict[Key, Any],
     json_columns: Set[str],
+    misfits: list[tuple[Key, BaseException | str]],
 ) -> tuple[pa.Table | None, list[Key] | None]:
+    """``misfits`` takes in the items whose rows are left out."""
     rows = entries
     if set(map(type, entries)) > {dict} or (entries and type(entries[0]) is not dict):
         rows = [_to_dict(row) for row in entries]
@@ -133,7 +139,51 @@ def _match_rows(
             for row, key in zip(rows, batch.keys, strict=True)
             if row is not None and key not in failed
         ]
-    return to_table(rows, json_columns), present
+    try:
+        return to_table(rows, json_columns), present
+    except BadResult:
+        odd = _odd_rows(rows, json_columns)
+        if not odd:
+            raise
+    of_rows = present if present is not None else [k for k in batch.keys if k not in failed]
+    bad = {keys.canonical(of_rows[at]): why for at, why in odd.items()}
+    for line, why in bad.items():
+        misfits.append((keys.parse(line), ResultConflict(why)))
+    kept = [at for at, key in enumerate(of_rows) if keys.canonical(key) not in bad]
+    return to_table([rows[at] for at in kept], json_columns), [of_rows[at] for at in kept]
+
+
+def _odd_rows(rows: list[dict[str, Any]], json_columns: Set[str]) -> dict[int, str]:
+    """The rows that keep a column from having one type, and why; none if no type prevails.
+
+    They alone are not to be kept: the call is paid for, and another one would give the same.
+    """
+    odd: dict[int, str] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        if name in json_columns or not isinstance(name, str) or _fits(name, values):
+            continue
+        kinds = Counter(type(value) for value in values if value is not None)
+        (kind, times), *_ = kinds.most_common(1)
+        usual = [value for value in values if type(value) is kind]
+        if 2 * times <= kinds.total() or not _fits(name, usual):
+            return {}
+        for at, value in enumerate(values):
+            if value is not None and type(value) is not kind and not _fits(name, [*usual, value]):
+                odd[at] = (
+                    f"column {name!r} is {keys.shorten(value)} of type {type(value).__name__} "
+                    f"here, and of type {kind.__name__} in most rows of its batch: no type holds "
+                    "both. Let the handler return one type"
+                )
+    return odd
+
+
+def _fits(name: str, values: list[Any]) -> bool:
+    try:
+        array(name, values)
+    except BadResult:
+        return False
+    return True
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:

@@ -102,12 +102,18 @@ class Homes:
     def parts(self, lines: set[bytes]) -> Iterator[Section]:
         """The shards with the rows of these completed keys, one record read at a time.
 
-        Keys that have no rows come in a part without a shard.
+        Keys that have no rows come in a part without a shard. Raises `CheckpointDamaged` for a
+        key that was there and is not.
         """
         left = {line: self._numbers(line) for line in lines}
         while left:
             asked: dict[int, set[bytes]] = {}
             for line, numbers in left.items():
+                if not numbers:
+                    # A repair has put another record in its place: a newer driver is at work.
+                    raise CheckpointDamaged(
+                        f"no record completes key {keys.shorten(keys.parse(line))} any more"
+                    )
                 # The last record that completes it counts: whatever came before was taken back.
                 asked.setdefault(numbers.pop(), set()).add(line)
             for number in sorted(asked):

@@ -88,3 +88,41 @@ def test_keys_that_a_callable_made_are_found_as_well(tmp_path: Path) -> None:
         task.run([{"id": n} for n in range(10, 30)], checkpoint=place)
     assert [failure.key for failure in caught.value.result.failures] == [("page", 17)]
     assert caught.value.result.completed == 19
+
+
+@pytest.mark.parametrize("results", ["one", "many"])
+@pytest.mark.parametrize("first", [0, 25])
+def test_a_few_rows_of_another_type_than_their_batch_fail_alone(
+    tmp_path: Path, results: Any, first: int
+) -> None:
+    """Also where the odd one comes first: it does not give the column its type."""
+    handled: Counter[int] = Counter()
+
+    def job(items: Rows) -> Rows:
+        handled.update(item["id"] for item in items)
+        return [
+            {"id": i["id"], "n": i["id"], "v": "n/a" if i["id"] % 50 == first else 1.5}
+            for i in items
+            for _ in range(2 if results == "many" else 1)
+        ]
+
+    task = resumable_task(job, key="id", results=results, tolerated_failures=20)
+    run = task.run([{"id": n} for n in range(1_000)], checkpoint=tmp_path / "checkpoint")
+    assert (run.completed, run.failed, set(handled.values())) == (980, 20, {1})
+    assert {failure.error for failure in run.failures} == {"ResultConflict"}
+    assert "'n/a' of type str here, and of type float in most rows" in run.failures[0].message
+    table = run.table()
+    assert table.num_rows == (980 if results == "one" else 1_960)
+    assert not {n for n in table.column("n").to_pylist() if n % 50 == first}
+
+
+def test_where_no_type_prevails_the_batch_is_halved_as_ever(tmp_path: Path) -> None:
+    task = resumable_task(
+        lambda items: [{**i, "v": "a" if i["id"] % 2 else 1} for i in items],
+        name="job",
+        key="id",
+        batch_size=4,
+        tolerated_failures=1.0,
+    )
+    run = task.run([{"id": n} for n in range(4)], checkpoint=tmp_path / "checkpoint")
+    assert 0 < run.completed < 4

@@ -81,9 +81,9 @@ WRONG: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
         lambda rows: [{"id": r["id"], "v": object()} for r in rows],
         "column 'v'.*object",
     ),
-    "two types in one column": (
-        lambda rows: [{"id": r["id"], "v": "x" if r["n"] % 2 else 1} for r in rows],
-        "column 'v'.*int, str",
+    "three types in one column": (
+        lambda rows: [{"id": r["id"], "v": ["x", 1, b"y"][r["n"] % 3]} for r in rows],
+        "column 'v'.*bytes, int, str",
     ),
     "a field that is no string": (lambda rows: [{"id": r["id"], 7: 1} for r in rows], "named 7"),
     "a table of the wrong length": (lambda rows: pa.table({"v": [1]}), "1 rows for 3 items"),
