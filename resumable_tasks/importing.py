@@ -34,8 +34,9 @@ class Imported:
     """What an import did, or would do. Counts are items, ``rows`` rows.
 
     ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
-    ``torn`` is the number of a last line that was left out, or None. ``columns`` are those of the
-    rows, with their types. ``job``, ``key`` and ``results`` are empty if the first run names them.
+    ``torn`` is the number of a last line without an end that was left out, or None. ``columns`` are
+    those of the rows, with their types. ``job``, ``key`` and ``results`` are empty if the first run
+    names them.
     """
 
     checkpoint: str
@@ -62,6 +63,8 @@ def import_file(
     format: Format | None = None,
     key_type: KeyType | None = None,
     failed_too: bool = False,
+    keys_only: bool = False,
+    complete: bool = False,
     dry_run: bool = False,
 ) -> Imported:
     """Take the items of a progress file over as completed, durable on return.
@@ -74,10 +77,13 @@ def import_file(
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
     checkpoint, if there is one. In a new one they may be left open: the first run names them, but
     for ``key`` if there are rows or keys of several parts, where the items then are their own
-    keys. Items have rows if the file says more of any than when it was done. Raises
-    `UsageError` (`InvalidItems` with the line, `CheckpointMismatch`), `ResultConflict` for a
-    column whose type does not fit the rows that are there, and what the opening of a checkpoint
-    raises; nothing was imported then.
+    keys. Items have rows if the file says more of any than when it was done; with ``keys_only``
+    none has, whatever the job's results are, which stay open if nothing else names them.
+
+    A last line without an end may be torn, and is left out, unless ``complete`` says that the file
+    was written to its end. Raises `UsageError` (`InvalidItems` with the line,
+    `CheckpointMismatch`), `ResultConflict` for a column whose type does not fit the rows that are
+    there, and what the opening of a checkpoint raises; nothing was imported then.
     """
     began = time.monotonic()
     store = open_store(os.fspath(checkpoint))
@@ -95,11 +101,14 @@ def import_file(
             key_type=key_type,
             else_type=lambda: _type_there(store) if there is not None else None,
             failed_too=failed_too,
+            complete=complete,
         )
-        chosen = _last_of_each(found.lines) if wanted.results != "many" else range(len(found.lines))
-        if not wanted.results and len(chosen) < len(found.lines):
+        # How the lines are taken; the results of the job stay what they are.
+        mode = "none" if keys_only else wanted.results
+        chosen = _last_of_each(found.lines) if mode != "many" else range(len(found.lines))
+        if not mode and len(chosen) < len(found.lines):
             _refuse_ambiguous(found)
-        many = _Many(found, scheme, wanted.results, chosen)
+        many = _Many(found, scheme, mode, chosen)
     if not wanted.key and (many.has_rows or tuple in set(map(type, found.keys))):
         wanted = replace(wanted, key="item")
     if dry_run:
@@ -210,8 +219,8 @@ def _refuse_ambiguous(found: Progress) -> None:
         if here != there:
             raise InvalidItems(
                 f"{found.place(at)}: it is of the same item as {found.place(first[line])}, and "
-                "says other things: say --results one (the last counts) or many (all do). Nothing "
-                "was imported"
+                "says other things: say --results one (the last counts) or many (all do), or "
+                "--keys-only. Nothing was imported"
             )
 
 
@@ -279,8 +288,8 @@ class _Many:
         except BadResult as error:
             what = str(error).replace("of the handler's result", "of the file")
             raise InvalidItems(
-                f"{path}: {what}. Nothing was imported; --results none (in Python "
-                'results="none") leaves all but the keys out'
+                f"{path}: {what}. Nothing was imported; --keys-only (in Python "
+                "keys_only=True) takes the keys without their rows"
             ) from error
         table = matched.table
         schema = table.schema if table is not None else None

@@ -2,29 +2,28 @@
 
 No key is guessed: ``1`` and ``"1"`` are different keys and leading zeros stay. A last line without
 its end is torn and left out where it may be a part of another key: an item that is done once more
-costs little, one that is wrongly taken for done is lost. Any other line that cannot be read is an
-error with its number, and nothing is taken. So is one that says that its item has failed.
+costs little, one that is wrongly taken for done is lost. If nothing is left then, that is an error.
+Any other line that cannot be read is one too, with its number, and nothing is taken. So is one that
+says that its item has failed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import io
 import itertools
 import json
 import operator
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from resumable_tasks import cells, keys
-from resumable_tasks.errors import InvalidItems, InvalidKey, UsageError
+from resumable_tasks import cells, keys, progresstext
+from resumable_tasks.errors import InvalidItems, InvalidKey
 from resumable_tasks.keys import Key, KeyScheme
 
 Format = Literal["jsonl", "lines", "csv", "tsv"]
@@ -37,7 +36,6 @@ _BY_NAME: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_GZIP = b"\x1f\x8b"
 # What the field with the key is called where the job has no name for it; `keys` writes the first.
 _USUAL = ("key", "id")
 # So many keys are short enough to be looked at together.
@@ -75,15 +73,18 @@ def read(
     key_type: KeyType | None = None,
     else_type: Callable[[], KeyType | None] = lambda: None,
     failed_too: bool = False,
+    complete: bool = False,
 ) -> Progress:
     """The items of a progress file. Raises `InvalidItems` with the line that is wrong.
 
     ``scheme`` is that of the job's key. ``format`` is told by the file's name and its first line
     if it is not given; ``key_type`` is what all keys are to be. ``else_type`` is asked where it is
     not given and a number that stands as text does not show it. ``failed_too``: lines that say
-    that their item has failed are taken as well.
+    that their item has failed are taken as well. ``complete``: the file was written to its end, so
+    that a last line without an end is one as all others.
     """
-    return _Reader(os.fspath(path), scheme, key_type, else_type, failed_too).read(format)
+    reader = _Reader(os.fspath(path), scheme, key_type, else_type, failed_too, complete)
+    return reader.read(format)
 
 
 class _Reader:
@@ -94,6 +95,7 @@ class _Reader:
         key_type: KeyType | None,
         else_type: Callable[[], KeyType | None],
         failed_too: bool,
+        complete: bool,
     ) -> None:
         self._path = path
         # What stands before the number of an item in messages.
@@ -103,13 +105,14 @@ class _Reader:
         self._key_type = key_type
         self._else_type = else_type
         self._failed_too = failed_too
+        self._complete = complete
         self._torn: int | None = None
         self._key_fields: tuple[str, ...] = ()
         # The number in the file of each item's line.
         self._numbers: Sequence[int] = ()
 
     def read(self, format: Format | None) -> Progress:
-        text = self._text()
+        text, self._torn = progresstext.read(self._path, complete=self._complete)
         format = format or self._format(text)
         if format in ("csv", "tsv"):
             found, rows = self._csv(text, "\t" if format == "tsv" else ",")
@@ -117,6 +120,13 @@ class _Reader:
             found, rows = self._jsonl(text)
         else:
             found, rows = self._plain(text), []
+        if self._torn is not None and not found:
+            # Most often a file that was joined without an end, and not one that a crash tore.
+            self._wrong(
+                self._torn,
+                "it has no end and may be torn, and no other line has an item: if the file was "
+                "written to its end, say --complete (in Python complete=True)",
+            )
         # Before the keys: a line that has failed need not have one.
         fields = self._check_done(rows)
         many, lines = self._canonical(found)
@@ -124,27 +134,6 @@ class _Reader:
         return Progress(
             many, lines, rows, self._key_fields, self._torn, fields, self._file, numbers
         )
-
-    def _text(self) -> str:
-        try:
-            data = Path(self._path).read_bytes()
-        except OSError as error:
-            raise UsageError(f"cannot read {self._path}: {error.strerror}") from error
-        if data.startswith(_GZIP):
-            try:
-                data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error) as error:
-                raise InvalidItems(
-                    f"{self._path}: it is no whole gzip file: {error}. Nothing was imported"
-                ) from error
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            number = error.object.count(b"\n", 0, error.start) + 1
-            if error.reason == "unexpected end of data":  # the file ends within a character
-                self._torn = number
-                return error.object[: error.start].decode()
-            self._wrong(number, f"it is no UTF-8 ({error.reason})")
 
     def _format(self, text: str) -> Format:
         known = _BY_NAME.get(Path(self._path.lower().removesuffix(".gz")).suffix)
@@ -272,7 +261,14 @@ class _Reader:
 
     def _plain(self, text: str) -> list[Any]:
         lines, rest = self._split(text)
-        if rest.strip("\0 \t\r"):
+        last = rest.removesuffix("\r")
+        inner = last.strip("\0 \t\r")
+        # Among ids of one length, one that is torn is shorter. If a longer one is torn to just that
+        # length, as the first of 10 after 1 to 9, what is left of it mostly stands there already.
+        if inner == last and self._torn is None and set(map(len, lines)) == {len(last)}:
+            lines.append(last)
+            self._numbers = [*self._numbers, text.count("\n") + 1]
+        elif inner:
             self._tear(text)
         for number, line in zip(self._numbers, lines, strict=True):
             if line[:1] in ('"', "{", "[") or "\0" in line:

@@ -30,7 +30,7 @@ from resumable_tasks.text import clean
 @click.option(
     "--results",
     type=click.Choice(["one", "many", "none"]),
-    help="The job's results; none leaves all but the keys out, many takes all lines of an item.",
+    help="The job's results; none makes no rows, many makes rows of all lines of an item.",
 )
 @click.option(
     "--format",
@@ -43,6 +43,8 @@ from resumable_tasks.text import clean
     help="What the keys are; others are converted.",
 )
 @click.option("--failed-too", is_flag=True, help="Also lines that say that they failed.")
+@click.option("--keys-only", is_flag=True, help="Make no rows, whatever the job's results are.")
+@click.option("--complete", is_flag=True, help="FILE is whole: take a last line without an end.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
 @json_option
 def import_progress(
@@ -52,7 +54,7 @@ def import_progress(
 
     JSON with the key in a field, a list of ids, or CSV; also gzipped. What FILE names counts as
     completed in the checkpoint from then on, and the job's next run skips it. FILE is read whole
-    first; a torn last line is left out, and any other that cannot be read ends the import.
+    first; a last line that may be torn is left out, any other that cannot be read ends the import.
     """
     from resumable_tasks.importing import import_file
 
@@ -77,7 +79,10 @@ def import_progress(
     if done.key == "item" and not options["key"]:
         text.append("the items are their own keys; if the job's key= is a field, say --key")
     if done.torn is not None:
-        text.append(f"line {done.torn:,} is torn: left out, its item is done again")
+        text.append(
+            f"line {done.torn:,} has no end and may be torn: left out, its item is done again; "
+            "if the file was written to its end, say --complete"
+        )
     if not dry_run:
         text.append(f"next: run the job with checkpoint={clean(repr(done.checkpoint))}")
     output.lines(text)

@@ -122,7 +122,13 @@ def test_each_form_is_read_exactly(
         ("a\n\n\0\0", "x.txt", None, ["a"]),
         ("id,n\na,1\nb,2", "x.csv", 3, ["a"]),
         ('id,n\na,1\nb,"x\ny', "x.csv", 3, ["a"]),
-        ('{"id":"a', "x.jsonl", 1, []),
+        ("aa\nb\0", "x.txt", 2, ["aa"]),
+        ("aa\nb ", "x.txt", 2, ["aa"]),
+        (b"a\nb\xc3", "x.txt", 2, ["a"]),
+        ("a1\na2\na", "x.txt", 3, ["a1", "a2"]),
+        ("a1\nb\na3", "x.txt", 3, ["a1", "b"]),
+        ("a1\r\n\r\na2\r", "x.txt", None, ["a1", "a2"]),
+        ("a1\na2\na3", "x.txt", None, ["a1", "a2", "a3"]),
     ],
 )
 def test_a_torn_last_line_is_left_out(
@@ -138,9 +144,77 @@ def test_a_torn_last_line_is_left_out(
 def test_a_file_torn_at_every_byte_loses_only_the_last_item(tmp_path: Path) -> None:
     whole = "".join(f'{{"id":{n},"v":"é"}}\n' for n in (1, 23, 456)).encode()
     for cut in range(len(whole) + 1):
-        done = take(file(tmp_path, whole[:cut]), dry_run=True)
+        path = file(tmp_path, whole[:cut])
         ends = whole[:cut].count(b"\n") + (whole[:cut].endswith(b"}"))
-        assert done.imported == ends, cut
+        if cut and not ends:
+            with pytest.raises(InvalidItems, match="--complete"):
+                take(path, dry_run=True)
+        else:
+            assert take(path, dry_run=True).imported == ends, cut
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"id":"a', "x.jsonl"),
+        ("12", "x.jsonl"),
+        ("lesson-1", "x.txt"),
+        ("\n\nlesson-1", "x.txt"),
+        ("id\na", "x.csv"),
+        ("id", "x.csv"),
+        (b"\xc3", "x.txt"),
+    ],
+)
+def test_a_file_whose_only_line_may_be_torn_is_refused(
+    tmp_path: Path, text: str | bytes, name: str
+) -> None:
+    done = cli("import", file(tmp_path, text, name), "--checkpoint", tmp_path / "checkpoint")
+    assert (done.exit_code, "say --complete" in done.stderr) == (2, True)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kept"),
+    [
+        ("lesson-1", "x.txt", ["lesson-1"]),
+        ("a\nlesson-1", "x.txt", ["a", "lesson-1"]),
+        ("a\nlesson-1\n", "x.txt", ["a", "lesson-1"]),
+        ("7\n12", "x.jsonl", [7, 12]),
+        ('{"id":"a"}\n{"id":"b"}', "x.jsonl", ["a", "b"]),
+        ('["a","b"]', "x.json", ["a", "b"]),
+        ("id,n\na,1\nb,2", "x.csv", ["a", "b"]),
+        ('id,n\na,1\nb,"2"', "x.csv", ["a", "b"]),
+        ("id\tn\na\t1", "x.tsv", ["a"]),
+        ("id", "x.csv", []),
+        ("", "x.txt", []),
+    ],
+)
+def test_of_a_complete_file_the_last_line_is_taken(
+    tmp_path: Path, text: str, name: str, kept: list[Any]
+) -> None:
+    done = take(file(tmp_path, text, name), complete=True)
+    assert (done.torn, done.imported) == (None, len(kept))
+    listed = cli("keys", tmp_path / "checkpoint").stdout.splitlines()
+    assert [json.loads(key) for key in listed] == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "says"),
+    [
+        ('{"id":"a"}\n{"id":"b', "x.jsonl", "x.jsonl:2: it is no JSON"),
+        (b'{"id":"a"}\n{"id":"\xc3', "x.jsonl", "x.jsonl:2: it is no UTF-8"),
+        ("a\nb\0", "x.txt", "x.txt:2: it is no plain id"),
+        ("id,n\na,1\nb", "x.csv", "x.csv:3: it has 1 cells"),
+        ('id,n\na,1\nb,"x', "x.csv", "x.csv:3: it is no CSV"),
+    ],
+)
+def test_of_a_complete_file_the_last_line_has_to_be_whole(
+    tmp_path: Path, text: str | bytes, name: str, says: str
+) -> None:
+    path, place = file(tmp_path, text, name), tmp_path / "checkpoint"
+    done = cli("import", path, "--checkpoint", place, "--key", "id", "--complete")
+    assert (done.exit_code, says in done.stderr) == (2, True)
+    assert not place.exists()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +434,7 @@ def test_rows_whose_types_do_not_fit_are_refused(tmp_path: Path) -> None:
     take(file(tmp_path, '{"id":"a","n":1}\n'), results="one")
     with pytest.raises(ResultConflict, match="'n'"):
         take(file(tmp_path, '{"id":"b","n":"x"}\n'))
-    with pytest.raises(InvalidItems, match=r"column 'n' of the file .*--results none"):
+    with pytest.raises(InvalidItems, match=r"column 'n' of the file .*--keys-only .*keys_only="):
         take(file(tmp_path, '{"id":"b","n":"x"}\n{"id":"c","n":1}\n'))
     assert cli("keys", tmp_path / "checkpoint").stdout == '"a"\n'
 
@@ -429,7 +503,8 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "imported 2 items, 2 rows, into" in done.stdout
     assert "1 line of items that have a later line: left out" in done.stdout
-    assert "line 4 is torn" in done.stdout
+    assert "line 4 has no end and may be torn" in done.stdout
+    assert "written to its end, say --complete" in done.stdout
     again = json.loads(cli(*given, "--json").stdout)
     assert (again["imported"], again["skipped"], again["dry_run"]) == (0, 2, False)
 

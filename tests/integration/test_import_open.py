@@ -184,6 +184,31 @@ def test_lines_of_one_item_that_differ_have_to_be_explained(tmp_path: Path) -> N
     assert take(path, results="many", dry_run=True).rows == 3
 
 
+MIXED = '{"id":"a","n":1}\n{"id":"b","n":"x"}\n{"id":"a","n":2}\n'
+
+
+@pytest.mark.parametrize("results", ["one", "many", "none"])
+def test_only_the_keys_can_be_taken_whatever_the_results_are(tmp_path: Path, results: str) -> None:
+    path, place = file(tmp_path, MIXED), tmp_path / "checkpoint"
+    done = cli("import", path, "--checkpoint", place, "--key", "id", "--keys-only")
+    assert (done.exit_code, "imported 2 items into" in done.stdout) == (0, True)
+    assert "without results" in done.stdout
+    assert json.loads(cli("status", place, "--json").stdout)["results"] is None
+    assert handled_after(tmp_path, ["a", "b", "c"], results=results) == ["c"]
+    path.write_text(MIXED.replace("a", "d"))
+    more = take(path, keys_only=True)
+    assert (more.imported, more.rows, more.columns, more.results) == (1, 0, {}, results)
+    assert handled_after(tmp_path, ["a", "b", "c", "d"], results=results) == []
+    assert cli("verify", place).exit_code == 0
+
+
+def test_only_the_keys_leave_the_key_open(tmp_path: Path) -> None:
+    path, place = file(tmp_path, MIXED), tmp_path / "checkpoint"
+    done = cli("import", path, "--checkpoint", place, "--keys-only")
+    assert "their own keys" not in done.stdout
+    assert handled_after(tmp_path, ["a", "b", "c"], results="one") == ["c"]
+
+
 def test_numbers_that_stand_as_text_are_what_the_checkpoint_has(tmp_path: Path) -> None:
     path = file(tmp_path, "1\n2\n", "ids.txt")
     for kind, known in (("int", [1, 2]), ("string", ["1", "2"])):
