@@ -38,6 +38,8 @@ _BY_NAME: dict[str, Format] = {
 }
 # What the field with the key is called where the job has no name for it; `keys` writes the first.
 _USUAL = ("key", "id")
+# So many ids of one length are no accident.
+_MANY = 20
 # So many keys are short enough to be looked at together.
 _AT_ONCE = 1_000
 
@@ -263,9 +265,10 @@ class _Reader:
         lines, rest = self._split(text)
         last = rest.removesuffix("\r")
         inner = last.strip("\0 \t\r")
-        # Among ids of one length, one that is torn is shorter. If a longer one is torn to just that
-        # length, as the first of 10 after 1 to 9, what is left of it mostly stands there already.
-        if inner == last and self._torn is None and set(map(len, lines)) == {len(last)}:
+        # Among many ids of one length, one that is torn is shorter. Among a few, the first that is
+        # longer may be cut at just that length.
+        of_one_length = len(lines) >= _MANY and set(map(len, lines)) == {len(last)}
+        if inner == last and self._torn is None and of_one_length:
             lines.append(last)
             self._numbers = [*self._numbers, text.count("\n") + 1]
         elif inner:

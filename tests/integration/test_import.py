@@ -67,6 +67,9 @@ def handled_after(place: Path, keys: list[Any], **options: Any) -> list[Any]:
     return [keys[items.index(item)] if fields else item for item in found]
 
 
+_TWENTY_ONE = [f"a{n}" for n in range(10, 31)]
+
+
 def test_the_next_run_skips_exactly_these_keys(tmp_path: Path) -> None:
     path = file(tmp_path, '{"id": "a"}\n{"id": "b", "t": "x"}\n{"id": 3}\n')
     assert take(path).imported == 3
@@ -127,8 +130,10 @@ def test_each_form_is_read_exactly(
         (b"a\nb\xc3", "x.txt", 2, ["a"]),
         ("a1\na2\na", "x.txt", 3, ["a1", "a2"]),
         ("a1\nb\na3", "x.txt", 3, ["a1", "b"]),
-        ("a1\r\n\r\na2\r", "x.txt", None, ["a1", "a2"]),
-        ("a1\na2\na3", "x.txt", None, ["a1", "a2", "a3"]),
+        ("a1\na2\na3", "x.txt", 3, ["a1", "a2"]),
+        ("\r\n".join(_TWENTY_ONE) + "\r", "x.txt", None, _TWENTY_ONE),
+        ("\n".join(_TWENTY_ONE), "x.txt", None, _TWENTY_ONE),
+        ("\n".join(_TWENTY_ONE)[:-1], "x.txt", 21, _TWENTY_ONE[:-1]),
     ],
 )
 def test_a_torn_last_line_is_left_out(
