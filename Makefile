@@ -38,8 +38,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: setup system lint
-	@# One more than there are cores: many tests wait for something.
-	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) -m "not long"
+	$(BIN)/python -m pytest -n auto -m "not long"
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
 	$(BIN)/python -m pytest -n 0 tests/distributed/test_engines.py
 

@@ -125,7 +125,7 @@ def test_as_often_as_the_rate_limit_says_and_no_more(llm: Llm, tmp_path: Path) -
     times = [call.time for call in llm.calls]
     assert len(times) == 20
     # What is told apart by the client comes less apart to the server, on a busy machine.
-    assert times[11] - times[0] > 0.5
+    assert times[11] - times[0] > 0.25
 
 
 def test_a_key_that_is_revoked_ends_it_with_75_and_nothing_has_failed(

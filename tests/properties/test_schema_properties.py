@@ -185,6 +185,7 @@ CASES = {
     "a decimal of tenths and a float": [(None, Decimal("0.1")), (None, 0.5)],
     "a decimal and a float of 32 bits": [(pa.float32(), 0.25), (None, Decimal("0.01"))],
     "a decimal and one of 32 bits, later": [(None, Decimal("0.01")), (pa.float32(), 0.25)],
+    "a decimal that the cast to a float misses": [(None, 0.0), (None, Decimal("4.3E-19"))],
     "a year that nanoseconds cannot tell": [
         (pa.timestamp("s"), dt.datetime(9999, 1, 1)),
         (pa.timestamp("ns"), dt.datetime(2020, 1, 1)),
