@@ -74,7 +74,7 @@ class Api:
         return [line["message"] for line in self.call("POST", "logs/filter", where)]
 
 
-def until(what: Callable[[], Any], seconds: float = 30) -> Any:
+def until(what: Callable[[], Any], seconds: float = 90) -> Any:
     """Wait for something to be true, which the server may learn of a little later."""
     end = time.monotonic() + seconds
     while not (found := what()):
