@@ -143,13 +143,14 @@ def _match_rows(
         return to_table(rows, json_columns), present
     except BadResult:
         odd = _odd_rows(rows, json_columns)
-        if not odd:
+        of_rows = present if present is not None else [k for k in batch.keys if k not in failed]
+        each = [_canonical_of(key, "a row of the handler's result") for key in of_rows]
+        bad = {each[at]: why for at, why in odd.items()}
+        if not bad or not bad.keys() <= set(keys.split(batch.lines)):
             raise
-    of_rows = present if present is not None else [k for k in batch.keys if k not in failed]
-    bad = {keys.canonical(of_rows[at]): why for at, why in odd.items()}
     for line, why in bad.items():
         misfits.append((keys.parse(line), ResultConflict(why)))
-    kept = [at for at, key in enumerate(of_rows) if keys.canonical(key) not in bad]
+    kept = [at for at, line in enumerate(each) if line not in bad]
     return to_table([rows[at] for at in kept], json_columns), [of_rows[at] for at in kept]
 
 
