@@ -261,6 +261,44 @@ def test_composite_keys(db: Db) -> None:
     assert next(failed.value.result.completed_keys()) == ("a", 9)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_composite_keys_of_a_results_table_by_other_names(db: Db, swapped: bool) -> None:
+    """``swapped``: the names are those of the key, for the other part of it."""
+    book, page = ("page", "book") if swapped else ("of_book", "of_page")
+    db.do(
+        "CREATE TABLE parts (book INTEGER NOT NULL, page INTEGER NOT NULL, PRIMARY KEY (book, "
+        "page))",
+        "INSERT INTO parts (book, page) VALUES (2, 2), (1, 10), (1, 9), (2, 1), (3, 1)",
+        f"CREATE TABLE labels ({page} INTEGER, label TEXT, {book} INTEGER)",
+        "INSERT INTO labels VALUES (1, 'of an item that is not done', 3)",
+    )
+    checkpoint = SqlCheckpoint(
+        db.url,
+        table="parts",
+        key=("book", "page"),
+        results_table="labels",
+        results_key=(book, page),
+    )
+    db.prepare(checkpoint)
+
+    @resumable_task(batch_size=2, results="many", tolerated_failures=1)
+    def label(rows: Rows) -> list[Any]:
+        return [
+            ItemFailure((row["book"], row["page"]), "no")
+            if row["book"] == 3
+            else {"book": row["book"], "page": row["page"], "label": f"{row['book']}.{row['page']}"}
+            for row in rows
+        ]
+
+    run = label.run(checkpoint=checkpoint)
+    assert (run.completed, run.failed) == (4, 1)
+    labels = ["1.9", "1.10", "2.1", "2.2"]
+    query = f"SELECT {book}, {page}, label FROM labels WHERE {book} < 3 ORDER BY {book}, {page}"
+    assert db.rows(query) == [(int(x[0]), int(x[2:]), x) for x in labels]
+    assert run.table()["label"].to_pylist() == labels
+    assert label.run(checkpoint=checkpoint).skipped == 4
+
+
 def test_text_and_uuid_keys(db: Db) -> None:
     kind = "UUID" if db.engine.dialect.name == "postgresql" else "TEXT"
     db.do(f"CREATE TABLE things (id {kind} NOT NULL PRIMARY KEY, label TEXT)")
