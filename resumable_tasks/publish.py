@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks import keys, log, shards
 from resumable_tasks.checkpoint import RepairHint, read_manifest
-from resumable_tasks.errors import StoreError, UsageError
+from resumable_tasks.errors import StoreError
+from resumable_tasks.exchange import (
+    MARKER,
+    ONE_FILE,
+    flush_folder,
+    new_stage,
+    put_in_place,
+    refuse_foreign,
+    remove_published,
+)
 from resumable_tasks.faults import fault_point
 from resumable_tasks.journal import Journal, now
 from resumable_tasks.keytable import KeyTable
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TARGET_BYTES = 128_000_000
-MARKER = "_published.json"
 _ROW_GROUP_BYTES = 32_000_000
 # Bytes of Arrow memory that become about one byte of Parquet, to begin with.
 _FIRST_RATIO = 4.0
@@ -142,20 +148,20 @@ def publish(
     """Write all committed rows to the folder ``dest``, as Parquet files of about ``target_bytes``.
 
     A reader of ``dest`` sees the dataset that was there before, or this one, whole: it is written
-    beside ``dest``, flushed, and exchanged for it in one step. A dataset of one file keeps the
-    file's name, so that even a reader in the middle goes on undisturbed. ``ordered`` holds all
-    rows in memory; without it memory is bounded by a file's rows.
+    beside ``dest``, flushed, and put in its place in one step. A dataset of one file keeps the
+    file's name, so that even a reader in the middle goes on undisturbed. Where the old one or the
+    new one has several, a reader in the middle finds none of the old ones any more: an error, or
+    no rows at all, and never some. ``ordered`` holds all rows in memory; without it memory is
+    bounded by a file's rows.
 
     Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
     `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
     """
-    target = Path(os.path.abspath(dest))
-    _refuse_foreign(target)
+    target = Path(os.path.realpath(dest))
+    refuse_foreign(target)
     with reading(checkpoint) as (store, found, state), _io_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        stage = target.with_name(_stage_prefix(target) + f"{os.getpid()}-{secrets.token_hex(4)}")
-        stage.mkdir()
+        stage = new_stage(target)
         try:
             rows = (
                 iter([ordered_table(store, found, state, positions)])
@@ -165,11 +171,11 @@ def publish(
             files, count, size = _write_files(stage, rows, schema(state), target_bytes)
             result = Published(str(target), count, tuple(files), size)
             _write_marker(stage, found, state, result)
-            _flush_folder(stage)
+            flush_folder(stage)
             fault_point("publish.staged")
-            _exchange(stage, target)
+            put_in_place(stage, target)
         except BaseException:
-            _remove_published(stage)
+            remove_published(stage)
             raise
     log.info("published %d rows in %d files to %s", count, len(files), target)
     return result
@@ -208,10 +214,10 @@ def _write_files(
         write_one()
     # Files of several have a name that no other dataset has: a reader that listed the folder
     # before the exchange finds none of them after it, rather than some.
-    one, stamp = len(paths) == 1, secrets.token_hex(4)
-    names = [
-        "part-00000.parquet" if one else f"part-{stamp}-{i:05d}.parquet" for i in range(len(paths))
-    ]
+    stamp = secrets.token_hex(4)
+    names = [f"part-{stamp}-{i:05d}.parquet" for i in range(len(paths))]
+    if len(paths) == 1:
+        names = [ONE_FILE]
     for path, name in zip(paths, names, strict=True):
         path.rename(stage / name)
     return names, count, size
@@ -256,118 +262,6 @@ def _write_marker(stage: Path, found: Manifest, state: State, result: Published)
         json.dump(record, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _refuse_foreign(target: Path) -> None:
-    """Raises `UsageError` unless the folder is absent, empty, or all of `publish`'s own."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UsageError(f"{target} is a file; publish to a folder")
-    foreign = sorted({path.name for path in target.iterdir()} - _ours(target))
-    if foreign:
-        raise UsageError(
-            f"{target} holds {keys.shorten(foreign[0])}, which publish has not written there, and "
-            "publishing replaces the whole folder; name a folder of its own"
-        )
-
-
-def _ours(folder: Path) -> set[str]:
-    try:
-        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return {MARKER, *record["files"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _exchange(stage: Path, target: Path) -> None:
-    """Put the stage in the target's place, in one step, and remove what was there."""
-    if not target.exists():
-        os.rename(stage, target)
-        _flush_folder(target.parent)
-        return
-    if not _swap(stage, target):
-        aside = stage.with_name(stage.name + ".old")
-        # No exchange on this system: for an instant there is no dataset, but never half a one.
-        os.rename(target, aside)
-        os.rename(stage, target)
-        stage = aside
-    _flush_folder(target.parent)
-    fault_point("publish.exchanged")
-    _remove_published(stage)
-
-
-def _swap(a: Path, b: Path) -> bool:
-    """Exchange two paths atomically; False where the system cannot."""
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    paths = (os.fsencode(a), os.fsencode(b))
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        at_cwd, exchange = -100, 2
-        failed = library.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange)
-    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        failed = library.renamex_np(paths[0], paths[1], 2)
-    else:
-        return False
-    if not failed:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(b))
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove the stages of publishers of this machine that died."""
-    prefix = _stage_prefix(target)
-    for path in target.parent.iterdir():
-        pid = path.name.removeprefix(prefix).partition("-")[0]
-        if path.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
-            _remove_published(path)
-
-
-def _stage_prefix(target: Path) -> str:
-    return f".{target.name}.publish-{os.uname().nodename}-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _remove_published(folder: Path) -> None:
-    """Remove a stage, or what an exchange has put in its place.
-
-    Whatever else has come into it stays, and so does the folder.
-    """
-    if not folder.is_dir():
-        return
-    ours = _ours(folder)
-    # By what is in the folder, not by what a file in it says. A stage whose publisher died has no
-    # marker, or half of one.
-    for path in folder.iterdir():
-        if path.name in ours or path.name == MARKER or (not ours and path.suffix == ".parquet"):
-            path.unlink()
-    try:
-        folder.rmdir()
-    except OSError as error:
-        log.warning("%s holds files that publish has not written; it was left: %s", folder, error)
-
-
-def _flush_folder(path: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

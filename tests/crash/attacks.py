@@ -275,7 +275,10 @@ def read_dataset(folder: Path) -> int:
 
 
 class Reader:
-    """Reads a folder over and over, in a thread. ``retry``: a file that has gone is no error."""
+    """Reads a folder over and over, in a thread.
+
+    ``retry``: files that have gone are no error, be it all of them before they were listed.
+    """
 
     def __init__(self, folder: Path, *, retry: bool = False) -> None:
         self.seen: Counter[int] = Counter()
@@ -303,7 +306,9 @@ class Reader:
     def _read(self) -> None:
         while not self._stop.is_set():
             try:
-                self.seen[read_dataset(self._folder)] += 1
+                rows = read_dataset(self._folder)
+                if rows or not self._retry:
+                    self.seen[rows] += 1
             except FileNotFoundError as error:
                 if not self._retry:
                     self.failed.append(repr(error))

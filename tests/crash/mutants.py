@@ -283,7 +283,7 @@ def publish_in_place() -> None:
             path.rename(target / path.name)
         stage.rmdir()
 
-    publish._exchange = exchange
+    publish.put_in_place = exchange
 
 
 @mutant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 from pathlib import Path
@@ -80,6 +81,39 @@ def test_a_reader_sees_the_old_or_the_new_dataset_and_never_a_half(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
 
 
+def test_a_reader_that_has_opened_the_folder_finds_the_file_there(
+    result: Any, tmp_path: Path
+) -> None:
+    """A reader that was halted after it had opened the folder, and before it has listed it."""
+    out = tmp_path / "out"
+    result.publish(out)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        result.publish(out, ordered=True)
+        assert sorted(os.listdir(folder)) == ["_published.json", "part-00000.parquet"]
+    finally:
+        os.close(folder)
+    assert pyarrow.dataset.dataset(out).count_rows() == 2_000
+
+
+@pytest.mark.parametrize("before", [5_000, 10**9])
+@pytest.mark.parametrize("after", [5_000, 10**9])
+def test_one_file_and_several_replace_each_other(
+    result: Any, tmp_path: Path, before: int, after: int
+) -> None:
+    """Through a link, too: it is the folder behind it that is replaced."""
+    real, link = tmp_path / "real", tmp_path / "out"
+    real.mkdir()
+    link.symlink_to(real)
+    result.publish(link, target_bytes=before)
+    published = result.publish(link, target_bytes=after)
+    assert (len(published.files) == 1) == (after > 5_000)
+    assert {path.name for path in real.iterdir()} == {"_published.json", *published.files}
+    assert json.loads((real / "_published.json").read_text())["files"] == list(published.files)
+    assert pyarrow.dataset.dataset(link).count_rows() == 2_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out", "real"]
+
+
 def test_other_peoples_files_are_never_replaced(result: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -101,7 +135,7 @@ def test_other_peoples_files_are_never_replaced(result: Any, tmp_path: Path) -> 
 def test_where_folders_cannot_be_exchanged_it_is_two_renames(
     result: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resumable_tasks.publish._swap", lambda a, b: False)
+    monkeypatch.setattr("resumable_tasks.exchange._swap", lambda a, b: False)
     for _ in range(3):
         result.publish(tmp_path / "out")
     assert pyarrow.dataset.dataset(tmp_path / "out").count_rows() == 2_000
