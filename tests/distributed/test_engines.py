@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from resumable_tasks import JobFailed
+from resumable_tasks import JobFailed, SqlCheckpoint, UsageError
 
 from ..on_prefect.api import Api, until
 from . import oracle
@@ -99,6 +100,42 @@ def test_a_bad_item_is_found_by_workers_elsewhere(
     oracle.each_once(place, set(range(64)) - {13, 40})
     # 8 batches, and two bad items of 8.
     assert len(calls(tmp_path)) <= 8 + 2 * 6
+
+
+def test_rows_of_a_table_are_handled_elsewhere_and_their_column_follows(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    database = sqlite3.connect(tmp_path / "shop.db")
+    database.execute(
+        "CREATE TABLE rows (id INTEGER PRIMARY KEY, folder TEXT, run INTEGER, seconds REAL, "
+        "do TEXT, processed_at TIMESTAMP)"
+    )
+    made = [(n, str(tmp_path), 1, 0.0, "bad" if n == 13 else None) for n in range(60)]
+    database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, NULL)", made)
+    database.commit()
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    table = SqlCheckpoint(url, table="rows", key="id", shards=place)
+
+    with pytest.raises(JobFailed) as caught:
+        engine.run(work, None, checkpoint=table)
+    assert (caught.value.result.completed, caught.value.result.failed) == (59, 1)
+    oracle.each_once(place, set(range(60)) - {13})
+    assert os.getpid() not in {row["pid"] for row in oracle.rows(place)}
+    undone = "SELECT id FROM rows WHERE processed_at IS NULL"
+    assert database.execute(undone).fetchall() == [(13,)]
+
+    # As after a death between a commit and the column.
+    database.execute("UPDATE rows SET processed_at = NULL WHERE id < 20")
+    database.execute("UPDATE rows SET do = NULL")
+    database.commit()
+    again = engine.run(work, None, checkpoint=table)
+    assert (again.completed, again.skipped) == (1, 59)
+    oracle.each_once(place, set(range(60)))
+    assert database.execute(undone).fetchall() == []
+    database.close()
+
+    with pytest.raises(UsageError, match="shards="):
+        engine.run(work, None, checkpoint=SqlCheckpoint(url, table="rows", key="id"))
 
 
 @pytest.mark.parametrize("engine", ["dask", "pool"], indirect=True)
