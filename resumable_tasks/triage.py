@@ -154,6 +154,8 @@ class Triage:
             return Decision(again=[self._probe()])
         if not nothing_else or not self._held:
             return Decision()
+        if self._pause_after is None:
+            return self._release(self._held, again=False)
         if self._in_the_tail is None and any(held.outage for held in self._held):
             # Too few batches are left to tell an outage by their number.
             self._in_the_tail = True

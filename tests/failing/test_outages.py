@@ -104,7 +104,9 @@ def test_a_handler_that_is_wrong_is_found_out_early(place: Path) -> None:
     assert mended[1].run(ITEMS, checkpoint=place).completed == 1_000
 
 
-def test_pause_after_none_handles_everything_whatever_fails(place: Path) -> None:
+def test_pause_after_none_handles_everything_whatever_fails(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     calls: list[int] = []
 
     def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,13 +115,15 @@ def test_pause_after_none_handles_everything_whatever_fails(place: Path) -> None
 
     task = resumable_task(handler, name="job", key="id", batch_size=4, pause_after=None)
     with pytest.raises(JobFailed) as error:
-        task.run(ITEMS[:400], checkpoint=place)
-    assert error.value.result.failed == 400
+        task.run(ITEMS[:80], checkpoint=place)
+    assert error.value.result.failed == 80
+    assert sum(calls) == 80 * 3, "a batch of 4, its halves, and its items"
     alone = task.with_options(isolate=False)
     calls.clear()
     with pytest.raises(JobFailed):
-        alone.run(ITEMS[:400], checkpoint=place)
-    assert calls == [4] * 100
+        alone.run(ITEMS[:80], checkpoint=place)
+    assert calls == [4] * 20
+    assert "tried again in" not in caplog.text
 
 
 def test_ctrl_c_ends_a_pause(place: Path) -> None:

@@ -126,11 +126,11 @@ def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
 
     @flow
     def run() -> Any:
-        return job.run(ITEMS[:160], checkpoint=place)
+        return job.run(ITEMS[:120], checkpoint=place)
 
-    assert run().completed == 160
+    assert run().completed == 120
     # 4 at once, and then 4 a second.
-    assert max(times) - min(times) >= 2
+    assert max(times) - min(times) >= 1.5
 
 
 def test_a_limit_that_is_not_there_is_named(place: Path) -> None:

@@ -163,6 +163,7 @@ def test_a_cancel_loses_the_batch_that_takes_longer_than_prefect_waits(
     scene.check(40)
 
 
+@pytest.mark.long
 def test_a_suspended_run_resumes(tmp_path: Path, served: Supervisor) -> None:
     def from_outside(flow: str) -> None:
         scene = Scene(tmp_path / flow)
