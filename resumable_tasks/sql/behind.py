@@ -80,6 +80,16 @@ class ColumnBehind(CheckpointForm):
                 self.url,
             )
         self._counts = self._results.count_items()
+        if self.found > len(self.state.done):
+            # Set by hand, or by a run with another directory: this one cannot tell.
+            log.warning(
+                "%s rows of %s are set done, and %s has %s: the others have no results there. If "
+                "they are in another directory, name that one; if nowhere, set the column to NULL",
+                f"{self.found:,}",
+                self._tables.url,
+                self.url,
+                f"{len(self.state.done):,}",
+            )
 
     def planner(self, scheme: KeyScheme, options: JobOptions) -> Planner:
         set_aside = self.state.set_aside(options.max_attempts, options.retry_failed)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks import log
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.faults import fault_point
-from resumable_tasks.sql.database import Database, require
+from resumable_tasks.sql.database import Database, is_locked, require
 from resumable_tasks.sql.tables import Tables
+from resumable_tasks.sql.unreadable import is_of_the_driver, unreadable
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
 _LONGEST_POLL = 1.0
+_WARN_EVERY = 10.0
 # A page has rows of so many bytes, at about the most, but a batch in any case.
 _PAGE_BYTES = 4_000_000
 
@@ -73,6 +75,7 @@ class Claims:
         """
         after: Any = None
         waiting = False
+        warn_at = 0.0
         while True:
             if self.stop():
                 left = self._others_have_some() if self._shared else self._next(after)[0]
@@ -99,7 +102,18 @@ class Claims:
                         "session of the database: waiting for them"
                     )
                     waiting = True
+                    warn_at = time.monotonic() + _WARN_EVERY
                     yield []
+                locked = self._locked()
+                if locked is not None and time.monotonic() >= warn_at:
+                    log.warning(
+                        "rows of %s are locked by another session of the database (such as %r); "
+                        "waiting for it, pg_stat_activity shows which are at work, or idle in a "
+                        "transaction",
+                        self._tables.spec.table,
+                        locked,
+                    )
+                    warn_at = time.monotonic() + _WARN_EVERY
                 time.sleep(self._poll)
 
     def _next(self, after: Any) -> tuple[list[Row], Any]:
@@ -110,6 +124,18 @@ class Claims:
         if after is not None:
             query = query.where(tables.after(after))
         query = query.order_by(*tables.key).limit(self._page)
+        try:
+            return self._fetched(query)
+        except (ArithmeticError, TypeError, ValueError, StoreError) as error:
+            if isinstance(error, StoreError) and not is_of_the_driver(error):
+                raise
+            found = unreadable(self._database, tables, query)
+            if found is None:
+                raise
+            raise found from error
+
+    def _fetched(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
+        tables = self._tables
         if not self._shared:
             with self._database.reading() as connection:
                 rows = [dict(row) for row in connection.execute(query).mappings()]
@@ -179,8 +205,49 @@ class Claims:
             .correlate(items)
         )
 
+    def _locked(self) -> Any:
+        """The key of a row that no run has claimed and another session has locked, if there is one.
+
+        Raises `UsageError` for one that can be seen and never be taken: nobody who waits for that
+        would ever come to an end.
+        """
+        sa = require()
+        tables = self._tables
+        theirs = self._not_had()
+        query = sa.select(*tables.key).where(*self._left, theirs, ~self._claimed(tables.items))
+        with self._database.reading() as connection:
+            found = connection.execute(query.limit(1)).first()
+        if found is None:
+            return None
+        key = tables.key_of(found)
+        this = sa.select(*tables.key).where(tables.is_in(tables.items, [key]), tables.undone)
+        try:
+            with self._database.writing() as connection:
+                taken = connection.execute(this.with_for_update(of=tables.items, nowait=True))
+                if taken.first() is not None:
+                    return None  # it was just given back
+        except StoreError as error:
+            if not is_locked(error):
+                raise
+            return key
+        with self._database.reading() as connection:
+            if connection.execute(this).first() is None:
+                return None  # done meanwhile, or deleted
+        raise UsageError(
+            f"row {key!r} of table {tables.spec.table} can be read and not be locked: a policy of "
+            "the table lets this user SELECT it and not UPDATE it. Let it by a policy FOR UPDATE, "
+            "or leave such rows out by where="
+        )
+
     def _others_have_some(self) -> bool:
         """Whether anything is left that this run has not had: claimed by others, or locked."""
+        sa = require()
+        query = sa.select(*self._tables.key).where(*self._left, self._not_had()).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def _not_had(self) -> Any:
+        """The condition that a row has not been claimed by this run."""
         sa = require()
         claims = self._tables.claims
         # For each row by its key. As a join it is one of all with all where the database does not
@@ -191,10 +258,7 @@ class Claims:
             .correlate(self._tables.items)
             .scalar_subquery()
         )
-        theirs = whose.is_distinct_from(self._run)
-        query = sa.select(*self._tables.key).where(*self._left, theirs).limit(1)
-        with self._database.reading() as connection:
-            return connection.execute(query).first() is not None
+        return whose.is_distinct_from(self._run)
 
 
 class Heartbeat:

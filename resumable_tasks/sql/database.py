@@ -92,13 +92,16 @@ class Database:
             # With the listeners of the given one, such as for PRAGMA foreign_keys=ON.
             engine = sa.create_engine(url, pool=given.pool.recreate())
         else:
-            raise UsageError(
-                f"{self.url}: a run takes several connections, and the engine's "
-                f"{type(given.pool).__name__} has one; make it without poolclass="
-            )
+            raise self._one_connection(given)
         sa.event.listen(engine, "connect", _leave_transactions_to_us)
         sa.event.listen(engine, "begin", _begin)
         return engine
+
+    def _one_connection(self, given: Engine) -> UsageError:
+        return UsageError(
+            f"{self.url}: a run takes several connections, and the engine's "
+            f"{type(given.pool).__name__} has one; make it without poolclass="
+        )
 
     def _postgresql(self, url: sa.URL, given: Engine | None) -> Engine:
         sa = require()
@@ -106,6 +109,8 @@ class Database:
             if url.drivername == "postgresql":
                 url = url.set(drivername="postgresql+psycopg")
             given = sa.create_engine(url, pool_pre_ping=True)
+        elif isinstance(given.pool, (sa.StaticPool, sa.AssertionPool)):
+            raise self._one_connection(given)
         # The engine's owner may not have asked for it; a connection that is new needs none.
         self._ping = not isinstance(given.pool, sa.NullPool) and not given.pool._pre_ping
         # Where a row that was waited for is looked at anew: claims depend on it.
@@ -224,6 +229,11 @@ class Database:
     def close(self) -> None:
         if self._owned:
             self._engine.dispose()
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether PostgreSQL did not wait for a lock that another session has."""
+    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def first_line(error: BaseException) -> str:

@@ -32,6 +32,8 @@ def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]
     quote = dialect.identifier_preparer
     name = quote.format_table(items)
     time = "TIMESTAMP" if database.sqlite else "TIMESTAMP WITH TIME ZONE"
+    if database.sqlite and _is_strict(database, quote.quote(items.name)):
+        time = "TEXT"  # it knows no other type that a time fits
     columns = {spec.done: time, **{column: types.get(column, "TEXT") for column in spec.columns}}
     found = [
         f"ALTER TABLE {name} ADD COLUMN {quote.quote(column)} {kind}"
@@ -43,6 +45,13 @@ def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]
         for side in (sides if spec.shards is None else ())
     ]
     return found + _index(database, tables, name)
+
+
+def _is_strict(database: Database, table: str) -> bool:
+    """Whether it is one of SQLite's tables that check their types."""
+    with database.reading() as connection:
+        found = connection.exec_driver_sql(f"PRAGMA table_list({table})").mappings()
+        return any(each.get("strict") for each in found)
 
 
 def _index(database: Database, tables: Tables, table: str) -> list[str]:

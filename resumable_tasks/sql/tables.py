@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,9 @@ class Tables:
         """A table as it is in the database."""
         sa = require()
         schema, _, table = name.rpartition(".")
-        with self._database.reading() as connection:
+        with self._database.reading() as connection, warnings.catch_warnings():
+            # A type that SQLAlchemy does not know, such as point, is read as text.
+            warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
             try:
                 found: Table = sa.Table(
                     table,
