@@ -215,9 +215,10 @@ def _bounded(
 ) -> int:
     """The largest batch up to ``size`` that loses no more than is allowed, which grows with it."""
     if loss(1) > max_loss * (1 + 1e-9):
+        remedy = "lower the concurrency" if at_once > 1 else "make the items themselves smaller"
         notes.append(
             f"even batches of one item can cost {loss(1):,.4g} at {at_once} at once, more than "
-            f"{max_loss:,.4g}: lower the concurrency"
+            f"{max_loss:,.4g}: {remedy}"
         )
         return 1
     fits, above = 1, size + 1

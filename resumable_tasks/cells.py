@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from resumable_tasks import keys
 
+# Python's own limit of 128 KiB is less than many a text that a model has written.
+csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
 # Wider ones are no keys as integers.
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 # Every decimal of so many digits is another float.
 _EXACT_DIGITS = 15
-# In these fields a line may say that it is about no success.
-SIGNS = frozenset({"status", "error", "ok", "success"})
-_FAILED = {"failed", "failure", "error", "errored"}
+# In these fields a line may say that its item is not done.
+_FIELDS = ("status", "state", "error", "ok", "success", "done", "completed", "finished")
+SIGNS = frozenset(_FIELDS)
+# Words of programs about their items. Such as "new" or "open" are more often said of the items
+# themselves; to refuse one of these costs a word on the command line, to take it costs an item.
+_NOT_DONE = {
+    *("fail", "failed", "failure", "err", "error", "errored", "exception", "crashed"),
+    *("timeout", "timed_out", "canceled", "cancelled", "aborted", "interrupted", "killed"),
+    *("pending", "queued", "scheduled", "waiting", "todo", "not_started", "incomplete"),
+    *("started", "running", "processing", "in_progress", "retry", "retrying"),
+}
+_NO = {"false", "no"}
 
 
 def sign_of_failure(row: Mapping[str, Any]) -> str | None:
-    """The field and its value by which a line says that its item has failed, if it does."""
-    for name in ("status", "error", "ok", "success"):
+    """The field and its value by which a line says that its item is not done, if it does."""
+    for name in _FIELDS:
         value = row.get(name)
-        text = value.lower() if isinstance(value, str) else value
-        if name == "status":
-            failed = isinstance(text, str) and text in _FAILED
+        text = value.strip().lower() if isinstance(value, str) else ""
+        if name in ("status", "state"):
+            not_done = text.replace(" ", "_").replace("-", "_") in _NOT_DONE
         elif name == "error":
-            failed = bool(value)  # an empty cell is none
+            not_done = bool(value)  # an empty cell is none
         else:
-            failed = value is False or text == "false"
-        if failed:
+            zero = type(value) is int and value == 0
+            not_done = value is False or text in _NO or zero
+        if not_done:
             return f"{name}: {keys.shorten(value)}"
     return None
 

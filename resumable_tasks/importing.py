@@ -72,7 +72,8 @@ def import_file(
     The file is read whole before anything is written; up to a million items are then committed in
     one step. Killed in the middle, it can be run again: what is in the checkpoint is skipped. Of
     several lines of one item the last counts (with ``results="many"`` all do). Lines that say that
-    their item has failed are refused, unless ``failed_too`` takes them for completed as well.
+    their item has failed, or is not done yet, are refused, unless ``failed_too`` takes them for
+    completed as well.
 
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
     checkpoint, if there is one. In a new one they may be left open: the first run names them, but

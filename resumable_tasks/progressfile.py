@@ -4,7 +4,7 @@ No key is guessed: ``1`` and ``"1"`` are different keys and leading zeros stay. 
 its end is torn and left out where it may be a part of another key: an item that is done once more
 costs little, one that is wrongly taken for done is lost. If nothing is left then, that is an error.
 Any other line that cannot be read is one too, with its number, and nothing is taken. So is one that
-says that its item has failed.
+says that its item has failed, or is not done yet.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ class _Reader:
         self, header: list[str], table: list[list[str]], names: tuple[str, ...]
     ) -> tuple[list[Any], list[dict[str, Any]]]:
         columns = dict(zip(header, map(list, zip(*table, strict=True)), strict=True))
-        parts = [self._as_typed(columns.pop(name)) for name in names]
+        parts = [self._as_typed(self._stripped(columns.pop(name))) for name in names]
         composite = self._composite and names == self._fields
         found = list(zip(*parts, strict=True)) if composite else parts[0]
         others = {name: cells.values(column) for name, column in columns.items()}
@@ -328,6 +328,14 @@ class _Reader:
             return found, [{} for _ in found]
         each = zip(*others.values(), strict=True)
         return found, [dict(zip(others, row, strict=True)) for row in each]
+
+    def _stripped(self, found: list[str]) -> list[str]:
+        """Cells of keys. One with a blank at its edge would be another key than the job's."""
+        at = next((i for i, key in enumerate(found) if key != key.strip()), None)
+        if at is not None:
+            what = f"its key {keys.shorten(found[at])} has a blank at its edge: take that out"
+            self._wrong(self._numbers[at], what)
+        return found
 
     def _all_typed(self, found: list[Any]) -> list[Any]:
         """Keys of JSON, each part of the type that was said, if one was."""

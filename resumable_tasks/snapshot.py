@@ -32,6 +32,7 @@ from resumable_tasks.errors import (
     StoreError,
     UsageError,
 )
+from resumable_tasks.exits import use_exit_codes
 from resumable_tasks.generations import (
     LOCK,
     Generation,
@@ -148,6 +149,7 @@ class Snapshot:
         """
         if self._open and self._pid == os.getpid():
             raise UsageError(f"the snapshot {self.path} is open already")
+        use_exit_codes()
         refuse_foreign(self._store)
         self._store.prepare(())
         try:

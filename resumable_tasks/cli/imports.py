@@ -42,7 +42,7 @@ from resumable_tasks.text import clean
     type=click.Choice(["string", "int"]),
     help="What the keys are; others are converted.",
 )
-@click.option("--failed-too", is_flag=True, help="Also lines that say that they failed.")
+@click.option("--failed-too", is_flag=True, help="Also lines of items that failed or are not done.")
 @click.option("--keys-only", is_flag=True, help="Make no rows, whatever the job's results are.")
 @click.option("--complete", is_flag=True, help="FILE is whole: take a last line without an end.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")

@@ -40,6 +40,8 @@ def taken(place: Path) -> list[Any]:
         ('{"id":"a","status":"failed"}\n', "x.jsonl", {"failed_too": True}, ["a"]),
         ('{"id":"a","status":"ok","error":null,"ok":true}\n', "x.jsonl", {}, ["a"]),
         ("id,error,ok\na,,true\n", "x.csv", {}, ["a"]),
+        ('{"id":"a","status":"shipped","state":"NY","done":1}\n', "x.jsonl", {}, ["a"]),
+        ("id,text\na," + 200_000 * "x" + "\n", "x.csv", {}, ["a"]),
     ],
 )
 def test_what_is_there_is_taken(
@@ -107,3 +109,31 @@ def test_the_command_says_what_comes_along(tmp_path: Path) -> None:
     refused = cli(*given)
     assert (refused.exit_code, "--failed-too" in refused.stderr) == (2, True)
     assert cli(*given, "--failed-too", "--results", "none").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": "fail"},
+        {"status": "pending"},
+        {"status": " In Progress "},
+        {"status": "timed-out"},
+        {"state": "running"},
+        {"done": False},
+        {"completed": "no"},
+        {"finished": 0},
+    ],
+)
+def test_an_item_that_is_not_done_is_not_taken_for_done(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    lines = [{"id": "a"}, {"id": "b", **said}]
+    place = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it says"):
+        take(place)
+    assert take(place, failed_too=True).imported == 2
+
+
+def test_a_blank_at_the_edge_of_a_key_in_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidItems, match=r"x\.csv:3: its key '2 ' has a blank at its edge"):
+        take(file(tmp_path, "id,n\n1,a\n2 ,b\n", "x.csv"))

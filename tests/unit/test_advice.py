@@ -95,6 +95,9 @@ def test_the_loss_stays_under_what_is_allowed() -> None:
         assert "cannot be kept under 1 %" in str(found)
     assert advise(100_000, 0.01, cost_per_item=1.0, max_loss=968.0).notes == ()
     assert "lower the concurrency" in str(advise(100, 60, max_loss=100))
+    alone = str(advise(100, 60, max_loss=100, concurrency=1))
+    assert "lower the concurrency" not in alone, "there is no lower one"
+    assert "make the items themselves smaller" in alone
     assert advise(100, 60, max_loss=480).notes == ()
     assert advise(100_000, 0.01, max_loss=1.0).with_checkpoint[0].seconds <= 1.0
 

@@ -411,3 +411,25 @@ def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Python may hand over Ctrl-C before the first line of `__exit__`: nothing can be done then.
     assert lost <= 2, "an interrupt costs steps that an exception would not"
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [
+        ("with Snapshot('s'), Snapshot('s'): pass", 3),
+        ("with Snapshot('s'): pass\nopen('s/00000000000000000001.json', 'w')\nopened()", 4),
+        ("with Snapshot('s', version=2): pass\nopened()", 2),
+    ],
+)
+def test_an_error_that_nobody_catches_ends_with_its_exit_code(
+    tmp_path: Path, code: str, ends: int
+) -> None:
+    script = "from resumable_tasks import Snapshot\ndef opened():\n    with Snapshot('s'): pass\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", script + code],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (ends, True)
