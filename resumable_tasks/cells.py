@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resumable_tasks import keys
 
-# Python's own limit of 128 KiB is less than many a text that a model has written.
-csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
 # Wider ones are no keys as integers.
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
@@ -30,7 +29,30 @@ _NOT_DONE = {
 _NO = {"false", "no"}
 
 
-def sign_of_failure(row: Mapping[str, Any]) -> str | None:
+@contextlib.contextmanager
+def of_any_length() -> Iterator[None]:
+    """Python's own limit of 128 KiB a cell is less than many a text that a model has written."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def done_by_the_last(found: Sequence[Any], signs: Mapping[int, str]) -> list[int]:
+    """The lines without a sign of failure, of items (by their keys) whose last line has none."""
+    each = [tuple(key) if isinstance(key, list) else key for key in found]
+    last = dict(zip(each, range(len(each)), strict=True))
+    return [at for at, key in enumerate(each) if at not in signs and last[key] not in signs]
+
+
+def signs_of_failure(rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """The lines that say that their item is not done, and how each says it."""
+    each = ((at, _sign_of_failure(row)) for at, row in enumerate(rows))
+    return {at: sign for at, sign in each if sign is not None}
+
+
+def _sign_of_failure(row: Mapping[str, Any]) -> str | None:
     """The field and its value by which a line says that its item is not done, if it does."""
     for name in _FIELDS:
         value = row.get(name)

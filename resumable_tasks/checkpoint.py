@@ -35,17 +35,16 @@ _OURS = (manifest.NAME, holder.NAME, holder.LOCK)
 _CLAIM_TRIES = 100
 
 
-def open_store(place: str | Path) -> Store:
+def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     """The store at a place. Raises `UsageError` for one that this version cannot reach."""
     named = os.fspath(place)
-    scheme, separator, rest = named.partition("://")
-    if not separator:
+    if "://" not in named:
         return LocalStore(Path(named).expanduser())
-    if scheme == "file":
-        return LocalStore("/" + rest.lstrip("/"))
+    if named.lower().startswith("file://"):
+        return LocalStore.at_url(named)
     raise UsageError(
-        f"checkpoint {text.without_password(named)!r}: this version keeps checkpoints in "
-        "directories only; give a path on a disk (of a database: SqlCheckpoint, `resumable sql`)"
+        f"{what} {text.without_password(named)!r}: this version keeps {what}s in directories "
+        "only; give a path on a disk (of a database: SqlCheckpoint, `resumable sql`)"
     )
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from resumable_tasks import keys, manifest, progressfile, rows
 from resumable_tasks.checkpoint import Checkpoint, open_store, read_checkpoint
-from resumable_tasks.errors import BadResult, InvalidItems
+from resumable_tasks.errors import BadResult, InvalidItems, UsageError
 from resumable_tasks.journal import Journal
 from resumable_tasks.keys import KeyScheme, join
 from resumable_tasks.manifest import Manifest
 from resumable_tasks.model import Batch, Outcome, ResultsMode
 from resumable_tasks.options import JobOptions
-from resumable_tasks.progressfile import Format, KeyType, Progress
+from resumable_tasks.progressfile import KeyType, Progress
+from resumable_tasks.progresstext import Format
 from resumable_tasks.state import State
 from resumable_tasks.store.base import Store
 
@@ -34,8 +35,9 @@ class Imported:
     """What an import did, or would do. Counts are items, ``rows`` rows.
 
     ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
-    ``torn`` is the number of a last line without an end that was left out, or None. ``columns`` are
-    those of the rows, with their types. ``job``, ``key`` and ``results`` are empty if the first run
+    ``failed`` those that were left out since their item is not done, ``torn`` is the number of a
+    last line without an end that was left out, or None. ``columns`` are those of the rows, with
+    their types. ``job``, ``key`` and ``results`` are empty if the first run
     names them.
     """
 
@@ -50,6 +52,7 @@ class Imported:
     skipped: int
     duplicates: int
     torn: int | None
+    failed: int = 0
 
 
 def import_file(
@@ -63,6 +66,7 @@ def import_file(
     format: Format | None = None,
     key_type: KeyType | None = None,
     failed_too: bool = False,
+    skip_failed: bool = False,
     keys_only: bool = False,
     complete: bool = False,
     dry_run: bool = False,
@@ -73,7 +77,8 @@ def import_file(
     one step. Killed in the middle, it can be run again: what is in the checkpoint is skipped. Of
     several lines of one item the last counts (with ``results="many"`` all do). Lines that say that
     their item has failed, or is not done yet, are refused, unless ``failed_too`` takes them for
-    completed as well.
+    completed as well, or ``skip_failed`` leaves them out, with all others of an item whose last
+    line is such.
 
     ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
     checkpoint, if there is one. In a new one they may be left open: the first run names them, but
@@ -87,6 +92,10 @@ def import_file(
     there, and what the opening of a checkpoint raises; nothing was imported then.
     """
     began = time.monotonic()
+    if failed_too and skip_failed:
+        raise UsageError(
+            "items that have failed are taken (--failed-too) or left out (--skip-failed), not both"
+        )
     store = open_store(os.fspath(checkpoint))
     there = _there(store)
     wanted = _wanted(there, job, version, tuple(key), results)
@@ -102,6 +111,7 @@ def import_file(
             key_type=key_type,
             else_type=lambda: _type_there(store) if there is not None else None,
             failed_too=failed_too,
+            skip_failed=skip_failed,
             complete=complete,
         )
         # How the lines are taken; the results of the job stay what they are.
@@ -141,6 +151,7 @@ def import_file(
         skipped=many.items - len(left),
         duplicates=len(found.lines) - len(chosen),
         torn=found.torn,
+        failed=found.failed,
     )
 
 

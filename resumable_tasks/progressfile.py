@@ -19,23 +19,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json.scanner import make_scanner
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resumable_tasks import cells, keys, progresstext
 from resumable_tasks.errors import InvalidItems, InvalidKey
 from resumable_tasks.keys import Key, KeyScheme
+from resumable_tasks.progresstext import Format
 
-Format = Literal["jsonl", "lines", "csv", "tsv"]
 KeyType = Literal["string", "int"]
 
-_BY_NAME: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".json": "jsonl",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
 # What the field with the key is called where the job has no name for it; `keys` writes the first.
 _USUAL = ("key", "id")
 # So many ids of one length are no accident.
@@ -50,7 +42,7 @@ class Progress:
 
     ``rows`` may still hold the ``key_fields``; it is empty if there are only keys.
     ``torn`` is the number of a last line that was left out; None if it was whole. ``fields`` are
-    all that any row has.
+    all that any row has, ``failed`` the lines that were left out since their item is not done.
     """
 
     keys: list[Key]
@@ -59,6 +51,7 @@ class Progress:
     key_fields: tuple[str, ...] = ()
     torn: int | None = None
     fields: frozenset[str] = frozenset()
+    failed: int = 0
     _file: str = ""
     _numbers: Sequence[int] = ()
 
@@ -75,6 +68,7 @@ def read(
     key_type: KeyType | None = None,
     else_type: Callable[[], KeyType | None] = lambda: None,
     failed_too: bool = False,
+    skip_failed: bool = False,
     complete: bool = False,
 ) -> Progress:
     """The items of a progress file. Raises `InvalidItems` with the line that is wrong.
@@ -82,11 +76,12 @@ def read(
     ``scheme`` is that of the job's key. ``format`` is told by the file's name and its first line
     if it is not given; ``key_type`` is what all keys are to be. ``else_type`` is asked where it is
     not given and a number that stands as text does not show it. ``failed_too``: lines that say
-    that their item has failed are taken as well. ``complete``: the file was written to its end, so
+    that their item has failed are taken as well. ``skip_failed``: they are left out, with all
+    others of an item whose last line is such. ``complete``: the file was written to its end, so
     that a last line without an end is one as all others.
     """
-    reader = _Reader(os.fspath(path), scheme, key_type, else_type, failed_too, complete)
-    return reader.read(format)
+    reader = _Reader(os.fspath(path), scheme, key_type, else_type, complete)
+    return reader.read(format, failed_too=failed_too, skip_failed=skip_failed)
 
 
 class _Reader:
@@ -96,7 +91,6 @@ class _Reader:
         scheme: KeyScheme,
         key_type: KeyType | None,
         else_type: Callable[[], KeyType | None],
-        failed_too: bool,
         complete: bool,
     ) -> None:
         self._path = path
@@ -106,16 +100,15 @@ class _Reader:
         self._composite = scheme.composite
         self._key_type = key_type
         self._else_type = else_type
-        self._failed_too = failed_too
         self._complete = complete
         self._torn: int | None = None
         self._key_fields: tuple[str, ...] = ()
         # The number in the file of each item's line.
         self._numbers: Sequence[int] = ()
 
-    def read(self, format: Format | None) -> Progress:
+    def read(self, format: Format | None, *, failed_too: bool, skip_failed: bool) -> Progress:
         text, self._torn = progresstext.read(self._path, complete=self._complete)
-        format = format or self._format(text)
+        format = format or progresstext.format_of(self._path, text)
         if format in ("csv", "tsv"):
             found, rows = self._csv(text, "\t" if format == "tsv" else ",")
         elif format == "jsonl":
@@ -130,30 +123,35 @@ class _Reader:
                 "written to its end, say --complete (in Python complete=True)",
             )
         # Before the keys: a line that has failed need not have one.
-        fields = self._check_done(rows)
+        fields = frozenset(itertools.chain.from_iterable(rows))
+        failed = 0
+        if not failed_too and fields & cells.SIGNS:
+            before = len(found)
+            found, rows = self._done(found, rows, skip_failed)
+            failed = before - len(found)
         many, lines = self._canonical(found)
         numbers = self._numbers
         return Progress(
-            many, lines, rows, self._key_fields, self._torn, fields, self._file, numbers
+            many, lines, rows, self._key_fields, self._torn, fields, failed, self._file, numbers
         )
 
-    def _format(self, text: str) -> Format:
-        known = _BY_NAME.get(Path(self._path.lower().removesuffix(".gz")).suffix)
-        return known or ("jsonl" if text.lstrip()[:1] in ("{", "[", '"') else "lines")
-
-    def _check_done(self, rows: list[dict[str, Any]]) -> frozenset[str]:
-        """All fields of the rows. Raises if one of them says that its item has failed."""
-        fields = frozenset(itertools.chain.from_iterable(rows))
-        if not self._failed_too and fields & cells.SIGNS:
-            for number, row in zip(self._numbers, rows, strict=True):
-                sign = cells.sign_of_failure(row)
-                if sign is not None:
-                    self._wrong(
-                        number,
-                        f"it says {sign}, and what the file names counts as completed: leave such "
-                        "lines out, or say --failed-too",
-                    )
-        return fields
+    def _done(
+        self, found: list[Any], rows: list[dict[str, Any]], skip_failed: bool
+    ) -> tuple[list[Any], list[dict[str, Any]]]:
+        """The keys and rows of items that are done. Raises if others are not to be left out."""
+        signs = cells.signs_of_failure(rows)
+        if not signs:
+            return found, rows
+        first = min(signs)
+        if not skip_failed:
+            self._wrong(
+                self._numbers[first],
+                f"it says {signs[first]}, and what the file names counts as completed: leave such "
+                "lines out by --skip-failed, or take them by --failed-too",
+            )
+        kept = cells.done_by_the_last(found, signs)
+        self._numbers = [self._numbers[at] for at in kept]
+        return [found[at] for at in kept], [rows[at] for at in kept]
 
     def _split(self, text: str) -> tuple[list[str], str]:
         """The lines that have an end and something in them, and what comes after the last."""
@@ -230,7 +228,8 @@ class _Reader:
             try:
                 found.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                self._wrong(number, f"it is no JSON: {error}")
+                what = "if a crash tore it, take it out: its item is done again"
+                self._wrong(number, f"it is no JSON: {error}; {what}")
         return found
 
     def _keys_of(self, items: list[dict[str, Any]]) -> list[Any]:
@@ -295,8 +294,8 @@ class _Reader:
         table: list[list[str]] = []
         numbers: list[int] = []
         try:
-            for row in reader:
-                if row:
+            with cells.of_any_length():
+                for row in filter(None, reader):
                     table.append(row)
                     numbers.append(reader.line_num)
         except csv.Error as error:

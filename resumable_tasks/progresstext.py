@@ -1,13 +1,23 @@
-"""The text of a progress file: unpacked, decoded, and where a crash has torn it."""
+"""The text of a progress file: unpacked, decoded, where a crash has torn it, and what it is."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 from pathlib import Path
+from typing import Literal
 
 from resumable_tasks.errors import InvalidItems, UsageError
 
+Format = Literal["jsonl", "lines", "csv", "tsv"]
+
+_BY_NAME: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "jsonl",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 _GZIP = b"\x1f\x8b"
 
 
@@ -37,3 +47,9 @@ def read(path: str, *, complete: bool) -> tuple[str, int | None]:
             f"{path}:{number}: it is no UTF-8 ({error.reason}). Nothing was imported"
         ) from None
     return (text + "\n" if complete and not text.endswith("\n") else text), None
+
+
+def format_of(path: str, text: str) -> Format:
+    """What a file is, by its name, else by how it begins."""
+    known = _BY_NAME.get(Path(path.lower().removesuffix(".gz")).suffix)
+    return known or ("jsonl" if text.lstrip()[:1] in ("{", "[", '"') else "lines")

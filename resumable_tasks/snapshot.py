@@ -187,7 +187,12 @@ class Snapshot:
             self._let_go()
 
     def step(self, count: int = 1) -> bool:
-        """Say that the state is one to go on from; whether it was saved. Raises as `save` does."""
+        """Say that the state is one to go on from; whether it was saved. Raises as `save` does.
+
+        ``count``: so many steps at once.
+        """
+        if type(count) is not int or count < 0:
+            raise UsageError(f"step() takes a number of steps, and {count!r} is none")
         self._check_open()
         self._check_fence()
         self._steps += count
@@ -389,8 +394,4 @@ def _store_at(path: str | os.PathLike[str]) -> Store:
     place = os.fspath(path)
     if not place:
         raise UsageError("a snapshot's path is empty; name a folder")
-    if "://" in place and not place.startswith("file://"):
-        raise UsageError(
-            f"snapshot {place!r}: snapshots are kept in directories; give a path on a disk"
-        )
-    return open_store(place)
+    return open_store(place, "snapshot")

@@ -43,6 +43,7 @@ from resumable_tasks.text import clean
     help="What the keys are; others are converted.",
 )
 @click.option("--failed-too", is_flag=True, help="Also lines of items that failed or are not done.")
+@click.option("--skip-failed", is_flag=True, help="Leave out items that failed or are not done.")
 @click.option("--keys-only", is_flag=True, help="Make no rows, whatever the job's results are.")
 @click.option("--complete", is_flag=True, help="FILE is whole: take a last line without an end.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
@@ -71,6 +72,11 @@ def import_progress(
         text.append(f"{count(done.skipped, 'item')} skipped: completed there before")
     if done.duplicates:
         text.append(f"{count(done.duplicates, 'line')} of items that have a later line: left out")
+    if done.failed:
+        text.append(
+            f"{count(done.failed, 'line')} of items that failed or are not done: left out, the "
+            "next run handles them"
+        )
     if done.columns:
         columns = ", ".join(f"{clean(name, 80)} {kind}" for name, kind in done.columns.items())
         text.append(f"columns: {columns}")

@@ -54,6 +54,7 @@ class Claims:
     ) -> None:
         self._database = database
         self._tables = tables
+        self.spec = tables.spec
         self._run = run
         self._batch_size, self._most = batch_size, most
         # One batch, until it is known how large rows are.

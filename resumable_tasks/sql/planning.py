@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
+from resumable_tasks.errors import InvalidKey
 from resumable_tasks.keys import KeyScheme
 from resumable_tasks.model import Batch
 from resumable_tasks.options import JobOptions
@@ -47,10 +48,22 @@ class TablePlanner(Planner):
         for page in self._claims.pages():
             if page:
                 # A page at a time: what is claimed must not wait for others to fill its batch.
-                yield from self._row_batches(page)
+                yield from self._batches_of(page)
             else:
                 yield Batch(self.next_number(), [], b"", [])
         self.cut_short = self._claims.cut_short
+
+    def _batches_of(self, page: list[dict[str, Any]]) -> Iterator[Batch]:
+        try:
+            yield from self._row_batches(page)
+        except InvalidKey as error:
+            # Which of the rows, the key itself says best.
+            spec = self._claims.spec
+            names = ", ".join(spec.keys)
+            raise InvalidKey(
+                f"a row of table {spec.table} has no usable key ({names}): {error}. Mend it, or "
+                "leave it out by SqlCheckpoint(where=…)"
+            ) from None
 
     def _admit(self, lines: list[bytes], items: Any) -> Sequence[int]:
         self.total += len(lines)

@@ -13,13 +13,14 @@ import os
 import secrets
 import sys
 import tempfile
+import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from resumable_tasks.errors import CheckpointUnusable, StoreError
+from resumable_tasks.errors import CheckpointUnusable, StoreError, UsageError
 from resumable_tasks.faults import fault_point
 from resumable_tasks.store.base import CreateUnknown, Store
 
@@ -59,6 +60,17 @@ class LocalStore(Store):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(os.path.abspath(root))
         self.url = str(self.root)
+
+    @classmethod
+    def at_url(cls, url: str) -> LocalStore:
+        """The directory of a ``file://`` URL (RFC 8089), as ``Path.as_uri`` makes it."""
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc.lower() not in ("", "localhost") or parts.query or parts.fragment:
+            raise UsageError(
+                f"{url!r} names another machine, or more than a path: give the path on a disk of "
+                "this one, or file:///the/path with %3F for ? and %23 for #"
+            )
+        return cls("/" + urllib.parse.unquote(parts.path).lstrip("/"))
 
     def __reduce__(self) -> tuple[type[LocalStore], tuple[Path]]:
         return LocalStore, (self.root,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from test_import import cli, file, take
 
-from resumable_tasks import InvalidItems
+from resumable_tasks import InvalidItems, UsageError
 
 
 def taken(place: Path) -> list[Any]:
@@ -132,6 +133,43 @@ def test_an_item_that_is_not_done_is_not_taken_for_done(
     with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it says"):
         take(place)
     assert take(place, failed_too=True).imported == 2
+
+
+@pytest.mark.parametrize("results", [None, "one", "many"])
+@pytest.mark.parametrize("named", ["x.jsonl", "x.csv"])
+def test_items_that_are_not_done_can_be_left_to_the_next_run(
+    tmp_path: Path, named: str, results: Any
+) -> None:
+    """A log of a program that notes what it begins, what fails, and what is done."""
+    log = [
+        *((n, "started") for n in "abcd"),
+        *(("a", "done"), ("b", "failed"), ("c", "done"), ("c", "failed"), ("e", "done")),
+    ]
+    if named.endswith("csv"):
+        text = "id,status\n" + "".join(f"{key},{status}\n" for key, status in log)
+    else:
+        text = "".join(json.dumps({"id": key, "status": status}) + "\n" for key, status in log)
+    path = file(tmp_path, text, named)
+    done = take(path, skip_failed=True, results=results)
+    assert (done.imported, done.failed, done.duplicates) == (2, 7, 0)
+    assert taken(tmp_path) == ["a", "e"]
+    with pytest.raises(UsageError, match="not both"):
+        take(path, skip_failed=True, failed_too=True)
+    again = cli("import", path, "--checkpoint", tmp_path / "c2", "--key", "id", "--skip-failed")
+    assert "7 lines of items that failed or are not done: left out" in again.stdout
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "x" * 200_000
+    assert take(file(tmp_path, f"id,text\na,{long}\n", "x.csv")).imported == 1
+    assert csv.field_size_limit() == before
+
+
+def test_a_line_that_is_torn_in_the_middle_of_the_file_says_what_to_do(tmp_path: Path) -> None:
+    torn = '{"id":"a"}\n{"id":"b","n{"id":"c"}\n'
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: .*if a crash tore it, take it out"):
+        take(file(tmp_path, torn, "x.jsonl"))
 
 
 def test_a_blank_at_the_edge_of_a_key_in_csv_is_refused(tmp_path: Path) -> None:

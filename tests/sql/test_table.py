@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from resumable_tasks import (
     CheckpointUnusable,
     Fenced,
     Interrupted,
+    InvalidKey,
     ItemFailure,
     JobFailed,
     SqlCheckpoint,
@@ -297,6 +299,17 @@ def test_composite_keys_of_a_results_table_by_other_names(db: Db, swapped: bool)
     assert db.rows(query) == [(int(x[0]), int(x[2:]), x) for x in labels]
     assert run.table()["label"].to_pylist() == labels
     assert label.run(checkpoint=checkpoint).skipped == 4
+
+
+def test_a_row_whose_key_is_none_says_what_to_do(db: Db) -> None:
+    db.do("CREATE TABLE words (word VARCHAR(9) PRIMARY KEY, label TEXT)")
+    db.do("INSERT INTO words (word) VALUES (''), ('a')")
+    checkpoint = SqlCheckpoint(db.url, table="words", key="word", columns=["label"])
+    db.prepare(checkpoint)
+    task = resumable_task(lambda rows: [{**row, "label": "x"} for row in rows], name="label")
+    with pytest.raises(InvalidKey, match=r"a row of table words .*\(word\).*empty.*where="):
+        task.run(checkpoint=checkpoint)
+    assert task.run(checkpoint=replace(checkpoint, where="word <> ''")).completed == 1
 
 
 def test_text_and_uuid_keys(db: Db) -> None:

@@ -388,7 +388,9 @@ def test_a_place_that_is_no_place_is_refused(tmp_path: Path) -> None:
             Snapshot(tmp_path / "new", **wrong)
     with pytest.raises(UsageError, match="empty"):
         Snapshot("")
-    with pytest.raises(UsageError, match=r"^snapshot 's3://bucket/state': snapshots are kept"):
+    with pytest.raises(
+        UsageError, match=r"^snapshot 's3://bucket/state': this version keeps snapshots in dir"
+    ):
         Snapshot("s3://bucket/state")
     for path in (b"state", 7, None):
         with pytest.raises(UsageError, match="is a str or a Path, and"):
@@ -475,3 +477,28 @@ def test_a_folder_that_may_not_be_written_to_is_said(tmp_path: Path) -> None:
             loaded(tmp_path / "s")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "3", None, True])
+def test_steps_are_counted_by_numbers(tmp_path: Path, count: Any) -> None:
+    """A negative one would put the next save off."""
+    with Snapshot(tmp_path / "s", every=3) as snap:
+        with pytest.raises(UsageError, match="a number of steps"):
+            snap.step(count)
+        assert not snap.step(2)
+        assert snap.step(1)
+
+
+def test_a_url_of_a_file_names_the_folder_that_the_path_does(tmp_path: Path) -> None:
+    place = tmp_path / "my runs%20 ä#?"
+    for url in (place.as_uri(), place.as_uri().replace("file://", "FILE://localhost")):
+        with Snapshot(url, initial={"n": 0}) as snap:
+            snap.state["n"] += 1
+    assert loaded(place) == {"n": 2}
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
+@pytest.mark.parametrize("url", ["file://host/place", "file:///place?a=1", "s3://bucket/place"])
+def test_a_url_of_elsewhere_is_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        Snapshot(url)
