@@ -41,7 +41,7 @@ def of_any_length() -> Iterator[None]:
 
 def done_by_the_last(found: Sequence[Any], signs: Mapping[int, str]) -> list[int]:
     """The lines without a sign of failure, of items (by their keys) whose last line has none."""
-    each = [tuple(key) if isinstance(key, list) else key for key in found]
+    each = list(map(repr, found))  # some may be no keys at all, and none is refused here
     last = dict(zip(each, range(len(each)), strict=True))
     return [at for at, key in enumerate(each) if at not in signs and last[key] not in signs]
 

@@ -233,7 +233,13 @@ class Database:
 
 def is_locked(error: BaseException) -> bool:
     """Whether PostgreSQL did not wait for a lock that another session has."""
-    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
+    return sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code for what it refused; None if there is none."""
+    found: str | None = getattr(getattr(error.__cause__, "orig", None), "sqlstate", None)
+    return found
 
 
 def first_line(error: BaseException) -> str:

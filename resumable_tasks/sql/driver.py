@@ -16,12 +16,12 @@ from resumable_tasks.model import Commit, Failure, Outcome
 from resumable_tasks.options import JobOptions
 from resumable_tasks.plan import Planner
 from resumable_tasks.sql.claims import Claims, Heartbeat
-from resumable_tasks.sql.database import Database, first_line, require
+from resumable_tasks.sql.database import Database, first_line, require, sqlstate
 from resumable_tasks.sql.failing import FailuresTable
 from resumable_tasks.sql.planning import TablePlanner, page_size
 from resumable_tasks.sql.tables import Tables
 from resumable_tasks.sql.tenure import Tenure
-from resumable_tasks.sql.writing import LOCKED, Results, chunks, is_about_values, sqlstate
+from resumable_tasks.sql.writing import LOCKED, Results, chunks, is_about_values
 from resumable_tasks.state import State
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.options import JobOptions
-from resumable_tasks.sql.database import Database, require
+from resumable_tasks.sql.database import Database, require, sqlstate
 from resumable_tasks.sql.failing import FailuresTable
 from resumable_tasks.sql.tables import Tables
 
@@ -240,12 +240,6 @@ def look(database: Database, tables: Tables, options: JobOptions) -> tuple[int, 
         every = connection.execute(query.where(*undone)).scalar_one()
         left = connection.execute(query.where(*undone, *to_try)).scalar_one()
     return rows, done, left, every - left
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's code for what it refused; None if there is none."""
-    found: str | None = getattr(getattr(error.__cause__, "orig", None), "sqlstate", None)
-    return found
 
 
 def is_about_values(error: BaseException) -> bool:

@@ -159,6 +159,13 @@ def test_items_that_are_not_done_can_be_left_to_the_next_run(
     assert "7 lines of items that failed or are not done: left out" in again.stdout
 
 
+def test_a_line_that_failed_before_it_had_a_key_is_left_out(tmp_path: Path) -> None:
+    lines = [{"id": {"no": ["key"]}, "ok": False}, {"id": None, "ok": False}, {"id": "a"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert take(file(tmp_path, text, "x.jsonl"), skip_failed=True).failed == 2
+    assert taken(tmp_path) == ["a"]
+
+
 def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     long = "x" * 200_000
