@@ -510,7 +510,7 @@ def test_closing_does_not_wait_for_a_submission(
     until(lambda: any(name.endswith("-t0") for name in runner.store.list("outbox")))
     began = time.monotonic()
     runner.close(abandon=True)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < PATIENCE / 2
     go.set()
     until(lambda: states)
     assert states[0].type.name == "CANCELLED"
@@ -702,4 +702,4 @@ class TestWorker:
         threading.Timer(0.2, outbox.close).start()
         began = time.monotonic()
         assert withdrawn.wait(60)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30

@@ -109,6 +109,7 @@ def test_rows_without_the_cost_are_kept_and_the_run_ends(place: Path) -> None:
     assert len(state(place).done) >= 50
 
 
+@pytest.mark.timing
 def test_max_seconds_ends_a_run_and_what_runs_is_kept(place: Path) -> None:
     def slow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         time.sleep(0.2)

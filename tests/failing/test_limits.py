@@ -54,6 +54,7 @@ def read_calls(path: Path) -> tuple[list[float], list[int]]:
     ids=["threads", "asyncio", "processes"],
 )
 @pytest.mark.parametrize("rate", ["10/second", "50 items/second"])
+@pytest.mark.timing
 def test_no_window_holds_more_than_the_rate(
     handler: Any,
     runner: Any,
@@ -72,15 +73,17 @@ def test_no_window_holds_more_than_the_rate(
         concurrency=4 if runner == "local" else 2,
         rate_limit=rate,
     )
+    began = time.time()
     assert task.run(ITEMS[:150], checkpoint=place).completed == 150
     times, sizes = read_calls(tmp_path / "calls")
+    assert sizes == [5] * 30
+    # However late calls are noted, none was let through early.
+    assert all(at - began >= n // 10 for n, at in enumerate(sorted(times)))
     # A call is noted a moment after it was let through, and not always the same moment.
-    assert most_in(0.9, times, [1] * len(times) if "items" not in rate else sizes) <= (
-        10 if "items" not in rate else 50
-    )
-    assert max(times) - min(times) >= 1.9
+    assert most_in(0.9, times, [1] * 30) <= 10
 
 
+@pytest.mark.timing
 def test_two_rates_hold_both(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     task = resumable_task(
@@ -91,6 +94,7 @@ def test_two_rates_hold_both(place: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert most_in(0.9, times, sizes) <= 40
 
 
+@pytest.mark.timing
 def test_a_retry_counts_as_a_call(place: Path) -> None:
     times: list[float] = []
 
@@ -113,7 +117,7 @@ def test_a_rate_limit_can_be_interrupted(place: Path) -> None:
     began = time.monotonic()
     with pytest.raises(Interrupted):
         task.run(ITEMS, checkpoint=place, max_seconds=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # and not an hour
 
 
 def test_a_rate_of_prefects_needs_a_flow_run(place: Path) -> None:
@@ -154,6 +158,7 @@ class TooMany(Exception):
     status_code = 429
 
 
+@pytest.mark.timing
 def test_adaptive_concurrency_finds_what_the_service_bears(place: Path) -> None:
     service = Throttling(capacity=8)
     task = resumable_task(
@@ -172,6 +177,7 @@ def test_adaptive_concurrency_finds_what_the_service_bears(place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["threads", "asyncio"])
+@pytest.mark.timing
 def test_adaptive_concurrency_stays_in_bounds(kind: str, place: Path) -> None:
     running = most = 0
     lock = threading.Lock()
@@ -238,6 +244,7 @@ def slow_at_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": row["id"], "pid": os.getpid()} for row in rows]
 
 
+@pytest.mark.timing
 def test_a_process_that_is_overdue_is_killed_and_replaced(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +274,7 @@ def always_slow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.timing
 def test_the_item_that_takes_too_long_is_found(place: Path) -> None:
     task = resumable_task(
         always_slow,
@@ -283,6 +291,7 @@ def test_the_item_that_takes_too_long_is_found(place: Path) -> None:
     assert error.value.result.completed == 39
 
 
+@pytest.mark.timing
 def test_a_coroutine_that_is_overdue_is_cancelled(place: Path) -> None:
     ended: list[str] = []
 
@@ -301,6 +310,7 @@ def test_a_coroutine_that_is_overdue_is_cancelled(place: Path) -> None:
     assert ended == ["cancelled"]
 
 
+@pytest.mark.timing
 def test_a_thread_that_is_overdue_is_said_while_it_runs_and_counts(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Interrupted, ItemFailure, JobFailed, resumable_task
+from resumable_tasks import Interrupted, ItemFailure, JobFailed, resumable_task, triage
 from resumable_tasks.checkpoint import open_store, read_checkpoint
 
 from .service import Service
@@ -126,7 +126,10 @@ def test_pause_after_none_handles_everything_whatever_fails(
     assert "tried again in" not in caplog.text
 
 
-def test_ctrl_c_ends_a_pause(place: Path) -> None:
+def test_ctrl_c_ends_a_pause(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triage, "_FIRST_PAUSE", 120.0)
+    monkeypatch.setattr(triage, "_LONGEST_PAUSE", 120.0)
+
     @resumable_task(key="id", batch_size=10)
     def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise ConnectionError
@@ -140,7 +143,7 @@ def test_ctrl_c_ends_a_pause(place: Path) -> None:
 
     with pytest.raises(Interrupted, match="SIGINT"):
         job.run(ITEMS, checkpoint=place, listeners=[Stop()])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert state(place).failures == {}
 
 
@@ -216,7 +219,7 @@ def test_a_process_that_waits_is_not_waited_for(place: Path, options: dict[str, 
     began = time.monotonic()
     with pytest.raises(Interrupted):
         task.run(ITEMS, checkpoint=place, max_seconds=3.0)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 50  # and not 60, or an hour
     assert state(place).failures == {}
 
 

@@ -338,6 +338,7 @@ class Child:
         return max(b - a for a, b in zip(self.commits, self.commits[1:], strict=False))
 
 
+@pytest.mark.timing
 def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
     own_server: server.Server, tmp_path: Path
 ) -> None:
@@ -367,9 +368,12 @@ def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
     assert "API" not in child.stderr.read_text()
 
 
+@pytest.mark.timing
 def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
     own_server: server.Server, tmp_path: Path
 ) -> None:
+    if own_server.process is None:  # killed the time before
+        own_server.start()
     child = Child(own_server, tmp_path, 3.0)
     last = done = 0.0
     for said in child.read():
@@ -388,6 +392,7 @@ def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
     assert child.stderr.read_text().count("does not answer; the run's summary") == 1
 
 
+@pytest.mark.timing
 def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
