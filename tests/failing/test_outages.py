@@ -77,6 +77,7 @@ def test_a_service_that_stays_down_ends_the_run_as_interrupted(
     assert task.run(ITEMS, checkpoint=place).completed == 1_000 - len(done.done)
 
 
+@pytest.mark.timing
 def test_a_key_that_is_revoked_burns_no_attempts(service: Service, place: Path) -> None:
     service.answer = lambda n, ids: (401, {}) if n >= 10 else (200, {})
     task = resumable_task(service.label, name="job", key="id", batch_size=20, give_up_after=2.0)
