@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks import log
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.faults import fault_point
-from resumable_tasks.sql.database import Database, is_locked, require
+from resumable_tasks.sql.database import Database, all_rows, is_locked, require
 from resumable_tasks.sql.tables import Tables
 from resumable_tasks.sql.unreadable import is_of_the_driver, unreadable
 
@@ -139,14 +139,14 @@ class Claims:
         tables = self._tables
         if not self._shared:
             with self._database.reading() as connection:
-                rows = [dict(row) for row in connection.execute(query).mappings()]
+                rows = all_rows(connection, query)
             return rows, self._key(rows[-1]) if rows else None
         query = query.where(~self._claimed(tables.items)).with_for_update(
             skip_locked=True, of=tables.items
         )
         with self._database.writing() as connection:
             self._database.end_if_silent(connection, tables.spec.claim_seconds)
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+            rows = all_rows(connection, query)
             last = self._key(rows[-1]) if rows else None
             taken = self._take(connection, rows) if rows else set()
         fault_point("sql.claimed")

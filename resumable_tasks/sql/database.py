@@ -231,6 +231,15 @@ class Database:
             self._engine.dispose()
 
 
+def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    """What the query finds. One that fails in the middle is closed, for whatever keeps the error.
+
+    SQLite keeps the lock of a query that is open, also after a rollback.
+    """
+    with connection.execute(query) as found:
+        return [dict(row) for row in found.mappings()]
+
+
 def is_locked(error: BaseException) -> bool:
     """Whether PostgreSQL did not wait for a lock that another session has."""
     return sqlstate(error) == _LOCK_NOT_AVAILABLE

@@ -50,8 +50,7 @@ def read_results(spec: SqlCheckpoint, positions: KeyTable | None) -> pa.Table:
             columns = [tables.items.c[name] for name in spec.columns]
             query = sa.select(*tables.key, *columns).order_by(*tables.key)
             query = query.where(tables.is_done, *tables.considered)
-        with database.reading() as connection:
-            found = connection.execute(query)
+        with database.reading() as connection, connection.execute(query) as found:
             names = list(found.keys())
             rows = [tuple(row) for row in found]
     finally:
@@ -67,8 +66,9 @@ def read_keys(spec: SqlCheckpoint) -> Iterator[Key]:
     try:
         tables = Tables(database, spec)
         query = sa.select(*tables.key).where(tables.is_done, *tables.considered)
-        with database.reading() as connection:
-            for row in connection.execute(query.order_by(*tables.key)).yield_per(1_000):
+        query = query.order_by(*tables.key)
+        with database.reading() as connection, connection.execute(query) as found:
+            for row in found.yield_per(1_000):
                 yield keys.parse(keys.canonical(tables.key_of(row)))
     finally:
         database.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import StoreError, UsageError
-from resumable_tasks.sql.database import Database, first_line, require
+from resumable_tasks.sql.database import Database, all_rows, first_line, require
 from resumable_tasks.sql.tables import Tables
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _objection(
     query = sa.select(*columns).where(tables.is_in(tables.items, [key]))
     try:
         with database.reading() as connection:
-            connection.execute(query).all()
+            all_rows(connection, query)
     except StoreError as error:
         if is_of_the_driver(error):
             return first_line(error.__cause__ or error)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,34 @@ def test_a_value_that_sqlite_did_not_check(
     db.prepare(checkpoint)
     with pytest.raises(UsageError, match=r"row 25 of table lessons cannot be read.*'odd'"):
         label.run(checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("value", ["1234567", "CAST(x'ff' AS TEXT)"])
+def test_a_row_that_cannot_be_read_keeps_no_lock(tmp_path: Path, value: str) -> None:
+    """What was handled meanwhile could not be committed, and was lost after thirty seconds."""
+    db = Db(f"sqlite:///{tmp_path / 'test.db'}")
+    db.make(40, columns="label TEXT")
+    db.do("ALTER TABLE lessons ADD odd DATE", f"UPDATE lessons SET odd = {value} WHERE id = 25")
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label"])
+    db.prepare(checkpoint)
+    refused: list[str] = []
+
+    @resumable_task(name="label", batch_size=10, concurrency=1)
+    def slow(rows: Rows) -> Rows:
+        if any(row["id"] == 1 for row in rows):
+            time.sleep(1)  # until the page with the row has been read
+            with closing(sqlite3.connect(tmp_path / "test.db", timeout=0)) as other:
+                try:
+                    other.execute("UPDATE lessons SET label = 'free' WHERE id = 40")
+                    other.commit()
+                except sqlite3.OperationalError as error:
+                    refused.append(str(error))
+        return [{"id": row["id"], "label": "x"} for row in rows]
+
+    with pytest.raises(UsageError, match="row 25 of table lessons cannot be read"):
+        slow.run(checkpoint=checkpoint)
+    assert refused == []
+    assert db.one("SELECT label FROM lessons WHERE id = 1") == "x"
 
 
 @pytest.fixture
