@@ -49,7 +49,7 @@ class Loss:
 
     def __str__(self) -> str:
         items = f"{self.items:,.1f}".removesuffix(".0")
-        text = f"{items} items, {duration(self.seconds)} of work"
+        text = f"{items} item{'s' * (items != '1')}, {duration(self.seconds)} of work"
         return text + (f", a cost of {self.cost:,.4g}" if self.cost else "")
 
 

@@ -131,6 +131,7 @@ def test_what_cannot_be_is_said() -> None:
     one = advise(1, 3_600, concurrency=8)
     assert one.commit_seconds == 3_600
     assert "one item cannot be divided" in str(one)
+    assert "  1 item, 1:00:00 of work; 0.5 items, 30:00 of work" in str(one)
     assert "a commit about every 1:00:00" in str(one)
     assert "one item cannot be divided" not in str(advise(1, 3_600, structure=True))
     few = advise(3, 60, concurrency=8, max_loss=360)
