@@ -73,6 +73,8 @@ def test_a_connection_lost_before_a_commit(db: Db, prepared: Callable[..., SqlCh
     def cut(rows: Rows) -> Rows:
         calls.append(len(rows))
         if len(calls) == 2:
+            while db.one("SELECT count(processed_at) FROM lessons") < 20:
+                time.sleep(0.01)  # cut in the midst of its COMMIT, the state would be unknown
             db.do(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
