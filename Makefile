@@ -38,9 +38,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: setup system lint
-	$(BIN)/python -m pytest -n auto -m "not long"
+	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
+	$(BIN)/python -m pytest -n auto -m "not long" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
-	$(BIN)/python -m pytest -n 0 tests/distributed/test_engines.py
+	$(BIN)/python -m pytest -n 0 tests/distributed/test_engines.py --reruns 1
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, a million items
