@@ -41,7 +41,7 @@ test: setup system lint
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
 	$(BIN)/python -m pytest -n auto -m "not long" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
-	$(BIN)/python -m pytest -n 0 tests/distributed/test_engines.py --reruns 1
+	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, a million items
@@ -50,7 +50,7 @@ test-long: setup system
 
 # make test-distributed  the same flow on Dask and on Ray, with workers that are killed
 test-distributed: setup
-	$(BIN)/python -m pytest -n 0 tests/distributed
+	$(BIN)/python -m pytest -n 0 tests/prefect/distributed
 
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup

@@ -81,8 +81,8 @@ def backfill(url: str, **options: Any) -> RunResult:
 
 def make(url: str, count: int) -> None:
     """Make the table, and prepare it as `resumable sql init --apply` does."""
-    from resumable_tasks.sql import init
-    from resumable_tasks.sql.database import Database
+    from resumable_tasks.checkpoint.sql import init
+    from resumable_tasks.checkpoint.sql.database import Database
 
     database = Database(url, create=True)
     try:

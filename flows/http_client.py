@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.http_api import HttpApi
 from resumable_tasks import Interrupted, InvalidItems, ResumableTasksError, UsageError
-from resumable_tasks.retries import retry_after
+from resumable_tasks.runners.retries import retry_after
 
 if TYPE_CHECKING:
     import httpx

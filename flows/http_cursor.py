@@ -26,12 +26,13 @@ from resumable_tasks import (
     Snapshot,
     UsageError,
 )
-from resumable_tasks.checkpoint import RepairHint, open_store, read_manifest
-from resumable_tasks.events import Committed, Event
-from resumable_tasks.journal import Journal, decode, record_name
-from resumable_tasks.keys import canonical, split
-from resumable_tasks.model import Commit
-from resumable_tasks.state import State
+from resumable_tasks.checkpoint.directory.driver import RepairHint, read_manifest
+from resumable_tasks.checkpoint.directory.journal import Journal, decode, record_name
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.engine.events import Committed, Event
+from resumable_tasks.items.keys import canonical, split
 
 log = logging.getLogger("flows.http")
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urldefrag, urlencode, urljoin, urlsplit
 
 from flows.http_client import Answer, ApiRefused, BadAnswer, Client, Stopped
-from resumable_tasks.retries import http_date
+from resumable_tasks.runners.retries import http_date
 
 if TYPE_CHECKING:
     from flows.http_cursor import PageCursor

@@ -14,7 +14,7 @@ from flows import http_client, http_pages, http_rows, python_files
 from flows.http_api import HttpApi
 from flows.http_cursor import PageCursor
 from resumable_tasks import RunResult, UsageError
-from resumable_tasks.events import Event, Listener, Stopping
+from resumable_tasks.engine.events import Event, Listener, Stopping
 
 CHECKPOINT = ".resumable/nightly_ingest"
 OUT = "published/nightly_ingest"

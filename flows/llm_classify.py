@@ -39,13 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows import prefect_server
 from flows.llm_texts import read_texts
-from resumable_tasks import (
-    Interrupted,
-    ResumableTasksError,
-    RunResult,
-    UsageError,
-    resumable_task,
-)
+from resumable_tasks import Interrupted, ResumableTasksError, RunResult, UsageError, resumable_task
 
 if TYPE_CHECKING:
     from flows.llm_client import Model

@@ -150,7 +150,7 @@ def _one_date(run: Run, date: datetime.date, args: argparse.Namespace) -> DateDo
     return DateDone(date, 0, _counts(result))
 
 
-def _counts(result: RunResult) -> str:
+def _counts(result: Any) -> str:
     return (
         f"{result.completed:,} handled now, {result.skipped:,} resumed, {result.failed:,} failed, "
         f"in {result.seconds:.1f} s"

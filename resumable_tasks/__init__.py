@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resumable_tasks.advice import advise
-    from resumable_tasks.budget import Estimate
+    from resumable_tasks.checkpoint.estimate import Estimate
+    from resumable_tasks.checkpoint.snapshot.snapshot import Snapshot
+    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+    from resumable_tasks.engine.events import Progress
     from resumable_tasks.errors import (
         BadResult,
         ChangedItem,
@@ -33,21 +35,19 @@ if TYPE_CHECKING:
         UsageError,
         WorkerLost,
     )
-    from resumable_tasks.events import Progress
-    from resumable_tasks.limits import Adaptive
-    from resumable_tasks.model import CurrentBatch, Failure, ItemFailure, Outcome
-    from resumable_tasks.result import RunResult
+    from resumable_tasks.prefect.schedule import scheduled_date
+    from resumable_tasks.prefect.states import flow_state
+    from resumable_tasks.results.result import RunResult
     from resumable_tasks.runners.base import current_batch
-    from resumable_tasks.runners.prefect.schedule import scheduled_date
-    from resumable_tasks.runners.prefect.states import flow_state
-    from resumable_tasks.snapshot import Snapshot
-    from resumable_tasks.sql.spec import SqlCheckpoint
-    from resumable_tasks.task import ResumableTask, resumable_task
+    from resumable_tasks.runners.limits import Adaptive
+    from resumable_tasks.runners.outcome import CurrentBatch, Failure, ItemFailure, Outcome
+    from resumable_tasks.task.advice import advise
+    from resumable_tasks.task.task import ResumableTask, resumable_task
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "advice": ("advise",),
+    "task.advice": ("advise",),
     "errors": (
         "BadResult",
         "ChangedItem",
@@ -70,17 +70,17 @@ _HOMES = {
         "UsageError",
         "WorkerLost",
     ),
-    "budget": ("Estimate",),
-    "events": ("Progress",),
-    "limits": ("Adaptive",),
-    "model": ("CurrentBatch", "Failure", "ItemFailure", "Outcome"),
-    "result": ("RunResult",),
+    "checkpoint.estimate": ("Estimate",),
+    "engine.events": ("Progress",),
+    "runners.limits": ("Adaptive",),
+    "runners.outcome": ("CurrentBatch", "Failure", "ItemFailure", "Outcome"),
+    "results.result": ("RunResult",),
     "runners.base": ("current_batch",),
-    "runners.prefect.schedule": ("scheduled_date",),
-    "runners.prefect.states": ("flow_state",),
-    "snapshot": ("Snapshot",),
-    "sql.spec": ("SqlCheckpoint",),
-    "task": ("ResumableTask", "resumable_task"),
+    "prefect.schedule": ("scheduled_date",),
+    "prefect.states": ("flow_state",),
+    "checkpoint.snapshot.snapshot": ("Snapshot",),
+    "checkpoint.sql.spec": ("SqlCheckpoint",),
+    "task.task": ("ResumableTask", "resumable_task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -34,10 +34,41 @@ else lives in the instance's ``__dict__``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from resumable_tasks.result import RunResult
+    import pyarrow as pa
+
+
+class Result(Protocol):
+    """What an error carries of a run's `RunResult`, as far as this floor of the house can say."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def failures(self) -> Sequence[Any]: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def quarantined(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def cost(self) -> float | None: ...
+    @property
+    def remaining(self) -> Any: ...
+    def publish(self, dest: Any, *, ordered: bool = False) -> Any: ...
+    def table(self, *, ordered: bool = False) -> pa.Table: ...
+
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -105,7 +136,7 @@ class JobFailed(ResumableTasksError):
     ``result`` is the `RunResult`, with the failures in ``result.failures``.
     """
 
-    def __init__(self, message: str, *, result: RunResult | None = None) -> None:
+    def __init__(self, message: str, *, result: Result | None = None) -> None:
         super().__init__(message)
         self.result = result
 
@@ -119,7 +150,7 @@ class Unfinished(ResumableTasksError):
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self, message: str, *, result: RunResult | None = None) -> None:
+    def __init__(self, message: str, *, result: Result | None = None) -> None:
         super().__init__(message)
         self.result = result
 
@@ -171,7 +202,7 @@ class Interrupted(KeyboardInterrupt):
     exit_code = EXIT_INTERRUPTED
 
     def __init__(
-        self, message: str, *, result: RunResult | None = None, by_itself: bool = False
+        self, message: str, *, result: Result | None = None, by_itself: bool = False
     ) -> None:
         super().__init__(message)
         self.result = result

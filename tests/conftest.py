@@ -11,12 +11,11 @@ from resumable_tasks import ResumableTask, resumable_task
 
 # What these look for may be rare: they are never tried twice.
 STRICT = (
-    "crash/",
-    "properties/",
-    "contracts/",
-    "sql/test_kills",
-    "sql/test_form_contract",
-    "unit/",
+    "proof/",
+    "checkpoint/",
+    "items/",
+    "results/",
+    "package/",
 )
 
 

@@ -34,7 +34,7 @@ def advise(as_json: bool, not_idempotent: bool, **given: Any) -> None:
 
     And what a crash would cost with and without it. Reads and writes nothing.
     """
-    from resumable_tasks import advice
+    from resumable_tasks.task import advice
 
     found = advice.advise(idempotent=not not_idempotent, **given)
     if as_json:

@@ -10,15 +10,15 @@ from dataclasses import asdict
 
 import click
 
-from resumable_tasks.checkpoint import open_store
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option
 from resumable_tasks.cli.output import count
 from resumable_tasks.cli.reader import Reader, is_checkpoint
 from resumable_tasks.errors import ResumableTasksError, UsageError
-from resumable_tasks.holder import Holder
-from resumable_tasks.store.base import Store
-from resumable_tasks.text import clean
 
 
 @click.command(
@@ -34,7 +34,7 @@ def repair(checkpoint: str, as_json: bool) -> None:
     The next run redoes the items that it held, and only those. Nothing is deleted: damaged files
     go to the folder `damaged` of the checkpoint. What is not damaged stays completed.
     """
-    from resumable_tasks import repair as repairs
+    from resumable_tasks.checkpoint.directory import repair as repairs
 
     store = _existing(checkpoint)
     before = store.list(repairs.FOLDER)
@@ -95,7 +95,7 @@ def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: 
     new one, never a part. DEST is replaced as a whole, and refused if it holds anything that
     publish has not written there.
     """
-    from resumable_tasks import publish as publishing
+    from resumable_tasks.results import publish as publishing
 
     reader = Reader.at(checkpoint)
     store = reader.store

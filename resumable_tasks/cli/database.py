@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resumable_tasks.base.text import clean
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
 from resumable_tasks.cli.output import count
 from resumable_tasks.cli.reader import EXIT_CODES
-from resumable_tasks.text import clean
 
 if TYPE_CHECKING:
-    from resumable_tasks.sql.status import TableStatus
+    from resumable_tasks.checkpoint.sql.status import TableStatus
 
 _EPILOG = """\b
 Exit codes:
@@ -91,10 +91,10 @@ def init(
     itself at the end, while the table is in use. URL is SQLAlchemy's, such as
     postgresql://user@host/name or sqlite:///file.db.
     """
-    from resumable_tasks.sql import init as preparing
-    from resumable_tasks.sql.database import Database
-    from resumable_tasks.sql.spec import SqlCheckpoint
-    from resumable_tasks.sql.tables import key_of
+    from resumable_tasks.checkpoint.sql import init as preparing
+    from resumable_tasks.checkpoint.sql.database import Database
+    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+    from resumable_tasks.checkpoint.sql.tables import key_of
 
     types = {name: kind for name, _, kind in (each.partition(":") for each in columns)}
     database = Database(url)
@@ -134,10 +134,10 @@ def status(
 
     Reads only. For a job with shards=, `resumable status` of its directory says more.
     """
-    from resumable_tasks.sql.database import Database
-    from resumable_tasks.sql.spec import SqlCheckpoint
-    from resumable_tasks.sql.status import table_status
-    from resumable_tasks.sql.tables import key_of
+    from resumable_tasks.checkpoint.sql.database import Database
+    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+    from resumable_tasks.checkpoint.sql.status import table_status
+    from resumable_tasks.checkpoint.sql.tables import key_of
 
     database = Database(url)
     try:

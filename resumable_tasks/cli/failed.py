@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
-from resumable_tasks import keys as keys_
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory.release import release
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.cli.output import count
 from resumable_tasks.cli.reader import Reader
 from resumable_tasks.errors import InvalidKey, StoreError, UsageError
-from resumable_tasks.model import Failure
-from resumable_tasks.release import release
-from resumable_tasks.text import clean
+from resumable_tasks.items import keys as keys_
+from resumable_tasks.runners.outcome import Failure
 
 
 @click.command(

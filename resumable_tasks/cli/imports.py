@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from resumable_tasks.base.text import clean
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
 from resumable_tasks.cli.output import count
-from resumable_tasks.text import clean
 
 
 @click.command(
@@ -57,7 +57,7 @@ def import_progress(
     completed in the checkpoint from then on, and the job's next run skips it. FILE is read whole
     first; a last line that may be torn is left out, any other that cannot be read ends the import.
     """
-    from resumable_tasks.importing import import_file
+    from resumable_tasks.checkpoint.importing.importing import import_file
 
     done = import_file(file, checkpoint, dry_run=dry_run, **options)
     if as_json:

@@ -10,24 +10,14 @@ from typing import Any
 
 import click
 
-from resumable_tasks.checkpoint import open_store
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.output import count
-from resumable_tasks.cli.reader import (
-    Reader,
-    Tenure,
-    is_archived,
-    is_checkpoint,
-)
-from resumable_tasks.errors import (
-    EXIT_DAMAGED,
-    CheckpointDamaged,
-    ResumableTasksError,
-    UsageError,
-)
-from resumable_tasks.publish import completed_at
-from resumable_tasks.store.local import LocalStore
-from resumable_tasks.text import clean
+from resumable_tasks.cli.reader import Reader, Tenure, is_archived, is_checkpoint
+from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, ResumableTasksError, UsageError
+from resumable_tasks.results.publish import completed_at
 
 checkpoint_argument = click.argument("checkpoint")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -286,7 +276,7 @@ def verify(context: click.Context, checkpoint: str, as_json: bool) -> None:
     Every record against its checksum and the one before it, every shard against the commit that
     names it. Changes nothing.
     """
-    from resumable_tasks import repair
+    from resumable_tasks.checkpoint.directory import repair
 
     store = open_store(checkpoint)
     report = repair.verify(store)

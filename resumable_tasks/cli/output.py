@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from resumable_tasks.base.text import clean
 from resumable_tasks.errors import StoreError
-from resumable_tasks.text import clean
 
 MESSAGE_CHARS = 300
 

@@ -7,8 +7,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from resumable_tasks import holder, manifest
-from resumable_tasks.checkpoint import RepairHint, open_store, read_manifest
+from resumable_tasks.checkpoint.directory import holder, manifest
+from resumable_tasks.checkpoint.directory.driver import RepairHint, read_manifest
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.journal import Journal, record_number
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli.output import command
 from resumable_tasks.errors import (
     EXIT_DAMAGED,
@@ -19,13 +27,6 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
 )
-from resumable_tasks.journal import FOLDER as JOURNAL
-from resumable_tasks.journal import Journal, record_number
-from resumable_tasks.manifest import Manifest
-from resumable_tasks.model import Commit
-from resumable_tasks.shards import FOLDER as SHARDS
-from resumable_tasks.state import State
-from resumable_tasks.store.base import Store
 
 Status = Literal["done", "failed", "incomplete", "interrupted", "running", "damaged"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from resumable_tasks.checkpoint import open_store
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument
 from resumable_tasks.cli.reader import Reader
-from resumable_tasks.text import clean
 
 # The rate is that of the last minute: it shows when a run has slowed down.
 _RATE_SECONDS = 60.0

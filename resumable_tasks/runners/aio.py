@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.retries import GiveUp, overdue
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Handling, Runner, Work, ended_by
 from resumable_tasks.runners.loop import EventLoop
+from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.retries import GiveUp, overdue
 
 _POLL_SECONDS = 0.5
 

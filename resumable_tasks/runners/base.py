@@ -10,15 +10,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resumable_tasks import failures, log, rows
+from resumable_tasks.base import log
 from resumable_tasks.errors import Interrupted, MissingResult, UsageError
-from resumable_tasks.keys import KeyScheme
-from resumable_tasks.limits import Limits
-from resumable_tasks.model import Batch, CurrentBatch, Outcome, ResultsMode
-from resumable_tasks.retries import Attempts, GiveUp, RetryPolicy, looks_like_an_outage
-from resumable_tasks.shards import ShardWriter
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners import failures
+from resumable_tasks.runners import match as rows
+from resumable_tasks.runners.limits import Limits
+from resumable_tasks.runners.outcome import CurrentBatch, Outcome, ResultsMode, Shard
+from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy, looks_like_an_outage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
 
@@ -50,7 +55,7 @@ class Work:
     timeout: float | None = None
     limits: Limits | None = None
     cost: str | Callable[[Outcome], float] | None = None
-    writer: ShardWriter | None = None
+    writer: Callable[[pa.Table, int], Shard] | None = None
     json_columns: frozenset[str] = frozenset()
 
 

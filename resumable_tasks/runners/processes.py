@@ -16,12 +16,13 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 
-from resumable_tasks import log
+from resumable_tasks.base import log
 from resumable_tasks.errors import UsageError, WorkerLost
-from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.retries import Attempts, overdue
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner, Work, attempts_of, execute, failed_whole
-from resumable_tasks.runners.crossing import HandlerReference, contain, shippable
+from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.pickling import HandlerReference, contain, shippable
+from resumable_tasks.runners.retries import Attempts, overdue
 
 _DEATHS = 2
 _POLL_SECONDS = 0.5

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 
-from resumable_tasks.model import Batch, Outcome
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner, Work, execute
+from resumable_tasks.runners.outcome import Outcome
 
 # A handler that is quicker than this is not waiting for anything that others could wait for too.
 _CHEAP_SECONDS = 0.0005

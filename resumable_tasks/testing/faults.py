@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from resumable_tasks import faults
+from resumable_tasks.base import faults
 
 How = Literal["kill", "raise", "exit", "stop"]
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resumable_tasks import faults, keys
-from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
-from resumable_tasks.journal import (
+from resumable_tasks.base import faults
+from resumable_tasks.checkpoint.directory.journal import (
     FOLDER,
     Journal,
     RecordTaken,
@@ -30,10 +29,13 @@ from resumable_tasks.journal import (
     record_name,
     record_number,
 )
-from resumable_tasks.keys import Key
-from resumable_tasks.model import Commit, Failure, Shard
-from resumable_tasks.state import State
-from resumable_tasks.store.base import CreateUnknown, Store
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
+from resumable_tasks.items import keys
+from resumable_tasks.items.keys import Key
+from resumable_tasks.runners.outcome import Failure, Shard
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -157,7 +159,7 @@ SCRIPTS = [
 
 
 class JournalSuite:
-    """The contract of `resumable_tasks.journal.Journal`, on any store."""
+    """The contract of `resumable_tasks.checkpoint.directory.journal.Journal`, on any store."""
 
     appends_under_readers = 60
     racing_drivers = 4

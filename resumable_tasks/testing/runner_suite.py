@@ -25,14 +25,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from resumable_tasks import keys
+from resumable_tasks.checkpoint.directory.shards import ShardWriter
+from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import UsageError
-from resumable_tasks.keys import KeyScheme
-from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.retries import RetryPolicy
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners.base import Runner, Work, current_batch
-from resumable_tasks.shards import ShardWriter
-from resumable_tasks.store.local import LocalStore
+from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.retries import RetryPolicy
 
 PATIENCE = 20.0
 _POLL = 0.005

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks.store.base import Store
+from resumable_tasks.checkpoint.store.base import Store
 
 FOLDERS = ("journal", "shards")
 RACERS = 50
@@ -35,7 +35,7 @@ _PATIENCE = 60.0
 
 
 class StoreSuite:
-    """The contract of `resumable_tasks.store.base.Store`."""
+    """The contract of `resumable_tasks.checkpoint.store.base.Store`."""
 
     half_seen_rounds = 15
     """How many large values are written while readers look on."""

@@ -24,11 +24,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from resumable_tasks import resumable_task, shards
-from resumable_tasks.checkpoint import Checkpoint, open_store
-from resumable_tasks.manifest import Manifest
-from resumable_tasks.model import Batch, Outcome
-from resumable_tasks.store.local import LocalStore
+from resumable_tasks import resumable_task
+from resumable_tasks.checkpoint.directory import shards
+from resumable_tasks.checkpoint.directory.driver import Checkpoint
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.outcome import Outcome
 from tests.benchmarks import baselines
 
 BATCH = 50

@@ -19,9 +19,8 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from resumable_tasks import resumable_task
-from resumable_tasks.runners.prefect import threads
-
-from .memory import peak
+from resumable_tasks.prefect import threads
+from tests.benchmarks.memory import peak
 
 CONCURRENCY = 4
 

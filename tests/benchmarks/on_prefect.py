@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.on_prefect.api import Api
-from tests.on_prefect.server import Server, environment, free_port
-
-from .__main__ import folder, row, table
+from tests.benchmarks.__main__ import folder, row, table
+from tests.prefect.api import Api
+from tests.prefect.server import Server, environment, free_port
 
 
 class Bench:

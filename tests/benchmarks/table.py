@@ -14,9 +14,9 @@ import psycopg
 import sqlalchemy as sa
 
 from resumable_tasks import SqlCheckpoint, resumable_task
-from resumable_tasks.sql import init
-from resumable_tasks.sql.database import Database
-from tests.sql import postgres
+from resumable_tasks.checkpoint.sql import init
+from resumable_tasks.checkpoint.sql.database import Database
+from tests.checkpoint.sql import postgres
 
 ROWS, BATCH, ROUNDS = 100_000, 200, 3
 

@@ -1,3 +1,3 @@
-from tests.on_prefect.conftest import prefect_env, prefect_server
+from tests.prefect.conftest import prefect_env, prefect_server
 
 __all__ = ["prefect_env", "prefect_server"]

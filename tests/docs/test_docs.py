@@ -27,7 +27,7 @@ import pytest
 
 import resumable_tasks
 from resumable_tasks import errors
-from resumable_tasks.options import JobOptions
+from resumable_tasks.task.options import JobOptions
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
@@ -312,8 +312,8 @@ def test_every_field_of_a_checkpoint_is_described() -> None:
     """The tables of docs/format.md against what a run writes."""
     page = (REPOSITORY / "docs/format.md").read_text("utf-8")
     described = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.M))
-    from resumable_tasks.manifest import Manifest
-    from resumable_tasks.model import Commit
+    from resumable_tasks.checkpoint.directory.manifest import Manifest
+    from resumable_tasks.checkpoint.directory.record import Commit
 
     manifest = {field.name for field in dataclasses.fields(Manifest)}
     head = {"kind", "number", "epoch", "run", "time", "nonce", "previous", "shards", "schema"}

@@ -1,0 +1,1 @@
+"""What every room uses: the log, text, the clock, signals, fault points."""

@@ -1,0 +1,1 @@
+"""What is remembered: places that open, units that commit, receipts."""

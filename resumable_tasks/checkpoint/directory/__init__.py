@@ -1,0 +1,1 @@
+"""A checkpoint in a directory: journal and shards."""

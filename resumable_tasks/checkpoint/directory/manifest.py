@@ -1,0 +1,160 @@
+"""The identity of a checkpoint: ``job.json``, created once, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
+
+NAME = "job.json"
+FORMAT = 1
+OPEN = ("job", "key", "results")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint is for. ``id`` anchors the journal's chain, and is new in each checkpoint.
+
+    ``version`` is the handler's version when the checkpoint was made; a later one that was
+    accepted stands in the claim of the run that brought it. ``job``, ``version``, ``key`` and
+    ``results`` are empty where an import has left them open: the first run names them, in its
+    claim. A key that is open is known to be no tuple of fields.
+    """
+
+    job: str
+    version: str
+    key: Any
+    results: str
+    id: str = ""
+    created: str = ""
+    format: int = FORMAT
+
+    def differences(self, other: Manifest) -> dict[str, tuple[Any, Any]]:
+        """What of the identity differs, but for the version: name → (here, other)."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in OPEN}
+        found = {name: two for name, two in pairs.items() if two[0] != two[1] and "" not in two}
+        if self.key == "" and isinstance(other.key, dict) and "fields" in other.key:
+            found["key"] = ("of one value", other.key)
+        return found
+
+    def named(self, names: Mapping[str, Any]) -> Manifest:
+        """With these names in the place of those that are open."""
+        known: Any = {name: names[name] for name in self.open & names.keys()}
+        return replace(self, **known)
+
+    @property
+    def open(self) -> Set[str]:
+        """What of the identity is left to the first run."""
+        return {name for name in OPEN if not getattr(self, name)}
+
+
+def claimed(
+    store: Store, made: Manifest, names: Mapping[str, Any], wanted: Manifest
+) -> tuple[Manifest, dict[str, Any]]:
+    """What ``made`` is from a claim on, and what the claim's ``info`` has to say of that.
+
+    ``names`` are those of the claims before. They are said again, since a claim may be lost.
+    Raises `CheckpointMismatch` if they are not what is wanted.
+    """
+    found = made.named(names)
+    check(store, found, wanted)
+    found = found.named(asdict(wanted))
+    told = {name: getattr(found, name) for name in made.open - found.open}
+    return found, {"names": told} if told else {}
+
+
+def create_or_read(store: Store, wanted: Manifest) -> Manifest:
+    """The manifest that stands in the store; this one, if there was none.
+
+    Proves on the way that the store's put-if-absent refuses a name that is taken.
+    """
+    wanted = Manifest(
+        wanted.job, wanted.version, wanted.key, wanted.results, secrets.token_hex(16), now()
+    )
+    data = json.dumps(asdict(wanted), ensure_ascii=False, indent=1).encode() + b"\n"
+    made = _create(store, data)
+    if made and _create(store, data):
+        raise CheckpointUnusable(
+            f"{store.url}: this store lets two callers create one name, so two runs could not "
+            "be kept apart there; use another place"
+        )
+    return wanted if made else read(store)
+
+
+def _create(store: Store, data: bytes) -> bool:
+    try:
+        return store.create(NAME, data)
+    except CreateUnknown as error:
+        if error.readable_is_durable and NAME in store.list(""):
+            return False  # whoever has made it, it is there
+        raise
+
+
+def read(store: Store) -> Manifest:
+    """The manifest that stands in the store.
+
+    Raises ``FileNotFoundError`` if there is none, `CheckpointDamaged` if it is unreadable, and
+    `CheckpointMismatch` if it is of a format that this version does not know.
+    """
+    try:
+        found = json.loads(store.read(NAME))
+        version = found["format"]
+        if version == FORMAT:
+            return Manifest(**found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointDamaged(f"{NAME}: it cannot be read: {error!r}", files=(NAME,)) from error
+    raise CheckpointMismatch(
+        f"{store.url} is in format {version}, this version of resumable-tasks knows format "
+        f"{FORMAT}: install the version that wrote it, or name another checkpoint"
+    )
+
+
+def check(store: Store, found: Manifest, wanted: Manifest) -> None:
+    """Raises `CheckpointMismatch`, with both sides and the ways out, unless they are the same."""
+    differences = found.differences(wanted)
+    if differences:
+        lines = "\n".join(
+            f"  {name:8} checkpoint: {json.dumps(here)}   this run: {json.dumps(there)}"
+            for name, (here, there) in differences.items()
+        )
+        imported = (
+            "; or, if the items were imported without --key, reset it and import them with it"
+            if differences.get("key", ("",))[0] == "item"
+            else ""
+        )
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} was made by a job that differs:\n{lines}\n"
+            "Ways out: change the job back; or name another checkpoint=; or "
+            f"`resumable reset {store.url}`, which archives it and starts anew{imported}"
+        )
+
+
+def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
+    """Raises `CheckpointMismatch`, with the ways out, where two schemes of fingerprints meet."""
+    if found is not None and wanted is not None and found != wanted:
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} has fingerprints of another kind, so that every item "
+            "would count as changed:\n"
+            f"  fingerprint  checkpoint: {json.dumps(found)}   this run: {json.dumps(wanted)}\n"
+            'Ways out: change fingerprint= back; on_version_change="reuse" takes what is completed '
+            "for unchanged, and compares with the new fingerprints from here on; "
+            'on_version_change="restart" archives the checkpoint and starts anew'
+        )
+
+
+def check_version(store: Store, found: str, wanted: str) -> None:
+    """Raises `CheckpointMismatch`, with the ways out, unless the versions are the same."""
+    if found != wanted and found and wanted:
+        raise CheckpointMismatch(
+            f"the checkpoint {store.url} was made by another version of the handler:\n"
+            f"  version  checkpoint: {found!r}   this run: {wanted!r}\n"
+            'Ways out: on_version_change="reuse" keeps what is completed and goes on with the '
+            'new version; on_version_change="restart" archives the checkpoint and starts anew; '
+            "or name another checkpoint="
+        )

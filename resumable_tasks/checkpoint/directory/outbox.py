@@ -1,0 +1,180 @@
+"""Where a remote worker leaves what became of a batch, until the driver commits it.
+
+Rows go into shards, and what names them would be too much, and too much trusted, to go through an
+orchestrator: a scheduler that forgets a result, or runs a task again whose worker has died, must
+neither lose a batch that was paid for nor have it handled twice. So a worker puts each outcome
+into the checkpoint's ``outbox`` folder, as a record like those of the journal, with its checksum.
+Nothing of it counts before the driver has committed it. Of the driver of epoch 3, there is::
+
+    outbox/e3-open       for as long as this driver wants batches to begin
+    outbox/e3-t7         for as long as it waits for its task run 7
+    outbox/e3-t7-begun   created by the worker that has begun task run 7: no other begins it
+    outbox/e3-42         what became of batch 42
+
+A worker looks for the first two before every batch. They go when the driver stops, gives the task
+run up, or is succeeded by another, which sweeps all that is older than its own epoch. Whatever
+dies, and wherever, a batch is then committed by one driver or handled again:
+
+* before its shard, or between the shard and the outcome: handled again, the shard is an orphan;
+* between the outcome and its commit: the worker's death changes nothing; that of the driver has
+  it handled again, the outcome and the shard are swept;
+* between the commit and the removal of the outcome: the outcome is swept.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from resumable_tasks import errors
+from resumable_tasks.checkpoint.directory import schemas
+from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.outcome import Outcome
+
+FOLDER = "outbox"
+_CARRIED = ("seconds", "began", "ended", "raised", "transient", "outage", "cost")
+
+
+def epoch_of(path: str) -> int:
+    """The epoch in the path of anything in the outbox (0 if it names none)."""
+    digits = path.removeprefix(f"{FOLDER}/e").partition("-")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The outbox of one driver's tenure. Crosses to a worker as it is.
+
+    By its ``token`` a worker knows that what it sees under the checkpoint's path is this driver's
+    checkpoint, and not another that lies under the same path on the worker's own disk.
+    """
+
+    store: Store
+    epoch: int
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def open(self) -> None:
+        """Let workers begin. By the driver, before it sends the first batch."""
+        self.store.prepare((FOLDER,))
+        self.store.put(self._path("open"), self.token.encode())
+
+    def close(self) -> None:
+        """Let no worker begin another batch."""
+        self.store.delete(self._path("open"))
+
+    def is_open(self) -> bool:
+        """Whether this driver wants more batches, as far as can be seen from here."""
+        return self._read("open") == self.token.encode()
+
+    def expect(self, task_run: int) -> None:
+        """Let this task run begin. By the driver, before it submits it."""
+        self.store.put(self._path(f"t{task_run}"), b"")
+
+    def expects(self, task_run: int) -> bool:
+        """Whether the driver wants this task run to begin another batch."""
+        return self._read(f"t{task_run}") is not None and self.is_open()
+
+    def begin(self, task_run: int) -> bool:
+        """True for one worker only, however often a scheduler starts this task run."""
+        return self.store.create(self._path(f"t{task_run}-begun"), b"")
+
+    def has_begun(self, task_run: int) -> bool:
+        """Whether a worker has begun this task run."""
+        return self._read(f"t{task_run}-begun") is not None
+
+    def withdraw(self, task_run: int) -> None:
+        """Have no worker begin this task run, or another batch of it."""
+        # In this order: at no time could a worker begin it a second time.
+        self.store.delete(self._path(f"t{task_run}"))
+        self.store.delete(self._path(f"t{task_run}-begun"))
+
+    def put(self, outcome: Outcome) -> None:
+        """Leave the outcome of a batch, durable on return. Raises `StoreError`."""
+        number = outcome.batch.number
+        fatal = outcome.fatal
+        record = Commit(
+            kind="commit",
+            epoch=self.epoch,
+            run="",
+            number=number,
+            keys=outcome.done,
+            key_count=outcome.completed,
+            shards=(outcome.shard,) if outcome.shard is not None else (),
+            schema=schemas.schema_to_text(outcome.schema) if outcome.schema is not None else None,
+            failures=outcome.failures,
+            info={
+                **{name: getattr(outcome, name) for name in _CARRIED},
+                "fatal": [type(fatal).__name__, str(fatal)] if fatal is not None else None,
+            },
+        )
+        self.store.put(self._path(str(number)), encode(record)[0])
+
+    def numbers(self) -> set[int]:
+        """The numbers of the batches whose outcomes are here."""
+        prefix = self._path("")
+        names = (name.removeprefix(prefix) for name in self.store.list(FOLDER))
+        return {int(name) for name in names if name.isascii() and name.isdigit()}
+
+    def take(self, batch: Batch) -> Outcome | None:
+        """The outcome of a batch; None if it is not here, or not whole, and has to be had anew."""
+        data = self._read(str(batch.number))
+        if data is None:
+            return None
+        try:
+            record = decode(data, record_name(batch.number))
+        except CheckpointDamaged:
+            return None
+        fatal = record.info["fatal"]
+        if not fatal and sorted(_lines(record)) != sorted(batch.lines.split(b"\n")):
+            return None  # not the outcome of this batch
+        return Outcome(
+            batch,
+            done=record.keys,
+            completed=record.key_count,
+            shard=record.shards[0] if record.shards else None,
+            schema=schemas.schema_from_text(record.schema) if record.schema else None,
+            failures=record.failures,
+            **{name: record.info[name] for name in _CARRIED},
+            fatal=_error(*fatal) if fatal else None,
+        )
+
+    def remove(self, number: int) -> None:
+        """Forget a batch's outcome; no error if it is not here."""
+        self.store.delete(self._path(str(number)))
+
+    def clear(self) -> None:
+        """Remove all that is left here of this tenure."""
+        for name in self.store.list(FOLDER):
+            if epoch_of(name) == self.epoch:
+                self.store.delete(name)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.store.read(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def _path(self, name: str) -> str:
+        return f"{FOLDER}/e{self.epoch}-{name}"
+
+
+def _lines(record: Commit) -> Iterator[bytes]:
+    """The keys that a record speaks of, done or failed."""
+    if record.keys:
+        yield from record.keys.split(b"\n")
+    for failure in record.failures:
+        yield keys.canonical(failure.key)
+
+
+def _error(name: str, message: str) -> BaseException:
+    """What ends the run, from its name: one of our errors as it was, any other as the store's."""
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, ResumableTasksError):
+        return kind(message)
+    return StoreError(f"{name}: {message}")

@@ -1,0 +1,68 @@
+"""How quickly, and at what cost, items are completed: by the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.runners.outcome import Outcome
+
+
+@dataclass(slots=True)
+class Pace:
+    """How quickly, and at what cost, the runs of a checkpoint have completed items."""
+
+    _began: str = ""
+    _last: str = ""
+    _seconds: float = 0.0
+    _completed: int = 0
+    _cost: float = 0.0
+    _costed: int = 0
+    _imports: bool = False
+
+    def apply(self, commit: Commit) -> None:
+        """Take one more record in. A run counts from its claim to its last commit."""
+        if commit.kind == "claim":
+            self._end_tenure()
+            self._began = self._last = commit.time
+            self._imports = "imported" in commit.info
+        elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
+            # The claim may be lost.
+            self._began, self._last = self._began or commit.time, commit.time
+            # Without what was only copied to do others anew.
+            count = commit.key_count - commit.info.get("copied", 0)
+            self._completed += count
+            if "cost" in commit.info:
+                self._cost += commit.info["cost"]
+                self._costed += count + len(commit.failures)
+
+    @property
+    def cost_each(self) -> float | None:
+        """The average cost of an item; None if none is known."""
+        return self._cost / self._costed if self._costed else None
+
+    def estimate(self, items: int) -> Estimate:
+        """What so many items would take, at the pace of the runs up to now."""
+        self._end_tenure()
+        seconds = self._seconds / self._completed * items if self._completed else None
+        cost = self.cost_each * items if self.cost_each is not None else None
+        return Estimate(items, seconds, cost)
+
+    def _end_tenure(self) -> None:
+        if self._last != self._began:
+            began, last = map(datetime.fromisoformat, (self._began, self._last))
+            self._seconds += max(0.0, (last - began).total_seconds())
+            self._began = self._last
+
+
+def spent(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """What these have taken: seconds in the handler, and their cost where it is known."""
+    seconds = cost = 0.0
+    for outcome in outcomes:
+        seconds += outcome.seconds
+        cost += outcome.cost if outcome.cost == outcome.cost else 0.0  # no NaN
+    found = {"seconds": round(seconds, 6)}
+    return {**found, "cost": cost} if cost else found

@@ -1,0 +1,139 @@
+"""One schema over all shards: how it widens, and where values would not stay what they are."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.errors import ResultConflict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
+    """The schema that holds both, by Arrow's permissive promotion.
+
+    Null with anything; numbers by width; new columns and struct fields. Whether the values then
+    stay what they are is for `keeps` to say.
+    Raises `ResultConflict` with the column, both types and the batch if there is none.
+    """
+    if current is None or current.equals(new):
+        return new
+    import pyarrow as pa
+
+    try:
+        return pa.unify_schemas([current, new], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass  # found out below, with the column
+    for field in new:
+        before = current.field(field.name) if field.name in current.names else field
+        try:
+            pa.unify_schemas(
+                [pa.schema([before]), pa.schema([field])], promote_options="permissive"
+            )
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise conflict(field.name, before.type, field.type, batch) from error
+    raise AssertionError("schemas that conflict have a column that does")
+
+
+def conflict(column: str, before: pa.DataType, now: pa.DataType, batch: str) -> ResultConflict:
+    return ResultConflict(
+        f"column {column!r} of the results is {before} in the rows before, and {now} in batch "
+        f"{batch}: no type holds both. Let the handler return one type; or, if the new one is "
+        "meant, use a new version= with on_version_change='restart'"
+    )
+
+
+def changed(before: pa.Schema, after: pa.Schema) -> list[str]:
+    """The columns of the first schema that have another type in the second."""
+    return [field.name for field in before if not field.type.equals(after.field(field.name).type)]
+
+
+def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
+    """Whether this column's values stay what they are in the type that the schema gives it.
+
+    Promotion looks at types alone: it would make 2⁵³ + 1 a float, text bytes, and the year 9999
+    nanoseconds.
+    """
+    import pyarrow as pa
+
+    if column not in rows.column_names:
+        return True
+    before, kind = rows.column(column), schema.field(column).type
+    try:
+        there, back = before.cast(kind), _back(before.type, kind)
+        kept = _family(before.type, kind) and bool(there.cast(back).equals(before.cast(back)))
+        if kept and "decimal" in str(before.type):
+            # A float comes back as the decimal that it was made of, and is printed as another.
+            return all(map(_reads_as, there.to_pylist(), before.to_pylist()))
+        return kept
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return False
+
+
+def _reads_as(found: Any, wanted: Any) -> bool:
+    """Whether a decimal that has become a float is read as it was, at any depth."""
+    if isinstance(wanted, Decimal) and isinstance(found, float):
+        return Decimal(repr(found)) == wanted
+    if isinstance(wanted, list) and isinstance(found, list):
+        return all(map(_reads_as, found, wanted))
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(_reads_as(found.get(name), value) for name, value in wanted.items())
+    return True
+
+
+def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
+    """The type before, but for its nulls, to which nothing can be cast."""
+    import pyarrow as pa
+
+    if pa.types.is_null(before):
+        return after
+    if pa.types.is_struct(before) and pa.types.is_struct(after):
+        return pa.struct(
+            [field.with_type(_back(field.type, after.field(field.name).type)) for field in before]
+        )
+    if pa.types.is_list(before) and hasattr(after, "value_type"):
+        return pa.list_(_back(before.value_type, after.value_type))
+    return before
+
+
+def _family(before: pa.DataType, after: pa.DataType) -> bool:
+    """Whether text stays text, at any depth, and an empty struct is not filled."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(before) and pa.types.is_struct(after):
+        return all(_family(field.type, after.field(field.name).type) for field in before)
+    if hasattr(before, "value_type") and hasattr(after, "value_type"):
+        return _family(before.value_type, after.value_type)
+    text = (pa.types.is_string, pa.types.is_large_string)
+    if pa.types.is_null(before):
+        return True
+    return any(is_a(before) for is_a in text) == any(is_a(after) for is_a in text)
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """A schema as the journal keeps it: Arrow's own IPC message in base64."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns and types of the schema; columns that it lacks are null."""
+    import pyarrow as pa
+
+    if table.schema.equals(schema):
+        return table
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

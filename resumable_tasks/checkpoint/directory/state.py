@@ -1,0 +1,155 @@
+"""What a journal says, folded into what a driver or a reader needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from resumable_tasks.checkpoint.directory.journal import record_name
+from resumable_tasks.checkpoint.directory.pace import Pace
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.items import fingerprints, keys
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.runners.outcome import Failure, Shard
+
+Line = bytes
+"""A key in its canonical form."""
+
+
+@dataclass(slots=True)
+class State:
+    """The fold of a checkpoint's records.
+
+    ``done`` are the completed keys, ``failures`` the items whose last attempt failed, by
+    canonical key, ``shards`` the shards that count, by path. ``done`` has for each key the
+    fingerprint with which it was completed, -1 if there is none that can be compared: only those
+    of the last scheme, ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected``
+    (items) are those of the last run, ``names`` what the first one has named of the manifest.
+    """
+
+    done: KeyTable = field(default_factory=KeyTable)
+    failures: dict[bytes, Failure] = field(default_factory=dict)
+    shards: dict[str, Shard] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    schema: str | None = None
+    epoch: int = 0
+    version: str | None = None
+    max_attempts: int | None = None
+    expected: int | None = None
+    fingerprint: Any = None
+    names: dict[str, Any] = field(default_factory=dict)
+    records: int = 0
+    runs: int = 0
+    # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
+    torn: bool = False
+    last: Commit | None = None
+
+    def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
+        """The failed items that are not to be tried: quarantined, or all of them."""
+        if not retry_failed:
+            return self.failures.keys()
+        if max_attempts is None:
+            return frozenset()
+        failures = self.failures.items()
+        return {line for line, failure in failures if failure.attempts >= max_attempts}
+
+    @property
+    def quarantined(self) -> list[Failure]:
+        """The failed items that the last run's job does not try any more."""
+        chosen = self.set_aside(self.max_attempts, retry_failed=True)
+        return [self.failures[line] for line in chosen]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards.values())
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last run ended by itself, however it ended."""
+        return self.last is not None and self.last.kind == "close"
+
+    def apply(self, commit: Commit, *, own: bool = False) -> None:
+        """Take one more record in.
+
+        Raises `CheckpointDamaged` if it names a key as completed that is completed already (as
+        far as that costs nothing: keys that are no longer in the table's dict are not looked up;
+        `verify` does).
+        ``own``: the record is by this driver, whose planner never plans a key twice; its keys
+        need not be remembered again, and ``done``, which the planner reads meanwhile, stays as it
+        is: whatever a commit retracts it completes again.
+        """
+        if not own:
+            for key in keys.split(commit.retracted):
+                self.done.remove(key)
+            before = len(self.done)
+            self.done.add_lines(commit.keys, _numbers(commit.fingerprints))
+            if len(self.done) != before + commit.key_count:
+                name = record_name(commit.number)
+                raise CheckpointDamaged(
+                    f"{name}: it completes a key that is completed already", files=(name,)
+                )
+        if self.failures:
+            for key in keys.split(commit.keys):
+                self.failures.pop(key, None)
+        for failure in commit.failures:
+            self.failures[keys.canonical(failure.key)] = failure
+        self._adopt(commit)
+        for path in commit.info.get("retracted_shards", ()):
+            known = self.shards.pop(path, None)
+            self.torn = self.torn or (known is None and commit.kind == "commit")
+        for shard in commit.shards:
+            self.shards[shard.path] = shard
+        if commit.schema:
+            self.schema = commit.schema
+        if commit.kind == "claim":
+            self.runs += 1
+            self.version = commit.info.get("version") or self.version
+            self.names = commit.info.get("names", {}) | self.names
+            self.max_attempts = commit.info.get("max_attempts")
+            self.expected = commit.info.get("expected")
+            self.follow_scheme(commit.info.get("fingerprint"))
+        self.epoch = max(self.epoch, commit.epoch)
+        self.records += 1
+        self.pace.apply(commit)
+        # Only what says when and by whom is kept of it, not its keys.
+        self.last = replace(
+            commit,
+            keys=b"",
+            failures=(),
+            shards=(),
+            retracted=b"",
+            fingerprints=b"",
+            adopted=b"",
+            adopted_fingerprints=b"",
+        )
+
+    def _adopt(self, commit: Commit) -> None:
+        """Keys that are completed stand as they are, with another fingerprint if one is named."""
+        adopted = list(keys.split(commit.adopted))
+        prints = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
+        for key, fingerprint in zip(adopted, prints, strict=True):
+            self.failures.pop(key, None)
+            # Not one that the loss of a record has taken since.
+            if fingerprint >= 0 and self.done.remove(key):
+                self.done.add(key, fingerprint)
+
+    def follow_scheme(self, scheme: Any) -> None:
+        """A run takes fingerprints in this way; those that were taken in another say nothing."""
+        if scheme is not None and scheme != self.fingerprint:
+            if self.fingerprint is not None:
+                self.done.forget_positions()
+            self.fingerprint = scheme
+
+    def apply_all(self, commits: Iterable[Commit]) -> None:
+        for commit in commits:
+            self.apply(commit)
+
+
+def _numbers(prints: bytes) -> list[int] | None:
+    return [fingerprints.from_text(text) for text in prints.split(b"\n")] if prints else None

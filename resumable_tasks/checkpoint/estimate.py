@@ -1,0 +1,24 @@
+"""What is left, and what it would take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resumable_tasks.base.text import duration
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What handling ``items`` more would take, at the pace seen up to now; None if unknown."""
+
+    items: int
+    seconds: float | None = None
+    cost: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.items:,} items"
+        if self.seconds is not None:
+            text += f", about {duration(self.seconds)}"
+        if self.cost is not None:
+            text += f", at a cost of about {self.cost:,.4g}"
+        return text

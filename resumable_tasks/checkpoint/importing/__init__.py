@@ -1,0 +1,1 @@
+"""Progress kept by hand, taken over into a checkpoint."""

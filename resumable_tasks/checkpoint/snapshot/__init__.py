@@ -1,0 +1,1 @@
+"""A structure that is saved as a whole."""

@@ -1,0 +1,290 @@
+"""The format of a snapshot's generation: what is written, and what is believed of what is read.
+
+Three lines: a head, the state, and an end with the checksum of the two before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    CheckpointUnusable,
+    StoreError,
+    UsageError,
+)
+
+FORMAT = 1
+LOCK = "lock"
+# More digits than 20 only where somebody has put a file of such a number there: the next number
+# has to be above it, and to be found again.
+_NAME = re.compile(r"([0-9]{20}|[1-9][0-9]{20,})\.json")
+# Python reads JSON by recursion, and the program may be some hundred calls deep when it does.
+_DEEPEST = 200
+# What a file system says of a file that it has but cannot give. All else (no permission, too many
+# open files) says nothing about the file.
+_LOST = {
+    getattr(errno, name)
+    for name in ("EIO", "EBADMSG", "EUCLEAN", "ENODATA")
+    if hasattr(errno, name)
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A good generation: its state as text and as values."""
+
+    number: int
+    version: int
+    time: str
+    text: bytes
+    state: Any
+
+
+@dataclass
+class Found:
+    """What stands in a snapshot's folder."""
+
+    newest: Generation | None = None
+    """The newest good one."""
+    highest: int = 0
+    """The highest number that is taken, by whatever."""
+    good: list[int] = field(default_factory=list)
+    """The numbers of the newest good ones, oldest first."""
+    damages: dict[int, str] = field(default_factory=dict)
+    """What is wrong with the others, newest first."""
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether something is damaged that was newer than the newest good one."""
+        return self.newest is not None and any(n > self.newest.number for n in self.damages)
+
+    def warn(self, place: str) -> None:
+        """Say what is damaged, and what is used."""
+        assert self.newest is not None
+        used = (self.newest.number, self.newest.time)
+        for number, what in self.damages.items():
+            if number > self.newest.number:
+                log.warning(
+                    "the snapshot %s is damaged: %s. The one before is used, generation %d, saved "
+                    "at %s: what was done since is done again",
+                    *(place, what, *used),
+                )
+            else:
+                log.warning(
+                    "in the snapshot %s an older generation is damaged: %s. Nothing is lost: the "
+                    "newest is used, generation %d, saved at %s",
+                    *(place, what, *used),
+                )
+
+
+def file_of(number: int) -> str:
+    return f"{number:020d}.json"
+
+
+def number_of(name: str) -> int | None:
+    """The number in a generation's name; None if it is not one's."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def encode(state: bytes, number: int, version: int) -> bytes:
+    """A generation as bytes."""
+    head = {
+        "snapshot": FORMAT,
+        "generation": number,
+        "version": version,
+        "time": now(),
+        "nonce": secrets.token_hex(8),
+    }
+    body = json.dumps(head, separators=(",", ":")).encode() + b"\n" + state + b"\n"
+    return body + _end(body, number)
+
+
+def decode(data: bytes, number: int) -> Generation:
+    """The generation in these bytes.
+
+    Raises `CheckpointDamaged` for anything but what was written, `UsageError` if there is no room
+    to read it.
+    """
+    lines = data.split(b"\n")
+    if len(lines) != 4 or lines[3]:
+        raise damaged(number, "it is cut short")
+    body = data[: len(lines[0]) + len(lines[1]) + 2]
+    if data[len(body) :] != _end(body, number):
+        raise damaged(number, "its checksum does not match its lines")
+    try:
+        head = json.loads(lines[0])
+        if head["snapshot"] != FORMAT:
+            raise CheckpointMismatch(
+                f"{file_of(number)} is in format {head['snapshot']}, this version of "
+                f"resumable-tasks knows format {FORMAT}: install the version that wrote it"
+            )
+        state = json.loads(lines[1])
+        return Generation(number, head["version"], head["time"], lines[1], state)
+    except RecursionError:  # its checksum is right: this is no damage
+        raise UsageError(
+            f"{file_of(number)} is nested too deeply to be read from so many calls deep: open the "
+            "snapshot further up in the program, or raise sys.setrecursionlimit(). Nothing was "
+            "changed"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(number, f"it cannot be read: {error!r}") from error
+
+
+def find(store: Store, keep: int) -> Found:
+    """The newest good generations, up to ``keep``, and the damage that was met on the way.
+
+    Raises as `decode` does, but for damage; and `StoreError` if it cannot be told what is there.
+    """
+    found, taken = Found(), numbers(store)
+    found.highest = taken[-1] if taken else 0
+    files = store.list("")
+    for number in reversed(taken):
+        try:
+            generation = decode(_read(store, number, files), number)
+        except CheckpointDamaged as error:
+            found.damages[number] = str(error)
+            continue
+        found.newest = found.newest or generation
+        found.good.insert(0, number)
+        if len(found.good) == keep:
+            break
+    return found
+
+
+def numbers(store: Store) -> list[int]:
+    """The numbers that are taken, in order: by generations, or by what stands in their place."""
+    return sorted(n for n in map(number_of, store.names("")) if n is not None)
+
+
+def refuse_foreign(store: Store) -> None:
+    """Raise `CheckpointUnusable` where something else lives, so that nothing is mixed with it."""
+    if os.path.isfile(store.url):
+        raise CheckpointUnusable(
+            f"{store.url} is a file; a snapshot is a folder: name another path, and give what "
+            "the file holds as initial="
+        )
+    there = store.names("")
+    foreign = sorted(name for name in there if name != LOCK)
+    if foreign and not any(number_of(name) is not None for name in there):
+        raise CheckpointUnusable(
+            f"{store.url} holds other things ({foreign[0]!a}) and is no "
+            "snapshot; name a folder of its own, which need not exist yet"
+        )
+
+
+def _read(store: Store, number: int, files: dict[str, int]) -> bytes:
+    name = file_of(number)
+    if name not in files and name in store.names(""):
+        raise damaged(number, "it is no file, but a folder, a link or the like")
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        raise damaged(number, "it has gone while it was being read") from None
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LOST:
+            raise damaged(number, f"the disk does not give it ({error.__cause__})") from error
+        raise
+
+
+def _end(body: bytes, number: int) -> bytes:
+    checksum = blake2b(body, digest_size=16).hexdigest()
+    return b'{"end":%d,"checksum":"%b"}\n' % (number, checksum.encode())
+
+
+class _Refused(Exception):
+    """A value that would not come back; its place is put together on the way up, as it is rare."""
+
+    def __init__(self, says: str, before: str = "") -> None:
+        super().__init__(says)
+        self.before = before
+        self.path: list[str] = []
+
+
+def encode_state(state: Any, name: str) -> bytes:
+    """The state as JSON. Raises `UsageError`, with the place, for what would not come back."""
+    try:
+        _refuse_changes(state, 0)
+        return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode()
+    except _Refused as refused:
+        where = name + "".join(reversed(refused.path))
+        where = where if len(where) < 500 else f"{where[:60]}…"
+        raise UsageError(f"{refused.before}{where} {refused}") from None
+    except RecursionError:
+        raise UsageError(
+            f"{name} cannot be written from so many calls deep: save it further up in the "
+            "program, or raise sys.setrecursionlimit()"
+        ) from None
+
+
+def _refuse_changes(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if not value.isascii():
+            _refuse_surrogates(value)
+    elif kind is dict:
+        _refuse_depth(depth)
+        for key, each in value.items():
+            if type(key) is not str:
+                raise _Refused(
+                    f"has the key {key!r}, and JSON has only strings as keys: it would come back "
+                    "as another one; use str() of it"
+                )
+            if not key.isascii():
+                _refuse_surrogates(key, "a key of ")
+            try:
+                _refuse_changes(each, depth + 1)
+            except _Refused as refused:
+                refused.path.append(f"[{key!r}]")
+                raise
+    elif kind is list:
+        _refuse_depth(depth)
+        for at, each in enumerate(value):
+            try:
+                _refuse_changes(each, depth + 1)
+            except _Refused as refused:
+                refused.path.append(f"[{at}]")
+                raise
+    elif kind is float:
+        if not math.isfinite(value):
+            raise _Refused(f"is {value!r}, which JSON has not; use None or a string")
+    elif kind is int:
+        if value.bit_length() > 4096:
+            raise _Refused("is an integer of more than 4,096 bits; use hex() of it")
+    elif kind is not bool and value is not None:
+        raise _Refused(
+            f"is of type {kind.__name__}, which would not come back as what it is: use "
+            "dict, list, str, int, float, bool or None"
+        )
+
+
+def _refuse_depth(depth: int) -> None:
+    if depth >= _DEEPEST:
+        raise _Refused(
+            f"is nested more than {_DEEPEST} levels deep, or holds itself: it could not be read "
+            "again from everywhere"
+        )
+
+
+def _refuse_surrogates(text: str, before: str = "") -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Refused("holds a lone surrogate, which is no text", before) from None
+
+
+def damaged(number: int, what: str) -> CheckpointDamaged:
+    return CheckpointDamaged(f"{file_of(number)}: {what}", files=(file_of(number),))

@@ -1,0 +1,285 @@
+"""Which rows a run takes for itself, page by page, and the sign of life that keeps them its own.
+
+A claim is a row of the claims' table, which names a run; it is valid while that run is alive, by
+the database's clock. Whoever commits deletes its claims in the same transaction: if one is not
+there any more another has taken it, and nothing of that row is committed.
+
+Locks are taken in one order, rows of the items before claims, so that two drivers cannot wait
+for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.checkpoint.sql.database import Database, all_rows, is_locked, require
+from resumable_tasks.checkpoint.sql.tables import Tables
+from resumable_tasks.checkpoint.sql.unreadable import is_of_the_driver, unreadable
+from resumable_tasks.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    Row = dict[str, Any]
+
+_LONGEST_POLL = 1.0
+_WARN_EVERY = 10.0
+# A page has rows of so many bytes, at about the most, but a batch in any case.
+_PAGE_BYTES = 4_000_000
+
+
+class Claims:
+    """The rows that are left for this run, as pages.
+
+    A page has ``batch_size`` rows or a multiple of that, ``most`` at most. ``set_aside`` are
+    conditions for a row not to be passed over. ``shared``: others may be at work, so that rows are
+    claimed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tables: Tables,
+        run: str,
+        batch_size: int,
+        most: int,
+        set_aside: list[Any],
+        *,
+        shared: bool,
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self.spec = tables.spec
+        self._run = run
+        self._batch_size, self._most = batch_size, most
+        # One batch, until it is known how large rows are.
+        self._page = batch_size
+        self.row_bytes = 0.0
+        self._shared = shared
+        self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
+        self._left = [tables.undone, *tables.considered, *set_aside]
+        self.stop: Callable[[], bool] = lambda: False
+        self.before_waiting: Callable[[], None] = lambda: None
+        self.cut_short = False
+        """Whether the pages have ended because of ``stop``, and not because nothing is left."""
+
+    def pages(self) -> Iterator[list[Row]]:
+        """Pages of rows, claimed for this run where others may be at work, in the key's order.
+
+        An empty page says that there is none for now, since others have claimed what is left. The
+        end comes when nothing is left but what this run has had.
+        """
+        after: Any = None
+        waiting = False
+        warn_at = 0.0
+        while True:
+            if self.stop():
+                left = self._others_have_some() if self._shared else self._next(after)[0]
+                self.cut_short = bool(left)
+                return
+            rows, last = self._next(after)
+            if rows:
+                self._measure(rows)
+                after, waiting = last, False
+                yield rows
+            elif last is not None:
+                after = last  # others were quicker with this page
+            elif not self._shared:
+                return
+            elif after is not None:
+                after = None  # once more from the beginning: for what was given back meanwhile
+            elif not self._others_have_some():
+                return
+            else:
+                self.before_waiting()
+                if not waiting:
+                    log.info(
+                        "the rows that are left are claimed by other runs, or locked by another "
+                        "session of the database: waiting for them"
+                    )
+                    waiting = True
+                    warn_at = time.monotonic() + _WARN_EVERY
+                    yield []
+                locked = self._locked()
+                if locked is not None and time.monotonic() >= warn_at:
+                    log.warning(
+                        "rows of %s are locked by another session of the database (such as %r); "
+                        "waiting for it, pg_stat_activity shows which are at work, or idle in a "
+                        "transaction",
+                        self._tables.spec.table,
+                        locked,
+                    )
+                    warn_at = time.monotonic() + _WARN_EVERY
+                time.sleep(self._poll)
+
+    def _next(self, after: Any) -> tuple[list[Row], Any]:
+        """The next page, and the last key that was looked at; that is None at the end."""
+        sa = require()
+        tables = self._tables
+        query = sa.select(tables.items).where(*self._left)
+        if after is not None:
+            query = query.where(tables.after(after))
+        query = query.order_by(*tables.key).limit(self._page)
+        try:
+            return self._fetched(query)
+        except (ArithmeticError, TypeError, ValueError, StoreError) as error:
+            if isinstance(error, StoreError) and not is_of_the_driver(error):
+                raise
+            found = unreadable(self._database, tables, query)
+            if found is None:
+                raise
+            raise found from error
+
+    def _fetched(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
+        tables = self._tables
+        if not self._shared:
+            with self._database.reading() as connection:
+                rows = all_rows(connection, query)
+            return rows, self._key(rows[-1]) if rows else None
+        query = query.where(~self._claimed(tables.items)).with_for_update(
+            skip_locked=True, of=tables.items
+        )
+        with self._database.writing() as connection:
+            self._database.end_if_silent(connection, tables.spec.claim_seconds)
+            rows = all_rows(connection, query)
+            last = self._key(rows[-1]) if rows else None
+            taken = self._take(connection, rows) if rows else set()
+        fault_point("sql.claimed")
+        return [row for row in rows if self._key(row) in taken], last
+
+    def _measure(self, rows: list[Row]) -> None:
+        """How large the next pages may be."""
+        found = sum(
+            len(value) for row in rows for value in row.values() if isinstance(value, (str, bytes))
+        )
+        self.row_bytes = found / len(rows)
+        fit = int(min(self._most, _PAGE_BYTES / max(self.row_bytes, 1.0)))
+        self._page = self._batch_size * max(1, fit // self._batch_size)
+
+    def _key(self, row: Row) -> Any:
+        return self._tables.key_of([row[name] for name in self._tables.spec.keys])
+
+    def _take(self, connection: sa.Connection, rows: list[Row]) -> set[Any]:
+        """Claim these rows; the keys that are ours now. What another has just claimed is not."""
+        from sqlalchemy.dialects.postgresql import insert
+
+        sa = require()
+        claims, runs, names = self._tables.claims, self._tables.runs, self._tables.spec.keys
+        alive = (
+            sa.select(runs.c.run)
+            .where(runs.c.ended.is_(None), runs.c.alive_until > self._database.now)
+            .cte("alive")  # in the clause itself SQLAlchemy would leave out the schema
+        )
+        # As arrays: that many values each by itself take longer to read than to store.
+        columns = self._tables.columns_of(claims)
+        keys = [self._tables.array([row[c.name] for row in rows], c.type) for c in columns]
+        these = sa.select(*map(sa.func.unnest, keys), sa.literal(self._run))
+        statement = insert(claims).from_select([*names, "run"], these).add_cte(alive)
+        # The query before has seen the table as it was when it began. This one is answered by
+        # what is there now, and the primary key lets one of several win.
+        statement = statement.on_conflict_do_update(
+            index_elements=list(names),
+            set_={"run": statement.excluded.run},
+            where=claims.c.run.not_in(sa.select(alive.c.run)),
+        )
+        taken = connection.execute(statement.returning(*columns))
+        return {self._tables.key_of(row) for row in taken}
+
+    def _claimed(self, items: sa.Table) -> Any:
+        """The condition that a row is claimed by a run that is alive."""
+        sa = require()
+        claims = self._tables.claims
+        runs = self._tables.runs
+        return sa.exists(
+            sa.select(claims.c.run)
+            .join(runs, runs.c.run == claims.c.run)
+            .where(
+                self._tables.same(claims),
+                runs.c.ended.is_(None),
+                runs.c.alive_until > self._database.now,
+            )
+            .correlate(items)
+        )
+
+    def _locked(self) -> Any:
+        """The key of a row that no run has claimed and another session has locked, if there is one.
+
+        Raises `UsageError` for one that can be seen and never be taken: nobody who waits for that
+        would ever come to an end.
+        """
+        sa = require()
+        tables = self._tables
+        theirs = self._not_had()
+        query = sa.select(*tables.key).where(*self._left, theirs, ~self._claimed(tables.items))
+        with self._database.reading() as connection:
+            found = connection.execute(query.limit(1)).first()
+        if found is None:
+            return None
+        key = tables.key_of(found)
+        this = sa.select(*tables.key).where(tables.is_in(tables.items, [key]), tables.undone)
+        try:
+            with self._database.writing() as connection:
+                taken = connection.execute(this.with_for_update(of=tables.items, nowait=True))
+                if taken.first() is not None:
+                    return None  # it was just given back
+        except StoreError as error:
+            if not is_locked(error):
+                raise
+            return key
+        with self._database.reading() as connection:
+            if connection.execute(this).first() is None:
+                return None  # done meanwhile, or deleted
+        raise UsageError(
+            f"row {key!r} of table {tables.spec.table} can be read and not be locked: a policy of "
+            "the table lets this user SELECT it and not UPDATE it. Let it by a policy FOR UPDATE, "
+            "or leave such rows out by where="
+        )
+
+    def _others_have_some(self) -> bool:
+        """Whether anything is left that this run has not had: claimed by others, or locked."""
+        sa = require()
+        query = sa.select(*self._tables.key).where(*self._left, self._not_had()).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def _not_had(self) -> Any:
+        """The condition that a row has not been claimed by this run."""
+        sa = require()
+        claims = self._tables.claims
+        # For each row by its key. As a join it is one of all with all where the database does not
+        # know yet how many claims there are.
+        whose = (
+            sa.select(claims.c.run)
+            .where(self._tables.same(claims))
+            .correlate(self._tables.items)
+            .scalar_subquery()
+        )
+        return whose.is_distinct_from(self._run)
+
+
+class Heartbeat:
+    """Keeps a run alive in the database until `stop`."""
+
+    def __init__(self, beat: Callable[[], bool], seconds: float) -> None:
+        self._beat = beat
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="resumable-alive", daemon=True)
+        self._thread.start()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(self._seconds / 4):
+            try:
+                if not self._beat():
+                    return  # it was taken over; the next commit says so
+            except (StoreError, UsageError) as error:
+                log.warning("the sign of life could not be given: %s", error)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()

@@ -1,0 +1,138 @@
+"""The side table of failures: what failed, how often over all runs, and what is set aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.checkpoint.sql.database import Database, require
+from resumable_tasks.checkpoint.sql.tables import Tables
+from resumable_tasks.runners.outcome import Failure
+from resumable_tasks.task.options import JobOptions
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+class FailuresTable:
+    """Failures of all runs. ``began``: when this run did, by the database's clock."""
+
+    def __init__(
+        self, database: Database, tables: Tables, run: str, began: float, options: JobOptions
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._run = run
+        self._began = began
+        self._options = options
+        self._any = True
+
+    def _of_row(self, *conditions: Any) -> Any:
+        """The condition that the items' row has failed, and so."""
+        sa = require()
+        failures, tables = self._tables.failures, self._tables
+        found = sa.select(failures.c.run).where(tables.same(failures), *conditions)
+        return sa.exists(found.correlate(tables.items))
+
+    def to_try(self) -> list[Any]:
+        """Conditions for a row to be tried by this run.
+
+        What has failed since it began is for the next one, whichever run it has failed in.
+        """
+        sa = require()
+        c = self._tables.failures.c
+        if not self._options.retry_failed:
+            return [~self._of_row()]
+        not_now = sa.or_(c.run == self._run, c.failed_at >= self._began)
+        if self._options.max_attempts is not None:
+            not_now = sa.or_(not_now, c.attempts >= self._options.max_attempts)
+        return [~self._of_row(not_now)]
+
+    def set_aside(self) -> list[Failure]:
+        """What earlier runs have failed with and this one has not tried."""
+        sa = require()
+        failures, options = self._tables.failures, self._options
+        if options.retry_failed and options.max_attempts is None:
+            return []
+        query = sa.select(failures).where(
+            failures.c.run != self._run, failures.c.failed_at < self._began, self._still_there
+        )
+        if options.retry_failed:
+            query = query.where(failures.c.attempts >= options.max_attempts)
+        with self._database.reading() as connection:
+            return [self._failure(row) for row in connection.execute(query).mappings()]
+
+    def count(self) -> int:
+        """How many rows have failed and are not done by now; asked before the first commit."""
+        sa = require()
+        query = sa.select(sa.func.count()).select_from(self._tables.failures)
+        with self._database.reading() as connection:
+            # What fails from now on is not tried again by this run.
+            self._any = bool(connection.execute(query).scalar_one())
+            found: int = connection.execute(query.where(self._still_there)).scalar_one()
+        return found
+
+    @property
+    def _still_there(self) -> Any:
+        """The condition that a failed row is one, and is not done by other means."""
+        sa = require()
+        failures, tables = self._tables.failures, self._tables
+        # Not a join: where= names columns of the items' table, without saying so.
+        found = sa.select(sa.literal(1)).select_from(tables.items)
+        found = found.where(tables.same(failures), tables.undone, *tables.considered)
+        return sa.exists(found.correlate(failures))
+
+    def _failure(self, row: Any) -> Failure:
+        key = self._tables.key_of([row[name] for name in self._tables.spec.keys])
+        fields = ("error", "message", "attempts", "batch", "time", "traceback")
+        item = json.loads(row["item"]) if row["item"] else None
+        return Failure(key, item=item, **{name: row[name] for name in fields})
+
+    def record(self, connection: sa.Connection, many: Sequence[Failure]) -> tuple[Failure, ...]:
+        """Write these failures, with the attempts of the runs before counted in."""
+        sa = require()
+        if not many:
+            return ()
+        failures, tables = self._tables.failures, self._tables
+        columns = tables.columns_of(failures)
+        these = tables.is_in(failures, [failure.key for failure in many])
+        query = sa.select(*columns, failures.c.attempts).where(these)
+        before = {tables.key_of(row): row.attempts for row in connection.execute(query)}
+        counted = tuple(
+            replace(failure, attempts=failure.attempts + before.get(failure.key, 0))
+            for failure in many
+        )
+        connection.execute(sa.delete(failures).where(these))
+        connection.execute(
+            sa.insert(failures).values(failed_at=self._database.now),
+            [self._row(failure) for failure in counted],
+        )
+        return counted
+
+    def _row(self, failure: Failure) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            **self._tables.named(failure.key),
+            "error": failure.error,
+            "message": failure.message,
+            "attempts": failure.attempts,
+            "batch": failure.batch,
+            "time": failure.time,
+            "traceback": failure.traceback,
+            "item": json.dumps(failure.item) if failure.item is not None else None,
+            "run": self._run,
+        }
+        # PostgreSQL's text holds every character but one.
+        return {
+            name: value.replace("\0", "\\x00") if isinstance(value, str) else value
+            for name, value in row.items()
+        }
+
+    def forget(self, connection: sa.Connection, many: Sequence[Any]) -> None:
+        """These rows are completed."""
+        if not self._any:
+            return
+        sa = require()
+        failures = self._tables.failures
+        connection.execute(sa.delete(failures).where(self._tables.is_in(failures, many)))

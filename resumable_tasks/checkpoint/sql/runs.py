@@ -1,0 +1,180 @@
+"""A run's row in the table of runs: who is at work, alive until when, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resumable_tasks.checkpoint.directory import holder
+from resumable_tasks.checkpoint.sql.database import Database, require
+from resumable_tasks.checkpoint.sql.tables import Tables
+from resumable_tasks.errors import CheckpointHeld, CheckpointMismatch, Fenced
+from resumable_tasks.task.options import JobOptions
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+LOCK_SECONDS = 10
+
+
+class Tenure:
+    """One run, from `take` to `leave`. On SQLite there is one at a time."""
+
+    def __init__(self, database: Database, tables: Tables, run: str, options: JobOptions) -> None:
+        self._database = database
+        self._tables = tables
+        self._run = run
+        self._options = options
+        self._until = database.now + tables.spec.claim_seconds
+        runs = tables.runs.c
+        self._mine = [runs.run == run, runs.ended.is_(None)]
+
+    def take(self, *, takeover: bool, identity: Mapping[str, str] | None) -> float:
+        """Enter this run; when it began, by the database's clock.
+
+        Raises `CheckpointHeld` on SQLite while another is at work, `CheckpointMismatch` if the
+        runs before were of another job or version.
+        """
+        sa = require()
+        runs = self._tables.runs
+        me = holder.me(self._run)
+        with self._database.writing() as connection:
+            self._check_job(connection)
+            self._end_gone(connection)
+            others = sa.update(runs).where(runs.c.ended.is_(None))
+            if takeover:
+                connection.execute(others.values(ended="taken over"))
+            elif self._database.sqlite:
+                self._refuse_second(connection)
+                connection.execute(others.values(ended="lost"))
+            connection.execute(
+                sa.insert(runs).values(
+                    run=self._run,
+                    job=self._options.name,
+                    version=str(self._options.version),
+                    host=me["host"],
+                    pid=me["pid"],
+                    machine=_machine(),
+                    began=self._database.now,
+                    alive_until=self._until,
+                    identity=json.dumps(dict(identity or {})),
+                )
+            )
+            began = sa.select(runs.c.began).where(runs.c.run == self._run)
+            return float(connection.execute(began).scalar_one())
+
+    def _check_job(self, connection: sa.Connection) -> None:
+        sa = require()
+        runs, options = self._tables.runs, self._options
+        last = connection.execute(
+            sa.select(runs.c.job, runs.c.version).order_by(runs.c.began.desc()).limit(1)
+        ).first()
+        if last is None:
+            return
+        if last.job != options.name:
+            raise CheckpointMismatch(
+                f"{self._tables.url} is of job {last.job!r}, and this run is of {options.name!r}: "
+                "give each job a done= column of its own, or the job its name back"
+            )
+        if last.version != str(options.version) and options.on_version_change != "reuse":
+            raise CheckpointMismatch(
+                f"{self._tables.url} was made by version {last.version!r} of the handler, this "
+                f'run is of {str(options.version)!r}: on_version_change="reuse" keeps what is '
+                f"completed; to redo it, SET {self._tables.spec.done} = NULL where it is to be"
+            )
+
+    def _refuse_second(self, connection: sa.Connection) -> None:
+        sa = require()
+        runs = self._tables.runs
+        alive = sa.select(runs).where(
+            runs.c.ended.is_(None), runs.c.alive_until > self._database.now
+        )
+        for other in connection.execute(alive):
+            raise CheckpointHeld(
+                f"{self._tables.url} is held by run {other.run} on host {other.host}, pid "
+                f"{other.pid}, and SQLite is for one at a time. Wait for it to end, or, if you "
+                "know that it is stuck, take it over: takeover=True",
+                holder={
+                    "run": other.run,
+                    "host": other.host,
+                    "pid": other.pid,
+                    **json.loads(other.identity),
+                },
+            )
+
+    def end_gone(self) -> None:
+        """End the runs whose process is gone on this machine: what they have claimed is free."""
+        with self._database.writing() as connection:
+            self._end_gone(connection)
+
+    def _end_gone(self, connection: sa.Connection) -> None:
+        sa = require()
+        runs = self._tables.runs
+        open_ones = connection.execute(sa.select(runs).where(runs.c.ended.is_(None)))
+        gone = [run.run for run in open_ones if is_gone(run.machine, run.pid)]
+        if gone:
+            mine = sa.update(runs).where(runs.c.run.in_(gone), runs.c.ended.is_(None))
+            connection.execute(mine.values(ended="lost"))
+
+    def beat(self) -> bool:
+        """Stay alive for `claim_seconds` more; False if another has taken over."""
+        sa = require()
+        statement = sa.update(self._tables.runs).where(*self._mine)
+        with self._database.writing() as connection:
+            return bool(connection.execute(statement.values(alive_until=self._until)).rowcount)
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raises `Fenced` if another has taken over, and makes commits durable, in this one."""
+        sa = require()
+        query = sa.select(self._tables.runs.c.run).where(*self._mine)
+        if connection.execute(query).first() is None:
+            raise Fenced(
+                f"{self._tables.url} was taken over from this run; what it had committed stands"
+            )
+        if not self._database.sqlite:
+            # Whoever has turned that off can lose the last commits when the power goes. And who
+            # waits for a lock without an end cannot say so.
+            connection.exec_driver_sql(
+                f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
+                "set_config('statement_timeout', '0', true), "
+                "CASE WHEN current_setting('synchronous_commit') = 'off' "
+                "THEN set_config('synchronous_commit', 'on', true) END"
+            )
+            self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
+
+    def leave(self, how: str) -> None:
+        """Give back what is claimed, and say how this run has ended."""
+        sa = require()
+        claims = self._tables.claims
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(claims).where(claims.c.run == self._run))
+            connection.execute(sa.update(self._tables.runs).where(*self._mine).values(ended=how))
+
+
+def is_gone(machine: str, pid: int) -> bool:
+    """Whether a run's process was on this machine, and is not there any more."""
+    if not machine or machine != _machine():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _machine() -> str:
+    """The boot of the machine, and its set of pids; empty where there is no way to know.
+
+    Not the host's name, which copies of a machine share.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""

@@ -1,0 +1,102 @@
+"""How far the rows of a table are, as somebody sees it who only looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from resumable_tasks.checkpoint.sql.database import Database, require
+from resumable_tasks.checkpoint.sql.runs import is_gone
+from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+from resumable_tasks.checkpoint.sql.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """How many ``rows`` there are, ``completed``, ``failed`` and ``left`` add up to them.
+
+    ``errors`` are the failed rows by the class of their error. ``claimed`` rows are with one of
+    the runs at work, which ``running`` lists: run, host, pid, and for how many seconds.
+    ``last_run`` is the one that began last, with how it ``ended``: None if it has not said so.
+    """
+
+    table: str
+    job: str | None
+    version: str | None
+    status: Literal["done", "failed", "incomplete", "running"]
+    rows: int
+    completed: int
+    failed: int
+    left: int
+    claimed: int
+    errors: dict[str, int]
+    running: list[dict[str, Any]]
+    last_run: dict[str, Any] | None
+
+
+def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
+    """Read-only, in one transaction. Raises `UsageError` for a table that is not prepared."""
+    sa = require()
+    tables = Tables(database, spec)
+    tables.check()
+    items, runs, failures = tables.items, tables.runs, tables.failures
+    undone = [tables.undone, *tables.considered]
+    alive = sa.and_(runs.c.ended.is_(None), runs.c.alive_until > database.now)
+    claims = (
+        sa.select(sa.func.count())
+        .select_from(tables.claims)
+        .where(sa.exists().where(runs.c.run == tables.claims.c.run, alive))
+    )
+    kinds = (
+        sa.select(failures.c.error, sa.func.count())
+        # No join: where= names columns of the items' table, without saying so.
+        .where(
+            sa.exists(
+                sa.select(sa.literal(1))
+                .select_from(items)
+                .where(tables.same(failures), *undone)
+                .correlate(failures)
+            )
+        )
+        .group_by(failures.c.error)
+        .order_by(sa.func.count().desc(), failures.c.error)
+    )
+    who = [runs.c.run, runs.c.job, runs.c.version, runs.c.host, runs.c.pid, runs.c.machine]
+    seconds = (database.now - runs.c.began).label("seconds")
+    newest = sa.select(*who, runs.c.ended, seconds).order_by(runs.c.began.desc())
+    with database.reading() as connection:
+        found = sa.select(sa.func.count(), sa.func.count().filter(tables.is_done)).select_from(
+            items
+        )
+        rows, completed = connection.execute(found.where(*tables.considered)).one()
+        errors = dict(connection.execute(kinds).tuples().all())
+        claimed = connection.execute(claims).scalar_one()
+        at_work = [dict(run) for run in connection.execute(newest.where(alive)).mappings()]
+        last = connection.execute(newest.limit(1)).mappings().first()
+    # Until its time is over a run counts as alive for those who cannot look for its process.
+    running = [run for run in at_work if not is_gone(run["machine"], run["pid"])]
+    named = running[0] if running else last
+    failed = sum(errors.values())
+    left = rows - completed - failed
+    return TableStatus(
+        table=tables.url,
+        job=named["job"] if named else None,
+        version=named["version"] if named else None,
+        status="running" if running else "incomplete" if left else "failed" if failed else "done",
+        rows=rows,
+        completed=completed,
+        failed=failed,
+        left=left,
+        claimed=claimed,
+        errors=errors,
+        running=[_without(run, "job", "version", "machine", "ended") for run in running],
+        last_run=_without(last, "job", "version", "machine") if last else None,
+    )
+
+
+def _without(run: Any, *names: str) -> dict[str, Any]:
+    return {
+        name: round(value, 1) if name == "seconds" else value
+        for name, value in run.items()
+        if name not in names
+    }

@@ -1,0 +1,354 @@
+"""The tables of a checkpoint in a database: the items', and those beside it.
+
+::
+
+    <table>_<done>_runs      one row a run: who, since when, alive until when, how it ended
+    <table>_<done>_claims    rows that a run has taken for itself; valid while that run is alive
+    <table>_<done>_failures  rows that failed, with their attempts over all runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.checkpoint.sql.database import Database, require
+from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+from resumable_tasks.errors import CheckpointUnusable, UsageError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from sqlalchemy import Column, Table
+
+_OWN_NAMES = ("run", "error", "message", "attempts", "batch", "time", "traceback", "item")
+_LONGEST_NAME = 63  # bytes, in PostgreSQL
+
+
+class Tables:
+    """The tables that a `SqlCheckpoint` names, as they are in the database.
+
+    Raises `UsageError` if there is no such table or column, `CheckpointUnusable` if the key is not
+    one.
+    """
+
+    def __init__(self, database: Database, spec: SqlCheckpoint) -> None:
+        sa = require()
+        self.spec = spec
+        self.sqlite = database.sqlite
+        self._database = database
+        self._metadata = sa.MetaData()
+        self.items = self.reflected(spec.table)
+        self.key = [self._key_column(name) for name in spec.keys]
+        clash = [name for name in spec.keys if name in (*_OWN_NAMES, "failed_at")]
+        if clash:
+            raise UsageError(f"key column {clash[0]!r} has the name of a column of the side tables")
+        schema = self.items.schema
+        text, seconds = sa.Text, sa.Double
+        self.runs: Table = sa.Table(
+            self.beside("runs"),
+            self._metadata,
+            sa.Column("run", sa.String(12), primary_key=True),
+            sa.Column("job", text, nullable=False),
+            sa.Column("version", text, nullable=False),
+            sa.Column("host", text, nullable=False),
+            sa.Column("pid", sa.Integer, nullable=False),
+            # Which boot of which machine, and which of its sets of pids.
+            sa.Column("machine", text, nullable=False),
+            sa.Column("began", seconds, nullable=False),
+            sa.Column("alive_until", seconds, nullable=False),
+            sa.Column("ended", text),
+            sa.Column("identity", text, nullable=False),
+            schema=schema,
+        )
+        self.claims: Table = sa.Table(
+            self.beside("claims"),
+            self._metadata,
+            *self._key_copies(),
+            # Without an index on it, which would lead over all the claims of a run that are gone.
+            sa.Column("run", sa.String(12), nullable=False),
+            schema=schema,
+        )
+        self.failures: Table = sa.Table(
+            self.beside("failures"),
+            self._metadata,
+            *self._key_copies(),
+            sa.Column("error", text, nullable=False),
+            sa.Column("message", text, nullable=False),
+            sa.Column("attempts", sa.Integer, nullable=False),
+            sa.Column("batch", text, nullable=False),
+            sa.Column("time", text, nullable=False),
+            sa.Column("traceback", text, nullable=False),
+            sa.Column("item", text),
+            sa.Column("run", sa.String(12), nullable=False),
+            sa.Column("failed_at", seconds, nullable=False),
+            schema=schema,
+        )
+
+    def beside(self, what: str) -> str:
+        """The name of what is beside the items' table: its own, with the column's, as far as fits.
+
+        PostgreSQL would cut a longer one by itself, so that several become the same.
+        """
+        name = f"{self.items.name}_{self.spec.done}"
+        if len(f"{name}_{what}".encode()) > _LONGEST_NAME:
+            told_apart = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+            room = _LONGEST_NAME - len(f"{told_apart}_{what}")
+            name = name.encode()[:room].decode(errors="ignore") + told_apart
+        return f"{name}_{what}"
+
+    @property
+    def side(self) -> tuple[sa.Table, ...]:
+        """The tables beside the items', which `resumable sql init` makes."""
+        return self.runs, self.claims, self.failures
+
+    @property
+    def url(self) -> str:
+        return f"{self._database.url} {self.spec.table}.{self.spec.done}"
+
+    @property
+    def done(self) -> sa.Column[Any]:
+        return self.items.c[self.spec.done]
+
+    @property
+    def is_done(self) -> Any:
+        """The condition that a row is completed: its column is set, or true if it is a boolean."""
+        sa = require()
+        if isinstance(self.done.type, sa.Boolean):
+            return self.done.is_(sa.true())
+        return self.done.is_not(None)
+
+    @property
+    def undone(self) -> Any:
+        """The condition that a row is to be handled."""
+        sa = require()
+        if isinstance(self.done.type, sa.Boolean):
+            return self.done.is_not(sa.true())
+        return self.done.is_(None)
+
+    @property
+    def done_value(self) -> Any:
+        """What a completed row's column is set to: now, or true where it is a boolean."""
+        sa = require()
+        if isinstance(self.done.type, sa.Boolean):
+            return sa.true()
+        return sa.func.current_timestamp() if self.sqlite else sa.func.clock_timestamp()
+
+    @property
+    def considered(self) -> list[Any]:
+        """The conditions for a row to be an item, done or not."""
+        sa = require()
+        if not self.spec.where:
+            return []
+        # A colon would begin a parameter, and a comment would hide the bracket that closes.
+        return [sa.text("(" + self.spec.where.replace(":", r"\:") + "\n)")]
+
+    def is_in(self, table: sa.Table, many: Sequence[Any]) -> Any:
+        """The condition that a row's key in this table is one of these."""
+        sa = require()
+        columns = self.columns_of(table)
+        if len(columns) == 1 and not self.sqlite:
+            # One value, however many they are: each number of them would be a statement of its own.
+            return columns[0] == sa.any_(self.array(many, columns[0].type))
+        if len(columns) == 1:
+            return columns[0].in_(list(many))
+        return sa.tuple_(*columns).in_([tuple(key) for key in many])
+
+    @staticmethod
+    def array(many: Sequence[Any], kind: Any) -> Any:
+        """These values as one of PostgreSQL's."""
+        sa = require()
+        # A cast to a type with a length cuts what is longer, in silence; a column refuses it.
+        if isinstance(kind, (sa.VARCHAR, sa.NUMERIC)):
+            kind = type(kind)()
+        return sa.literal(list(many), sa.ARRAY(kind))
+
+    def same(self, table: sa.Table, names: Sequence[str] = ()) -> Any:
+        """The condition that a row of this table is about the row of the items' table.
+
+        ``names``: of the key's columns there, if they are others.
+        """
+        sa = require()
+        columns = [table.c[name] for name in names or self.spec.keys]
+        pairs = zip(columns, self.key, strict=True)
+        return sa.and_(*(one == other for one, other in pairs))
+
+    def after(self, key: Any) -> Any:
+        """The condition that a row comes after this key."""
+        sa = require()
+        if len(self.key) == 1:
+            return self.key[0] > key
+        parts = zip(key, self.key, strict=True)
+        return sa.tuple_(*self.key) > sa.tuple_(*(sa.literal(part, c.type) for part, c in parts))
+
+    def columns_of(self, table: sa.Table) -> list[sa.Column[Any]]:
+        return [table.c[name] for name in self.spec.keys]
+
+    def key_of(self, row: Any) -> Any:
+        """The key in the first columns of a row."""
+        return row[0] if isinstance(self.spec.key, str) else tuple(row[: len(self.key)])
+
+    def named(self, key: Any) -> dict[str, Any]:
+        """A key as values of its columns."""
+        values = (key,) if isinstance(self.spec.key, str) else key
+        return dict(zip(self.spec.keys, values, strict=True))
+
+    def reflected(self, name: str) -> sa.Table:
+        """A table as it is in the database."""
+        sa = require()
+        schema, _, table = name.rpartition(".")
+        with self._database.reading() as connection, warnings.catch_warnings():
+            # A type that SQLAlchemy does not know, such as point, is read as text.
+            warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
+            try:
+                found: Table = sa.Table(
+                    table,
+                    self._metadata,
+                    schema=schema or None,
+                    autoload_with=connection,
+                    resolve_fks=False,  # the tables it refers to, and theirs, are not asked for
+                )
+            except sa.exc.NoSuchTableError:
+                raise UsageError(f"{self._database.url} has no table {name!r}") from None
+        return found
+
+    def _key_column(self, name: str) -> sa.Column[Any]:
+        from sqlalchemy.dialects import postgresql
+
+        sa = require()
+        if name not in self.items.c:
+            raise UsageError(f"table {self.spec.table} has no column {name!r}, which is the key")
+        column: Column[Any] = self.items.c[name]
+        while isinstance(column.type, postgresql.DOMAIN):
+            column.type = column.type.data_type
+        if isinstance(column.type, sa.Uuid):
+            column.type = sa.Uuid(as_uuid=False)  # as a string: a key is one, or an integer
+        elif isinstance(column.type, sa.Enum) or not isinstance(
+            column.type, (sa.Integer, sa.String)
+        ):
+            raise UsageError(
+                f"key column {name!r} of table {self.spec.table} is of type {column.type}; a key "
+                "is of text, integers or UUIDs"
+            )
+        return column
+
+    def _key_copies(self) -> list[sa.Column[Any]]:
+        sa = require()
+        return [
+            sa.Column(column.name, column.type, primary_key=True, autoincrement=False)
+            for column in self.key
+        ]
+
+    def check(self) -> None:
+        """Raises unless a run can work with them as they are."""
+        sa = require()
+        spec = self.spec
+        with self._database.reading() as connection:
+            there = sa.inspect(connection)
+            sides = () if spec.shards is not None else self.side
+            missing = [t.name for t in sides if not there.has_table(t.name, schema=t.schema)]
+        missing += [name for name in (spec.done, *spec.columns) if name not in self.items.c]
+        if missing:
+            raise UsageError(
+                f"table {spec.table} is not prepared, there is no {missing[0]}: `{self.init}` "
+                "prints what it takes, and with --apply does it"
+            )
+        if not self.done.nullable and not isinstance(self.done.type, sa.Boolean):
+            raise UsageError(
+                f"column {spec.done!r} of table {spec.table} is NOT NULL: a row is to be handled "
+                "while it is NULL"
+            )
+        self.check_key()
+
+    @property
+    def init(self) -> str:
+        """The command that prepares the table."""
+        spec = self.spec
+        words = ["resumable", "sql", "init", self._database.url, "--table", spec.table]
+        for name in spec.keys:
+            words += ["--key", name]
+        words += ["--done", spec.done]
+        for name in spec.columns:
+            words += ["--column", name]
+        return shlex.join(words)
+
+    def check_key(self) -> None:
+        """Raises `CheckpointUnusable` unless the key is unique and not null."""
+        sa = require()
+        spec, items = self.spec, self.items
+        wanted = set(spec.keys)
+        names = ", ".join(spec.keys)
+        with self._database.reading() as connection:
+            there = sa.inspect(connection)
+            where = {"table_name": items.name, "schema": items.schema}
+            sets = [there.get_pk_constraint(**where)["constrained_columns"]]
+            sets += [each["column_names"] for each in there.get_unique_constraints(**where)]
+            sets += [
+                each["column_names"]
+                for each in there.get_indexes(**where)
+                if each["unique"]
+                and not any("where" in option for option in each.get("dialect_options", {}))
+            ]
+            unique = any(each and set(each) <= wanted for each in sets)
+            nulls = 0
+            if any(column.nullable for column in self.key):
+                empty = sa.or_(*(column.is_(None) for column in self.key))
+                query = sa.select(sa.func.count()).select_from(items).where(empty)
+                nulls = connection.execute(query).scalar_one()
+            if nulls:
+                raise CheckpointUnusable(
+                    f"{nulls:,} rows of table {spec.table} have no key ({names} is NULL): give "
+                    "them one, or name another column, that every row has"
+                )
+            if unique:
+                return
+            _refuse_view(connection, items.name, items.schema)
+            twice = sa.select(*self.key, sa.func.count()).group_by(*self.key)
+            found = connection.execute(twice.having(sa.func.count() > 1).limit(1)).first()
+        if found:
+            raise CheckpointUnusable(
+                f"key {self.key_of(found)!r} stands in {found[-1]:,} rows of table {spec.table}: "
+                "a key names one row; mend the rows, or name more columns in key="
+            )
+        quote = self._database.plain.identifier_preparer
+        index = quote.quote(f"{items.name}_{spec.keys[0]}_unique")
+        columns = ", ".join(map(quote.quote, spec.keys))
+        raise CheckpointUnusable(
+            f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX {index} ON "
+            f"{quote.format_table(items)} ({columns}), and run again"
+        )
+
+
+def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | tuple[str, ...]:
+    """The key as a `SqlCheckpoint` takes it: these columns, or else the table's primary key.
+
+    Raises `UsageError` if there is neither.
+    """
+    sa = require()
+    names = tuple(given)
+    if not names:
+        schema, _, name = table.rpartition(".")
+        with database.reading() as connection:
+            there = sa.inspect(connection)
+            _refuse_view(connection, name, schema or None)
+            try:
+                names = tuple(there.get_pk_constraint(name, schema or None)["constrained_columns"])
+            except sa.exc.NoSuchTableError:
+                raise UsageError(f"{database.url} has no table {table!r}") from None
+    if not names:
+        raise UsageError(f"table {table} has no primary key: name the columns of the key by --key")
+    return names[0] if len(names) == 1 else names
+
+
+def _refuse_view(connection: sa.Connection, name: str, schema: str | None) -> None:
+    sa = require()
+    there = sa.inspect(connection)
+    views = there.get_view_names(schema)
+    if connection.dialect.name == "postgresql":
+        views += there.get_materialized_view_names(schema)
+    if name in views:
+        raise CheckpointUnusable(
+            f"{name} is a view: give the table whose rows it shows, and where= to choose among them"
+        )

@@ -1,0 +1,1 @@
+"""The only loop: batches out, outcomes in, one committer."""

@@ -1,0 +1,127 @@
+"""What happens in a run, as frozen records, for whoever wants to know.
+
+A listener is any callable of one event. Listeners are called one at a time, from the driver's
+threads. One that raises is reported once, with its traceback, and not called again: a broken
+display must not end a night of paid calls, and it decides nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from resumable_tasks.base import log
+from resumable_tasks.runners.outcome import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. Counts are items. ``expected`` is None where the items have no length.
+
+    ``completed`` and ``failed`` are this run's, ``skipped`` were completed before it. ``rate`` is
+    items a second, ``eta`` seconds, both of this run alone; None while unknown.
+    """
+
+    completed: int
+    failed: int
+    skipped: int
+    expected: int | None
+    seconds: float
+
+    @property
+    def rate(self) -> float | None:
+        handled = self.completed + self.failed
+        return handled / self.seconds if handled and self.seconds > 0 else None
+
+    @property
+    def eta(self) -> float | None:
+        if self.expected is None or self.rate is None:
+            return None
+        left = self.expected - self.completed - self.failed - self.skipped
+        return max(left, 0) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``job`` and ``checkpoint`` say whose event it is, ``run`` which run's."""
+
+    job: str
+    checkpoint: str
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """The checkpoint is open. ``found`` items were completed before, ``failed`` had failed."""
+
+    found: int
+    failed: int
+    expected: int | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Event):
+    """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it."""
+
+    number: int
+    completed: int
+    rows: int
+    bytes: int
+    failures: tuple[Failure, ...]
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """The run has been asked to stop; ``running`` batches are given time to finish."""
+
+    reason: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """The run has ended. ``how``: ``done``, ``failed``, ``interrupted`` or ``error``."""
+
+    how: str
+    progress: Progress
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Listeners:
+    """The listeners of one run, called one at a time."""
+
+    each: list[Listener]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(
+        cls, listeners: Iterable[Listener], on_progress: Callable[[Progress], None] | None
+    ) -> Listeners:
+        each = list(listeners)
+        if on_progress is not None:
+            tell = on_progress
+
+            def at_commit(event: Event) -> None:
+                if isinstance(event, (Committed, RunFinished)):
+                    tell(event.progress)
+
+            each.append(at_commit)
+        return cls(each)
+
+    def tell(self, event: Event) -> None:
+        with self._lock:
+            for listener in tuple(self.each):
+                try:
+                    listener(event)
+                except Exception:  # noqa: BLE001 - said with its traceback; see the module
+                    self.each.remove(listener)
+                    log.exception(
+                        "a listener raised on %s and is not called again; the run goes on",
+                        type(event).__name__,
+                    )

@@ -1,0 +1,46 @@
+"""How many batches may be out at once: submitted, and not yet committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resumable_tasks.engine.watch import LongBatches
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.outcome import Outcome
+
+# As many batches as are handled in this time, about that of two commits, so that handlers need
+# not wait for the disk; and no more than these many, or this many bytes of shards.
+_SECONDS = 0.008
+_MOST_BATCHES = 256
+_MOST_BYTES = 16_000_000
+
+
+class Window:
+    """The runner's own window, and more batches while they cost next to nothing."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._handled = 0
+        self._seconds = 0.0
+        self._bytes = 0
+        self._long_batches = LongBatches()
+        self.quiet_left = self._long_batches.quiet_left
+        self.heard = self._long_batches.heard
+        self.batches = runner.window
+
+    def widen(self, outcomes: Sequence[Outcome], shard_bytes: int) -> None:
+        """Take in what was committed: where handlers are quick, commits are what takes time."""
+        self._long_batches.look(outcomes)
+        # A call that failed at once says nothing of how long others take.
+        worked = [outcome for outcome in outcomes if not outcome.raised]
+        self._handled += len(worked)
+        self._seconds += sum(outcome.seconds for outcome in worked)
+        self._bytes += shard_bytes
+        if not self._handled:
+            return
+        cheap = min(
+            _MOST_BATCHES,
+            self._runner.concurrency * _SECONDS * self._handled / max(self._seconds, 1e-9),
+            _MOST_BYTES * self._handled / max(self._bytes, 1),
+        )
+        self.batches = max(self._runner.window, int(cheap))

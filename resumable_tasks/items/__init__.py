@@ -1,0 +1,1 @@
+"""Items → keyed → missing → batches."""

@@ -1,0 +1,148 @@
+"""Fingerprints: by which it is seen that an item has changed since it was completed.
+
+A fingerprint is a digest of 64 bits of a value's canonical JSON. Of two values that differ, one in
+18 × 10¹⁸ pairs has the same one: it decides whether an item is done again, never which item it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from resumable_tasks.errors import InvalidItems, UsageError
+from resumable_tasks.items.keys import shorten
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FingerprintSpec = str | Callable[[Any], Any] | None
+CONTENT = "content"
+
+
+def digest(value: Any) -> int:
+    """The fingerprint of a value: the same for equal values, in every process.
+
+    The order of a dict's fields says nothing; a dataclass or a pydantic model is the dict of its
+    fields. Raises `TypeError` or `ValueError` for a value that has no canonical form.
+    """
+    text = _ENCODER.encode(value).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+
+
+def to_text(fingerprint: int) -> bytes:
+    """A fingerprint as the journal keeps it: 16 hexadecimal digits; none at all for -1."""
+    return b"%016x" % fingerprint if fingerprint >= 0 else b""
+
+
+def from_text(text: bytes) -> int:
+    """What `to_text` has made: -1 where there is none."""
+    return int(text, 16) if text else -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fingerprinter:
+    """How the fingerprint of an item is had.
+
+    ``spec``: the name of a field, a callable on the item, or ``"content"``: the whole item.
+    """
+
+    spec: str | Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.spec) and not (isinstance(self.spec, str) and self.spec):
+            raise UsageError(
+                f'fingerprint={self.spec!r} is neither a field name, "content", nor a callable'
+            )
+
+    def describe(self) -> Any:
+        """The scheme as claims keep it: JSON-able. Fingerprints of two schemes are not compared."""
+        if callable(self.spec):
+            return {"callable": getattr(self.spec, "__qualname__", type(self.spec).__name__)}
+        return CONTENT if self.spec == CONTENT else {"field": self.spec}
+
+    def of(self, items: Sequence[Any] | pa.RecordBatch, first: int) -> list[int]:
+        """The fingerprints of consecutive items, of which the first stands at this position.
+
+        Raises `InvalidItems` with the position of one that has none.
+        """
+        values = self._values(items, first)
+        try:
+            return [digest(value) for value in values]
+        except (TypeError, ValueError, RecursionError):
+            pass  # which of them it was is found out below
+        for at, value in enumerate(values):
+            try:
+                digest(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise InvalidItems(
+                    f"item {first + at:,}: no fingerprint can be had of {shorten(value)}: {error}; "
+                    "give fingerprint= a field, or a callable that returns text or a number"
+                ) from None
+        raise AssertionError("a digest that failed fails again")
+
+    def _values(self, items: Any, first: int) -> Sequence[Any]:
+        spec, rows = self.spec, isinstance(items, list)
+        if spec == CONTENT or callable(spec):
+            each: list[Any] = items if rows else items.to_pylist()
+            return [spec(item) for item in each] if callable(spec) else each
+        if rows:
+            return [_field(item, spec, first + at) for at, item in enumerate(items)]
+        if spec not in items.schema.names:
+            raise _no_field(first, "items have no column", spec, items.schema.names)
+        column: list[Any] = items.column(spec).to_pylist()
+        return column
+
+
+def _field(item: Any, name: str, position: int) -> Any:
+    try:
+        return item[name]  # dicts, and rows of databases
+    except (KeyError, IndexError, TypeError, AttributeError):
+        pass
+    try:
+        return getattr(item, name)
+    except AttributeError:
+        found = list(item) if isinstance(item, dict) else type(item).__name__
+        raise _no_field(position, "item has no field", name, found) from None
+
+
+def _no_field(position: int, what: str, name: str, found: Any) -> InvalidItems:
+    return InvalidItems(
+        f"item {position:,}: the {what} {name!r} (found: {shorten(found, 200)}); give fingerprint= "
+        "the name of one that changes when the item does"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know as one that it does, marked with what it was."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if hasattr(value, "model_dump"):  # pydantic, without importing it
+        return value.model_dump()
+    if isinstance(value, (date, time)):  # and datetime
+        return ["time", value.isoformat()]
+    if isinstance(value, timedelta):
+        return ["timedelta", value.days, value.seconds, value.microseconds]
+    if isinstance(value, (Decimal, UUID, PurePath)):
+        return [type(value).__name__, str(value)]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return ["bytes", bytes(value).hex()]
+    if isinstance(value, (set, frozenset)):
+        return ["set", sorted(map(_ENCODER.encode, value))]
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "as_py"):  # a scalar of Arrow
+        return value.as_py()
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)

@@ -1,0 +1,23 @@
+"""Whether the code that asks is in a flow run. Costs nothing where Prefect is not loaded."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resumable_tasks.prefect.flow_run import FlowRun
+
+
+def current_flow_run() -> FlowRun | None:
+    """The flow run around the caller; None outside of one.
+
+    A program that has not loaded Prefect's contexts is in no flow run, so that this does not
+    load them either: that takes seconds.
+    """
+    contexts = sys.modules.get("prefect.context")
+    if contexts is None or contexts.FlowRunContext.get() is None:
+        return None
+    from resumable_tasks.prefect.flow_run import FlowRun
+
+    return FlowRun()

@@ -1,0 +1,204 @@
+"""What a run takes from the flow run around it, and how it lives with Prefect's signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import Abort
+from prefect.logging import get_run_logger
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from resumable_tasks.base import log
+from resumable_tasks.engine.events import Listener
+from resumable_tasks.errors import (
+    CheckpointHeld,
+    CheckpointUnusable,
+    Interrupted,
+    Unfinished,
+    UsageError,
+)
+from resumable_tasks.items.sources import Handed
+from resumable_tasks.prefect import remote, threads
+from resumable_tasks.prefect.limits import GlobalLimit
+from resumable_tasks.prefect.task_runs import TaskRuns
+from resumable_tasks.prefect.telemetry import Telemetry
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.limits import Gate
+from resumable_tasks.task.options import JobOptions
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.2
+
+
+class FlowRun:
+    """The flow run, or the task run in one, that a job is run in."""
+
+    def __init__(self) -> None:
+        context = FlowRunContext.get()
+        if context is None or context.flow_run is None:
+            raise UsageError("no flow run is going on here")
+        self._context = context
+        self.id = str(context.flow_run.id)
+        self.in_task_run = TaskRunContext.get() is not None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the checkpoint remembers of this flow run, beside the run's own name."""
+        return {"flow_run": self.id}
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a schedule has started this flow run, and this is its first try."""
+        flow_run = self._context.flow_run
+        return flow_run is not None and bool(flow_run.auto_scheduled) and flow_run.run_count <= 1
+
+    def check_place(self, place: str) -> None:
+        """Refuse a checkpoint that would go with a worker's working directory.
+
+        Raises `CheckpointUnusable`.
+        """
+        if "://" in place or os.path.isabs(os.path.expanduser(place)):
+            return
+        here, temporary = os.getcwd(), os.path.realpath(tempfile.gettempdir())
+        by_worker = "PREFECT__FLOW_RUN_ID" in os.environ
+        if by_worker and os.path.realpath(here).startswith(temporary + os.sep):
+            raise CheckpointUnusable(
+                f"checkpoint {place!r} is relative to {here}, a temporary folder of the worker "
+                "that is deleted after this flow run, and the checkpoint with it: give an "
+                "absolute path"
+            )
+
+    def runner(self, options: JobOptions, loop: asyncio.AbstractEventLoop | None) -> Runner:
+        """Batches as task runs, by the flow's own task runner."""
+        here = isinstance(self._context.task_runner, ThreadPoolTaskRunner)
+        runs = TaskRuns(
+            options.name,
+            options.tags,
+            options.task_runs,
+            threads.SECONDS if here else remote.SECONDS,
+        )
+        if here:
+            return threads.ThreadTaskRuns(options.most_at_once, runs, loop)
+        if options.adaptive is not None:
+            raise UsageError(
+                f"{options.name}: an adaptive concurrency is for threads and coroutines of one "
+                "process; give a number for task runs in other processes"
+            )
+        return remote.RemoteTaskRuns(options.most_at_once, runs)
+
+    def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
+        """Prefect's global concurrency limits of these names."""
+        return tuple(GlobalLimit(name) for name in names)
+
+    def telemetry(self) -> Listener:
+        """Shows the run in Prefect's UI."""
+        return Telemetry()
+
+    def accompany(
+        self, work: Callable[[], T], items: Handed | None, request_stop: Callable[[str, bool], None]
+    ) -> T:
+        """Do the work in a thread of its own, while this one gives it items and takes signals.
+
+        Prefect ends a flow run by an exception, raised wherever the main thread is: at a cancel,
+        at SIGTERM, at a time-out, when it is suspended. In here that can be nowhere but in the
+        waiting; the work is then asked to stop, has its grace, and the exception goes on its way.
+        (The handler of SIGTERM must stay Prefect's own: else it takes a cancel for a crash.)
+        """
+        outcome: list[tuple[T | None, BaseException | None]] = []
+        ended = threading.Event()
+
+        def carry_out() -> None:
+            try:
+                outcome.append((work(), None))
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                outcome.append((None, error))
+            finally:
+                ended.set()
+
+        thread = threading.Thread(
+            target=copy_context().run, args=(carry_out,), name="resumable-engine", daemon=True
+        )
+        thread.start()
+        signal: BaseException | None = None
+        while not outcome:
+            try:
+                while not ended.is_set():
+                    if items is None or signal is not None:
+                        ended.wait(_POLL_SECONDS)
+                    else:
+                        items.serve(_POLL_SECONDS)
+                    if signal is None:
+                        self.raise_if_suspended()
+            except BaseException as error:  # noqa: BLE001 - raised below, when there is order
+                request_stop(type(error).__name__, signal is not None)
+                signal = signal or error
+        result, failure = outcome[0]
+        if signal is not None:
+            raise signal from failure
+        if failure is not None:
+            raise self.translated(failure) from failure.__cause__
+        return result  # type: ignore[return-value]
+
+    async def watch(
+        self, work: asyncio.Future[Any], request_stop: Callable[[str, bool], None]
+    ) -> None:
+        """`accompany` for an event loop: return when the work has ended, or is to stop.
+
+        Raises ``CancelledError`` as whoever waits would, and ``Pause`` once all is committed.
+        """
+        while not work.done():
+            await asyncio.wait([work], timeout=_POLL_SECONDS)
+            try:
+                self.raise_if_suspended()
+            except BaseException as pause:
+                request_stop(type(pause).__name__, False)
+                await asyncio.wait([work])
+                raise pause from work.result()[1]
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """The library logs to the logger of this run, which is what the UI shows."""
+        token = log.destination.set(get_run_logger())
+        try:
+            yield
+        finally:
+            log.destination.reset(token)
+
+    def raise_if_suspended(self) -> None:
+        """Raises Prefect's ``Pause`` once the flow run has been suspended from outside."""
+        request = getattr(self._context, "flow_run_suspension_request", None)
+        if request is not None:
+            request.raise_if_requested()
+
+    def translated(self, error: BaseException) -> BaseException:
+        """The error as Prefect is to see it.
+
+        A run that has ended by itself before its items has failed, where an `Interrupted` would
+        be taken for a crash, which is rerun at once.
+        Of two executions of one flow run, under one id, the one that does not hold the checkpoint
+        must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
+        changes no state. Prefect logs nothing of why, so that it is logged here.
+        """
+        if isinstance(error, Interrupted) and error.by_itself:
+            return Unfinished(str(error), result=error.result)
+        if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
+            return error
+        by = error.holder.get("pid"), error.holder.get("host")
+        if by == (os.getpid(), os.uname().nodename):
+            # This very execution, twice at one checkpoint: a mistake, and the flow has failed.
+            return error
+        why = (
+            f"this flow run is being executed already, by pid {by[0]} on {by[1]}; this second "
+            "execution ends here, and leaves the state alone"
+        )
+        log.warning("%s: %s", why, error)
+        return Abort(why)

@@ -1,0 +1,40 @@
+"""Text from elsewhere (keys, messages, paths) in the markdown that Prefect's UI shows."""
+
+from __future__ import annotations
+
+import re
+
+from resumable_tasks.base.text import clean
+
+# Words and such marks as mean nothing in markdown; not "1." at the beginning, which is a list.
+_PLAIN = re.compile(r"(?!\d+[.)])['\"(]*[^\W_](?:[^\W_]|[ ,.;:'\"()/=%?!…-])*")
+
+
+def code(text: str, limit: int | None = None) -> str:
+    """Any text as code of markdown, one line, in which nothing is anything but itself."""
+    text = clean(text, limit)
+    fence = "`" * (_longest_fence(text) + 1)
+    # Then no backtick of its own meets the fence, and no space of its own is taken away.
+    edges = text.strip(" ") and text[0] + text[-1]
+    pad = " " if "`" in edges or " " in edges else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def block(text: str) -> str:
+    """Any text as a block of code."""
+    text = clean(text)
+    fence = "`" * max(3, _longest_fence(text) + 1)
+    return f"{fence}sh\n{text}\n{fence}"
+
+
+def literal(text: str, limit: int | None = None) -> str:
+    """Any text, as it is, for a place that one version of the UI takes for markdown.
+
+    The cells of tables are markdown with HTML to the older UI, and plain text to the newer one.
+    """
+    text = clean(text, limit)
+    return text if not text.strip() or _PLAIN.fullmatch(text) else code(text)
+
+
+def _longest_fence(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -1,0 +1,393 @@
+"""Batches as task runs in other processes: Dask, Ray, process pools, whatever the flow has.
+
+::
+
+    driver   batches that wait → a group of them → task run ─┐
+    worker   batch → handler → shard → outbox ───────────────┤  batch by batch
+    driver   outbox → outcome → committed ───────────────────┘
+
+A task run is given its batches when it is submitted, and what becomes of each is in the
+checkpoint's outbox as soon as it is known (see `resumable_tasks.checkpoint.directory.outbox`). So a
+group's finished batches are committed while the group goes on, the death of a worker costs the
+batch that it was at, and of a future only its end counts, not what it says. The worker's side is in
+`worker`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager
+from contextvars import copy_context
+from dataclasses import astuple, dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import cloudpickle
+from prefect.exceptions import PrefectSignal
+
+from resumable_tasks.base import log
+from resumable_tasks.checkpoint.directory.outbox import Outbox
+from resumable_tasks.checkpoint.directory.shards import ShardWriter
+from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.prefect.parcel import Parcel, handle
+from resumable_tasks.prefect.sending import lean_context, pickled, renew_pool
+from resumable_tasks.prefect.task_runs import TaskRuns
+from resumable_tasks.runners.base import Runner, Work, failed_whole
+from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.pickling import compact
+
+# A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
+SECONDS = 5.0
+_MOST_BATCHES = 256
+# A scheduler's messages are not the place for more; one batch is sent however large it is.
+_MOST_BYTES = 10_000_000
+_POLL_SECONDS = 0.1
+_MOST_POLL_SECONDS = 2.0
+_OVERDUE_SECONDS = 10.0
+_LOSSES = 3
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The batches of one task run, by number; ``missing``: of which nothing has come back yet."""
+
+    number: int
+    parcel: Parcel
+    batches: tuple[int, ...]
+    missing: dict[int, Batch]
+    isolated: bool = False
+    future: Any = None
+    ended: bool = False
+    complete_since: float | None = None
+
+
+class RemoteTaskRuns(Runner):
+    """Up to ``concurrency`` task runs at once, in processes that share the checkpoint's path.
+
+    One thread of ours submits, looks into the outbox, and takes the ends of task runs in. Of a
+    task run whose worker has died, what had not begun is sent again. The batch that it was at is
+    handled again in a task run of its own, and if that worker dies too, once more while no other
+    task run goes on, since several may share a process: then it has failed with `WorkerLost`.
+    """
+
+    remote = True
+
+    def __init__(self, concurrency: int, runs: TaskRuns) -> None:
+        super().__init__(concurrency)
+        self._runs = runs
+        self._size = 1
+
+    @property
+    def window(self) -> int:
+        return 2 * self.concurrency * self._size
+
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+        assert work.writer is not None
+        self._done, self._stopping = done, stopping
+        self._driver_work = work
+        self._work = pickled(work, self.concurrency)
+        self._inbox: SimpleQueue[Batch | Group | None] = SimpleQueue()
+        self._waiting: deque[Batch] = deque()
+        self._suspects: deque[Batch] = deque()  # each to have a task run of its own
+        self._isolated: deque[Batch] = deque()  # each to be all that runs
+        self._groups: list[Group] = []
+        self._losses: dict[int, int] = {}
+        self._refused = 0
+        self._pool_is_broken = False
+        self._started = 0
+        self._handled, self._seconds, self._bytes = 0, 0.0, 0.0
+        self._pause = _POLL_SECONDS
+        self._heard = time.monotonic()
+        self._broken: BaseException | None = None
+        self._closed = self._abandoned = self._stopped = False
+        assert isinstance(work.writer, ShardWriter)
+        self._outbox = Outbox(work.writer.store, work.writer.epoch)
+        self._outbox.open()
+        self._thread = threading.Thread(
+            target=copy_context().run,
+            args=(self._run, lean_context()),
+            name="resumable-remote",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        try:
+            # From here on the items are only there as bytes; they may be large.
+            packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
+        except Exception as error:  # noqa: BLE001 - what cannot cross has failed
+            why = UsageError(f"these items cannot be sent to another process: {error}")
+            self._done(failed_whole(self._driver_work, batch, why, 1))
+        else:
+            self._inbox.put(packed)
+
+    def close(self, *, abandon: bool) -> None:
+        self._abandoned = abandon
+        self._inbox.put(None)
+        if not abandon:
+            self._thread.join()
+        try:
+            self._outbox.close()
+            if not abandon:
+                self._outbox.clear()
+        except StoreError as error:  # of a disk that fails others have told, or will
+            log.warning("the outbox could not be closed: %s", error)
+
+    def _run(self, context: AbstractContextManager[Any]) -> None:
+        """The thread: until it is closed and nothing runs any more."""
+        with context:
+            while not (self._closed and (self._abandoned or not self._groups)):
+                try:
+                    self._take_inbox()
+                    if self._stopping.is_set():
+                        self._stop()
+                    self._look_after_groups()
+                    self._start_groups()
+                except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+                    self._give_all_back(error)
+
+    def _give_all_back(self, error: BaseException) -> None:
+        self._broken = error
+        self._give_back(self._take_queued(), error)
+        for group in self._groups:
+            self._give_back(group.missing.values(), error)
+        self._groups.clear()
+
+    def _take_inbox(self) -> None:
+        wait = self._pause if self._groups else 1.0
+        while True:
+            try:
+                found = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
+            except Empty:
+                return
+            wait = 0.0
+            if found is None:
+                self._closed = True
+            elif isinstance(found, Group):
+                found.ended = True
+            elif self._broken is not None:
+                self._give_back([found], self._broken)
+            elif found.part_of is not None and found.part_of.error == WorkerLost.__name__:
+                # It is known to be this batch: alone, once more is enough.
+                self._losses[found.number] = _LOSSES - 1
+                self._isolated.append(found)
+            else:
+                self._waiting.append(found)
+                self._bytes += (len(found.items) - self._bytes) / 8
+
+    def _take_queued(self) -> list[Batch]:
+        queues = (self._waiting, self._suspects, self._isolated)
+        found = [batch for queue in queues for batch in queue]
+        for queue in queues:
+            queue.clear()
+        return found
+
+    def _give_back(self, batches: Iterable[Batch], why: BaseException | None) -> None:
+        """Batches that were not handled: because of an error, or because we are to stop."""
+        fatal = None if isinstance(why, PrefectSignal) else why
+        for batch in batches:
+            self._done(Outcome(batch, dropped=fatal is None, fatal=fatal))
+
+    def _stop(self) -> None:
+        """No batch begins any more, here or in a worker."""
+        if not self._stopped:
+            self._stopped = True
+            self._outbox.close()
+        self._give_back(self._take_queued(), None)
+
+    def _start_groups(self) -> None:
+        while len(self._groups) < self.concurrency:
+            alone = bool(self._isolated) or any(group.isolated for group in self._groups)
+            if self._groups and (alone or self._pool_is_broken):
+                return  # until all of them have ended
+            if self._isolated:
+                batches = [self._isolated.popleft()]
+            elif self._suspects:
+                batches = [self._suspects.popleft()]
+            elif self._waiting:
+                # What there is goes to all workers, rather than much to one and none to another.
+                free = self.concurrency - len(self._groups)
+                batches = self._next(min(self._group_size(), -(-len(self._waiting) // free)))
+            else:
+                return
+            self._start(batches, alone)
+
+    def _next(self, size: int) -> list[Batch]:
+        """So many of the batches that wait, or fewer large ones."""
+        found = [self._waiting.popleft()]
+        room = _MOST_BYTES - len(found[0].items)
+        while len(found) < size and len(self._waiting[0].items) <= room:
+            found.append(self._waiting.popleft())
+            room -= len(found[-1].items)
+        return found
+
+    def _group_size(self) -> int:
+        """So many batches as fill a task run's time, by what they have taken up to now."""
+        if self._handled:
+            each = max(self._seconds / self._handled, 1e-3)
+            wanted = int(self._runs.seconds_of(self._started) / each)
+            most = int(_MOST_BYTES / max(self._bytes, 1.0))
+            # A guess from few batches is not to be trusted with very many.
+            self._size = max(1, min(wanted, most, _MOST_BATCHES, 4 * self._handled))
+        return self._size
+
+    def _start(self, batches: list[Batch], isolated: bool) -> None:
+        number, outbox = self._started, self._outbox
+        parcel = Parcel(
+            name=(outbox.token, number),
+            outbox=cloudpickle.dumps(outbox),
+            work=self._work,
+            batches=[
+                (b.number, b.keys, b.lines, b.items, astuple(b.part_of) if b.part_of else None)
+                for b in batches
+            ],
+        )
+        missing = {batch.number: batch for batch in batches}
+        group = Group(number, parcel, tuple(missing), missing, isolated)
+        # Before anything can go wrong, so that the batches are given back then.
+        self._groups.append(group)
+        self._started += 1
+        self._heard = time.monotonic()
+        if self._pool_is_broken:
+            renew_pool()
+            self._pool_is_broken = False
+        outbox.expect(number)
+        task = self._runs.as_task(handle, self._runs.name(batches))
+        try:
+            group.future = task.submit(parcel)
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"Prefect cannot send a task run to another process: {error}. It sends the "
+                "flow's parameters with it: these must be such as can be pickled"
+            ) from error
+        group.future.add_done_callback(lambda _: self._inbox.put(group))
+
+    def _look_after_groups(self) -> None:
+        if not self._groups:
+            return
+        began = time.monotonic()
+        # Whoever has ended by now has left all that it ever will.
+        ended = {id(group) for group in self._groups if group.ended}
+        there = self._outbox.numbers()
+        for group in tuple(self._groups):
+            self._take(group, sorted(there & group.missing.keys()))
+            if id(group) in ended:
+                # A listing can be older than what it lists, on a network's file system.
+                self._take(group, list(group.missing))
+                self._finish(group)
+            elif _is_overdue(group):
+                self._finish(group)
+        if began - self._heard > _PATIENCE_SECONDS:
+            self._warn_of_silence()
+        # Where the store is slow, or full, it is looked at less often.
+        took = time.monotonic() - began
+        self._pause = min(max(_POLL_SECONDS, 10 * took), _MOST_POLL_SECONDS)
+
+    def _take(self, group: Group, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            outcome = self._outbox.take(group.missing[number])
+            if outcome is not None:
+                del group.missing[number]
+                self._refused = 0
+                self._heard = time.monotonic()
+                self._seconds += outcome.seconds
+                self._handled += 1
+                self._done(_by_our_clock(_unpacked(outcome)))
+
+    def _warn_of_silence(self) -> None:
+        self._heard = time.monotonic()
+        if not any(self._outbox.has_begun(group.number) for group in self._groups):
+            log.warning(
+                "no worker has begun any of the %d task runs that wait: are there workers, and "
+                "are they free?",
+                len(self._groups),
+            )
+
+    def _finish(self, group: Group) -> None:
+        """Let a group go. What has not come of it is lost, unless it was not to begin."""
+        lost = list(group.missing.values())
+        why = _why(group.future) if lost else None
+        begun = bool(lost) and self._outbox.has_begun(group.number)
+        taken_over = bool(lost) and not self._outbox.is_open()
+        self._outbox.withdraw(group.number)
+        for number in group.batches:
+            self._outbox.remove(number)
+        group.future = None  # else Dask would run it again, were its result lost
+        group.parcel.empty()
+        self._groups.remove(group)  # not before all that may go wrong
+        if not lost:
+            return
+        if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
+            self._give_back(lost, None)  # and the journal will say who has taken over
+        elif isinstance(why, ResumableTasksError) and not isinstance(why, WorkerLost):
+            self._waiting.extend(lost)
+            raise why  # ours: of the place, and not of a batch
+        else:
+            self._pool_is_broken |= isinstance(why, BrokenExecutor)
+            self._send_again(group, lost, why, begun)
+
+    def _send_again(
+        self, group: Group, lost: list[Batch], why: BaseException | None, begun: bool
+    ) -> None:
+        log.warning("a task run has ended without %d of its batches: %r", len(lost), why)
+        if not begun:
+            self._waiting.extendleft(reversed(lost))
+            self._refused += 1
+            if self._refused > 2 * self.concurrency:
+                raise UsageError(
+                    f"{self._refused} task runs, one after the other, have ended before they "
+                    f"began: {why!r}. The workers need the same code and packages as the driver, "
+                    f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API"
+                )
+            return
+        self._refused = 0
+        suspect, *rest = lost  # a worker goes by their order
+        self._waiting.extendleft(reversed(rest))
+        losses = self._losses[suspect.number] = self._losses.get(suspect.number, 0) + 1
+        if losses < _LOSSES:
+            (self._suspects if losses == 1 else self._isolated).append(suspect)
+            return
+        error = WorkerLost(
+            f"the worker of this batch was lost, {losses} times ({why!r}). A system kills a "
+            "process that takes too much memory: try a smaller batch_size"
+        )
+        self._done(_unpacked(failed_whole(self._driver_work, suspect, error, losses)))
+
+
+def _unpacked(outcome: Outcome) -> Outcome:
+    """An outcome with failures has its items again: they may have to be handled once more."""
+    if not outcome.failures:
+        return outcome
+    batch = outcome.batch
+    return replace(outcome, batch=replace(batch, items=cloudpickle.loads(batch.items)))
+
+
+def _by_our_clock(outcome: Outcome) -> Outcome:
+    """Another machine's clock is not ours: it has ended by now, and begun so long before."""
+    now = time.monotonic()
+    began = now - (outcome.ended - outcome.began) - _MOST_POLL_SECONDS
+    return replace(outcome, began=began, ended=now)
+
+
+def _is_overdue(group: Group) -> bool:
+    """Whether a group that is complete is not told to have ended (seen of Dask): trust the box."""
+    if group.missing:
+        return False
+    now = time.monotonic()
+    group.complete_since = group.complete_since or now
+    return now - group.complete_since > _OVERDUE_SECONDS
+
+
+def _why(future: Any) -> BaseException | None:
+    """How a task run that has ended has failed; None if it has not."""
+    try:
+        future.result(timeout=5)
+    except BaseException as error:  # noqa: BLE001 - this is what was asked for
+        return error
+    return None

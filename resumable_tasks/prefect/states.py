@@ -1,0 +1,19 @@
+"""The state that a flow returns, so that Prefect's UI says how the job went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+if TYPE_CHECKING:
+    from resumable_tasks.results.result import RunResult
+
+
+def flow_state(result: RunResult) -> State[RunResult]:
+    """A ``Completed`` state whose message is the run's summary, for a flow to return.
+
+    ``1,713 done: 600 resumed, 1,110 new, 3 failed``. The flow's result is the `RunResult`.
+    """
+    return Completed(message=result.summary, data=result)

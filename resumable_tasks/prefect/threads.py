@@ -1,0 +1,204 @@
+"""Batches as task runs on the threads of the flow's own task runner."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectSignal
+from prefect.logging import get_run_logger
+
+from resumable_tasks.base import log
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.prefect.task_runs import Tally, TaskRuns, rename
+from resumable_tasks.runners.aio import aexecute
+from resumable_tasks.runners.base import Runner, Work, execute, is_coroutine_function
+from resumable_tasks.runners.loop import EventLoop
+from resumable_tasks.runners.outcome import Outcome
+
+# Twenty-five times what a task run costs: Prefect's part stays under 5 % of the work.
+SECONDS = 1.0
+
+
+class Lane:
+    """One task run: takes batch after batch for its time. Opaque to Prefect, which holds on to it.
+
+    Prefect keeps a task run's arguments until all that it tells of the task run has been sent.
+    This one holds no batch by then.
+    """
+
+    __slots__ = ("first", "number", "runner")
+
+    def __init__(self, runner: ThreadTaskRuns, first: Batch, number: int) -> None:
+        self.runner: ThreadTaskRuns | None = runner
+        self.first: Batch | None = first
+        self.number = number
+
+
+class ThreadTaskRuns(Runner):
+    """Up to ``concurrency`` task runs at once, each of which handles batches as they come.
+
+    A batch waits with us and never with Prefect, whose pool would still start it after a cancel.
+    Outcomes go to the engine when they are there, not when their task run ends.
+    """
+
+    def __init__(
+        self, concurrency: int, runs: TaskRuns, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        super().__init__(concurrency)
+        self._runs = runs
+        self._callers_loop = loop
+
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+        self._work, self._done, self._stopping = work, done, stopping
+        self._context = copy_context()
+        self._waiting: deque[Batch] = deque()
+        self._changed = threading.Condition()
+        self._lanes = self._idle = self._started = 0
+        self._closed = self._cancelled = False
+        self._loop: EventLoop | None = None
+        if is_coroutine_function(work.handler):
+            self._loop = EventLoop(self._callers_loop)
+
+    def submit(self, batch: Batch) -> None:
+        with self._changed:
+            self._waiting.append(batch)
+            self._changed.notify()
+        self._start_lanes()
+
+    def close(self, *, abandon: bool) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            # So that every task run has a last state when the flow goes on.
+            while self._lanes and not abandon:
+                self._changed.wait()
+        if self._loop is not None:
+            self._loop.close(abandon=abandon)
+
+    def _start_lanes(self) -> None:
+        """Start as many task runs as there are batches waiting that no lane is free for."""
+        while True:
+            if self._over:
+                self._drop_waiting()
+                return
+            with self._changed:
+                wanted = len(self._waiting) > self._idle and self._lanes < self.concurrency
+                if not wanted or self._closed:
+                    return
+                first, number = self._waiting.popleft(), self._started
+                self._lanes += 1
+                self._started += 1
+            lane = Lane(self, first, number)
+            try:
+                future = self._context.copy().run(self._submit, lane, first)
+                future.add_done_callback(functools.partial(self._ended, lane))
+            except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+                self._give_up(lane, error)
+
+    def _submit(self, lane: Lane, first: Batch) -> Any:
+        return self._runs.as_task(handle_lane, self._runs.name([first])).submit(lane)
+
+    def handle(self, lane: Lane) -> State[None]:
+        """In the task run: batches until the time is over, or none is left."""
+        tally, until = Tally(), time.monotonic() + self._runs.seconds_of(lane.number)
+        batch, lane.first = lane.first, None
+        while batch is not None:
+            outcome = Outcome(batch, dropped=True)
+            try:
+                if not self._over:
+                    # Each batch sees the task run's context, and changes only its own.
+                    outcome = copy_context().run(self._execute, batch)
+                    tally.add(outcome)
+            except BaseException as error:
+                outcome = Outcome(batch, fatal=error)
+                raise
+            finally:
+                # Cancelled with the flow's event loop, before anybody has told us to stop: what
+                # waits must not begin. The engine stops when it sees the outcome.
+                self._cancelled = self._cancelled or outcome.dropped
+                self._done(outcome)
+            batch = self._next(until)
+        if tally.batches > 1:
+            rename(self._runs.name_of(tally.first, tally.last, tally.batches, tally.items))
+        return tally.state()
+
+    @property
+    def _over(self) -> bool:
+        """Whether no batch is to begin any more."""
+        return self._cancelled or self._stopping.is_set()
+
+    def _execute(self, batch: Batch) -> Outcome:
+        if self._loop is None:
+            return execute(self._work, batch, self._stopping)
+        call = functools.partial(aexecute, self._work, batch, self._stopping)
+        return self._loop.spawn(call, copy_context()).result()
+
+    def _next(self, until: float) -> Batch | None:
+        """The next batch for a lane; waits for one as long as there may be more, and time is."""
+        with self._changed:
+            self._idle += 1
+            while not self._waiting and not self._closed and not self._over:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, 0.5))
+            self._idle -= 1
+            if not self._waiting or time.monotonic() >= until:
+                return None
+            return self._waiting.popleft()
+
+    def _ended(self, lane: Lane, future: Any) -> None:
+        if lane.first is not None:  # Prefect has not come to call us
+            self._give_up(lane, _why(future))
+            return
+        self._leave(lane)
+        self._start_lanes()
+
+    def _give_up(self, lane: Lane, why: BaseException) -> None:
+        """A task run that has not begun."""
+        assert lane.first is not None
+        batch, lane.first = lane.first, None
+        if isinstance(why, PrefectSignal):  # suspended, or aborted: stop as Prefect wants it
+            self._done(Outcome(batch, dropped=True))
+            self._drop_waiting()
+        else:
+            self._done(Outcome(batch, fatal=why))
+        self._leave(lane)
+
+    def _leave(self, lane: Lane) -> None:
+        lane.runner = None
+        with self._changed:
+            self._lanes -= 1
+            self._changed.notify_all()
+
+    def _drop_waiting(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    return
+                batch = self._waiting.popleft()
+            self._done(Outcome(batch, dropped=True))
+
+
+def handle_lane(lane: Lane) -> State[None]:
+    """The function that is the task."""
+    log.destination.set(get_run_logger())
+    assert lane.runner is not None
+    return lane.runner.handle(lane)
+
+
+def _why(future: Any) -> BaseException:
+    """Why a task run has ended without beginning."""
+    try:
+        future.result(timeout=1)
+    except BaseException as error:  # noqa: BLE001 - this is what was asked for
+        return error
+    return RuntimeError("Prefect has ended a task run without starting it")

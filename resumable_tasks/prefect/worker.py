@@ -1,0 +1,149 @@
+"""The worker's side of batches as task runs in other processes; see `remote`, the driver's side."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from contextvars import copy_context
+from dataclasses import replace
+from hashlib import blake2b
+
+import cloudpickle
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed
+
+from resumable_tasks.base import log
+from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
+from resumable_tasks.checkpoint.directory.outbox import Outbox
+from resumable_tasks.errors import UsageError, WorkerLost
+from resumable_tasks.items.batch import Batch, Part
+from resumable_tasks.prefect.parcel import Parcel
+from resumable_tasks.prefect.task_runs import Tally
+from resumable_tasks.runners.aio import aexecute
+from resumable_tasks.runners.base import Work, execute, failed_whole, is_coroutine_function
+from resumable_tasks.runners.loop import EventLoop
+from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.pickling import HandlerReference, contain
+
+_POLL_SECONDS = 1.0
+
+
+class Withdrawn(threading.Event):
+    """Set once the driver wants no more of this task run; found out whenever it is asked."""
+
+    def __init__(self, outbox: Outbox, task_run: int) -> None:
+        super().__init__()
+        self._outbox = outbox
+        self._task_run = task_run
+
+    def is_set(self) -> bool:
+        return not self._outbox.expects(self._task_run)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        until = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not self.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, _POLL_SECONDS))
+        return True
+
+
+def handle_group(parcel: Parcel) -> State[None]:
+    """The function that is the task.
+
+    Each batch is begun only while the driver wants it, and its outcome is durable before the next
+    is begun. A task run is begun by one worker only: one that is run again, because its worker has
+    died, leaves it to the driver which of its batches shall be handled again, and how.
+    """
+    log.destination.set(get_run_logger())
+    outbox: Outbox = cloudpickle.loads(parcel.outbox)
+    number = parcel.name[1]
+    withdrawn, tally = Withdrawn(outbox, number), Tally()
+    if withdrawn.is_set():
+        return _not_begun(outbox)
+    if not outbox.begin(number):
+        if {sent[0] for sent in parcel.batches} <= outbox.numbers():
+            return Completed(message="done before, by a worker that was lost")
+        raise WorkerLost("the worker that had begun this task run was lost")
+    work = _work(parcel.work)
+    while parcel.batches:
+        if withdrawn.is_set():
+            log.warning("the run has been stopped, or taken over; what has not begun is left")
+            break
+        # Taken out, so that nothing holds it once it is done.
+        of, keys, lines, items, part = parcel.batches.pop(0)
+        batch = Batch(of, keys, lines, items, Part(*part) if part is not None else None)
+        outcome = contain(work, _handle(work, batch, withdrawn))
+        if outcome.dropped:
+            break
+        outbox.put(outcome)
+        tally.add(outcome)
+    parcel.empty()
+    return tally.state()
+
+
+def _not_begun(outbox: Outbox) -> State[None]:
+    if MANIFEST not in outbox.store.list(""):
+        raise UsageError(
+            f"the checkpoint {outbox.store.url} is not there on host {os.uname().nodename}: it has "
+            "to be on a path that the driver and all workers share"
+        )
+    return Cancelled(
+        message=f"Nothing was begun: as seen from host {os.uname().nodename}, the run of "
+        f"{outbox.store.url} has been stopped, or another has taken over"
+    )
+
+
+def _handle(work: Work, sent: Batch, withdrawn: Withdrawn) -> Outcome:
+    try:
+        batch = replace(sent, items=cloudpickle.loads(sent.items))
+    except (ImportError, AttributeError) as error:
+        raise _not_loaded("items", error) from error
+    except Exception as error:  # noqa: BLE001 - of these items alone
+        return failed_whole(work, sent, error, 1)
+    return _execute(work, batch, withdrawn)
+
+
+_loop: EventLoop | None = None
+_last: tuple[bytes, Work] | None = None
+_lock = threading.Lock()
+
+
+def _work(data: bytes) -> Work:
+    """What the driver has sent to be done; the same again is not loaded again."""
+    global _last
+    digest = blake2b(data).digest()
+    with _lock:
+        if _last is not None and _last[0] == digest:
+            return _last[1]
+    try:
+        found: Work = cloudpickle.loads(data)
+    except Exception as error:
+        raise _not_loaded("handler", error) from error
+    if isinstance(found.handler, HandlerReference):
+        found = replace(found, handler=found.handler.handler)
+    with _lock:
+        _last = digest, found
+    return found
+
+
+def _not_loaded(what: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"the {what} that the driver has sent cannot be loaded on host {os.uname().nodename}: "
+        f"{error!r}. The workers need the same code and packages as the driver"
+    )
+
+
+def _execute(work: Work, batch: Batch, withdrawn: Withdrawn) -> Outcome:
+    global _loop
+    if not is_coroutine_function(work.handler):
+        return copy_context().run(execute, work, batch, withdrawn)
+    with _lock:
+        if _loop is None:
+            _loop = EventLoop()  # one for all of this process, so that clients can be shared
+    call = functools.partial(aexecute, work, batch, withdrawn)
+    return _loop.spawn(call, copy_context()).result()

@@ -1,0 +1,1 @@
+"""The committed rows, for others: tables, datasets, published folders."""

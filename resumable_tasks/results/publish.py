@@ -1,0 +1,278 @@
+"""Committed rows for others to read: in memory, or as a compacted Parquet dataset in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.clock import now
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.checkpoint.directory import schemas, shards
+from resumable_tasks.checkpoint.directory.driver import RepairHint, read_manifest
+from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.reader import anew_if_swept, reading
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import StoreError
+from resumable_tasks.items import keys
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.results.swap import (
+    MARKER,
+    ONE_FILE,
+    flush_folder,
+    new_stage,
+    put_in_place,
+    refuse_foreign,
+    remove_published,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TARGET_BYTES = 128_000_000
+_ROW_GROUP_BYTES = 32_000_000
+# Bytes of Arrow memory that become about one byte of Parquet, to begin with.
+_FIRST_RATIO = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published. ``files`` are names in ``dest``, ``bytes`` their sum."""
+
+    dest: str
+    rows: int
+    files: tuple[str, ...]
+    bytes: int
+
+
+def schema(state: State) -> pa.Schema:
+    """The one schema of all committed rows."""
+    import pyarrow as pa
+
+    return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])
+
+
+def tables(store: Store, state: State) -> Iterator[pa.Table]:
+    """The committed rows, a shard at a time, verified, in the one schema, in commit order."""
+    unified = schema(state)
+    for shard in state.shards.values():
+        yield schemas.cast(shards.read(store, shard), unified)
+
+
+def table(store: Store, state: State) -> pa.Table:
+    """All committed rows in memory, in commit order."""
+    import pyarrow as pa
+
+    parts = list(tables(store, state))
+    return pa.concat_tables(parts) if parts else schema(state).empty_table()
+
+
+def ordered_table(
+    store: Store, found: Manifest, state: State, positions: KeyTable | None
+) -> pa.Table:
+    """All committed rows in memory: by item, then those of other items by key.
+
+    Without positions all are by key. Integers come before strings.
+    """
+    rows = table(store, state)
+    if rows.num_rows == 0:
+        return rows
+    scheme = found.key if isinstance(found.key, dict) else {}
+    composite = "fields" in scheme
+    named = scheme.get("fields") or [scheme.get("field", "key")]
+    values = [rows.column(name).to_pylist() for name in named]
+    each: Iterable[Any] = zip(*values, strict=True) if composite else values[0]
+    order: list[tuple[Any, ...]] = []
+    for at, key in enumerate(each):
+        position = _position(key, positions) if positions is not None else None
+        order.append((1, _sortable(key), at) if position is None else (0, position, at))
+    return rows.take([entry[-1] for entry in sorted(order)])
+
+
+def _position(key: Any, positions: KeyTable) -> int | None:
+    found = positions.get(keys.canonical(key))
+    # A tuple that a callable made stands in its column as its canonical text.
+    return positions.get(key.encode()) if found is None and isinstance(key, str) else found
+
+
+def _sortable(key: Any) -> tuple[Any, ...]:
+    parts = key if isinstance(key, tuple) else (key,)
+    return tuple((isinstance(part, str), part) for part in parts)
+
+
+def completed_lines(store: Store) -> Iterator[bytes]:
+    """The canonical keys of all completed items, newline-joined, a record at a time."""
+    return (lines for _, lines in completed_at(store))
+
+
+def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
+    """The time of each record, and the canonical keys that it completes, newline-joined.
+
+    In commit order, each once, as the journal was at the first call. The journal is read twice
+    rather than held in memory; damage is found before the first key is given.
+    """
+    anchor = read_manifest(store).id
+    retracted: dict[bytes, int] = {}
+    records = 0
+    with RepairHint(store):
+        for commit in Journal(store, anchor).read_new():
+            records = commit.number + 1
+            for key in commit.retracted.split(b"\n") if commit.retracted else ():
+                retracted[key] = commit.number
+        for commit in Journal(store, anchor).read_new():
+            if commit.number >= records:
+                return
+            # Between two retractions a key is completed once; what comes before the last of
+            # them does not count. A record retracts first.
+            lines = commit.keys.split(b"\n") if commit.keys else []
+            if retracted:
+                lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
+            if lines:
+                yield commit.time, b"\n".join(lines)
+
+
+@anew_if_swept
+def publish(
+    checkpoint: str,
+    dest: str | Path,
+    *,
+    ordered: bool = False,
+    positions: KeyTable | None = None,
+    target_bytes: int = TARGET_BYTES,
+) -> Published:
+    """Write all committed rows to the folder ``dest``, as Parquet files of about ``target_bytes``.
+
+    A reader of ``dest`` sees the dataset that was there before, or this one, whole: it is written
+    beside ``dest``, flushed, and put in its place in one step. A dataset of one file keeps the
+    file's name, so that even a reader in the middle goes on undisturbed. Where the old one or the
+    new one has several, a reader in the middle finds none of the old ones any more: an error, or
+    no rows at all, and never some. ``ordered`` holds all rows in memory; without it memory is
+    bounded by a file's rows.
+
+    Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
+    `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
+    """
+    target = Path(os.path.realpath(dest))
+    refuse_foreign(target)
+    with reading(checkpoint) as (store, found, state), _io_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = new_stage(target)
+        try:
+            rows = (
+                iter([ordered_table(store, found, state, positions)])
+                if ordered
+                else tables(store, state)
+            )
+            files, count, size = _write_files(stage, rows, schema(state), target_bytes)
+            result = Published(str(target), count, tuple(files), size)
+            _write_marker(stage, found, state, result)
+            flush_folder(stage)
+            fault_point("publish.staged")
+            put_in_place(stage, target)
+        except BaseException:
+            remove_published(stage)
+            raise
+    log.info("published %d rows in %d files to %s", count, len(files), target)
+    return result
+
+
+def _write_files(
+    stage: Path, rows: Iterator[pa.Table], unified: pa.Schema, target_bytes: int
+) -> tuple[list[str], int, int]:
+    """The Parquet files of a dataset; their names, rows and bytes."""
+    import pyarrow as pa
+
+    paths: list[Path] = []
+    waiting: list[pa.Table] = []
+    in_memory = count = size = 0
+    ratio = _FIRST_RATIO
+
+    def write_one() -> None:
+        nonlocal in_memory, size, ratio
+        path = stage / f"{len(paths)}.parquet"
+        whole = pa.concat_tables(waiting) if waiting else unified.empty_table()
+        _write_file(path, whole)
+        paths.append(path)
+        ratio = max(1.0, in_memory / max(path.stat().st_size, 1))
+        size += path.stat().st_size
+        waiting.clear()
+        in_memory = 0
+
+    for part in rows:
+        count += part.num_rows
+        for piece in _pieces(part, int(target_bytes * ratio)):
+            waiting.append(piece)
+            in_memory += piece.nbytes
+            if in_memory >= target_bytes * ratio:
+                write_one()
+    if waiting or not paths:
+        write_one()
+    # Files of several have a name that no other dataset has: a reader that listed the folder
+    # before the exchange finds none of them after it, rather than some.
+    stamp = secrets.token_hex(4)
+    names = [f"part-{stamp}-{i:05d}.parquet" for i in range(len(paths))]
+    if len(paths) == 1:
+        names = [ONE_FILE]
+    for path, name in zip(paths, names, strict=True):
+        path.rename(stage / name)
+    return names, count, size
+
+
+def _pieces(part: pa.Table, limit: int) -> Iterator[pa.Table]:
+    """A table in slices of at most about this many bytes of memory."""
+    if part.nbytes <= limit:
+        yield part
+        return
+    rows = max(1, part.num_rows * limit // part.nbytes)
+    for start in range(0, part.num_rows, rows):
+        yield part.slice(start, rows)
+
+
+def _write_file(path: Path, rows: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    per_row = max(1, rows.nbytes // max(rows.num_rows, 1))
+    with open(path, "xb") as file:
+        pq.write_table(
+            rows,
+            file,
+            compression="zstd",
+            row_group_size=max(1_000, _ROW_GROUP_BYTES // per_row),
+            write_page_checksum=True,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_marker(stage: Path, found: Manifest, state: State, result: Published) -> None:
+    """What says of a folder that it may be replaced: which files in it are ours."""
+    record = {
+        "job": found.job,
+        "checkpoint": found.id,
+        "records": state.records,
+        "published": now(),
+        **asdict(result),
+    }
+    with open(stage / MARKER, "x", encoding="utf-8") as file:
+        json.dump(record, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _io_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot publish to {target}: {error}. The dataset that was there is untouched; mend "
+            "the cause and publish again"
+        ) from error

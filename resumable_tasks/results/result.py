@@ -1,0 +1,152 @@
+"""What a run gives back: counts, failures, and the way to all committed rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory import shards
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.checkpoint.directory.reader import anew_if_swept, reading
+from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.errors import JobFailed
+from resumable_tasks.items import keys
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.results import publish
+from resumable_tasks.runners.outcome import Failure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The counts of one run, in items, and its checkpoint.
+
+    ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
+    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined`` because
+    they have failed ``max_attempts`` times; ``changed`` had another fingerprint than when they
+    were completed. ``failures`` are this run's. ``cost`` is what this run has spent, where the job
+    says how. ``remaining`` is what a run that was stopped has left, or a dry run would handle, and
+    what that would take. `table`, `dataset` and `publish` give the rows of *all* runs of the
+    checkpoint.
+    """
+
+    job: str
+    checkpoint: str
+    run: str
+    total: int
+    completed: int
+    skipped: int
+    failed: int
+    duplicates: int
+    seconds: float
+    failures: tuple[Failure, ...] = field(repr=False, default=())
+    quarantined: int = 0
+    cost: float | None = None
+    remaining: Estimate | None = None
+    # What reads the rows, where they are in a database's table and not in shards.
+    source: SqlCheckpoint | None = field(repr=False, default=None)
+    # What lists the failures: a command, or a query.
+    failures_listed: str = field(repr=False, default="")
+    # Key → position among the items of this run, to order by.
+    positions: KeyTable | None = field(repr=False, default=None)
+    changed: int = 0
+
+    def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
+        # The positions stay behind: they are for this process.
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
+        return functools.partial(RunResult, **values), ()
+
+    @property
+    def summary(self) -> str:
+        """``1,713 done: 600 resumed, 1,110 new, 3 failed``"""
+        return (
+            f"{self.skipped + self.completed + self.failed:,} done: {self.skipped:,} resumed, "
+            f"{self.completed:,} new, {self.failed:,} failed"
+        )
+
+    @anew_if_swept
+    def table(self, *, ordered: bool = False) -> pa.Table:
+        """All committed rows, verified against their commits, in memory.
+
+        ``ordered``: in the order of this run's items; without it, in the order of commits.
+        Raises `CheckpointDamaged` that names the file.
+        """
+        if self.source is not None:
+            return self.source.table_of_results(self.positions if ordered else None)
+        with reading(self.checkpoint) as (store, found, state):
+            if ordered:
+                return publish.ordered_table(store, found, state, self.positions)
+            return publish.table(store, state)
+
+    def dataset(self) -> pads.Dataset:
+        """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
+        if self.source is not None:
+            return self.source.dataset()
+        store = open_store(self.checkpoint)
+        _, state = read_checkpoint(store)
+        return shards.dataset(store, list(state.shards.values()), publish.schema(state))
+
+    def publish(
+        self,
+        dest: str | Path,
+        *,
+        ordered: bool = False,
+        target_bytes: int = publish.TARGET_BYTES,
+    ) -> publish.Published:
+        """Write all committed rows to the folder ``dest`` as compacted Parquet.
+
+        A reader of the folder sees the old dataset or the new one, never a part. See
+        `resumable_tasks.results.publish.publish`.
+        """
+        if self.source is not None:
+            raise self.source.not_published()
+        return publish.publish(
+            self.checkpoint,
+            dest,
+            ordered=ordered,
+            positions=self.positions,
+            target_bytes=target_bytes,
+        )
+
+    def completed_keys(self) -> Iterator[keys.Key]:
+        """The keys of all completed items of the checkpoint, in the order of commits."""
+        if self.source is not None:
+            yield from self.source.completed_keys()
+            return
+        for lines in publish.completed_lines(open_store(self.checkpoint)):
+            yield from keys.parse_lines(lines)
+
+    def raise_for_failures(self) -> None:
+        """Raises `JobFailed`, which carries this result, if any item of this run failed."""
+        if self.failed:
+            raise JobFailed(describe_failures(self), result=self)
+
+
+def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
+    """The message of `JobFailed`: how many, of which kinds, with an example each."""
+    kinds: dict[str, list[Failure]] = {}
+    for failure in result.failures:
+        kinds.setdefault(failure.error, []).append(failure)
+    lines = [
+        f"  {len(each):,} × {clean(error, 80)}: {clean(each[0].message, 300)} "
+        f"(e.g. key {keys.shorten(each[0].key)})"
+        for error, each in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    ]
+    return (
+        f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
+        f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:\n"
+        + "\n".join(lines[:10])
+        + (f"\nThe run has ended before its items: {ended_early}." if ended_early else "")
+        + "\nMend the cause and run the same command again: only what failed is handled. "
+        f"{result.failures_listed or f'`resumable failures {result.checkpoint}`'} lists them"
+    )

@@ -1,0 +1,92 @@
+"""An exception in a handler → a record for each item that has failed by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from resumable_tasks.base.clock import now
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import Key
+from resumable_tasks.runners.outcome import Failure
+from resumable_tasks.runners.retries import message_of
+
+_MESSAGE_CHARS = 1_000
+_TRACEBACK_CHARS = 4_000
+_TRACEBACK_FRAMES = -6
+
+
+def records(
+    batch: Batch, failed: Iterable[tuple[Key, BaseException | str]], attempts: int
+) -> tuple[Failure, ...]:
+    """A record for each failed item; a batch's common error is described once and shared."""
+    described: dict[int, tuple[str, str, str]] = {}
+    time, batch_id = now(), batch.id
+    found = []
+    for key, error in failed:
+        if id(error) not in described:
+            described[id(error)] = _describe(error)
+        name, message, trace = described[id(error)]
+        found.append(Failure(key, name, message, attempts, batch_id, time, trace))
+    return tuple(found)
+
+
+def whole_batch(batch: Batch, error: BaseException, attempts: int) -> tuple[Failure, ...]:
+    """A record for each item of a batch whose handler raised."""
+    return records(batch, ((key, error) for key in batch.keys), attempts)
+
+
+def add_earlier_attempts(
+    failures: Sequence[Failure], earlier: Mapping[bytes, Failure]
+) -> tuple[Failure, ...]:
+    """The failures with the attempts of the runs before counted in."""
+    return tuple(
+        replace(failure, attempts=failure.attempts + before.attempts)
+        if (before := earlier.get(keys.canonical(failure.key)))
+        else failure
+        for failure in failures
+    )
+
+
+def with_items(failures: Sequence[Failure], batch: Batch) -> tuple[Failure, ...]:
+    """The failures with their items, in a form that JSON has."""
+    items = batch.items if isinstance(batch.items, list) else batch.items.to_pylist()
+    each = dict(zip(batch.keys, items, strict=True))
+    return tuple(replace(failure, item=_as_json(each[failure.key])) for failure in failures)
+
+
+def _as_json(item: Any) -> Any:
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        item = dataclasses.asdict(item)
+    elif hasattr(item, "model_dump"):  # pydantic, without importing it
+        item = item.model_dump()
+    try:
+        text = json.dumps(item, ensure_ascii=False, default=str, skipkeys=True)
+    except Exception as error:  # noqa: BLE001 - circular, or a broken __str__: it is only kept
+        text = json.dumps(f"(the item cannot be kept: {type(error).__name__})")
+    # Half a surrogate pair is no UTF-8, in which the journal is.
+    return json.loads(text.encode("utf-8", "replace"))
+
+
+def _describe(error: BaseException | str) -> tuple[str, str, str]:
+    if isinstance(error, str):
+        return "ItemFailure", _text(error, _MESSAGE_CHARS), ""
+    message = message_of(error)
+    trace = ""
+    if error.__traceback__ is not None:
+        trace = "".join(
+            traceback.format_exception(
+                type(error), error, error.__traceback__, limit=_TRACEBACK_FRAMES
+            )
+        )[-_TRACEBACK_CHARS:]
+    return type(error).__name__, _text(message, _MESSAGE_CHARS), _text(trace, _TRACEBACK_CHARS)
+
+
+def _text(value: str, limit: int) -> str:
+    """Text that can be written as UTF-8, whatever the exception held."""
+    return value[:limit].encode("utf-8", "backslashreplace").decode()

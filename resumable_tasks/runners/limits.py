@@ -1,0 +1,264 @@
+"""How often the handler may be called, and how many calls there may be at once.
+
+One `Limits` is shared by all workers of a process. Windows are kept by ``pyrate-limiter``; the
+number of calls at once follows TCP's rule (additive increase, multiplicative decrease: Chiu and
+Jain, 1989), as Netflix's ``concurrency-limits`` applies it to calls of a service.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resumable_tasks.base import log
+from resumable_tasks.errors import UsageError
+from resumable_tasks.runners.retries import is_throttling, seconds_told
+
+if TYPE_CHECKING:
+    from pyrate_limiter import InMemoryBucket
+
+_SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
+_SECONDS |= {"h": 3_600, "hour": 3_600, "d": 86_400, "day": 86_400}
+_RATE = re.compile(r"\s*(\d+)\s*(calls?|items?)?\s*(?:/|per\s)\s*(\d+)?\s*([a-z]+?)s?\s*", re.I)
+_NAMED = "prefect:"
+_POLL_SECONDS = 0.02
+_MOST_POLL_SECONDS = 0.5
+# Latency "holds" while a call takes no longer than so many times the quickest of late.
+_SLOWER = 2.0
+_FORGET = 1.01
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """``concurrency="adaptive"`` with bounds: from ``lowest`` to ``highest`` calls at once."""
+
+    lowest: int = 1
+    highest: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.highest:
+            raise UsageError(f"{self!r}: give bounds with 1 <= lowest <= highest")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most ``count`` calls of the handler, or items, in any ``seconds`` that lie together."""
+
+    count: int
+    seconds: float
+    of_items: bool = False
+
+
+def parse_rate(text: str) -> RateLimit:
+    """``60/minute``, ``10 per second``, ``600 items/minute``, ``1000/2 hours``.
+
+    Raises `UsageError`.
+    """
+    found = _RATE.fullmatch(text)
+    seconds = _SECONDS.get(found[4].lower()) if found else None
+    if not found or seconds is None or int(found[1]) < 1 or int(found[3] or 1) < 1:
+        raise UsageError(
+            f'rate_limit={text!r} is not of the form "60/minute" (calls of the handler), '
+            '"600 items/minute" or "prefect:NAME" (a global concurrency limit of Prefect)'
+        )
+    return RateLimit(
+        int(found[1]), float(seconds * int(found[3] or 1)), (found[2] or "").startswith("i")
+    )
+
+
+def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], list[str]]:
+    """The rates, and the names of Prefect's limits. Raises `UsageError`."""
+    each = [given] if isinstance(given, str) else given or ()
+    if not isinstance(each, Sequence) or not all(isinstance(text, str) for text in each):
+        raise UsageError(f"rate_limit={given!r} is neither a string nor a list of them")
+    names = [text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED)]
+    if not all(names):
+        raise UsageError(f'rate_limit={given!r}: "prefect:" is followed by the name of a limit')
+    return [parse_rate(text) for text in each if not text.startswith(_NAMED)], names
+
+
+class Gate(Protocol):
+    """Something elsewhere that says when a call may begin."""
+
+    def enter(self, stopping: threading.Event | None) -> bool:
+        """Wait for leave; False if the run is stopping."""
+
+    async def aenter(self, stopping: threading.Event | None) -> bool:
+        """The same, in an event loop."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of the handler that waits, or goes on. ``counted``: in how many windows it is."""
+
+    items: int
+    counted: int = 0
+    began: float = 0.0
+
+
+@dataclass(eq=False)
+class Limits:
+    """Holds calls of the handler back. Crosses to other processes, where it begins anew.
+
+    ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
+    takes its part, so that all together keep to them.
+    """
+
+    rates: Sequence[RateLimit] = ()
+    adaptive: Adaptive | None = None
+    gates: Sequence[Gate] = ()
+    largest: int = 1
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Condition()  # notified when a call has ended
+        self._held_until = 0.0
+        self._running = 0
+        self._windows: list[tuple[InMemoryBucket, bool]] | None = None
+        self._control = AdditiveIncrease(self.adaptive) if self.adaptive is not None else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Limits, (self.rates, self.adaptive, self.gates, self.largest, self.processes)
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many calls there may be at once just now; None if that is fixed elsewhere."""
+        return int(self._control.limit) if self._control is not None else None
+
+    def enter(self, items: int, stopping: threading.Event | None) -> Call | None:
+        """Wait until a call with so many items may begin; None if the run is stopping."""
+        call = Call(items)
+        while (wait := self._admit(call)) > 0:
+            if stopping is not None and stopping.is_set():
+                return None
+            with self._lock:
+                self._lock.wait(min(wait, _MOST_POLL_SECONDS))
+        for gate in self.gates:
+            if not gate.enter(stopping):
+                self._leave()
+                return None
+        call.began = time.monotonic()
+        return call
+
+    async def aenter(self, items: int, stopping: threading.Event | None) -> Call | None:
+        """`enter`, in an event loop."""
+        import asyncio
+
+        call = Call(items)
+        while (wait := self._admit(call)) > 0:
+            if stopping is not None and stopping.is_set():
+                return None
+            await asyncio.sleep(min(wait, _MOST_POLL_SECONDS))
+        try:
+            entered = all([await gate.aenter(stopping) for gate in self.gates])
+        except BaseException:
+            self._leave()
+            raise
+        if not entered:
+            self._leave()
+            return None
+        call.began = time.monotonic()
+        return call
+
+    def leave(self, call: Call, error: BaseException | None) -> None:
+        """The call has ended. One that was told to wait holds all others back as long."""
+        told = seconds_told(error) if error is not None else None
+        with self._lock:
+            self._running -= 1
+            self._lock.notify()
+            if told is not None:
+                self._held_until = max(self._held_until, time.monotonic() + told)
+            if self._control is None:
+                return
+            if error is None:
+                self._control.went_well(call.began, self._running + 1)
+            elif told is not None or is_throttling(error) or isinstance(error, TimeoutError):
+                self._control.was_throttled(call.began, error)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._running -= 1
+
+    def _admit(self, call: Call) -> float:
+        """0 if the call may begin, and is counted from now on; else when to ask again."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._held_until:
+                return self._held_until - now
+            if self._control is not None and self._running >= int(self._control.limit):
+                return _POLL_SECONDS
+            if self._windows is None:
+                # The shortest last: a slot is taken when a call begins, and not long before.
+                longest_first = sorted(self.rates, key=lambda rate: -rate.seconds)
+                self._windows = [self._window(rate) for rate in longest_first]
+            for window, of_items in self._windows[call.counted :]:
+                wait = _put(window, call.items if of_items else 1)
+                if wait > 0:
+                    return wait
+                call.counted += 1
+            self._running += 1
+            return 0.0
+
+    def _window(self, rate: RateLimit) -> tuple[InMemoryBucket, bool]:
+        from pyrate_limiter import InMemoryBucket, Rate
+
+        largest = self.largest if rate.of_items else 1
+        count, milliseconds = rate.count // self.processes, rate.seconds * 1_000
+        if count < largest:  # a part too small for one call: one call in as much more time
+            milliseconds *= largest * self.processes / rate.count
+            count = largest
+        return InMemoryBucket([Rate(count, math.ceil(milliseconds))]), rate.of_items
+
+
+def _put(window: InMemoryBucket, weight: int) -> float:
+    from pyrate_limiter import RateItem
+
+    now = math.ceil(time.monotonic() * 1_000)
+    window.leak(now)
+    item = RateItem("", now, weight)
+    if window.put(item):
+        return 0.0
+    wait = window.waiting(item)
+    assert isinstance(wait, int)
+    return max(wait + 1, 1) / 1_000
+
+
+class AdditiveIncrease:
+    """How many calls there may be at once: one more a round, half as many when throttled.
+
+    Up to the first throttling, or the first call that takes long, it doubles from round to round.
+    """
+
+    def __init__(self, bounds: Adaptive) -> None:
+        self._bounds = bounds
+        self.limit = float(bounds.lowest)
+        self._doubling = True
+        self._cut = -math.inf
+        self._quickest = math.inf
+
+    def went_well(self, began: float, running: int) -> None:
+        """A call that ``began`` then has succeeded, when so many were running."""
+        seconds = time.monotonic() - began
+        self._quickest = min(seconds, self._quickest * _FORGET)
+        if seconds > _SLOWER * self._quickest + _POLL_SECONDS:
+            self._doubling = False
+        # Only a limit that is reached, by a call that has seen the last cut, says that more goes.
+        elif began > self._cut and running >= int(self.limit):
+            step = 1.0 if self._doubling else 1.0 / self.limit
+            self.limit = min(self.limit + step, float(self._bounds.highest))
+
+    def was_throttled(self, began: float, error: BaseException) -> None:
+        """A call was told that there are too many. Calls of one round halve the limit once."""
+        if began <= self._cut:
+            return
+        self._cut = time.monotonic()
+        self._doubling = False
+        before, self.limit = self.limit, max(self.limit / 2, float(self._bounds.lowest))
+        log.info(
+            "%d calls at once instead of %d: %s", int(self.limit), int(before), type(error).__name__
+        )

@@ -1,0 +1,88 @@
+"""How a handler, and what it is given, cross to another process."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from resumable_tasks.errors import Unfinished, UsageError, WorkerLost
+from resumable_tasks.items.batch import Rows
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners.base import Work, failed_whole
+from resumable_tasks.runners.outcome import Outcome
+
+
+class HandlerReference:
+    """A handler that crosses to another process by its name, even where a decorator has it."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, items: Any) -> Any:
+        return self.handler(items)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        if not has_name(self.handler):
+            name = getattr(self.handler, "__qualname__", None) or repr(self.handler)
+            raise UsageError(
+                f"handler {name!r} cannot be sent to another process: it is not at the top level "
+                f"of its module ({getattr(self.handler, '__module__', None)}). Move it there (no "
+                'lambda, no function in a function), or use runner="local"'
+            )
+        return _reference, (self.handler.__module__, self.handler.__qualname__)
+
+
+def has_name(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is found again, in this process, by the names of its module and its own."""
+    try:
+        return _find(handler.__module__, handler.__qualname__) is handler
+    except (ImportError, AttributeError):
+        return False
+
+
+def _find(module: str, name: str) -> Any:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    # Under its name stands the task that the decorator has made of it.
+    return getattr(found, "fn", found)
+
+
+def _reference(module: str, name: str) -> HandlerReference:
+    return HandlerReference(_find(module, name))
+
+
+def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:
+    """The work with this handler, without what only the driver needs, for so many processes.
+
+    Workers need of the key only in which columns it stands.
+    """
+    scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
+    limits = replace(work.limits, processes=processes) if work.limits is not None else None
+    return replace(work, handler=handler, scheme=scheme, limits=limits)
+
+
+def compact(items: Rows) -> Rows:
+    """The items of a batch as they are to cross: pickled, they are as large as they are.
+
+    A slice of a table would take the whole table with it.
+    """
+    if isinstance(items, list):
+        return items
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, items.schema) as stream:
+        stream.write_batch(items)
+    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
+
+
+def contain(work: Work, outcome: Outcome) -> Outcome:
+    """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
+    if outcome.why_dropped:
+        return Outcome(outcome.batch, fatal=Unfinished(outcome.why_dropped))
+    if outcome.fatal is None or isinstance(outcome.fatal, Exception):
+        return outcome
+    return failed_whole(work, outcome.batch, WorkerLost(f"the handler raised {outcome.fatal!r}"), 1)

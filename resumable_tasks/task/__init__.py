@@ -1,0 +1,1 @@
+"""The door: `resumable_task`, its options, one run."""

@@ -1,0 +1,184 @@
+"""What a progress file holds is taken for what it is, or refused with the place where it is not."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import InvalidItems, UsageError
+from tests.checkpoint.importing.test_import import cli, file, take
+
+
+def taken(place: Path) -> list[Any]:
+    return [json.loads(line) for line in cli("keys", place / "checkpoint").stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "keys"),
+    [
+        ('["a","b","c"]', "done.json", {}, ["a", "b", "c"]),
+        ('["a","b"]\n', "done", {"key": ()}, ["a", "b"]),
+        ('\n[\n  "a",\n  7\n]\n', "done.json", {}, ["a", 7]),
+        ('[{"id": "a", "v": 1},\n {"id": "b", "v": 2}]', "done.json", {}, ["a", "b"]),
+        ('["x",1]\n', "done.jsonl", {"key": ("a", "b")}, [["x", 1]]),
+        ('[["x",1],["y",2]]', "done.json", {"key": ("a", "b")}, [["x", 1], ["y", 2]]),
+        ('["x",1]\n["y",2]\n', "done.jsonl", {"key": ("a", "b")}, [["x", 1], ["y", 2]]),
+        ("[]", "done.json", {}, []),
+        ('{"id":"12"}\n{"id":7}\n', "x.jsonl", {"key_type": "int"}, [12, 7]),
+        ('{"id":"012"}\n{"id":7}\n', "x.jsonl", {"key_type": "string"}, ["012", "7"]),
+        ('["x","1"]\n', "x.jsonl", {"key": ("a", "b"), "key_type": "string"}, [["x", "1"]]),
+        ('{"key":"a"}\n', "x.jsonl", {"key": ("url",)}, ["a"]),
+        ("key\na\n", "x.csv", {"key": ("url",)}, ["a"]),
+        ("id\na\n", "x.csv", {"key": ()}, ["a"]),
+        (gzip.compress(b'{"id":"a"}\n', mtime=0), "x.jsonl.gz", {}, ["a"]),
+        (gzip.compress(b"id,n\na,1\n", mtime=0), "x.csv.GZ", {}, ["a"]),
+        (gzip.compress(b'{"id":"a"}\n', mtime=0), "x", {}, ["a"]),
+        ('{"id":"a","status":"failed"}\n', "x.jsonl", {"failed_too": True}, ["a"]),
+        ('{"id":"a","status":"ok","error":null,"ok":true}\n', "x.jsonl", {}, ["a"]),
+        ("id,error,ok\na,,true\n", "x.csv", {}, ["a"]),
+        ('{"id":"a","status":"shipped","state":"NY","done":1}\n', "x.jsonl", {}, ["a"]),
+        ("id,text\na," + 200_000 * "x" + "\n", "x.csv", {}, ["a"]),
+    ],
+)
+def test_what_is_there_is_taken(
+    tmp_path: Path, text: str | bytes, name: str, options: dict[str, Any], keys: list[Any]
+) -> None:
+    assert take(file(tmp_path, text, name), **options).imported == len(keys)
+    assert taken(tmp_path) == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "says"),
+    [
+        ('["a","b",null]', "x.json", {}, "x.json: element 3: the key is None"),
+        ('[{"id":1},{"n":1}]', "x.json", {}, "x.json: element 2: it has no field 'id'"),
+        ('["a",{"id":1}]', "x.json", {}, "x.json: element 1: it is no JSON object"),
+        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is no JSON, or a part of an array"),
+        ('["a","b', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
+        (b'["a","\xc3', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
+        ('"a"\n["a",1]\n', "x.jsonl", {}, "x.jsonl:2: it is a list, and the key is one field"),
+        ('# done\n{"id":"a"}\n', "x.jsonl", {}, "x.jsonl:1: it is no JSON"),
+        ('# done\n{"id":"a"}\n', "x.ndjson", {}, "x.ndjson:1: it is no JSON"),
+        ('# done\n{"id":"a"}\n', "x.txt", {}, "x.txt:1: it is a comment"),
+        ('a\n{"id":"a"}\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
+        ('a\n["a"]\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
+        ("a\n b\n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        ("a\nb \n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        ("a\nb\tc\n", "x.txt", {}, "x.txt:2: it has a tab, or a blank at its edge"),
+        (gzip.compress(b"a\n" * 99, mtime=0)[:-9], "x.gz", {}, "x.gz: it is no whole gzip file"),
+        (b"\x1f\x8bnone", "x.gz", {}, "x.gz: it is no whole gzip file"),
+        (b'{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
+        (b'\xef\xbb\xbf{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
+        (b"\xff\xfea\x00\n\x00", "x.txt", {}, "x.txt:1: it is no UTF-8"),
+        ('{"id":1}\n{"id":2,"status":"Failed"}\n', "x.jsonl", {}, "x.jsonl:2: it says status"),
+        ('{"id":1}\n{"id":2,"error":"no"}\n', "x.jsonl", {}, "x.jsonl:2: it says error: 'no'"),
+        ('{"id":1}\n{"id":2,"ok":false}\n', "x.jsonl", {}, "x.jsonl:2: it says ok: False"),
+        ('[{"id":2,"success":false}]', "x.json", {}, "element 1: it says success: False"),
+        ("id,ok\na,True\nb,False\n", "x.csv", {}, "x.csv:3: it says ok: 'False'"),
+        ("id;label\na;1\n", "x.csv", {}, "x.csv:1: it has no field 'id' (it has ['id;label'])"),
+        ("lesson-1\nlesson-2\n", "x.csv", {}, "x.csv:1: it has no field 'id'"),
+        ("lesson-1\n", "x.csv", {"key": ()}, "x.csv:1: it has no field 'key' or 'id'"),
+        ("id\na\n", "x.csv", {"key": ("url",)}, "x.csv:1: it has no field 'url'"),
+        ('{"id":"a"}\n', "x.jsonl", {"key": ("url",)}, "x.jsonl:1: it has no field 'url'"),
+        ('{"id":"a"}\n', "x.jsonl", {"key_type": "int"}, "x.jsonl:1: its key 'a' is no integer"),
+        ("1\n" + "9" * 5000 + "\n", "x.txt", {"key_type": "int"}, "x.txt:2: its key '9999"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(
+    tmp_path: Path, text: str | bytes, name: str, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidItems) as caught:
+        take(file(tmp_path, text, name), **options)
+    assert says in str(caught.value)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_command_says_what_comes_along(tmp_path: Path) -> None:
+    path = file(tmp_path, "id,price,n\na,0.50,1\nb,1.25,x\n", "x.csv")
+    given = ("import", path, "--checkpoint", tmp_path / "checkpoint", "--key", "id")
+    for options in (("--dry-run",), ()):
+        assert "columns: id string, price double, n string\n" in cli(*given, *options).stdout
+    path.write_text("id\nc\n")
+    text = cli(*given).stdout
+    assert "without results: a table or a publish will not have them" in text
+    path.write_text("id,ok\nd,false\n")
+    refused = cli(*given)
+    assert (refused.exit_code, "--failed-too" in refused.stderr) == (2, True)
+    assert cli(*given, "--failed-too", "--results", "none").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": "fail"},
+        {"status": "pending"},
+        {"status": " In Progress "},
+        {"status": "timed-out"},
+        {"state": "running"},
+        {"done": False},
+        {"completed": "no"},
+        {"finished": 0},
+    ],
+)
+def test_an_item_that_is_not_done_is_not_taken_for_done(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    lines = [{"id": "a"}, {"id": "b", **said}]
+    place = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it says"):
+        take(place)
+    assert take(place, failed_too=True).imported == 2
+
+
+@pytest.mark.parametrize("results", [None, "one", "many"])
+@pytest.mark.parametrize("named", ["x.jsonl", "x.csv"])
+def test_items_that_are_not_done_can_be_left_to_the_next_run(
+    tmp_path: Path, named: str, results: Any
+) -> None:
+    """A log of a program that notes what it begins, what fails, and what is done."""
+    log = [
+        *((n, "started") for n in "abcd"),
+        *(("a", "done"), ("b", "failed"), ("c", "done"), ("c", "failed"), ("e", "done")),
+    ]
+    if named.endswith("csv"):
+        text = "id,status\n" + "".join(f"{key},{status}\n" for key, status in log)
+    else:
+        text = "".join(json.dumps({"id": key, "status": status}) + "\n" for key, status in log)
+    path = file(tmp_path, text, named)
+    done = take(path, skip_failed=True, results=results)
+    assert (done.imported, done.failed, done.duplicates) == (2, 7, 0)
+    assert taken(tmp_path) == ["a", "e"]
+    with pytest.raises(UsageError, match="not both"):
+        take(path, skip_failed=True, failed_too=True)
+    again = cli("import", path, "--checkpoint", tmp_path / "c2", "--key", "id", "--skip-failed")
+    assert "7 lines of items that failed or are not done: left out" in again.stdout
+
+
+def test_a_line_that_failed_before_it_had_a_key_is_left_out(tmp_path: Path) -> None:
+    lines = [{"id": {"no": ["key"]}, "ok": False}, {"id": None, "ok": False}, {"id": "a"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert take(file(tmp_path, text, "x.jsonl"), skip_failed=True).failed == 2
+    assert taken(tmp_path) == ["a"]
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "x" * 200_000
+    assert take(file(tmp_path, f"id,text\na,{long}\n", "x.csv")).imported == 1
+    assert csv.field_size_limit() == before
+
+
+def test_a_line_that_is_torn_in_the_middle_of_the_file_says_what_to_do(tmp_path: Path) -> None:
+    torn = '{"id":"a"}\n{"id":"b","n{"id":"c"}\n'
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: .*if a crash tore it, take it out"):
+        take(file(tmp_path, torn, "x.jsonl"))
+
+
+def test_a_blank_at_the_edge_of_a_key_in_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidItems, match=r"x\.csv:3: its key '2 ' has a blank at its edge"):
+        take(file(tmp_path, "id,n\n1,a\n2 ,b\n", "x.csv"))

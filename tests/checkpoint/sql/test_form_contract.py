@@ -1,0 +1,81 @@
+"""A column of a table keeps the contract of forms of checkpoint, in both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from resumable_tasks.testing.form_suite import NOTE, FormSuite
+
+
+class ColumnSuite(FormSuite):
+    url: str
+    in_flight = 2 * 2 * 5
+
+    def program(self, place: Path) -> str:
+        return (
+            f"URL = {self.url!r}\n"
+            + NOTE
+            + """
+import sqlalchemy as sa
+from resumable_tasks import SqlCheckpoint, resumable_task
+from resumable_tasks.checkpoint.sql import init
+from resumable_tasks.checkpoint.sql.database import Database
+
+checkpoint = SqlCheckpoint(URL, table="units", key="id", columns=["result"], claim_seconds=3)
+engine = sa.create_engine(URL)
+with engine.begin() as connection:
+    connection.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS units (id INTEGER PRIMARY KEY, result INTEGER)"
+    )
+    there = connection.exec_driver_sql("SELECT count(*) FROM units").scalar_one()
+    for unit in range(there, COUNT):
+        connection.exec_driver_sql(f"INSERT INTO units (id) VALUES ({unit})")
+if not sa.inspect(engine).has_table("units_processed_at_runs"):
+    database = Database(URL)
+    init.apply(database, init.statements(database, checkpoint, {}))
+    database.close()
+engine.dispose()
+
+@resumable_task(name="units", key="id", batch_size=5, concurrency=2)
+def handler(rows):
+    for row in rows:
+        note(row["id"])
+        time.sleep(SECONDS)
+    return [{"id": row["id"], "result": row["id"] ** 2} for row in rows]
+
+handler.run(checkpoint=checkpoint)
+"""
+        )
+
+    def results(self, place: Path) -> list[int]:
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            if not sa.inspect(connection).has_table("units"):
+                return []
+            query = (
+                "SELECT id, result, processed_at IS NOT NULL FROM units "
+                "WHERE result IS NOT NULL OR processed_at IS NOT NULL"
+            )
+            rows = connection.exec_driver_sql(query).all()
+        assert all(done and result == id_**2 for id_, result, done in rows)
+        return [row[0] for row in rows]
+
+    def damage(self, place: Path) -> None:
+        pytest.skip("a database finds and mends its own damage")
+
+
+class TestSqlite(ColumnSuite):
+    @pytest.fixture(autouse=True)
+    def _database(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path / 'data.db'}"
+
+
+class TestPostgres(ColumnSuite):
+    several_drivers = True
+
+    @pytest.fixture(autouse=True)
+    def _database(self, postgres_url: str) -> None:
+        self.url = postgres_url

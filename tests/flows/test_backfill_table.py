@@ -1,0 +1,63 @@
+"""The flow that backfills a column of 100,000 rows: killed, and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.sql.child import until
+from tests.checkpoint.sql.conftest import Db
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WRONG = (
+    "SELECT count(*) FROM lessons WHERE processed_at IS NULL OR words IS NULL "
+    "OR words <> CASE WHEN (id & 1) = 0 THEN 5 ELSE 2 END"
+)
+
+
+def command(url: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows.backfill_table", url, "--local", *more]
+
+
+@pytest.mark.parametrize("rows", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
+    env = {**os.environ, "BACKFILL_SECONDS": "0.01"}
+    words = command(db.url, "--make", str(rows))
+    first = subprocess.Popen(words, cwd=_ROOT, env=env)
+
+    def some() -> bool:
+        try:
+            return bool(db.one("SELECT count(processed_at) FROM lessons") > rows // 5)
+        except Exception:  # the table is not there yet, or locked
+            return False
+
+    try:
+        until("a part is done", some)
+    finally:
+        first.kill()
+    assert first.wait() == -signal.SIGKILL
+    done: int = db.one("SELECT count(processed_at) FROM lessons")
+    assert rows // 5 < done < rows
+    again = subprocess.run(command(db.url), cwd=_ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == f"{rows - done:,} rows handled now, {done:,} before\n"
+    assert db.one("SELECT count(*) FROM lessons") == rows
+    assert db.one(_WRONG) == 0
+
+
+def test_usage(tmp_path: Path) -> None:
+    run = subprocess.run(
+        command(f"sqlite:///{tmp_path}/none.db"), cwd=_ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert "there is no such file" in run.stderr
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(_ROOT))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resumable_tasks
+
+PACKAGE = Path(resumable_tasks.__file__).parent
+
+
+def in_a_new_interpreter(code: str, *, cwd: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=cwd
+    ).stdout
+
+
+def test_import_loads_neither_pyarrow_nor_prefect_nor_anything_slow(tmp_path: Path) -> None:
+    code = "import resumable_tasks, sys; print(*sys.modules)"
+    loaded = set(in_a_new_interpreter(code, cwd=tmp_path).split())
+    assert not loaded & {"pyarrow", "prefect", "rich", "click", "asyncio", "numpy"}
+
+
+def test_a_complete_job_is_found_complete_without_loading_pyarrow(tmp_path: Path) -> None:
+    code = """
+import sys
+from resumable_tasks import resumable_task
+work = resumable_task(lambda rows: rows, name="work", key="id")
+items = [{"id": i} for i in range(100)]
+work.run(items, checkpoint="c")
+"""
+    in_a_new_interpreter(code, cwd=tmp_path)
+    code += "assert 'pyarrow' not in sys.modules, 'loaded'\n"
+    in_a_new_interpreter(code, cwd=tmp_path)
+
+
+def test_the_public_names_are_sorted_exist_and_are_all() -> None:
+    assert resumable_tasks.__all__ == sorted(resumable_tasks.__all__)
+    for name in resumable_tasks.__all__:
+        assert getattr(resumable_tasks, name).__name__ == name
+    assert set(resumable_tasks.__all__) == set(resumable_tasks._HOME_OF)
+    with pytest.raises(AttributeError, match="nonsense"):
+        resumable_tasks.nonsense  # noqa: B018
+
+
+def test_nothing_of_the_library_prints_pickles_or_evaluates() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "cli.py" or "cli" in path.parts or "testing" in path.parts:
+            continue
+        text = path.read_text()
+        for word in (" print(", "import pickle", " eval(", " exec("):
+            assert word not in text, f"{path}: {word}"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prefect import server
+from tests.prefect.api import Api
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """Port and home of the one server of this session."""
+    base = tmp_path_factory.getbasetemp()
+    in_xdist = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (base.parent if in_xdist else base) / "prefect"
+    return server.shared(folder, os.getppid() if in_xdist else os.getpid())
+
+
+@pytest.fixture(scope="session")
+def api(prefect_server: tuple[int, Path]) -> Api:
+    """The server, as a client that knows nothing of Prefect's."""
+    return Api(prefect_server[0])
+
+
+@pytest.fixture(scope="session")
+def prefect_env(prefect_server: tuple[int, Path]) -> dict[str, str]:
+    """The environment of a process that talks to the server."""
+    port, home = prefect_server
+    return server.environment(home, port)
+
+
+@pytest.fixture(scope="module")
+def in_prefect(prefect_env: dict[str, str]) -> Iterator[None]:
+    """Flows in this process talk to the server. Not the tests of other modules."""
+    before = dict(os.environ)
+    os.environ.update(prefect_env)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -1,0 +1,138 @@
+"""One real Prefect server for all tests of a session, whichever worker of pytest-xdist asks first.
+
+Run as a program it starts the server, and ends it when the session's process is gone: a worker
+that starts it may end before another that uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 120
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    # Its scheduler, foreman and lateness services look more often than they do by default.
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_EVALUATION_LOOP_SECONDS": "2",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment(home: Path, port: int | None = None) -> dict[str, str]:
+    """What a process needs to be in to talk to the server, or to be it."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    found |= {**_QUIET, "PREFECT_HOME": str(home)}
+    if port is not None:
+        found["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    return found
+
+
+@dataclass
+class Server:
+    """A server of one's own, to be killed and started again, on the same port and database."""
+
+    home: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def start(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)],
+                env=environment(self.home, self.port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_SECONDS
+        while not is_up(self.port):
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                raise RuntimeError(f"no Prefect server: {(self.home / 'server.log').read_text()}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and to what it has started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def is_up(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def shared(folder: Path, session: int) -> tuple[int, Path]:
+    """The port and home of the session's server, which the first caller starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = folder / "port"
+        if known.exists():
+            return int(known.read_text()), folder
+        port = free_port()
+        command = [sys.executable, "-m", "tests.prefect.server"]
+        with (folder / "watch.log").open("wb") as log:
+            watch = subprocess.Popen(
+                [*command, str(folder), str(port), str(session)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_SECONDS
+        while not is_up(port):
+            if time.monotonic() > until:
+                raise RuntimeError(f"no Prefect server; see {folder}")
+            time.sleep(0.2)
+        known.write_text(str(port))
+        watch.returncode = 0  # it outlives this process, on purpose
+        return port, folder
+
+
+def main() -> None:
+    folder, port, session = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    server = Server(folder, port)
+    server.start()
+    try:
+        while server.process is not None and server.process.poll() is None:
+            os.kill(session, 0)
+            time.sleep(1)
+    except ProcessLookupError:
+        pass
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Failing items, outages, budgets and rates, in flow runs on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import JobFailed, Unfinished, resumable_task
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.checkpoint.store.urls import open_store
+from tests.prefect.api import Api, until
+
+pytestmark = [
+    pytest.mark.usefixtures("in_prefect"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+ITEMS = [{"id": i} for i in range(1_000)]
+BAD = {17, 500, 999}
+
+
+@pytest.mark.parametrize("kind", ["threads", "coroutines"])
+def test_poisoned_items_are_found_in_a_flow_run(kind: str, place: Path) -> None:
+    from prefect import flow
+
+    calls: list[int] = []
+    bad = set(BAD)
+
+    def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        calls.append(len(rows))
+        if any(row["id"] in bad for row in rows):
+            raise RuntimeError("poison")
+        return rows
+
+    async def coroutine(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        await asyncio.sleep(0)
+        return plain(rows)
+
+    handler: Any = plain if kind == "threads" else coroutine
+    task = resumable_task(handler, name="job", key="id")
+
+    @flow
+    def job() -> Any:
+        return task.run(ITEMS, checkpoint=place)
+
+    with pytest.raises(JobFailed) as error:
+        job()
+    assert sorted(failure.key for failure in error.value.result.failures) == sorted(BAD)
+    assert len(calls) <= 20 + 3 * 12
+    calls.clear()
+    bad.clear()
+    assert job().completed == 3
+    assert calls == [3]
+
+
+def test_a_service_that_is_down_for_a_while_in_a_flow_run(place: Path) -> None:
+    from prefect import flow
+
+    began = time.monotonic()
+
+    @resumable_task(key="id", batch_size=20)
+    def label(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(0.02)
+        if 0.2 < time.monotonic() - began < 3:
+            raise ConnectionError("down")
+        return rows
+
+    @flow
+    def job() -> Any:
+        return label.run(ITEMS, checkpoint=place)
+
+    assert job().completed == 1_000
+    assert read_checkpoint(open_store(place))[1].failures == {}
+
+
+def test_a_budget_fails_the_flow_run_and_a_retry_of_it_goes_on(place: Path, api: Api) -> None:
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    task = resumable_task(lambda rows: rows, name="job", key="id", max_items=600)
+    runs: list[str] = []
+
+    @flow(retries=1)
+    def job() -> Any:
+        runs.append(str(flow_run.id))
+        return task.run(ITEMS, checkpoint=place)
+
+    # The first try uses its budget up, the second has no more than that left.
+    assert job().completed == 400
+    assert len(runs) == 2
+
+    @flow
+    def once() -> Any:
+        runs.append(str(flow_run.id))
+        return task.run([{"id": i} for i in range(5_000)], checkpoint=place)
+
+    with pytest.raises(Unfinished, match="its budget: max_items=600") as error:
+        once()
+    assert error.value.exit_code == 75
+    found = until(lambda: (r := api.flow_run(runs[-1]))["state_type"] == "FAILED" and r)
+    # Not Crashed, which automations rerun at once.
+    assert "max_items=600" in found["state"]["message"]
+    assert "what remains: 3,400 items" in found["state"]["message"]
+
+
+def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
+    from prefect import flow
+
+    name = f"calls-{uuid.uuid4().hex[:8]}"
+    limit = {"name": name, "limit": 4, "active": True, "slot_decay_per_second": 4.0}
+    api.call("POST", "v2/concurrency_limits/", limit)
+    times: list[float] = []
+    lock = threading.Lock()
+
+    @resumable_task(key="id", batch_size=10, concurrency=4, rate_limit=f"prefect:{name}")
+    def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with lock:
+            times.append(time.monotonic())
+        return rows
+
+    @flow
+    def run() -> Any:
+        return job.run(ITEMS[:120], checkpoint=place)
+
+    assert run().completed == 120
+    # 4 at once, and then 4 a second.
+    assert max(times) - min(times) >= 1.5
+
+
+def test_a_limit_that_is_not_there_is_named(place: Path) -> None:
+    from prefect import flow
+
+    task = resumable_task(lambda rows: rows, name="job", rate_limit="prefect:no-such-limit")
+
+    @flow
+    def run() -> Any:
+        return task.run(range(10), checkpoint=place)
+
+    with pytest.raises(Exception, match="no-such-limit"):
+        run()
+    assert len(read_checkpoint(open_store(place))[1].done) == 0

@@ -1,0 +1,803 @@
+"""What is seen of a run in Prefect: artifacts, events, states, logs; and that it costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from resumable_tasks import Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
+from resumable_tasks.engine.events import Committed, Progress, RunFinished, RunStarted
+from tests.prefect import server
+from tests.prefect.api import Api, until
+from tests.prefect.deployed import Deployed
+
+pytestmark = [
+    pytest.mark.usefixtures("in_prefect"),
+    # Prefect's and its dependencies' own are not ours to mend.
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+COMMITTED = "resumable-tasks.batch.committed"
+NASTY = (
+    "a | b <b>bold</b> <img src=x onerror=alert(1)> *stars* `tick` [link](x) __init__ # \\ &amp;"
+)
+
+
+def items(count: int) -> list[dict[str, Any]]:
+    return [{"id": n} for n in range(count)]
+
+
+def same(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+def in_flow(call: Callable[[], Any], ids: list[str]) -> Any:
+    """The call in a flow run, whose id goes to ``ids``."""
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    @flow(name="seen")
+    def seen() -> Any:
+        ids.append(str(flow_run.id))
+        return call()
+
+    return seen()
+
+
+def shown(api: Api, flow_run: str) -> dict[str, Any]:
+    """The artifacts by key, of which there is one each; those without are Prefect's own."""
+    found = [each for each in api.artifacts(flow_run) if each["key"] is not None]
+    by_key = {each["key"]: each for each in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def told(api: Api, flow_run: str, commits: int) -> list[dict[str, Any]]:
+    """The events of commits, oldest first, once there are all."""
+    until(lambda: sum(e["payload"]["commits"] for e in api.events(COMMITTED, flow_run)) >= commits)
+    return api.events(COMMITTED, flow_run)[::-1]
+
+
+def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
+    job = resumable_task(some_fail, name="classify", key="id", batch_size=10, concurrency=1)
+    ids: list[str] = []
+    listened: list[Any] = []
+    job.run(items(40), checkpoint=place, progress=False)
+    with pytest.raises(JobFailed):
+        in_flow(lambda: job.run(items(100), checkpoint=place, listeners=[listened.append]), ids)
+
+    found = shown(api, ids[0])
+    assert {key: each["type"] for key, each in found.items()} == {
+        "classify-progress": "progress",
+        "classify-summary": "markdown",
+        "classify-failures": "table",
+    }
+    assert all(
+        (each["flow_run_id"], each["task_run_id"]) == (ids[0], None) for each in found.values()
+    )
+
+    progress = found["classify-progress"]
+    assert progress["data"] == 100
+    assert progress["description"].startswith("97/100 done, 40 of them resumed, 3 failed, ")
+    assert progress["description"].endswith(f"\n\n`{place}`")
+
+    assert found["classify-summary"]["description"] == (
+        f"items failed: 40 resumed, 57 new, 3 failed\n\n`{place}`"
+    )
+    text = found["classify-summary"]["data"]
+    assert text.startswith("## classify: items failed\n")
+    for line in ("resumed | 40 items", "new | 57 items", "failed | 3 items"):
+        assert f"| {line} |" in text
+    assert re.search(r"\| rate \| [\d.,]+ items a second \|", text)
+    assert re.search(r"\| written \| 57 rows, [\d,]+ bytes, in \d commits \|", text)
+    assert f"`{place}`" in text
+    assert f"\nresumable status {place}\n" in text
+    assert "only what is missing" in text
+
+    failures = found["classify-failures"]
+    assert failures["description"] == (f"3 items of classify failed: `resumable failures {place}`")
+    assert json.loads(failures["data"]) == [
+        {"key": str(key), "error": "ItemFailure", "attempts": 1, "message": "it is 7 again"}
+        for key in (57, 77, 97)
+    ]
+
+    commits = [event for event in listened if isinstance(event, Committed)]
+    events = told(api, ids[0], len(commits))
+    assert [each["payload"]["record"] for each in events] == [each.number for each in commits]
+    for event, commit in zip(events, commits, strict=True):
+        assert event["resource"]["prefect.resource.id"] == f"resumable-tasks.checkpoint.{place}"
+        assert event["resource"]["resumable-tasks.job"] == "classify"
+        assert event["resource"]["resumable-tasks.failed"] == str(len(commit.failures))
+        payload = event["payload"]
+        assert (payload["completed"], payload["rows"]) == (commit.completed, commit.rows)
+        assert (payload["bytes"], payload["commits"]) == (commit.bytes, 1)
+        assert payload["completed_by_now"] == commit.progress.completed + 40
+        assert payload["expected"] == 100
+
+
+def some_fail(rows: list[Any]) -> list[Any]:
+    time.sleep(0.02)
+    return [
+        ItemFailure(row["id"], "it is 7 again") if row["id"] % 20 == 17 and row["id"] > 40 else row
+        for row in rows
+    ]
+
+
+def test_the_log_of_the_flow_run_and_that_of_the_task_runs(place: Path, api: Api) -> None:
+    """What the library says of the run is the flow run's; what it says of a batch, the task's."""
+
+    def some_fail_at_once(rows: list[Any]) -> list[Any]:
+        if rows[0]["id"] == 20:
+            raise ValueError("not this batch")
+        return rows
+
+    job = resumable_task(some_fail_at_once, name="classify", key="id", batch_size=10, isolate=False)
+    ids: list[str] = []
+    with pytest.raises(JobFailed):
+        in_flow(lambda: job.run(items(40), checkpoint=place), ids)
+
+    def lines() -> Any:
+        where = {"logs": {"flow_run_id": {"any_": ids}}, "limit": 200}
+        found = api.call("POST", "logs/filter", where)
+        return found if any("Finished in state Failed" in one["message"] for one in found) else None
+
+    found = until(lines)
+    of_run = [one["message"] for one in found if one["task_run_id"] is None]
+    of_tasks = [one["message"] for one in found if one["task_run_id"] is not None]
+    assert any(f"classify: checkpoint {place}: new" in line for line in of_run)
+    assert any("batch 00002: 10 of 10 items failed" in line for line in of_tasks)
+    assert any("ValueError: not this batch" in line for line in of_tasks)
+    assert not any("batch 00002" in line for line in of_run if "JobFailed" not in line)
+
+
+def test_the_progress_is_updated_while_the_run_goes_on_and_not_at_every_commit(
+    place: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resumable_tasks.prefect import telemetry
+
+    monkeypatch.setattr(telemetry, "_UPDATE_SECONDS", 0.5)
+    seen: list[float] = []
+
+    @resumable_task(key="id", batch_size=1, concurrency=2)
+    def classify(rows: list[Any]) -> list[Any]:
+        time.sleep(0.04)
+        if rows[0]["id"] % 40 == 39:  # nearly every second
+            seen.extend(each["data"] for each in api.artifacts(ids[0]))
+        return rows
+
+    ids: list[str] = []
+    commits: list[Any] = []
+    in_flow(lambda: classify.run(items(160), checkpoint=place, listeners=[commits.append]), ids)
+    assert seen[0] < seen[-1] < 100
+    assert shown(api, ids[0])["classify-progress"]["data"] == 100
+    updates = until(lambda: api.events("prefect.artifact.updated", ids[0]))
+    assert len(commits) > 60
+    assert 3 <= len(updates) <= 10
+
+
+def test_twenty_thousand_commits_are_told_and_none_is_dropped(api: Api) -> None:
+    """At ten times the pace of the fastest disk; and what is told of them is bounded."""
+    failures = tuple(failure(n) for n in range(20))
+    ids: list[str] = []
+    began = time.monotonic()
+
+    def flood() -> float:
+        listen, slowest = listener(), 0.0
+        listen(RunStarted("many", "/data/many", "run", 0, 0, 20_000, 1))
+        for n in range(20_000):
+            progress = Progress(n + 1, n // 1_000, 0, 20_000, 1.0)
+            some = failures[n // 1_000 : n // 1_000 + 1] if n % 1_000 == 0 else ()
+            event = Committed("many", "/data/many", "run", n, 1, 1, 10, some, progress)
+            before = time.monotonic()
+            listen(event)
+            slowest = max(slowest, time.monotonic() - before)
+            if n % 100 == 0:
+                time.sleep(0.015)
+        listen(RunFinished("many", "/data/many", "run", "failed", progress))
+        return slowest
+
+    assert in_flow(flood, ids) < 0.5
+    seconds = time.monotonic() - began
+    events = told(api, ids[0], 20_000)
+    assert sum(each["payload"]["commits"] for each in events) == 20_000
+    assert sum(each["payload"]["completed"] for each in events) == 20_000
+    assert sum(each["payload"]["failed"] for each in events) == 20
+    assert events[-1]["payload"]["record"] == 19_999
+    assert 50 <= len(events) <= 52 + 10 * seconds
+    assert len(json.loads(shown(api, ids[0])["many-failures"]["data"])) == 20
+
+
+def listener() -> Any:
+    from resumable_tasks.prefect.telemetry import Telemetry
+
+    return Telemetry()
+
+
+def failure(n: int, message: str = "wrong") -> Any:
+    from resumable_tasks.runners.outcome import Failure
+
+    return Failure(f"item-{n}", "ValueError", message)
+
+
+def test_the_more_events_a_run_has_had_the_fewer_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A week of commits, a hundred a second, by a clock of the test's own."""
+    from resumable_tasks.prefect import telemetry
+
+    clock = [0.0]
+    monkeypatch.setattr(telemetry.time, "monotonic", lambda: clock[0])
+    pace, sent, by_hour = telemetry._Pace(), 0, {}
+    while clock[0] < 7 * 86_400:
+        # Who waits so long may go, and nobody who has waited less.
+        wait = pace.wait()
+        if wait > 0:
+            clock[0] += wait * 0.99
+            assert pace.wait() > 0
+            clock[0] += wait * 0.01 + 1e-6
+            assert pace.wait() <= 0
+        assert pace.take(1)
+        sent += 1
+        by_hour[int(clock[0] // 3_600)] = sent
+    assert by_hour[0] < 6_000
+    assert by_hour[7] < 9_000
+    assert sent < 14_000
+    # One that commits once a second has an event for each in its first hour.
+    pace, waited = telemetry._Pace(), 0
+    for _ in range(3_000):
+        clock[0] += 1.0
+        waited += pace.wait() > 0
+        pace.take(1)
+    assert not waited
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
+    """One that may be stopped and killed."""
+    found = server.Server(tmp_path_factory.mktemp("own") / "home", server.free_port())
+    found.start()
+    yield found
+    found.kill()
+
+
+CHILD = """
+import json, sys, time
+from prefect import flow
+from prefect.runtime import flow_run
+from resumable_tasks import resumable_task
+from resumable_tasks.prefect import telemetry
+
+telemetry._LAST_WORD_SECONDS = float(sys.argv[2])
+
+def tell(**what):
+    print(json.dumps(what), flush=True)
+
+@resumable_task(key="id", batch_size=1, concurrency=2)
+def job(rows):
+    time.sleep(0.1)
+    return rows
+
+@flow
+def main():
+    tell(flow_run=str(flow_run.id))
+    listen = lambda event: tell(event=type(event).__name__, at=time.monotonic())
+    result = job.run([{"id": n} for n in range(100)], checkpoint=sys.argv[1], listeners=[listen])
+    tell(completed=result.completed, at=time.monotonic())
+
+main()
+"""
+
+
+class Child:
+    """A flow run of about a hundred commits in 5 seconds, in a process of its own."""
+
+    def __init__(self, own: server.Server, folder: Path, last_word: float) -> None:
+        self.stderr = folder / "stderr"
+        self.commits: list[float] = []
+        with self.stderr.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CHILD, str(folder / "checkpoint"), str(last_word)],
+                env=server.environment(folder / "home", own.port),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            found = json.loads(line)
+            if found.get("event") == "Committed":
+                self.commits.append(found["at"])
+            yield found
+
+    @property
+    def longest_pause(self) -> float:
+        return max(b - a for a, b in zip(self.commits, self.commits[1:], strict=False))
+
+    def end(self) -> None:
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def begin(own_server: server.Server, tmp_path: Path) -> Iterator[Callable[[float], Child]]:
+    begun: list[Child] = []
+
+    def start(last_word: float) -> Child:
+        if own_server.process is None:  # killed by the test before
+            own_server.start()
+        begun.append(Child(own_server, tmp_path, last_word))
+        return begun[-1]
+
+    yield start
+    for child in begun:
+        child.end()
+
+
+@pytest.mark.timing
+def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
+    own_server: server.Server, begin: Callable[[float], Child]
+) -> None:
+    child, own = begin(10.0), Api(own_server.port)
+    assert own_server.process is not None
+    group = own_server.process.pid
+    flow_run, completed = "", 0
+    try:
+        for said in child.read():
+            flow_run = said.get("flow_run", flow_run)
+            completed = said.get("completed", completed)
+            if len(child.commits) == 10:
+                os.killpg(group, signal.SIGSTOP)
+            if len(child.commits) == 55:
+                os.killpg(group, signal.SIGCONT)
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    assert child.process.wait(60) == 0, child.stderr.read_text()
+    assert completed == 100
+    assert len(child.commits) > 60  # some are of two batches
+    assert child.longest_pause < 1, child.stderr.read_text()
+    events = told(own, flow_run, len(child.commits))
+    assert sum(each["payload"]["completed"] for each in events) == 100
+    found = shown(own, flow_run)
+    assert found["job-progress"]["data"] == 100
+    assert "| new | 100 items |" in found["job-summary"]["data"]
+    assert "API" not in child.stderr.read_text()
+
+
+@pytest.mark.timing
+def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
+    own_server: server.Server, begin: Callable[[float], Child]
+) -> None:
+    child = begin(3.0)
+    last = done = 0.0
+    for said in child.read():
+        if len(child.commits) == 10:
+            own_server.kill()
+        if said.get("event") == "Committed":
+            last = said["at"]
+        if said.get("completed") == 100:
+            done = said["at"]
+            break
+    child.process.kill()  # what is left is Prefect's own: minutes of trying to tell of the end
+    child.process.wait()
+    assert len(child.commits) > 60
+    assert child.longest_pause < 1, child.stderr.read_text()
+    assert 0 < done - last < 5
+    assert child.stderr.read_text().count("does not answer; the run's summary") == 1
+
+
+@pytest.mark.timing
+def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cancelled flow run is killed after thirty seconds; batches may have taken 25 of them."""
+    from resumable_tasks.prefect import telemetry
+
+    assert 25 + telemetry._LAST_WORD_INTERRUPTED_SECONDS <= 28
+    monkeypatch.setattr(telemetry, "_LAST_WORD_INTERRUPTED_SECONDS", 0.5)
+    monkeypatch.setattr(telemetry, "_LAST_WORD_SECONDS", 2.0)
+    released = threading.Event()
+    hang = lambda *args, **kwargs: released.wait(60)  # noqa: E731
+    monkeypatch.setattr(telemetry, "get_client", hang)
+    try:
+        for how, least, most in (("interrupted", 0.4, 1.5), ("failed", 1.9, 4)):
+            listen = listener()
+            listen(RunStarted("job", "/data", "run", 0, 0, 1, 1))
+            began = time.monotonic()
+            listen(RunFinished("job", "/data", "run", how, Progress(0, 0, 0, 1, 1.0)))
+            assert least < time.monotonic() - began < most
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("broken", ["get_client", "emit_event", "_Artifacts.show_progress", "all"])
+def test_what_fails_here_fails_nothing_else(
+    place: Path, api: Api, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from resumable_tasks.prefect import telemetry
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    wanted = ["get_client", "emit_event", "_Artifacts.show_progress", "_Artifacts.show_summary"]
+    for name in wanted if broken == "all" else [broken]:
+        of, _, attribute = f"telemetry.{name}".rpartition(".")
+        monkeypatch.setattr(eval(of), attribute, fails)
+    monkeypatch.setattr(telemetry, "_UPDATE_SECONDS", 0.05)
+
+    @resumable_task(key="id", batch_size=5, concurrency=1)
+    def classify(rows: list[Any]) -> list[Any]:
+        time.sleep(0.02)
+        return rows
+
+    ids: list[str] = []
+    assert in_flow(lambda: classify.run(items(100), checkpoint=place), ids).completed == 100
+    found = [line for line in until(lambda: api.logs(ids[0])) if "broken on purpose" in line]
+    assert len(found) <= 3  # and not at each of the twenty commits, or at each update
+    if broken in ("get_client", "all"):
+        assert [line for line in found if "not shown in Prefect's UI" in line]
+    elif broken == "_Artifacts.show_progress":
+        assert "classify-summary" in shown(api, ids[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("classify", "classify"),
+        ("Classify_Lessons.v2", "classify-lessons-v2"),
+        ("_x_", "x"),
+        ("__", "job"),
+        ("0" * 200, "0" * 200),
+    ],
+)
+def test_the_keys_of_artifacts_are_legal_for_any_job_name(
+    place: Path, api: Api, name: str, key: str
+) -> None:
+    job = resumable_task(lambda rows: rows, name=name, key="id")
+    ids: list[str] = []
+    in_flow(lambda: job.run(items(3), checkpoint=place), ids)
+    assert set(shown(api, ids[0])) == {f"{key}-progress", f"{key}-summary"}
+
+
+def test_two_jobs_and_one_job_for_two_dates_in_a_flow_run(place: Path, api: Api) -> None:
+    first = resumable_task(lambda rows: rows, name="first", key="id")
+    second = resumable_task(lambda rows: rows, name="second", key="id")
+    ids: list[str] = []
+
+    def call() -> None:
+        first.run(items(10), checkpoint=place / "first", partition="2026-11-22")
+        first.run(items(20), checkpoint=place / "first", partition="2026-11-23")
+        second.run(items(30), checkpoint=place / "second")
+
+    in_flow(call, ids)
+    found = api.artifacts(ids[0])
+    assert sorted(each["key"] for each in found) == [
+        *["first-progress"] * 2,
+        *["first-summary"] * 2,
+        "second-progress",
+        "second-summary",
+    ]
+    seen = {each["description"] for each in found if each["type"] == "progress"}
+    for count, where in ((10, "first/2026-11-22"), (20, "first/2026-11-23"), (30, "second")):
+        assert any(f"{count}/{count} done" in one and where in one for one in seen)
+    assert {each["description"] for each in found if each["type"] == "markdown"} == {
+        f"done: 0 resumed, 10 new, 0 failed\n\n`{place}/first/2026-11-22`",
+        f"done: 0 resumed, 20 new, 0 failed\n\n`{place}/first/2026-11-23`",
+        f"done: 0 resumed, 30 new, 0 failed\n\n`{place}/second`",
+    }
+
+
+def test_an_async_flow(place: Path, api: Api) -> None:
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    @resumable_task(key="id", batch_size=10)
+    async def fetch(rows: list[Any]) -> list[Any]:
+        await asyncio.sleep(0.01)
+        return rows
+
+    @flow
+    async def seen() -> tuple[str, RunResult]:
+        return str(flow_run.id), await fetch.arun(items(100), checkpoint=place)
+
+    run, result = asyncio.run(seen())
+    assert result.completed == 100
+    assert set(shown(api, run)) == {"fetch-progress", "fetch-summary"}
+    assert sum(each["payload"]["completed"] for each in told(api, run, 1)) > 0
+
+
+def test_a_job_in_a_task_run_of_ones_own_is_seen_there(place: Path, api: Api) -> None:
+    from prefect import task
+    from prefect.runtime import task_run
+
+    @task
+    def step() -> str:
+        resumable_task(lambda rows: rows, name="job", key="id").run(items(10), checkpoint=place)
+        return str(task_run.id)
+
+    ids: list[str] = []
+    step_id = in_flow(lambda: step.submit().result(), ids)
+    found = shown(api, ids[0])
+    assert set(found) == {"job-progress", "job-summary"}
+    assert {each["task_run_id"] for each in found.values()} == {step_id}
+    (event,) = told(api, ids[0], 1)
+    assert f"prefect.task-run.{step_id}" in [
+        each["prefect.resource.id"] for each in event["related"]
+    ]
+
+
+def test_items_without_a_length(place: Path, api: Api) -> None:
+    job = resumable_task(lambda rows: rows, name="job", key="id")
+    ids: list[str] = []
+    in_flow(lambda: job.run((item for item in items(123)), checkpoint=place), ids)
+    progress = shown(api, ids[0])["job-progress"]
+    assert progress["data"] == 100
+    assert progress["description"].startswith("123 done, ")
+
+
+@pytest.mark.parametrize(
+    ("progress", "how", "percentage"),
+    [
+        (Progress(0, 0, 0, 0, 0.0), "done", 100),
+        (Progress(0, 0, 0, None, 0.0), "done", 100),
+        (Progress(0, 0, 0, 10, 0.0), "", 0),
+        (Progress(2, 1, 5, 16, 1.0), "", 50),
+        (Progress(1, 0, 0, 3, 1.0), "", 33.3),
+        (Progress(2, 1, 5, None, 1.0), "", 0),
+        (Progress(2, 1, 5, None, 1.0), "interrupted", 0),
+        (Progress(2, 1, 5, None, 1.0), "failed", 100),
+        (Progress(2, 1, 5, 16, 1.0), "interrupted", 50),
+        (Progress(90, 0, 0, 100, 1.0), "done", 100),  # the rest were duplicates
+        (Progress(9, 0, 9, 10, 1.0), "", 100),  # more than were to be expected
+    ],
+)
+def test_how_far_a_run_is(progress: Progress, how: str, percentage: float) -> None:
+    from resumable_tasks.prefect.telemetry import percent
+
+    assert percent(progress, how) == percentage
+
+
+def test_of_many_failures_the_first_are_shown_and_the_rest_counted(place: Path, api: Api) -> None:
+    def refuse(rows: list[Any]) -> list[Any]:
+        return [ItemFailure(row["id"], "no " + "very " * 5_000 + "long") for row in rows]
+
+    job = resumable_task(refuse, name="job", key="id", tolerated_failures=1.0)
+    ids: list[str] = []
+    in_flow(lambda: job.run(items(1_234), checkpoint=place / "with space"), ids)
+    table = shown(api, ids[0])["job-failures"]
+    command = f"resumable failures {shlex.quote(str(place / 'with space'))}"
+    assert table["description"] == (
+        f"1,234 items of job failed. The first 200 are shown; 1,034 more are listed by `{command}`"
+    )
+    rows = json.loads(table["data"])
+    assert len(rows) == 200
+    assert len(table["data"]) < 100_000
+    assert all(row["message"].startswith("no very") for row in rows)
+
+
+def test_nothing_in_a_name_or_a_message_is_taken_for_markdown(tmp_path: Path, api: Api) -> None:
+    def refuse(rows: list[Any]) -> list[Any]:
+        return [ItemFailure(row["id"], ValueError(f"{NASTY}\n{NASTY}")) for row in rows]
+
+    place = tmp_path / "odd|name <i>x<" / f"`t` {NASTY[:40].replace('/', '_')}"
+    job = resumable_task(refuse, name="_my_job_", key="id", tolerated_failures=1.0)
+    ids: list[str] = []
+    in_flow(lambda: job.run([{"id": f"<u>{NASTY}"}], checkpoint=place), ids)
+    found = shown(api, ids[0])
+    row = json.loads(found["my-job-failures"]["data"])[0]
+    assert rendered(row["key"]) == repr(f"<u>{NASTY}")
+    assert rendered(row["message"]) == f"{NASTY}\\n{NASTY}"
+    for suffix in ("progress", "failures", "summary"):
+        text = rendered(found[f"my-job-{suffix}"]["description"])
+        assert str(place) in text or shlex.quote(str(place)) in text
+    summary = rendered(found["my-job-summary"]["data"])
+    assert f"checkpoint: {place}" in summary
+    assert f"resumable status {shlex.quote(str(place))}" in summary
+    assert "_my_job_: done" in summary
+
+
+HTML = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
+def rendered(markdown: str) -> str:
+    """What is to be read of it in a browser: it fails at a tag that is not to be expected."""
+    html = HTML.render(markdown)
+    tags = re.findall(r"<[^>]*>", html)
+    assert all(
+        re.fullmatch(r"</?(p|code|pre|h2|table|thead|tbody|tr|td|th)( [^>]*)?>", t) for t in tags
+    )
+    text = re.sub(r"<[^>]*>", "", html).strip("\n")
+    for entity, character in {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&amp;": "&"}.items():
+        text = text.replace(entity, character)
+    return text
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
+    | st.text(" `*_-<&.1)a", min_size=1)
+)
+@example("`")
+@example("``` `x` ```")
+@example(" ` ")
+@example("1. list")
+@example("12) list")
+@example("- list")
+@example("__init__")
+@example("'<class 'int'>'")
+@example("a\n\nb")
+@example("    code")
+@example(" ")
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_shown_as_it_is(text: str) -> None:
+    from resumable_tasks.base.text import clean
+    from resumable_tasks.prefect.markdown import block, code, literal
+
+    for markdown in (code(text), block(text), literal(text))[: None if text.strip() else 2]:
+        # A browser shows no space at the ends of a line.
+        assert rendered(markdown).strip(" ") == clean(text).strip(" ")
+
+
+def test_plain_messages_are_not_made_code() -> None:
+    """The newer UI shows what makes it code."""
+    from resumable_tasks.prefect.markdown import literal
+
+    for text in ("division by zero", "'item-1'", "ValueError", "404 Not Found: /a/b", "('a', 7)"):
+        assert literal(text) == text
+
+
+def test_a_run_that_is_interrupted_says_how_to_resume(place: Path, api: Api) -> None:
+    @resumable_task(key="id", batch_size=5, concurrency=1)
+    def classify(rows: list[Any]) -> list[Any]:
+        if rows[0]["id"] == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return rows
+
+    ids: list[str] = []
+    with pytest.raises(Interrupted):
+        in_flow(lambda: classify.run(items(100), checkpoint=place), ids)
+    found = shown(api, ids[0])
+    text = found["classify-summary"]["data"]
+    assert text.startswith("## classify: interrupted\n")
+    assert "Start the flow again with the same checkpoint, or retry this flow run" in text
+    missing = re.search(r"\| not handled \| (\d+) items \|", text)
+    assert missing is not None
+    done = re.search(r"\| new \| (\d+) items \|", text)
+    assert done is not None
+    assert int(done[1]) + int(missing[1]) == 100
+    assert found["classify-progress"]["data"] == int(done[1])
+
+
+def test_the_state_of_a_flow_says_what_was_done(place: Path, api: Api) -> None:
+    from resumable_tasks import flow_state
+
+    job = resumable_task(some_fail, name="job", key="id", tolerated_failures=100)
+    job.run(items(40), checkpoint=place, progress=False)
+    ids: list[str] = []
+    result = in_flow(lambda: flow_state(job.run(items(1_300), checkpoint=place)), ids)
+    assert isinstance(result, RunResult)
+    assert (result.completed, result.skipped) == (1_260 - result.failed, 40)
+    state = api.flow_run(ids[0])["state"]
+    assert (state["type"], state["name"]) == ("COMPLETED", "Completed")
+    assert (
+        state["message"]
+        == f"1,300 done: 40 resumed, {result.completed:,} new, {result.failed:,} failed"
+    )
+
+
+def test_the_state_of_a_flow_that_keeps_its_results(place: Path, api: Api) -> None:
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    from resumable_tasks import flow_state
+
+    ids: list[str] = []
+
+    @flow(persist_result=True)
+    def seen() -> Any:
+        ids.append(str(flow_run.id))
+        job = resumable_task(lambda rows: rows, name="job", key="id")
+        return flow_state(job.run(items(30), checkpoint=place))
+
+    state = seen(return_state=True)
+    assert state.message == api.flow_run(ids[0])["state"]["message"]
+    assert state.message == "30 done: 0 resumed, 30 new, 0 failed"
+    assert state.result().table().num_rows == 30
+
+
+def test_the_state_of_a_flow_whose_job_failed_can_be_read(place: Path, api: Api) -> None:
+    def refuse(rows: list[Any]) -> list[Any]:
+        kinds = [type(f"Odd{n}", (Exception,), {}) for n in range(30)]
+        return [
+            ItemFailure(row["id"], kinds[row["id"] % 30](f"\x1b[31m{NASTY}\n" * 1_000))
+            for row in rows
+        ]
+
+    job = resumable_task(refuse, name="job", key="id")
+    ids: list[str] = []
+    with pytest.raises(JobFailed):
+        in_flow(lambda: job.run(items(100), checkpoint=place), ids)
+    message = api.flow_run(ids[0])["state"]["message"]
+    lines = message.splitlines()
+    assert "JobFailed: 100 of 100 items of job failed; 0 are done and safe in" in lines[0]
+    assert f"resumable failures {place}" in lines[-1]
+    assert len(lines) <= 13
+    assert len(message) < 5_000
+    assert message.replace("\n", "").isprintable()
+
+
+def test_an_automation_is_triggered_by_commits(place: Path, api: Api) -> None:
+    """Three commits with failures suspend the flow run; it is resumed when the cause is mended."""
+    from prefect import flow
+    from prefect.exceptions import Pause
+
+    from resumable_tasks import flow_state
+
+    broken = [True]
+    handled: list[int] = []
+
+    @resumable_task(key="id", batch_size=5, concurrency=1)
+    def classify(rows: list[Any]) -> list[Any]:
+        time.sleep(0.2 if broken[0] else 0)
+        handled.extend(row["id"] for row in rows)
+        if broken[0] and rows[0]["id"] >= 10:
+            return [ItemFailure(row["id"], "no credit is left") for row in rows]
+        return rows
+
+    @flow(name="nightly")
+    def nightly() -> Any:
+        return flow_state(classify.run(items(400), checkpoint=place))
+
+    automation = api.call(
+        "POST",
+        "automations/",
+        {
+            "name": f"suspend-{place.parent.name}",
+            "trigger": {
+                "type": "event",
+                "posture": "Reactive",
+                "expect": [COMMITTED],
+                "match": {
+                    "prefect.resource.id": f"resumable-tasks.checkpoint.{place.parent}/*",
+                    "resumable-tasks.failed": "!0",
+                },
+                "for_each": ["prefect.resource.id"],
+                "threshold": 3,
+                "within": 60,
+            },
+            "actions": [{"type": "suspend-flow-run"}],
+        },
+    )
+    deployed = Deployed.of(api, nightly)
+    run = deployed.created("2024-01-31T16:00:00Z")
+    try:
+        with pytest.raises(Pause):
+            deployed.carry_out(run)
+    finally:
+        api.call("DELETE", f"automations/{automation['id']}")
+    assert until(lambda: api.flow_run(run)["state"]["name"] == "Suspended")
+    assert 25 <= len(handled) < 300
+
+    broken[0] = False
+    api.call("POST", f"flow_runs/{run}/resume", {})
+    assert deployed.carry_out(run).is_completed()
+    assert api.flow_run(run)["state"]["message"] == "400 done: 10 resumed, 390 new, 0 failed"
+    assert len(handled) < 400 + 300 - 10

@@ -1,0 +1,103 @@
+"""The forms of checkpoint keep the contract of forms; for databases see tests/checkpoint/sql."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from resumable_tasks.testing.form_suite import NOTE, FormSuite, flip
+
+
+class TestJournal(FormSuite):
+    """A directory with an append-only journal and Parquet shards."""
+
+    in_flight = 2 * 2 * 5
+
+    def program(self, place: Path) -> str:
+        return (
+            NOTE
+            + """
+from resumable_tasks import resumable_task
+
+@resumable_task(name="units", batch_size=5, concurrency=2)
+def handler(units):
+    for unit in units:
+        note(unit)
+        time.sleep(SECONDS)
+    return [{"key": unit, "result": unit * unit} for unit in units]
+
+handler.run(range(COUNT), checkpoint="checkpoint")
+"""
+        )
+
+    def results(self, place: Path) -> list[int]:
+        named: list[str] = []
+        for record in sorted((place / "checkpoint/journal").glob("*.jsonl")):
+            head = json.loads(record.read_text().splitlines()[0])
+            gone = head.get("info", {}).get("retracted_shards", [])
+            named = [path for path in named if path not in gone]
+            named += [shard["path"] for shard in head.get("shards", [])]
+        found: list[int] = []
+        for path in named:
+            found += pq.read_table(place / "checkpoint" / path)["key"].to_pylist()
+        return found
+
+    def damage(self, place: Path) -> None:
+        newest = max(
+            (place / "checkpoint/shards").glob("*.parquet"), key=lambda p: p.stat().st_mtime
+        )
+        flip(newest)
+
+    def mend(self, place: Path) -> None:
+        resumable = [sys.executable, "-c", "from resumable_tasks.cli import main; main()"]
+        subprocess.run([*resumable, "repair", str(place / "checkpoint")], check=True)
+
+
+class TestSnapshot(FormSuite):
+    """State that is a structure, saved whole now and then."""
+
+    in_flight = 5
+
+    def program(self, place: Path) -> str:
+        return (
+            NOTE
+            + """
+import sys
+from resumable_tasks import ResumableTasksError, Snapshot
+
+try:
+    with Snapshot("snapshot", every=5, initial={"next": 0, "results": []}) as snapshot:
+        state = snapshot.state
+        while state["next"] < COUNT:
+            unit = state["next"]
+            note(unit)
+            time.sleep(SECONDS)
+            state["results"].append([unit, unit * unit])
+            state["next"] = unit + 1
+            snapshot.step()
+except ResumableTasksError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+        )
+
+    def interrupted_codes(self, number: signal.Signals) -> tuple[int, ...]:
+        # As any program, a loop of one's own: Python ends by SIGINT, but goes on with SIGTERM as
+        # with an exit.
+        return (-number,) if number == signal.SIGINT else (128 + number,)
+
+    def results(self, place: Path) -> list[int]:
+        generations = sorted((place / "snapshot").glob("*.json"))
+        if not generations:
+            return []
+        state = json.loads(generations[-1].read_text().splitlines()[1])
+        assert all(result == unit**2 for unit, result in state["results"])
+        return [unit for unit, _ in state["results"]]
+
+    def damage(self, place: Path) -> None:
+        flip(sorted((place / "snapshot").glob("*.json"))[-1])

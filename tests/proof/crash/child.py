@@ -1,0 +1,349 @@
+"""The process under attack: one run of a small job, as its specification says.
+
+Run as ``python -m <package>.child '<json of a Spec>'``, or forked by `zygote`, which has the
+imports behind it. What it handles it notes down by one appending write per batch *before* it does
+anything else, and every record that it is told of as committed likewise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import json
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from queue import SimpleQueue
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+from resumable_tasks import ResumableTask, resumable_task
+from resumable_tasks.engine import engine
+from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
+from resumable_tasks.errors import CheckpointHeld
+from resumable_tasks.testing import faults
+
+SPEC = "CRASH_SPEC"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a child is to do. ``place`` is the test's folder; everything lies in it."""
+
+    place: str
+    checkpoint: str = "checkpoint"
+    items: int = 60
+    batch_size: int = 5
+    concurrency: int = 2
+    runner: str = "threads"
+    pause_ms: tuple[float, float] = (3.0, 3.0)
+    hang_seconds: float = 0.0
+    """How long the batch with item 0 takes, and every other, if not 0."""
+    grace_seconds: float = 25.0
+    retries: int = 0
+    edition: int = -1
+    """The fingerprint of every seventh item; without one if negative."""
+    takeover: bool = False
+    faults: str = ""
+    worker_faults: str = ""
+    mutant: str = ""
+    publish: str = ""
+    publish_only: bool = False
+    target_bytes: int = 0
+    wait: bool = False
+    """Wait for a line on standard input once everything is imported."""
+    committer_first: bool = False
+    """Commit in the main thread, which strace watches, and do all else in another."""
+    trace: str = ""
+    kill_at_op: int = 0
+    kill_at_ack: int = 0
+    interrupt_at: int = 0
+    count_lines: bool = False
+    file_limit: int = 0
+    fail: str = ""
+    """``name:nth:code``: let this call of a function of ``os`` fail, without doing anything."""
+    flush_seconds: float = 0.0
+    """How much longer every fsync takes."""
+    no_temporary: bool = False
+    """No folder for temporary files has room."""
+    worker_fail: str = ""
+    user: int = 0
+    """Become this user first, if not 0."""
+    again: bool = False
+    """After an error, run once more in the same process, with the faults gone."""
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.place, name)
+
+    @property
+    def checkpoint_path(self) -> str:
+        return self.path(self.checkpoint)
+
+
+def value_of(key: int) -> int:
+    return key * key + 7
+
+
+def append(path: str, text: str) -> None:
+    """One write, which no other process's write can come into."""
+    handle = _open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    _write(handle, text.encode())
+    _close(handle)
+
+
+_open, _write, _close = os.open, os.write, os.close  # not those that a recorder puts there
+
+
+def _spec() -> Spec:
+    return Spec(**json.loads(os.environ[SPEC]))
+
+
+@functools.cache
+def _arm_worker() -> None:
+    """In a worker process: what is to go wrong in it."""
+    if multiprocessing.parent_process() is not None:
+        faults.install(faults.parse(_spec().worker_faults))
+        if _spec().worker_fail:
+            _fail(*_spec().worker_fail.split(":"))
+
+
+def _begin(items: list[dict[str, int]]) -> float:
+    """Note down what is handled; the seconds to take for it."""
+    spec = _spec()
+    _arm_worker()
+    handled = [item["id"] for item in items]
+    pid = os.getpid()
+    append(spec.path("handled"), f"{pid} {' '.join(map(str, handled))}\n")
+    if spec.hang_seconds:
+        return spec.hang_seconds
+    low, high = spec.pause_ms
+    return random.Random(handled[0]).uniform(low, high) / 1000
+
+
+def items_of(spec: Spec) -> list[dict[str, int]]:
+    if spec.edition < 0:
+        return [{"id": key} for key in range(spec.items)]
+    return [{"id": key, "edition": spec.edition * (key % 7 == 3)} for key in range(spec.items)]
+
+
+def _rows(items: list[dict[str, int]]) -> list[dict[str, int]]:
+    return [item | {"value": value_of(item["id"])} for item in items]
+
+
+def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
+    time.sleep(_begin(items))
+    return _rows(items)
+
+
+async def ahandle(items: list[dict[str, int]]) -> list[dict[str, int]]:
+    await asyncio.sleep(_begin(items))
+    return _rows(items)
+
+
+def make(spec: Spec) -> ResumableTask[..., Any]:
+    task: ResumableTask[..., Any] = resumable_task(
+        ahandle if spec.runner == "async" else handle,
+        name="crash",
+        key="id",
+        batch_size=spec.batch_size,
+        concurrency=spec.concurrency,
+        runner="processes" if spec.runner == "processes" else "auto",
+        grace_seconds=spec.grace_seconds,
+        retries=spec.retries,
+        fingerprint="edition" if spec.edition >= 0 else None,
+    )
+    return task
+
+
+def run(spec: Spec) -> None:
+    """Carry a specification out, in a process that does nothing else."""
+    os.environ[SPEC] = json.dumps(asdict(spec))
+    if spec.user and os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(spec.user)
+        os.setuid(spec.user)
+    if spec.file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (spec.file_limit, resource.RLIM_INFINITY))
+    if spec.mutant:
+        from tests.proof.crash.mutants import MUTANTS
+
+        MUTANTS[spec.mutant]()
+    if spec.trace:
+        from tests.proof.crash.powerloss import record
+
+        record(spec.place, spec.path(spec.trace), kill_at=spec.kill_at_op)
+    if spec.wait:
+        append(spec.path("ready"), f"{os.getpid()}\n")
+        while not os.path.exists(spec.path("go")):
+            time.sleep(0.002)
+    if spec.no_temporary:
+        tempfile.tempdir = None
+        tempfile._candidate_tempdir_list = lambda: ["/proc/self/fdinfo"]  # type: ignore[attr-defined]
+    if spec.flush_seconds:
+        flush = os.fsync
+        os.fsync = lambda handle: (time.sleep(spec.flush_seconds), flush(handle))[1]
+    if spec.fail:
+        _fail(*spec.fail.split(":"))
+    faults.install(faults.parse(spec.faults))
+    body = functools.partial(_publish if spec.publish_only else _job, spec)
+    if spec.committer_first:
+        body = functools.partial(_committer_first, body)
+    if not spec.again:
+        body()
+        return
+    try:
+        body()
+    except BaseException as error:
+        sys.settrace(None)
+        print(f"first: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, CheckpointHeld):
+            raise
+    else:
+        print("first: ended well", file=sys.stderr, flush=True)
+    sys.settrace(None)
+    faults._armed.clear()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    spec = replace(spec, hang_seconds=0.0, interrupt_at=0)
+    os.environ[SPEC] = json.dumps(asdict(spec))
+    _job(spec)
+
+
+def _fail(name: str, nth: str, code: str) -> None:
+    real, number, passed = getattr(os, name), getattr(errno, code), 0
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        nonlocal passed
+        passed += 1
+        if passed == int(nth):
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **more)
+
+    setattr(os, name, failing)
+
+
+def _job(spec: Spec) -> None:
+    acks = 0
+
+    def listen(event: Event) -> None:
+        nonlocal acks
+        if isinstance(event, RunStarted):
+            append(spec.path("started"), f"{os.getpid()} {event.epoch}\n")
+        elif isinstance(event, Stopping):
+            append(spec.path("stopping"), f"{os.getpid()} {event.reason}\n")
+        elif isinstance(event, Committed):
+            acks += 1
+            append(spec.path("acked"), f"{event.number} {event.completed}\n")
+            if spec.trace:
+                from tests.proof.crash.powerloss import note_ack
+
+                note_ack(event.number)
+            if acks == spec.kill_at_ack:
+                os.kill(os.getpid(), 9)
+
+    lines = None
+    if spec.interrupt_at or spec.count_lines:
+        lines = _interrupt(spec.interrupt_at)
+    result = make(spec).run(
+        items_of(spec),
+        checkpoint=spec.checkpoint_path,
+        takeover=spec.takeover,
+        listeners=[listen],
+        progress=False,
+    )
+    if lines is not None:
+        sys.settrace(None)
+        append(spec.path("lines"), f"{lines()}\n")
+    if spec.publish:
+        result.publish(spec.publish, **_target(spec))
+
+
+def _publish(spec: Spec) -> None:
+    from resumable_tasks.results.publish import publish
+
+    publish(spec.checkpoint_path, spec.publish, **_target(spec))
+
+
+def _target(spec: Spec) -> dict[str, int]:
+    return {"target_bytes": spec.target_bytes} if spec.target_bytes else {}
+
+
+def _interrupt(at: int) -> Callable[[], int]:
+    """Raise KeyboardInterrupt at this line of the library, counted as the main thread goes."""
+    library = os.path.dirname(os.path.abspath(engine.__file__))
+    passed = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal passed
+        if not frame.f_code.co_filename.startswith(library):
+            return None
+        if event == "line":
+            passed += 1
+            if passed == at:
+                where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                print(f"interrupted at {where}", file=sys.stderr, flush=True)
+                sys.settrace(None)
+                raise KeyboardInterrupt(where)
+        return trace
+
+    sys.settrace(trace)
+    return lambda: passed
+
+
+def _committer_first(body: Callable[[], None]) -> None:
+    """Run the engine's committer in this thread and the body in another."""
+    handover: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+    done = threading.Event()
+
+    class Handed:
+        def __init__(self, target: Callable[..., None], args: Any = (), **_: Any) -> None:
+            self._target = functools.partial(target, *args)
+            self._started = False
+
+        def start(self) -> None:
+            self._started = True
+            handover.put(self._target)
+
+        def is_alive(self) -> bool:
+            return self._started and not done.is_set()
+
+        def join(self, timeout: float | None = None) -> None:
+            done.wait(timeout)
+
+    failed: list[BaseException] = []
+
+    def rest() -> None:
+        try:
+            body()
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            handover.put(None)
+
+    engine.threading = SimpleNamespace(  # type: ignore[assignment]
+        Thread=Handed, Event=threading.Event, Condition=threading.Condition
+    )
+    thread = threading.Thread(target=rest)
+    thread.start()
+    target = handover.get()
+    if target is not None:
+        target()
+    done.set()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+if __name__ == "__main__":
+    from importlib import import_module
+
+    # By its own name, so that worker processes find the handler.
+    real = import_module(f"{__package__}.child")
+    real.run(real.Spec(**json.loads(sys.argv[1])))

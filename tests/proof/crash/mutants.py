@@ -1,0 +1,294 @@
+"""One rule of the protocol switched off at a time, by a patch, in a child.
+
+Each is a mistake that a later change could make. `test_mutants` holds that each is found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resumable_tasks.checkpoint.directory import journal, shards
+from resumable_tasks.checkpoint.directory.driver import Checkpoint
+from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.store import local
+from resumable_tasks.checkpoint.store.base import CreateUnknown
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.engine import engine
+
+MUTANTS: dict[str, Callable[[], None]] = {}
+
+
+def mutant(patch: Callable[[], None]) -> Callable[[], None]:
+    MUTANTS[patch.__name__] = patch
+    return patch
+
+
+@mutant
+def commit_before_the_shard_is_durable() -> None:
+    put, append = LocalStore.put, Journal.append
+    late: list[tuple[Any, ...]] = []
+
+    def later(self: LocalStore, name: str, data: Any) -> None:
+        if name.startswith(shards.FOLDER):
+            late.append((self, name, bytes(data)))
+        else:
+            put(self, name, data)
+
+    def first(self: Journal, commit: Commit) -> Commit:
+        done = append(self, commit)
+        while late:
+            put(*late.pop())
+        return done
+
+    LocalStore.put, Journal.append = later, first  # type: ignore[method-assign]
+
+
+@mutant
+def create_by_looking_and_replacing() -> None:
+    from resumable_tasks.base.faults import fault_point
+
+    def create(self: LocalStore, name: str, data: bytes) -> bool:
+        final = self.root / name
+        if final.exists():
+            return False
+        temp = self._write_temp(final, data)
+        fault_point("store.temp_written")
+        os.replace(temp, final)
+        local._sync_folder(final.parent)
+        return True
+
+    LocalStore.create = create  # type: ignore[method-assign]
+
+
+@mutant
+def sweep_before_the_claim() -> None:
+    claim, sweep = Checkpoint._claim, Checkpoint._sweep
+
+    def first(self: Checkpoint, *about: Any) -> None:
+        self._epoch = self.state.epoch + 1
+        sweep(self)
+        claim(self, *about)
+
+    Checkpoint._claim = first  # type: ignore[method-assign]
+
+
+@mutant
+def sweep_whatever_the_epoch() -> None:
+    def sweep(self: Checkpoint) -> None:
+        for path in self.store.list(shards.FOLDER):
+            if path not in self.state.shards:
+                self.store.delete(path)
+        self.store.sweep(shards.FOLDER, lambda _: True)
+
+    Checkpoint._sweep = sweep  # type: ignore[method-assign]
+
+
+@mutant
+def no_sweep() -> None:
+    Checkpoint._sweep = lambda self: None  # type: ignore[method-assign]
+
+
+@mutant
+def files_are_not_flushed() -> None:
+    local._flush = lambda handle: None
+
+    def folders_are(path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    local._sync_folder = folders_are
+
+
+def _folder_is_not_flushed(name: str) -> None:
+    sync = local._sync_folder
+    local._sync_folder = lambda path: None if path.name == name else sync(path)
+
+
+@mutant
+def shards_folder_is_not_flushed() -> None:
+    _folder_is_not_flushed("shards")
+
+
+@mutant
+def journal_folder_is_not_flushed() -> None:
+    _folder_is_not_flushed("journal")
+
+
+@mutant
+def checkpoint_folder_is_not_flushed() -> None:
+    _folder_is_not_flushed("checkpoint")
+
+
+@mutant
+def new_parents_are_not_flushed() -> None:
+    sync = local._sync_folder
+
+    def known(path: Path) -> None:
+        if "checkpoint" in path.parts:
+            sync(path)
+
+    local._sync_folder = known
+
+
+@mutant
+def claim_does_not_raise_the_epoch() -> None:
+    append = Journal.append
+
+    def same(self: Journal, commit: Commit) -> Commit:
+        return append(self, replace(commit, epoch=1))
+
+    Journal.append = same  # type: ignore[method-assign]
+
+
+@mutant
+def no_claim() -> None:
+    def claim(self: Checkpoint, *_: Any) -> None:
+        self._epoch = self.state.epoch + 1
+
+    Checkpoint._claim = claim  # type: ignore[method-assign]
+
+
+@mutant
+def a_fenced_driver_goes_on() -> None:
+    def judge(self: Journal, mine: Commit, other: Commit) -> None:
+        self._usable = True
+        raise journal.RecordTaken(other)
+
+    append = Journal.append
+
+    def stubborn(self: Journal, commit: Commit) -> Commit:
+        while True:
+            try:
+                return append(self, commit)
+            except journal.RecordTaken:
+                for _ in self.read_new():
+                    pass
+                commit = replace(commit, epoch=max(commit.epoch, self._epoch))
+
+    Journal._judge, Journal.append = judge, stubborn  # type: ignore[method-assign]
+
+
+@mutant
+def told_before_it_is_created() -> None:
+    create = Journal._create
+    late: list[tuple[Any, ...]] = []
+
+    def lazily(self: Journal, commit: Commit, data: bytes) -> None:
+        while late:
+            create(*late.pop())
+        late.append((self, commit, data))
+        if commit.kind != "commit":
+            create(*late.pop())
+
+    Journal._create = lazily  # type: ignore[method-assign]
+
+
+@mutant
+def an_unknown_create_is_taken_for_done() -> None:
+    create = LocalStore.create
+
+    def trusting(self: LocalStore, name: str, data: bytes) -> bool:
+        try:
+            return create(self, name, data)
+        except CreateUnknown:
+            return True
+
+    LocalStore.create = trusting  # type: ignore[method-assign]
+
+
+@mutant
+def a_name_that_is_taken_is_taken_for_done() -> None:
+    create = LocalStore.create
+    LocalStore.create = lambda self, name, data: (  # type: ignore[method-assign]
+        create(self, name, data) or name.startswith(journal.FOLDER)
+    )
+
+
+def _write_temp(self: LocalStore, final: Path, data: bytes, write: Callable[..., None]) -> Path:
+    temp = final.with_name(f".{final.name}.{os.urandom(4).hex()}.tmp")
+    handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write(handle, data)
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+    return temp
+
+
+@mutant
+def a_short_write_is_taken_for_a_whole_one() -> None:
+    LocalStore._write_temp = lambda self, final, data: _write_temp(  # type: ignore[method-assign]
+        self, final, data, lambda handle, data: os.write(handle, data) and None
+    )
+
+
+@mutant
+def errors_of_write_and_fsync_are_swallowed() -> None:
+    def write(handle: int, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(handle, data)
+
+    LocalStore._write_temp = lambda self, final, data: _write_temp(  # type: ignore[method-assign]
+        self, final, data, write
+    )
+
+
+@mutant
+def the_record_is_written_in_place() -> None:
+    def create(self: LocalStore, name: str, data: bytes) -> bool:
+        try:
+            handle = os.open(self.root / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return False
+        os.write(handle, data[: len(data) // 2])
+        os.write(handle, data[len(data) // 2 :])
+        os.fsync(handle)
+        os.close(handle)
+        local._sync_folder((self.root / name).parent)
+        return True
+
+    LocalStore.create = create  # type: ignore[method-assign]
+
+
+@mutant
+def batches_are_out_without_limit() -> None:
+    def wait(self: engine.Engine) -> bool:
+        with self._room:
+            self._out += 1
+        return not self._stopping.is_set()
+
+    engine.Engine._wait_for_room = wait  # type: ignore[method-assign]
+
+
+@mutant
+def publish_in_place() -> None:
+    from resumable_tasks.base.faults import fault_point
+    from resumable_tasks.results import publish
+
+    def exchange(stage: Path, target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        for path in list(target.iterdir()):
+            path.unlink()
+        fault_point("publish.exchanged")
+        for path in list(stage.iterdir()):
+            path.rename(target / path.name)
+        stage.rmdir()
+
+    publish.put_in_place = exchange
+
+
+@mutant
+def an_interrupt_is_a_success() -> None:
+    from resumable_tasks.task.run import Run
+
+    Run._how = lambda self, result: "done"  # type: ignore[method-assign]

@@ -1,0 +1,604 @@
+"""The real checkpoint under random commits, crashes, takeovers and damage, with a dict as model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from resumable_tasks.base import faults
+from resumable_tasks.checkpoint.directory import holder, repair
+from resumable_tasks.checkpoint.directory.driver import Checkpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.store import local
+from resumable_tasks.errors import CheckpointDamaged, CheckpointHeld, Fenced
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.fingerprints import Fingerprinter, digest, to_text
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.items.plan import Planner
+from resumable_tasks.results import publish
+from resumable_tasks.runners.outcome import Failure, Outcome
+from tests.proof.properties import raw
+
+SCHEME = KeyScheme("id")
+MANIFEST = Manifest("job", "1", SCHEME.describe(), "one")
+PRINTER = Fingerprinter("version")
+ITEMS = 14
+
+IN_COMMIT = (
+    "shard.before_put",
+    "store.temp_written",
+    "store.renamed",
+    "shard.written",
+    "commit.shard_written",
+    "journal.before_create",
+    "store.linked",
+    "store.created",
+    "journal.created",
+    "commit.done",
+)
+IN_OPEN = (
+    "store.temp_written",
+    "store.linked",
+    "store.created",
+    "store.renamed",
+    "journal.before_create",
+    "journal.created",
+    "checkpoint.claimed",
+)
+
+
+class Died(BaseException):
+    """The death of the process, in the one that runs the test."""
+
+
+@contextmanager
+def at(point: str, nth: int, act: Callable[[], None]) -> Iterator[None]:
+    """Do this at the nth passing of a fault point, with none armed meanwhile."""
+    passed = count(1)
+
+    def hook(name: str) -> None:
+        if name == point and next(passed) == nth:
+            faults.arm(None)
+            act()
+
+    faults.arm(hook)
+    try:
+        yield
+    finally:
+        faults.arm(None)
+
+
+def die() -> None:
+    raise Died
+
+
+class Place(local.LocalStore):
+    """A store that knows who has its lock, so that a run which dies here can lose it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.owner: Callable[[], None] | None = None
+        self.locks: list[Callable[[], None]] = []
+
+    def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
+        release = super().lock(name, steal=steal)
+        if release is None:
+            return None
+
+        def let_go() -> None:
+            release()
+            if self.owner is let_go:
+                self.owner = None
+
+        self.owner = let_go
+        self.locks.append(let_go)
+        return let_go
+
+
+def looks_at_changes(order: list[int]) -> bool:
+    """Whether a run takes fingerprints: most do, some do not."""
+    return order[0] % 4 > 0
+
+
+class Driver:
+    """One run of the job: its checkpoint, and the batches that it has yet to handle."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, order: list[int], batch_size: int, versions: list[int]
+    ) -> None:
+        self.checkpoint = checkpoint
+        items = [{"id": f"k{n}", "version": versions[n]} for n in order]
+        self.planner = Planner(
+            SCHEME,
+            batch_size,
+            checkpoint.state.done,
+            fingerprinter=PRINTER if looks_at_changes(order) else None,
+            failed=checkpoint.state.failures,
+        )
+        self.batches = self.planner.batches(items)
+
+    def die(self) -> None:
+        """What a death does: no more heartbeats, the lock is gone, nothing is cleaned up."""
+        hold = self.checkpoint._hold
+        hold._stop.set()
+        hold._thread.join()
+        if hold._release_lock is not None:
+            hold._release_lock()
+            hold._release_lock = None
+
+
+class Attempt:
+    """A commit that is being tried: what it will have done if it lands."""
+
+    def __init__(self, driver: Driver, batches: list[Batch], how: int, values: Iterator[int]):
+        self.rows: dict[str, int] = {}
+        self.prints: dict[str, str | None] = {}
+        self.anew: set[str] = set()
+        self.failed: list[str] = []
+        self._driver = driver
+        self._plan = []
+        for number, batch in enumerate(batches):
+            # By the bits of ``how``: who writes the shard, whether an item fails, a new column.
+            remote, fails, wide = (how >> (3 * number + bit) & 1 for bit in range(3))
+            good = batch.keys[1:] if fails else batch.keys
+            rows = [{"id": k, "v": next(values)} | ({"w": k} if wide else {}) for k in good]
+            self.rows |= {row["id"]: row["v"] for row in rows}
+            for row, line in zip(batch.items, keys.split(batch.lines), strict=True):
+                looks = driver.planner.fingerprints
+                self.prints[row["id"]] = to_text(looks[line]).decode() if line in looks else None
+                assert self.prints[row["id"]] in (None, to_text(digest(row["version"])).decode())
+                if line in driver.checkpoint.state.done:
+                    self.anew.add(row["id"])
+            self.failed += batch.keys[:1] if fails else []
+            self._plan.append((batch, rows, remote))
+
+    def carry_out(self) -> None:
+        checkpoint = self._driver.checkpoint
+        schema, outcomes = None, []
+        for batch, rows, remote in self._plan:
+            good = {row["id"] for row in rows}
+            table = pa.Table.from_pylist(rows) if rows else None
+            shard = checkpoint.shard_writer()(table, len(rows)) if rows and remote else None
+            outcome = Outcome(
+                batch,
+                done=keys.join(keys.canonical(key) for key in good),
+                completed=len(good),
+                table=None if remote else table,
+                shard=shard,
+                schema=table.schema if table is not None else None,
+                failures=tuple(
+                    Failure(key, "ValueError", "no luck", self._attempts(key), batch.id)
+                    for key in batch.keys
+                    if key not in good
+                ),
+            )
+            _, schema = checkpoint.accept(outcome, schema, outcomes)
+            outcomes.append(outcome)
+        checkpoint.commit(outcomes, schema, self._driver.planner.fingerprints)
+
+    def _attempts(self, key: str) -> int:
+        before = self._driver.checkpoint.state.failures.get(keys.canonical(key))
+        return 1 + (before.attempts if before else 0)
+
+
+class CheckpointMachine(RuleBasedStateMachine):
+    """``done`` are the rows that were acknowledged, ``maybe`` the commits that died half-way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.store = Place(self.folder / "checkpoint")
+        self.done: dict[str, int] = {}
+        self.failed: set[str] = set()
+        self.maybe: list[Attempt] = []
+        self.current: Driver | None = None
+        self.zombies: list[Driver] = []
+        self.values = count()
+        self.versions = [0] * ITEMS
+        self.prints: dict[str, str | None] = {}
+        self.ever_anew: set[str] = set()
+        self.saved = holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush
+        # Nobody waits here, and the page cache survives this death.
+        holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = 1, 3600.0, lambda handle: None
+
+    def teardown(self) -> None:
+        holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = self.saved
+        faults.arm(None)
+        for driver in (*self.zombies, *filter(None, [self.current])):
+            driver.die()
+        for let_go in self.store.locks:
+            let_go()
+        shutil.rmtree(self.folder)
+
+    # Opening
+
+    orders = st.permutations(range(ITEMS))
+    sizes = st.integers(1, 5)
+    hows = st.integers(0, 2**9 - 1)
+    some = st.integers(1, 3)
+
+    def _open(self, order: list[int], batch_size: int, *, takeover: bool) -> Driver:
+        before = len(self.store.locks)
+        try:
+            checkpoint = Checkpoint.open(
+                self.store,
+                MANIFEST,
+                takeover=takeover,
+                fingerprint=PRINTER.describe() if looks_at_changes(order) else None,
+            )
+        except Died:
+            for release in self.store.locks[before:]:
+                release()
+            raise
+        return Driver(checkpoint, order, batch_size, self.versions)
+
+    def _enter(self, driver: Driver) -> None:
+        """Of two drivers the one with the higher epoch drives; the other is a zombie."""
+        if self.current is None:
+            self.current = driver
+        elif driver.checkpoint._epoch > self.current.checkpoint._epoch:
+            self.zombies.append(self.current)
+            self.current = driver
+        else:
+            self.zombies.append(driver)
+
+    @rule(order=orders, size=sizes, takeover=st.booleans())
+    def open(self, order: list[int], size: int, takeover: bool) -> None:
+        if self.store.owner and not takeover:
+            before = raw.files(self.store.root)
+            with pytest.raises(CheckpointHeld):
+                self._open(order, size, takeover=False)
+            assert raw.files(self.store.root) == before
+        else:
+            self._enter(self._open(order, size, takeover=takeover))
+
+    @rule(order=orders, size=sizes, point=st.sampled_from(IN_OPEN), nth=st.integers(1, 4))
+    def die_in_open(self, order: list[int], size: int, point: str, nth: int) -> None:
+        try:
+            with at(point, nth, die):
+                driver = self._open(order, size, takeover=True)
+        except Died:
+            if self.current is not None and self._epochs()[-1:] != [self._epoch_of(self.current)]:
+                self.zombies.append(self.current)  # the claim has landed
+                self.current = None
+        else:
+            self._enter(driver)
+
+    @rule(
+        order=orders,
+        size=sizes,
+        point=st.sampled_from(IN_OPEN),
+        nth=st.integers(1, 3),
+        how=hows,
+        commits=st.booleans(),
+    )
+    def overtaken_in_open(
+        self, order: list[int], size: int, point: str, nth: int, how: int, commits: bool
+    ) -> None:
+        """Another run opens, and may commit, while this one is opening."""
+        late: list[Attempt] = []
+
+        def overtake() -> None:
+            other = self._open(order[::-1], 3, takeover=True)
+            self._enter(other)
+            batches = list(islice(other.batches, 1))
+            if not batches:
+                return
+            attempt = Attempt(other, batches, how, self.values)
+            if commits:
+                self._settle(attempt)
+            else:
+                late.append(attempt)
+
+        try:
+            with at(point, nth, overtake):
+                driver = self._open(order, size, takeover=True)
+        except CheckpointHeld as error:  # it saw in time that it comes too late
+            held = error
+        else:
+            self._enter(driver)
+            held = None
+        assert not isinstance(held, Fenced)
+        for attempt in late:
+            if attempt._driver is self.current:
+                self._settle(attempt)
+
+    def _epochs(self) -> list[int]:
+        return [head["epoch"] for head in raw.read(self.store.root).heads]
+
+    @staticmethod
+    def _epoch_of(driver: Driver) -> int:
+        return driver.checkpoint._epoch
+
+    # Committing
+
+    def _attempt(self, number: int, how: int) -> Attempt | None:
+        assert self.current is not None
+        batches = list(islice(self.current.batches, number))
+        return Attempt(self.current, batches, how, self.values) if batches else None
+
+    def _settle(self, attempt: Attempt) -> None:
+        attempt.carry_out()
+        self._acknowledge(attempt)
+
+    def _acknowledge(self, attempt: Attempt) -> None:
+        assert attempt.rows.keys() & self.done.keys() <= attempt.anew
+        self._note(attempt)
+        self.failed = (self.failed - attempt.rows.keys()) | set(attempt.failed)
+
+    @rule(which=st.sets(st.integers(0, ITEMS - 1), min_size=1, max_size=4))
+    def items_change(self, which: set[int]) -> None:
+        """For the runs that begin from now on."""
+        self.versions = [v + (n in which) for n, v in enumerate(self.versions)]
+
+    @precondition(lambda self: self.current)
+    @rule(number=some, how=hows)
+    def commit(self, number: int, how: int) -> None:
+        if attempt := self._attempt(number, how):
+            self._settle(attempt)
+
+    @precondition(lambda self: self.current)
+    @rule(number=some, how=hows, point=st.sampled_from(IN_COMMIT), nth=st.integers(1, 3))
+    def die_in_commit(self, number: int, how: int, point: str, nth: int) -> None:
+        attempt = self._attempt(number, how)
+        driver = self.current
+        if attempt is None or driver is None:
+            return
+        try:
+            with at(point, nth, die):
+                self._settle(attempt)
+        except Died:
+            self.maybe.append(attempt)
+            driver.die()
+            self.current = None
+
+    @precondition(lambda self: self.current)
+    @rule(
+        number=some,
+        how=hows,
+        point=st.sampled_from(IN_COMMIT),
+        nth=st.integers(1, 2),
+        order=orders,
+        other=st.sampled_from(["opens", "commits", "dies before its claim", "repairs"]),
+    )
+    def overtaken_in_commit(
+        self, number: int, how: int, point: str, nth: int, order: list[int], other: str
+    ) -> None:
+        """Another run does something in the middle of this one's commit."""
+        attempt = self._attempt(number, how)
+        first = self.current
+        if attempt is None or first is None:
+            return
+
+        def overtake() -> None:
+            if other == "repairs":
+                self._free_the_lock()
+                repair.repair(self.store)
+                return
+            if other == "dies before its claim":
+                try:
+                    with at("journal.before_create", 1, die):
+                        self._open(order, 2, takeover=True)
+                except Died:
+                    return
+            driver = self._open(order, 2, takeover=True)
+            self._enter(driver)
+            batches = list(islice(driver.batches, 2))
+            if other == "commits" and batches:
+                self._settle(Attempt(driver, batches, how >> 1, self.values))
+
+        try:
+            with at(point, nth, overtake):
+                attempt.carry_out()
+        except Fenced:
+            self._bury(first)
+        else:
+            self._acknowledge_late(attempt)
+
+    def _acknowledge_late(self, attempt: Attempt) -> None:
+        """It came back as committed: then it was so before the other began, or the other died."""
+        self.failed = set(raw.read(self.store.root).failed)
+        twice = (attempt.rows.keys() & self.done.keys()) - attempt.anew - self.ever_anew
+        assert not twice, f"two drivers were told that they had completed {twice}"
+        self._note(attempt)
+
+    def _note(self, attempt: Attempt) -> None:
+        """Its rows stand, but where the other run has done an item anew since."""
+        for key, value in attempt.rows.items():
+            if value > self.done.get(key, -1):
+                self.done[key], self.prints[key] = value, attempt.prints[key]
+        self.ever_anew |= attempt.anew & attempt.rows.keys()
+
+    @precondition(lambda self: self.zombies)
+    @rule(which=st.integers(0, 9), number=some, how=hows)
+    def a_zombie_wakes_up(self, which: int, number: int, how: int) -> None:
+        zombie = self.zombies[which % len(self.zombies)]
+        batches = list(islice(zombie.batches, number))
+        before = raw.journal_bytes(self.store.root)
+        if batches:
+            try_it = Attempt(zombie, batches, how, self.values).carry_out
+        else:
+            try_it = partial(zombie.checkpoint.end, {"how": "done"})
+        with pytest.raises(Fenced):
+            try_it()
+        self._bury(zombie)
+        assert raw.journal_bytes(self.store.root) == before
+
+    def _bury(self, driver: Driver) -> None:
+        driver.die()
+        if driver is self.current:
+            self.current = None
+        else:
+            self.zombies.remove(driver)
+
+    @precondition(lambda self: self.current)
+    @rule(says_so=st.booleans())
+    def end(self, says_so: bool) -> None:
+        driver, self.current = self.current, None
+        assert driver is not None
+        if says_so:
+            adopted = driver.planner.adopted
+            driver.checkpoint.end({"how": "done"}, bytes(adopted.lines), bytes(adopted.prints))
+            prints = adopted.prints.decode().split("\n")
+            for key, text in zip(keys.parse_lines(bytes(adopted.lines)), prints, strict=False):
+                self.failed.discard(key)
+                self.prints[key] = text or self.prints[key]
+        driver.checkpoint.close()
+
+    # Damage
+
+    @precondition(lambda self: self.done)
+    @rule(
+        hits=st.lists(
+            st.tuples(
+                st.integers(0, 10**6),
+                st.sampled_from(["flip", "cut", "delete", "grow", "swap"]),
+                st.integers(0, 10**6),
+                st.integers(1, 255),
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def damage_and_repair(self, hits: list[tuple[int, str, int, int]]) -> None:
+        if self.current is not None:
+            self.current.die()
+            self.current = None
+        self._free_the_lock()
+        before = self._read()
+        hit = self._damage(before, hits)
+        last = len(before.heads) - 1
+        while raw.record(last) in hit and hit[raw.record(last)] == "delete":
+            last -= 1
+        gone = {raw.record(n) for n in range(last + 1, len(before.heads))}
+        if gone:  # which is why the journal must never be cut: nobody can tell, nor be fenced
+            while self.zombies:
+                self._bury(self.zombies[0])
+        found = {damage.file for damage in repair.verify(self.store).damages}
+        # Whose record is hit as well, of that shard nobody knows any more.
+        named = {path for path, number in before.named.items() if raw.record(number) not in hit}
+        visible = {name for name in hit.keys() - gone if name in named or name[0] == "j"}
+        assert found >= visible, f"{visible - found} went unnoticed"
+        self._refuses_to_open({name: hit[name] for name in visible})
+        report = repair.repair(self.store)
+        assert {damage.file for damage in report.damages} == found
+        assert repair.verify(self.store).damages == []
+        after = raw.read(self.store.root)
+        must = {
+            key
+            for key in before.owner
+            if raw.record(before.owner[key]) in hit or before.home[key] in hit
+        }
+        # Where a record of an earlier repair is lost, what was redone since is there twice.
+        kinds = {head["kind"] for n, head in enumerate(before.heads) if raw.record(n) in hit}
+        may = set(before.owner) if "repair" in kinds else must
+        lost = before.rows.keys() - after.rows.keys()
+        assert lost <= may, f"the repair has cost {lost - may}, which no damage had hit"
+        # Where a record is lost that had superseded others, those count again.
+        back = must & after.rows.keys()
+        assert not {
+            key
+            for key in back
+            if before.home[key] in hit and raw.record(before.owner[key]) not in hit
+        }, "a key whose rows are damaged is still done"
+        assert all(after.owner[key] < before.owner[key] for key in back)
+        assert all(after.rows[key] <= self.done[key] for key in back)
+        self.done = {key: value for key, value in self.done.items() if key not in lost}
+        self.done |= {key: after.rows[key] for key in back}
+        # An adoption may have been lost with its record.
+        self.prints |= {key: after.prints.get(key) for key in self.done}
+        self.failed = set(after.failed)
+
+    def _damage(self, before: raw.Raw, hits: list[tuple[int, str, int, int]]) -> dict[str, str]:
+        root = self.store.root
+        names = [*(raw.record(n) for n in range(len(before.heads))), *before.shards]
+        hit: dict[str, str] = {}
+        for which, how, place, mask in hits:
+            name = names[which % len(names)]
+            if name in hit:
+                continue
+            path = root / name
+            data = path.read_bytes()
+            if how == "flip":
+                here = place % len(data)
+                path.write_bytes(data[:here] + bytes([data[here] ^ mask]) + data[here + 1 :])
+            elif how == "cut":
+                path.write_bytes(data[: place % len(data)])
+            elif how == "grow":
+                path.write_bytes(data + bytes([mask]))
+            elif how == "swap":
+                other = names[place % len(names)]
+                if other in hit or other == name:
+                    continue
+                path.write_bytes((root / other).read_bytes())
+            else:
+                path.unlink()
+            hit[name] = how
+        return hit
+
+    def _refuses_to_open(self, hit: dict[str, str]) -> None:
+        """But for what only reading every byte can find."""
+        visible = [
+            name
+            for name, how in hit.items()
+            if not (name.startswith("shards/") and how in ("flip", "swap"))
+        ]
+        if visible:
+            before = raw.files(self.store.root)
+            with pytest.raises(CheckpointDamaged, match="resumable repair") as caught:
+                self._open(list(range(ITEMS)), 3, takeover=False)
+            assert caught.value.files
+            assert raw.files(self.store.root) == before
+
+    def _free_the_lock(self) -> None:
+        """As if whoever has it were on a machine that this one's locks do not reach."""
+        if self.store.owner:
+            self.store.owner()
+
+    # What always holds
+
+    def _read(self) -> raw.Raw:
+        """The files, with the commits that died half-way found whole or not at all."""
+        found = raw.read(self.store.root)
+        for attempt in self.maybe:
+            landed = attempt.rows.items() & found.rows.items()
+            assert len(landed) in (0, len(attempt.rows)), "half a commit is there"
+            if landed:
+                self._note(attempt)
+        self.failed = set(found.failed) if self.maybe else self.failed
+        self.maybe = []
+        return found
+
+    @invariant()
+    def the_files_hold_each_acknowledged_row_once(self) -> None:
+        if (self.store.root / "job.json").exists() and (self.store.root / "journal").exists():
+            found = self._read()
+            assert found.rows == self.done
+            assert found.prints == {key: self.prints[key] for key in self.done if self.prints[key]}
+            assert set(found.failed) == self.failed
+
+    @invariant()
+    def the_library_reads_what_the_files_say(self) -> None:
+        if not (self.store.root / "job.json").exists():
+            return
+        _, state = read_checkpoint(self.store)
+        assert len(state.done) == len(self.done)
+        for key in self.done:
+            print_ = int(self.prints[key] or "-1", 16)
+            assert state.done.get(keys.canonical(key)) == print_, key
+        assert set(state.failures) == {keys.canonical(key) for key in self.failed}
+        if state.schema:
+            table = publish.table(self.store, state)
+            found = zip(*(table.column(name).to_pylist() for name in ("id", "v")), strict=True)
+            assert sorted(found) == sorted(self.done.items())

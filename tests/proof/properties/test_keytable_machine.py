@@ -1,0 +1,118 @@
+"""A table of keys is a dict, whatever has been frozen in it."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from resumable_tasks.items import keys
+from resumable_tasks.items.keytable import KeyTable
+from tests.proof.properties import strategies
+
+# Few, so that keys meet themselves; around the length from which a digest stands for a key.
+POOL = [
+    *(keys.canonical(n) for n in range(-2, 14)),
+    *(keys.canonical(str(n)) for n in range(12)),
+    *(keys.canonical("k" * n) for n in (77, 78, 79, 80, 500)),
+    *(keys.canonical("k" * n + "!") for n in (77, 78, 79, 80, 500)),
+    *map(keys.canonical, strategies.NASTY),
+    keys.canonical(("a", 1)),
+    keys.canonical(("a", "1")),
+]
+pool = strategies.one_of_these(POOL)
+
+
+class Small(KeyTable):
+    """Freezes all the time, into buckets that overflow."""
+
+    __slots__ = ()
+    _HOT = 5
+    _PER_BUCKET = 2
+
+
+class OneBucket(Small):
+    """Where keys of which one begins with another meet."""
+
+    __slots__ = ()
+    _PER_BUCKET = 10_000
+
+
+class KeyTableMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: KeyTable = Small()
+        self.model: dict[bytes, int] = {}
+
+    @initialize(kind=st.sampled_from([Small, OneBucket]))
+    def begin(self, kind: type[KeyTable]) -> None:
+        self.table = kind()
+
+    @rule(key=pool, position=st.integers(0, 10**12))
+    def add(self, key: bytes, position: int) -> None:
+        assert self.table.add(key, position) is (key not in self.model)
+        self.model.setdefault(key, position)
+
+    @rule(many=st.lists(pool, min_size=1, max_size=12), position=st.integers(0, 10**12))
+    def add_new(self, many: list[bytes], position: int) -> None:
+        new = len(set(many)) == len(many) and not self.model.keys() & set(many)
+        assert self.table.add_new(many, position) is new
+        if new:
+            self.model |= {key: position + at for at, key in enumerate(many)}
+
+    @rule(many=st.sets(pool, max_size=12))
+    def add_lines(self, many: set[bytes]) -> None:
+        new = [key for key in many if key not in self.model]
+        self.table.add_lines(keys.join(new))
+        self.model |= dict.fromkeys(new, -1)
+
+    @rule(many=st.sets(pool, max_size=12), position=st.integers(0, 2**64 - 1))
+    def add_lines_with_positions(self, many: set[bytes], position: int) -> None:
+        new = [key for key in many if key not in self.model]
+        self.table.add_lines(keys.join(new), [position] * len(new))
+        self.model |= dict.fromkeys(new, position)
+
+    @rule(many=st.lists(pool, min_size=1), data=st.data())
+    def unequal(self, many: list[bytes], data: st.DataObject) -> None:
+        said = [self.model.get(key, 5) + data.draw(st.sampled_from([0, 0, 1])) for key in many]
+        wanted = [at for at, key in enumerate(many) if self.model.get(key) != said[at]]
+        assert list(self.table.unequal(many, said)) == wanted
+
+    @rule()
+    def forget_positions(self) -> None:
+        self.table.forget_positions()
+        self.model = dict.fromkeys(self.model, -1)
+
+    @rule(key=pool)
+    def remove(self, key: bytes) -> None:
+        assert self.table.remove(key) is (key in self.model)
+        self.model.pop(key, None)
+
+    @rule(many=st.lists(pool, min_size=1))
+    def missing(self, many: list[bytes]) -> None:
+        wanted = [at for at, key in enumerate(many) if key not in self.model]
+        assert list(self.table.missing(many)) == wanted
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        assert len(self.table) == len(self.model)
+        for key in POOL:
+            assert (key in self.table) is (key in self.model)
+            assert self.table.get(key) == self.model.get(key)
+
+
+TestKeyTable = KeyTableMachine.TestCase
+TestKeyTable.settings = settings(
+    max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
+)
+
+
+def test_a_key_that_spells_a_digest_is_none() -> None:
+    table = Small()
+    long = keys.canonical("z" * 100)
+    for number in range(20):
+        table.add(keys.canonical(number), number)
+    table.add(long, 7)
+    assert table.get(long) == 7
+    assert long[:40] not in table
+    assert keys.canonical("z" * 99) not in table
