@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import ResumableTask, resumable_task
+# Before any of them is imported: their asserts are to say what they have compared.
+for _suite in ("store", "journal", "runner", "form"):
+    pytest.register_assert_rewrite(f"resumable_tasks.testing.{_suite}_suite")
+
+from resumable_tasks import ResumableTask, resumable_task  # noqa: E402
 
 # What these look for may be rare: they are never tried twice.
 STRICT = (
