@@ -1,11 +1,12 @@
-# make demo   sets up and runs the main job: killed at half, resumed, published
+# make demo   runs the main job: killed at half, resumed, published; installs the core alone
 # make test   sets up and passes the tests
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
+DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint test test-long test-distributed bench clean
+.PHONY: help setup system demo lint numbers test test-core test-long test-distributed bench docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -14,7 +15,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,prefect,dask,ray]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,prefect,dask,ray]"
 	touch $(STAMP)
 
 # The crash tests kill at system calls, by strace; the tests of Prefect's UI look at it with
@@ -28,8 +29,14 @@ system:
 		"create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; }; } \
 		&& apt-get install -y -qq --no-install-recommends strace chromium postgresql; } || true
 
-demo: setup
-	$(BIN)/python -m flows.demo
+# The core and nothing else: no Prefect, no Ray, no tools of development.
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python -m flows.demo
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,16 +44,37 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup system lint
+# make numbers  what only ever shrinks: excused arrows, functions and sizes, and lines
+numbers: setup
+	@$(BIN)/python -m tests.package.numbers
+
+test: setup system lint test-core
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
 	$(BIN)/python -m pytest -n auto -m "not long" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
 
+# make test-core  the tests that need no extra, where none is installed
+CORE_VENV ?= .venv-core
+CORE = tests/items tests/package tests/results tests/runners tests/checkpoint/directory \
+	tests/checkpoint/importing tests/proof/contracts/test_local_store_contract.py
+test-core: $(CORE_VENV)/.installed
+	@# test_install makes a wheel, test_size reads the sources: once, in `make test`, is enough.
+	$(CORE_VENV)/bin/python -m pytest -n auto -m "not long and not timing" $(CORE) \
+		--ignore tests/package/test_install.py --ignore tests/package/test_size.py
+
+$(CORE_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
+		pytest hypothesis pytest-xdist pytest-timeout pytest-rerunfailures
+	touch $(CORE_VENV)/.installed
+
 # The long form of the crash and scale suites: minutes, not seconds.
-# make test-long  every crash point, every seed, a million items
+# make test-long  every crash point, every seed, every seeded fault, a million items
 test-long: setup system
 	$(BIN)/python -m pytest -n auto -m long --timeout 3600
+	RESUMABLE_TASKS_PROFILE=long \
+		$(BIN)/python -m pytest -n auto -m "not long" tests/proof/properties --timeout 3600
 
 # make test-distributed  the same flow on Dask and on Ray, with workers that are killed
 test-distributed: setup
@@ -57,6 +85,18 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.on_prefect
 	$(BIN)/python -m tests.benchmarks.table
+	$(BIN)/python -m tests.benchmarks.whole_process
+
+# Material announces its successor at each build; warnings that count end the build.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+# make docs  builds the site of docs/ into build/site, with warnings as errors
+docs: setup
+	$(MKDOCS) build --strict
+
+# make docs-serve  shows the site at http://127.0.0.1:8000 while you write
+docs-serve: setup
+	$(MKDOCS) serve --strict
 
 clean:
-	rm -rf $(VENV) .resumable build dist
+	rm -rf $(VENV) $(DEMO) .resumable build dist

@@ -7,129 +7,76 @@ URL is SQLAlchemy's: ``sqlite:///shop.db``, ``postgresql://user@host/name``. The
 the table `lessons` gets the number of words of each text, and `processed_at` says which are done.
 On PostgreSQL the command may be started several times: the drivers share the rows.
 
-To Prefect it is the flow ``flows/backfill_table.py:backfill_table``; started as a script it is a
-flow run if PREFECT_API_URL names a server, unless ``--local`` says otherwise.
-
-Exit codes: 0 done · 1 items failed · 2 usage · 3 held by another run · 75 run again to resume.
+To Prefect it is the flow ``flows/backfill_table.py:backfill_table``.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import logging
 import os
-import sys
+import subprocess
+import sysconfig
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resumable_tasks import (
-    Interrupted,
-    ResumableTasksError,
-    RunResult,
-    SqlCheckpoint,
-    resumable_task,
-)
-
-# As a script it does not pay for the import of Prefect; see `flows.nightly_ingest`.
-if TYPE_CHECKING or __name__ == "__main__":
-    from flows.ingest import flow
-else:
-    try:
-        from prefect import flow
-    except ImportError:
-        from flows.ingest import flow
+from flows._command import command
+from flows._prefect import as_flow
+from resumable_tasks import RunResult, SqlCheckpoint, UsageError, resumable_task
 
 TABLE, KEY, COLUMN = "lessons", "id", "words"
 _MAKE = (
-    "CREATE TABLE lessons (id INTEGER PRIMARY KEY, text VARCHAR(200) NOT NULL)",
+    "CREATE TABLE lessons (id INTEGER PRIMARY KEY, text VARCHAR(200) NOT NULL, words INTEGER)",
     "INSERT INTO lessons (id, text) WITH RECURSIVE n(i) AS "
     "(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count:d}) "
     "SELECT i, 'lesson ' || i || CASE WHEN (i & 1) = 0 THEN ' on even numbers' ELSE '' END FROM n",
 )
 
 
-@resumable_task(name="count-words", batch_size=200)
+@resumable_task(name="count-words")
 def count_words(lessons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Stands for whatever takes hours: a model, an API."""
     time.sleep(float(os.environ.get("BACKFILL_SECONDS", "0")))
     return [{KEY: lesson[KEY], COLUMN: len(lesson["text"].split())} for lesson in lessons]
 
 
-@flow(name="backfill-table")
-def backfill_table(url: str, batch_size: int = 200, concurrency: int = 4) -> Any:
+def backfill(
+    url: str, make: int | None = None, batch_size: int = 200, concurrency: int = 4
+) -> RunResult:
     """Backfill the column; killed, it is resumed by the next run.
 
     Args:
-        url: of the database.
+        url: of the database, as SQLAlchemy has it.
+        make: make the table first, with so many rows.
         batch_size: rows a batch, at most.
         concurrency: batches at once.
     """
-    result = backfill(url, batch_size=batch_size, concurrency=concurrency)
-    if flow.__module__ == "flows.ingest":  # there is no Prefect
-        return result
-    from resumable_tasks import flow_state
-
-    return flow_state(result)
-
-
-def backfill(url: str, **options: Any) -> RunResult:
+    if make is not None:
+        make_table(url, make)
     checkpoint = SqlCheckpoint(url, table=TABLE, key=KEY, columns=[COLUMN])
-    return count_words.with_options(**options).run(checkpoint=checkpoint)
+    job = count_words.with_options(batch_size=batch_size, concurrency=concurrency)
+    return job.run(checkpoint=checkpoint)
 
 
-def make(url: str, count: int) -> None:
-    """Make the table, and prepare it as `resumable sql init --apply` does."""
-    from resumable_tasks.checkpoint.sql import init
-    from resumable_tasks.checkpoint.sql.database import Database
+def make_table(url: str, count: int) -> None:
+    """Make the table, and have `resumable sql init --apply` prepare it."""
+    import sqlalchemy as sa
 
-    database = Database(url, create=True)
-    try:
-        init.apply(database, [statement.format(count=count) for statement in _MAKE])
-        checkpoint = SqlCheckpoint(url, table=TABLE, key=KEY, columns=[COLUMN])
-        init.apply(database, init.statements(database, checkpoint, {COLUMN: "INTEGER"}))
-    finally:
-        database.close()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    options = {"batch_size": args.batch_size, "concurrency": args.concurrency}
-    try:
-        if args.make:
-            make(args.url, args.make)
-        if not args.local and os.environ.get("PREFECT_API_URL"):
-            # By its name, unlike this script, it is a flow.
-            as_flow = importlib.import_module("flows.backfill_table").backfill_table
-            result: RunResult = as_flow(args.url, **options)
-        else:
-            result = backfill(args.url, **options)
-    except (ResumableTasksError, Interrupted) as error:
-        logging.error("%s", error)  # noqa: TRY400 - the message says what to do; no traceback
-        return error.exit_code
-    print(f"{result.completed:,} rows handled now, {result.skipped:,} before", flush=True)
-    return 0
+    there = sa.make_url(url)
+    if there.drivername == "postgresql":
+        there = there.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(there)
+    with engine.begin() as connection:
+        for statement in _MAKE:
+            connection.exec_driver_sql(statement.format(count=count))
+    engine.dispose()
+    resumable = os.path.join(sysconfig.get_path("scripts"), "resumable")
+    init = ["sql", "init", url, "--table", TABLE, "--key", KEY, "--column", COLUMN, "--apply"]
+    done = subprocess.run([resumable, *init], capture_output=True, text=True)  # noqa: S603 - ours
+    if done.returncode:
+        raise UsageError(done.stderr)
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.backfill_table",
-        description="Backfill a column of a database table; resumable.",
-        epilog="Exit codes: 0 done, 1 items failed, 2 usage, 3 held by another run, 75 "
-        "interrupted: run the same command again.",
-    )
-    add = parser.add_argument
-    add("url", metavar="URL", help="of the database, as SQLAlchemy has it")
-    add("--make", type=int, metavar="ROWS", help="make the table first, with so many rows")
-    add("--batch-size", type=int, default=200, help="rows a batch (default: %(default)s)")
-    add("--concurrency", type=int, default=4, help="batches at once (default: %(default)s)")
-    add("--local", action="store_true", help="without Prefect, even if PREFECT_API_URL is set")
-    return parser.parse_args(argv)
-
+backfill_table = as_flow(backfill, "backfill-table")
+main = command(backfill, backfill_table, unit="rows")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,11 +21,10 @@ import sysconfig
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow.dataset as pads
 
-from flows.ingest import partition_folder
+from flows._command import partition_folder
 from flows.python_files import default_sources, expand, source_files
 
 HOME = Path(".resumable/demo")  # the demo's own, removed at the start of each
@@ -67,7 +66,8 @@ def main(sources: list[str]) -> int:
         return wrong(f"the second run ended with exit code {code}")
 
     say("\n# Does it add up?")
-    counts = last_record(checkpoint)["info"]
+    last = max((checkpoint / "journal").glob("*.jsonl")).read_bytes()
+    counts = json.loads(last.splitlines()[0])["info"]
     published = pads.dataset(OUT, partitioning="hive").to_table()
     paths = published["path"].to_pylist()
     twice = sum(n - 1 for n in Counter(paths).values())
@@ -111,15 +111,7 @@ def run_and_kill(command: list[str], checkpoint: Path, at: int) -> int | None:
 def keys_in_journal(checkpoint: Path) -> int:
     """A line a completed file; see docs/format.md. No code of the library is asked."""
     records = (checkpoint / "journal").glob("*.jsonl")
-    return sum(
-        line.startswith(b'{"key":') for record in records for line in record.open("rb").readlines()
-    )
-
-
-def last_record(checkpoint: Path) -> dict[str, Any]:
-    with max((checkpoint / "journal").glob("*.jsonl")).open("rb") as record:
-        head: dict[str, Any] = json.loads(record.readline())
-        return head
+    return sum(record.read_bytes().count(b'\n{"key":') for record in records)
 
 
 def start(command: list[str], *, background: bool = False) -> subprocess.Popen[bytes]:

@@ -9,122 +9,61 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resumable_tasks.checkpoint.estimate import Estimate
-    from resumable_tasks.checkpoint.snapshot.snapshot import Snapshot
-    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
-    from resumable_tasks.engine.events import Progress
-    from resumable_tasks.errors import (
-        BadResult,
-        ChangedItem,
-        CheckpointDamaged,
-        CheckpointHeld,
-        CheckpointMismatch,
-        CheckpointUnusable,
-        CommitStateUnknown,
-        DuplicateKey,
-        Fenced,
-        Interrupted,
-        InvalidItems,
-        InvalidKey,
-        JobFailed,
-        MissingResult,
-        ResultConflict,
-        ResumableTasksError,
-        StoreError,
-        Unfinished,
-        UsageError,
-        WorkerLost,
-    )
-    from resumable_tasks.prefect.schedule import scheduled_date
-    from resumable_tasks.prefect.states import flow_state
-    from resumable_tasks.results.result import RunResult
-    from resumable_tasks.runners.base import current_batch
-    from resumable_tasks.runners.limits import Adaptive
-    from resumable_tasks.runners.outcome import CurrentBatch, Failure, ItemFailure, Outcome
-    from resumable_tasks.task.advice import advise
-    from resumable_tasks.task.task import ResumableTask, resumable_task
+    from resumable_tasks.checkpoint.estimate import Estimate as Estimate
+    from resumable_tasks.checkpoint.settings import Failing as Failing
+    from resumable_tasks.checkpoint.snapshot.snapshot import Snapshot as Snapshot
+    from resumable_tasks.checkpoint.sql.place import SqlCheckpoint as SqlCheckpoint
+    from resumable_tasks.engine import events as events
+    from resumable_tasks.engine.budget import Budget as Budget
+    from resumable_tasks.engine.events import Progress as Progress
+    from resumable_tasks.errors import *  # noqa: F403 - its classes, which are all public
+    from resumable_tasks.items.fingerprints import Changes as Changes
+    from resumable_tasks.prefect.schedule import scheduled_date as scheduled_date
+    from resumable_tasks.prefect.states import flow_state as flow_state
+    from resumable_tasks.results.result import RunResult as RunResult
+    from resumable_tasks.runners.handle import current_batch as current_batch
+    from resumable_tasks.runners.limits import Adaptive as Adaptive
+    from resumable_tasks.runners.outcome import CallOutcome as CallOutcome
+    from resumable_tasks.runners.outcome import CurrentBatch as CurrentBatch
+    from resumable_tasks.runners.outcome import Failure as Failure
+    from resumable_tasks.runners.outcome import ItemFailure as ItemFailure
+    from resumable_tasks.runners.retries import Retry as Retry
+    from resumable_tasks.task.advice import advise as advise
+    from resumable_tasks.task.task import ResumableTask as ResumableTask
+    from resumable_tasks.task.task import resumable_task as resumable_task
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "task.advice": ("advise",),
-    "errors": (
-        "BadResult",
-        "ChangedItem",
-        "CheckpointDamaged",
-        "CheckpointHeld",
-        "CheckpointMismatch",
-        "CheckpointUnusable",
-        "CommitStateUnknown",
-        "DuplicateKey",
-        "Fenced",
-        "Interrupted",
-        "InvalidItems",
-        "InvalidKey",
-        "JobFailed",
-        "MissingResult",
-        "ResultConflict",
-        "ResumableTasksError",
-        "StoreError",
-        "Unfinished",
-        "UsageError",
-        "WorkerLost",
-    ),
-    "checkpoint.estimate": ("Estimate",),
-    "engine.events": ("Progress",),
-    "runners.limits": ("Adaptive",),
-    "runners.outcome": ("CurrentBatch", "Failure", "ItemFailure", "Outcome"),
-    "results.result": ("RunResult",),
-    "runners.base": ("current_batch",),
-    "prefect.schedule": ("scheduled_date",),
-    "prefect.states": ("flow_state",),
-    "checkpoint.snapshot.snapshot": ("Snapshot",),
-    "checkpoint.sql.spec": ("SqlCheckpoint",),
-    "task.task": ("ResumableTask", "resumable_task"),
+_NAMES = {
+    "errors": "BadResult ChangedItem CheckpointDamaged CheckpointHeld CheckpointMismatch"
+    " CheckpointUnusable CommitStateUnknown DuplicateKey Fenced Interrupted InvalidItems InvalidKey"
+    " JobFailed MissingResult ResultConflict ResumableTasksError StoreError Unfinished UsageError"
+    " WorkerLost",
+    "task.task": "ResumableTask resumable_task",
+    "task.advice": "advise",
+    "prefect.schedule": "scheduled_date",
+    "prefect.states": "flow_state",
+    "engine.budget": "Budget",
+    "engine.events": "Progress",
+    "items.fingerprints": "Changes",
+    "results.result": "RunResult",
+    "checkpoint.estimate": "Estimate",
+    "checkpoint.settings": "Failing",
+    "checkpoint.snapshot.snapshot": "Snapshot",
+    "checkpoint.sql.place": "SqlCheckpoint",
+    "runners.handle": "current_batch",
+    "runners.retries": "Retry",
+    "runners.limits": "Adaptive",
+    "runners.outcome": "CallOutcome CurrentBatch Failure ItemFailure",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "Adaptive",
-    "BadResult",
-    "ChangedItem",
-    "CheckpointDamaged",
-    "CheckpointHeld",
-    "CheckpointMismatch",
-    "CheckpointUnusable",
-    "CommitStateUnknown",
-    "CurrentBatch",
-    "DuplicateKey",
-    "Estimate",
-    "Failure",
-    "Fenced",
-    "Interrupted",
-    "InvalidItems",
-    "InvalidKey",
-    "ItemFailure",
-    "JobFailed",
-    "MissingResult",
-    "Outcome",
-    "Progress",
-    "ResultConflict",
-    "ResumableTask",
-    "ResumableTasksError",
-    "RunResult",
-    "Snapshot",
-    "SqlCheckpoint",
-    "StoreError",
-    "Unfinished",
-    "UsageError",
-    "WorkerLost",
-    "advise",
-    "current_batch",
-    "flow_state",
-    "resumable_task",
-    "scheduled_date",
-]
+__all__ = sorted([*_HOME_OF, "events"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "events":
+        return importlib.import_module(f"{__name__}.engine.events")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

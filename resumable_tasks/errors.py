@@ -1,25 +1,23 @@
-"""Every error of this library, sorted by what its reader does next.
-
-::
+"""Every error of this library, sorted by what its reader does next:
 
     ResumableTasksError
-    ├── UsageError                exit 2   mend the call, the items or the place
+    ├── UsageError                exit 2   fix the call, the items or the place
     │   ├── InvalidItems                   items or keys that cannot be used
     │   │   ├── InvalidKey
     │   │   ├── DuplicateKey
     │   │   └── ChangedItem
     │   ├── CheckpointMismatch             the checkpoint belongs to another job, key or version
     │   └── CheckpointUnusable             not a place where a checkpoint can live
-    ├── BadResult                 exit 1   mend the handler; recorded per item, raised by publish
+    ├── BadResult                 exit 1   fix the handler; recorded per item, raised by publish
     │   ├── MissingResult
     │   └── ResultConflict
     ├── WorkerLost                exit 1   a worker process died; recorded per item
-    ├── JobFailed                 exit 1   look at ``.result.failures``, mend, run again
-    ├── Unfinished                exit 75  in a flow run, what is `Interrupted` elsewhere: run again
+    ├── JobFailed                 exit 1   see ``.result.failures``, fix the cause, run again
+    ├── Unfinished                exit 75  in a flow run, for `Interrupted`: run again
     ├── CheckpointHeld            exit 3   wait, or ``takeover=True``
     │   └── Fenced                         another run has taken over; this one has stopped
     ├── CheckpointDamaged         exit 4   ``resumable repair``
-    └── StoreError                exit 75  mend the disk, run again
+    └── StoreError                exit 75  fix the disk, run again
         └── CommitStateUnknown             the same; the last commit may or may not have landed
 
     KeyboardInterrupt
@@ -28,12 +26,14 @@
 ``Interrupted`` is a ``KeyboardInterrupt``, so that ``except Exception`` around one job does not
 turn Ctrl-C into "go on with the next".
 
-Each class survives a pickle round trip: the message is the only positional argument, everything
-else lives in the instance's ``__dict__``.
+Each error says in up to three parts ``what`` is wrong and where, what is ``safe`` all the same, and
+the ``remedy``: what to do next. ``str(error)`` is the three, joined. Each class survives a pickle
+round trip: ``what`` is the only positional argument, the rest lives in the instance's ``__dict__``.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,8 +78,26 @@ EXIT_DAMAGED = 4
 EXIT_INTERRUPTED = 75
 
 
-class ResumableTasksError(Exception):
-    """The root of the tree: whatever this library raises on purpose, but for `Interrupted`."""
+class _InParts:
+    """A message of three parts; the last two may be empty."""
+
+    def __init__(self, what: str = "", *, safe: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.safe = safe
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        between = "\n" if "\n" in self.what else ". "
+        return between.join(part for part in (self.what, self.safe, self.remedy) if part)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The three parts, as ``--json`` prints them."""
+        return {"what": self.what, "safe": self.safe, "remedy": self.remedy}
+
+
+class ResumableTasksError(_InParts, Exception):
+    """The root of the tree: all that this library raises on purpose, except `Interrupted`."""
 
     exit_code = EXIT_FAILED
 
@@ -103,7 +121,7 @@ class DuplicateKey(InvalidItems):
 
 
 class ChangedItem(InvalidItems):
-    """An item has changed since it was completed, and ``on_change="error"`` was asked for."""
+    """An item has changed since it was completed, and the job's ``Changes`` say ``"error"``."""
 
 
 class CheckpointMismatch(UsageError):
@@ -115,7 +133,12 @@ class CheckpointUnusable(UsageError):
 
 
 class BadResult(ResumableTasksError):
-    """The handler returned something that cannot be matched to the items of its batch."""
+    """The handler returned something that cannot be matched to the items of its batch.
+
+    ``of_shape``: it has not the form of results at all, such as too few rows and none with a key.
+    """
+
+    of_shape = False
 
 
 class MissingResult(BadResult):
@@ -136,8 +159,8 @@ class JobFailed(ResumableTasksError):
     ``result`` is the `RunResult`, with the failures in ``result.failures``.
     """
 
-    def __init__(self, message: str, *, result: Result | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, *, result: Result | None = None, **parts: str) -> None:
+        super().__init__(what, **parts)
         self.result = result
 
 
@@ -150,8 +173,8 @@ class Unfinished(ResumableTasksError):
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self, message: str, *, result: Result | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, *, result: Result | None = None, **parts: str) -> None:
+        super().__init__(what, **parts)
         self.result = result
 
 
@@ -160,8 +183,8 @@ class CheckpointHeld(ResumableTasksError):
 
     exit_code = EXIT_HELD
 
-    def __init__(self, message: str, *, holder: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, *, holder: dict[str, Any] | None = None, **parts: str) -> None:
+        super().__init__(what, **parts)
         self.holder = holder or {}
 
 
@@ -172,13 +195,27 @@ class Fenced(CheckpointHeld):
 class CheckpointDamaged(ResumableTasksError):
     """A file of the checkpoint is missing or is not what was written.
 
-    ``files`` names what is damaged, relative to the checkpoint.
+    ``files`` names what is damaged, relative to the checkpoint, ``detail`` is what is wrong with
+    the first of them, and ``place`` is where the checkpoint is: with it the message names the
+    checkpoint and the file, and by default says which commands list the damage and move it aside.
     """
 
     exit_code = EXIT_DAMAGED
 
-    def __init__(self, message: str, *, files: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, detail: str, *, files: tuple[str, ...] = (), place: str = "", remedy: str = ""
+    ) -> None:
+        what = detail
+        if place:
+            where = f"{files[0]}: " if files else ""
+            what = f"the checkpoint {place} is damaged: {where}{detail}"
+            quoted = shlex.quote(place)
+            remedy = remedy or (
+                f"`resumable verify {quoted}` lists all damage, `resumable repair {quoted}` moves "
+                "it aside; the next run then redoes only those items"
+            )
+        super().__init__(what, remedy=remedy)
+        self.detail = detail
         self.files = files
 
 
@@ -192,18 +229,23 @@ class CommitStateUnknown(StoreError):
     """The last commit may or may not be durable; the next run finds out. Nothing is lost."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(_InParts, KeyboardInterrupt):
     """The run has stopped in order before its items. Run the same command again to resume.
 
     ``result`` is the `RunResult` up to here; ``None`` where there was no time to make one.
-    ``by_itself``: nobody has asked for it: a budget is used up, or a service stays down.
+    ``by_itself``: nobody has asked for it; a budget is used up, or a service stays down.
     """
 
     exit_code = EXIT_INTERRUPTED
 
     def __init__(
-        self, message: str, *, result: Result | None = None, by_itself: bool = False
+        self,
+        what: str,
+        *,
+        result: Result | None = None,
+        by_itself: bool = False,
+        **parts: str,
     ) -> None:
-        super().__init__(message)
+        super().__init__(what, **parts)
         self.result = result
         self.by_itself = by_itself

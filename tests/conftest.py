@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell starts what it puts in the background with Ctrl-C switched off, and everything started
+# from there inherits that. The tests, and all that they start, are to be as in a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any of them is imported: their asserts are to say what they have compared.
 for _suite in ("store", "journal", "runner", "form"):
@@ -23,8 +30,27 @@ STRICT = (
 )
 
 
+# Whether a suite is worth anything: it is run on code with a fault seeded, once for each fault.
+# Every fourth shows with each change that the suites still look; the rest are for `make test-long`.
+PROOFS_OF_PROOFS = ("test_a_mistake_is_found", "test_the_machine_finds", "test_the_suite_finds")
+ONE_IN = 4
+
+
+def proofs_of_proofs(items: list[pytest.Item]) -> None:
+    """Mark as long all but every fourth of a file, counted without those that are long anyway."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name.endswith(PROOFS_OF_PROOFS) and not item.get_closest_marker("long"):
+            if counts[name] % ONE_IN:
+                item.add_marker(pytest.mark.long)
+            counts[name] += 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not long"` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What compares clocks fails where other work holds it up; what is wrong fails each time."""
+    proofs_of_proofs(items)
     for item in items:
         if item.get_closest_marker("timing"):
             item.add_marker(pytest.mark.flaky(reruns=2))
@@ -45,7 +71,7 @@ def handled() -> list[Any]:
 
 
 @pytest.fixture
-def double(handled: list[Any]) -> ResumableTask[..., Any]:
+def double(handled: list[Any]) -> ResumableTask[Any]:
     """A job that doubles ``n``, and says what it handled."""
 
     @resumable_task(key="id", batch_size=10)

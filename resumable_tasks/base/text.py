@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 
 def clean(text: str, limit: int | None = None) -> str:
@@ -19,11 +20,33 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:/]*):.*@", r"\1:***@", url)
 
 
+def count(number: float, noun: str) -> str:
+    """``1 item``, ``41,000 items``, ``0.5 items``"""
+    text = f"{number:,}" if isinstance(number, int) else f"{number:,.1f}".removesuffix(".0")
+    return f"{text} {noun}" + ("" if text == "1" else "s")
+
+
 def duration(seconds: float) -> str:
-    """``0:54`` or ``3:25:45``"""
-    minutes, rest = divmod(round(seconds), 60)
+    """``0.3 s``, ``54 s``, ``4 min``, ``3 h 20 min``, ``12 days``"""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours >= 48:
+        return f"{hours // 24:,} days"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def rate(a_second: float) -> str:
+    """``42/s``, ``0.5/s``"""
+    return f"{a_second:,.0f}/s" if a_second >= 10 else f"{a_second:.2g}/s"
+
+
+def command(*words: str) -> str:
+    """A command of ours as it can be pasted into a shell, in backquotes."""
+    return "`" + shlex.join(("resumable", *words)) + "`"
 
 
 def _escape(character: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resumable_tasks.base.text import duration
+from resumable_tasks.base.text import count, duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Estimate:
     cost: float | None = None
 
     def __str__(self) -> str:
-        text = f"{self.items:,} items"
+        text = count(self.items, "item")
         if self.seconds is not None:
             text += f", about {duration(self.seconds)}"
         if self.cost is not None:

@@ -1,69 +1,200 @@
-"""What a run asks of a checkpoint, whatever keeps it: a directory, or columns of a database table.
+"""The seam between a run and what remembers it, whatever form that has.
 
-A form promises: what `commit` has returned for is durable, and each item's results stand in it
-exactly once. The engine and the run know nothing else of it.
+::
+
+    place.open(job, opening) → Checkpoint
+        checkpoint.planner                    the batches that are left
+        with checkpoint.begin() as unit:      one commit: all of it, or nothing
+            unit.add(outcome)                 may refuse rows; nothing is durable yet
+            receipt = unit.commit()           durable on return
+        checkpoint.end(…), checkpoint.close()
+    place.reader() → Reader                   the rows of all runs, for others
+
+The engine, a run and its result know nothing else of a checkpoint. A form of your own needs these
+four; one class may be all of them. `resumable_tasks.testing.form_suite` holds each form to the
+contract.
 """
 
 from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from resumable_tasks.checkpoint.directory.record import Commit
-from resumable_tasks.checkpoint.directory.shards import ShardWriter
-from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.plan import Planner
-from resumable_tasks.runners.outcome import Failure, Outcome
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.checkpoint.settings import OnVersionChange
+from resumable_tasks.errors import UsageError
+from resumable_tasks.items.keys import Key
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.plan import Planner, Planning
+from resumable_tasks.runners.outcome import Done, Failure, ResultsMode, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as pads
+
+T = TypeVar("T")
 
 
-class CheckpointForm(ABC):
-    """A checkpoint that this process drives. Its committer calls it from one thread at a time.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a place is told of the job that opens it.
 
-    ``state`` is what is known of earlier runs and kept in memory; a form that can ask for it
-    leaves it empty. ``store`` is where its files are, if it has any. ``source`` reads the rows of
-    all runs, where they are not in shards.
+    ``at_once`` calls of the handler run at once, at most. ``max_attempts`` and ``retry_failed``
+    say which failed items are tried again.
+    """
+
+    name: str
+    version: str
+    results: ResultsMode
+    planning: Planning
+    at_once: int = 1
+    max_attempts: int | None = None
+    retry_failed: bool = True
+    on_version_change: OnVersionChange = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How one run opens a checkpoint.
+
+    ``takeover``: take it from a run that is stuck. ``expected``: how many items the run has; None
+    if that is unknown. ``identity``: by what else this run is known, such as an orchestrator's id.
+    """
+
+    takeover: bool = False
+    expected: int | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What earlier runs have left. Counts are items.
+
+    ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
+    ``last`` the run that was at work before and when it was, both None if unknown.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    epoch: int = 0
+    cost_each: float | None = None
+    last: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would handle. Counts are items, but for ``batches``; None if unknown.
+
+    ``total`` items were seen: ``skipped`` are completed, ``changed`` have changed since, ``again``
+    have failed before and would be tried again, ``left_alone`` would not.
+    """
+
+    url: str
+    total: int
+    skipped: int
+    remaining: Estimate
+    again: int = 0
+    left_alone: int = 0
+    duplicates: int = 0
+    changed: int = 0
+    batches: int | None = None
+    positions: KeyTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a commit has made durable.
+
+    ``number`` counts the commits; ``completed`` items with ``rows`` rows. ``bytes`` were written
+    to files, ``size`` is about what the rows take in memory. ``failures`` are as they are kept:
+    their attempts count over all runs.
+    """
+
+    number: int
+    completed: int
+    rows: int
+    bytes: int = 0
+    size: int = 0
+    failures: tuple[Failure, ...] = ()
+
+
+class Unit(ABC):
+    """One commit in the making: all of it becomes durable, or nothing.
+
+    A context manager that leaves nothing open, however it ends.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:  # noqa: B027 - most have nothing open
+        """Let go of what was not committed."""
+
+    @abstractmethod
+    def add(self, outcome: Done) -> Done:
+        """Take an outcome into the unit; the outcome as it will be committed.
+
+        Raises `ResultConflict` where its rows do not fit; the unit is as it was then.
+        """
+
+    @abstractmethod
+    def commit(self) -> Receipt:
+        """Make all that was added durable in one step.
+
+        Raises `Fenced`, `StoreError` or `CommitStateUnknown`: the checkpoint is of no more use.
+        """
+
+
+class Checkpoint(ABC):
+    """A checkpoint that this process drives. One thread at a time commits.
+
+    ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
+    ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
+    checkpoint itself has them. ``json_columns`` are fields of the rows that are kept as JSON.
     """
 
     job: str
     url: str
     run: str
-    state: State
-    store: Store | None = None
-    before: Commit | None = None
-    source: Any = None
+    found: Found
+    planner: Planner
+    expected: int | None = None
+    json_columns: frozenset[str] = frozenset()
 
-    @property
-    def found(self) -> int:
-        """How many items were completed before this run."""
-        return len(self.state.done)
+    @abstractmethod
+    def begin(self) -> Unit:
+        """Begin the next commit."""
 
-    @property
-    def failed_before(self) -> int:
-        """How many items had failed before this run."""
-        return len(self.state.failures)
+    @abstractmethod
+    def end(self, how: str, counts: Mapping[str, Any]) -> None:
+        """Record the end of this run: ``how`` it ended, and its counts."""
 
-    @property
-    def expected(self) -> int | None:
-        """How many items there are, where the checkpoint itself has them."""
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the checkpoint. Commits nothing; may be called more than once."""
+
+    def left_alone(self) -> list[Failure]:
+        """The items that failed in earlier runs and that this run has not tried."""
+        return []
+
+    def estimate(self, items: int) -> Estimate:
+        """What handling so many items would take, at the pace of all runs up to now."""
+        return Estimate(items)
+
+    def stop_when(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most never wait
+        """Where planning waits for something: end, rather than wait on, once this is true."""
+
+    def shard_writer(self) -> Callable[[pa.Table, int], Shard] | None:
+        """What a remote worker writes its rows with; None: it sends them back."""
         return None
 
     @property
     def failures_listed(self) -> str:
         """What lists the failures: a command, or a query."""
         return f"`resumable failures {shlex.quote(self.url)}`"
-
-    @property
-    def json_columns(self) -> frozenset[str]:
-        """The fields of the rows that are kept as JSON, whatever structure they have."""
-        return frozenset()
 
     @property
     def quarantine_hint(self) -> str:
@@ -73,60 +204,78 @@ class CheckpointForm(ABC):
             "`resumable retry` releases them"
         )
 
-    def planner(self, scheme: KeyScheme, options: JobOptions) -> Planner:
-        """What makes the batches of this run."""
-        return Planner(
-            scheme,
-            options.batch_size,
-            self.state.done,
-            on_duplicate=options.on_duplicate,
-            batch_format=options.batch_format,
-            set_aside=self.state.set_aside(options.max_attempts, options.retry_failed),
-            fingerprinter=options.fingerprinter(),
-            on_change=options.on_change,
-            failed=self.state.failures,
-        )
 
-    def set_aside(self, planner: Planner) -> list[Failure]:
-        """The failed items of earlier runs that came and were not tried again."""
-        return [self.state.failures[line] for line in planner.set_aside_lines]
+@dataclass(frozen=True, slots=True)
+class CommittedRows:
+    """The rows of one moment. ``tables`` gives them piece by piece, all of this ``schema``.
 
-    def stop_when(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most never wait
-        """Where planning waits for something: end, rather than wait on, once this is true."""
+    ``key`` describes the job's key as a manifest does, ``identity`` the state that was read, for
+    whoever notes it beside a copy.
+    """
 
-    def shard_writer(self) -> ShardWriter | None:
-        """What a remote worker writes its shards with; None: it sends its rows back."""
+    schema: pa.Schema
+    tables: Callable[[], Iterator[pa.Table]]
+    key: Any
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reader(ABC):
+    """Reads what all runs have committed, also while runs are at work. Survives a pickle."""
+
+    @abstractmethod
+    def read(self, use: Callable[[CommittedRows], T]) -> T:
+        """Call ``use`` with the rows of one moment.
+
+        Again from the start where what it reads has been replaced and swept meanwhile. Raises
+        `CheckpointDamaged` that names the file.
+        """
+
+    @abstractmethod
+    def dataset(self) -> pads.Dataset:
+        """A ``pyarrow.dataset.Dataset`` over the committed rows."""
+
+    @abstractmethod
+    def completed_keys(self) -> Iterator[Key]:
+        """The keys of all completed items."""
+
+    def check_publishable(self) -> None:  # noqa: B027 - most are
+        """Raises `UsageError` where the rows are not for publishing."""
+
+
+class Place(ABC):
+    """Where a checkpoint is, and of what kind."""
+
+    @abstractmethod
+    def check(self, job: Job, items: Any) -> Job:
+        """The job as this place takes it. Raises `UsageError` where job and place do not fit."""
+
+    @abstractmethod
+    def preview(self, job: Job, items: Any) -> Preview:
+        """What a run would handle. Reads all items; calls, writes and holds nothing.
+
+        Raises what a run would raise for these items, or for this checkpoint.
+        """
+
+    @abstractmethod
+    def open(self, job: Job, opening: Opening) -> Checkpoint:
+        """Open for writing: recover, and fence whoever was at work before.
+
+        Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable` or
+        `StoreError`; nothing of the checkpoint is changed then.
+        """
+
+    @abstractmethod
+    def reader(self) -> Reader:
+        """Whoever reads the rows."""
+
+    def local_path(self) -> str | None:
+        """The path on this machine, if that is where it is."""
         return None
 
-    @abstractmethod
-    def accept(
-        self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> tuple[Outcome, pa.Schema | None]:
-        """The outcome as it can be committed, and the schema of the results with it.
+    def takes_files(self) -> bool:
+        """Whether workers write the files of their rows there themselves."""
+        return True
 
-        ``pending`` are the outcomes accepted before it and not yet committed, ``schema`` is what
-        the last of them gave (None if there are none). Nothing is durable before `commit`. Raises
-        `ResultConflict` where the rows as a whole do not fit.
-        """
-
-    @abstractmethod
-    def commit(
-        self, outcomes: Sequence[Outcome], schema: pa.Schema | None, prints: Mapping[bytes, int]
-    ) -> Commit:
-        """Make these outcomes durable in one step; what was committed of them.
-
-        ``prints`` are the fingerprints of the items that are out, by key, where there are any.
-
-        Raises `Fenced`, `StoreError` or `CommitStateUnknown`; the object is of no more use then.
-        """
-
-    @abstractmethod
-    def end(self, counts: dict[str, Any], adopted: bytes = b"", prints: bytes = b"") -> None:
-        """Record the end of this run, with its counts.
-
-        ``adopted`` are completed keys that stand as they are, ``prints`` their new fingerprints.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the checkpoint. Commits nothing; may be called more than once."""
+    def partition(self, name: str) -> Place:
+        """The place of one occurrence of a repeating job. Raises `UsageError` if there is none."""
+        raise UsageError(f"partition={name!r}: {type(self).__name__} has no partitions")

@@ -27,7 +27,7 @@ _EPILOG = """\b
 Exit codes:
   0   done
   1   items failed
-  2   usage: mend the command; nothing was changed
+  2   usage: fix the command; nothing was changed
   3   held by another run
   4   damaged checkpoint
   75  interrupted: run the job again to resume

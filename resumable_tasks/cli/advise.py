@@ -37,7 +37,4 @@ def advise(as_json: bool, not_idempotent: bool, **given: Any) -> None:
     from resumable_tasks.task import advice
 
     found = advice.advise(idempotent=not not_idempotent, **given)
-    if as_json:
-        output.document(asdict(found))
-    else:
-        output.lines([str(found)])
+    output.show(as_json, asdict(found), [str(found)])

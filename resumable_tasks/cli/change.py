@@ -10,20 +10,20 @@ from dataclasses import asdict
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option
-from resumable_tasks.cli.output import count
-from resumable_tasks.cli.reader import Reader, is_checkpoint
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  mended, or there was nothing to repair"
-    "\n  3  a run holds the checkpoint; nothing was changed\n  4  only a copy can mend it\n"
+    epilog="\b\nExit codes:\n  0  repaired, or there was nothing to repair"
+    "\n  3  a run holds the checkpoint; nothing was changed\n  4  only a copy can replace it\n"
     "\n\b\nExample:\n  resumable repair checkpoints/classify",
 )
 @checkpoint_argument
@@ -43,30 +43,24 @@ def repair(checkpoint: str, as_json: bool) -> None:
     left = len(Reader.at(checkpoint).state.done)
     unknown = any(damage.items is None for damage in report.damages)
     redo = report.items - left if report.damages else 0
-    if as_json:
-        output.document(
-            {
-                "checkpoint": store.url,
-                "damages": [asdict(damage) for damage in report.damages],
-                "moved": moved,
-                "completed": left,
-                "items_to_redo": redo,
-                "more_to_redo": unknown,
-            }
-        )
-        return
-    if not report.damages:
-        output.lines([f"nothing to repair: {count(left, 'completed item')}, all good"])
-        return
-    output.lines(damage_lines(report.damages))
-    output.lines(f"moved to {clean(f'{store.url}/{name}')}" for name in moved)
-    more = "and those of the lost records, which nothing names any more, " if unknown else ""
-    output.lines(
-        [
+    document = {
+        "checkpoint": store.url,
+        "damages": [asdict(damage) for damage in report.damages],
+        "moved": moved,
+        "completed": left,
+        "items_to_redo": redo,
+        "more_to_redo": unknown,
+    }
+    text = [f"nothing to repair: {count(left, 'completed item')}, all good"]
+    if report.damages:
+        more = "and those of the lost records, which nothing names any more, " if unknown else ""
+        text = [
+            *damage_lines(report.damages),
+            *(f"moved to {clean(f'{store.url}/{name}')}" for name in moved),
             f"{count(redo, 'item')} {more}will be redone; {count(left, 'item')} stay completed",
             "next: run the same command again",
         ]
-    )
+    output.show(as_json, document, text)
 
 
 @click.command(
@@ -95,6 +89,7 @@ def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: 
     new one, never a part. DEST is replaced as a whole, and refused if it holds anything that
     publish has not written there.
     """
+    from resumable_tasks.checkpoint.directory.place import Directory
     from resumable_tasks.results import publish as publishing
 
     reader = Reader.at(checkpoint)
@@ -103,17 +98,14 @@ def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: 
     if os.path.commonpath([place, target]) == place:
         raise UsageError(f"{dest} lies in the checkpoint itself; name a folder outside of it")
     result = publishing.publish(
-        store.url, dest, ordered=ordered, target_bytes=target_mb * 1_000_000
+        Directory(store.url).reader(), dest, ordered=ordered, target_bytes=target_mb * 1_000_000
     )
-    if as_json:
-        output.document({"checkpoint": store.url, "status": reader.status} | asdict(result))
-    else:
-        output.lines(
-            [
-                f"published {count(result.rows, 'row')} in {count(len(result.files), 'file')}, "
-                f"{output.size(result.bytes)}, to {clean(result.dest)}"
-            ]
-        )
+    text = (
+        f"published {count(result.rows, 'row')} in {count(len(result.files), 'file')}, "
+        f"{output.size(result.bytes)}, to {clean(result.dest)}"
+    )
+    document = {"checkpoint": store.url, "status": reader.status} | asdict(result)
+    output.show(as_json, document, [text])
     if reader.status != "done":
         output.note(
             f"note: the checkpoint's status is {reader.status}: what is not completed yet is not "
@@ -131,7 +123,7 @@ def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: 
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @json_option
 def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
-    """Archive CHECKPOINT, so that the next run starts anew.
+    """Archive CHECKPOINT, so that the next run starts from nothing.
 
     Nothing is deleted: the whole directory gets a new name beside the old one. Works for a damaged
     checkpoint too.
@@ -146,18 +138,14 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
     hold = Holder(store, secrets.token_hex(6))
     hold.take(takeover=False)
     try:
-        archived = store.archive()
+        archived = disk.archive(store)
     finally:
         hold.release()
-    if as_json:
-        output.document({"checkpoint": store.url, "archived": archived})
-        return
-    output.lines(
-        [
-            f"archived to {clean(archived)}",
-            f"the next run starts anew; to undo: mv {clean(shlex.join((archived, store.url)))}",
-        ]
-    )
+    text = [
+        f"archived to {clean(archived)}",
+        f"the next run starts from nothing; to undo: mv {clean(shlex.join((archived, store.url)))}",
+    ]
+    output.show(as_json, {"checkpoint": store.url, "archived": archived}, text)
 
 
 def _existing(checkpoint: str) -> Store:
@@ -174,7 +162,7 @@ def _existing(checkpoint: str) -> Store:
 def _what_it_holds(store: Store) -> str:
     try:
         reader = Reader(store)
-        reader.look()
+        reader.examine()
     except ResumableTasksError:
         return f"{store.url} is a checkpoint that cannot be read"
     return (

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, count, duration
+from resumable_tasks.checkpoint.directory.reader import EXIT_CODES
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
-from resumable_tasks.cli.output import count
-from resumable_tasks.cli.reader import EXIT_CODES
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.sql.status import TableStatus
@@ -91,9 +90,12 @@ def init(
     itself at the end, while the table is in use. URL is SQLAlchemy's, such as
     postgresql://user@host/name or sqlite:///file.db.
     """
+    from resumable_tasks.checkpoint.sql.place import SqlCheckpoint
+    from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy
+
+    require_sqlalchemy()
     from resumable_tasks.checkpoint.sql import init as preparing
     from resumable_tasks.checkpoint.sql.database import Database
-    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
     from resumable_tasks.checkpoint.sql.tables import key_of
 
     types = {name: kind for name, _, kind in (each.partition(":") for each in columns)}
@@ -134,8 +136,11 @@ def status(
 
     Reads only. For a job with shards=, `resumable status` of its directory says more.
     """
+    from resumable_tasks.checkpoint.sql.place import SqlCheckpoint
+    from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy
+
+    require_sqlalchemy()
     from resumable_tasks.checkpoint.sql.database import Database
-    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
     from resumable_tasks.checkpoint.sql.status import table_status
     from resumable_tasks.checkpoint.sql.tables import key_of
 
@@ -148,10 +153,7 @@ def status(
     finally:
         database.close()
     code = EXIT_CODES[found.status]
-    if as_json:
-        output.document({**asdict(found), "exit_code": code})
-    else:
-        output.lines(_status_lines(found))
+    output.show(as_json, {**asdict(found), "exit_code": code}, _status_lines(found))
     context.exit(code)
 
 
@@ -165,7 +167,7 @@ def _status_lines(found: TableStatus) -> Iterator[str]:
     yield f"  failed       {f'{found.failed:,}: {kinds}' if kinds else 'none'}"
     yield f"  left         {found.left:,}"
     for run in found.running:
-        yield f"  at work      {_run(run)}, for {output.duration(run['seconds'])}"
+        yield f"  at work      {_run(run)}, for {duration(run['seconds'])}"
     if found.running:
         yield f"  claimed      {count(found.claimed, 'row')}"
     elif found.last_run is not None:

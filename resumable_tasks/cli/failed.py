@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean
-from resumable_tasks.checkpoint.directory.release import release
+from resumable_tasks.base.text import clean, command, count
+from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.directory.repair import release
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, json_option
-from resumable_tasks.cli.output import count
-from resumable_tasks.cli.reader import Reader
 from resumable_tasks.errors import InvalidKey, StoreError, UsageError
 from resumable_tasks.items import keys as keys_
 from resumable_tasks.runners.outcome import Failure
@@ -65,44 +64,35 @@ def failures(
         return
     if jsonl:
         for failure in failed:
-            text = output.dumps(_fields(failure, traceback)) + "\n"
-            if not output.write(text, utf8=True):
+            if not output.write(output.dumps(_fields(failure, traceback)) + "\n", utf8=True):
                 return
         return
     kinds: dict[str, list[Failure]] = {}
     for failure in failed:
         kinds.setdefault(failure.error, []).append(failure)
     groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
-    if as_json:
-        document: dict[str, Any] = {
-            "failed": len(failed),
-            "quarantined": len(state.quarantined),
-            "errors": [
-                {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
-                for kind, each in groups
-            ],
-        }
-        if show_all:
-            document["failures"] = [_fields(failure, traceback) for failure in failed]
-        output.document(document)
-        return
-    if not failed:
-        output.lines(["no item is quarantined" if quarantined else "no item has failed"])
-    for kind, each in groups:
-        heading = f"{len(each):,} × {clean(kind, 80)}" + ("" if show_all else ", for example")
-        if not output.write(heading + "\n"):
-            return
-        for failure in each if show_all else each[:1]:
-            if not output.write(_text(failure, traceback)):
-                return
+    document: dict[str, Any] = {
+        "failed": len(failed),
+        "quarantined": len(state.quarantined),
+        "errors": [
+            {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
+            for kind, each in groups
+        ],
+    }
+    if show_all:
+        document["failures"] = [_fields(failure, traceback) for failure in failed]
+    shown = [(kind, each if show_all else each[:1], len(each)) for kind, each in groups]
+    text = [] if failed else ["no item is quarantined" if quarantined else "no item has failed"]
+    for kind, some, n in shown:
+        text.append(f"{n:,} × {clean(kind, 80)}" + ("" if show_all else ", for example"))
+        text += [line for failure in some for line in _lines(failure, traceback)]
     if state.quarantined and not quarantined:
-        output.lines(
-            [
-                f"{count(len(state.quarantined), 'item')} of them quarantined, after "
-                f"{count(state.max_attempts or 0, 'attempt')}; "
-                f"{output.command('retry', checkpoint, '--quarantined')} releases them"
-            ]
+        text.append(
+            f"{count(len(state.quarantined), 'item')} of them quarantined, after "
+            f"{count(state.max_attempts or 0, 'attempt')}; "
+            f"{command('retry', checkpoint, '--quarantined')} releases them"
         )
+    output.show(as_json, document, text)
 
 
 @click.command(
@@ -140,24 +130,17 @@ def retry(
     if unknown:
         raise UsageError(
             f"no item has failed with {clean(unknown[0], 80)}; "
-            f"{output.command('failures', checkpoint)} lists the errors"
+            f"{command('failures', checkpoint)} lists the errors"
         )
     released = (
         release(reader.store, lambda failure: keys_.canonical(failure.key) in lines)
         if lines
         else []
     )
-    if as_json:
-        output.document(
-            {"checkpoint": reader.store.url, "released": [failure.key for failure in released]}
-        )
-        return
-    output.lines(
-        [
-            f"{count(len(released), 'item')} released",
-            *(["next: run the same command again"] if released else []),
-        ]
-    )
+    document = {"checkpoint": reader.store.url, "released": [each.key for each in released]}
+    text = [f"{count(len(released), 'item')} released"]
+    text += ["next: run the same command again"] if released else []
+    output.show(as_json, document, text)
 
 
 def _known(text: str, failed: dict[bytes, Failure]) -> bytes:
@@ -187,19 +170,22 @@ def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
         del fields["traceback"]
     if failure.item is None:
         del fields["item"]
+    if failure.error_of == "item":
+        del fields["error_of"]
     return fields
 
 
-def _text(failure: Failure, traceback: bool) -> str:
+def _lines(failure: Failure, traceback: bool) -> Iterator[str]:
     key = output.safe_json(keys_.canonical(failure.key).decode())
-    text = (
-        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, {clean(failure.time, 40)}\n"
-        f"    {clean(failure.message, output.MESSAGE_CHARS)}\n"
+    of_batch = ", the error of its batch" if failure.error_of == "batch" else ""
+    yield (
+        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, "
+        f"{clean(failure.time, 40)}{of_batch}"
     )
+    yield f"    {clean(failure.message, output.MESSAGE_CHARS)}"
     if traceback:
         trace = output.clean_lines(failure.traceback.rstrip() or "(there is no traceback)")
-        text += "".join(f"    | {line}\n" for line in trace.split("\n"))
-    return text
+        yield from (f"    | {line}" for line in trace.split("\n"))
 
 
 def _export(failed: list[Failure], path: str) -> None:
@@ -226,11 +212,11 @@ def _write_parquet(rows: list[dict[str, Any]], path: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = ("key", "error", "message", "attempts", "batch", "time", "traceback", "item")
+    names = ("key", "error", "message", "attempts", "batch", "time", "traceback")
     columns = {}
-    for name in names:
+    for name in (*names, "item", "error_of"):
         values = [row.get(name) for row in rows]
-        if name == "item" and not any(value is not None for value in values):
+        if name not in names and not any(value is not None for value in values):
             continue
         try:
             columns[name] = pa.array(values)

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, count
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
-from resumable_tasks.cli.output import count
 
 
 @click.command(
@@ -34,7 +33,7 @@ from resumable_tasks.cli.output import count
 )
 @click.option(
     "--format",
-    type=click.Choice(["jsonl", "lines", "csv", "tsv"]),
+    type=click.Choice(["jsonl", "lines"]),
     help="What the file is, if its name and first line do not tell.",
 )
 @click.option(
@@ -53,17 +52,14 @@ def import_progress(
 ) -> None:
     """Take over FILE, in which a program of your own has kept what is done.
 
-    JSON with the key in a field, a list of ids, or CSV; also gzipped. What FILE names counts as
-    completed in the checkpoint from then on, and the job's next run skips it. FILE is read whole
-    first; a last line that may be torn is left out, any other that cannot be read ends the import.
+    FILE is JSON lines or a JSON array with the key in a field, or a list of ids; of a CSV, DuckDB
+    makes JSON lines. What FILE names counts as completed in the checkpoint from then on, and the
+    job's next run skips it. FILE is read whole first; a last line that may be torn is left out, any
+    other that cannot be read ends the import.
     """
     from resumable_tasks.checkpoint.importing.importing import import_file
 
     done = import_file(file, checkpoint, dry_run=dry_run, **options)
-    if as_json:
-        found = {name: None if value == "" else value for name, value in asdict(done).items()}
-        output.document({**found, "dry_run": dry_run})
-        return
     would = "would import" if dry_run else "imported"
     rows = f", {count(done.rows, 'row')}," if done.rows else ""
     job = clean(done.job) or "the first run names the job"
@@ -91,4 +87,5 @@ def import_progress(
         )
     if not dry_run:
         text.append(f"next: run the job with checkpoint={clean(repr(done.checkpoint))}")
-    output.lines(text)
+    document = {name: None if value == "" else value for name, value in asdict(done).items()}
+    output.show(as_json, {**document, "dry_run": dry_run}, text)

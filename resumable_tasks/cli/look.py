@@ -6,18 +6,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, command, count, duration
+from resumable_tasks.checkpoint.directory.completed import completed_at
+from resumable_tasks.checkpoint.directory.reader import LastRun, Reader, is_archived, is_checkpoint
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
-from resumable_tasks.cli.output import count
-from resumable_tasks.cli.reader import Reader, Tenure, is_archived, is_checkpoint
 from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, ResumableTasksError, UsageError
-from resumable_tasks.results.publish import completed_at
+
+if TYPE_CHECKING:
+    from resumable_tasks.checkpoint.directory.repair import Report
 
 checkpoint_argument = click.argument("checkpoint")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -43,11 +45,8 @@ def status(context: click.Context, checkpoint: str, as_json: bool) -> None:
     journal and the sizes of the shards, not the shards themselves; `verify` does.
     """
     reader = Reader(open_store(checkpoint))
-    reader.look()
-    if as_json:
-        output.document(reader.describe())
-    else:
-        output.lines(_status_lines(reader))
+    reader.examine()
+    output.show(as_json, reader.describe(), _status_lines(reader))
     if reader.damage is not None:
         raise reader.damage
     context.exit(reader.exit_code)
@@ -77,7 +76,7 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     yield f"next: {clean(reader.next)}"
 
 
-def _last_run(reader: Reader, run: Tenure) -> str:
+def _last_run(reader: Reader, run: LastRun) -> str:
     info = run.claim.info
     text = clean(run.claim.run, 40)
     if "host" in info:
@@ -86,7 +85,7 @@ def _last_run(reader: Reader, run: Tenure) -> str:
     if run.close is not None:
         n = run.close.info
         text += (
-            f"{clean(str(n.get('how')), 40)} after {output.duration(n.get('seconds') or 0)}: "
+            f"{clean(str(n.get('how')), 40)} after {duration(n.get('seconds') or 0)}: "
             f"{n.get('completed', 0):,} completed, {n.get('skipped', 0):,} skipped, "
             f"{n.get('failed', 0):,} failed, of {n.get('total', 0):,}"
         )
@@ -126,24 +125,21 @@ def list_checkpoints(directory: str, as_json: bool) -> None:
     if not Path(directory).is_dir():
         raise UsageError(f"{directory} is not a directory: name one that holds checkpoints")
     found = [_entry(path) for path in _find(directory)]
-    if as_json:
-        output.document(found)
-        return
-    if not found:
+    output.show(as_json, found, _table(found))
+    if not found and not as_json:
         output.note(f"there are no checkpoints below {directory}")
-        return
-    rows: list[tuple[str, ...]] = [
-        ("STATUS", "COMPLETED", "FAILED", "LAST COMMIT", "JOB", "CHECKPOINT")
-    ]
-    rows += [_row(entry) for entry in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    output.lines(
-        "  ".join(
+
+
+def _table(found: list[dict[str, Any]]) -> Iterator[str]:
+    titles = ("STATUS", "COMPLETED", "FAILED", "LAST COMMIT", "JOB", "CHECKPOINT")
+    rows = [titles, *map(_row, found)] if found else []
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
+    for row in rows:
+        cells = zip(row, [*widths, 0], strict=True)
+        yield "  ".join(
             cell.rjust(width) if column in (1, 2) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, [*widths, 0], strict=True))
+            for column, (cell, width) in enumerate(cells)
         )
-        for row in rows
-    )
 
 
 def _find(directory: str) -> Iterator[str]:
@@ -167,7 +163,7 @@ def _entry(path: str) -> dict[str, Any]:
     }
     try:
         reader = Reader(LocalStore(path))
-        reader.look()
+        reader.examine()
     except ResumableTasksError as error:
         damaged = isinstance(error, CheckpointDamaged)
         return entry | {"status": "damaged" if damaged else "unusable", "error": str(error)}
@@ -248,19 +244,15 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
         "seconds": remaining.seconds if remaining else None,
         "cost": remaining.cost if remaining else None,
     }
-    if as_json:
-        output.document(document)
-        return
     known = f" of {expected:,} items" if expected is not None else ""
-    output.lines(
-        [
-            f"{count(len(state.done), 'item')}{known} completed, {len(state.failures):,} "
-            f"failed, {quarantined:,} of them quarantined",
-            f"the next run would handle {remaining}"
-            if remaining is not None
-            else "how many the next run would handle is unknown: give --items",
-        ]
-    )
+    text = [
+        f"{count(len(state.done), 'item')}{known} completed, {len(state.failures):,} failed, "
+        f"{quarantined:,} of them quarantined",
+        f"the next run would handle {remaining}"
+        if remaining is not None
+        else "how many the next run would handle is unknown: give --items",
+    ]
+    output.show(as_json, document, text)
 
 
 @click.command(
@@ -280,37 +272,33 @@ def verify(context: click.Context, checkpoint: str, as_json: bool) -> None:
 
     store = open_store(checkpoint)
     report = repair.verify(store)
-    if as_json:
-        output.document({"checkpoint": store.url, "damaged": bool(report.damages)} | asdict(report))
-    else:
-        output.lines(damage_lines(report.damages))
-        output.lines(
-            [
-                f"read {count(report.records, 'record')} and {count(report.shards, 'shard')}: "
-                f"{count(report.items, 'completed item')}, {count(report.rows, 'row')}; "
-                + (
-                    f"{count(len(report.damages), 'file')} damaged"
-                    if report.damages
-                    else "all good"
-                ),
-                *_orphan_lines(report.orphans),
-            ]
-        )
-        if report.damages and report.damages[0].file == "job.json":
-            output.lines(
-                [
-                    "next: put job.json back from a copy; or "
-                    f"{clean(output.command('reset', store.url))} archives the checkpoint"
-                ]
-            )
-        elif report.damages:
-            output.lines(
-                [
-                    f"next: {clean(output.command('repair', store.url))} moves the damaged files "
-                    "aside; then run the same command again: it redoes only those items"
-                ]
-            )
+    document = {"checkpoint": store.url, "damaged": bool(report.damages)} | asdict(report)
+    output.show(as_json, document, _report_lines(store.url, report))
     context.exit(EXIT_DAMAGED if report.damages else 0)
+
+
+def _report_lines(place: str, report: Report) -> Iterator[str]:
+    yield from damage_lines(report.damages)
+    damaged = f"{count(len(report.damages), 'file')} damaged" if report.damages else "all good"
+    yield (
+        f"read {count(report.records, 'record')} and {count(report.shards, 'shard')}: "
+        f"{count(report.items, 'completed item')}, {count(report.rows, 'row')}; {damaged}"
+    )
+    if report.orphans:
+        yield (
+            f"{count(len(report.orphans), 'orphan')}: a shard that no commit names is what a crash "
+            "leaves behind, or what a run is about to commit; harmless, the next run removes it"
+        )
+    if report.damages and report.damages[0].file == "job.json":
+        yield (
+            "next: put job.json back from a copy; or "
+            f"{clean(command('reset', place))} archives the checkpoint"
+        )
+    elif report.damages:
+        yield (
+            f"next: {clean(command('repair', place))} moves the damaged files "
+            "aside; then run the same command again: it redoes only those items"
+        )
 
 
 def damage_lines(damages: list[Any]) -> Iterator[str]:
@@ -319,11 +307,3 @@ def damage_lines(damages: list[Any]) -> Iterator[str]:
             "an unknown number of items" if damage.items is None else count(damage.items, "item")
         )
         yield f"damaged: {clean(damage.file)}: {clean(damage.what, output.MESSAGE_CHARS)} ({items})"
-
-
-def _orphan_lines(orphans: list[str]) -> Iterator[str]:
-    if orphans:
-        yield (
-            f"{count(len(orphans), 'orphan')}: a shard that no commit names is what a crash leaves "
-            "behind, or what a run is about to commit; harmless, the next run removes it"
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, count, duration
 from resumable_tasks.errors import StoreError
 
 MESSAGE_CHARS = 300
@@ -64,19 +63,17 @@ def lines(many: Iterable[str]) -> None:
     write("".join(f"{line}\n" for line in many))
 
 
-def document(value: Any) -> None:
-    """Print one JSON document."""
-    write(dumps(value, indent=1) + "\n", utf8=True)
+def show(as_json: bool, document: Any, text: Iterable[str]) -> None:
+    """Print what a command has found: as one JSON document, or as lines for people."""
+    if as_json:
+        write(dumps(document, indent=1) + "\n", utf8=True)
+    else:
+        lines(text)
 
 
 def note(text: str) -> None:
     """Say something on standard error, where it does not get between the output."""
     click.echo(clean_lines(text), err=True)
-
-
-def count(number: int, noun: str) -> str:
-    """``1 item``, ``41,000 items``"""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def size(number: int) -> str:
@@ -99,23 +96,7 @@ def age(time: str) -> float | None:
         return None
 
 
-def duration(seconds: float) -> str:
-    """``12.3 s``, ``4 min``, ``3 h 20 min``, ``12 days``"""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
-
-
 def when(time: str) -> str:
     """A time, and how long ago that was; clocks of two machines may differ, so no future."""
     seconds = age(time)
     return clean(time, 40) + (f" ({duration(seconds)} ago)" if seconds and seconds > 0 else "")
-
-
-def command(*words: str) -> str:
-    """A command as it can be pasted into a shell."""
-    return "`" + shlex.join(("resumable", *words)) + "`"

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, duration
+from resumable_tasks.base.text import rate as per_second
+from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument
-from resumable_tasks.cli.reader import Reader
 
 # The rate is that of the last minute: it shows when a run has slowed down.
 _RATE_SECONDS = 60.0
@@ -48,7 +49,7 @@ def watch(
     rate = Rate()
     with _display(reader, as_json) as show:
         while True:
-            reader.look()
+            reader.examine()
             rate.add(time.monotonic(), len(reader.state.done))
             going_on = show(rate.value) and reader.status == "running"
             if once or not going_on:
@@ -148,10 +149,10 @@ def _line(reader: Reader, rate: float | None) -> str:
     )
     if reader.status == "running":
         if rate is not None:
-            text += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s"
+            text += f", {per_second(rate)}"
             if rate and expected is not None and expected > len(reader.state.done):
-                text += f", {output.duration((expected - len(reader.state.done)) / rate)} left"
+                text += f", {duration((expected - len(reader.state.done)) / rate)} left"
         seconds = output.age(reader.last_commit) if reader.last_commit else None
         if seconds is not None and seconds > 0:
-            text += f", last commit {output.duration(seconds)} ago"
+            text += f", last commit {duration(seconds)} ago"
     return text

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from resumable_tasks.base import log
+from resumable_tasks.items.keys import Key, parse_lines
 from resumable_tasks.runners.outcome import Failure
+
+Lines = bytes  # canonical keys, newline-joined; an event has a field of the name ``bytes``
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,10 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Event):
-    """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it."""
+    """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it.
+
+    ``keys`` are those of the completed items. They are decoded when they are asked for.
+    """
 
     number: int
     completed: int
@@ -71,6 +77,11 @@ class Committed(Event):
     bytes: int
     failures: tuple[Failure, ...]
     progress: Progress
+    canonical: Lines = field(default=b"", repr=False)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(parse_lines(self.canonical))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +94,14 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(Event):
-    """The run has ended. ``how``: ``done``, ``failed``, ``interrupted`` or ``error``."""
+    """The run has ended. ``how``: ``done``, ``failed``, ``interrupted`` or ``error``.
+
+    ``retried`` batches needed more than one call.
+    """
 
     how: str
     progress: Progress
+    retried: int = 0
 
 
 Listener = Callable[[Event], None]

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from resumable_tasks.base import log
+from resumable_tasks.base.text import duration, rate
 from resumable_tasks.engine.events import (
     Committed,
     Event,
@@ -72,7 +73,7 @@ class Bar:
 
 
 def describe(progress: Progress) -> str:
-    """``1,713/4,000 done, 600 of them resumed, 3 failed, 42/s, 0:54 left``"""
+    """``1,713/4,000 done, 600 of them resumed, 3 failed, 42/s, 54 s left``"""
     done = progress.completed + progress.skipped
     text = f"{done:,}" + (f"/{progress.expected:,}" if progress.expected is not None else "")
     text += " done"
@@ -81,10 +82,7 @@ def describe(progress: Progress) -> str:
     if progress.failed:
         text += f", {progress.failed:,} failed"
     if progress.rate is not None:
-        text += f", {progress.rate:,.0f}/s" if progress.rate >= 10 else f", {progress.rate:.2g}/s"
+        text += f", {rate(progress.rate)}"
     if progress.eta is not None and progress.eta >= 1:
-        minutes, seconds = divmod(round(progress.eta), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        text += f", {clock} left"
+        text += f", {duration(progress.eta)} left"
     return text

@@ -9,7 +9,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.text import duration
 from resumable_tasks.engine.events import Committed, Event, RunFinished
 from resumable_tasks.items.plan import Planner
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 
 # How long a batch of more than one item may take before the run says so, and what it proposes.
 LONG_BATCH_SECONDS, GOOD_BATCH_SECONDS = 1_800.0, 300.0
@@ -24,18 +24,18 @@ class LongBatches:
         self._said = self._said_so_far = False
         self._since = time.monotonic()
 
-    def heard(self) -> None:
+    def reset(self) -> None:
         """A batch has ended, or the first one has begun."""
         self._since = time.monotonic()
 
     def quiet_left(self, out: int) -> float:
         """For how long no batch may end yet, where ``out`` are being handled, without a word."""
         if not out:
-            self.heard()
+            self.reset()
         left = self._since + LONG_BATCH_SECONDS - time.monotonic()
         if left > 0:
             return left
-        self.heard()
+        self.reset()
         if not self._said_so_far:
             self._said_so_far = True
             log.warning(
@@ -46,10 +46,11 @@ class LongBatches:
             )
         return LONG_BATCH_SECONDS
 
-    def look(self, outcomes: Sequence[Outcome]) -> None:
+    def look(self, outcomes: Sequence[Done]) -> None:
         """Take in the batches that were committed."""
         for outcome in outcomes:
-            seconds, items = outcome.ended - outcome.began, len(outcome.batch)
+            seconds = outcome.times.ended - outcome.times.began
+            items = len(outcome.batch)
             if not self._said and items > 1 and seconds > LONG_BATCH_SECONDS:
                 self._said = True
                 log.warning(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 
 # As many batches as are handled in this time, about that of two commits, so that handlers need
 # not wait for the disk; and no more than these many, or this many bytes of shards.
-_SECONDS = 0.008
-_MOST_BATCHES = 256
+OUT_SECONDS = 0.008
+MOST_BATCHES_OUT = 256
 _MOST_BYTES = 16_000_000
 
 
@@ -23,24 +23,22 @@ class Window:
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0
-        self._long_batches = LongBatches()
-        self.quiet_left = self._long_batches.quiet_left
-        self.heard = self._long_batches.heard
+        self.long_batches = LongBatches()
         self.batches = runner.window
 
-    def widen(self, outcomes: Sequence[Outcome], shard_bytes: int) -> None:
+    def widen(self, outcomes: Sequence[Done], shard_bytes: int) -> None:
         """Take in what was committed: where handlers are quick, commits are what takes time."""
-        self._long_batches.look(outcomes)
+        self.long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
-        worked = [outcome for outcome in outcomes if not outcome.raised]
+        worked = [outcome for outcome in outcomes if outcome.completed]
         self._handled += len(worked)
-        self._seconds += sum(outcome.seconds for outcome in worked)
+        self._seconds += sum(outcome.times.seconds for outcome in worked)
         self._bytes += shard_bytes
         if not self._handled:
             return
         cheap = min(
-            _MOST_BATCHES,
-            self._runner.concurrency * _SECONDS * self._handled / max(self._seconds, 1e-9),
+            MOST_BATCHES_OUT,
+            self._runner.concurrency * OUT_SECONDS * self._handled / max(self._seconds, 1e-9),
             _MOST_BYTES * self._handled / max(self._bytes, 1),
         )
         self.batches = max(self._runner.window, int(cheap))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 from typing import Any
 
@@ -13,18 +14,44 @@ Rows = Any
 """What a handler is given: a list of items, or a ``pyarrow.RecordBatch``."""
 
 
+class Cause(Enum):
+    """How an error came about, as far as it matters for what is done next."""
+
+    RAISED = "raised"
+    """The handler raised it, or returned what does not match its batch."""
+    LEFT_OUT = "left out"
+    """The handler returned no row for an item."""
+    WORKER_LOST = "worker lost"
+    """The process that handled the batch died."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """What is known of an error once the exception itself is gone.
+
+    ``name`` is the name of its class. ``transient``: the same call may succeed at another time.
+    ``outage``: the error looks like a service's, and not like an item's. ``shape``: what the
+    handler returned has a form that cannot be matched to a batch, such as too few rows.
+    """
+
+    name: str
+    cause: Cause = Cause.RAISED
+    transient: bool = False
+    outage: bool = False
+    shape: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Why some items of a batch are handled again, as a batch of their own.
 
-    ``root`` is the number of the batch that was planned, ``attempts`` how often it was tried, and
-    ``error`` the class of the error it failed with: a part of it that fails with the same one is
-    not retried.
+    ``root`` is the number of the batch that was planned.
+    ``error`` is what it failed with: a part of it that fails with the same one is not retried.
+    None: its items were not at fault, and it is handled again as it was.
     """
 
     root: int
-    attempts: int
-    error: str
+    error: ErrorKind | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +59,9 @@ class Batch:
     """Up to ``batch_size`` keyed items for one call of the handler.
 
     ``number`` counts the batches of this run; ``lines`` are the canonical keys, newline-joined,
-    in the order of ``keys`` and ``items``. ``part_of`` says why it is handled again, if it is.
+    in the order of ``keys`` and ``items``, as are the ``fingerprints`` of the items, empty where
+    none are taken. ``part_of`` says why it is handled again, if it is. ``suspects``: all of its
+    items have failed by themselves in an earlier run.
     """
 
     number: int
@@ -40,6 +69,8 @@ class Batch:
     lines: bytes
     items: Rows
     part_of: Part | None = None
+    suspects: bool = False
+    fingerprints: Sequence[int] = ()
 
     @property
     def id(self) -> str:
@@ -58,20 +89,73 @@ class Batch:
             if isinstance(self.items, list)
             else self.items.slice(start, stop - start)
         )
-        return Batch(number, self.keys[start:stop], b"\n".join(lines), items, part_of)
+        keys, found = self.keys[start:stop], self.fingerprints[start:stop]
+        return Batch(number, keys, b"\n".join(lines), items, part_of, self.suspects, found)
 
     def choose(self, indexes: Sequence[int], number: int, part_of: Part) -> Batch:
         """Some of its items, by their indexes, as a batch of their own."""
         lines = self.lines.split(b"\n")
-        items = (
-            [self.items[at] for at in indexes]
-            if isinstance(self.items, list)
-            else self.items.take(list(indexes))
-        )
+        items = _chosen(self.items, indexes)
         return Batch(
             number,
             [self.keys[at] for at in indexes],
             b"\n".join(lines[at] for at in indexes),
             items,
             part_of,
+            self.suspects,
+            [self.fingerprints[at] for at in indexes] if self.fingerprints else (),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive items with their keys, before they are a batch.
+
+    ``lines`` are the canonical keys, ``items`` a list or a ``pyarrow.RecordBatch``;
+    ``fingerprints`` are empty where none are taken.
+    """
+
+    keys: list[Key]
+    lines: list[bytes]
+    fingerprints: Sequence[int]
+    items: Rows
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def choose(self, indexes: Sequence[int]) -> Chunk:
+        """Those at these places, in this order."""
+        if len(indexes) == len(self.lines):
+            return self
+        return Chunk(
+            [self.keys[at] for at in indexes],
+            [self.lines[at] for at in indexes],
+            [self.fingerprints[at] for at in indexes] if self.fingerprints else (),
+            _chosen(self.items, indexes),
+        )
+
+    @classmethod
+    def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
+        """These chunks, of one kind of items, as one."""
+        if len(chunks) == 1:
+            return chunks[0]
+        return cls(
+            [key for chunk in chunks for key in chunk.keys],
+            [line for chunk in chunks for line in chunk.lines],
+            [fingerprint for chunk in chunks for fingerprint in chunk.fingerprints],
+            _joined([chunk.items for chunk in chunks]),
+        )
+
+
+def _chosen(items: Rows, indexes: Sequence[int]) -> Rows:
+    if isinstance(items, list):
+        return [items[at] for at in indexes]
+    return items.take(list(indexes)) if len(indexes) else items.slice(0, 0)
+
+
+def _joined(items: list[Any]) -> Rows:
+    if isinstance(items[0], list):
+        return [item for some in items for item in some]
+    import pyarrow as pa
+
+    return pa.concat_batches(items)

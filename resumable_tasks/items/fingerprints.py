@@ -10,20 +10,18 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
-from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Literal
 
+from resumable_tasks.base import checks
 from resumable_tasks.errors import InvalidItems, UsageError
 from resumable_tasks.items.keys import shorten
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FingerprintSpec = str | Callable[[Any], Any] | None
+OnChange = Literal["redo", "keep", "error"]
 CONTENT = "content"
 
 
@@ -59,7 +57,7 @@ class Fingerprinter:
     def __post_init__(self) -> None:
         if not callable(self.spec) and not (isinstance(self.spec, str) and self.spec):
             raise UsageError(
-                f'fingerprint={self.spec!r} is neither a field name, "content", nor a callable'
+                f'Changes: by={self.spec!r} is neither a field name, "content", nor a callable'
             )
 
     def describe(self) -> Any:
@@ -83,8 +81,8 @@ class Fingerprinter:
                 digest(value)
             except (TypeError, ValueError, RecursionError) as error:
                 raise InvalidItems(
-                    f"item {first + at:,}: no fingerprint can be had of {shorten(value)}: {error}; "
-                    "give fingerprint= a field, or a callable that returns text or a number"
+                    f"item {first + at:,}: cannot make a fingerprint of {shorten(value)}: {error}; "
+                    "give Changes(by=…) a field, or a callable that returns text or a number"
                 ) from None
         raise AssertionError("a digest that failed fails again")
 
@@ -101,6 +99,28 @@ class Fingerprinter:
         return column
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changes:
+    """How a run sees that a completed item has changed, and what it does then.
+
+    Raises `UsageError` for a value that does not fit. Items that were completed before the job had
+    this setting count as unchanged, and are compared from then on.
+
+    Args:
+        by: the name of a field such as ``updated_at`` or ``etag``; a callable on the item; or
+            ``"content"``, the whole item (a field of that name needs a callable).
+        then: ``"redo"``: the item is handled again, and its new rows replace the old ones;
+            ``"keep"``: its results stay as they are; ``"error"``: the run ends with `ChangedItem`.
+    """
+
+    by: str | Callable[[Any], Any]
+    then: OnChange = "redo"
+
+    def __post_init__(self) -> None:
+        Fingerprinter(self.by)
+        checks.choice("Changes: then", self.then, ("redo", "keep", "error"))
+
+
 def _field(item: Any, name: str, position: int) -> Any:
     try:
         return item[name]  # dicts, and rows of databases
@@ -115,13 +135,17 @@ def _field(item: Any, name: str, position: int) -> Any:
 
 def _no_field(position: int, what: str, name: str, found: Any) -> InvalidItems:
     return InvalidItems(
-        f"item {position:,}: the {what} {name!r} (found: {shorten(found, 200)}); give fingerprint= "
-        "the name of one that changes when the item does"
+        f"item {position:,}: the {what} {name!r} (found: {shorten(found, 200)}); give "
+        "Changes(by=…) the name of one that changes when the item does"
     )
 
 
 def _plain(value: Any) -> Any:
     """A value that JSON does not know as one that it does, marked with what it was."""
+    from decimal import Decimal
+    from pathlib import PurePath
+    from uuid import UUID
+
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if hasattr(value, "model_dump"):  # pydantic, without importing it

@@ -12,12 +12,22 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable_tasks.errors import InvalidKey, UsageError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Key = str | int | tuple[str | int, ...]
 KeySpec = str | tuple[str, ...] | Callable[[Any], Any] | None
+
+
+class Lines(Protocol):
+    """Something that tells whether a canonical key is in it: a set, a `KeyTable`."""
+
+    def __contains__(self, line: bytes, /) -> bool: ...
+
 
 MAX_KEY_BYTES = 65_536
 # The integers that a column of Arrow can hold; a wider one would be a key without a result.
@@ -36,7 +46,7 @@ def canonical(key: object) -> bytes:
         except UnicodeEncodeError:
             raise InvalidKey(
                 f"key {shorten(key)} holds a lone surrogate, which is not text; "
-                "mend the text or use another key"
+                "fix the text or use another key"
             ) from None
     elif type(key) is int and key in _INT_RANGE:
         text = b"%d" % key
@@ -53,17 +63,17 @@ def canonical(key: object) -> bytes:
 def _canonical_slow(key: object) -> bytes:
     if isinstance(key, tuple):
         if not key:
-            raise InvalidKey("a key may not be an empty tuple")
+            raise InvalidKey("a key cannot be an empty tuple")
         if any(isinstance(part, tuple) for part in key):
             raise InvalidKey(f"key {shorten(key)} nests tuples; a composite key is flat")
         return b"[" + b",".join(canonical(part) for part in key) + b"]"
     if isinstance(key, bool):
-        raise InvalidKey(f"a key may not be a boolean ({key}); use a string or an integer")
+        raise InvalidKey(f"a key cannot be a boolean ({key}); use a string or an integer")
     if key is None:
         raise InvalidKey("the key is None; every item needs a key of its own")
     if isinstance(key, float):
         raise InvalidKey(
-            f"a key may not be a float ({key!r}), since equal floats can print differently; "
+            f"a key cannot be a float ({key!r}), since equal floats can print differently; "
             "use str() or int()"
         )
     if isinstance(key, str):  # a subclass such as StrEnum or numpy.str_; or the empty string
@@ -82,7 +92,7 @@ def _canonical_slow(key: object) -> bytes:
             raise InvalidKey(f"key {shorten(key)} does not fit in 64 bits; use str() of it")
         return canonical(number)
     raise InvalidKey(
-        f"a key may not be of type {type(key).__name__} ({shorten(key)}); "
+        f"a key cannot be of type {type(key).__name__} ({shorten(key)}); "
         "use a string, an integer or a tuple of them, e.g. str() of it"
     )
 
@@ -117,6 +127,23 @@ def parse_lines(lines: bytes) -> list[Key]:
     return [tuple(key) if isinstance(key, list) else key for key in found]
 
 
+def twin(line: bytes) -> bytes | None:
+    """The other key that stands as the same text in a single column, if there is one.
+
+    Of a tuple, the string that is its canonical text; of such a string, the tuple.
+    """
+    try:
+        if line.startswith(b"["):
+            return canonical(line.decode())
+        if line.startswith(b'"['):
+            text = json.loads(line)
+            other = canonical(parse(text.encode()))
+            return other if other == text.encode() else None
+    except (InvalidKey, ValueError, RecursionError):
+        pass  # the text of no key, or too long for one
+    return None
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of a value, escaped and cut, fit for a message or a log line."""
     try:
@@ -148,6 +175,17 @@ class KeyScheme:
             raise UsageError(f"key={spec!r}: field names are non-empty strings")
         if len(set(names)) != len(names):
             raise UsageError(f"key={spec!r} names a field twice")
+
+    @classmethod
+    def of(cls, described: Any) -> KeyScheme:
+        """The scheme that `describe` gave, as far as rows show it.
+
+        A callable is not kept: its keys stand where those of whole items do.
+        """
+        described = described if isinstance(described, dict) else {}
+        if "fields" in described:
+            return cls(tuple(described["fields"]))
+        return cls(described.get("field"))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -204,8 +242,45 @@ class KeyScheme:
         if self.composite:
             assert isinstance(key, tuple)
             return key
-        # A tuple from a callable has no columns of its own: it stands as its canonical text.
+        # A tuple in a single column stands as its canonical text.
         return (canonical(key).decode() if isinstance(key, tuple) else key,)
+
+    def lines_of(self, rows: pa.Table, among: Lines = ()) -> list[bytes]:
+        """The canonical key of each row: the inverse of `values`.
+
+        In a single column the text ``["a",1]`` may be a tuple or a string: the string if that is
+        ``among`` the keys that the rows can belong to, else the tuple. `clash` keeps the two out
+        of one checkpoint. Raises `InvalidKey` if a row holds what no key is.
+        """
+        columns = [rows.column(name).to_pylist() for name in self.columns]
+        if self.composite:
+            return canonical_all(list(zip(*columns, strict=True)))[1]
+        # A handler's own rows may hold a tuple as it is, which Arrow keeps as a list.
+        values = [tuple(value) if type(value) is list else value for value in columns[0]]
+        lines = canonical_all(values)[1] if values else []
+        return [
+            line if not line.startswith(b'"[') or line in among else twin(line) or line
+            for line in lines
+        ]
+
+    def clash(self, lines: Iterable[bytes], *known: Lines) -> str | None:
+        """Why one of these keys cannot stand beside the known ones; None if all can.
+
+        A tuple and a string of the same text are two keys, and in a single column of the results
+        nobody could tell which of the two a row belongs to.
+        """
+        if self.composite:
+            return None
+        for line in lines:
+            other = twin(line)
+            if other is not None and any(other in keys for keys in known):
+                return (
+                    f"keys {shorten(parse(line))} and {shorten(parse(other))} stand as the same "
+                    f"text in column {self.columns[0]!r} of the results, so their rows could not "
+                    "be told apart. Make both keys tuples, or both strings; or name the fields of "
+                    "the key, key=(…), which have a column each"
+                )
+        return None
 
 
 def _whole_item(item: Any) -> Any:

@@ -9,29 +9,70 @@ from __future__ import annotations
 from collections.abc import (
     AsyncIterable,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
     Set,
 )
+from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
 from resumable_tasks.items import fingerprints, keys
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.fingerprints import Fingerprinter
-from resumable_tasks.items.keys import Key, KeyScheme
+from resumable_tasks.items.batch import Batch, Chunk
+from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
+from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.suspects import Suspected, SuspectsApart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 OnDuplicate = Literal["error", "skip"]
-OnChange = Literal["redo", "keep", "error"]
 BatchFormat = Literal["auto", "rows", "arrow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """How a job's items become batches; see `resumable_task` for what each means."""
+
+    key: KeySpec = None
+    batch_size: int = 50
+    batch_format: BatchFormat = "auto"
+    on_duplicate: OnDuplicate = "error"
+    changes: Changes | None = None
+
+    @property
+    def scheme(self) -> KeyScheme:
+        return KeyScheme(self.key)
+
+    @property
+    def fingerprinter(self) -> Fingerprinter | None:
+        """How fingerprints of items are made; None if there are none."""
+        return None if self.changes is None else Fingerprinter(self.changes.by)
+
+    @property
+    def on_change(self) -> OnChange:
+        """What a run does with a completed item that has changed."""
+        return "redo" if self.changes is None else self.changes.then
+
+    def planner(
+        self,
+        done: KeyTable,
+        set_aside: Set[bytes] = frozenset(),
+        failed: Mapping[bytes, FailedBefore] | None = None,
+    ) -> Planner:
+        """The planner of one run; see `Planner`."""
+        return Planner(self, done, set_aside, failed)
+
+
+class Waiting:
+    """There is no item for now, since others have what is left: `WAITING` among the batches."""
+
+
+WAITING = Waiting()
 
 
 class Adopted:
@@ -39,7 +80,7 @@ class Adopted:
 
     def __init__(self) -> None:
         self.lines = bytearray()
-        self.prints = bytearray()
+        self.fingerprints = bytearray()
         self.count = 0
 
     def add(self, line: bytes, fingerprint: int) -> None:
@@ -48,46 +89,44 @@ class Adopted:
             self.count += 1
         between = b"\n" if self.lines else b""
         self.lines += between + line
-        self.prints += between + fingerprints.to_text(fingerprint)
+        self.fingerprints += between + fingerprints.to_text(fingerprint)
+
+
+class FailedBefore(Protocol):
+    """What is known of an item that failed in an earlier run."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried by itself."""
 
 
 class Planner:
     """Makes the batches of one run. Counts as it goes: ``total`` items seen, ``skipped`` done.
 
-    ``done`` holds the completed keys, with their fingerprints if there is a ``fingerprinter``,
+    ``done`` holds the completed keys, with their fingerprints if the job looks at changes,
     ``set_aside`` those of failed items that are not to be tried again; ``set_aside_lines`` are
-    those of them that came. ``seen`` maps each key of this run to its item's position,
-    ``fingerprints`` each key that was given out to its item's fingerprint, until whoever commits
-    it takes it out. ``adopted`` are the completed keys whose items had no fingerprint and have
-    one now, and those that had failed since (``failed``) and are not to be done anew any more.
+    those of them that came. ``seen`` maps each key of this run to its item's position.
+    ``adopted`` are the completed keys whose items had no fingerprint and have one now, and those
+    that had failed since (``failed``) and are not to be handled again any more.
+    Items that failed by themselves before come in batches of their own, the others in their order.
     ``changed`` counts the completed items whose fingerprint is another than it was.
     """
 
     def __init__(
         self,
-        scheme: KeyScheme,
-        batch_size: int,
+        planning: Planning,
         done: KeyTable,
-        *,
-        on_duplicate: OnDuplicate = "error",
-        batch_format: BatchFormat = "auto",
         set_aside: Set[bytes] = frozenset(),
-        fingerprinter: Fingerprinter | None = None,
-        on_change: OnChange = "redo",
-        failed: Collection[bytes] = (),
+        failed: Mapping[bytes, FailedBefore] | None = None,
     ) -> None:
-        self._scheme = scheme
-        self._batch_size = batch_size
+        self._planning = planning
+        self._scheme = planning.scheme
+        self._fingerprinter = planning.fingerprinter
         self._done = done
-        self._on_duplicate = on_duplicate
-        self._batch_format = batch_format
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
-        self._fingerprinter = fingerprinter
-        self._on_change = on_change
-        self._failed = failed
+        self._failed = failed if failed is not None else {}
         self.seen = KeyTable()
-        self.fingerprints: dict[bytes, int] = {}
         self.adopted = Adopted()
         self.total = 0
         self.skipped = 0
@@ -101,13 +140,7 @@ class Planner:
         """The number of one more batch of this run. Safe in any thread."""
         return next(self._numbers)
 
-    def forget(self, done: Iterable[bytes]) -> None:
-        """Take the fingerprints of keys that are committed out."""
-        if self.fingerprints:
-            for line in keys.split(keys.join(done)):
-                self.fingerprints.pop(line, None)
-
-    def batches(self, items: Any) -> Iterator[Batch]:
+    def batches(self, items: Any) -> Iterator[Batch | Waiting]:
         """The batches of the items that are not completed.
 
         Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
@@ -118,47 +151,46 @@ class Planner:
         return self._row_batches(_rows(items))
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
-        source, extract, size = iter(items), self._scheme.extract_all, self._batch_size
-        kept_keys: list[Key] = []
-        lines: list[bytes] = []
-        kept: list[Any] = []
-        while chunk := list(islice(source, size - len(kept))):
-            found, chunk_lines = self._keyed(chunk, extract)
-            chosen = self._admit(chunk_lines, chunk)
-            if len(chosen) < len(chunk):
-                found = [found[at] for at in chosen]
-                chunk_lines = [chunk_lines[at] for at in chosen]
-                chunk = [chunk[at] for at in chosen]
-            kept_keys += found
-            lines += chunk_lines
-            kept += chunk
-            if len(kept) == size:
-                yield self._batch(kept_keys, lines, kept)
-                kept_keys, lines, kept = [], [], []
-        if kept:
-            yield self._batch(kept_keys, lines, kept)
+        source = iter(items)
+        return self._gathered(lambda most: list(islice(source, most)), self._scheme.extract_all)
 
     def _arrow_batches(self, record_batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
-        extract, size = self._arrow_keys(), self._batch_size
-        kept_keys: list[Key] = []
-        lines: list[bytes] = []
-        kept: list[pa.RecordBatch] = []
-        for record_batch in record_batches:
-            start = 0
-            while start < record_batch.num_rows:
-                chunk = record_batch.slice(start, size - len(lines))
-                start += chunk.num_rows
-                found, chunk_lines = self._keyed(chunk, extract)
-                chosen = self._admit(chunk_lines, chunk)
-                if chosen:
-                    kept_keys += [found[at] for at in chosen]
-                    lines += [chunk_lines[at] for at in chosen]
-                    kept.append(chunk if len(chosen) == len(found) else chunk.take(list(chosen)))
-                if len(lines) == size:
-                    yield self._batch(kept_keys, lines, _as_one(kept))
-                    kept_keys, lines, kept = [], [], []
-        if lines:
-            yield self._batch(kept_keys, lines, _as_one(kept))
+        return self._gathered(_slices(iter(record_batches)), self._arrow_keys())
+
+    def _gathered(
+        self, take: Callable[[int], Any], extract: Callable[[Any], list[Any]]
+    ) -> Iterator[Batch]:
+        """Batches of what ``take`` gives: up to so many items, none at the end."""
+        apart = SuspectsApart(self._suspected(), self._planning.batch_size)
+        kept: list[Chunk] = []
+        count = 0
+        while len(items := take(self._planning.batch_size - count)):
+            chunk = apart.take_out(self._chosen(items, extract))
+            if len(chunk):
+                kept.append(chunk)
+                count += len(chunk)
+            if count == self._planning.batch_size:
+                yield self._batch(Chunk.joined(kept))
+                kept, count = [], 0
+            if (full := apart.next_chunk()) is not None:
+                yield self._batch(full, suspects=True)
+        if kept:
+            yield self._batch(Chunk.joined(kept))
+        while (left := apart.next_chunk(all_there_are=True)) is not None:
+            yield self._batch(left, suspects=True)
+
+    def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
+        """Those of these consecutive items that are to be handled; counts them all."""
+        found, lines = self._keyed(items, extract)
+        taken = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
+        return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
+
+    def _suspected(self) -> Suspected | None:
+        """What tells the items that failed by themselves before; None if none did."""
+        failed = self._failed
+        if not failed:
+            return None
+        return lambda line: (found := failed.get(line)) is not None and found.attempts > 0
 
     def _keyed(
         self, chunk: Any, extract: Callable[[Any], list[Any]]
@@ -197,29 +229,31 @@ class Planner:
 
         return columns
 
-    def _admit(self, lines: list[bytes], items: Any) -> Sequence[int]:
-        """Which of these consecutive items are to be handled, by index; counts them all."""
-        prints = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
+    def _admit(self, lines: list[bytes], taken: list[int] | None) -> Sequence[int]:
+        """Which of these consecutive keys, with the fingerprints of their items, are to be handled.
+
+        By index; counts them all.
+        """
         first, self.total = self.total, self.total + len(lines)
         if self.seen.add_new(lines, first):
             chosen: Sequence[int]
-            if prints is None and not self._failed:
+            if taken is None and not self._failed:
                 chosen = self._done.missing(lines)
             else:
                 chosen = [
                     at
-                    for at in self._candidates(lines, prints)
-                    if self._wanted(lines[at], prints[at] if prints else None, first + at)
+                    for at in self._candidates(lines, taken)
+                    if self._wanted(lines[at], taken[at] if taken else None, first + at)
                 ]
             self.skipped += len(lines) - len(chosen)
             return self._without_set_aside(lines, chosen) if self._set_aside else chosen
         each: list[int] = []
         for at, line in enumerate(lines):
             if not self.seen.add(line, first + at):
-                if self._on_duplicate == "error":
+                if self._planning.on_duplicate == "error":
                     raise self._duplicate(line, first + at)
                 self.duplicates += 1
-            elif self._wanted(line, prints[at] if prints else None, first + at):
+            elif self._wanted(line, taken[at] if taken else None, first + at):
                 each.append(at)
             else:
                 self.skipped += 1
@@ -227,15 +261,12 @@ class Planner:
 
     def _without_set_aside(self, lines: list[bytes], chosen: Sequence[int]) -> Sequence[int]:
         """Failed items that are not to be tried again are left out, and remembered."""
-        left = [lines[at] for at in chosen if lines[at] in self._set_aside]
-        self.set_aside_lines += left
-        for line in left:
-            self.fingerprints.pop(line, None)
+        self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
         return [at for at in chosen if lines[at] not in self._set_aside]
 
-    def _candidates(self, lines: list[bytes], prints: list[int] | None) -> Sequence[int]:
+    def _candidates(self, lines: list[bytes], taken: list[int] | None) -> Sequence[int]:
         """The indexes of those to look at more closely."""
-        missing = self._done.missing(lines) if prints is None else self._done.unequal(lines, prints)
+        missing = self._done.missing(lines) if taken is None else self._done.unequal(lines, taken)
         if not self._failed:
             return missing
         failed = (at for at, line in enumerate(lines) if line in self._failed)
@@ -249,16 +280,14 @@ class Planner:
             if stored < 0:
                 self.adopted.add(line, fingerprint)
                 return False
-            if self._on_change == "error":
+            if self._planning.on_change == "error":
                 raise self._has_changed(line, stored, fingerprint, position)
             self.changed += 1
-            wanted = self._on_change == "redo"
+            wanted = self._planning.on_change == "redo"
         else:
             wanted = stored is None
-        if wanted and fingerprint is not None:
-            self.fingerprints[line] = fingerprint
         if not wanted and line in self._failed:
-            # It failed when it was to be done anew, which is not wanted any more.
+            # It failed when it was to be handled again, which is not wanted any more.
             self.adopted.add(line, -1)
         return wanted
 
@@ -267,24 +296,36 @@ class Planner:
             f"item {position:,} with key {keys.shorten(keys.parse(line))} has changed since it was "
             f"completed: its fingerprint was {fingerprints.to_text(before).decode()} and is "
             f"{fingerprints.to_text(now).decode()}. Give the item as it was; or say "
-            'on_change="redo" to have it handled again, on_change="keep" to keep its results'
+            'Changes(…, then="redo") to have it handled again, then="keep" to keep its results'
         )
 
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(
             f"items {self.seen.get(line):,} and {position:,} have the same key "
-            f"{keys.shorten(keys.parse(line))}. A key names one item: mend the items, name more "
+            f"{keys.shorten(keys.parse(line))}. A key names one item: fix the items, name more "
             'fields in key=, or say on_duplicate="skip" to keep the first'
         )
 
-    def _batch(self, batch_keys: list[Key], lines: list[bytes], items: Any) -> Batch:
-        return Batch(self.next_number(), batch_keys, keys.join(lines), self._formatted(items))
+    def _batch(self, chunk: Chunk, suspects: bool = False) -> Batch:
+        lines = keys.join(chunk.lines)
+        if b"[" in lines:
+            why = self._scheme.clash(chunk.lines, self._done, self.seen)
+            if why is not None:
+                raise InvalidKey(why)
+        return Batch(
+            self.next_number(),
+            chunk.keys,
+            lines,
+            self._formatted(chunk.items),
+            suspects=suspects,
+            fingerprints=chunk.fingerprints,
+        )
 
     def _formatted(self, items: Any) -> Any:
         """The items as the handler wants them."""
-        if self._batch_format == "rows" and not isinstance(items, list):
+        if self._planning.batch_format == "rows" and not isinstance(items, list):
             return items.to_pylist()
-        if self._batch_format == "arrow" and isinstance(items, list):
+        if self._planning.batch_format == "arrow" and isinstance(items, list):
             import pyarrow as pa
 
             try:
@@ -339,7 +380,18 @@ def _rows(items: Any) -> Iterable[Any]:
     return items
 
 
-def _as_one(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
-    import pyarrow as pa
+def _slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[[int], Any]:
+    """A function that takes up to so many rows more, of one record batch at a time."""
+    rest: Any = ()
 
-    return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+    def take(most: int) -> Any:
+        nonlocal rest
+        while not len(rest):
+            rest = next(record_batches, None)
+            if rest is None:
+                rest = ()
+                return ()
+        taken, rest = rest.slice(0, most), rest.slice(most)
+        return taken
+
+    return take

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 _CHUNK = 256
 _SECONDS = 0.05
@@ -25,6 +28,8 @@ class Pulled:
         self._stop = stop
 
     def __iter__(self) -> Iterator[Any]:
+        import asyncio
+
         source = aiter(self._items)
         while True:
             future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
@@ -119,8 +124,5 @@ class Handed:
 
 def in_event_loop() -> bool:
     """Whether an event loop is running in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    asyncio = sys.modules.get("asyncio")  # where nobody has loaded it no loop is running
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from resumable_tasks.errors import UsageError
 
 if TYPE_CHECKING:
     from resumable_tasks.prefect.flow_run import FlowRun
+
+
+INSTALL = 'pip install "resumable-tasks[prefect]"'
+
+
+def require_prefect(what: str) -> None:
+    """Raise `UsageError` with what installs Prefect where it is missing."""
+    if find_spec("prefect") is None:
+        raise UsageError(f"{what} needs Prefect, which is not installed", remedy=INSTALL)
 
 
 def current_flow_run() -> FlowRun | None:

@@ -32,7 +32,6 @@ from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.telemetry import Telemetry
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.limits import Gate
-from resumable_tasks.task.options import JobOptions
 
 T = TypeVar("T")
 
@@ -77,23 +76,21 @@ class FlowRun:
                 "absolute path"
             )
 
-    def runner(self, options: JobOptions, loop: asyncio.AbstractEventLoop | None) -> Runner:
+    def runner(
+        self,
+        job: str,
+        tags: Sequence[str],
+        concurrency: int,
+        task_runs: int,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> Runner:
         """Batches as task runs, by the flow's own task runner."""
         here = isinstance(self._context.task_runner, ThreadPoolTaskRunner)
-        runs = TaskRuns(
-            options.name,
-            options.tags,
-            options.task_runs,
-            threads.SECONDS if here else remote.SECONDS,
-        )
+        seconds = threads.SECONDS if here else remote.SECONDS
+        runs = TaskRuns(job, tags, task_runs, seconds)
         if here:
-            return threads.ThreadTaskRuns(options.most_at_once, runs, loop)
-        if options.adaptive is not None:
-            raise UsageError(
-                f"{options.name}: an adaptive concurrency is for threads and coroutines of one "
-                "process; give a number for task runs in other processes"
-            )
-        return remote.RemoteTaskRuns(options.most_at_once, runs)
+            return threads.ThreadTaskRuns(concurrency, runs, loop)
+        return remote.RemoteTaskRuns(concurrency, runs)
 
     def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
         """Prefect's global concurrency limits of these names."""

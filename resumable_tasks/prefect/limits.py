@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from prefect.concurrency import asyncio as async_limits
 from prefect.concurrency import sync as limits
+
+from resumable_tasks.base.stopping import Stopping
 
 # Prefect waits without looking whether the run is stopping.
 _SECONDS = 2.0
@@ -23,9 +24,9 @@ class GlobalLimit:
 
     name: str
 
-    def enter(self, stopping: threading.Event | None) -> bool:
+    def enter(self, stopping: Stopping) -> bool:
         """Wait for a slot; False if the run is stopping."""
-        while stopping is None or not stopping.is_set():
+        while not stopping.is_set():
             try:
                 limits.rate_limit(self.name, timeout_seconds=_SECONDS, strict=True)
             except TimeoutError:
@@ -33,9 +34,9 @@ class GlobalLimit:
             return True
         return False
 
-    async def aenter(self, stopping: threading.Event | None) -> bool:
+    async def aenter(self, stopping: Stopping) -> bool:
         """The same, in an event loop."""
-        while stopping is None or not stopping.is_set():
+        while not stopping.is_set():
             try:
                 await async_limits.rate_limit(self.name, timeout_seconds=_SECONDS, strict=True)
             except TimeoutError:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -30,15 +30,17 @@ import cloudpickle
 from prefect.exceptions import PrefectSignal
 
 from resumable_tasks.base import log
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.prefect.parcel import Parcel, handle
+from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.prefect.sending import lean_context, pickled, renew_pool
 from resumable_tasks.prefect.task_runs import TaskRuns
-from resumable_tasks.runners.base import Runner, Work, failed_whole
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.prefect.workorder import WorkOrder, handle
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import Work, failed_whole
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
 from resumable_tasks.runners.pickling import compact
 
 # A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
@@ -58,7 +60,7 @@ class Group:
     """The batches of one task run, by number; ``missing``: of which nothing has come back yet."""
 
     number: int
-    parcel: Parcel
+    order: WorkOrder
     batches: tuple[int, ...]
     missing: dict[int, Batch]
     isolated: bool = False
@@ -77,6 +79,7 @@ class RemoteTaskRuns(Runner):
     """
 
     remote = True
+    needs_files = True
 
     def __init__(self, concurrency: int, runs: TaskRuns) -> None:
         super().__init__(concurrency)
@@ -87,7 +90,7 @@ class RemoteTaskRuns(Runner):
     def window(self) -> int:
         return 2 * self.concurrency * self._size
 
-    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         assert work.writer is not None
         self._done, self._stopping = done, stopping
         self._driver_work = work
@@ -173,7 +176,7 @@ class RemoteTaskRuns(Runner):
                 found.ended = True
             elif self._broken is not None:
                 self._give_back([found], self._broken)
-            elif found.part_of is not None and found.part_of.error == WorkerLost.__name__:
+            elif _lost_its_worker(found):
                 # It is known to be this batch: alone, once more is enough.
                 self._losses[found.number] = _LOSSES - 1
                 self._isolated.append(found)
@@ -192,7 +195,7 @@ class RemoteTaskRuns(Runner):
         """Batches that were not handled: because of an error, or because we are to stop."""
         fatal = None if isinstance(why, PrefectSignal) else why
         for batch in batches:
-            self._done(Outcome(batch, dropped=fatal is None, fatal=fatal))
+            self._done(Dropped(batch) if fatal is None else Fatal(batch, fatal))
 
     def _stop(self) -> None:
         """No batch begins any more, here or in a worker."""
@@ -239,17 +242,16 @@ class RemoteTaskRuns(Runner):
 
     def _start(self, batches: list[Batch], isolated: bool) -> None:
         number, outbox = self._started, self._outbox
-        parcel = Parcel(
+        order = WorkOrder(
             name=(outbox.token, number),
             outbox=cloudpickle.dumps(outbox),
             work=self._work,
             batches=[
-                (b.number, b.keys, b.lines, b.items, astuple(b.part_of) if b.part_of else None)
-                for b in batches
+                (b.number, b.keys, b.lines, b.items, cloudpickle.dumps(b.part_of)) for b in batches
             ],
         )
         missing = {batch.number: batch for batch in batches}
-        group = Group(number, parcel, tuple(missing), missing, isolated)
+        group = Group(number, order, tuple(missing), missing, isolated)
         # Before anything can go wrong, so that the batches are given back then.
         self._groups.append(group)
         self._started += 1
@@ -260,7 +262,7 @@ class RemoteTaskRuns(Runner):
         outbox.expect(number)
         task = self._runs.as_task(handle, self._runs.name(batches))
         try:
-            group.future = task.submit(parcel)
+            group.future = task.submit(order)
         except (TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"Prefect cannot send a task run to another process: {error}. It sends the "
@@ -296,8 +298,10 @@ class RemoteTaskRuns(Runner):
                 del group.missing[number]
                 self._refused = 0
                 self._heard = time.monotonic()
-                self._seconds += outcome.seconds
+                if not isinstance(outcome, Fatal):
+                    self._seconds += outcome.times.seconds
                 self._handled += 1
+                self._runs.causes.tell(outcome)
                 self._done(_by_our_clock(_unpacked(outcome)))
 
     def _warn_of_silence(self) -> None:
@@ -319,7 +323,7 @@ class RemoteTaskRuns(Runner):
         for number in group.batches:
             self._outbox.remove(number)
         group.future = None  # else Dask would run it again, were its result lost
-        group.parcel.empty()
+        group.order.empty()
         self._groups.remove(group)  # not before all that may go wrong
         if not lost:
             return
@@ -360,9 +364,15 @@ class RemoteTaskRuns(Runner):
         self._done(_unpacked(failed_whole(self._driver_work, suspect, error, losses)))
 
 
+def _lost_its_worker(batch: Batch) -> bool:
+    """Whether a batch is handled again because its worker died."""
+    error = batch.part_of.error if batch.part_of is not None else None
+    return error is not None and error.cause is Cause.WORKER_LOST
+
+
 def _unpacked(outcome: Outcome) -> Outcome:
     """An outcome with failures has its items again: they may have to be handled once more."""
-    if not outcome.failures:
+    if not isinstance(outcome, (Done, Failed)) or not outcome.failures:
         return outcome
     batch = outcome.batch
     return replace(outcome, batch=replace(batch, items=cloudpickle.loads(batch.items)))
@@ -370,9 +380,11 @@ def _unpacked(outcome: Outcome) -> Outcome:
 
 def _by_our_clock(outcome: Outcome) -> Outcome:
     """Another machine's clock is not ours: it has ended by now, and begun so long before."""
+    if not isinstance(outcome, (Done, Failed)):
+        return outcome
     now = time.monotonic()
-    began = now - (outcome.ended - outcome.began) - _MOST_POLL_SECONDS
-    return replace(outcome, began=began, ended=now)
+    began = now - (outcome.times.ended - outcome.times.began) - _MOST_POLL_SECONDS
+    return replace(outcome, times=replace(outcome.times, began=began, ended=now))
 
 
 def _is_overdue(group: Group) -> bool:

@@ -13,8 +13,8 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from resumable_tasks.base import log
 from resumable_tasks.errors import UsageError
-from resumable_tasks.prefect.parcel import no_flow
-from resumable_tasks.runners.base import Work
+from resumable_tasks.prefect.workorder import no_flow
+from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.pickling import HandlerReference, has_name, shippable
 
 _LARGE = 10_000_000

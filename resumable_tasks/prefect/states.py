@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from resumable_tasks.prefect.detect import require_prefect
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from resumable_tasks.results.result import RunResult
 
 
@@ -15,5 +16,11 @@ def flow_state(result: RunResult) -> State[RunResult]:
     """A ``Completed`` state whose message is the run's summary, for a flow to return.
 
     ``1,713 done: 600 resumed, 1,110 new, 3 failed``. The flow's result is the `RunResult`.
+
+    Raises:
+        UsageError: Prefect is not installed.
     """
+    require_prefect("flow_state()")
+    from prefect.states import Completed
+
     return Completed(message=result.summary, data=result)

@@ -6,18 +6,43 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefect import Task
+from prefect import Task, states
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Completed, Failed
 
 from resumable_tasks.base import log
+from resumable_tasks.base.text import count
+from resumable_tasks.engine.isolation import final_failures
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Failure, Outcome
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 
 # The number of task runs doubles the time that each lasts, so many times on the way to the limit.
 _DOUBLINGS = 8
+
+
+class Causes:
+    """Logs the traceback of each distinct cause of failures, once in a run."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, ...]] = set()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Log what failed and why, unless the same has failed before."""
+        if not isinstance(outcome, (Done, Failed)):
+            return
+        for failure in outcome.failures:
+            # A message may name the item; the place where it was raised does not.
+            frames = [line for line in failure.traceback.splitlines() if line.startswith("  File ")]
+            cause = (failure.error, *frames)
+            if frames and cause not in self._known:
+                self._known.add(cause)
+                log.error(
+                    "batch %05d: a call has failed; others that fail so are told of in one line:"
+                    "\n%s",
+                    outcome.batch.number,
+                    failure.traceback,
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +59,7 @@ class TaskRuns:
     tags: Sequence[str]
     limit: int
     seconds: float
+    causes: Causes = field(default_factory=Causes)
 
     def as_task(self, fn: Callable[..., Any], name: str) -> Task[Any, Any]:
         """The function as a task of one task run, whose name this is.
@@ -63,7 +89,7 @@ class TaskRuns:
 
     def name_of(self, first: int, last: int, batches: int, items: int) -> str:
         """The same, by the numbers of the first and the last batch."""
-        counted = f"{items:,} item{'s' if items != 1 else ''}"
+        counted = count(items, "item")
         if batches == 1:
             return f"{self.job} {first:05} ({counted})"
         return f"{self.job} {first:05}-{last:05} ({batches:,} batches, {counted})"
@@ -71,15 +97,22 @@ class TaskRuns:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the batches of one task run, for those who look at it."""
+    """What became of the batches of one task run, for those who look at it.
 
+    ``isolate``: a batch that failed is handled again in parts, and is no failure yet. ``divided``
+    counts those, ``down`` says whether any of them failed as if the service were down.
+    """
+
+    isolate: bool
     batches: int = 0
     first: int = -1
     last: int = -1
     items: int = 0
     completed: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    failure: Failure | None = None
     failed: int = 0
+    divided: int = 0
+    down: bool = False
     fatal: BaseException | None = None
 
     def add(self, outcome: Outcome) -> None:
@@ -88,31 +121,52 @@ class Tally:
         self.last = max(self.last, number)
         self.batches += 1
         self.items += len(outcome.batch)
-        self.completed += outcome.completed
-        self.failed += len(outcome.failures)
-        self.fatal = self.fatal or outcome.fatal
-        if outcome.failures:
-            # One of each batch: where a whole batch fails, it fails for one reason.
-            self.failures.append(outcome.failures[0])
+        match outcome:
+            case Fatal(error=error):
+                self.fatal = self.fatal or error
+            case Done():
+                self.completed += outcome.completed
+                self._add_failures(outcome)
+            case Failed():
+                self._add_failures(outcome)
+            case Dropped():
+                pass
+
+    def _add_failures(self, outcome: Done | Failed) -> None:
+        final = final_failures(outcome, isolate=self.isolate)
+        if final:
+            self.failed += len(final)
+            self.failure = self.failure or final[0]
             log.error(
-                "batch %05d: %d of %d items failed; the first:\n%s",
-                number,
-                len(outcome.failures),
-                len(outcome.batch),
-                outcome.failures[0].traceback or describe(outcome.failures[0]),
+                "batch %05d: %d of %d items failed; the first: %s",
+                *(outcome.batch.number, len(final), len(outcome.batch), describe(final[0])),
+            )
+        elif isinstance(outcome, Failed):
+            self.divided += 1
+            self.down = self.down or outcome.error.outage
+            log.info(
+                "batch %05d did not succeed as a whole, and will be handled again: %s",
+                *(outcome.batch.number, describe(outcome.failures[0])),
             )
 
     def state(self) -> State[None]:
         """The task run's last state: failed if any item has, with the cause."""
-        done = f"{self.completed:,} items done"
+        text = f"{self.completed:,} items done"
         if self.batches > 1:
-            done += f" in {self.batches:,} batches"
+            text += f" in {self.batches:,} batches"
+        if self.divided:
+            text += f"; {self.divided:,} did not succeed as a whole and will be handled again"
         if self.fatal is not None:
-            return Failed(message=f"{type(self.fatal).__name__}: {self.fatal}")
-        if self.failures:
-            more = f" (and {self.failed - 1:,} more)" if self.failed > 1 else ""
-            return Failed(message=f"{describe(self.failures[0])}{more}; {done}")
-        return Completed(message=done)
+            return states.Failed(message=f"{type(self.fatal).__name__}: {self.fatal}")
+        if self.failure is not None:
+            return states.Failed(
+                message=f"{self.failed:,} failed: {describe(self.failure)}; {text}"
+            )
+        if self.divided:
+            # No item has failed yet; that a service may be down is to be seen all the same.
+            state = states.Failed if self.down else states.Completed
+            return state(name="Held" if self.down else "Divided", message=f"0 failed; {text}")
+        return states.Completed(message=text)
 
 
 def describe(failure: Failure) -> str:

@@ -1,9 +1,8 @@
-"""What Prefect's UI shows of a run: artifacts and events. Best effort: it never holds a batch up.
+"""Shows a run in Prefect's UI by artifacts and events. Best effort: no batch ever waits for it.
 
-Whoever commits only leaves word here, under a lock that nobody holds for long. A thread of this
-module tells Prefect: an event at every commit, the progress now and then, at the end the summary
-and the failures. It alone waits for the API, with all of Prefect's patience; what is committed
-meanwhile is told later, summed up.
+A commit only adds to a sum, under a lock that nobody holds for long. A thread of this module calls
+the API: once a second (less often as a run gets longer) it sends one event for all commits since
+the last, and updates the progress; at the end come the summary and the failures.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -26,6 +25,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 
 from resumable_tasks.base import log
+from resumable_tasks.base.text import count, duration, rate
 from resumable_tasks.engine.events import Committed, Event, Progress, RunFinished, RunStarted
 from resumable_tasks.engine.progress import describe
 from resumable_tasks.prefect.markdown import block, code, literal
@@ -33,17 +33,14 @@ from resumable_tasks.runners.outcome import Failure
 
 COMMITTED = "resumable-tasks.batch.committed"
 RESOURCE = "resumable-tasks.checkpoint"
-# Prefect's server takes some hundred events a second; it keeps 10,000 waiting and drops the rest
-# without a word. So a run has no more than these, and half as many after every thousand.
-_EVENTS_AT_ONCE = 50
-_EVENTS_A_SECOND = 10.0
-_EVENTS_TO_HALF = 1_000
-# The progress, every three seconds at first; later, after every hundredth of the time so far.
-_UPDATE_SECONDS = 3.0
+# The pause between two events, and updates of the progress: a second at first; later a hundredth of
+# the time so far. Prefect's server takes some hundred events a second, and drops what is too much
+# without a word.
+_UPDATE_SECONDS = 1.0
 _SLOWEST_UPDATE_SECONDS = 10.0
 _CALL_SECONDS = 30.0
-# A run that has ended waits so long for its summary to be taken. One that is interrupted may be
-# killed soon, and has to tell the last state of its flow run before that.
+# A run that has ended waits so long for its summary to be accepted. One that is interrupted may be
+# killed soon, and has to report the last state of its flow run before that.
 _LAST_WORD_SECONDS = 10.0
 _LAST_WORD_INTERRUPTED_SECONDS = 3.0
 _FAILURES_SHOWN = 200
@@ -79,27 +76,6 @@ class _Sum:
         self.bytes += event.bytes
         self.last, self.at = event, datetime.datetime.now(datetime.UTC)
 
-    def and_then(self, later: _Sum) -> _Sum:
-        return _Sum(
-            self.commits + later.commits,
-            self.completed + later.completed,
-            self.failed + later.failed,
-            self.rows + later.rows,
-            self.bytes + later.bytes,
-            later.last,
-            later.at,
-        )
-
-
-@dataclass(slots=True)
-class _Word:
-    """What there is to tell."""
-
-    untold: list[_Sum] = field(default_factory=list)
-    all: _Sum = field(default_factory=_Sum)
-    failures: list[Failure] = field(default_factory=list)
-    finished: RunFinished | None = None
-
 
 class Telemetry:
     """A listener of one run."""
@@ -107,11 +83,14 @@ class Telemetry:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._word = _Word()
+        # Since the last event, and of the whole run.
+        self._new, self._all = _Sum(), _Sum()
+        self._failures: list[Failure] = []
+        self._finished: RunFinished | None = None
+        # What could not be shown, and was warned of.
         self._failing: set[str] = set()
 
     def __call__(self, event: Event) -> None:
-        word = self._word
         if isinstance(event, RunStarted):
             self._thread = threading.Thread(
                 target=copy_context().run,
@@ -122,16 +101,12 @@ class Telemetry:
             self._thread.start()
         elif isinstance(event, Committed):
             with self._changed:
-                if len(word.untold) < _EVENTS_AT_ONCE:
-                    word.untold.append(_Sum())
-                word.untold[-1].add(event)
-                word.all.add(event)
-                word.failures.extend(event.failures[: _FAILURES_SHOWN - len(word.failures)])
-                if len(word.untold) == 1:
-                    self._changed.notify()
+                self._new.add(event)
+                self._all.add(event)
+                self._failures.extend(event.failures[: _FAILURES_SHOWN - len(self._failures)])
         elif isinstance(event, RunFinished) and self._thread is not None:
             with self._changed:
-                word.finished = event
+                self._finished = event
                 self._changed.notify()
             interrupted = event.how == "interrupted"
             self._thread.join(_LAST_WORD_INTERRUPTED_SECONDS if interrupted else _LAST_WORD_SECONDS)
@@ -143,85 +118,42 @@ class Telemetry:
         try:
             # A client of its own: that of the flow run is closed when the flow ends.
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
-                self._tell(_Artifacts(client, started))
-        except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
+                self._show(_Artifacts(client, started))
+        except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
             log.warning("this run is not shown in Prefect's UI: %r", error)
 
-    def _tell(self, artifacts: _Artifacts) -> None:
-        pace, due, began = _Pace(), 0.0, time.monotonic()
+    def _show(self, artifacts: _Artifacts) -> None:
+        pause, began = 0.0, time.monotonic()
         finished: RunFinished | None = None
         while finished is None:
-            untold, last, finished = self._wait(due, pace)
-            for commits in untold:
+            with self._changed:
+                self._changed.wait_for(lambda: self._finished is not None, pause)
+                commits, self._new = self._new, _Sum()
+                last, finished = self._all.last, self._finished
+            if commits.commits:
                 self._try("a commit", functools.partial(_emit, commits))
-            now = time.monotonic()
-            if finished is None and now >= due:
+            if finished is None:
                 progress = last.progress if last is not None else None
                 self._try("the progress", functools.partial(artifacts.show_progress, progress))
-                pause = max(_UPDATE_SECONDS, (now - began) / 100)
-                due = time.monotonic() + min(pause, _SLOWEST_UPDATE_SECONDS)
-        word = self._word  # nothing is added any more
-        if word.failures:
+            pause = max(_UPDATE_SECONDS, (time.monotonic() - began) / 100)
+            pause = min(pause, _SLOWEST_UPDATE_SECONDS)
+        if self._failures:
             self._try(
                 "the table of failures",
-                lambda: artifacts.show_failures(word.failures, word.all.failed),
+                lambda: artifacts.show_failures(self._failures, self._all.failed),
             )
-        self._try("the summary", lambda: artifacts.show_summary(finished, word.all))
+        self._try("the summary", lambda: artifacts.show_summary(finished, self._all))
         self._try("the progress", lambda: artifacts.show_progress(finished.progress, finished.how))
 
-    def _wait(
-        self, due: float, pace: _Pace
-    ) -> tuple[list[_Sum], Committed | None, RunFinished | None]:
-        """Wait for something to tell: commits, the time for the progress, the end."""
-        word = self._word
-        with self._changed:
-            while word.finished is None and (left := due - time.monotonic()) > 0:
-                if word.untold:
-                    left = min(left, pace.wait())
-                    if left <= 0:
-                        break
-                self._changed.wait(left)
-            untold: list[_Sum] = []
-            if word.untold and (word.finished is not None or pace.wait() <= 0):
-                untold, word.untold = word.untold, []
-                if not pace.take(len(untold)):
-                    untold = [functools.reduce(_Sum.and_then, untold)]
-                    pace.take(1)
-            return untold, word.all.last, word.finished
-
     def _try(self, what: str, call: Callable[[], None]) -> None:
-        """Show something; that it fails is said once, until it works again."""
+        """Show something; a failure is logged once, until it works again."""
         try:
             call()
             self._failing.discard(what)
-        except Exception as error:  # noqa: BLE001 - it decides nothing, and is said
+        except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
             if what not in self._failing:
                 log.warning("%s of this run is not shown in Prefect's UI: %r", what, error)
             self._failing.add(what)
-
-
-class _Pace:
-    """How soon the next event may go out, and how many at once."""
-
-    def __init__(self) -> None:
-        self._allowance, self._at = float(_EVENTS_AT_ONCE), time.monotonic()
-        self._taken = 0
-
-    def wait(self) -> float:
-        """Seconds; 0 or less if one may go out now."""
-        rate: float = _EVENTS_A_SECOND * 2.0 ** (-self._taken / _EVENTS_TO_HALF)
-        now = time.monotonic()
-        earned = (now - self._at) * rate
-        self._allowance, self._at = min(_EVENTS_AT_ONCE, self._allowance + earned), now
-        return (1 - self._allowance) / rate
-
-    def take(self, events: int) -> bool:
-        """Whether so many may go out; a single one may do so at any time."""
-        if events > max(self._allowance, 1):
-            return False
-        self._allowance -= events
-        self._taken += events
-        return True
 
 
 def _emit(commits: _Sum) -> None:
@@ -291,7 +223,7 @@ class _Artifacts:
 
     def show_failures(self, failures: list[Failure], failed: int) -> None:
         started = self._started
-        text = f"{failed:,} items of {literal(started.job)} failed"
+        text = f"{count(failed, 'item')} of {literal(started.job)} failed"
         if failed > len(failures):
             more = failed - len(failures)
             text += f". The first {len(failures):,} are shown; {more:,} more are listed by"
@@ -339,20 +271,19 @@ def artifact_key(job: str) -> str:
 def summary(finished: RunFinished, commits: _Sum) -> str:
     """The markdown artifact."""
     progress = finished.progress
-    rate = progress.rate
-    shown = "–" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:,.2g}"
     counts = {
-        "resumed": f"{progress.skipped:,} items",
-        "new": f"{progress.completed:,} items",
-        "failed": f"{progress.failed:,} items",
-        "rate": f"{shown} items a second",
-        "time": f"{progress.seconds:,.1f} s",
-        "written": f"{commits.rows:,} rows, {commits.bytes:,} bytes, "
-        f"in {commits.commits:,} commits",
+        "resumed": count(progress.skipped, "item"),
+        "new": count(progress.completed, "item"),
+        "failed": count(progress.failed, "item"),
+        **({"retried": count(finished.retried, "batch")} if finished.retried else {}),
+        "rate": "–" if progress.rate is None else rate(progress.rate),
+        "time": duration(progress.seconds),
+        "written": f"{count(commits.rows, 'row')}, {count(commits.bytes, 'byte')}, "
+        f"in {count(commits.commits, 'commit')}",
     }
     handled = progress.completed + progress.skipped + progress.failed
     if progress.expected is not None and handled < progress.expected and finished.how != "done":
-        counts["not handled"] = f"{progress.expected - handled:,} items"
+        counts["not handled"] = count(progress.expected - handled, "item")
     lines = [
         f"## {literal(finished.job)}: {_HOW.get(finished.how, finished.how)}",
         "",

@@ -16,12 +16,13 @@ from prefect.exceptions import PrefectSignal
 from prefect.logging import get_run_logger
 
 from resumable_tasks.base import log
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.task_runs import Tally, TaskRuns, rename
-from resumable_tasks.runners.aio import aexecute
-from resumable_tasks.runners.base import Runner, Work, execute, is_coroutine_function
-from resumable_tasks.runners.loop import EventLoop
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.base import Runner, is_coroutine_function
+from resumable_tasks.runners.eventloop import EventLoop, aexecute
+from resumable_tasks.runners.handle import Work, execute
+from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 
 # Twenty-five times what a task run costs: Prefect's part stays under 5 % of the work.
 SECONDS = 1.0
@@ -56,7 +57,7 @@ class ThreadTaskRuns(Runner):
         self._runs = runs
         self._callers_loop = loop
 
-    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._work, self._done, self._stopping = work, done, stopping
         self._context = copy_context()
         self._waiting: deque[Batch] = deque()
@@ -108,22 +109,26 @@ class ThreadTaskRuns(Runner):
 
     def handle(self, lane: Lane) -> State[None]:
         """In the task run: batches until the time is over, or none is left."""
-        tally, until = Tally(), time.monotonic() + self._runs.seconds_of(lane.number)
+        tally, until = (
+            Tally(self._work.isolate),
+            time.monotonic() + self._runs.seconds_of(lane.number),
+        )
         batch, lane.first = lane.first, None
         while batch is not None:
-            outcome = Outcome(batch, dropped=True)
+            outcome: Outcome = Dropped(batch)
             try:
                 if not self._over:
                     # Each batch sees the task run's context, and changes only its own.
                     outcome = copy_context().run(self._execute, batch)
+                    self._runs.causes.tell(outcome)
                     tally.add(outcome)
             except BaseException as error:
-                outcome = Outcome(batch, fatal=error)
+                outcome = Fatal(batch, error)
                 raise
             finally:
                 # Cancelled with the flow's event loop, before anybody has told us to stop: what
                 # waits must not begin. The engine stops when it sees the outcome.
-                self._cancelled = self._cancelled or outcome.dropped
+                self._cancelled = self._cancelled or isinstance(outcome, Dropped)
                 self._done(outcome)
             batch = self._next(until)
         if tally.batches > 1:
@@ -167,10 +172,10 @@ class ThreadTaskRuns(Runner):
         assert lane.first is not None
         batch, lane.first = lane.first, None
         if isinstance(why, PrefectSignal):  # suspended, or aborted: stop as Prefect wants it
-            self._done(Outcome(batch, dropped=True))
+            self._done(Dropped(batch))
             self._drop_waiting()
         else:
-            self._done(Outcome(batch, fatal=why))
+            self._done(Fatal(batch, why))
         self._leave(lane)
 
     def _leave(self, lane: Lane) -> None:
@@ -185,7 +190,7 @@ class ThreadTaskRuns(Runner):
                 if not self._waiting:
                     return
                 batch = self._waiting.popleft()
-            self._done(Outcome(batch, dropped=True))
+            self._done(Dropped(batch))
 
 
 def handle_lane(lane: Lane) -> State[None]:

@@ -19,31 +19,32 @@ from resumable_tasks.base import log
 from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.errors import UsageError, WorkerLost
-from resumable_tasks.items.batch import Batch, Part
-from resumable_tasks.prefect.parcel import Parcel
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.task_runs import Tally
-from resumable_tasks.runners.aio import aexecute
-from resumable_tasks.runners.base import Work, execute, failed_whole, is_coroutine_function
-from resumable_tasks.runners.loop import EventLoop
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.prefect.workorder import WorkOrder
+from resumable_tasks.runners.base import is_coroutine_function
+from resumable_tasks.runners.eventloop import EventLoop, aexecute
+from resumable_tasks.runners.handle import Work, execute, failed_whole
+from resumable_tasks.runners.outcome import Dropped, Outcome
 from resumable_tasks.runners.pickling import HandlerReference, contain
 
 _POLL_SECONDS = 1.0
 
 
-class Withdrawn(threading.Event):
-    """Set once the driver wants no more of this task run; found out whenever it is asked."""
+class Withdrawn:
+    """A `Stopping` signal: whether the driver wants no more of this task run."""
 
     def __init__(self, outbox: Outbox, task_run: int) -> None:
-        super().__init__()
         self._outbox = outbox
         self._task_run = task_run
 
     def is_set(self) -> bool:
+        """Look into the outbox."""
         return not self._outbox.expects(self._task_run)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        until = time.monotonic() + (float("inf") if timeout is None else timeout)
+    def wait(self, seconds: float, /) -> bool:
+        """Wait for so many seconds, or until the driver wants no more; whether that is so."""
+        until = time.monotonic() + seconds
         while not self.is_set():
             left = until - time.monotonic()
             if left <= 0:
@@ -52,7 +53,7 @@ class Withdrawn(threading.Event):
         return True
 
 
-def handle_group(parcel: Parcel) -> State[None]:
+def handle_group(order: WorkOrder) -> State[None]:
     """The function that is the task.
 
     Each batch is begun only while the driver wants it, and its outcome is durable before the next
@@ -60,29 +61,30 @@ def handle_group(parcel: Parcel) -> State[None]:
     died, leaves it to the driver which of its batches shall be handled again, and how.
     """
     log.destination.set(get_run_logger())
-    outbox: Outbox = cloudpickle.loads(parcel.outbox)
-    number = parcel.name[1]
-    withdrawn, tally = Withdrawn(outbox, number), Tally()
+    outbox: Outbox = cloudpickle.loads(order.outbox)
+    number = order.name[1]
+    withdrawn = Withdrawn(outbox, number)
     if withdrawn.is_set():
         return _not_begun(outbox)
     if not outbox.begin(number):
-        if {sent[0] for sent in parcel.batches} <= outbox.numbers():
+        if {sent[0] for sent in order.batches} <= outbox.numbers():
             return Completed(message="done before, by a worker that was lost")
         raise WorkerLost("the worker that had begun this task run was lost")
-    work = _work(parcel.work)
-    while parcel.batches:
+    work = _work(order.work)
+    tally = Tally(work.isolate)
+    while order.batches:
         if withdrawn.is_set():
             log.warning("the run has been stopped, or taken over; what has not begun is left")
             break
         # Taken out, so that nothing holds it once it is done.
-        of, keys, lines, items, part = parcel.batches.pop(0)
-        batch = Batch(of, keys, lines, items, Part(*part) if part is not None else None)
+        of, keys, lines, items, part = order.batches.pop(0)
+        batch = Batch(of, keys, lines, items, cloudpickle.loads(part))
         outcome = contain(work, _handle(work, batch, withdrawn))
-        if outcome.dropped:
+        if isinstance(outcome, Dropped):
             break
         outbox.put(outcome)
         tally.add(outcome)
-    parcel.empty()
+    order.empty()
     return tally.state()
 
 

@@ -6,23 +6,18 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base import log
+from resumable_tasks.base import log, text
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.directory import schemas, shards
-from resumable_tasks.checkpoint.directory.driver import RepairHint, read_manifest
-from resumable_tasks.checkpoint.directory.journal import Journal
-from resumable_tasks.checkpoint.directory.manifest import Manifest
-from resumable_tasks.checkpoint.directory.reader import anew_if_swept, reading
-from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import StoreError
 from resumable_tasks.items import keys
+from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.results.swap import (
     MARKER,
@@ -53,54 +48,28 @@ class Published:
     bytes: int
 
 
-def schema(state: State) -> pa.Schema:
-    """The one schema of all committed rows."""
+def table(rows: CommittedRows) -> pa.Table:
+    """All rows in memory, in commit order."""
     import pyarrow as pa
 
-    return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])
+    parts = list(rows.tables())
+    return pa.concat_tables(parts) if parts else rows.schema.empty_table()
 
 
-def tables(store: Store, state: State) -> Iterator[pa.Table]:
-    """The committed rows, a shard at a time, verified, in the one schema, in commit order."""
-    unified = schema(state)
-    for shard in state.shards.values():
-        yield schemas.cast(shards.read(store, shard), unified)
-
-
-def table(store: Store, state: State) -> pa.Table:
-    """All committed rows in memory, in commit order."""
-    import pyarrow as pa
-
-    parts = list(tables(store, state))
-    return pa.concat_tables(parts) if parts else schema(state).empty_table()
-
-
-def ordered_table(
-    store: Store, found: Manifest, state: State, positions: KeyTable | None
-) -> pa.Table:
-    """All committed rows in memory: by item, then those of other items by key.
+def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
+    """All rows in memory: by item, then those of other items by key.
 
     Without positions all are by key. Integers come before strings.
     """
-    rows = table(store, state)
-    if rows.num_rows == 0:
-        return rows
-    scheme = found.key if isinstance(found.key, dict) else {}
-    composite = "fields" in scheme
-    named = scheme.get("fields") or [scheme.get("field", "key")]
-    values = [rows.column(name).to_pylist() for name in named]
-    each: Iterable[Any] = zip(*values, strict=True) if composite else values[0]
+    found = table(rows)
+    if found.num_rows == 0:
+        return found
+    lines = KeyScheme.of(rows.key).lines_of(found, positions or ())
     order: list[tuple[Any, ...]] = []
-    for at, key in enumerate(each):
-        position = _position(key, positions) if positions is not None else None
+    for at, (line, key) in enumerate(zip(lines, keys.parse_lines(keys.join(lines)), strict=True)):
+        position = positions.get(line) if positions is not None else None
         order.append((1, _sortable(key), at) if position is None else (0, position, at))
-    return rows.take([entry[-1] for entry in sorted(order)])
-
-
-def _position(key: Any, positions: KeyTable) -> int | None:
-    found = positions.get(keys.canonical(key))
-    # A tuple that a callable made stands in its column as its canonical text.
-    return positions.get(key.encode()) if found is None and isinstance(key, str) else found
+    return found.take([entry[-1] for entry in sorted(order)])
 
 
 def _sortable(key: Any) -> tuple[Any, ...]:
@@ -108,40 +77,8 @@ def _sortable(key: Any) -> tuple[Any, ...]:
     return tuple((isinstance(part, str), part) for part in parts)
 
 
-def completed_lines(store: Store) -> Iterator[bytes]:
-    """The canonical keys of all completed items, newline-joined, a record at a time."""
-    return (lines for _, lines in completed_at(store))
-
-
-def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
-    """The time of each record, and the canonical keys that it completes, newline-joined.
-
-    In commit order, each once, as the journal was at the first call. The journal is read twice
-    rather than held in memory; damage is found before the first key is given.
-    """
-    anchor = read_manifest(store).id
-    retracted: dict[bytes, int] = {}
-    records = 0
-    with RepairHint(store):
-        for commit in Journal(store, anchor).read_new():
-            records = commit.number + 1
-            for key in commit.retracted.split(b"\n") if commit.retracted else ():
-                retracted[key] = commit.number
-        for commit in Journal(store, anchor).read_new():
-            if commit.number >= records:
-                return
-            # Between two retractions a key is completed once; what comes before the last of
-            # them does not count. A record retracts first.
-            lines = commit.keys.split(b"\n") if commit.keys else []
-            if retracted:
-                lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
-            if lines:
-                yield commit.time, b"\n".join(lines)
-
-
-@anew_if_swept
 def publish(
-    checkpoint: str,
+    reader: Reader,
     dest: str | Path,
     *,
     ordered: bool = False,
@@ -160,27 +97,40 @@ def publish(
     Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
     `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
     """
+    reader.check_publishable()
     target = Path(os.path.realpath(dest))
     refuse_foreign(target)
-    with reading(checkpoint) as (store, found, state), _io_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = new_stage(target)
-        try:
-            rows = (
-                iter([ordered_table(store, found, state, positions)])
-                if ordered
-                else tables(store, state)
-            )
-            files, count, size = _write_files(stage, rows, schema(state), target_bytes)
-            result = Published(str(target), count, tuple(files), size)
-            _write_marker(stage, found, state, result)
-            flush_folder(stage)
-            fault_point("publish.staged")
-            put_in_place(stage, target)
-        except BaseException:
-            remove_published(stage)
-            raise
-    log.info("published %d rows in %d files to %s", count, len(files), target)
+
+    def write(rows: CommittedRows) -> Published:
+        with _io_errors(target):
+            return _write(rows, target, ordered, positions, target_bytes)
+
+    result = reader.read(write)
+    published = text.count(result.rows, "row"), text.count(len(result.files), "file")
+    log.info("published %s in %s to %s", *published, target)
+    return result
+
+
+def _write(
+    rows: CommittedRows,
+    target: Path,
+    ordered: bool,
+    positions: KeyTable | None,
+    target_bytes: int,
+) -> Published:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = new_stage(target)
+    try:
+        tables = iter([ordered_table(rows, positions)]) if ordered else rows.tables()
+        files, count, size = _write_files(stage, tables, rows.schema, target_bytes)
+        result = Published(str(target), count, tuple(files), size)
+        _write_marker(stage, rows, result)
+        flush_folder(stage)
+        fault_point("publish.staged")
+        put_in_place(stage, target)
+    except BaseException:
+        remove_published(stage)
+        raise
     return result
 
 
@@ -252,15 +202,9 @@ def _write_file(path: Path, rows: pa.Table) -> None:
         os.fsync(file.fileno())
 
 
-def _write_marker(stage: Path, found: Manifest, state: State, result: Published) -> None:
-    """What says of a folder that it may be replaced: which files in it are ours."""
-    record = {
-        "job": found.job,
-        "checkpoint": found.id,
-        "records": state.records,
-        "published": now(),
-        **asdict(result),
-    }
+def _write_marker(stage: Path, rows: CommittedRows, result: Published) -> None:
+    """Write what says of a folder that it may be replaced: which files in it are ours."""
+    record = {**rows.identity, "published": now(), **asdict(result)}
     with open(stage / MARKER, "x", encoding="utf-8") as file:
         json.dump(record, file, indent=1)
         file.flush()
@@ -273,6 +217,7 @@ def _io_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot publish to {target}: {error}. The dataset that was there is untouched; mend "
-            "the cause and publish again"
+            f"cannot publish to {target}: {error}",
+            safe="The dataset that was there is untouched",
+            remedy="Fix the cause and publish again",
         ) from error

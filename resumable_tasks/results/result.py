@@ -9,22 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resumable_tasks.base.text import clean
-from resumable_tasks.checkpoint.directory import shards
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint
-from resumable_tasks.checkpoint.directory.reader import anew_if_swept, reading
 from resumable_tasks.checkpoint.estimate import Estimate
-from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.checkpoint.form import Reader
 from resumable_tasks.errors import JobFailed
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.results import publish
+from resumable_tasks.results.publish import TARGET_BYTES, Published, ordered_table, publish, table
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
-
-    from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +29,11 @@ class RunResult:
     ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
     ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined`` because
     they have failed ``max_attempts`` times; ``changed`` had another fingerprint than when they
-    were completed. ``failures`` are this run's. ``cost`` is what this run has spent, where the job
-    says how. ``remaining`` is what a run that was stopped has left, or a dry run would handle, and
-    what that would take. `table`, `dataset` and `publish` give the rows of *all* runs of the
-    checkpoint.
+    were completed. ``retried`` batches needed more than one call: they were retried, told to wait,
+    or handled again after an outage. ``failures`` are this run's. ``cost`` is what this run has
+    spent, where the job says how. ``remaining`` is what a run that was stopped has left, or a dry
+    run would handle, and what that would take. `table`, `dataset` and `publish` give the rows of
+    *all* runs of the checkpoint.
     """
 
     job: str
@@ -53,13 +49,14 @@ class RunResult:
     quarantined: int = 0
     cost: float | None = None
     remaining: Estimate | None = None
-    # What reads the rows, where they are in a database's table and not in shards.
-    source: SqlCheckpoint | None = field(repr=False, default=None)
+    # What reads the rows of all runs.
+    reader: Reader | None = field(repr=False, default=None)
     # What lists the failures: a command, or a query.
     failures_listed: str = field(repr=False, default="")
     # Key → position among the items of this run, to order by.
     positions: KeyTable | None = field(repr=False, default=None)
     changed: int = 0
+    retried: int = 0
 
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.
@@ -74,44 +71,30 @@ class RunResult:
             f"{self.completed:,} new, {self.failed:,} failed"
         )
 
-    @anew_if_swept
     def table(self, *, ordered: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
 
         ``ordered``: in the order of this run's items; without it, in the order of commits.
         Raises `CheckpointDamaged` that names the file.
         """
-        if self.source is not None:
-            return self.source.table_of_results(self.positions if ordered else None)
-        with reading(self.checkpoint) as (store, found, state):
-            if ordered:
-                return publish.ordered_table(store, found, state, self.positions)
-            return publish.table(store, state)
+        if ordered:
+            return self._reader.read(lambda rows: ordered_table(rows, self.positions))
+        return self._reader.read(table)
 
     def dataset(self) -> pads.Dataset:
         """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
-        if self.source is not None:
-            return self.source.dataset()
-        store = open_store(self.checkpoint)
-        _, state = read_checkpoint(store)
-        return shards.dataset(store, list(state.shards.values()), publish.schema(state))
+        return self._reader.dataset()
 
     def publish(
-        self,
-        dest: str | Path,
-        *,
-        ordered: bool = False,
-        target_bytes: int = publish.TARGET_BYTES,
-    ) -> publish.Published:
+        self, dest: str | Path, *, ordered: bool = False, target_bytes: int = TARGET_BYTES
+    ) -> Published:
         """Write all committed rows to the folder ``dest`` as compacted Parquet.
 
         A reader of the folder sees the old dataset or the new one, never a part. See
         `resumable_tasks.results.publish.publish`.
         """
-        if self.source is not None:
-            raise self.source.not_published()
-        return publish.publish(
-            self.checkpoint,
+        return publish(
+            self._reader,
             dest,
             ordered=ordered,
             positions=self.positions,
@@ -120,11 +103,12 @@ class RunResult:
 
     def completed_keys(self) -> Iterator[keys.Key]:
         """The keys of all completed items of the checkpoint, in the order of commits."""
-        if self.source is not None:
-            yield from self.source.completed_keys()
-            return
-        for lines in publish.completed_lines(open_store(self.checkpoint)):
-            yield from keys.parse_lines(lines)
+        return self._reader.completed_keys()
+
+    @property
+    def _reader(self) -> Reader:
+        assert self.reader is not None
+        return self.reader
 
     def raise_for_failures(self) -> None:
         """Raises `JobFailed`, which carries this result, if any item of this run failed."""

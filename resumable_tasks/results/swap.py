@@ -1,4 +1,4 @@
-"""A folder of published files whose content is replaced under its readers' eyes, in one step."""
+"""Replaces the folder of published files in one step, while others read it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_FILE = "part-00000.parquet"
 
 
 def refuse_foreign(target: Path) -> None:
-    """Raises `UsageError` unless the folder is absent, empty, or all of `publish`'s own."""
+    """Raise `UsageError` unless the folder is absent, empty, or all of `publish`'s own."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -42,7 +42,7 @@ def _ours(folder: Path) -> set[str]:
 
 
 def new_stage(target: Path) -> Path:
-    """An empty folder beside the target. What publishers of this machine that died left is gone."""
+    """Make an empty folder beside the target; remove those of publishers here that have died."""
     _remove_leftovers(target)
     stage = target.with_name(_stage_prefix(target) + f"{os.getpid()}-{secrets.token_hex(4)}")
     stage.mkdir()
@@ -148,8 +148,6 @@ def remove_published(folder: Path) -> None:
 
 def flush_folder(path: Path) -> None:
     """Make what was created, renamed and removed in a folder durable."""
-    if os.name == "nt":
-        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

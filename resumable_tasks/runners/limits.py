@@ -11,11 +11,13 @@ import math
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable_tasks.base import log
+from resumable_tasks.base.steps import adrive, drive
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.retries import is_throttling, seconds_told
 
@@ -85,15 +87,15 @@ def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], lis
 class Gate(Protocol):
     """Something elsewhere that says when a call may begin."""
 
-    def enter(self, stopping: threading.Event | None) -> bool:
+    def enter(self, stopping: Stopping) -> bool:
         """Wait for leave; False if the run is stopping."""
 
-    async def aenter(self, stopping: threading.Event | None) -> bool:
+    async def aenter(self, stopping: Stopping) -> bool:
         """The same, in an event loop."""
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class Entry:
     """One call of the handler that waits, or goes on. ``counted``: in how many windows it is."""
 
     items: int
@@ -103,7 +105,7 @@ class Call:
 
 @dataclass(eq=False)
 class Limits:
-    """Holds calls of the handler back. Crosses to other processes, where it begins anew.
+    """Holds calls of the handler back. Crosses to other processes, where it begins afresh.
 
     ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
     takes its part, so that all together keep to them.
@@ -130,42 +132,49 @@ class Limits:
         """How many calls there may be at once just now; None if that is fixed elsewhere."""
         return int(self._control.limit) if self._control is not None else None
 
-    def enter(self, items: int, stopping: threading.Event | None) -> Call | None:
+    def enter(self, items: int, stopping: Stopping) -> Entry | None:
         """Wait until a call with so many items may begin; None if the run is stopping."""
-        call = Call(items)
-        while (wait := self._admit(call)) > 0:
-            if stopping is not None and stopping.is_set():
-                return None
-            with self._lock:
-                self._lock.wait(min(wait, _MOST_POLL_SECONDS))
-        for gate in self.gates:
-            if not gate.enter(stopping):
-                self._leave()
-                return None
-        call.began = time.monotonic()
-        return call
 
-    async def aenter(self, items: int, stopping: threading.Event | None) -> Call | None:
+        def do(step: float | Gate) -> bool:
+            if isinstance(step, float):
+                with self._lock:
+                    self._lock.wait(step)
+                return True
+            return step.enter(stopping)
+
+        return drive(self._steps(items, stopping), do)
+
+    async def aenter(self, items: int, stopping: Stopping) -> Entry | None:
         """`enter`, in an event loop."""
         import asyncio
 
-        call = Call(items)
-        while (wait := self._admit(call)) > 0:
-            if stopping is not None and stopping.is_set():
-                return None
-            await asyncio.sleep(min(wait, _MOST_POLL_SECONDS))
-        try:
-            entered = all([await gate.aenter(stopping) for gate in self.gates])
-        except BaseException:
-            self._leave()
-            raise
-        if not entered:
-            self._leave()
-            return None
-        call.began = time.monotonic()
-        return call
+        async def do(step: float | Gate) -> bool:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+                return True
+            return await step.aenter(stopping)
 
-    def leave(self, call: Call, error: BaseException | None) -> None:
+        return await adrive(self._steps(items, stopping), do)
+
+    def _steps(self, items: int, stopping: Stopping) -> Generator[float | Gate, bool, Entry | None]:
+        """Seconds to wait, and gates to enter, whose answers say whether to go on."""
+        entry = Entry(items)
+        while (wait := self._admit(entry)) > 0:
+            if stopping.is_set():
+                return None
+            yield min(wait, _MOST_POLL_SECONDS)
+        try:
+            for gate in self.gates:
+                if not (yield gate):
+                    break
+            else:
+                entry.began = time.monotonic()
+        finally:
+            if not entry.began:
+                self._leave()
+        return entry if entry.began else None
+
+    def leave(self, call: Entry, error: BaseException | None) -> None:
         """The call has ended. One that was told to wait holds all others back as long."""
         told = seconds_told(error) if error is not None else None
         with self._lock:
@@ -184,7 +193,7 @@ class Limits:
         with self._lock:
             self._running -= 1
 
-    def _admit(self, call: Call) -> float:
+    def _admit(self, call: Entry) -> float:
         """0 if the call may begin, and is counted from now on; else when to ask again."""
         with self._lock:
             now = time.monotonic()

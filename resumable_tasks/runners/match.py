@@ -51,7 +51,7 @@ def match(
     rows, failed = _take_failures(returned, batch, results)
     if results == "none":
         if rows:
-            raise BadResult(
+            raise _wrong_shape(
                 f'the handler returned {_name(returned)}, and results="none" would throw it '
                 'away; return None, or say results="one" or "many"'
             )
@@ -82,12 +82,12 @@ def _take_failures(
     if returned is None:
         if results == "none":
             return [], []
-        raise BadResult(
+        raise _wrong_shape(
             f'the handler returned None; return rows, or say results="none" if it makes none '
             f"(results={results!r} wants {'one row per item' if results == 'one' else 'rows'})"
         )
     if isinstance(returned, (str, bytes, dict)) or not isinstance(returned, Iterable):
-        raise BadResult(
+        raise _wrong_shape(
             f"the handler returned {_name(returned)}; it takes a list of items and returns a list "
             "of rows (dicts, dataclasses or pydantic models), or an Arrow table"
         )
@@ -125,7 +125,7 @@ def _match_rows(
         rows = real
     else:
         if len(rows) != len(batch) or (results == "many" and rows):
-            raise BadResult(
+            raise _wrong_shape(
                 f"the handler returned {len(rows):,} rows for {len(batch):,} items, and the rows "
                 f"have no {_columns(columns)}: let each row carry the key of its item"
                 + ("" if results == "many" else ", or return one row per item in their order")
@@ -201,7 +201,7 @@ def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) ->
     at, row = next(
         (i, row) for i, row in enumerate(rows) if not all(column in row for column in columns)
     )
-    raise BadResult(
+    raise _wrong_shape(
         f"row {at} of the handler's result has no {_columns(columns)} (it has "
         f"{keys.shorten(list(row), 200)}), and others have; let each row carry the key of its item"
     )
@@ -256,6 +256,13 @@ def _complete(
     )
 
 
+def _wrong_shape(message: str) -> BadResult:
+    """An error that any batch would have with such results."""
+    error = BadResult(message)
+    error.of_shape = True
+    return error
+
+
 def _canonical_of(key: Any, where: str) -> bytes:
     try:
         return keys.canonical(key)
@@ -281,14 +288,14 @@ def _match_arrow(
             table = pa.Table.from_batches([pa.record_batch(value)])
         table = types.normalise(table.replace_schema_metadata(None))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise BadResult(f"the handler's {_name(value)} is no Arrow table: {error}") from error
+        raise _wrong_shape(f"the handler's {_name(value)} is no Arrow table: {error}") from error
     columns = scheme.columns
     there = [column for column in columns if column in table.column_names]
     if len(there) == len(columns):
         found = [table.column(column).to_pylist() for column in columns]
         return table, list(zip(*found, strict=True)) if scheme.composite else found[0]
     if there or len(batch) != table.num_rows or results == "many":
-        raise BadResult(
+        raise _wrong_shape(
             f"the handler returned a table of {table.num_rows:,} rows for {len(batch):,} items, "
             f"without {_columns(columns)} (it has {keys.shorten(table.column_names, 200)}): let "
             "it carry the key of each item, or one row per item in their order"
@@ -365,7 +372,7 @@ def _to_dict(row: Any) -> dict[str, Any] | None:
     if hasattr(row, "model_dump"):  # pydantic, without importing it
         dumped: dict[str, Any] = row.model_dump()
         return dumped
-    raise BadResult(
+    raise _wrong_shape(
         f"the handler returned a list with {_name(row)} in it; a row is a dict, a dataclass or a "
         "pydantic model"
     )

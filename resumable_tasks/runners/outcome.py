@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.batch import Batch, ErrorKind
 from resumable_tasks.items.keys import Key
 
 if TYPE_CHECKING:
@@ -40,11 +41,13 @@ class ItemFailure:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that failed, as the journal keeps it. ``attempts`` counts over all runs.
+    """An item that failed, as the journal keeps it.
 
+    ``attempts`` counts the calls with the item alone (with ``isolate=False``, with its batch), over
+    all runs. ``error_of`` is "batch" where the error was raised by a call with other items too.
     ``error`` is the name of the exception's class, ``batch`` the id of the batch it failed in,
     ``time`` is UTC in ISO 8601. ``item`` is the item itself, as JSON has it, where the job says
-    ``keep_failed_items=True``.
+    ``Failing(keep_items=True)``.
     """
 
     key: Key
@@ -55,6 +58,7 @@ class Failure:
     time: str = ""
     traceback: str = ""
     item: Any = None
+    error_of: Literal["item", "batch"] = "item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +78,35 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a batch came back with.
+class Times:
+    """How long the calls of the handler with one batch took, and how many there were.
+
+    ``seconds`` is the time in the handler, of all calls. ``began`` and ``ended`` (monotonic
+    seconds of this machine) are those of the last call. ``calls`` is more than 1 if the batch
+    was retried, or was told to wait.
+    """
+
+    seconds: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
+    calls: int = 0
+
+    def after(self, earlier: Times) -> Times:
+        """These calls, and the earlier ones with the same batch."""
+        return replace(
+            self, seconds=earlier.seconds + self.seconds, calls=earlier.calls + self.calls
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned, and what it returned was matched to the batch's items.
 
     ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
     Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
-    a remote worker); all three are None if there are no rows. ``seconds`` is the time in the
-    handler, ``began`` and ``ended`` (monotonic seconds of this machine) are those of its last
-    call. ``raised`` is the class of the error that the whole batch has failed with, if it has,
-    ``transient`` whether that may be otherwise at another time, and ``outage`` whether it looks
-    like a service's. ``cost`` is in the unit of the job's ``cost``, NaN if
-    it could not be had. ``dropped`` is a batch that was not handled because the run is stopping,
-    or is to stop because of this batch: ``why_dropped`` says why. ``fatal`` is an exception that
-    is no failure of the batch but ends the run.
+    a remote worker); all three are None if there are no rows. ``failures`` are the items that
+    failed, ``left_out`` the places in the batch of those that failed because the handler returned
+    no row for them. ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
     """
 
     batch: Batch
@@ -96,13 +116,62 @@ class Outcome:
     shard: Shard | None = None
     schema: pa.Schema | None = None
     failures: tuple[Failure, ...] = ()
-    seconds: float = 0.0
-    began: float = 0.0
-    ended: float = 0.0
-    raised: str = ""
-    transient: bool = False
-    outage: bool = False
+    left_out: tuple[int, ...] = ()
     cost: float = 0.0
-    dropped: bool = False
-    why_dropped: str = ""
-    fatal: BaseException | None = None
+    times: Times = Times()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The batch failed as a whole, after its retries: ``failures`` has one for each item."""
+
+    batch: Batch
+    error: ErrorKind
+    failures: tuple[Failure, ...]
+    cost: float = 0.0
+    times: Times = Times()
+
+    def settled(self) -> Done:
+        """The batch as it is committed: none of its items is done, all have failed."""
+        return Done(self.batch, failures=self.failures, cost=self.cost, times=self.times)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The batch was not handled, because the run stops.
+
+    ``why`` is set if the run is to stop because of this batch.
+    """
+
+    batch: Batch
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """An error that is no failure of the batch's items, and ends the run."""
+
+    batch: Batch
+    error: BaseException
+
+
+Outcome = Done | Failed | Dropped | Fatal
+"""What a batch comes back with from a runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOutcome:
+    """One call of the handler, for a callable ``cost=`` to say what the call cost.
+
+    ``table`` has the rows of a call that succeeded (None if there are none), ``failures`` the
+    items that failed, all items if the call raised. ``seconds`` is the time in the handler.
+    """
+
+    batch: Batch
+    table: pa.Table | None
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
+Cost = str | Callable[[CallOutcome], float]
+"""What calls cost: the name of a column of the results, or a callable of a call's outcome."""

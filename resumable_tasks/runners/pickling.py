@@ -10,8 +10,8 @@ from typing import Any
 from resumable_tasks.errors import Unfinished, UsageError, WorkerLost
 from resumable_tasks.items.batch import Rows
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.base import Work, failed_whole
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.handle import Work, failed_whole
+from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 
 
 class HandlerReference:
@@ -81,8 +81,9 @@ def compact(items: Rows) -> Rows:
 
 def contain(work: Work, outcome: Outcome) -> Outcome:
     """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
-    if outcome.why_dropped:
-        return Outcome(outcome.batch, fatal=Unfinished(outcome.why_dropped))
-    if outcome.fatal is None or isinstance(outcome.fatal, Exception):
-        return outcome
-    return failed_whole(work, outcome.batch, WorkerLost(f"the handler raised {outcome.fatal!r}"), 1)
+    match outcome:
+        case Dropped(batch, why) if why:
+            return Fatal(batch, Unfinished(why))
+        case Fatal(batch, error) if not isinstance(error, Exception):
+            return failed_whole(work, batch, WorkerLost(f"the handler raised {error!r}"), 1)
+    return outcome

@@ -17,12 +17,27 @@ from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 
 from resumable_tasks.base import log
+from resumable_tasks.base.steps import drive
+from resumable_tasks.base.stopping import NEVER, Stopping
 from resumable_tasks.errors import UsageError, WorkerLost
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.base import Runner, Work, attempts_of, execute, failed_whole
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.items.batch import Batch, Cause
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import (
+    Answer,
+    Call,
+    Enter,
+    Pause,
+    Raised,
+    Step,
+    Work,
+    call_handler,
+    calls,
+    enter,
+    failed_whole,
+)
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
 from resumable_tasks.runners.pickling import HandlerReference, contain, shippable
-from resumable_tasks.runners.retries import Attempts, overdue
+from resumable_tasks.runners.retries import overdue
 
 _DEATHS = 2
 _POLL_SECONDS = 0.5
@@ -43,7 +58,7 @@ class ProcessRunner(Runner):
 
     remote = True
 
-    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._work = shippable(work, HandlerReference(work.handler), processes=self.concurrency)
         try:  # what cannot cross is said now, before anything has run
             ForkingPickler.dumps(self._work)
@@ -51,7 +66,7 @@ class ProcessRunner(Runner):
             raise
         except Exception as error:
             raise UsageError(
-                f"the job cannot be sent to another process: {error}. What retry_on=, cost= and "
+                f"the job cannot be sent to another process: {error}. What Retry(on=…), cost= and "
                 "key= are given must be at the top level of a module"
             ) from error
         self._done, self._stopping = done, stopping
@@ -85,7 +100,7 @@ class _Lane(threading.Thread):
         work: Work,
         queue: SimpleQueue[Batch | None],
         done: Callable[[Outcome], None],
-        stopping: threading.Event,
+        stopping: Stopping,
     ) -> None:
         super().__init__(name="resumable-process", daemon=True)
         self._work = work
@@ -93,18 +108,20 @@ class _Lane(threading.Thread):
         self._done = done
         self._stopping = stopping
         self._abandoned = False
+        self._deaths = 0  # of processes, at this batch
+        self._calls = 0  # of the handler, at this step
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
     def run(self) -> None:
         while (batch := self._queue.get()) is not None and not self._abandoned:
             if self._stopping.is_set():
-                outcome = Outcome(batch, dropped=True)
+                outcome: Outcome = Dropped(batch)
             else:
                 try:
                     outcome = self._handle(batch)
                 except Exception as error:  # noqa: BLE001 - no process, no memory: ends the run
-                    outcome = Outcome(batch, fatal=error)
+                    outcome = Fatal(batch, error)
             if not self._abandoned:
                 self._done(outcome)
         self._end_process()
@@ -116,57 +133,72 @@ class _Lane(threading.Thread):
             self._process.terminate()
 
     def _handle(self, batch: Batch) -> Outcome:
-        work, deaths = self._work, 0
-        attempts = attempts_of(work, batch)
+        self._deaths = 0
+        # Limits hold calls back in the process, which makes them.
+        return drive(calls(replace(self._work, limits=None), batch), self._do)
+
+    def _do(self, step: Step) -> Answer:
+        if isinstance(step, Pause):
+            return Dropped(step.batch) if self._stopping.wait(step.seconds) else None
+        assert isinstance(step, Call)
+        self._calls = 0
         while True:
             try:
-                came = self._send(batch, attempts)
+                answer = self._send(step)
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                came = None
+                answer = None
             except Exception as error:  # noqa: BLE001 - these items cannot cross
-                return failed_whole(work, batch, error, attempts.number)
-            if isinstance(came, Outcome) and not came.dropped:
-                return replace(came, batch=batch)
-            self._kill()  # it is overdue, or waits for the next call, which is not to be made
-            if isinstance(came, Outcome):
-                return replace(came, batch=batch)
-            if self._abandoned:
-                return Outcome(batch, dropped=True)
-            if came is not None:
-                pause = attempts.pause_after(came)
-                if pause is None:
-                    return failed_whole(work, batch, came, attempts.number)
-                if self._stopping.wait(pause):
-                    return Outcome(batch, dropped=True)
-                continue
-            deaths += 1
-            known = batch.part_of is not None and batch.part_of.error == WorkerLost.__name__
-            if known or deaths == _DEATHS:
-                lost = WorkerLost(
-                    f"the worker process died while it handled this batch, {deaths} times; the "
-                    "kernel kills a process that takes too much memory: try a smaller batch_size"
-                )
-                return failed_whole(work, batch, lost, attempts.number)
-            log.warning("a worker process has died; its batch is handled again")
-            if self._stopping.is_set():
-                return Outcome(batch, dropped=True)
+                return failed_whole(self._work, step.batch, error, step.number)
+            match answer:
+                case Done() | Failed():
+                    times = replace(answer.times, calls=self._calls)
+                    return replace(answer, batch=step.batch, times=times)
+                case Fatal():
+                    return replace(answer, batch=step.batch)
+            self._kill()  # its call is overdue, or it waits for one that is not to be made
+            if isinstance(answer, Dropped):
+                return replace(answer, batch=step.batch)
+            answer = answer or self._after_death(step)
+            if answer is not None:
+                return answer
 
-    def _send(self, batch: Batch, attempts: Attempts) -> Outcome | TimeoutError | None:
+    def _after_death(self, call: Call) -> Outcome | None:
+        """The process died; None if its batch is to be handled once more."""
+        if self._abandoned:
+            return Dropped(call.batch)
+        self._deaths += 1
+        part = call.batch.part_of
+        error = part.error if part is not None else None
+        known = error is not None and error.cause is Cause.WORKER_LOST
+        if known or self._deaths == _DEATHS:
+            times = "once" if self._deaths == 1 else f"{self._deaths} times"
+            lost = WorkerLost(
+                f"the worker process died {times} while it handled this batch; the kernel kills "
+                "a process that takes too much memory: try a smaller batch_size"
+            )
+            return failed_whole(self._work, call.batch, lost, call.number)
+        log.warning("a worker process has died; its batch is handled again")
+        return Dropped(call.batch) if self._stopping.is_set() else None
+
+    def _send(self, call: Call) -> Outcome | Raised | None:
         """Have the process handle a batch: an outcome, a call that is overdue, or it has died."""
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self._begin_process()
         process, pipe = self._process, self._pipe
         assert process is not None
         assert pipe is not None
-        pipe.send((batch, attempts.number))
+        pipe.send((call.batch, call.number))
         deadline: float | None = None
-        calling = False
+        calling, began = False, 0.0
         while True:
             if self._stopping.is_set() and not calling:
-                return Outcome(batch, dropped=True)
+                return Dropped(call.batch)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return overdue(self._work.timeout)
+                error = overdue(self._work.timeout)
+                now = time.monotonic()
+                times = Times(now - began, began, now, self._calls)
+                return Raised(error, call.number, times)
             wait = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
             ready = connection.wait([pipe, process.sentinel], wait)
             if pipe in ready:
@@ -176,7 +208,9 @@ class _Lane(threading.Thread):
                 # A call has begun (its number), or ended with a pause after it (None).
                 deadline, calling = None, value is not None
                 if value is not None:
-                    attempts.number = value
+                    call.number = value
+                    began = time.monotonic()
+                    self._calls += 1
                     if self._work.timeout is not None:
                         deadline = time.monotonic() + self._work.timeout
             elif ready or self._abandoned:
@@ -214,14 +248,27 @@ def _serve(pipe: Connection, work: Work) -> None:
     if parent is not None:
         watch = threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True)
         watch.start()
-    withdrawn = _Told(pipe)
+
+    def do(step: Step) -> Answer:
+        # The driver is told of calls and of the pauses between them, in which no timeout counts.
+        match step:
+            case Call():
+                pipe.send(("call", step.number))
+                return call_handler(step)
+            case Pause():
+                pipe.send(("call", None))
+                time.sleep(step.seconds)
+                return None
+            case Enter():
+                return enter(work, step.batch, NEVER)
+
     while True:
         try:
             batch, first = pipe.recv()
         except EOFError:
             return
-        outcome = execute(work, batch, withdrawn, first=first, on_call=withdrawn.call)
-        if not outcome.dropped:
+        outcome = drive(calls(work, batch, first), do)
+        if not isinstance(outcome, Dropped):
             outcome = contain(work, outcome)
         _send_back(pipe, work, outcome, first)
 
@@ -234,22 +281,6 @@ def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> No
     except Exception as error:  # noqa: BLE001 - what cannot cross back has failed
         data = ForkingPickler.dumps(("outcome", failed_whole(work, batch, error, first)))
     pipe.send_bytes(data)
-
-
-class _Told(threading.Event):
-    """Tells the driver of calls and of the pauses between them, in which no timeout counts."""
-
-    def __init__(self, pipe: Connection) -> None:
-        super().__init__()
-        self._pipe = pipe
-
-    def call(self, number: int) -> None:
-        self._pipe.send(("call", number))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._pipe.send(("call", None))
-        time.sleep(timeout or 0.0)
-        return False
 
 
 def _die_with(sentinel: int) -> None:

@@ -13,11 +13,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 
-from resumable_tasks.base import log
+from resumable_tasks.base import checks, log
 from resumable_tasks.errors import BadResult, UsageError
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
@@ -32,6 +30,7 @@ _MOST_CAUSES = 5
 _OF_FILES = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
 )
+_TOO_MANY, _SERVER_ERRORS = 429, 500  # statuses of HTTP; all from the latter on
 _OUTAGES = {401, 402, 403, 407, 408, 425, 429}
 # Clients of services, whose errors without a status are those of connections.
 _CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "anthropic", "grpc"}
@@ -39,19 +38,58 @@ _LONGEST_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """``retries`` more calls of the handler with the same batch, after a pause.
+class Retry:
+    """Further calls with a batch whose call raised. Raises `UsageError` for what does not fit.
 
-    ``delay``: seconds before each retry; a list of them, whose last one counts from there on; or
-    a ``tenacity`` wait strategy. By default tenacity's exponential pause, from 1 to 60 seconds,
-    half of it random, so that many batches do not come back at once. ``retry_on``: which errors
-    are retried; by default all but errors of programming. ``patience``: seconds for which a batch
-    waits, all in all, because it is told to.
+    A call that is told to wait (HTTP 429, an error or an answer with ``Retry-After``, an error
+    with ``retry_after``) waits so long and uses no retry up.
+
+    Args:
+        times: how many further calls, at most.
+        delay: seconds before a retry; a list of them, one for each, of which the last one counts
+            from there on; a wait strategy of ``tenacity``; by default a pause that grows from 1 to
+            60 seconds, half of it random, so that many batches do not come back at once.
+        on: the class of the errors that are retried, a tuple of them, or a callable that is
+            given the error; by default all but errors of programming (``TypeError``,
+            ``KeyError``, ``NameError``, `BadResult` …).
     """
 
-    retries: int = 0
+    times: int = 0
     delay: RetryDelay = None
-    retry_on: RetryOn | None = None
+    on: RetryOn | None = None
+
+    def __post_init__(self) -> None:
+        checks.whole_number("Retry: times", self.times, 0)
+        delay, on = self.delay, self.on
+        delays = delay if isinstance(delay, Sequence) else [delay]
+        known = delay is None or callable(delay) or all(map(checks.is_number, delays))
+        if isinstance(delay, str) or not known:
+            raise UsageError(
+                f"Retry: delay={delay!r} is no number of seconds, no list of them, and no wait "
+                "strategy of tenacity"
+            )
+        types = on if isinstance(on, tuple) else (on,)
+        are_types = all(isinstance(t, type) and issubclass(t, BaseException) for t in types)
+        are_types = are_types or (callable(on) and not isinstance(on, type))
+        if on is not None and not are_types:
+            raise UsageError(
+                f"Retry: on={on!r} is no class of exceptions, no tuple of them, and no callable "
+                "that is given an exception"
+            )
+
+    def policy(self, patience: float) -> RetryPolicy:
+        """The policy of a run. Raises `UsageError` if the delays cannot be had."""
+        return RetryPolicy(self.times, delay_of(self.delay, self.times), self.on, patience)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy(Retry):
+    """What a run makes of a `Retry`.
+
+    ``patience``: seconds for which a batch waits, all in all, because it is told to.
+    ``not_again``: the class of an error that is not retried this time.
+    """
+
     patience: float = 600.0
     not_again: str = ""
 
@@ -61,20 +99,20 @@ class RetryPolicy:
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether the same call may succeed at another time."""
-        if self.retry_on is None:
+        if self.on is None:
             return not isinstance(error, PROGRAMMING_ERRORS)
-        if isinstance(self.retry_on, (type, tuple)):
-            return isinstance(error, self.retry_on)
+        if isinstance(self.on, (type, tuple)):
+            return isinstance(error, self.on)
         try:
-            return bool(self.retry_on(error))
+            return bool(self.on(error))
         except Exception:  # noqa: BLE001 - said; a thread that dies of it would lose its batch
-            log.exception("retry_on= raised on %s, which is not retried", type(error).__name__)
+            log.exception("Retry: on= raised on %s, which is not retried", type(error).__name__)
             return False
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
         if (
-            attempt > self.retries
+            attempt > self.times
             or type(error).__name__ == self.not_again
             or not self.is_transient(error)
         ):
@@ -108,7 +146,7 @@ def delay_of(given: RetryDelay, retries: int) -> RetryDelay:
             return tuple(given(retries)) or 0.0
         except TypeError as error:
             raise UsageError(
-                f"retry_delay={given!r} is a callable that gives no list of delays for {retries} "
+                f"Retry: delay={given!r} is a callable that gives no list of delays for {retries} "
                 f"retries: {error}. Give it so, or give a wait strategy of tenacity"
             ) from error
     return given
@@ -179,7 +217,7 @@ def looks_like_an_outage(error: BaseException) -> bool:
             return False
         status = _status(each)
         if status is not None:
-            return status in _OUTAGES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            return status in _OUTAGES or status >= _SERVER_ERRORS
         if isinstance(each, OSError) and not isinstance(each, _OF_FILES):
             return True
         if type(each).__module__.partition(".")[0] in _CLIENTS:
@@ -205,7 +243,7 @@ def seconds_told(error: BaseException) -> float | None:
 
 def is_throttling(error: BaseException) -> bool:
     """Whether an error says that there were too many calls."""
-    return any(_status(each) == HTTPStatus.TOO_MANY_REQUESTS for each in _causes(error))
+    return any(_status(each) == _TOO_MANY for each in _causes(error))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -225,6 +263,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def http_date(text: str) -> datetime | None:
     """The moment that a header names; None if it names none."""
+    from email.utils import parsedate_to_datetime  # half of what a program pays for this module
+
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, TypeError, LookupError, OverflowError):

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.base import Runner, Work, execute
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import Work, execute
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Outcome
 
 # A handler that is quicker than this is not waiting for anything that others could wait for too.
 _CHEAP_SECONDS = 0.0005
@@ -27,7 +29,7 @@ class ThreadRunner(Runner):
     one stand back: they would only pass the interpreter's lock around.
     """
 
-    def start(self, work: Work, done: Callable[[Outcome], None], stopping: threading.Event) -> None:
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._work, self._done, self._stopping = work, done, stopping
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
         self._context: Context = copy_context()
@@ -53,11 +55,12 @@ class ThreadRunner(Runner):
     def _run(self, number: int) -> None:
         while (batch := self._next(number)) is not None:
             if self._stopping.is_set():
-                self._done(Outcome(batch, dropped=True))
+                self._done(Dropped(batch))
                 continue
             # Each batch sees the caller's context variables, and changes only its own.
             outcome = self._context.copy().run(execute, self._work, batch, self._stopping)
-            self._recent.append(outcome.seconds)
+            if isinstance(outcome, (Done, Failed)):
+                self._recent.append(outcome.times.seconds)
             self._done(outcome)
 
     def _next(self, number: int) -> Batch | None:

@@ -1,17 +1,18 @@
-"""Whether a checkpoint is worth it, in which form, and in what pieces; and what a run warns of.
+"""Says whether a checkpoint is worth it, in which form, and how often to commit.
 
 The thresholds are rules of thumb, each with its number here and its reason in
-``docs/design/0010-snapshot-import-advice.md``. Nothing is decided by them but what is said.
+``docs/design/0010-snapshot-import-advice.md``. A run does not depend on them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from resumable_tasks.base.text import duration
+from resumable_tasks.base.text import count, duration
+from resumable_tasks.engine.window import MOST_BATCHES_OUT, OUT_SECONDS
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
 
@@ -20,19 +21,14 @@ Form = Literal["journal", "column", "snapshot"]
 MANY_ITEMS, SLOW_SECONDS = 20, 5.0
 LONG_JOB_SECONDS = 600.0
 MOST_OVERHEAD = 0.01
-# Where handlers are quick, a run has out what they handle in this time, in so many batches at
-# most; these are the numbers of `window`.
-OUT_SECONDS, MOST_BATCHES_OUT = 0.008, 256
-# No number that is given is larger, so that none that is made of them is no number any more.
+# Two durable files and the encoding of their rows, on a slow disk; see docs/performance.md.
+COMMIT_SECONDS = 0.003
+# The largest number that is taken, so that all that is computed from it stays finite.
 _MOST = 10**18
 # Items that take less take no time.
 _LEAST_SECONDS = 1e-15
-# Two durable files and the encoding of their rows, on a slow disk; see docs/performance.md.
-COMMIT_SECONDS = 0.003
-# How long a batch of more than one item may take before the run says so, and what it proposes.
-LONG_BATCH_SECONDS, GOOD_BATCH_SECONDS = 1_800.0, 300.0
-# So many completed keys, and so many items of which none is among them, are no accident.
-MANY_KEYS = 50
+# What only rounding puts above a bound does not count.
+_ROUNDING = 1 + 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +40,7 @@ class Loss:
     cost: float
 
     def __str__(self) -> str:
-        items = f"{self.items:,.1f}".removesuffix(".0")
-        text = f"{items} item{'s' * (items != '1')}, {duration(self.seconds)} of work"
+        text = f"{count(self.items, 'item')}, {duration(self.seconds)} of work"
         return text + (f", a cost of {self.cost:,.4g}" if self.cost else "")
 
 
@@ -78,7 +73,7 @@ class Advice:
         lines.append(f"form: {_FORMS[self.form]}")
         size = "every" if self.form == "snapshot" else "batch_size"
         lines.append(
-            f"{size}={self.batch_size}: a commit about every {_seconds(self.commit_seconds)}, at "
+            f"{size}={self.batch_size}: a commit about every {duration(self.commit_seconds)}, at "
             f"an overhead of {self.overhead:.2%}"
         )
         lines += [f"note: {note}" for note in self.notes]
@@ -119,58 +114,55 @@ def advise(
         max_loss: the most that a crash may cost: in the unit of ``cost_per_item`` if that is
             given, else in seconds of work.
 
-    Raises `UsageError` for a number that cannot be.
+    Raises:
+        UsageError: a number is out of its range, or ``in_table`` and ``structure`` are both set.
     """
-    for name, value, least in (("items", items, 0), ("concurrency", concurrency, 1)):
-        if type(value) is not int or not least <= value <= _MOST:
-            raise UsageError(
-                f"{name}={keys.shorten(value)} is no whole number from {least} to 1e18"
-            )
-    given = {"seconds_per_item": seconds_per_item, "cost_per_item": cost_per_item}
-    for name, number in given.items():
-        if type(number) not in (int, float) or not 0 <= number <= _MOST:
-            raise UsageError(f"{name}={keys.shorten(number)} is no number from 0 to 1e18")
-    if max_loss is not None and not (type(max_loss) in (int, float) and 0 < max_loss <= _MOST):
-        raise UsageError(f"max_loss={keys.shorten(max_loss)} is no number above 0, up to 1e18")
+    _check("items", items, 0, int)
+    _check("concurrency", concurrency, 1, int)
+    _check("seconds_per_item", seconds_per_item, 0, float)
+    _check("cost_per_item", cost_per_item, 0, float)
+    if max_loss is not None:
+        _check("max_loss", max_loss, 0, float)
+        if not max_loss:
+            raise UsageError("max_loss=0 allows nothing: give a number above 0")
     if in_table and structure:
         raise UsageError("in_table and structure exclude each other: what is to be remembered?")
     form: Form = "column" if in_table else "snapshot" if structure else "journal"
-    at_once = 1 if form == "snapshot" else max(1, min(concurrency, items))
+    at_once = 1 if structure else max(1, min(concurrency, items))
     if seconds_per_item < _LEAST_SECONDS:
         seconds_per_item = 0.0
+    each = seconds_per_item / at_once
+    # The smallest batch whose commits cost less than a hundredth: it loses the least.
+    wanted = COMMIT_SECONDS / MOST_OVERHEAD
+    size = math.floor(wanted / each * (1 + 1e-12)) + 1 if each > 0 else items
+    size = max(1, min(size, math.ceil(items / at_once)))
+    # How many items may be out, submitted and not yet committed: of each item in a batch so many,
+    # and where handlers are quick as many as `engine.window` lets out.
+    quick = at_once * OUT_SECONDS / seconds_per_item if seconds_per_item else math.inf
 
     def out(size: int) -> float:
-        """How many items of such batches can be lost: out, and not yet committed."""
-        if form == "snapshot":
+        if structure:
             return min(items, size)
-        quick = at_once * OUT_SECONDS / seconds_per_item if seconds_per_item else math.inf
         return min(items, max(2 * at_once * size, min(MOST_BATCHES_OUT * size, quick)))
 
-    reasons = _reasons(items, seconds_per_item, external_api or cost_per_item > 0, idempotent)
-    each = seconds_per_item / at_once
-    size, notes = _batch_size(items, each, at_once), list[str]()
+    notes = []
     unit = cost_per_item or seconds_per_item
-    if max_loss is not None and unit > 0:
-        size = _bounded(size, lambda size: out(size) * unit, max_loss, at_once, notes)
-    if items and _overhead(size, each) >= MOST_OVERHEAD:
+    if max_loss is not None and out(size) * unit > max_loss * _ROUNDING:
+        allowed = max_loss * _ROUNDING / unit
+        most = 1 if structure else 2 * at_once
+        if not structure and quick > allowed:
+            most = max(most, MOST_BATCHES_OUT)
+        size = max(1, math.floor(allowed / most))
+        notes.append(_why_smaller(out(1) * unit, max_loss, at_once))
+    overhead = COMMIT_SECONDS / (size * each) if each > 0 else 0.0
+    if items and overhead >= MOST_OVERHEAD:
         notes.append("commits cannot be kept under 1 % of the time here")
-    if items == 1 and form != "snapshot":
-        notes.append(
-            "one item cannot be divided, and is done again as a whole: a Snapshot keeps what lies "
-            "in between"
-        )
-    if external_api and size == 1 and items > 1 and form != "snapshot":
-        notes.append("a larger batch_size is better if one call can take several items")
-    if external_api or not idempotent:
-        notes.append(
-            "the items of a batch that a crash has cut off are handled again: give the service "
-            "their keys as idempotency keys"
-        )
+    notes += _notes(items, size, structure, external_api, idempotent)
+    reasons = _reasons(items, seconds_per_item, external_api or cost_per_item > 0, idempotent)
 
     def loss(count: float) -> Loss:
         return Loss(count, count * seconds_per_item, count * cost_per_item)
 
-    worst = out(size)
     return Advice(
         checkpoint=bool(reasons),
         reasons=tuple(reasons)
@@ -178,17 +170,51 @@ def advise(
         form=form,
         batch_size=size,
         commit_seconds=size * each,
-        overhead=_overhead(size, each),
+        overhead=overhead,
         without=(loss(items), loss(items / 2)),
-        with_checkpoint=(loss(worst), loss(min(items / 2, at_once * size / 2))),
+        with_checkpoint=(loss(out(size)), loss(min(items / 2, at_once * size / 2))),
         notes=tuple(notes),
     )
+
+
+def _check(name: str, value: Any, least: int, kind: type) -> None:
+    kinds = (int,) if kind is int else (int, float)
+    if type(value) not in kinds or not least <= value <= _MOST:
+        what = "whole number" if kind is int else "number"
+        raise UsageError(f"{name}={keys.shorten(value)} is no {what} from {least} to 1e18")
+
+
+def _why_smaller(least: float, max_loss: float, at_once: int) -> str:
+    if least <= max_loss * _ROUNDING:
+        return "the loss that is allowed wants smaller batches than the overhead does"
+    remedy = "lower the concurrency" if at_once > 1 else "make the items themselves smaller"
+    return (
+        f"even batches of one item can cost {least:,.4g} at {at_once} at once, more than "
+        f"{max_loss:,.4g}: {remedy}"
+    )
+
+
+def _notes(
+    items: int, size: int, structure: bool, external_api: bool, idempotent: bool
+) -> Iterator[str]:
+    if items == 1 and not structure:
+        yield (
+            "one item cannot be divided, and is done again as a whole: a Snapshot keeps what lies "
+            "in between"
+        )
+    if external_api and size == 1 and items > 1 and not structure:
+        yield "a larger batch_size is better if one call can take several items"
+    if external_api or not idempotent:
+        yield (
+            "the items of a batch that a crash has cut off are handled again: give the service "
+            "their keys as idempotency keys"
+        )
 
 
 def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> list[str]:
     reasons = []
     if items >= MANY_ITEMS and seconds >= SLOW_SECONDS:
-        reasons.append(f"{items:,} items of {_seconds(seconds)} each")
+        reasons.append(f"{count(items, 'item')} of {duration(seconds)} each")
     if items * seconds >= LONG_JOB_SECONDS:
         reasons.append(f"{duration(items * seconds)} of work in all")
     if outside and items:
@@ -196,43 +222,3 @@ def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> lis
     if not idempotent and items:
         reasons.append("run again as a whole, it would do harm")
     return reasons
-
-
-def _batch_size(items: int, each: float, at_once: int) -> int:
-    """The smallest batch whose commits cost less than a hundredth: it loses the least."""
-    wanted = COMMIT_SECONDS / MOST_OVERHEAD
-    # What only rounding keeps under a hundredth does not count.
-    size = math.floor(wanted / each * (1 + 1e-12)) + 1 if each > 0 else items
-    return max(1, min(size, math.ceil(items / at_once)))
-
-
-def _bounded(
-    size: int, loss: Callable[[int], float], max_loss: float, at_once: int, notes: list[str]
-) -> int:
-    """The largest batch up to ``size`` that loses no more than is allowed, which grows with it."""
-    if loss(1) > max_loss * (1 + 1e-9):
-        remedy = "lower the concurrency" if at_once > 1 else "make the items themselves smaller"
-        notes.append(
-            f"even batches of one item can cost {loss(1):,.4g} at {at_once} at once, more than "
-            f"{max_loss:,.4g}: {remedy}"
-        )
-        return 1
-    fits, above = 1, size + 1
-    while above - fits > 1:
-        middle = (fits + above) // 2
-        if loss(middle) <= max_loss * (1 + 1e-9):
-            fits = middle
-        else:
-            above = middle
-    if fits < size:
-        notes.append("the loss that is allowed wants smaller batches than the overhead does")
-    return fits
-
-
-def _seconds(seconds: float) -> str:
-    """As `duration` has it, from a minute on: what is shorter has no use for a clock."""
-    return duration(seconds) if seconds >= 60 else f"{seconds:.3g} s"
-
-
-def _overhead(size: int, each: float) -> float:
-    return COMMIT_SECONDS / (size * each) if each > 0 and size else 0.0

@@ -1,142 +1,138 @@
-"""The options of a job, checked when they are given."""
+"""The options of a job: each one's type, default and text stand here, and nowhere else."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from resumable_tasks.base import checks
+from resumable_tasks.checkpoint.settings import Failing
+from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
-from resumable_tasks.items.fingerprints import Fingerprinter, FingerprintSpec
+from resumable_tasks.items.fingerprints import Changes, Fingerprinter
 from resumable_tasks.items.keys import KeyScheme, KeySpec
-from resumable_tasks.items.plan import BatchFormat, OnChange, OnDuplicate
 from resumable_tasks.runners.limits import Adaptive, parse_rates
-from resumable_tasks.runners.outcome import Outcome, ResultsMode
-from resumable_tasks.runners.retries import RetryDelay, RetryOn
+from resumable_tasks.runners.retries import Retry
+
+if TYPE_CHECKING:
+    from resumable_tasks.items.plan import BatchFormat, OnDuplicate
+    from resumable_tasks.runners.outcome import Cost, ResultsMode
 
 RunnerName = Literal["auto", "local", "processes", "prefect"]
-OnVersionChange = Literal["error", "reuse", "restart"]
-
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_LEAST = {"batch_size": 1, "retries": 0, "task_runs": 1}
-_LEAST_IF_ANY = {"pause_after": 1, "max_attempts": 1, "max_items": 1}
-_ABOVE_0_IF_ANY = ("timeout", "max_seconds", "max_cost")
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "results": ("one", "many", "none"),
-    "runner": ("auto", "local", "processes", "prefect"),
-    "batch_format": ("auto", "rows", "arrow"),
-    "on_duplicate": ("error", "skip"),
-    "on_change": ("redo", "keep", "error"),
-    "on_version_change": ("error", "reuse", "restart"),
-}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """The options of a job; see `resumable_task` for what each means."""
+    """The options of a job.
 
-    name: str
+    Args:
+        name: of the job; by default the function's.
+        key: where the key of an item is found: a field's name, a tuple of names, a callable;
+            None if the items are strings or integers that are their own keys.
+        batch_size: items a call of the handler, at most.
+        concurrency: calls at once: threads, coroutines or processes. ``"adaptive"``, or
+            ``Adaptive(lowest, highest)``: begins with one (or ``lowest``), takes more while calls
+            take no longer for it, and half as many when the service says that there are too many
+            (HTTP 429, ``Retry-After``, a timeout); up to 32 (or ``highest``).
+        retries: further calls with a batch after one that raised: a number, or a
+            ``Retry(times, delay=…, on=…)``.
+        timeout: seconds that a call may take, after which it has failed with ``TimeoutError`` (and
+            is retried, if it may be): a coroutine is cancelled, a process is killed and replaced.
+            A plain function on a thread cannot be stopped: it is reported as overdue, and its
+            results count when they come.
+        results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
+            (0 to n rows an item), ``"none"`` (completion only).
+        version: of the handler; a run after a change of it ends with `CheckpointMismatch`, or does
+            what its ``on_version_change`` says.
+        runner: ``"local"`` (threads, or the event loop for a coroutine function),
+            ``"processes"``, ``"prefect"`` (task runs of the flow run around), or ``"auto"``:
+            ``"prefect"`` in a flow run, else ``"local"``.
+        batch_format: what the handler is given: ``"rows"`` (a list), ``"arrow"`` (a
+            ``pyarrow.RecordBatch``), ``"auto"``: Arrow if the items are Arrow.
+        rate_limit: at most so many calls of the handler in any such time (``"60/minute"``), or so
+            many items (``"600 items/minute"``), or both in a list; shared by all workers of a
+            process, and divided among processes. ``"prefect:NAME"``: a slot of Prefect's global
+            concurrency limit of that name, which all its flow runs share.
+        tolerated_failures: how many items (int), or which share of them (float), may fail
+            before the run raises `JobFailed`.
+        fail_fast: stop at the first failed batch or item, once what runs has ended.
+        cost: what a call has cost: a field of the results, which is added up (``"cost"`` if the
+            budget has a cost), or a callable of the `CallOutcome` (its ``table``, ``seconds``,
+            ``failures``, ``batch``).
+        tags: of the task runs in Prefect.
+        grace_seconds: how long running batches may take to finish after Ctrl-C or SIGTERM.
+        on_duplicate: a key that comes twice in one run is an ``"error"``, or ``"skip"`` keeps
+            the first item.
+        failing: a `Failing`: how bad items are isolated, when a run pauses or gives up, what is
+            tried again.
+        budget: a `Budget` in items, seconds and cost, for each run.
+        changes: a `Changes`: how a run sees that an item has changed since it was completed. By
+            default nothing is looked at, and what is completed stays completed.
+    """
+
+    name: str = ""
     key: KeySpec = None
     batch_size: int = 50
     concurrency: int | Literal["adaptive"] | Adaptive = 4
-    retries: int = 0
-    retry_delay: RetryDelay = None
-    retry_on: RetryOn | None = None
+    retries: int | Retry = 0
     timeout: float | None = None
-    isolate: bool = True
-    pause_after: int | None = 5
-    give_up_after: float = 600.0
-    rate_limit: str | Sequence[str] | None = None
     results: ResultsMode = "one"
     version: str | int = "1"
     runner: RunnerName = "auto"
     batch_format: BatchFormat = "auto"
-    on_duplicate: OnDuplicate = "error"
-    on_version_change: OnVersionChange = "error"
+    rate_limit: str | Sequence[str] | None = None
     tolerated_failures: int | float = 0
     fail_fast: bool = False
-    retry_failed: bool = True
-    max_attempts: int | None = None
-    keep_failed_items: bool = False
-    max_items: int | None = None
-    max_seconds: float | None = None
-    max_cost: float | None = None
-    cost: str | Callable[[Outcome], float] | None = None
-    grace_seconds: float = 25.0
+    cost: Cost | None = None
     tags: Sequence[str] = ()
-    task_runs: int = 1_000
-    fingerprint: FingerprintSpec = None
-    on_change: OnChange = "redo"
+    grace_seconds: float = 25.0
+    on_duplicate: OnDuplicate = "error"
+    failing: Failing = Failing()
+    budget: Budget = Budget()
+    changes: Changes | None = None
 
     def __post_init__(self) -> None:
+        checks.job_name(self.name)
         KeyScheme(self.key)
-        self.fingerprinter()
-        if not NAME.fullmatch(self.name):
+        checks.choice("results", self.results, ("one", "many", "none"))
+        checks.choice("runner", self.runner, ("auto", "local", "processes", "prefect"))
+        checks.choice("batch_format", self.batch_format, ("auto", "rows", "arrow"))
+        checks.choice("on_duplicate", self.on_duplicate, ("error", "skip"))
+        checks.whole_number("batch_size", self.batch_size, 1)
+        checks.above_zero("timeout", self.timeout)
+        checks.seconds("grace_seconds", self.grace_seconds)
+        self._check_objects()
+        self._check_concurrency()
+        self._check_rates()
+        self._check_cost()
+        self._check_tolerated()
+        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
+            raise UsageError(f"tags={self.tags!r} is no list of strings")
+
+    def _check_objects(self) -> None:
+        retries = self.retries
+        if not isinstance(retries, Retry) and (type(retries) is not int or retries < 0):
             raise UsageError(
-                f"name={self.name!r} cannot name a job, whose name is part of paths: give name= "
-                "letters, digits, '_', '-' and '.'"
+                f"retries={retries!r} is neither a whole number from 0 nor a "
+                "Retry(times, delay=…, on=…)"
             )
-        for option, choices in _CHOICES.items():
-            if getattr(self, option) not in choices:
-                raise UsageError(f"{option}={getattr(self, option)!r} is none of {choices}")
-        for option, least in _LEAST.items():
-            value = getattr(self, option)
-            if type(value) is not int or value < least:
-                raise UsageError(f"{option}={value!r} is not a whole number from {least}")
-        for option, least in _LEAST_IF_ANY.items():
-            value = getattr(self, option)
-            if value is not None and (type(value) is not int or value < least):
-                raise UsageError(f"{option}={value!r} is not a whole number from {least}, or None")
-        for option in _ABOVE_0_IF_ANY:
-            value = getattr(self, option)
-            if value is not None and not (_is_seconds(value) and value > 0):
-                raise UsageError(f"{option}={value!r} is no number above 0")
+        checks.instance("failing", self.failing, Failing, "Failing(isolate=…, …)")
+        checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
+        if self.changes is not None:
+            checks.instance("changes", self.changes, Changes, "Changes(by, then=…)")
+
+    def _check_concurrency(self) -> None:
         concurrency = self.concurrency
-        adaptive = concurrency == "adaptive" or isinstance(concurrency, Adaptive)
-        if not adaptive and (type(concurrency) is not int or concurrency < 1):
+        if concurrency == "adaptive" or isinstance(concurrency, Adaptive):
+            return
+        if type(concurrency) is not int or concurrency < 1:
             raise UsageError(
                 f"concurrency={concurrency!r} is neither a whole number from 1 nor "
                 '"adaptive" nor an Adaptive(lowest, highest)'
             )
-        self._check_failing()
-        self._check_limits()
-        tolerated = self.tolerated_failures
-        if (
-            isinstance(tolerated, bool)
-            or tolerated < 0
-            or (type(tolerated) is float and tolerated > 1)
-        ):
-            raise UsageError(
-                f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
-                "them between 0.0 and 1.0"
-            )
-        if self.grace_seconds < 0:
-            raise UsageError(f"grace_seconds={self.grace_seconds!r} is negative")
-        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
-            raise UsageError(f"tags={self.tags!r} is no list of strings")
 
-    def _check_failing(self) -> None:
-        delay, retry_on = self.retry_delay, self.retry_on
-        delays = delay if isinstance(delay, Sequence) else [delay]
-        known = delay is None or callable(delay) or all(_is_seconds(each) for each in delays)
-        if isinstance(delay, str) or not known:
-            raise UsageError(
-                f"retry_delay={delay!r} is no number of seconds, no list of them, and no wait "
-                "strategy of tenacity"
-            )
-        types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        are_types = all(isinstance(t, type) and issubclass(t, BaseException) for t in types)
-        are_types = are_types or (callable(retry_on) and not isinstance(retry_on, type))
-        if retry_on is not None and not are_types:
-            raise UsageError(
-                f"retry_on={retry_on!r} is no class of exceptions, no tuple of them, and no "
-                "callable that is given an exception"
-            )
-        if not _is_seconds(self.give_up_after):
-            raise UsageError(f"give_up_after={self.give_up_after!r} is no number of seconds")
-
-    def _check_limits(self) -> None:
+    def _check_rates(self) -> None:
         rates, _ = parse_rates(self.rate_limit)
         for rate in rates:
             if rate.of_items and rate.count < self.batch_size:
@@ -144,6 +140,8 @@ class JobOptions:
                     f"rate_limit={self.rate_limit!r} allows {rate.count} items at once, and a "
                     f"batch has {self.batch_size}: give a smaller batch_size"
                 )
+
+    def _check_cost(self) -> None:
         if self.cost is not None and not callable(self.cost) and not isinstance(self.cost, str):
             raise UsageError(f"cost={self.cost!r} is neither a field's name nor a callable")
         if isinstance(self.known_cost, str) and self.results == "none":
@@ -152,10 +150,24 @@ class JobOptions:
                 "cost= a callable of an outcome"
             )
 
+    def _check_tolerated(self) -> None:
+        tolerated = self.tolerated_failures
+        most = 1 if isinstance(tolerated, float) else float("inf")
+        if isinstance(tolerated, bool) or not 0 <= tolerated <= most:
+            raise UsageError(
+                f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
+                "them between 0.0 and 1.0"
+            )
+
     @property
-    def known_cost(self) -> str | Callable[[Outcome], float] | None:
+    def retry(self) -> Retry:
+        """What is retried, however it was given."""
+        return self.retries if isinstance(self.retries, Retry) else Retry(self.retries)
+
+    @property
+    def known_cost(self) -> Cost | None:
         """Where the cost of a call is found."""
-        return "cost" if self.cost is None and self.max_cost is not None else self.cost
+        return "cost" if self.cost is None and self.budget.cost is not None else self.cost
 
     @property
     def adaptive(self) -> Adaptive | None:
@@ -174,17 +186,10 @@ class JobOptions:
         return adaptive.highest
 
     def fingerprinter(self) -> Fingerprinter | None:
-        """How fingerprints of items are had; None if there are none. Raises `UsageError`."""
-        return None if self.fingerprint is None else Fingerprinter(self.fingerprint)
+        """What makes the fingerprints of items; None if there are none."""
+        return None if self.changes is None else Fingerprinter(self.changes.by)
 
     def tolerates(self, failed: int, total: int) -> bool:
+        """Whether so many failed items of so many do not fail the run."""
         tolerated = self.tolerated_failures
         return failed <= (tolerated * total if isinstance(tolerated, float) else tolerated)
-
-
-def _is_seconds(value: object) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and 0 <= value < float("inf")
-    )

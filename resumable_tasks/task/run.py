@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base import log
-from resumable_tasks.base.exits import use_exit_codes
-from resumable_tasks.checkpoint.directory.driver import Checkpoint
-from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.base import checks, log
+from resumable_tasks.base.signals import use_exit_codes
+from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
-from resumable_tasks.checkpoint.form import CheckpointForm
-from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
-from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.engine import progress, watch
-from resumable_tasks.engine.budget import Budget
-from resumable_tasks.engine.engine import Engine
-from resumable_tasks.engine.events import Listener, Listeners, Progress, RunFinished, RunStarted
+from resumable_tasks.engine import progress
+from resumable_tasks.engine.budget import Spending
+from resumable_tasks.engine.committer import Rules
+from resumable_tasks.engine.engine import Ending, Engine
+from resumable_tasks.engine.events import Listeners, RunStarted
+from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import Interrupted, JobFailed, UsageError
-from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.plan import Planner
+from resumable_tasks.items.plan import Planning
 from resumable_tasks.results.result import RunResult, describe_failures
-from resumable_tasks.runners.base import Runner, Work, is_coroutine_function
+from resumable_tasks.runners.base import Runner, is_coroutine_function
+from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.limits import Limits, parse_rates
-from resumable_tasks.runners.retries import RetryPolicy, delay_of
 from resumable_tasks.runners.threads import ThreadRunner
-from resumable_tasks.task.dry_run import dry_run
-from resumable_tasks.task.options import NAME, JobOptions
+from resumable_tasks.task.arguments import RunArguments
+from resumable_tasks.task.options import JobOptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,17 +40,6 @@ _HOME = ".resumable"
 _COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
 
 
-@dataclass(frozen=True, slots=True)
-class RunArguments:
-    checkpoint: str | os.PathLike[str] | SqlCheckpoint | None
-    partition: str | date | None
-    takeover: bool
-    on_progress: Callable[[Progress], None] | None
-    listeners: tuple[Listener, ...]
-    progress: bool | None
-    dry_run: bool = False
-
-
 class Run:
     """One run: opens the checkpoint, has the engine work, says how it went, lets go."""
 
@@ -61,18 +47,16 @@ class Run:
         self,
         handler: Callable[..., Any],
         options: JobOptions,
-        items: Any,
         arguments: RunArguments,
-        loop: asyncio.AbstractEventLoop | None,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
         flow_run: FlowRun | None = None,
     ) -> None:
         self._handler = handler
         self._options = options
-        self._items = items
         self._arguments = arguments
         self._loop = loop
         self._flow_run = flow_run
-        self._expected = len(items) if hasattr(items, "__len__") else None
         self._stop_requests: list[tuple[str, bool]] = []
         self._engine: Engine | None = None
 
@@ -87,255 +71,233 @@ class Run:
     def carry_out(self) -> RunResult:
         """Run, and say how it went: by a result or by an exception that carries it."""
         use_exit_codes()
-        options, arguments = self._options, self._arguments
-        if isinstance(arguments.checkpoint, SqlCheckpoint):
-            return self._from_table(arguments.checkpoint)
-        scheme = KeyScheme(options.key)
-        fingerprinter = options.fingerprinter()
-        place = _place(options.name, arguments.checkpoint, arguments.partition)
-        if self._flow_run is not None:
-            self._flow_run.check_place(place)
-        if arguments.dry_run:
-            return dry_run(place, options, self._items)
-        runner = _runner(self._handler, options, self._loop, self._flow_run)
-        checkpoint = Checkpoint.open(
-            open_store(place),
-            Manifest(options.name, str(options.version), scheme.describe(), options.results),
-            takeover=arguments.takeover,
-            on_version_change=options.on_version_change,
-            expected=self._expected,
-            max_attempts=options.max_attempts,
-            identity=self._flow_run.identity if self._flow_run is not None else None,
-            fingerprint=fingerprinter.describe() if fingerprinter is not None else None,
-        )
-        try:
-            return self._with(checkpoint, scheme, runner)
-        finally:
-            checkpoint.close()
-
-    def _from_table(self, described: SqlCheckpoint) -> RunResult:
-        """Run on the rows of a database table, which is the checkpoint too."""
-        from resumable_tasks.checkpoint.sql import opening
-
         arguments, flow_run = self._arguments, self._flow_run
-        self._options = options = opening.check(described, self._options, self._items, arguments)
+        place = as_place(self._options.name, arguments.checkpoint, arguments.partition)
+        path = place.local_path()
+        if flow_run is not None and path is not None:
+            flow_run.check_place(path)
+        job = place.check(self._job(), arguments.items)
         if arguments.dry_run:
-            return opening.dry_run(described, options)
-        runner = _runner(self._handler, options, self._loop, flow_run)
-        if runner.remote and options.runner != "processes" and described.shards is None:
+            return _previewed(self._options, place, place.preview(job, arguments.items))
+        runner = self._runner()
+        if runner.remote and self._options.adaptive is not None:
             raise UsageError(
-                f"{options.name}: task runs on other machines need shards=, a folder that all of "
-                "them share, for their rows; or run the flow on ThreadPoolTaskRunner"
+                f"{job.name}: an adaptive concurrency is for threads and coroutines of one "
+                "process; give a number"
             )
-        checkpoint = opening.open_form(
-            described,
-            options,
-            takeover=arguments.takeover,
-            identity=flow_run.identity if flow_run is not None else None,
+        if runner.needs_files and not place.takes_files():
+            raise UsageError(
+                f"{job.name}: task runs on other machines need a folder that all of them share for "
+                "their rows: give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
+            )
+        items = arguments.items
+        opening = Opening(
+            arguments.takeover,
+            len(items) if hasattr(items, "__len__") else None,
+            flow_run.identity if flow_run is not None else {},
         )
+        checkpoint = place.open(job, opening)
         try:
-            self._expected = checkpoint.expected
-            return self._with(checkpoint, KeyScheme(options.key), runner)
+            if checkpoint.expected is None:
+                checkpoint.expected = opening.expected
+            return self._with(place, checkpoint, job, runner)
         finally:
             checkpoint.close()
 
-    def _with(self, checkpoint: CheckpointForm, scheme: KeyScheme, runner: Runner) -> RunResult:
+    def _job(self) -> Job:
+        """The job, as a place is told of it."""
+        options = self._options
+        return Job(
+            options.name,
+            str(options.version),
+            options.results,
+            Planning(
+                options.key,
+                options.batch_size,
+                options.batch_format,
+                options.on_duplicate,
+                options.changes,
+            ),
+            options.most_at_once,
+            options.failing.max_attempts,
+            options.failing.retry_failed,
+            self._arguments.on_version_change,
+        )
+
+    def _with(self, place: Place, checkpoint: Checkpoint, job: Job, runner: Runner) -> RunResult:
+        engine = self._prepared(checkpoint, job, runner)
+        self._announce(place, checkpoint, engine)
+        how = "error"
+        try:
+            ending = engine.run(self._arguments.items)
+            result = self._result(place, checkpoint, ending)
+            how = self._how(result, ending)
+            self._warn_of_nothing_new(result, checkpoint)
+            changed = {"changed": result.changed} if result.changed else {}
+            counts = {name: getattr(result, name) for name in _COUNTS} | changed
+            checkpoint.end(how, {**counts, "seconds": result.seconds})
+        finally:
+            engine.tell_end(how)
+        return self._concluded(how, result, ending, checkpoint)
+
+    def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
+        """The engine, and whoever listens to it, before anything runs."""
         options, arguments = self._options, self._arguments
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
             (progress.listener(arguments.progress), *telemetry, *arguments.listeners),
             arguments.on_progress,
         )
-        planner = checkpoint.planner(scheme, options)
-        listeners.each.append(watch.key_watch(planner, len(checkpoint.state.done)))
-        work = Work(
-            handler=self._handler,
-            scheme=scheme,
-            results=options.results,
-            retry=RetryPolicy(
-                options.retries,
-                delay_of(options.retry_delay, options.retries),
-                options.retry_on,
-                options.give_up_after,
-            ),
-            timeout=options.timeout,
-            limits=self._limits(),
-            cost=options.known_cost,
-            writer=checkpoint.shard_writer() if runner.remote else None,
-            json_columns=checkpoint.json_columns,
-        )
+        listeners.each.append(key_watch(checkpoint.planner, checkpoint.found.completed))
+        failing = options.failing
         engine = Engine(
             checkpoint,
-            planner,
             runner,
-            work,
+            self._work(checkpoint, job, runner),
             listeners,
-            expected=self._expected,
-            options=options,
-            budget=Budget(
-                options.max_items,
-                options.max_seconds,
-                options.max_cost,
-                checkpoint.state.pace.cost_each,
+            expected=checkpoint.expected,
+            rules=Rules(
+                failing.isolate,
+                failing.pause_after,
+                failing.give_up_after,
+                failing.keep_items,
+                options.fail_fast,
+                options.grace_seconds,
             ),
+            spending=Spending(options.budget, checkpoint.found.cost_each),
         )
         self._engine = engine
         for request in self._stop_requests:
             engine.request_stop(*request)
         checkpoint.stop_when(lambda: engine.stopping)
-        if hasattr(self._items, "stop_when"):  # async items, which wait for their source elsewhere
-            self._items.stop_when(lambda: engine.stopping)
+        if hasattr(arguments.items, "stop_when"):  # async items, which wait for their source
+            arguments.items.stop_when(lambda: engine.stopping)
+        return engine
 
-        began = time.monotonic()
-        self._announce(checkpoint, engine)
-        how = "error"
-        try:
-            engine.run(self._items)
-            result = self._result(checkpoint, planner, engine, time.monotonic() - began)
-            how = self._how(result, engine)
-            counts = {name: getattr(result, name) for name in _COUNTS}
-            self._warn_of_nothing_new(result, checkpoint)
-            counts |= {"changed": planner.changed} if planner.changed else {}
-            adopted = planner.adopted
-            if adopted.count:
-                log.warning(
-                    "%s items were completed without a fingerprint= of this kind; they are taken "
-                    "for unchanged, and compared from the next run on",
-                    f"{adopted.count:,}",
-                )
-            checkpoint.end(
-                {"how": how, **counts, "seconds": result.seconds},
-                bytes(adopted.lines),
-                bytes(adopted.prints),
-            )
-        finally:
-            engine.tell(RunFinished, how=how, progress=engine.progress())
-        return self._conclude(how, result, engine, checkpoint)
+    def _work(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Work:
+        options = self._options
+        return Work(
+            handler=self._handler,
+            scheme=job.planning.scheme,
+            results=options.results,
+            retry=options.retry.policy(options.failing.give_up_after),
+            timeout=options.timeout,
+            limits=self._limits(),
+            cost=options.known_cost,
+            writer=checkpoint.shard_writer() if runner.remote else None,
+            json_columns=checkpoint.json_columns,
+            isolate=options.failing.isolate and not options.fail_fast,
+        )
 
-    def _warn_of_nothing_new(self, result: RunResult, checkpoint: CheckpointForm) -> None:
+    def _warn_of_nothing_new(self, result: RunResult, checkpoint: Checkpoint) -> None:
         """A scheduled run that finds all done has most likely another one's checkpoint."""
         scheduled = self._flow_run is not None and self._flow_run.scheduled
-        before = checkpoint.before
+        before = checkpoint.found.last
         if scheduled and before is not None and 0 < result.total == result.skipped:
             log.warning(
                 "all %s items were completed before this scheduled run began (last by run %s, %s) "
                 "and nothing was done. If each run is to do its own, give each its own checkpoint: "
                 "partition=scheduled_date()",
                 f"{result.total:,}",
-                before.run,
-                before.time,
+                *before,
             )
 
-    def _how(self, result: RunResult, engine: Engine) -> str:
-        if engine.interrupted:
+    def _how(self, result: RunResult, ending: Ending) -> str:
+        if ending.stopped:
             return "interrupted"
         tolerated = self._options.tolerates(result.failed, result.total)
-        return "done" if tolerated and not engine.ended_early else "failed"
+        return "done" if tolerated and not ending.why_failed else "failed"
 
-    def _conclude(
-        self, how: str, result: RunResult, engine: Engine, checkpoint: CheckpointForm
+    def _concluded(
+        self, how: str, result: RunResult, ending: Ending, checkpoint: Checkpoint
     ) -> RunResult:
-        done = result.completed + result.skipped
-        text = f"{result.job}: {done:,} of {result.total:,} items done"
-        if result.skipped:
-            text += f" ({result.skipped:,} before, {result.completed:,} now)"
+        if result.retried:
+            log.info(
+                "%s: %s needed more than one call: retried, told to wait, or handled again after "
+                "the service was down",
+                result.job,
+                "1 batch" if result.retried == 1 else f"{result.retried:,} batches",
+            )
         if result.quarantined:
             log.warning(
                 "%s: %s items are quarantined, after max_attempts=%s, and were not tried: %s",
                 result.job,
                 f"{result.quarantined:,}",
-                self._options.max_attempts,
+                self._options.failing.max_attempts,
                 checkpoint.quarantine_hint,
             )
         if how == "interrupted":
-            lost = engine.abandoned
             raise Interrupted(
-                f"interrupted by {engine.interrupted}: {result.completed:,} items were "
-                f"completed in this run, {result.skipped:,} before"
-                + (f"; {lost:,} batches did not end in time" if lost else "")
-                + (f", at a cost of {result.cost:.4g}" if result.cost else "")
-                + (f"; what remains: {result.remaining}" if result.remaining else "")
-                + f". All is safe in {result.checkpoint}. Run the same command again to resume",
-                result=result,
-                by_itself=not engine.asked_to_stop,
+                _describe_stop(result, ending), result=result, by_itself=not ending.asked
             )
+        done = result.completed + result.skipped
+        parts = f" ({result.skipped:,} before, {result.completed:,} now)" if result.skipped else ""
         log.info(
-            "%s, %d failed, in %.1f s; checkpoint %s",
-            text,
+            "%s: %s of %s items done%s, %d failed, in %.1f s; checkpoint %s",
+            result.job,
+            f"{done:,}",
+            f"{result.total:,}",
+            parts,
             result.failed,
             result.seconds,
             result.checkpoint,
         )
         if how == "failed":
-            raise JobFailed(describe_failures(result, engine.ended_early), result=result)
+            raise JobFailed(describe_failures(result, ending.why_failed), result=result)
         return result
 
-    def _announce(self, checkpoint: CheckpointForm, engine: Engine) -> None:
-        found, failed = checkpoint.found, checkpoint.failed_before
+    def _announce(self, place: Place, checkpoint: Checkpoint, engine: Engine) -> None:
+        found = checkpoint.found
         log.info(
             "%s: checkpoint %s: %s",
             self._options.name,
             checkpoint.url,
-            f"{found:,} items are done and will be skipped, {failed:,} failed before and will be "
-            "tried again"
-            if found or failed
+            f"{found.completed:,} items are done and will be skipped, {found.failed:,} failed "
+            "before and will be tried again"
+            if found.completed or found.failed
             else "new, all items will be handled",
         )
-        if checkpoint.store and in_temporary_folder(checkpoint.store):
+        path = place.local_path()
+        if path is not None and in_temporary_folder(path):
             log.warning(
-                "the checkpoint %s lies in a temporary folder, which the system empties: "
-                "name another checkpoint= for work that matters",
+                "the checkpoint %s is in a temporary directory that the system may empty; choose "
+                "another checkpoint= for work that matters",
                 checkpoint.url,
             )
         engine.tell(
             RunStarted,
-            found=found,
-            failed=failed,
-            expected=self._expected,
-            epoch=checkpoint.state.epoch,
+            found=found.completed,
+            failed=found.failed,
+            expected=checkpoint.expected,
+            epoch=found.epoch,
         )
 
-    def _result(
-        self, checkpoint: CheckpointForm, planner: Planner, engine: Engine, seconds: float
-    ) -> RunResult:
+    def _result(self, place: Place, checkpoint: Checkpoint, ending: Ending) -> RunResult:
         # With retry_failed=False what failed before has failed still; quarantine is no failure.
-        left = checkpoint.set_aside(planner)
-        failed = [*engine.failures, *([] if self._options.retry_failed else left)]
-        left = left if self._options.retry_failed else []
+        options, planner = self._options, checkpoint.planner
+        left = checkpoint.left_alone()
+        quarantined = left if options.failing.retry_failed else []
+        failed = [*ending.failures, *([] if options.failing.retry_failed else left)]
         return RunResult(
-            job=self._options.name,
+            job=options.name,
             checkpoint=checkpoint.url,
             run=checkpoint.run,
             total=planner.total,
-            completed=engine.completed,
+            completed=ending.completed,
             skipped=planner.skipped,
             failed=len(failed),
             duplicates=planner.duplicates,
-            seconds=round(seconds, 3),
+            seconds=round(ending.seconds, 3),
             failures=tuple(failed),
-            quarantined=len(left),
-            cost=engine.budget.spent if self._options.known_cost is not None else None,
-            remaining=self._remaining(checkpoint, planner, engine, len(failed) + len(left)),
+            quarantined=len(quarantined),
+            cost=ending.spent if options.known_cost is not None else None,
+            remaining=_remaining(checkpoint, ending, len(failed) + len(quarantined)),
             positions=planner.seen,
             changed=planner.changed,
-            source=checkpoint.source,
+            retried=ending.retried,
+            reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
         )
-
-    def _remaining(
-        self, checkpoint: CheckpointForm, planner: Planner, engine: Engine, failed: int
-    ) -> Estimate | None:
-        """What a run that was stopped has left, as far as the number of items is known."""
-        if self._expected is None or not (engine.interrupted or engine.ended_early):
-            return None
-        seen = planner.total - planner.skipped - planner.duplicates
-        # Of the items that were not read, those are done that were done before and not met yet.
-        unread = max(0, self._expected - planner.total)
-        unread -= min(unread, max(0, engine.found - planner.skipped - planner.changed))
-        left = max(0, seen - engine.completed - failed) + unread
-        estimate = checkpoint.state.pace.estimate(left)
-        each = engine.budget.cost_each
-        return replace(estimate, cost=left * each) if each else estimate
 
     def _limits(self) -> Limits | None:
         options = self._options
@@ -350,54 +312,111 @@ class Run:
         gates = self._flow_run.gates(names) if self._flow_run is not None else ()
         return Limits(rates, options.adaptive, gates, options.batch_size)
 
-
-def _runner(
-    handler: Callable[..., Any],
-    options: JobOptions,
-    loop: asyncio.AbstractEventLoop | None,
-    flow_run: FlowRun | None,
-) -> Runner:
-    if options.runner == "prefect" and flow_run is None:
-        raise UsageError(
-            f'{options.name}: runner="prefect", and no flow run is going on: call it in a function '
-            'that is a Prefect @flow, or leave runner="auto"'
-        )
-    # In a task run of the user's own, that one is the task run; its threads are ours.
-    in_flow = flow_run is not None and not flow_run.in_task_run
-    if options.runner == "prefect" or (options.runner == "auto" and in_flow):
-        assert flow_run is not None
-        return flow_run.runner(options, loop)
-    if is_coroutine_function(handler):
-        if options.runner == "processes":
-            raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
-        from resumable_tasks.runners.aio import AsyncRunner
-
-        return AsyncRunner(options.most_at_once, loop)
-    if options.runner == "processes":
-        from resumable_tasks.runners.processes import ProcessRunner
-
-        if options.adaptive is not None:
+    def _runner(self) -> Runner:
+        options, flow_run = self._options, self._flow_run
+        if options.runner == "prefect" and flow_run is None:
             raise UsageError(
-                f"{options.name}: an adaptive concurrency is for threads and coroutines; give a "
-                "number of processes"
+                f'{options.name}: runner="prefect", and no flow run is going on: call it in a '
+                'function that is a Prefect @flow, or leave runner="auto"'
             )
-        return ProcessRunner(options.most_at_once)
-    return ThreadRunner(options.most_at_once)
+        # In a task run of the user's own, that one is the task run; its threads are ours.
+        in_flow = flow_run is not None and not flow_run.in_task_run
+        if options.runner == "prefect" or (options.runner == "auto" and in_flow):
+            assert flow_run is not None
+            return flow_run.runner(
+                options.name,
+                options.tags,
+                options.most_at_once,
+                self._arguments.task_runs,
+                self._loop,
+            )
+        if options.runner == "processes":
+            if is_coroutine_function(self._handler):
+                raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
+            from resumable_tasks.runners.processes import ProcessRunner
+
+            return ProcessRunner(options.most_at_once)
+        if is_coroutine_function(self._handler):
+            from resumable_tasks.runners.eventloop import AsyncRunner
+
+            return AsyncRunner(options.most_at_once, self._loop)
+        return ThreadRunner(options.most_at_once)
 
 
-def _place(
-    name: str, checkpoint: str | os.PathLike[str] | None, partition: str | date | None
-) -> str:
-    """Where the checkpoint of this job and partition lives."""
+def as_place(
+    name: str, checkpoint: str | os.PathLike[str] | Place | None, partition: str | date | None
+) -> Place:
+    """Where the checkpoint of this job and partition lives. Raises `UsageError`."""
     part = partition.isoformat() if isinstance(partition, date) else partition
-    if part is not None and (not isinstance(part, str) or not NAME.fullmatch(part)):
+    if part is not None and (not isinstance(part, str) or not checks.NAME.fullmatch(part)):
         raise UsageError(
             f"partition={partition!r} cannot be a folder's name: use letters, digits, '_', '-' "
             "and '.', or a date"
         )
     if checkpoint is None:
-        return str(Path(_HOME) / name / (part or "default"))
-    base = os.fspath(checkpoint)
-    if not base:
+        return Directory(str(Path(_HOME) / name / (part or "default")))
+    if isinstance(checkpoint, Place):
+        return checkpoint.partition(part) if part else checkpoint
+    base = Directory(os.fspath(checkpoint))
+    if not base.path:
         raise UsageError("checkpoint is an empty path; name a directory")
-    return f"{base.rstrip('/') or '/'}/{part}" if part else base
+    return base.partition(part) if part else base
+
+
+def _describe_stop(result: RunResult, ending: Ending) -> str:
+    return (
+        f"interrupted by {ending.stopped}: {result.completed:,} items were completed in this run, "
+        f"{result.skipped:,} before"
+        + (f"; {ending.abandoned:,} batches did not end in time" if ending.abandoned else "")
+        + (f", at a cost of {result.cost:.4g}" if result.cost else "")
+        + (f"; what remains: {result.remaining}" if result.remaining else "")
+        + f". All is safe in {result.checkpoint}. Run the same command again to resume"
+    )
+
+
+def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate | None:
+    """What a run that was stopped has left, as far as the number of items is known."""
+    planner, expected = checkpoint.planner, checkpoint.expected
+    if expected is None or not (ending.stopped or ending.why_failed):
+        return None
+    seen = planner.total - planner.skipped - planner.duplicates
+    # Of the items that were not read, those are done that were done before and not met yet.
+    unread = max(0, expected - planner.total)
+    unread -= min(unread, max(0, checkpoint.found.completed - planner.skipped - planner.changed))
+    left = max(0, seen - ending.completed - failed) + unread
+    estimate = checkpoint.estimate(left)
+    each = ending.cost_each
+    return replace(estimate, cost=left * each) if each else estimate
+
+
+def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult:
+    """What a dry run gives back: ``remaining`` is what a run would handle."""
+    batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
+    log.info(
+        "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "
+        "would be tried again, %s would not be tried again",
+        options.name,
+        preview.remaining,
+        batches,
+        f"{preview.total:,}",
+        f"{preview.skipped:,}",
+        f"{preview.again:,}",
+        f"{preview.left_alone:,}",
+    )
+    quarantine = options.failing.retry_failed
+    return RunResult(
+        job=options.name,
+        checkpoint=preview.url,
+        run="",
+        total=preview.total,
+        completed=0,
+        skipped=preview.skipped,
+        failed=0 if quarantine else preview.left_alone,
+        duplicates=preview.duplicates,
+        seconds=0.0,
+        quarantined=preview.left_alone if quarantine else 0,
+        remaining=preview.remaining,
+        changed=preview.changed,
+        positions=preview.positions,
+        reader=place.reader(),
+    )

@@ -7,7 +7,7 @@ interrupted, run twice, and run again, and then somebody else looks at what stan
         def program(self, place): ...       # the text of a Python program, see `FormSuite.program`
         def results(self, place): ...       # the units whose results stand there, by another reader
         def damage(self, place): ...        # do harm to what was written last
-        def mend(self, place): ...          # what the documents say is to be done then
+        def fix(self, place): ...          # what the documents say is to be done then
 
 Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
 """
@@ -42,15 +42,8 @@ class Bench:
 
     def start(self, count: int, seconds: float = 0.0) -> subprocess.Popen[str]:
         """Begin to do so many units, each of which takes so long."""
-        program = subprocess.Popen(  # noqa: S603 - this is what is tried
-            [sys.executable, str(self.place / "program.py"), str(count), str(seconds)],
-            cwd=self.place,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            # Whoever runs the tests may have switched Ctrl-C off for what it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        command = [sys.executable, str(self.place / "program.py"), str(count), str(seconds)]
+        program = self.suite.start(command, self.place)
         self._programs.append(program)
         return program
 
@@ -102,6 +95,21 @@ class FormSuite:
         """
         raise NotImplementedError
 
+    def start(self, command: list[str], place: Path) -> subprocess.Popen[str]:
+        """Start this command in this folder, with a pipe from its standard error.
+
+        A fresh interpreter, with Ctrl-C as in a terminal. Override it to start programs faster.
+        """
+        return subprocess.Popen(  # noqa: S603 - this is what is tried
+            command,
+            cwd=place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs the tests may have switched Ctrl-C off for what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
     def results(self, place: Path) -> list[int]:
         """The units whose results stand there, each as often as it does, past the library."""
         raise NotImplementedError
@@ -110,7 +118,7 @@ class FormSuite:
         """Do harm to what was written last, as a disk would. Skips if this form is no file."""
         raise NotImplementedError
 
-    def mend(self, place: Path) -> None:
+    def fix(self, place: Path) -> None:
         """Do what the documents say is to be done about damage."""
 
     @pytest.fixture
@@ -189,7 +197,7 @@ class FormSuite:
         program.wait()
         self.damage(bench.place)
         bench.run(self.units)  # says so, or does without what is damaged
-        self.mend(bench.place)
+        self.fix(bench.place)
         assert bench.run(self.units) == EXIT_DONE
         assert bench.results() == once(self.units)
 

@@ -31,6 +31,7 @@ from resumable_tasks.checkpoint.directory.journal import (
 )
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 from resumable_tasks.items import keys
@@ -171,7 +172,7 @@ class JournalSuite:
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         store = self.make_store(tmp_path)
-        store.prepare((FOLDER, "shards"))
+        disk.prepare(store, (FOLDER, "shards"))
         return store
 
     # What is appended is read
@@ -634,7 +635,7 @@ def _damaged_file(store: Store) -> str:
 
 
 def _drive(store: Store, run: str, wanted: list[str], acknowledged: SimpleQueue[Commit]) -> bool:
-    """One tenure of a driver; whether it ended by being fenced."""
+    """One run of a driver; whether it ended by being fenced."""
     journal, state = Journal(store, ANCHOR), State()
     while True:
         state.apply_all(journal.read_new())
@@ -655,7 +656,7 @@ def _drive(store: Store, run: str, wanted: list[str], acknowledged: SimpleQueue[
     return False
 
 
-class TroubledStore(Store):
+class TroubledStore(Store, disk.Disk):
     """A store whose next creations of records, once ``armed``, go as the script says.
 
     ``ours``: created, then `CreateUnknown`. ``unknown``: `CreateUnknown`, and nothing is there.
@@ -693,18 +694,12 @@ class TroubledStore(Store):
     def sync(self, folder: str) -> None:
         if self.broken == "sync":
             raise StoreError("the folder cannot be flushed")
-        self.inner.sync(folder)
+        disk.sync(self.inner, folder)
 
     def read(self, name: str) -> bytes:
         if self.broken == "read":
             raise StoreError("the record cannot be read")
         return self.inner.read(name)
-
-    def prepare(self, folders: tuple[str, ...]) -> None:
-        self.inner.prepare(folders)
-
-    def exists(self) -> bool:
-        return self.inner.exists()
 
     def list(self, folder: str) -> dict[str, int]:
         return self.inner.list(folder)
@@ -715,17 +710,24 @@ class TroubledStore(Store):
     def delete(self, name: str) -> None:
         self.inner.delete(name)
 
+    def prepare(self, folders: tuple[str, ...]) -> None:
+        disk.prepare(self.inner, folders)
+
+    def names(self, folder: str) -> set[str]:
+        return disk.names(self.inner, folder)
+
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
-        return self.inner.sweep(folder, dead)
+        return disk.sweep(self.inner, folder, dead)
 
     def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
-        return self.inner.lock(name, steal=steal)
+        return disk.lock(self.inner, name, steal=steal)
 
     def locked(self, name: str) -> bool:
-        return self.inner.locked(name)
+        return disk.locked(self.inner, name)
 
     def archive(self) -> str:
-        return self.inner.archive()
+        return disk.archive(self.inner)
 
     def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        assert isinstance(self.inner, disk.Disk)
         return self.inner.filesystem()

@@ -26,13 +26,15 @@ from typing import Any, ClassVar
 import pytest
 
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
-from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.base import Runner, Work, current_batch
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import Work, current_batch
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
 from resumable_tasks.runners.retries import RetryPolicy
 
 PATIENCE = 20.0
@@ -126,6 +128,11 @@ def _until(done: Callable[[], bool]) -> Generator[float, None, None]:
 
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())
+
+
+def completed(outcome: Outcome) -> int:
+    """How many items of its batch are done."""
+    return outcome.completed if isinstance(outcome, Done) else 0
 
 
 def _note(folder: Path, file: str, line: str) -> None:
@@ -234,15 +241,16 @@ class RunnerSuite:
         runner.none_left()
         for batch in batches:
             outcome = outcomes[batch.number]
+            assert isinstance(outcome, Done)
             assert outcome.batch.keys == batch.keys
             assert (outcome.done, outcome.completed) == (batch.lines, 3)
-            assert not outcome.dropped
-            assert outcome.fatal is None
             assert outcome.failures == ()
             assert outcome.table is not None
             assert outcome.table.column("id").to_pylist() == batch.keys
             assert outcome.schema == outcome.table.schema
-            assert outcome.seconds >= 0
+            assert outcome.times.calls == 1
+            assert outcome.times.seconds >= 0
+            assert outcome.times.began <= outcome.times.ended
         assert sorted(runner.notes("started")) == sorted(str(b.keys[0]) for b in batches)
 
     def test_as_many_batches_run_at_once_as_were_asked_for(
@@ -251,7 +259,7 @@ class RunnerSuite:
         runner = bench(3)
         for _ in range(3):
             runner.submit("gather", count=3)
-        assert all(outcome.completed for outcome in runner.take(3).values())
+        assert [completed(outcome) for outcome in runner.take(3).values()] == [1, 1, 1]
 
     def test_never_more_batches_run_at_once(self, bench: Callable[..., Bench]) -> None:
         runner = bench(2)
@@ -290,14 +298,10 @@ class RunnerSuite:
         outcomes = runner.take(9)
         runner.close()
         runner.none_left()
-        ran = [number for number, outcome in outcomes.items() if not outcome.dropped]
-        assert len(ran) == 2
-        assert all(outcomes[number].completed == 1 for number in ran)
-        assert outcomes[later.number].dropped
+        ran = [outcome for outcome in outcomes.values() if not isinstance(outcome, Dropped)]
+        assert [completed(outcome) for outcome in ran] == [1, 1]
+        assert isinstance(outcomes[later.number], Dropped)
         assert len(runner.notes("started")) == 2
-        for outcome in outcomes.values():
-            if outcome.dropped:
-                assert (outcome.done, outcome.completed, outcome.failures) == (b"", 0, ())
 
     def test_however_many_wait_they_all_come_back_when_it_is_stopping(
         self, bench: Callable[..., Bench]
@@ -311,7 +315,7 @@ class RunnerSuite:
         runner.stopping.set()
         runner.go()
         outcomes = runner.take(1_502)
-        assert sum(outcome.dropped for outcome in outcomes.values()) == 1_500
+        assert sum(isinstance(each, Dropped) for each in outcomes.values()) == 1_500
 
     def test_an_exception_becomes_the_failure_of_its_batch_alone(
         self, bench: Callable[..., Bench]
@@ -322,6 +326,11 @@ class RunnerSuite:
         runner.submit("echo")
         outcomes = runner.take(3)
         failed = outcomes[bad.number]
+        assert isinstance(failed, Failed)
+        assert (failed.error.name, failed.error.cause) == ("ValueError", Cause.RAISED)
+        assert failed.error.transient
+        assert not failed.error.outage
+        assert failed.times.calls == 1
         assert [failure.key for failure in failed.failures] == bad.keys
         for failure in failed.failures:
             assert failure.error == "ValueError"
@@ -329,9 +338,7 @@ class RunnerSuite:
             assert failure.attempts == 1
             assert failure.batch == bad.id
             assert "ValueError" in failure.traceback
-        assert (failed.done, failed.completed, failed.table) == (b"", 0, None)
-        assert failed.fatal is None
-        assert [outcomes[n].completed for n in (0, 2)] == [1, 1]
+        assert [completed(outcomes[n]) for n in (0, 2)] == [1, 1]
 
     def test_a_result_that_does_not_match_becomes_a_failure(
         self, bench: Callable[..., Bench]
@@ -340,8 +347,10 @@ class RunnerSuite:
         bad = runner.submit("nonsense")
         good = runner.submit("echo")
         outcomes = runner.take(2)
-        assert [failure.error for failure in outcomes[bad.number].failures] == ["BadResult"]
-        assert outcomes[good.number].completed == 1
+        failed = outcomes[bad.number]
+        assert isinstance(failed, Failed)
+        assert [failure.error for failure in failed.failures] == ["BadResult"]
+        assert completed(outcomes[good.number]) == 1
 
     @pytest.mark.parametrize("do", ["interrupt", "exit"])
     def test_what_is_no_plain_exception_comes_back_too(
@@ -352,9 +361,8 @@ class RunnerSuite:
         good = runner.submit("echo")
         outcomes = runner.take(2)
         outcome = outcomes[bad.number]
-        assert (outcome.fatal is not None) != bool(outcome.failures)
-        assert outcome.completed == 0
-        assert outcomes[good.number].completed == 1
+        assert isinstance(outcome, (Failed, Fatal))
+        assert completed(outcomes[good.number]) == 1
 
     def test_a_batch_is_tried_again_as_often_as_was_asked_for(
         self, bench: Callable[..., Bench]
@@ -363,8 +371,13 @@ class RunnerSuite:
         good = runner.submit("raise until", attempt=3)
         bad = runner.submit("raise until", attempt=4)
         outcomes = runner.take(2)
-        assert outcomes[good.number].completed == 1
-        assert [failure.attempts for failure in outcomes[bad.number].failures] == [3]
+        retried, failed = outcomes[good.number], outcomes[bad.number]
+        assert isinstance(retried, Done)
+        assert isinstance(failed, Failed)
+        assert retried.completed == 1
+        assert [failure.attempts for failure in failed.failures] == [3]
+        # A batch that was retried leaves a trace.
+        assert (retried.times.calls, failed.times.calls) == (3, 3)
         assert runner.notes("started").count(str(good.keys[0])) == 3
         assert runner.notes("started").count(str(bad.keys[0])) == 3
 
@@ -372,6 +385,7 @@ class RunnerSuite:
         runner = bench(3)
         batches = [runner.submit("batch", size=2) for _ in range(6)]
         for number, outcome in runner.take(6).items():
+            assert isinstance(outcome, Done)
             assert outcome.table is not None
             wanted = f"{batches[number].id} 1 {batches[number].keys}"
             assert outcome.table.column("said").to_pylist() == [wanted] * 2
@@ -393,6 +407,7 @@ class RunnerSuite:
         finally:
             _marker.reset(token)
         for outcome in outcomes.values():
+            assert isinstance(outcome, Done)
             assert outcome.table is not None
             assert outcome.table.column("said").to_pylist() == ["the driver's"]
 
@@ -431,24 +446,27 @@ class ProcessRunnerSuite(RunnerSuite):
         runner.close()
         runner.none_left()
         failed = outcomes[bad.number]
+        assert isinstance(failed, Failed)
+        assert failed.error.cause is Cause.WORKER_LOST
         assert [failure.key for failure in failed.failures] == bad.keys
         assert {failure.error for failure in failed.failures} == {"WorkerLost"}
-        assert failed.completed == 0
         for batch in (*before, *after):
-            assert outcomes[batch.number].completed == 1
+            assert completed(outcomes[batch.number]) == 1
 
     def test_a_process_that_dies_once_costs_nothing(self, bench: Callable[..., Bench]) -> None:
         runner = bench(1)
         batch = runner.submit("die once", count=2)
-        assert runner.take(1)[batch.number].completed == 1
+        assert completed(runner.take(1)[batch.number]) == 1
 
     def test_what_cannot_cross_becomes_a_failure(self, bench: Callable[..., Bench]) -> None:
         runner = bench(1)
         bad = runner.submit("echo", odd=lambda: None)
         good = runner.submit("echo")
         outcomes = runner.take(2)
-        assert [failure.key for failure in outcomes[bad.number].failures] == bad.keys
-        assert outcomes[good.number].completed == 1
+        failed = outcomes[bad.number]
+        assert isinstance(failed, Failed)
+        assert [failure.key for failure in failed.failures] == bad.keys
+        assert completed(outcomes[good.number]) == 1
 
     def test_a_handler_that_cannot_cross_is_refused_at_the_start(
         self, bench: Callable[..., Bench]
@@ -463,13 +481,14 @@ class ProcessRunnerSuite(RunnerSuite):
         self, bench: Callable[..., Bench], tmp_path: Path
     ) -> None:
         store = LocalStore(tmp_path / "store")
-        store.prepare(("shards",))
+        disk.prepare(store, ("shards",))
         runner = bench(2, writer=ShardWriter(store, 7))
         batches = [runner.submit("echo", size=2) for _ in range(3)]
         outcomes = runner.take(3)
         listed = store.list("shards")
         for batch in batches:
             outcome = outcomes[batch.number]
+            assert isinstance(outcome, Done)
             assert outcome.table is None
             assert outcome.shard is not None
             assert outcome.shard.path.startswith("shards/e7-")

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 
 FOLDERS = ("journal", "shards")
@@ -52,35 +53,22 @@ class StoreSuite:
         """All names with their bytes, read past the store, whatever else lies there included."""
         raise NotImplementedError
 
-    def dying_writes(self, store: Store) -> AbstractContextManager[Any] | None:
-        """Inside it, ``put`` and ``create`` die by a BaseException before the name appears.
-
-        None if this medium has no unfinished writes.
-        """
-        return None
-
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         store = self.make_store(tmp_path)
-        store.prepare(FOLDERS)
+        disk.prepare(store, FOLDERS)
         return store
 
     # Reading and writing
 
     def test_a_new_place_is_empty_until_something_is_put(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        assert not store.exists()
         assert store.list("") == {}
         assert store.list("journal") == {}
-        store.prepare(FOLDERS)
+        disk.prepare(store, FOLDERS)
+        assert store.list("") == {}
         store.put("job.json", b"{}")
-        assert store.exists()
-
-    def test_prepare_may_be_called_again_and_changes_nothing(self, store: Store) -> None:
-        store.put("journal/a", b"1")
-        store.prepare(FOLDERS)
-        store.prepare((*FOLDERS, "snapshots"))
-        assert self.oracle(store) == {"journal/a": b"1"}
+        assert store.list("") == {"job.json": 2}
 
     @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 3_000_000])
     @pytest.mark.parametrize("name", ["top.json", "journal/0007.jsonl", "shards/e1-a9.parquet"])
@@ -226,10 +214,39 @@ class StoreSuite:
         assert self.oracle(store) == {"a": b"1", "shards/a": b"1"}
         assert store.list("journal") == {}
 
+    def test_a_store_crosses_to_another_process(self, store: Store) -> None:
+        other: Store = pickle.loads(pickle.dumps(store))  # noqa: S301 - made in this line
+        assert type(other) is type(store)
+        assert other.url == store.url
+        assert other.create("journal/a", b"1") is True
+        assert store.read("journal/a") == b"1"
+        assert store.create("journal/a", b"2") is False
+
+    def test_the_url_leads_back_to_the_place(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        assert self.store_at(store.url).read("journal/a") == b"1"
+
+
+class DiskSuite(StoreSuite):
+    """The contract of a store that is also a `resumable_tasks.checkpoint.store.disk.Disk`."""
+
+    def dying_writes(self, store: Store) -> AbstractContextManager[Any] | None:
+        """Inside it, ``put`` and ``create`` die by a BaseException before the name appears.
+
+        None if this medium has no unfinished writes.
+        """
+        return None
+
+    def test_prepare_may_be_called_again_and_changes_nothing(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        disk.prepare(store, FOLDERS)
+        disk.prepare(store, (*FOLDERS, "snapshots"))
+        assert self.oracle(store) == {"journal/a": b"1"}
+
     def test_sync_changes_nothing(self, store: Store) -> None:
         store.put("journal/a", b"1")
         for folder in ("", *FOLDERS):
-            store.sync(folder)
+            disk.sync(store, folder)
         assert self.oracle(store) == {"journal/a": b"1"}
 
     # What a death leaves behind
@@ -283,29 +300,33 @@ class StoreSuite:
             offered.append(name)
             return name.startswith(f"{folder}e1-")
 
-        assert store.sweep(folder.rstrip("/"), lambda name: False) == 0
+        assert disk.sweep(store, folder.rstrip("/"), lambda name: False) == 0
         assert self.oracle(store) == before
-        assert store.sweep(folder.rstrip("/"), dead) == 2
+        assert disk.sweep(store, folder.rstrip("/"), dead) == 2
         assert sorted(offered) == [f"{folder}{n}" for n in ("e1-dead.x", "e1-other.x", "e2-live.x")]
         left = self.oracle(store)
         assert left.items() >= whole.items()
         assert len(left) == len(before) - 2
-        assert store.sweep(folder.rstrip("/"), dead) == 0
+        assert disk.sweep(store, folder.rstrip("/"), dead) == 0
 
     def test_sweep_of_a_folder_that_is_not_there(self, store: Store) -> None:
-        assert store.sweep("no-such-folder", lambda name: True) == 0
+        assert disk.sweep(store, "no-such-folder", lambda name: True) == 0
 
     def test_sweep_never_removes_what_is_finished(self, store: Store) -> None:
         store.put("shards/a", b"1")
         assert store.create("journal/b", b"2")
-        assert [store.sweep(folder, lambda name: True) for folder in ("", *FOLDERS)] == [0, 0, 0]
+        assert [disk.sweep(store, folder, lambda name: True) for folder in ("", *FOLDERS)] == [
+            0,
+            0,
+            0,
+        ]
         assert self.oracle(store) == {"shards/a": b"1", "journal/b": b"2"}
 
     # Locks
 
     def _lock(self, store: Store) -> Callable[[], None]:
         try:
-            release = store.lock("holder.lock")
+            release = disk.lock(store, "holder.lock")
         except NotImplementedError:
             pytest.skip("this medium has no locks")
         assert release is not None
@@ -314,14 +335,14 @@ class StoreSuite:
     def test_a_lock_is_held_by_one_until_it_is_released(self, store: Store) -> None:
         release = self._lock(store)
         other = self.store_at(store.url)
-        assert store.lock("holder.lock") is None
-        assert other.lock("holder.lock") is None
+        assert disk.lock(store, "holder.lock") is None
+        assert disk.lock(other, "holder.lock") is None
         assert _lock_in_process(store) == "held"
-        another = other.lock("other.lock")
+        another = disk.lock(other, "other.lock")
         assert another is not None
         another()
         release()
-        again = other.lock("holder.lock")
+        again = disk.lock(other, "holder.lock")
         assert again is not None
         again()
 
@@ -336,31 +357,20 @@ class StoreSuite:
         for name in ("job.json", "journal/a", "shards/a"):
             store.put(name, name.encode())
         before = self.oracle(store)
-        url = store.archive()
+        url = disk.archive(store)
         assert url != store.url
         assert self.oracle(self.store_at(url)) == before
-        assert not store.exists()
+        assert store.list("") == {}
         assert store.list("journal") == {}
-        store.prepare(FOLDERS)
+        disk.prepare(store, FOLDERS)
         assert store.create("job.json", b"new") is True
-        second = store.archive()
+        second = disk.archive(store)
         assert second not in (url, store.url)
         assert self.oracle(self.store_at(url)) == before
 
-    def test_a_store_crosses_to_another_process(self, store: Store) -> None:
-        other: Store = pickle.loads(pickle.dumps(store))  # noqa: S301 - made in this line
-        assert type(other) is type(store)
-        assert other.url == store.url
-        assert other.create("journal/a", b"1") is True
-        assert store.read("journal/a") == b"1"
-        assert store.create("journal/a", b"2") is False
-
-    def test_the_url_leads_back_to_the_place(self, store: Store) -> None:
-        store.put("journal/a", b"1")
-        assert self.store_at(store.url).read("journal/a") == b"1"
-
     def test_pyarrow_finds_the_names_in_the_file_system(self, store: Store) -> None:
         store.put("shards/a", b"data")
+        assert isinstance(store, disk.Disk)
         filesystem, root = store.filesystem()
         with filesystem.open_input_file(f"{root}/shards/a") as file:
             assert file.read() == b"data"
@@ -451,4 +461,4 @@ def _lock_in_process(store: Store) -> str:
 
 
 def _try_lock(store: Store, answers: Any) -> None:
-    answers.put("held" if store.lock("holder.lock") is None else "taken")
+    answers.put("held" if disk.lock(store, "holder.lock") is None else "taken")

@@ -26,12 +26,12 @@ import pyarrow.parquet
 
 from resumable_tasks import resumable_task
 from resumable_tasks.checkpoint.directory import shards
-from resumable_tasks.checkpoint.directory.driver import Checkpoint
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 from tests.benchmarks import baselines
 
 BATCH = 50
@@ -147,14 +147,16 @@ def alone(rounds: int) -> None:
             store.create(f"b/{i}", b"x" * 2_000)
 
     def commit(place: Path) -> None:
-        checkpoint = Checkpoint.open(
+        checkpoint = DirectoryCheckpoint.open(
             open_store(place / "alone"), Manifest("bench", "1", {"field": "id"}, "one")
         )
         for i in range(count):
             lines = b"\n".join(b'"%d-%d"' % (i, j) for j in range(BATCH))
             batch = Batch(i, [], lines, [])
-            outcome = Outcome(batch, lines, BATCH, table=rows, schema=rows.schema)
-            checkpoint.commit([outcome], checkpoint.accept(outcome, None, [])[1])
+            outcome = Done(batch, lines, BATCH, table=rows, schema=rows.schema)
+            unit = checkpoint.begin()
+            unit.add(outcome)
+            unit.commit()
         checkpoint.close()
 
     found = interleaved(rounds, {"floor": floor, "commit": commit})

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from resumable_tasks import Adaptive, resumable_task
+from resumable_tasks import Adaptive, Budget, Retry, resumable_task
 
 SECONDS_A_CALL = 0.05
 BEARS = ((0.0, 12), (4.0, 5), (8.0, 16))  # from when on, how many calls at once
@@ -77,7 +77,11 @@ def main() -> None:
     local = threading.local()
 
     @resumable_task(
-        key="id", batch_size=1, concurrency=Adaptive(1, 32), retry_delay=0.05, max_seconds=END
+        key="id",
+        batch_size=1,
+        concurrency=Adaptive(1, 32),
+        retries=Retry(delay=0.05),
+        budget=Budget(seconds=END),
     )
     def call(items: list[dict[str, int]]) -> list[dict[str, int]]:
         if not hasattr(local, "connection"):

@@ -22,11 +22,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resumable_tasks import ItemFailure, JobFailed, __version__, resumable_task
+from resumable_tasks.base.text import duration
+from resumable_tasks.checkpoint.directory import reader
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.cli import main, output, reader
+from resumable_tasks.cli import main, output
 from resumable_tasks.cli.watch import Rate
+from tests import warm
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 SCRIPT = Path(sys.executable).with_name("resumable")
@@ -90,7 +93,7 @@ def make(
         handler, **{"name": "classify", "key": "id", "batch_size": 5, "concurrency": 1} | options
     )
     with contextlib.suppress(JobFailed):
-        task.run([{"id": key} for key in items], checkpoint=place)
+        task.run([{"id": key} for key in items], checkpoint=place, on_version_change="reuse")
     return place
 
 
@@ -112,8 +115,8 @@ def at_work(place: Path, items: int = 10_000, seconds: float = 0.02) -> Iterator
     """A run in another process, which has committed something."""
     job = place.parent / "slow_job.py"
     job.write_text(SLOW_JOB)
-    with subprocess.Popen(
-        [sys.executable, job, place, str(items), str(seconds)], stderr=subprocess.DEVNULL
+    with warm.start(
+        [sys.executable, job, place, items, seconds], stderr=subprocess.DEVNULL
     ) as process:
         try:
             wait_until(lambda: len(list(place.glob("journal/*.jsonl"))) >= 4)
@@ -277,7 +280,7 @@ def test_status_of_a_checkpoint_whose_lock_cannot_be_opened(
 
 
 def test_status_of_the_latest_version(done: Path) -> None:
-    make(done, [1], version="2", on_version_change="reuse")
+    make(done, [1], version="2")
     assert document("status", done)["version"] == "2"
 
 
@@ -341,7 +344,7 @@ def test_a_bug_shows_its_traceback(done: Path, monkeypatch: pytest.MonkeyPatch) 
     def broken(self: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(reader.Reader, "look", broken)
+    monkeypatch.setattr(reader.Reader, "examine", broken)
     with pytest.raises(ZeroDivisionError):
         cli("status", done)
 
@@ -895,11 +898,11 @@ def test_a_run_that_ends_during_a_look_has_not_died(
             hold.release()
 
     monkeypatch.setattr(Journal, "read_new", and_then_it_ends)
-    look = reader.Reader(LocalStore(done))
-    look.look()
-    assert look.status == "running"
-    look.look()
-    assert look.status == "done"
+    looking = reader.Reader(LocalStore(done))
+    looking.examine()
+    assert looking.status == "running"
+    looking.examine()
+    assert looking.status == "done"
 
 
 def test_a_run_that_begins_during_a_look_has_not_died(
@@ -931,7 +934,7 @@ def test_a_run_that_has_not_yet_claimed_holds_it(done: Path) -> None:
 
 def test_many_looks_do_not_hinder_a_run_from_starting(done: Path) -> None:
     looks = [
-        subprocess.Popen([SCRIPT, "watch", done, "--interval", "0.05"], stdout=subprocess.DEVNULL)
+        warm.start([SCRIPT, "watch", done, "--interval", "0.05"], stdout=subprocess.DEVNULL)
         for _ in range(3)
     ]
     try:
@@ -965,7 +968,7 @@ def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
 def test_watch_ends_when_the_run_is_killed(tmp_path: Path) -> None:
     with (
         at_work(tmp_path / "c") as process,
-        subprocess.Popen(
+        warm.start(
             [SCRIPT, "watch", tmp_path / "c", "--interval", "0.1"],
             stdout=subprocess.PIPE,
             text=True,
@@ -1014,7 +1017,7 @@ def test_watch_says_when_it_meets_damage(done: Path) -> None:
 
 def test_ctrl_c_ends_the_watching_and_not_the_run(tmp_path: Path) -> None:
     with at_work(tmp_path / "c") as process:
-        with subprocess.Popen(
+        with warm.start(
             [SCRIPT, "watch", tmp_path / "c", "--interval", "0.1"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -1162,7 +1165,7 @@ def test_sizes_and_durations() -> None:
         "1.0 MB",
         "10.0 TB",
     ]
-    assert [output.duration(s) for s in (3.21, 75, 300, 12_000, 10**6)] == [
+    assert [duration(s) for s in (3.21, 75, 300, 12_000, 10**6)] == [
         "3.2 s",
         "75 s",
         "5 min",

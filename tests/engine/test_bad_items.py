@@ -15,7 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from resumable_tasks import ItemFailure, JobFailed, ResumableTask, resumable_task
+from resumable_tasks import (
+    Changes,
+    Failing,
+    ItemFailure,
+    JobFailed,
+    ResumableTask,
+    Retry,
+    resumable_task,
+)
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 
@@ -36,9 +44,9 @@ def note(place: str, rows: list[dict[str, Any]]) -> None:
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     note(os.environ["CALLS"], rows)
-    mended = os.path.exists(os.environ["CALLS"] + ".mended")
+    fixed = os.path.exists(os.environ["CALLS"] + ".fixed")
     for row in rows:
-        if row["id"] in BAD and not mended:
+        if row["id"] in BAD and not fixed:
             raise Poison(f"cannot read {row['id']}")
     return [{"id": row["id"], "value": -row["id"]} for row in rows]
 
@@ -56,8 +64,8 @@ class Calls:
         text = self.path.read_text() if self.path.exists() else ""
         return [[int(i) for i in line.split(",")] for line in text.splitlines()]
 
-    def mend(self) -> None:
-        Path(f"{self.path}.mended").touch()
+    def fix(self) -> None:
+        Path(f"{self.path}.fixed").touch()
         self.path.unlink()
 
 
@@ -94,30 +102,32 @@ def test_three_poisoned_items_of_a_thousand_fail_alone(
         row["id"] for row in ITEMS if row["id"] not in BAD
     ]
 
-    calls.mend()
+    calls.fix()
     result = task.run(ITEMS, checkpoint=place)
     assert (result.completed, result.skipped, result.failed) == (3, 997, 0)
     assert calls.all() == [sorted(BAD)]
     assert sorted(result.table()["value"].to_pylist()) == sorted(-i for i in range(1_000))
 
 
-def test_what_isolates_an_item_does_not_count_as_its_attempts(place: Path, calls: Calls) -> None:
-    task = resumable_task(plain, name="job", key="id", retries=1, retry_delay=0.0)
-    for attempts in (2, 4):
-        with pytest.raises(JobFailed):
+def test_only_calls_with_the_item_alone_count_as_its_attempts(place: Path, calls: Calls) -> None:
+    task = resumable_task(plain, name="job", key="id", retries=Retry(1, delay=0.0))
+    for attempts in (1, 2):
+        with pytest.raises(JobFailed) as error:
             task.run(ITEMS, checkpoint=place)
         failures = read_checkpoint(open_store(place))[1].failures
         assert {failure.key: failure.attempts for failure in failures.values()} == dict.fromkeys(
             BAD, attempts
         )
-    # The batch is retried; its parts, which fail for the same reason, are not.
-    assert len(calls.all()) <= 2 * (20 + 3 + 3 * BISECTION)
+        assert {failure.error_of for failure in failures.values()} == {"item"}
+        # The batch is retried; its parts, which fail for the same reason, are not.
+        assert error.value.result.retried == (3 if attempts == 1 else 1)
+    assert len(calls.all()) <= 20 + 3 + 3 * BISECTION + 2 + 2 * 3
 
 
 def test_a_part_that_fails_for_another_reason_is_retried(place: Path) -> None:
     alone: list[int] = []
 
-    @resumable_task(key="id", batch_size=8, retries=1, retry_delay=0.0, concurrency=1)
+    @resumable_task(key="id", batch_size=8, retries=Retry(1, delay=0.0), concurrency=1)
     def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(rows) > 1 and any(row["id"] == 3 for row in rows):
             raise Poison("too much at once")
@@ -132,7 +142,7 @@ def test_a_part_that_fails_for_another_reason_is_retried(place: Path) -> None:
 
 
 def test_isolate_false_costs_no_further_call(place: Path, calls: Calls) -> None:
-    task = resumable_task(plain, name="job", key="id", isolate=False)
+    task = resumable_task(plain, name="job", key="id", failing=Failing(isolate=False))
     with pytest.raises(JobFailed) as error:
         task.run(ITEMS, checkpoint=place)
     assert len(ids_of(error)) == 150
@@ -248,7 +258,7 @@ def test_with_many_bad_items_the_rest_is_done_all_the_same(place: Path) -> None:
             raise Poison
         return rows
 
-    task: ResumableTask[Any, Any] = resumable_task(handler, name="job", key="id")
+    task: ResumableTask[Any] = resumable_task(handler, name="job", key="id")
     with pytest.raises(JobFailed) as error:
         task.run(ITEMS, checkpoint=place)
     assert ids_of(error) == list(range(3, 1_000, 10))
@@ -289,7 +299,7 @@ def test_many_bad_items_in_a_row_do_not_keep_the_rest_from_being_done(
 def test_a_bad_item_among_changed_ones_keeps_its_old_row(place: Path) -> None:
     version = 1
 
-    @resumable_task(key="id", fingerprint="etag", batch_size=50)
+    @resumable_task(key="id", changes=Changes("etag"), batch_size=50)
     def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if version == 2 and any(row["id"] == 23 for row in rows):
             raise Poison

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Interrupted, JobFailed, UsageError, resumable_task
+from resumable_tasks import (
+    Budget,
+    Failing,
+    Interrupted,
+    JobFailed,
+    Retry,
+    UsageError,
+    resumable_task,
+)
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 
@@ -33,24 +40,22 @@ def test_max_items_is_exact_and_the_next_run_goes_on(place: Path) -> None:
     task = resumable_task(priced, name="job", key="id", batch_size=50)
     done = 0
     for items in (120, 500):
-        with pytest.raises(Interrupted, match=f"its budget: max_items={items}") as error:
-            task.run(ITEMS, checkpoint=place, max_items=items)
+        with pytest.raises(Interrupted, match=f"its budget: items={items}") as error:
+            task.run(ITEMS, checkpoint=place, budget=Budget(items=items))
         done += items
         assert error.value.result.completed == items
         assert len(state(place).done) == done
         assert error.value.result.remaining.items == 1_000 - done
         assert error.value.exit_code == 75
-    result = task.run(ITEMS, checkpoint=place, max_items=380)
+    result = task.run(ITEMS, checkpoint=place, budget=Budget(items=380))
     assert (result.completed, result.skipped) == (380, 620)
     # Nothing is left: no budget ends what has nothing to do.
-    assert task.run(ITEMS, checkpoint=place, max_items=1).skipped == 1_000
+    assert task.run(ITEMS, checkpoint=place, budget=Budget(items=1)).skipped == 1_000
 
 
 def test_max_cost_is_not_exceeded_and_the_next_run_goes_on(place: Path) -> None:
-    task = resumable_task(priced, name="job", key="id", batch_size=50, max_cost=4.2)
-    with pytest.raises(
-        Interrupted, match=r"max_cost=4\.2: 420 items .* at a cost of 4\.2"
-    ) as error:
+    task = resumable_task(priced, name="job", key="id", batch_size=50, budget=Budget(cost=4.2))
+    with pytest.raises(Interrupted, match=r"cost=4\.2: 420 items .* at a cost of 4\.2") as error:
         task.run(ITEMS, checkpoint=place)
     result = error.value.result
     assert result.cost == pytest.approx(4.2)
@@ -58,7 +63,7 @@ def test_max_cost_is_not_exceeded_and_the_next_run_goes_on(place: Path) -> None:
     assert result.remaining.items == 580
     assert result.remaining.cost == pytest.approx(5.8)
     assert result.remaining.seconds > 0
-    assert "580 items, about 0:0" in str(error.value)
+    assert "580 items, about " in str(error.value)
     assert "at a cost of about 5.8" in str(error.value)
     with pytest.raises(Interrupted):
         task.run(ITEMS, checkpoint=place)
@@ -76,7 +81,9 @@ def test_the_first_call_alone_tells_what_one_costs(place: Path) -> None:
         time.sleep(0.05)
         return [{"id": row["id"], "cost": 1.0} for row in rows]
 
-    task = resumable_task(dear, name="job", key="id", batch_size=10, concurrency=8, max_cost=12.0)
+    task = resumable_task(
+        dear, name="job", key="id", batch_size=10, concurrency=8, budget=Budget(cost=12.0)
+    )
     with pytest.raises(Interrupted) as error:
         task.run(ITEMS, checkpoint=place)
     # One batch of ten, and what is left for two.
@@ -87,7 +94,13 @@ def test_the_first_call_alone_tells_what_one_costs(place: Path) -> None:
 @pytest.mark.parametrize("runner", ["local", "processes"])
 def test_the_cost_may_be_a_callable_of_the_outcome(runner: Any, place: Path) -> None:
     task = resumable_task(
-        plain, name="job", key="id", batch_size=50, runner=runner, cost=by_items, max_cost=300
+        plain,
+        name="job",
+        key="id",
+        batch_size=50,
+        runner=runner,
+        cost=by_items,
+        budget=Budget(cost=300),
     )
     with pytest.raises(Interrupted) as error:
         task.run(ITEMS, checkpoint=place)
@@ -104,7 +117,7 @@ def by_items(outcome: Any) -> float:
 
 
 def test_rows_without_the_cost_are_kept_and_the_run_ends(place: Path) -> None:
-    task = resumable_task(plain, name="job", key="id", batch_size=50, max_cost=1.0)
+    task = resumable_task(plain, name="job", key="id", batch_size=50, budget=Budget(cost=1.0))
     with pytest.raises(UsageError, match="cost= name a column"):
         task.run(ITEMS, checkpoint=place)
     assert len(state(place).done) >= 50
@@ -118,8 +131,8 @@ def test_max_seconds_ends_a_run_and_what_runs_is_kept(place: Path) -> None:
 
     task = resumable_task(slow, name="job", key="id", batch_size=10, concurrency=2)
     began = time.monotonic()
-    with pytest.raises(Interrupted, match=r"max_seconds=0\.5"):
-        task.run(ITEMS, checkpoint=place, max_seconds=0.5)
+    with pytest.raises(Interrupted, match=r"seconds=0\.5"):
+        task.run(ITEMS, checkpoint=place, budget=Budget(seconds=0.5))
     assert time.monotonic() - began < 5
     assert 20 <= len(state(place).done) <= 80
 
@@ -130,7 +143,7 @@ def test_a_source_that_blocks_does_not_outlast_max_seconds(place: Path) -> None:
         time.sleep(2)
         yield from ITEMS[50:]
 
-    task = resumable_task(plain, name="job", key="id", batch_size=50, max_seconds=0.3)
+    task = resumable_task(plain, name="job", key="id", batch_size=50, budget=Budget(seconds=0.3))
     with pytest.raises(Interrupted):
         task.run(source(), checkpoint=place)
     assert len(state(place).done) == 50
@@ -139,13 +152,13 @@ def test_a_source_that_blocks_does_not_outlast_max_seconds(place: Path) -> None:
 def test_a_budget_exits_with_75(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(
-        "from resumable_tasks import resumable_task\n"
-        "task = resumable_task(lambda rows: rows, name='job', max_items=10)\n"
+        "from resumable_tasks import Budget, resumable_task\n"
+        "task = resumable_task(lambda rows: rows, name='job', budget=Budget(items=10))\n"
         f"task.run(range(100), checkpoint={str(tmp_path / 'c')!r})\n"
     )
     process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert process.returncode == 75
-    assert "max_items=10" in process.stderr
+    assert "items=10" in process.stderr
     assert "what remains: 90 items" in process.stderr
     assert "Traceback" not in process.stderr
 
@@ -159,7 +172,7 @@ def test_a_dry_run_calls_nothing_and_writes_nothing(
     assert not place.exists()
     assert (nothing.completed, nothing.remaining.items, nothing.remaining.cost) == (0, 1_000, None)
     with pytest.raises(Interrupted):
-        task.run(ITEMS, checkpoint=place, max_items=400)
+        task.run(ITEMS, checkpoint=place, budget=Budget(items=400))
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     would = task.run((item for item in ITEMS), checkpoint=place, dry_run=True)
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
@@ -184,7 +197,7 @@ def bad(*keys: int) -> Any:
         return rows
 
     return calls, resumable_task(
-        handler, name="job", key="id", max_attempts=2, keep_failed_items=True
+        handler, name="job", key="id", failing=Failing(max_attempts=2, keep_items=True)
     )
 
 
@@ -247,7 +260,7 @@ def test_retry_failed_false_leaves_them_failed(place: Path) -> None:
         task.run(ITEMS[:100], checkpoint=place)
     calls.clear()
     with pytest.raises(JobFailed, match="1 of 100 items") as error:
-        task.with_options(retry_failed=False).run(ITEMS[:100], checkpoint=place)
+        task.with_options(failing=Failing(retry_failed=False)).run(ITEMS[:100], checkpoint=place)
     assert calls == []
     assert [failure.key for failure in error.value.result.failures] == [3]
 
@@ -281,29 +294,26 @@ def test_the_attempts_survive_sigkill(tmp_path: Path) -> None:
     place = tmp_path / "c"
     script.write_text(
         "import os, signal\n"
-        "from resumable_tasks import ItemFailure, resumable_task\n"
+        "from resumable_tasks import Failing, ItemFailure, resumable_task\n"
         "def handler(rows):\n"
-        "    if rows[0] >= 50:\n"
-        f"        while not os.path.exists({str(tmp_path / 'go')!r}): pass\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return [ItemFailure(3, 'no') if row == 3 else {'key': row} for row in rows]\n"
-        "task = resumable_task(handler, name='job', batch_size=10, concurrency=1, max_attempts=3)\n"
-        f"task.run(range(100), checkpoint={str(place)!r}, listeners=[lambda e: "
-        f"open({str(tmp_path / 'go')!r}, 'w') if getattr(e, 'failures', None) else None])\n"
+        "def kill(event):\n"
+        "    if getattr(event, 'failures', None): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "task = resumable_task(handler, name='job', batch_size=10, concurrency=1,"
+        " failing=Failing(max_attempts=3))\n"
+        f"task.run(range(100), checkpoint={str(place)!r}, listeners=[kill])\n"
     )
     for attempts in (1, 2, 3):
-        (tmp_path / "go").unlink(missing_ok=True)
         process = subprocess.run([sys.executable, script], capture_output=True, timeout=60)
         assert process.returncode == -signal.SIGKILL, process.stderr
         failures = state(place).failures.values()
         assert [(failure.key, failure.attempts) for failure in failures] == [(3, attempts)]
-    assert os.path.exists(tmp_path / "go")
 
 
 def test_plan_says_what_the_next_run_would_take(place: Path) -> None:
     task = resumable_task(priced, name="job", key="id", batch_size=50, cost="cost")
     with pytest.raises(Interrupted):
-        task.run(ITEMS, checkpoint=place, max_items=400)
+        task.run(ITEMS, checkpoint=place, budget=Budget(items=400))
     document = json.loads(resumable("plan", str(place), "--json").stdout)
     assert (document["items"], document["completed"], document["remaining"]) == (1_000, 400, 600)
     assert document["cost"] == pytest.approx(6.0)
@@ -313,13 +323,15 @@ def test_plan_says_what_the_next_run_would_take(place: Path) -> None:
 
 def test_max_items_that_cut_the_last_batch_are_no_good_end(place: Path) -> None:
     task = resumable_task(plain, name="job", key="id", batch_size=50)
-    with pytest.raises(Interrupted, match="max_items=60"):
-        task.run(ITEMS[:100], checkpoint=place, max_items=60)
-    assert task.run(ITEMS[:100], checkpoint=place, max_items=40).completed == 40
+    with pytest.raises(Interrupted, match="items=60"):
+        task.run(ITEMS[:100], checkpoint=place, budget=Budget(items=60))
+    assert task.run(ITEMS[:100], checkpoint=place, budget=Budget(items=40)).completed == 40
 
 
 def test_a_budget_that_is_used_up_by_the_last_item_is_a_good_end(place: Path) -> None:
-    task = resumable_task(priced, name="job", key="id", batch_size=50, max_cost=0.6, concurrency=1)
+    task = resumable_task(
+        priced, name="job", key="id", batch_size=50, budget=Budget(cost=0.6), concurrency=1
+    )
     with pytest.raises(Interrupted):
         task.run(ITEMS[:100], checkpoint=place)
     assert len(state(place).done) == 60
@@ -341,11 +353,10 @@ def test_calls_that_fail_and_are_retried_cost_too(place: Path) -> None:
         name="job",
         key="id",
         batch_size=10,
-        retries=4,
-        retry_delay=0.0,
+        retries=Retry(4, delay=0.0),
         concurrency=1,
         cost=lambda outcome: 1.0,
-        max_cost=20.0,
+        budget=Budget(cost=20.0),
     )
     with pytest.raises(Interrupted):
         task.run(ITEMS, checkpoint=place)
@@ -401,7 +412,7 @@ def test_code_that_raises_when_it_looks_at_an_error_ends_the_run(place: Path) ->
 
     task = resumable_task(handler, name="job", key="id", batch_size=10)
     with pytest.raises(JobFailed):
-        task.with_options(isolate=False).run(ITEMS[:100], checkpoint=place)
+        task.with_options(failing=Failing(isolate=False)).run(ITEMS[:100], checkpoint=place)
 
     def wait(retry_state: Any) -> float:
         raise ZeroDivisionError("in the wait strategy")
@@ -409,4 +420,4 @@ def test_code_that_raises_when_it_looks_at_an_error_ends_the_run(place: Path) ->
     wait.__module__ = "tenacity.mine"
     strange = type("Wait", (), {"__call__": lambda self, s: wait(s), "__module__": "tenacity.x"})()
     with pytest.raises(ZeroDivisionError):
-        task.with_options(retries=1, retry_delay=strange).run(ITEMS[:100], checkpoint=place)
+        task.with_options(retries=Retry(1, delay=strange)).run(ITEMS[:100], checkpoint=place)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, resumable_task
+from resumable_tasks import Failing, JobFailed, resumable_task
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store.urls import open_store
 
@@ -65,7 +65,9 @@ def test_a_run_ends_where_nothing_of_it_fits(tmp_path: Path, pause_after: int | 
         handled.update(item["id"] for item in items)
         return [{"id": item["id"], "value": "text"} for item in items]
 
-    task = resumable_task(job, key="id", batch_size=5, concurrency=1, pause_after=pause_after)
+    task = resumable_task(
+        job, key="id", batch_size=5, concurrency=1, failing=Failing(pause_after=pause_after)
+    )
     with pytest.raises(JobFailed) as caught:
         task.run([{"id": n} for n in range(10, 4_010)], checkpoint=place)
     assert set(handled.values()) == {1}

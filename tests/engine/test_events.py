@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, Progress, resumable_task
+from resumable_tasks import ItemFailure, JobFailed, Progress, events, resumable_task
 from resumable_tasks.engine import progress as progress_module
 from resumable_tasks.engine.events import Committed, RunFinished, RunStarted
 
@@ -21,18 +21,18 @@ def job(**options: Any) -> Any:
 
 
 def test_events_tell_the_whole_run(place: Path) -> None:
-    events: list[Any] = []
+    seen: list[Any] = []
     job().run(ITEMS[:30], checkpoint=place)
-    result = job(batch_size=10).run(ITEMS, checkpoint=place, listeners=[events.append])
-    assert isinstance(events[0], RunStarted)
-    assert (events[0].found, events[0].expected, events[0].epoch) == (30, 100, 2)
-    commits = [event for event in events if isinstance(event, Committed)]
+    result = job(batch_size=10).run(ITEMS, checkpoint=place, listeners=[seen.append])
+    assert isinstance(seen[0], RunStarted)
+    assert (seen[0].found, seen[0].expected, seen[0].epoch) == (30, 100, 2)
+    commits = [event for event in seen if isinstance(event, Committed)]
     assert sum(event.completed for event in commits) == 70
     assert sum(event.rows for event in commits) == 70
     assert [event.number for event in commits] == sorted(event.number for event in commits)
-    assert isinstance(events[-1], RunFinished)
-    assert events[-1].how == "done"
-    assert {(e.job, e.checkpoint, e.run) for e in events} == {("job", str(place), result.run)}
+    assert isinstance(seen[-1], RunFinished)
+    assert seen[-1].how == "done"
+    assert {(e.job, e.checkpoint, e.run) for e in seen} == {("job", str(place), result.run)}
 
 
 def test_an_event_of_a_commit_comes_after_it_is_durable(place: Path) -> None:
@@ -42,6 +42,34 @@ def test_an_event_of_a_commit_comes_after_it_is_durable(place: Path) -> None:
             assert f"{event.number:020d}.jsonl" in names
 
     job().run(ITEMS, checkpoint=place, listeners=[check])
+
+
+@pytest.mark.parametrize(
+    "key", ["id", ("a", "id"), lambda row: f"k{row['id']}"], ids=["field", "fields", "callable"]
+)
+def test_an_event_names_the_keys_that_were_committed_and_no_others(key: Any, place: Path) -> None:
+    items = [{"a": "x", "id": i} for i in range(40)]
+    job(key=key, batch_size=10).run(items[:10], checkpoint=place)
+    seen: list[Any] = []
+    with pytest.raises(JobFailed):
+        resumable_task(
+            lambda rows: [
+                ItemFailure(
+                    ("x", 33) if key == ("a", "id") else ("k33" if callable(key) else 33), ""
+                )
+                if row["id"] == 33
+                else row
+                for row in rows
+            ],
+            name="job",
+            key=key,
+            batch_size=10,
+        ).run(items, checkpoint=place, listeners=[seen.append])
+    found = [each for event in seen if isinstance(event, events.Committed) for each in event.keys]
+    make: Any = (
+        key if callable(key) else (lambda row: ("x", row["id"]) if key != "id" else row["id"])
+    )
+    assert sorted(found) == sorted(make(row) for row in items[10:] if row["id"] != 33)
 
 
 def test_progress_counts_up_to_the_end(place: Path) -> None:
@@ -113,9 +141,9 @@ def test_log_lines_are_sober(
         (Progress(0, 0, 0, None, 0.0), "0 done"),
         (
             Progress(1_110, 3, 600, 4_000, 26.5),
-            "1,710/4,000 done, 600 of them resumed, 3 failed, 42/s, 0:54 left",
+            "1,710/4,000 done, 600 of them resumed, 3 failed, 42/s, 54 s left",
         ),
-        (Progress(1, 0, 0, 10_000, 2.0), "1/10,000 done, 0.5/s, 5:33:18 left"),
+        (Progress(1, 0, 0, 10_000, 2.0), "1/10,000 done, 0.5/s, 5 h 33 min left"),
     ],
 )
 def test_how_progress_reads(progress: Progress, text: str) -> None:

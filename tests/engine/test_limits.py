@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Adaptive, JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks import (
+    Adaptive,
+    Budget,
+    Failing,
+    JobFailed,
+    Retry,
+    UsageError,
+    current_batch,
+    resumable_task,
+)
 from resumable_tasks.runners.limits import AdditiveIncrease
 from tests.engine.service import Answer, Service
 
@@ -97,7 +106,7 @@ def test_two_rates_hold_both(place: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_retry_counts_as_a_call(place: Path) -> None:
     times: list[float] = []
 
-    @resumable_task(key="id", batch_size=1, retries=5, retry_delay=0.0, rate_limit="5/second")
+    @resumable_task(key="id", batch_size=1, retries=Retry(5, delay=0.0), rate_limit="5/second")
     def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         times.append(time.time())
         if current_batch().attempt < 4:
@@ -115,7 +124,7 @@ def test_a_rate_limit_can_be_interrupted(place: Path) -> None:
     task = resumable_task(lambda rows: rows, name="job", key="id", rate_limit="1/hour")
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        task.run(ITEMS, checkpoint=place, max_seconds=0.5)
+        task.run(ITEMS, checkpoint=place, budget=Budget(seconds=0.5))
     assert time.monotonic() - began < 60  # and not an hour
 
 
@@ -166,7 +175,7 @@ def test_adaptive_concurrency_finds_what_the_service_bears(place: Path) -> None:
         key="id",
         batch_size=1,
         concurrency="adaptive",
-        retry_delay=0.01,
+        retries=Retry(delay=0.01),
     )
     result = task.run([{"id": i} for i in range(1_500)], checkpoint=place)
     assert (result.completed, result.failed) == (1_500, 0)
@@ -256,8 +265,7 @@ def test_a_process_that_is_overdue_is_killed_and_replaced(
         runner="processes",
         concurrency=2,
         timeout=1.0,
-        retries=1,
-        retry_delay=0.0,
+        retries=Retry(1, delay=0.0),
     )
     result = task.run(ITEMS, checkpoint=place)
     assert (result.completed, result.failed) == (200, 0)
@@ -294,7 +302,7 @@ def test_the_item_that_takes_too_long_is_found(place: Path) -> None:
 def test_a_coroutine_that_is_overdue_is_cancelled(place: Path) -> None:
     ended: list[str] = []
 
-    @resumable_task(key="id", batch_size=10, timeout=0.2, isolate=False)
+    @resumable_task(key="id", batch_size=10, timeout=0.2, failing=Failing(isolate=False))
     async def job(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if rows[0]["id"] == 20:
             try:

@@ -174,10 +174,10 @@ def test_a_file_that_cannot_be_read_fails_alone_and_is_tried_again(tmp_path: Pat
     assert keys_in_journal(tmp_path) == 3
 
     (tree / "bad.py").unlink()
-    (tree / "bad.py").write_text("import mended\n")
-    mended = run(tmp_path, "tree")
-    assert mended.returncode == 0
-    assert "4 files on 2026-11-23: 1 handled now, 3 resumed, 0 failed" in mended.stdout
+    (tree / "bad.py").write_text("import fixed\n")
+    fixed = run(tmp_path, "tree")
+    assert fixed.returncode == 0
+    assert "4 files on 2026-11-23: 1 handled now, 3 resumed, 0 failed" in fixed.stdout
     assert published(tmp_path).num_rows == 4
 
 

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars
 import pyarrow as pa
 import pyarrow.dataset
-import pydantic
 import pytest
 
 from resumable_tasks import DuplicateKey, InvalidItems, InvalidKey, UsageError, resumable_task
@@ -22,9 +20,9 @@ class Lesson:
     text: str
 
 
-class Model(pydantic.BaseModel):
-    id: int
-    text: str
+def model(**values: Any) -> Any:
+    """An item of pydantic."""
+    return pytest.importorskip("pydantic").create_model("Model", id=int, text=str)(**values)
 
 
 TABLE = pa.table({"id": list(range(25)), "text": [f"t{i}" for i in range(25)]})
@@ -33,7 +31,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "chunked table": lambda _: pa.concat_tables([TABLE.slice(0, 7), TABLE.slice(7)]),
     "record batch": lambda _: TABLE.to_batches()[0],
     "reader": lambda _: pa.RecordBatchReader.from_batches(TABLE.schema, TABLE.to_batches(4)),
-    "polars": lambda _: polars.from_arrow(TABLE),
+    "polars": lambda _: pytest.importorskip("polars").from_arrow(TABLE),
     "dataset": lambda path: _dataset(path),
 }
 
@@ -93,11 +91,11 @@ def test_the_handler_can_ask_for_rows_or_for_arrow(place: Path, tmp_path: Path) 
         arrow.run([Lesson(1, "a")], checkpoint=tmp_path / "third")
 
 
-@pytest.mark.parametrize("kind", [Lesson, Model], ids=["dataclass", "pydantic"])
+@pytest.mark.parametrize("kind", [Lesson, model], ids=["dataclass", "pydantic"])
 def test_items_may_be_objects_with_fields(kind: Any, place: Path) -> None:
     @resumable_task(key="id", batch_size=2)
     def echo(items: list[Any]) -> list[Any]:
-        assert all(isinstance(item, kind) for item in items)
+        assert not any(isinstance(item, dict) for item in items)
         return items
 
     result = echo.run([kind(id=i, text=str(i)) for i in range(5)], checkpoint=place)
@@ -255,7 +253,7 @@ def test_an_error_of_the_items_keeps_what_was_done(place: Path) -> None:
         ({"tolerated_failures": -1}, "tolerated_failures"),
         ({"tolerated_failures": 1.5}, "tolerated_failures"),
         ({"grace_seconds": -1}, "grace_seconds"),
-        ({"batchsize": 5}, "no option 'batchsize'"),
+        ({"batchsize": 5}, "no option batchsize=: do you mean batch_size="),
     ],
 )
 def test_a_wrong_option_is_refused_when_it_is_given(options: dict[str, Any], says: str) -> None:

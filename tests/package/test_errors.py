@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import sys
 from typing import Any
 
 import pytest
 
 import resumable_tasks
 from resumable_tasks import errors
+from resumable_tasks.base import signals
 from resumable_tasks.results.result import RunResult
 
 CLASSES = [
@@ -25,8 +27,30 @@ def test_each_error_survives_a_pickle_round_trip(cls: type[BaseException]) -> No
     error = cls("what, where, what next", **{k: v for k, v in CONTEXT.items() if k in takes})
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is cls
-    assert str(copy) == "what, where, what next"
+    assert str(copy) == str(error)
+    assert "what, where, what next" in str(copy)
     assert copy.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_each_error_says_what_what_is_safe_and_what_to_do(cls: type[Any]) -> None:
+    known = {"safe": "nothing is lost"} if cls is not errors.CheckpointDamaged else {}
+    error = cls("the disk is full", remedy="free some space", **known)
+    assert error.parts == {
+        "what": "the disk is full",
+        "safe": known.get("safe", ""),
+        "remedy": "free some space",
+    }
+    assert str(error) == ". ".join(part for part in error.parts.values() if part)
+    assert str(cls("only this")) == "only this"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_damage_names_the_checkpoint_the_file_and_the_commands() -> None:
+    error = errors.CheckpointDamaged("it is missing", files=("a", "b"), place="/my c")
+    assert error.what == "the checkpoint /my c is damaged: a: it is missing"
+    assert error.remedy.startswith("`resumable verify '/my c'` lists all damage")
+    assert error.files == ("a", "b")
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -39,3 +63,15 @@ def test_each_error_is_public_and_drawn_in_the_tree(cls: type[BaseException]) ->
 def test_an_interrupt_is_not_swallowed_by_except_exception() -> None:
     assert issubclass(errors.Interrupted, KeyboardInterrupt)
     assert not issubclass(errors.Interrupted, Exception)
+
+
+def test_the_hook_of_a_framework_for_uncaught_errors_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(*_: object) -> None:
+        """A framework's."""
+
+    monkeypatch.setattr(sys, "excepthook", theirs)
+    signals.use_exit_codes()
+    assert sys.excepthook is theirs
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    signals.use_exit_codes()
+    assert sys.excepthook is not sys.__excepthook__

@@ -23,6 +23,25 @@ def test_import_loads_neither_pyarrow_nor_prefect_nor_anything_slow(tmp_path: Pa
     assert not loaded & {"pyarrow", "prefect", "rich", "click", "asyncio", "numpy"}
 
 
+def test_naming_a_job_loads_nothing_that_only_a_run_needs(tmp_path: Path) -> None:
+    code = """
+import sys
+from resumable_tasks import resumable_task
+work = resumable_task(lambda rows: rows, name="work", key="id", rate_limit="60/minute")
+print(*sys.modules)
+"""
+    loaded = set(in_a_new_interpreter(code, cwd=tmp_path).split())
+    assert not loaded & {
+        *("asyncio", "multiprocessing", "subprocess", "socket", "email", "http", "pathlib", "uuid"),
+        *("pyarrow", "prefect", "sqlalchemy", "tenacity", "pyrate_limiter", "rich", "click"),
+    }
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("resumable_tasks.")}
+    assert rooms.isdisjoint({"prefect", "results", "cli", "testing"})
+    assert not {name for name in loaded if name.startswith("resumable_tasks.checkpoint.directory")}
+    ours = [name for name in loaded if name.startswith("resumable_tasks")]
+    assert len(ours) <= 25, sorted(ours)
+
+
 def test_a_complete_job_is_found_complete_without_loading_pyarrow(tmp_path: Path) -> None:
     code = """
 import sys
@@ -39,10 +58,30 @@ work.run(items, checkpoint="c")
 def test_the_public_names_are_sorted_exist_and_are_all() -> None:
     assert resumable_tasks.__all__ == sorted(resumable_tasks.__all__)
     for name in resumable_tasks.__all__:
-        assert getattr(resumable_tasks, name).__name__ == name
-    assert set(resumable_tasks.__all__) == set(resumable_tasks._HOME_OF)
+        assert getattr(resumable_tasks, name).__name__.rpartition(".")[2] == name
+    assert set(resumable_tasks.__all__) == {*resumable_tasks._HOME_OF, "events"}
     with pytest.raises(AttributeError, match="nonsense"):
         resumable_tasks.nonsense  # noqa: B018
+
+
+def test_without_prefect_every_name_is_there_and_says_the_pip_line(tmp_path: Path) -> None:
+    code = """
+import pydoc, sys
+sys.modules["prefect"] = None  # as where it is not installed
+import resumable_tasks
+from resumable_tasks import *
+assert set(resumable_tasks.__all__) <= set(globals())
+assert "flow_state(result" in pydoc.plain(pydoc.render_doc(resumable_tasks))
+scheduled_date()
+job = resumable_task(lambda rows: [{"v": 1} for _ in rows], name="job")
+result = job.run(["a"], checkpoint="c")
+try:
+    flow_state(result)
+except UsageError as error:
+    print(error)
+"""
+    said = in_a_new_interpreter(code, cwd=tmp_path)
+    assert said.strip().endswith('pip install "resumable-tasks[prefect]"')
 
 
 def test_nothing_of_the_library_prints_pickles_or_evaluates() -> None:

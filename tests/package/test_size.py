@@ -15,15 +15,7 @@ import resumable_tasks
 PACKAGE = Path(resumable_tasks.__file__).parent
 FILE, FUNCTION, ATTRIBUTES = 600, 60, 15
 LARGER: dict[str, int] = {
-    "checkpoint/importing/importing.py:import_file": 62,
-    "checkpoint/snapshot/snapshot.py:Snapshot": 22,
-    "checkpoint/sql/driver.py:SqlForm": 22,
-    "engine/engine.py:Engine": 30,
-    "engine/triage.py:Triage": 20,
-    "items/plan.py:Planner": 19,
     "prefect/remote.py:RemoteTaskRuns": 26,
-    "task/advice.py:advise": 62,
-    "task/run.py:_with": 71,
 }
 
 

@@ -22,12 +22,18 @@ _START_SECONDS = 60
 _ANSWER_SECONDS = 60
 
 
+class Navigated(Exception):
+    """The tab has gone to another page before it could answer."""
+
+
 class Page:
     """A tab."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._asked = 0
+        self.events: list[dict[str, Any]] = []
+        """What the browser has reported by itself, oldest first."""
 
     def ask(self, method: str, **params: Any) -> Any:
         self._asked += 1
@@ -35,7 +41,11 @@ class Page:
         self._connection.send(json.dumps(question))
         while True:
             answer = json.loads(self._connection.recv(timeout=_ANSWER_SECONDS))
-            if answer.get("id") == self._asked:
+            if "id" not in answer:
+                self.events.append(answer)
+            elif answer["id"] == self._asked:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
 
@@ -50,7 +60,10 @@ class Page:
     @property
     def text(self) -> str:
         """What is to be read on the page."""
-        return str(self.evaluate("document.body ? document.body.innerText : ''"))
+        try:
+            return str(self.evaluate("document.body ? document.body.innerText : ''"))
+        except Navigated:
+            return ""
 
     def wait_for(self, *texts: str, seconds: float = 60) -> str:
         """The page's text, once all of these are in it."""

@@ -63,7 +63,7 @@ class Deployed:
         return run_flow(self.flow, flow_run=found, return_type="state")
 
     def retry(self, flow_run: str) -> Any:
-        """As ``prefect flow-run retry`` does it: scheduled anew, for now, and carried out."""
+        """As ``prefect flow-run retry`` does it: scheduled again, for now, and carried out."""
         state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
         answer = self.api.call(
             "POST", f"flow_runs/{flow_run}/set_state", {"state": state, "force": True}

@@ -33,9 +33,12 @@ class Source:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                source.wait_for(page := int(parse_qs(urlsplit(self.path).query)["page"][0]))
+                query = parse_qs(urlsplit(self.path).query)
+                source.wait_for(page := int(query.get("page", ["1"])[0]))
                 data = json.dumps([{"id": id} for id in ids(page)]).encode()
                 self.send_response(200)
+                if page < PAGES:
+                    self.send_header("link", f"<?page={page + 1}>; rel=next")
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
@@ -49,17 +52,13 @@ class Source:
         # Whoever asked for a page that was held back may be dead by now.
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.api = {
-            "url": f"http://127.0.0.1:{self._server.server_port}/records",
-            "pagination": "page",
-            "unchanged": "never",
-        }
+        self.url = f"http://127.0.0.1:{self._server.server_port}/records"
 
     def wait_for(self, page: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: page <= self.pages)
 
-    def let_go(self, pages: int = PAGES + 1) -> None:
+    def let_go(self, pages: int = PAGES) -> None:
         with self._changed:
             self.pages = pages
             self._changed.notify_all()

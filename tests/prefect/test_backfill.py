@@ -16,7 +16,7 @@ def test_as_a_flow_run(tmp_path: Path, prefect_env: dict[str, str]) -> None:
     env = {**prefect_env, "PYTHONPATH": str(_ROOT)}
     run = subprocess.run(words, cwd=_ROOT, env=env, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stderr
-    assert "3,000 rows handled now, 0 before" in run.stdout
+    assert "3,000 rows: 3,000 handled now, 0 resumed, 0 failed" in run.stdout
     assert "Created task run" in run.stderr or "count-words" in run.stderr
     database = sqlite3.connect(tmp_path / "shop.db")
     query = (

@@ -390,7 +390,7 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
         deployment = api.call("GET", "deployments/name/nightly-ingest/nightly")
         assert len(api.call("POST", "automations/filter", {})) == 3
         path = f"deployments/{deployment['id']}/create_flow_run"
-        asked = {"parameters": {"date": "2026-03-01", "api": source.api}}
+        asked = {"parameters": {"date": "2026-03-01", "sources": [source.url]}}
         run = api.call("POST", path, asked | {"state": {"type": "SCHEDULED"}})["id"]
         checkpoint = composed.home / "data/checkpoints/nightly_ingest/2026-03-01"
         until(lambda: committed(checkpoint) >= 250, 120)
@@ -433,7 +433,7 @@ def test_the_command_of_the_pod_executes_a_flow_run_and_reschedules_it_when_the_
     prefect(*deploy, "--name", name, "--pool", name, "--tag", name)
     deployment = api.call("GET", f"deployments/name/nightly-ingest/{name}")
     path = f"deployments/{deployment['id']}/create_flow_run"
-    asked = {"parameters": {"date": "2026-03-01", "api": source.api}}
+    asked = {"parameters": {"date": "2026-03-01", "sources": [source.url]}}
     run = api.call("POST", path, asked | {"state": {"type": "PENDING"}})["id"]
 
     manifest = tmp_path / "job.json"

@@ -100,7 +100,7 @@ class Site:
         return str(self.api.call("POST", path, asked)["id"])
 
     def run(self, date: str, source: Source, **more: Any) -> str:
-        return self.create(date, api=source.api, **more)
+        return self.create(date, sources=[source.url], **more)
 
     def checkpoint(self, date: str) -> Path:
         return self.home / "checkpoints" / "nightly_ingest" / date
@@ -343,7 +343,7 @@ def test_serve_runs_and_when_it_is_stopped_the_runs_stop_in_order(
     site: Site, lost: Death, source: Source
 ) -> None:
     name = f"{site.name}-served"
-    parameters = json.dumps({"api": source.api})
+    parameters = json.dumps({"sources": [source.url]})
     serve = site.shell.start(
         name,
         *("python", str(DEPLOYMENTS / "serve.py"), "--name", name, "--tag", site.name),

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, Unfinished, resumable_task
+from resumable_tasks import Budget, JobFailed, Unfinished, resumable_task
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
+from tests.engine.test_second_night import BATCH, Nights, plain
+from tests.engine.test_second_night import ITEMS as MANY
 from tests.prefect.api import Api, until
 
 pytestmark = [
@@ -83,7 +85,7 @@ def test_a_budget_fails_the_flow_run_and_a_retry_of_it_goes_on(place: Path, api:
     from prefect import flow
     from prefect.runtime import flow_run
 
-    task = resumable_task(lambda rows: rows, name="job", key="id", max_items=600)
+    task = resumable_task(lambda rows: rows, name="job", key="id", budget=Budget(items=600))
     runs: list[str] = []
 
     @flow(retries=1)
@@ -100,12 +102,12 @@ def test_a_budget_fails_the_flow_run_and_a_retry_of_it_goes_on(place: Path, api:
         runs.append(str(flow_run.id))
         return task.run([{"id": i} for i in range(5_000)], checkpoint=place)
 
-    with pytest.raises(Unfinished, match="its budget: max_items=600") as error:
+    with pytest.raises(Unfinished, match="its budget: items=600") as error:
         once()
     assert error.value.exit_code == 75
     found = until(lambda: (r := api.flow_run(runs[-1]))["state_type"] == "FAILED" and r)
     # Not Crashed, which automations rerun at once.
-    assert "max_items=600" in found["state"]["message"]
+    assert "items=600" in found["state"]["message"]
     assert "what remains: 3,400 items" in found["state"]["message"]
 
 
@@ -145,3 +147,67 @@ def test_a_limit_that_is_not_there_is_named(place: Path) -> None:
     with pytest.raises(Exception, match="no-such-limit"):
         run()
     assert len(read_checkpoint(open_store(place))[1].done) == 0
+
+
+@pytest.mark.parametrize("count", [1, 39, 100])
+def test_every_night_completes_what_is_fixed_in_a_flow_run(
+    count: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+
+    nights = Nights(tmp_path, place)
+    monkeypatch.setenv("BAD", str(nights.bad))
+    monkeypatch.setenv("CALLS", str(nights.calls))
+    task = resumable_task(plain, name="job", key="id", batch_size=BATCH, concurrency=4)
+
+    @flow
+    def job() -> Any:
+        return task.run(MANY, checkpoint=place)
+
+    nights.check(job, count)
+
+
+def test_halved_batches_are_no_failures_of_task_runs(
+    place: Path, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failed counts of all task runs add up to the items that failed; one traceback a cause."""
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    ids: list[str] = []
+    bad = {17, 60, 133, 199}
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(0.3)  # so that there are several task runs
+        for row in rows:
+            if row["id"] in bad:
+                raise RuntimeError(f"cannot read {row['id']}")
+        return rows
+
+    task = resumable_task(handler, name="job", key="id", batch_size=50)
+
+    @flow
+    def job() -> Any:
+        ids.append(str(flow_run.id))
+        return task.run(ITEMS[:200], checkpoint=place)
+
+    caplog.set_level("INFO")
+    with pytest.raises(JobFailed, match="4 of 200 items"):
+        job()
+
+    def ended() -> Any:
+        runs = api.task_runs(ids[0])
+        return all(each["state_type"] in ("COMPLETED", "FAILED") for each in runs) and runs
+
+    found = until(ended)
+    messages = [each["state"]["message"] for each in found]
+    counts = [int(m.split(" failed")[0]) for m in messages if " failed" in m]
+    assert sum(counts) == 4
+    for each in found:
+        failed = each["state"]["message"].split(" failed")[0]
+        assert (each["state_type"] == "FAILED") == (failed.isdigit() and int(failed) > 0)
+    assert {each["state"]["name"] for each in found} <= {"Failed", "Divided", "Completed"}
+    assert len(found) > 1
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    # The one of the job itself, which carries no traceback of a call, is Prefect's.
+    assert said.count("raise RuntimeError(") == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import CheckpointHeld, CheckpointMismatch, ItemFailure, resumable_task
+from resumable_tasks import CheckpointHeld, CheckpointMismatch, Failing, ItemFailure, resumable_task
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import FLOW, PATIENCE, Scene, run_here
 
@@ -162,7 +162,7 @@ def test_a_flows_retry_handles_only_what_failed(scene: Scene, api: Api) -> None:
 
     handled: list[list[int]] = []
 
-    @resumable_task(key="id", batch_size=10, concurrency=1, isolate=False)
+    @resumable_task(key="id", batch_size=10, concurrency=1, failing=Failing(isolate=False))
     def invert(rows: list[dict[str, int]]) -> list[Any]:
         handled.append([row["id"] for row in rows])
         if rows[0]["id"] == 20 and len(handled) <= 4:

@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from resumable_tasks import JobFailed, UsageError, resumable_task, scheduled_date
+from resumable_tasks import Failing, JobFailed, UsageError, resumable_task, scheduled_date
 from tests.prefect.api import Api, until
 from tests.prefect.deployed import Deployed
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
-    # Prefect's and its dependencies' own are not ours to mend.
+    # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -126,7 +126,7 @@ def test_a_late_run_that_fails_and_is_retried_has_one_date_and_one_checkpoint(
 
     seen: list[tuple[datetime.date, int]] = []
 
-    @resumable_task(key="id", batch_size=5, pause_after=None, isolate=False)
+    @resumable_task(key="id", batch_size=5, failing=Failing(pause_after=None, isolate=False))
     def prices(rows: list[Any]) -> list[Any]:
         if rows[0]["id"] >= 50 and not seen:
             raise OSError("the shop is closed")

@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resumable_tasks import Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
+from resumable_tasks import Failing, Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
 from resumable_tasks.engine.events import Committed, Progress, RunFinished, RunStarted
 from tests.prefect import server
 from tests.prefect.api import Api, until
@@ -29,7 +29,7 @@ from tests.prefect.deployed import Deployed
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
-    # Prefect's and its dependencies' own are not ours to mend.
+    # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -105,8 +105,8 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
     assert text.startswith("## classify: items failed\n")
     for line in ("resumed | 40 items", "new | 57 items", "failed | 3 items"):
         assert f"| {line} |" in text
-    assert re.search(r"\| rate \| [\d.,]+ items a second \|", text)
-    assert re.search(r"\| written \| 57 rows, [\d,]+ bytes, in \d commits \|", text)
+    assert re.search(r"\| rate \| [\d.,]+/s \|", text)
+    assert re.search(r"\| written \| 57 rows, [\d,]+ bytes, in \d commits? \|", text)
     assert f"`{place}`" in text
     assert f"\nresumable status {place}\n" in text
     assert "only what is missing" in text
@@ -120,15 +120,20 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
 
     commits = [event for event in listened if isinstance(event, Committed)]
     events = told(api, ids[0], len(commits))
-    assert [each["payload"]["record"] for each in events] == [each.number for each in commits]
-    for event, commit in zip(events, commits, strict=True):
-        assert event["resource"]["prefect.resource.id"] == f"resumable-tasks.checkpoint.{place}"
-        assert event["resource"]["resumable-tasks.job"] == "classify"
-        assert event["resource"]["resumable-tasks.failed"] == str(len(commit.failures))
-        payload = event["payload"]
-        assert (payload["completed"], payload["rows"]) == (commit.completed, commit.rows)
-        assert (payload["bytes"], payload["commits"]) == (commit.bytes, 1)
-        assert payload["completed_by_now"] == commit.progress.completed + 40
+    payloads = [event["payload"] for event in events]
+    records = [each["record"] for each in payloads]
+    assert records == sorted(records)
+    assert records[-1] == commits[-1].number
+    assert sum(each["commits"] for each in payloads) == len(commits)
+    for name in ("completed", "rows", "bytes"):
+        assert sum(each[name] for each in payloads) == sum(getattr(c, name) for c in commits)
+    for event in events:
+        resource, payload = event["resource"], event["payload"]
+        assert resource["prefect.resource.id"] == f"resumable-tasks.checkpoint.{place}"
+        assert resource["resumable-tasks.job"] == "classify"
+        assert resource["resumable-tasks.failed"] == str(payload["failed"])
+        (last,) = [each for each in commits if each.number == payload["record"]]
+        assert payload["completed_by_now"] == last.progress.completed + 40
         assert payload["expected"] == 100
 
 
@@ -148,7 +153,9 @@ def test_the_log_of_the_flow_run_and_that_of_the_task_runs(place: Path, api: Api
             raise ValueError("not this batch")
         return rows
 
-    job = resumable_task(some_fail_at_once, name="classify", key="id", batch_size=10, isolate=False)
+    job = resumable_task(
+        some_fail_at_once, name="classify", key="id", batch_size=10, failing=Failing(isolate=False)
+    )
     ids: list[str] = []
     with pytest.raises(JobFailed):
         in_flow(lambda: job.run(items(40), checkpoint=place), ids)
@@ -220,7 +227,7 @@ def test_twenty_thousand_commits_are_told_and_none_is_dropped(api: Api) -> None:
     assert sum(each["payload"]["completed"] for each in events) == 20_000
     assert sum(each["payload"]["failed"] for each in events) == 20
     assert events[-1]["payload"]["record"] == 19_999
-    assert 50 <= len(events) <= 52 + 10 * seconds
+    assert 2 <= len(events) <= 3 + seconds
     assert len(json.loads(shown(api, ids[0])["many-failures"]["data"])) == 20
 
 
@@ -234,36 +241,6 @@ def failure(n: int, message: str = "wrong") -> Any:
     from resumable_tasks.runners.outcome import Failure
 
     return Failure(f"item-{n}", "ValueError", message)
-
-
-def test_the_more_events_a_run_has_had_the_fewer_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A week of commits, a hundred a second, by a clock of the test's own."""
-    from resumable_tasks.prefect import telemetry
-
-    clock = [0.0]
-    monkeypatch.setattr(telemetry.time, "monotonic", lambda: clock[0])
-    pace, sent, by_hour = telemetry._Pace(), 0, {}
-    while clock[0] < 7 * 86_400:
-        # Who waits so long may go, and nobody who has waited less.
-        wait = pace.wait()
-        if wait > 0:
-            clock[0] += wait * 0.99
-            assert pace.wait() > 0
-            clock[0] += wait * 0.01 + 1e-6
-            assert pace.wait() <= 0
-        assert pace.take(1)
-        sent += 1
-        by_hour[int(clock[0] // 3_600)] = sent
-    assert by_hour[0] < 6_000
-    assert by_hour[7] < 9_000
-    assert sent < 14_000
-    # One that commits once a second has an event for each in its first hour.
-    pace, waited = telemetry._Pace(), 0
-    for _ in range(3_000):
-        clock[0] += 1.0
-        waited += pace.wait() > 0
-        pace.take(1)
-    assert not waited
 
 
 @pytest.fixture(scope="module")
@@ -745,7 +722,7 @@ def test_the_state_of_a_flow_whose_job_failed_can_be_read(place: Path, api: Api)
 
 
 def test_an_automation_is_triggered_by_commits(place: Path, api: Api) -> None:
-    """Three commits with failures suspend the flow run; it is resumed when the cause is mended."""
+    """Three commits with failures suspend the flow run; it is resumed when the cause is fixed."""
     from prefect import flow
     from prefect.exceptions import Pause
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, RunResult, resumable_task
+from resumable_tasks import Failing, JobFailed, RunResult, resumable_task
 from tests.prefect.api import Api, until
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
-    # Prefect's and its dependencies' own are not ours to mend.
+    # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -86,7 +86,7 @@ def test_a_failed_task_run_says_why(place: Path, api: Api) -> None:
 
     ids: list[str] = []
 
-    @resumable_task(key="id", batch_size=10, concurrency=1, isolate=False)
+    @resumable_task(key="id", batch_size=10, concurrency=1, failing=Failing(isolate=False))
     def divide(rows: list[Any]) -> list[Any]:
         return [{"id": row["id"], "x": 1 / (row["id"] - 15)} for row in rows]
 

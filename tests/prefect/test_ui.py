@@ -18,7 +18,7 @@ from tests.prefect.test_seen import NASTY, in_flow, items
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT),
     pytest.mark.usefixtures("in_prefect"),
-    # Prefect's and its dependencies' own are not ours to mend.
+    # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars
 import pyarrow as pa
-import pydantic
 import pytest
 
-from resumable_tasks import ItemFailure, JobFailed, resumable_task
+from resumable_tasks import Failing, ItemFailure, JobFailed, resumable_task
 
 ITEMS = [{"id": f"k{i}", "n": i} for i in range(6)]
 
@@ -23,9 +21,9 @@ class Row:
     v: int
 
 
-class Model(pydantic.BaseModel):
-    id: str
-    v: int
+def model(**values: Any) -> Any:
+    """A row of pydantic."""
+    return pytest.importorskip("pydantic").create_model("Model", id=str, v=int)(**values)
 
 
 RETURNS: dict[str, Callable[[list[Any]], Any]] = {
@@ -35,16 +33,16 @@ RETURNS: dict[str, Callable[[list[Any]], Any]] = {
     "tuple of dicts": lambda rows: tuple({"id": r["id"], "v": r["n"]} for r in rows),
     "generator": lambda rows: ({"id": r["id"], "v": r["n"]} for r in rows),
     "dataclasses": lambda rows: [Row(r["id"], r["n"]) for r in rows],
-    "pydantic": lambda rows: [Model(id=r["id"], v=r["n"]) for r in rows],
+    "pydantic": lambda rows: [model(id=r["id"], v=r["n"]) for r in rows],
     "mixed": lambda rows: [
-        Model(id=r["id"], v=r["n"]) if r["n"] % 2 else {"id": r["id"], "v": r["n"]} for r in rows
+        model(id=r["id"], v=r["n"]) if r["n"] % 2 else {"id": r["id"], "v": r["n"]} for r in rows
     ],
     "table": lambda rows: pa.Table.from_pylist([{"id": r["id"], "v": r["n"]} for r in rows]),
     "table by position": lambda rows: pa.table({"v": [r["n"] for r in rows]}),
     "record batch": lambda rows: pa.RecordBatch.from_pylist(
         [{"id": r["id"], "v": r["n"]} for r in rows]
     ),
-    "polars": lambda rows: polars.DataFrame(
+    "polars": lambda rows: pytest.importorskip("polars").DataFrame(
         {"id": [r["id"] for r in rows], "v": [r["n"] for r in rows]}
     ),
     "categories": lambda rows: pa.table(
@@ -106,7 +104,7 @@ def test_a_wrong_result_is_named_nothing_is_lost_and_the_next_run_goes_on(
         name="job",
         key="id",
         batch_size=3,
-        isolate=False,
+        failing=Failing(isolate=False),
     )
     with pytest.raises(JobFailed, match=f"BadResult: .*{says}") as caught:
         broken.run(ITEMS, checkpoint=place)
@@ -114,9 +112,9 @@ def test_a_wrong_result_is_named_nothing_is_lost_and_the_next_run_goes_on(
     assert result is not None
     assert (result.completed, result.failed) == (3, 3)
     assert {failure.key for failure in result.failures} == {"k3", "k4", "k5"}
-    mended = resumable_task(good, name="job", key="id", batch_size=2).run(ITEMS, checkpoint=place)
-    assert (mended.completed, mended.skipped) == (3, 3)
-    assert mended.table(ordered=True).column("id").to_pylist() == [i["id"] for i in ITEMS]
+    fixed = resumable_task(good, name="job", key="id", batch_size=2).run(ITEMS, checkpoint=place)
+    assert (fixed.completed, fixed.skipped) == (3, 3)
+    assert fixed.table(ordered=True).column("id").to_pylist() == [i["id"] for i in ITEMS]
 
 
 def test_an_item_that_was_left_out_has_failed_and_its_neighbours_have_not(place: Path) -> None:

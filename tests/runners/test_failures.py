@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks import Failing, JobFailed, Retry, UsageError, current_batch, resumable_task
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 
@@ -24,7 +24,9 @@ def failing(*bad: int, error: type[Exception] = RuntimeError) -> Any:
         return rows
 
     # Isolation has its own tests, in tests/engine.
-    return resumable_task(handler, name="job", key="id", batch_size=10, isolate=False)
+    return resumable_task(
+        handler, name="job", key="id", batch_size=10, failing=Failing(isolate=False)
+    )
 
 
 def test_a_batch_that_raises_fails_alone_and_is_taken_up_by_the_next_run(place: Path) -> None:
@@ -39,11 +41,11 @@ def test_a_batch_that_raises_fails_alone_and_is_taken_up_by_the_next_run(place: 
         result.raise_for_failures()
     handled: list[int] = []
 
-    def mended(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def fixed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         handled.extend(row["id"] for row in rows)
         return rows
 
-    again = resumable_task(mended, name="job", key="id", batch_size=7)
+    again = resumable_task(fixed, name="job", key="id", batch_size=7)
     assert again.run(ITEMS, checkpoint=place).completed == 20
     assert sorted(handled) == [*range(10, 20), *range(90, 100)]
     assert read_checkpoint(open_store(place))[1].failures == {}
@@ -90,7 +92,7 @@ def test_nothing_in_an_exception_can_break_the_journal(place: Path) -> None:
 def test_retries_call_again_with_the_next_attempt(place: Path) -> None:
     attempts: list[int] = []
 
-    @resumable_task(key="id", batch_size=100, retries=2, retry_delay=0.001)
+    @resumable_task(key="id", batch_size=100, retries=Retry(2, delay=0.001))
     def job(rows: list[Any]) -> list[Any]:
         attempts.append(current_batch().attempt)
         if len(attempts) < 3:
@@ -104,7 +106,7 @@ def test_retries_call_again_with_the_next_attempt(place: Path) -> None:
 def test_an_error_of_programming_is_not_retried(place: Path) -> None:
     calls: list[int] = []
 
-    @resumable_task(key="id", batch_size=100, retries=5, isolate=False)
+    @resumable_task(key="id", batch_size=100, retries=5, failing=Failing(isolate=False))
     def job(rows: list[Any]) -> list[Any]:
         calls.append(1)
         return rows[0]["nonsense"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks import Failing, JobFailed, UsageError, current_batch, resumable_task
 
 ITEMS = [{"id": i} for i in range(100)]
 
@@ -47,7 +47,7 @@ def test_batches_run_elsewhere_and_come_back_once(place: Path) -> None:
 
 def test_a_worker_that_dies_costs_its_own_batch(place: Path) -> None:
     with pytest.raises(JobFailed, match=r"(?s)20 of 100.*20 × WorkerLost") as caught:
-        deadly.with_options(isolate=False).run(ITEMS, checkpoint=place)
+        deadly.with_options(failing=Failing(isolate=False)).run(ITEMS, checkpoint=place)
     result = caught.value.result
     assert result is not None
     assert {f.key for f in result.failures} == {*range(50, 60), *range(70, 80)}

@@ -9,11 +9,10 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import httpx
 import pytest
 import tenacity
 
-from resumable_tasks import BadResult, UsageError, resumable_task
+from resumable_tasks import BadResult, Budget, UsageError, resumable_task
 from resumable_tasks.runners.limits import RateLimit, parse_rate
 from resumable_tasks.runners.retries import (
     Attempts,
@@ -25,7 +24,8 @@ from resumable_tasks.runners.retries import (
 )
 
 
-def http_error(status: int, headers: Mapping[str, str]) -> httpx.HTTPStatusError:
+def http_error(status: int, headers: Mapping[str, str]) -> Exception:
+    httpx = pytest.importorskip("httpx")
     request = httpx.Request("POST", "http://localhost/")
     response = httpx.Response(status, headers=headers, request=request)
     return httpx.HTTPStatusError("no", request=request, response=response)
@@ -74,7 +74,7 @@ def test_retry_on_decides_alone_where_it_is_given() -> None:
 def test_a_predicate_that_raises_is_said_and_not_retried(caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy(1, 0.0, lambda error: error.nonsense)  # type: ignore[attr-defined]
     assert policy.pause(1, OSError("x")) is None
-    assert "retry_on" in caplog.text
+    assert "Retry: on=" in caplog.text
 
 
 def test_the_pause_grows_to_a_minute_and_half_of_it_is_random() -> None:
@@ -137,7 +137,7 @@ def test_a_date_is_read_by_the_clock_of_the_server() -> None:
 
 
 def test_to_be_told_to_wait_uses_no_retry_up_and_has_an_end() -> None:
-    attempts = Attempts(RetryPolicy(retries=0, patience=10))
+    attempts = Attempts(RetryPolicy(0, patience=10))
     for _ in range(5):
         assert attempts.pause_after(http_error(429, {"Retry-After": "2"})) == 2.0
         assert attempts.number == 1
@@ -146,7 +146,7 @@ def test_to_be_told_to_wait_uses_no_retry_up_and_has_an_end() -> None:
 
 
 def test_too_many_requests_without_a_time_is_waited_for_with_growing_pauses() -> None:
-    attempts = Attempts(RetryPolicy(retries=0))
+    attempts = Attempts(RetryPolicy(0))
     pauses = [attempts.pause_after(http_error(429, {})) for _ in range(4)]
     assert all(pause is not None for pause in pauses)
     assert 4.0 <= (pauses[3] or 0) <= 8.0
@@ -177,22 +177,12 @@ def test_what_is_no_rate(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"retry_on": "KeyError"}, "retry_on"),
-        ({"retry_on": int}, "retry_on"),
-        ({"retry_delay": "1 s"}, "retry_delay"),
-        ({"retry_delay": [1, -1]}, "retry_delay"),
         ({"concurrency": 0}, "concurrency"),
         ({"concurrency": "many"}, "adaptive"),
         ({"rate_limit": 60}, "rate_limit"),
         ({"rate_limit": "prefect:"}, "prefect:"),
         ({"rate_limit": "10 items/s", "batch_size": 11}, "smaller batch_size"),
-        ({"pause_after": 0}, "pause_after"),
-        ({"give_up_after": -1}, "give_up_after"),
-        ({"max_attempts": 0}, "max_attempts"),
-        ({"max_items": 0}, "max_items"),
-        ({"max_seconds": 0}, "max_seconds"),
-        ({"max_cost": -1}, "max_cost"),
-        ({"max_cost": 1, "results": "none"}, "results"),
+        ({"budget": Budget(cost=1), "results": "none"}, "results"),
         ({"cost": 3}, "cost"),
         ({"timeout": 0}, "timeout"),
     ],

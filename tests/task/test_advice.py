@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from resumable_tasks import UsageError, advise, resumable_task
+from resumable_tasks import Changes, UsageError, advise, resumable_task
 from resumable_tasks.cli import main
 from resumable_tasks.engine import watch, window
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done, Times
 from resumable_tasks.task import advice
 from resumable_tasks.task.advice import Advice, Loss
 
@@ -115,13 +115,12 @@ def test_what_calls_the_outside_is_told_of_keys() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 1e-320, 1e-6, 1e-4, 0.002, 0.1])
 @pytest.mark.parametrize("concurrency", [1, 4, 500])
 def test_the_loss_counts_all_that_a_run_may_have_out(seconds: float, concurrency: int) -> None:
-    assert (advice.OUT_SECONDS, advice.MOST_BATCHES_OUT) == (window._SECONDS, window._MOST_BATCHES)
     for allowed in (None, 300.0, 5_000.0, 100_000.0):
         found = advise(
             10_000_000, seconds, cost_per_item=1.0, concurrency=concurrency, max_loss=allowed
         )
-        quick = concurrency * window._SECONDS / max(found.batch_size * seconds, 1e-9)
-        out = max(2 * concurrency, int(min(window._MOST_BATCHES, quick)))
+        quick = concurrency * window.OUT_SECONDS / max(found.batch_size * seconds, 1e-9)
+        out = max(2 * concurrency, int(min(window.MOST_BATCHES_OUT, quick)))
         lost = min(10_000_000, out * found.batch_size)
         assert lost <= found.with_checkpoint[0].items
         if allowed is not None and "lower the concurrency" not in str(found):
@@ -135,8 +134,8 @@ def test_what_cannot_be_is_said() -> None:
     one = advise(1, 3_600, concurrency=8)
     assert one.commit_seconds == 3_600
     assert "one item cannot be divided" in str(one)
-    assert "  1 item, 1:00:00 of work; 0.5 items, 30:00 of work" in str(one)
-    assert "a commit about every 1:00:00" in str(one)
+    assert "  1 item, 1 h of work; 0.5 items, 30 min of work" in str(one)
+    assert "a commit about every 1 h" in str(one)
     assert "one item cannot be divided" not in str(advise(1, 3_600, structure=True))
     few = advise(3, 60, concurrency=8, max_loss=360)
     assert (few.commit_seconds, few.notes) == (20.0, ())
@@ -205,9 +204,9 @@ def test_the_command_says_the_same() -> None:
     assert refused.exit_code == 2
 
 
-def outcome(items: int, seconds: float) -> Outcome:
+def outcome(items: int, seconds: float) -> Done:
     batch = Batch(3, list(range(items)), b"", list(range(items)))
-    return Outcome(batch, seconds=10 * seconds, began=1_000.0, ended=1_000.0 + seconds)
+    return Done(batch, times=Times(10 * seconds, 1_000.0, 1_000.0 + seconds, 1))
 
 
 def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
@@ -219,7 +218,7 @@ def test_a_batch_of_hours_is_warned_of_once_with_what_would_fit(
     watch.look([outcome(50, 3_000), outcome(50, 3_000)])
     watch.look([outcome(50, 3_000)])
     (record,) = caplog.records
-    assert "batch 3 took 50:00 for 50 items" in record.getMessage()
+    assert "batch 3 took 50 min for 50 items" in record.getMessage()
     assert "batch_size=5 would" in record.getMessage()
 
 
@@ -303,7 +302,7 @@ def test_items_that_have_all_changed_are_known(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = resumable_task(
-        lambda items: None, name="job", key="id", results="none", fingerprint="n", on_change="redo"
+        lambda items: None, name="job", key="id", results="none", changes=Changes("n", then="redo")
     )
     for number in (1, 2):
         run = task.run([{"id": i, "n": number} for i in range(60)], checkpoint=tmp_path / "c")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -196,3 +198,16 @@ def test_handlers_see_the_callers_context(kind: str, place: Path) -> None:
     resumable_task(handler, key="id").run(ITEMS, checkpoint=place)
     VARIABLE.reset(token)
     assert seen == {"the caller's"}
+
+
+def test_ctrl_c_that_is_switched_off_stays_so_in_an_event_loop(tmp_path: Path) -> None:
+    @resumable_task(name="job", results="none", batch_size=1)
+    async def job(items: list[int]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = asyncio.run(job.arun([1, 2, 3], checkpoint=tmp_path / "c"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.completed == 3

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,20 +19,26 @@ from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.replace import Superseder
+from resumable_tasks.checkpoint.directory.schemas import ResultSchema
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.form import CheckpointForm
+from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable, UsageError
+from resumable_tasks.errors import CheckpointUnusable, UsageError
 from resumable_tasks.items import keys
-from resumable_tasks.runners.outcome import Outcome, Shard
-from resumable_tasks.task.options import OnVersionChange
+from resumable_tasks.items.plan import Planning
+from resumable_tasks.runners import failures
+from resumable_tasks.runners.outcome import Done, Failure, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _OURS = (manifest.NAME, holder.NAME, holder.LOCK)
 _CLAIM_TRIES = 100
+_AS_IT_COMES = Opening()
+_NO_MANIFEST = "it is missing, and there is a journal"
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -45,17 +50,11 @@ def read_manifest(store: Store) -> Manifest:
         return manifest.read(store)
     except FileNotFoundError:
         if store.list(JOURNAL):
-            raise _no_manifest() from None
+            raise manifest.damaged(store, _NO_MANIFEST) from None
         raise UsageError(
-            f"{store.url} is not a checkpoint (it has no {manifest.NAME}); "
-            "`resumable ls DIRECTORY` finds those below a directory"
+            f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
+            remedy="`resumable ls DIRECTORY` finds those below a directory",
         ) from None
-    except CheckpointDamaged as error:
-        raise CheckpointDamaged(
-            f"{error}. Put it back from a copy; or `resumable reset {shlex.quote(store.url)}` "
-            "archives the checkpoint, and the next run starts anew",
-            files=error.files,
-        ) from error
 
 
 def read_checkpoint(store: Store) -> tuple[Manifest, State]:
@@ -63,158 +62,127 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
 
     Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
     """
-    found, state = read_manifest(store), State()
-    with RepairHint(store):
-        state.apply_all(Journal(store, found.id).read_new())
-        supersede.check(store, found, state)
+    found, state = read_manifest(store), State(place=store.url)
+    state.apply_all(Journal(store, found.id).read_new())
+    supersede.check(store, found, state)
     return found.named(state.names), state
 
 
-class Checkpoint(CheckpointForm):
+class DirectoryCheckpoint(Checkpoint):
     """A checkpoint that this process drives: it alone commits, from one thread at a time.
 
-    Whatever `commit` has returned for is durable. After any exception from `commit` the object
+    Whatever a unit's `commit` has returned for is durable. After any exception from it the object
     is of no more use; open the checkpoint again.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        found: Manifest,
-        run: str,
-        hold: Holder,
-        identity: Mapping[str, str] | None = None,
-    ) -> None:
-        self.store: Store = store
+    def __init__(self, store: Store, found: Manifest, job: Job, hold: Holder) -> None:
+        self.store = store
         self.url = store.url
         self.manifest = found
-        self.run = run
-        self.state = State()
-        self.archived: str | None = None
-        # The last record before this run's own: by whom and when this was driven before.
-        self.before: Commit | None = None
+        self.run = hold.run
+        self.state = State(place=store.url)
+        self._job = job
         self._hold = hold
-        self._identity = dict(identity or {})
         self._journal = Journal(store, found.id)
-        self._epoch = 0
-        self._fixed: set[tuple[Any, ...]] = set()
-        self._schema: pa.Schema | None = None
 
     @classmethod
     def open(
         cls,
         store: Store,
         wanted: Manifest,
-        *,
-        takeover: bool = False,
-        on_version_change: OnVersionChange = "error",
-        expected: int | None = None,
-        max_attempts: int | None = None,
-        identity: Mapping[str, str] | None = None,
-        fingerprint: Any = None,
-    ) -> Checkpoint:
+        job: Job | None = None,
+        opening: Opening = _AS_IT_COMES,
+    ) -> DirectoryCheckpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
-        ``expected``: how many items the run has, for those who watch it; None if that is unknown.
-        ``max_attempts``: from how many on an item is quarantined, for those who list them.
-        ``identity``: by what else this run is known, such as an orchestrator's id of it.
-        ``fingerprint``: how fingerprints of items are had, None if they are not.
-        Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable`
-        or `StoreError`; none of them leaves anything changed but a sign of life.
+        ``job``: as whoever opens it describes it; by default what ``wanted`` says of one. Raises
+        `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable` or
+        `StoreError`; none of them leaves anything changed but a sign of life.
         """
+        job = job or Job(wanted.job, wanted.version, "one", Planning())
         _refuse_foreign(store)
-        store.prepare((JOURNAL, SHARDS))
-        run = secrets.token_hex(6)
-        hold = Holder(store, run, identity)
-        hold.take(takeover=takeover)
+        disk.prepare(store, (JOURNAL, SHARDS))
+        hold = Holder(store, secrets.token_hex(6), opening.identity)
+        hold.take(takeover=opening.takeover)
         try:
             if store.list(JOURNAL) and manifest.NAME not in store.list(""):
-                raise _no_manifest()
+                raise manifest.damaged(store, _NO_MANIFEST)
             found = manifest.create_or_read(store, wanted)
-            checkpoint = cls(store, found, run, hold, identity)
+            checkpoint = cls(store, found, job, hold)
             checkpoint._recover()
-            found = found.named(checkpoint.state.names)
-            manifest.check(store, found, wanted)
-            version = checkpoint.state.version or found.version
-            scheme = checkpoint.state.fingerprint if fingerprint is not None else None
-            differs = version not in ("", wanted.version) or scheme not in (None, fingerprint)
-            if differs and on_version_change == "restart":
-                archived = store.archive()
+            if checkpoint._is_for_another(wanted):
+                archived = disk.archive(store)
                 hold.release()
-                log.info("the checkpoint of version %r was archived to %s", version, archived)
-                fresh = cls.open(
-                    store,
-                    wanted,
-                    takeover=takeover,
-                    expected=expected,
-                    max_attempts=max_attempts,
-                    identity=identity,
-                    fingerprint=fingerprint,
-                )
-                fresh.archived = archived
-                return fresh
-            if on_version_change != "reuse":
-                manifest.check_version(store, version, wanted.version)
-                manifest.check_fingerprint(store, scheme, fingerprint)
+                log.info("the checkpoint of another version was archived to %s", archived)
+                return cls.open(store, wanted, job, opening)
             hold.check()
-            checkpoint._claim(wanted, expected, max_attempts, fingerprint)
+            checkpoint._claim(wanted, opening)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
             hold.release()
             raise
 
+    def _is_for_another(self, wanted: Manifest) -> bool:
+        """Whether to archive this checkpoint and begin a new one. Raises `CheckpointMismatch`."""
+        found, state = self.manifest.named(self.state.names), self.state
+        manifest.check(self.store, found, wanted)
+        return is_for_another(self.store, found, state, self._job)
+
     def _recover(self) -> None:
         # What a run that died had linked but not flushed is made durable before it is believed.
-        self.store.sync(SHARDS)
-        self.store.sync(JOURNAL)
-        with RepairHint(self.store):
-            self.state.apply_all(self._journal.read_new())
-            supersede.check(self.store, self.manifest, self.state)
-            self._check_shards()
+        disk.sync(self.store, SHARDS)
+        disk.sync(self.store, JOURNAL)
+        self.state.apply_all(self._journal.read_new())
+        supersede.check(self.store, self.manifest, self.state)
+        shards.check_sizes(self.store, self.state.shards.values())
 
-    def _check_shards(self) -> None:
-        """Every shard is there and as long as it was; the checksums are for `verify`."""
-        there = self.store.list(SHARDS)
-        bad = [path for path, shard in self.state.shards.items() if there.get(path) != shard.bytes]
-        if bad:
-            more = f" and {len(bad) - 1:,} more" if len(bad) > 1 else ""
-            what = "is cut or grown" if bad[0] in there else "is missing"
-            raise CheckpointDamaged(f"{bad[0]} {what}{more}", files=tuple(bad))
-
-    def _claim(
-        self, wanted: Manifest, expected: int | None, max_attempts: int | None, fingerprint: Any
-    ) -> None:
+    def _claim(self, wanted: Manifest, opening: Opening) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
-        info = {**holder.me(self.run), "version": wanted.version, "expected": expected}
-        info |= self._identity
-        if max_attempts is not None:
-            info["max_attempts"] = max_attempts
-        info.pop("run")
-        if fingerprint is not None:
-            info["fingerprint"] = fingerprint
+        me = holder.me(self.run)
+        info: dict[str, Any] = {"host": me["host"], "pid": me["pid"], "version": wanted.version}
+        info |= {"expected": opening.expected, **opening.identity}
+        if self._job.max_attempts is not None:
+            info["max_attempts"] = self._job.max_attempts
+        described = described_fingerprint(self._job)
+        if described is not None:
+            info["fingerprint"] = described
         made = self.manifest
         for _ in range(_CLAIM_TRIES):
             self.manifest, named = manifest.claimed(self.store, made, self.state.names, wanted)
             info |= named
-            self.before = self.state.last
+            before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
             try:
                 claim = self._journal.append(claim)
             except RecordTaken:
-                with RepairHint(self.store):
-                    self.state.apply_all(self._journal.read_new())
+                self.state.apply_all(self._journal.read_new())
                 continue
             self.state.apply(claim)
-            self._epoch, self.job = claim.epoch, self.manifest.job
-            self._superseder = Superseder(self.store, self.manifest, self.state)
+            self._begin(before)
             fault_point("checkpoint.claimed")
             return
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
 
+    def _begin(self, before: Commit | None) -> None:
+        """Take stock, once this run is the one that drives."""
+        state, job = self.state, self._job
+        self.job = self.manifest.job
+        self.found = Found(
+            len(state.done),
+            len(state.failures),
+            state.epoch,
+            state.pace.cost_each,
+            (before.run, before.time) if before is not None else None,
+        )
+        aside = state.set_aside(job.max_attempts, job.retry_failed)
+        self.planner = job.planning.planner(state.done, aside, state.failures)
+        self._schema = ResultSchema(state.schema)
+        self._superseder = Superseder(self.store, self.manifest, state)
+
     def _sweep(self) -> None:
         """Remove what crashed runs have left behind. Only after the claim: all of it is dead."""
-        epoch, number = self._epoch, self._journal.next_number
+        epoch, number = self.state.epoch, self._journal.next_number
         orphans = [
             path
             for path in self.store.list(SHARDS)
@@ -226,70 +194,44 @@ class Checkpoint(CheckpointForm):
         ]
         for path in (*orphans, *left):
             self.store.delete(path)
-        swept = self.store.sweep(SHARDS, lambda path: shards.epoch_of(path) < epoch)
-        swept += self.store.sweep(outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
-        swept += self.store.sweep(JOURNAL, lambda name: (record_number(name) or 0) < number)
-        swept += self.store.sweep("", lambda name: name in (manifest.NAME, holder.NAME))
+        swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
+        swept += disk.sweep(self.store, outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
+        swept += disk.sweep(self.store, JOURNAL, lambda name: (record_number(name) or 0) < number)
+        swept += disk.sweep(self.store, "", lambda name: name in (manifest.NAME, holder.NAME))
         if orphans or swept:
             log.info("swept %d orphan shards and %d unfinished writes", len(orphans), swept)
 
-    @property
-    def schema(self) -> pa.Schema | None:
-        """The schema of all results so far; None before the first row."""
-        if self._schema is None and self.state.schema:
-            self._schema = schemas.schema_from_text(self.state.schema)
-        return self._schema
+    def begin(self) -> Unit:
+        return DirectoryUnit(self)
 
-    def accept(
-        self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> tuple[Outcome, pa.Schema | None]:
-        """The unified schema with this outcome's rows. Raises `ResultConflict`; changes nothing."""
-        current, new = schema if schema is not None else self.schema, outcome.schema
-        if new is None or new is current:
-            return outcome, current
-        unified = schemas.unify(current, new, outcome.batch.id)
-        if current is not None and not (unified.equals(current) and unified.equals(new)):
-            self._refuse_changes(current, unified, outcome, pending)
-        return outcome, unified
+    def _widened(
+        self, schema: pa.Schema | None, outcome: Done, pending: Sequence[Done]
+    ) -> pa.Schema:
+        """The schema with this outcome's rows. Raises `ResultConflict`; changes nothing.
 
-    def _refuse_changes(
-        self, current: pa.Schema, unified: pa.Schema, outcome: Outcome, pending: Sequence[Outcome]
-    ) -> None:
-        """A column takes a wider type only where each of its values stays what it is."""
+        A column takes a wider type only where each of its values stays what it is.
+        """
         assert outcome.schema is not None
-        batch = outcome.batch.id
-        for name in schemas.changed(outcome.schema, unified):
-            if not schemas.keeps(self._rows(outcome), name, unified):
-                before = current.field(name).type if name in current.names else unified
-                raise schemas.conflict(name, before, outcome.schema.field(name).type, batch)
-        # All rows are read for it: a type widens seldom, and that it cannot is remembered.
-        for name in schemas.changed(current, unified):
-            kinds = current.field(name).type, outcome.schema.field(name).type
-            waiting = map(self._rows, (before for before in pending if before.schema is not None))
-            there = (shards.read(self.store, shard) for shard in self.state.shards.values())
-            known = (name, *kinds) in self._fixed
-            if known or not all(schemas.keeps(t, name, unified) for t in chain(waiting, there)):
-                self._fixed.add((name, *kinds))
-                raise schemas.conflict(name, *kinds, batch)
+        there = chain(
+            (self._rows(before) for before in pending if before.schema is not None),
+            (shards.read(self.store, shard) for shard in self.state.shards.values()),
+        )
+        return self._schema.widened(
+            schema, outcome.schema, outcome.batch.id, lambda: self._rows(outcome), there
+        )
 
-    def _rows(self, outcome: Outcome) -> pa.Table:
+    def _rows(self, outcome: Done) -> pa.Table:
         if outcome.shard is not None:
             return shards.read(self.store, outcome.shard)
         assert outcome.table is not None
         return outcome.table
 
-    def commit(
-        self,
-        outcomes: Sequence[Outcome],
-        schema: pa.Schema | None,
-        prints: Mapping[bytes, int] | None = None,
-    ) -> Commit:
-        """Make these outcomes durable in one step; the record that did.
+    def _commit(self, outcomes: Sequence[Done], schema: pa.Schema | None) -> Receipt:
+        """Make these outcomes durable in one step.
 
         The rows of local outcomes go into one shard, safe before the record that names it is
-        created. ``schema`` is what `accept` gave for the last of them, ``prints`` the fingerprints
-        of their items, if any: a key that was completed before then has its new rows in the place
-        of its old ones. Raises `CheckpointDamaged` if those are, and what a form's commit raises.
+        created. A key that was completed before has its new rows in the place of its old ones.
+        Raises `CheckpointDamaged` if those are, and what a unit's commit raises.
         """
         # Keys stand in the order of their shards, those without rows last.
         remote = [outcome for outcome in outcomes if outcome.shard is not None]
@@ -299,51 +241,114 @@ class Checkpoint(CheckpointForm):
         tables = [schemas.cast(o.table, schema) for o in local if o.table is not None and schema]
         if tables:
             count = sum(outcome.completed for outcome in local)
-            written.append(shards.write(self.store, self._epoch, shards.concat(tables), count))
-        changed = schema is not None and (self.schema is None or not schema.equals(self.schema))
+            rows = shards.concat(tables)
+            written.append(shards.write(self.store, self.state.epoch, rows, count))
+        failed = chain.from_iterable(outcome.failures for outcome in outcomes)
         commit = Commit(
             kind="commit",
-            epoch=self._epoch,
+            epoch=self.state.epoch,
             run=self.run,
             keys=keys.join(o.done for o in (*remote, *local) if o.completed),
             key_count=sum(outcome.completed for outcome in outcomes),
             shards=tuple(written),
-            schema=schemas.schema_to_text(schema) if changed and schema is not None else None,
-            failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
+            schema=self._schema.text_if_new(schema),
+            failures=failures.add_earlier_attempts(tuple(failed), self.state.failures),
             info=spent(outcomes),
         )
-        if prints:
-            with RepairHint(self.store):
-                commit = self._superseder.complete(commit, prints, self._journal)
+        receipt = Receipt(
+            self._journal.next_number,
+            commit.key_count,
+            sum(shard.rows for shard in written),
+            size := sum(shard.bytes for shard in written),
+            size,
+            commit.failures,
+        )
+        taken = {line: each for outcome in outcomes for line, each in _fingerprints(outcome)}
+        if taken:
+            commit = self._superseder.complete(commit, taken, self._journal)
         fault_point("commit.shard_written")
         commit = self._journal.append(commit)
         fault_point("commit.done")
         self.state.apply(commit, own=True)
         if commit.retracted:
             self._superseder.committed(commit)
-        if changed:
-            self._schema = schema
-        return commit
+        self._schema.take(schema)
+        return receipt
+
+    def left_alone(self) -> list[Failure]:
+        return [self.state.failures[line] for line in self.planner.set_aside_lines]
+
+    def estimate(self, items: int) -> Estimate:
+        return self.state.pace.estimate(items)
 
     def shard_writer(self) -> shards.ShardWriter:
         """What a remote worker writes its shards with."""
-        return shards.ShardWriter(self.store, self._epoch)
+        return shards.ShardWriter(self.store, self.state.epoch)
 
     def outbox(self) -> outbox.Outbox:
         """Where remote workers leave what became of their batches."""
-        return outbox.Outbox(self.store, self._epoch)
+        return outbox.Outbox(self.store, self.state.epoch)
 
-    def end(self, counts: dict[str, Any], adopted: bytes = b"", prints: bytes = b"") -> None:
-        """Enter the end of this run, with its counts, into the journal.
-
-        ``adopted`` are completed keys that stand as they are, ``prints`` their new fingerprints.
-        """
-        close = Commit(kind="close", epoch=self._epoch, run=self.run, info=counts)
-        self._journal.append(replace(close, adopted=adopted, adopted_fingerprints=prints))
+    def end(self, how: str, counts: Mapping[str, Any]) -> None:
+        """Enter the end of this run, with its counts, into the journal."""
+        adopted = self.planner.adopted
+        if adopted.count:
+            log.warning(
+                "%s items were completed without a fingerprint of this kind; they count as "
+                "unchanged, and are compared from the next run on",
+                f"{adopted.count:,}",
+            )
+        close = Commit(
+            kind="close", epoch=self.state.epoch, run=self.run, info={"how": how, **counts}
+        )
+        texts = bytes(adopted.fingerprints)
+        self._journal.append(
+            replace(close, adopted=bytes(adopted.lines), adopted_fingerprints=texts)
+        )
 
     def close(self) -> None:
         """Let go of the checkpoint. Commits nothing; may be called more than once."""
         self._hold.release()
+
+
+class DirectoryUnit(Unit):
+    """One record in the making. Rows of local outcomes are written when it commits."""
+
+    def __init__(self, into: DirectoryCheckpoint) -> None:
+        self._into = into
+        self._added: list[Done] = []
+        self._schema = into._schema.current
+
+    def add(self, outcome: Done) -> Done:
+        new = outcome.schema
+        if new is not None and not (self._schema is not None and new.equals(self._schema)):
+            self._schema = self._into._widened(self._schema, outcome, self._added)
+        self._added.append(outcome)
+        return outcome
+
+    def commit(self) -> Receipt:
+        return self._into._commit(self._added, self._schema)
+
+
+def described_fingerprint(job: Job) -> Any:
+    """How fingerprints of the job's items are made, as a claim has it; None if they are not."""
+    fingerprinter = job.planning.fingerprinter
+    return None if fingerprinter is None else fingerprinter.describe()
+
+
+def is_for_another(store: Store, found: Manifest, state: State, job: Job) -> bool:
+    """Whether the job is to begin again, since the checkpoint is of another version of it.
+
+    Raises `CheckpointMismatch` where nobody has said what to do about that.
+    """
+    version, described = state.version or found.version, described_fingerprint(job)
+    before = state.fingerprint if described is not None else None
+    if job.on_version_change == "restart":
+        return version not in ("", job.version) or before not in (None, described)
+    if job.on_version_change != "reuse":
+        manifest.check_version(store, version, job.version)
+        manifest.check_fingerprint(store, before, described)
+    return False
 
 
 def _refuse_foreign(store: Store) -> None:
@@ -360,28 +365,7 @@ def _refuse_foreign(store: Store) -> None:
         )
 
 
-def _no_manifest() -> CheckpointDamaged:
-    return CheckpointDamaged(
-        f"{manifest.NAME} is missing, and there is a journal: put it back from a copy, or "
-        "`resumable reset` archives the rest and starts anew",
-        files=(manifest.NAME,),
-    )
-
-
-class RepairHint:
-    """Damage that is found gets the command that mends it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CheckpointDamaged):
-            raise CheckpointDamaged(
-                f"the checkpoint {self._store.url} is damaged: {error}. "
-                f"`resumable verify {self._store.url}` lists all damage, `resumable repair "
-                f"{self._store.url}` moves it aside; the next run then redoes only those items",
-                files=error.files,
-            ) from error
+def _fingerprints(outcome: Done) -> Iterator[tuple[bytes, int]]:
+    """Which fingerprint each item of the batch has, by key; nothing where none are taken."""
+    if outcome.batch.fingerprints:
+        yield from zip(keys.split(outcome.batch.lines), outcome.batch.fingerprints, strict=True)

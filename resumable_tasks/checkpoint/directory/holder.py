@@ -18,6 +18,7 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointHeld, CheckpointUnusable, StoreError
 
@@ -40,6 +41,7 @@ class Holder:
     """A run's hold of a checkpoint: beats until it is released."""
 
     def __init__(self, store: Store, run: str, identity: Mapping[str, str] | None = None) -> None:
+        self.run = run
         self._store = store
         self._record = {**me(run), **(identity or {}), "since": now(), "beat": 0}
         self._release_lock: Callable[[], None] | None = None
@@ -96,7 +98,7 @@ class Holder:
 
     def _try_lock(self, *, steal: bool) -> bool:
         try:
-            self._release_lock = self._store.lock(LOCK, steal=steal)
+            self._release_lock = disk.lock(self._store, LOCK, steal=steal)
         except NotImplementedError:
             self._locks = False
             return True
@@ -148,7 +150,7 @@ def read(store: Store) -> dict[str, Any]:
 def is_held(store: Store) -> bool:
     """Whether a live run holds the checkpoint, as far as can be told without waiting."""
     try:
-        return store.locked(LOCK)
+        return disk.locked(store, LOCK)
     except NotImplementedError:
         return bool(read(store))
 

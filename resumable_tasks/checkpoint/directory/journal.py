@@ -35,6 +35,7 @@ from typing import Any
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 from resumable_tasks.items import keys
@@ -44,8 +45,8 @@ FOLDER = "journal"
 _SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
 _KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
 # Between a key and its fingerprint. No key holds it: its quotes would be escaped there.
-_PRINT = b',"fingerprint":"'
-_PRINT_BYTES = len(_PRINT) + 16 + len(b'"}')
+_FINGERPRINT = b',"fingerprint":"'
+_FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
 
 
@@ -101,26 +102,29 @@ def encode(commit: Commit) -> tuple[bytes, str]:
     return body + _dumps(end) + b"\n", checksum
 
 
-def decode(data: bytes, name: str) -> Commit:
-    """A record from its bytes. Raises `CheckpointDamaged` with the file's name and what is off."""
+def decode(data: bytes, name: str, place: str = "") -> Commit:
+    """A record from its bytes, for the checkpoint at this place.
+
+    Raises `CheckpointDamaged` with the file's name and what is wrong with it.
+    """
     try:
-        return _decode(data, name)
+        return _decode(data, name, place)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(name, f"it cannot be read: {error!r}") from error
+        raise _damaged(name, f"it cannot be read: {error!r}", place) from error
 
 
-def _decode(data: bytes, name: str) -> Commit:
+def _decode(data: bytes, name: str, place: str) -> Commit:
     cut = data.rfind(b"\n", 0, -1) + 1
     if not data.endswith(b"\n") or not data.startswith(b"{", cut):
-        raise _damaged(name, "it is cut short")
+        raise _damaged(name, "it is cut short", place)
     body, end = data[:cut], json.loads(data[cut:])
     checksum = blake2b(body, digest_size=16).hexdigest()
     if checksum != end["checksum"]:
-        raise _damaged(name, "its checksum does not match its lines")
+        raise _damaged(name, "its checksum does not match its lines", place)
     first = body.index(b"\n") + 1
     head = json.loads(body[:first])
     if record_name(head["number"]) != name or end["end"] != head["number"]:
-        raise _damaged(name, f"it is record {head['number']}, under another record's name")
+        raise _damaged(name, f"it is record {head['number']}, under another record's name", place)
     lines = body[first:-1] if len(body) > first else b""
     failures: tuple[Failure, ...] = ()
     retracted = adopted = b""
@@ -134,18 +138,18 @@ def _decode(data: bytes, name: str) -> Commit:
         kinds = [(line, _KEY) for line in each[:at]] + [(line, _RETRACTED) for line in each[to:]]
         kinds += [(line, _ADOPTED) for line in adopted.split(b"\n") if adopted]
         if not all(line.startswith(kind) for line, kind in kinds):
-            raise _damaged(name, "its lines are not of the kinds that it says")
+            raise _damaged(name, "its lines are not of the kinds that it says", place)
         lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
-    found, prints = _unwrap_prints(_KEY, lines)
-    adopted, adopted_prints = _unwrap_prints(_ADOPTED, adopted)
+    found, taken = _unwrap_fingerprints(_KEY, lines)
+    adopted, adopted_fingerprints = _unwrap_fingerprints(_ADOPTED, adopted)
     counts = (_count(found), len(failures), _count(retracted), _count(adopted))
     if counts != (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0)):
-        raise _damaged(name, "its lines are not as many as it says")
+        raise _damaged(name, "its lines are not as many as it says", place)
     shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
     for shard in shards:
         # A path is only ever used after this: a journal cannot name a file outside.
         if not _SHARD_PATH.fullmatch(shard.path):
-            raise _damaged(name, f"it names a shard {keys.shorten(shard.path)}")
+            raise _damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
     return Commit(
         kind=head["kind"],
         epoch=head["epoch"],
@@ -161,9 +165,9 @@ def _decode(data: bytes, name: str) -> Commit:
         schema=head.get("schema"),
         failures=failures,
         retracted=retracted,
-        fingerprints=prints,
+        fingerprints=taken,
         adopted=adopted,
-        adopted_fingerprints=adopted_prints,
+        adopted_fingerprints=adopted_fingerprints,
         info=head.get("info", {}),
     )
 
@@ -176,14 +180,14 @@ def _count(lines: bytes) -> int:
     return lines.count(b"\n") + 1 if lines else 0
 
 
-def _wrap(prefix: bytes, lines: bytes, prints: bytes = b"") -> bytes:
-    if prints:
-        each = zip(lines.split(b"\n"), prints.split(b"\n"), strict=True)
+def _wrap(prefix: bytes, lines: bytes, fingerprints: bytes = b"") -> bytes:
+    if fingerprints:
+        each = zip(lines.split(b"\n"), fingerprints.split(b"\n"), strict=True)
         return b"".join(
-            b'%b%b%b%b"}\n' % (prefix, line, _PRINT, print_)
-            if print_
+            b'%b%b%b%b"}\n' % (prefix, line, _FINGERPRINT, text)
+            if text
             else b"%b%b}\n" % (prefix, line)
-            for line, print_ in each
+            for line, text in each
         )
     return prefix + lines.replace(b"\n", b"}\n" + prefix) + b"}\n" if lines else b""
 
@@ -193,18 +197,19 @@ def _unwrap(prefix: bytes, lines: bytes) -> bytes:
     return lines[len(prefix) : -1].replace(b"}\n" + prefix, b"\n") if lines else b""
 
 
-def _unwrap_prints(prefix: bytes, lines: bytes) -> tuple[bytes, bytes]:
+def _unwrap_fingerprints(prefix: bytes, lines: bytes) -> tuple[bytes, bytes]:
     """The keys in these lines, and their fingerprints; none at all costs one search."""
-    if _PRINT not in lines:
+    if _FINGERPRINT not in lines:
         return _unwrap(prefix, lines), b""
     each = lines.split(b"\n")
-    has = [line[-_PRINT_BYTES:].startswith(_PRINT) for line in each]
+    has = [line[-_FINGERPRINT_BYTES:].startswith(_FINGERPRINT) for line in each]
     start = len(prefix)
     found = [
-        line[start : -_PRINT_BYTES if here else -1] for line, here in zip(each, has, strict=True)
+        line[start : -_FINGERPRINT_BYTES if here else -1]
+        for line, here in zip(each, has, strict=True)
     ]
-    prints = [line[-18:-2] if here else b"" for line, here in zip(each, has, strict=True)]
-    return b"\n".join(found), b"\n".join(prints)
+    taken = [line[-18:-2] if here else b"" for line, here in zip(each, has, strict=True)]
+    return b"\n".join(found), b"\n".join(taken)
 
 
 def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str, Any]:
@@ -219,6 +224,8 @@ def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str
         fields["traceback"] = tracebacks[failure.traceback]
     if failure.item is not None:
         fields["item"] = failure.item
+    if failure.error_of == "batch":
+        fields["error_of"] = failure.error_of
     return fields
 
 
@@ -233,11 +240,12 @@ def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
         time=line["time"],
         traceback=tracebacks[line["traceback"]] if "traceback" in line else "",
         item=line.get("item"),
+        error_of=line.get("error_of", "item"),
     )
 
 
-def _damaged(name: str, what: str) -> CheckpointDamaged:
-    return CheckpointDamaged(f"{name}: {what}", files=(name,))
+def _damaged(name: str, what: str, place: str) -> CheckpointDamaged:
+    return CheckpointDamaged(what, files=(name,), place=place)
 
 
 class Journal:
@@ -264,12 +272,14 @@ class Journal:
         for number in self._numbers_from(self.next_number):
             name = record_name(self.next_number)
             if number != self.next_number:
-                raise _damaged(name, "it is missing, and a later record is there")
+                raise _damaged(name, "it is missing, and a later record is there", self._store.url)
             try:
                 data = self._store.read(name)
             except FileNotFoundError:
-                raise _damaged(name, "it has gone while it was being read") from None
-            yield self._follow(decode(data, name))
+                raise _damaged(
+                    name, "it has gone while it was being read", self._store.url
+                ) from None
+            yield self._follow(decode(data, name, self._store.url))
 
     def append(self, commit: Commit) -> Commit:
         """Durable on return, as the next record after all that this object has seen.
@@ -277,7 +287,7 @@ class Journal:
         Returns the record as it stands in the journal. Raises `Fenced` if a newer driver has
         taken over, `StoreError` if nothing was written, `CommitStateUnknown` if that is not
         known; after any of these the object refuses to append again. Raises `RecordTaken` if an
-        older driver's record, not yet seen, is in the place: read it, and decide anew.
+        older driver's record, not yet seen, is in the place: read it, and decide again.
         """
         if not self._usable:
             raise StoreError("this journal has failed before; open the checkpoint again")
@@ -307,25 +317,28 @@ class Journal:
             except CreateUnknown as error:
                 if not error.readable_is_durable:
                     raise CommitStateUnknown(
-                        f"{error}. Whether record {commit.number} is committed is unknown; the "
-                        "next run finds out. Mend the disk and run the same command again"
+                        f"{error}. Whether record {commit.number} is committed is unknown",
+                        safe="Nothing is lost: the next run finds out",
+                        remedy="Fix the disk and run the same command again",
                     ) from error
             # Only "created" is trusted. Anything else is settled by what stands there.
             try:
-                self._store.sync(FOLDER)
-                other = decode(self._store.read(name), name)
+                disk.sync(self._store, FOLDER)
+                other = decode(self._store.read(name), name, self._store.url)
             except FileNotFoundError:
                 continue  # nothing is there: the same bytes again
             except StoreError as error:
                 raise CommitStateUnknown(
-                    f"whether record {commit.number} is committed could not be found out: {error}"
+                    f"whether record {commit.number} is committed could not be found out: {error}",
+                    safe="Nothing is lost: the next run finds out",
                 ) from error
             if other.nonce == commit.nonce:
                 return
             self._judge(commit, other)
         raise CommitStateUnknown(
-            f"record {commit.number} could neither be created nor found in {_SETTLE_TRIES} tries; "
-            "the next run finds out whether it is committed. Run the same command again"
+            f"record {commit.number} could neither be created nor found in {_SETTLE_TRIES} tries",
+            safe="Nothing is lost: the next run finds out whether it is committed",
+            remedy="Run the same command again",
         )
 
     def check_not_overtaken(self, mine: Commit) -> None:
@@ -339,8 +352,8 @@ class Journal:
             raise RecordTaken(other)
         raise Fenced(
             f"another run has taken this checkpoint over: record {other.number} is by "
-            f"{describe(other)}, in epoch {other.epoch} after this run's {mine.epoch}. "
-            "What this run had committed stands; the batches in flight were left to the other",
+            f"{describe(other)}, in epoch {other.epoch} after this run's {mine.epoch}",
+            safe="What this run had committed stands; the batches in flight were left to the other",
             holder={"run": other.run, "since": other.time, **other.info},
         )
 
@@ -357,9 +370,11 @@ class Journal:
     def _follow(self, commit: Commit) -> Commit:
         name = record_name(commit.number)
         if commit.previous not in (self._last_checksum, self._stands_for):
-            raise _damaged(name, "it does not continue the record before it")
+            raise _damaged(name, "it does not continue the record before it", self._store.url)
         if commit.epoch < self._epoch and commit.kind != "lost":
-            raise _damaged(name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}")
+            raise _damaged(
+                name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}", self._store.url
+            )
         self._advance(commit)
         return commit
 

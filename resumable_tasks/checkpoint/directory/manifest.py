@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -108,10 +109,22 @@ def read(store: Store) -> Manifest:
         if version == FORMAT:
             return Manifest(**found)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointDamaged(f"{NAME}: it cannot be read: {error!r}", files=(NAME,)) from error
+        raise damaged(store, f"it cannot be read: {error!r}") from error
     raise CheckpointMismatch(
-        f"{store.url} is in format {version}, this version of resumable-tasks knows format "
-        f"{FORMAT}: install the version that wrote it, or name another checkpoint"
+        f"{store.url} is in format {version}, and this version of resumable-tasks knows format "
+        f"{FORMAT}",
+        remedy="Install the version that wrote it, or name another checkpoint",
+    )
+
+
+def damaged(store: Store, what: str) -> CheckpointDamaged:
+    """What is wrong with the manifest, and the ways out: nothing else tells what it held."""
+    return CheckpointDamaged(
+        what,
+        files=(NAME,),
+        place=store.url,
+        remedy=f"Put it back from a copy; or `resumable reset {shlex.quote(store.url)}` archives "
+        "the checkpoint, and the next run starts from the beginning",
     )
 
 
@@ -129,9 +142,9 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
             else ""
         )
         raise CheckpointMismatch(
-            f"the checkpoint {store.url} was made by a job that differs:\n{lines}\n"
-            "Ways out: change the job back; or name another checkpoint=; or "
-            f"`resumable reset {store.url}`, which archives it and starts anew{imported}"
+            f"the checkpoint {store.url} was made by a job that differs:\n{lines}",
+            remedy="Ways out: change the job back; or name another checkpoint=; or `resumable "
+            f"reset {store.url}`, which archives it and starts from the beginning{imported}",
         )
 
 
@@ -141,10 +154,10 @@ def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} has fingerprints of another kind, so that every item "
             "would count as changed:\n"
-            f"  fingerprint  checkpoint: {json.dumps(found)}   this run: {json.dumps(wanted)}\n"
-            'Ways out: change fingerprint= back; on_version_change="reuse" takes what is completed '
-            "for unchanged, and compares with the new fingerprints from here on; "
-            'on_version_change="restart" archives the checkpoint and starts anew'
+            f"  fingerprint  checkpoint: {json.dumps(found)}   this run: {json.dumps(wanted)}",
+            remedy='Ways out: set Changes(by=…) back; on_version_change="reuse" takes what is '
+            "completed for unchanged, and compares with the new fingerprints from here on; "
+            'on_version_change="restart" archives the checkpoint and starts from the beginning',
         )
 
 
@@ -153,8 +166,8 @@ def check_version(store: Store, found: str, wanted: str) -> None:
     if found != wanted and found and wanted:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by another version of the handler:\n"
-            f"  version  checkpoint: {found!r}   this run: {wanted!r}\n"
-            'Ways out: on_version_change="reuse" keeps what is completed and goes on with the '
-            'new version; on_version_change="restart" archives the checkpoint and starts anew; '
-            "or name another checkpoint="
+            f"  version  checkpoint: {found!r}   this run: {wanted!r}",
+            remedy='Ways out: on_version_change="reuse" keeps what is completed and goes on with '
+            'the new version; on_version_change="restart" archives the checkpoint and starts from '
+            "the beginning; or name another checkpoint=",
         )

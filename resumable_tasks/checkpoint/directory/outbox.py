@@ -25,20 +25,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from resumable_tasks import errors
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError
 from resumable_tasks.items import keys
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.items.batch import Batch, Cause, ErrorKind
+from resumable_tasks.runners.outcome import Done, Failed, Fatal, Times
 
 FOLDER = "outbox"
-_CARRIED = ("seconds", "began", "ended", "raised", "transient", "outage", "cost")
 
 
 def epoch_of(path: str) -> int:
@@ -49,7 +50,7 @@ def epoch_of(path: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The outbox of one driver's tenure. Crosses to a worker as it is.
+    """The outbox of one driver's run. Crosses to a worker as it is.
 
     By its ``token`` a worker knows that what it sees under the checkpoint's path is this driver's
     checkpoint, and not another that lies under the same path on the worker's own disk.
@@ -61,7 +62,7 @@ class Outbox:
 
     def open(self) -> None:
         """Let workers begin. By the driver, before it sends the first batch."""
-        self.store.prepare((FOLDER,))
+        disk.prepare(self.store, (FOLDER,))
         self.store.put(self._path("open"), self.token.encode())
 
     def close(self) -> None:
@@ -94,25 +95,11 @@ class Outbox:
         self.store.delete(self._path(f"t{task_run}"))
         self.store.delete(self._path(f"t{task_run}-begun"))
 
-    def put(self, outcome: Outcome) -> None:
+    def put(self, outcome: Done | Failed | Fatal) -> None:
         """Leave the outcome of a batch, durable on return. Raises `StoreError`."""
         number = outcome.batch.number
-        fatal = outcome.fatal
-        record = Commit(
-            kind="commit",
-            epoch=self.epoch,
-            run="",
-            number=number,
-            keys=outcome.done,
-            key_count=outcome.completed,
-            shards=(outcome.shard,) if outcome.shard is not None else (),
-            schema=schemas.schema_to_text(outcome.schema) if outcome.schema is not None else None,
-            failures=outcome.failures,
-            info={
-                **{name: getattr(outcome, name) for name in _CARRIED},
-                "fatal": [type(fatal).__name__, str(fatal)] if fatal is not None else None,
-            },
-        )
+        record = Commit(kind="commit", epoch=self.epoch, run="", number=number)
+        record = replace(record, **_fields(outcome))
         self.store.put(self._path(str(number)), encode(record)[0])
 
     def numbers(self) -> set[int]:
@@ -121,8 +108,8 @@ class Outbox:
         names = (name.removeprefix(prefix) for name in self.store.list(FOLDER))
         return {int(name) for name in names if name.isascii() and name.isdigit()}
 
-    def take(self, batch: Batch) -> Outcome | None:
-        """The outcome of a batch; None if it is not here, or not whole, and has to be had anew."""
+    def take(self, batch: Batch) -> Done | Failed | Fatal | None:
+        """The outcome of a batch; None if it is not here, or not whole, and has to be had again."""
         data = self._read(str(batch.number))
         if data is None:
             return None
@@ -130,26 +117,18 @@ class Outbox:
             record = decode(data, record_name(batch.number))
         except CheckpointDamaged:
             return None
-        fatal = record.info["fatal"]
-        if not fatal and sorted(_lines(record)) != sorted(batch.lines.split(b"\n")):
+        if record.info["fatal"]:
+            return Fatal(batch, _error(*record.info["fatal"]))
+        if sorted(_lines(record)) != sorted(batch.lines.split(b"\n")):
             return None  # not the outcome of this batch
-        return Outcome(
-            batch,
-            done=record.keys,
-            completed=record.key_count,
-            shard=record.shards[0] if record.shards else None,
-            schema=schemas.schema_from_text(record.schema) if record.schema else None,
-            failures=record.failures,
-            **{name: record.info[name] for name in _CARRIED},
-            fatal=_error(*fatal) if fatal else None,
-        )
+        return _outcome(batch, record)
 
     def remove(self, number: int) -> None:
         """Forget a batch's outcome; no error if it is not here."""
         self.store.delete(self._path(str(number)))
 
     def clear(self) -> None:
-        """Remove all that is left here of this tenure."""
+        """Remove all that is left here of this run."""
         for name in self.store.list(FOLDER):
             if epoch_of(name) == self.epoch:
                 self.store.delete(name)
@@ -162,6 +141,49 @@ class Outbox:
 
     def _path(self, name: str) -> str:
         return f"{FOLDER}/e{self.epoch}-{name}"
+
+
+def _fields(outcome: Done | Failed | Fatal) -> dict[str, Any]:
+    """The outcome as fields of a record."""
+    match outcome:
+        case Fatal(error=error):
+            return {"info": {"fatal": [type(error).__name__, str(error)]}}
+        case Failed(error=kind):
+            error_of = {**asdict(kind), "cause": kind.cause.value}
+            return {"failures": outcome.failures, "info": {**_numbers(outcome), "error": error_of}}
+        case Done(shard=shard, schema=schema):
+            return {
+                "keys": outcome.done,
+                "key_count": outcome.completed,
+                "shards": (shard,) if shard is not None else (),
+                "schema": schemas.schema_to_text(schema) if schema is not None else None,
+                "failures": outcome.failures,
+                "info": {**_numbers(outcome), "left_out": outcome.left_out},
+            }
+
+
+def _numbers(outcome: Done | Failed) -> dict[str, Any]:
+    return {"fatal": None, "error": None, "cost": outcome.cost, "times": asdict(outcome.times)}
+
+
+def _outcome(batch: Batch, record: Commit) -> Done | Failed:
+    """`_fields` in reverse."""
+    info = record.info
+    cost, times = info["cost"], Times(**info["times"])
+    if (found := info["error"]) is not None:
+        error = ErrorKind(**{**found, "cause": Cause(found["cause"])})
+        return Failed(batch, error, record.failures, cost, times)
+    return Done(
+        batch,
+        done=record.keys,
+        completed=record.key_count,
+        shard=record.shards[0] if record.shards else None,
+        schema=schemas.schema_from_text(record.schema) if record.schema else None,
+        failures=record.failures,
+        left_out=tuple(info["left_out"]),
+        cost=cost,
+        times=times,
+    )
 
 
 def _lines(record: Commit) -> Iterator[bytes]:

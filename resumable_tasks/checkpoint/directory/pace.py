@@ -8,7 +8,7 @@ from datetime import datetime
 
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.estimate import Estimate
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Pace:
         elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
             # The claim may be lost.
             self._began, self._last = self._began or commit.time, commit.time
-            # Without what was only copied to do others anew.
+            # Without what was only copied to do others again.
             count = commit.key_count - commit.info.get("copied", 0)
             self._completed += count
             if "cost" in commit.info:
@@ -58,11 +58,11 @@ class Pace:
             self._began = self._last
 
 
-def spent(outcomes: Iterable[Outcome]) -> dict[str, float]:
+def spent(outcomes: Iterable[Done]) -> dict[str, float]:
     """What these have taken: seconds in the handler, and their cost where it is known."""
     seconds = cost = 0.0
     for outcome in outcomes:
-        seconds += outcome.seconds
+        seconds += outcome.times.seconds
         cost += outcome.cost if outcome.cost == outcome.cost else 0.0  # no NaN
     found = {"seconds": round(seconds, 6)}
     return {**found, "cost": cost} if cost else found

@@ -1,48 +1,277 @@
-"""Reading a checkpoint's rows while runs are at work on it."""
+"""Reads checkpoints for others while runs are at work on them: how far they are, and their rows."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar
 
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.base.text import command
+from resumable_tasks.checkpoint.directory import holder, manifest, shards
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.journal import Journal, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.errors import (
+    EXIT_DAMAGED,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_HELD,
+    EXIT_INTERRUPTED,
+    CheckpointDamaged,
+    CheckpointMismatch,
+)
+
+Status = Literal["done", "failed", "incomplete", "interrupted", "running", "damaged"]
+
+EXIT_CODES: dict[Status, int] = {
+    "done": EXIT_DONE,
+    "failed": EXIT_FAILED,
+    "incomplete": EXIT_INTERRUPTED,
+    "interrupted": EXIT_INTERRUPTED,
+    "running": EXIT_HELD,
+    "damaged": EXIT_DAMAGED,
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_ARCHIVED = re.compile(r"\.archived-\d{8}T\d{6}-[0-9a-f]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """A run: the claim with which it began, and the record with which it said how it ended."""
+
+    claim: Commit
+    found: int
+    close: Commit | None = None
+
+
+class Reader:
+    """Reads a checkpoint, and later only what has come since. Writes nothing.
+
+    ``last`` is the last run, ``last_commit`` the time of the last commit, ``holder`` the live run
+    that holds the checkpoint (empty if it has not said who it is), None if there is none.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._manifest = read_manifest(store)
+        self.state = State(place=store.url)
+        self.last: LastRun | None = None
+        self.last_commit: str | None = None
+        self.holder: dict[str, Any] | None = None
+        self.damage: CheckpointDamaged | None = None
+        self._journal = Journal(store, self._manifest.id)
+
+    @property
+    def manifest(self) -> Manifest:
+        """With the names of the first run, where an import has left them open."""
+        return self._manifest.named(self.state.names)
+
+    @classmethod
+    def at(cls, place: str) -> Reader:
+        """The checkpoint at this place, read. Raises `UsageError` or `CheckpointDamaged`."""
+        reader = cls(open_store(place))
+        reader.read_new()
+        return reader
+
+    def read_new(self) -> None:
+        """Read the records that have come since. Raises `CheckpointDamaged`.
+
+        What stands before the damage has then been read.
+        """
+        # The holder first: a run that ends meanwhile must not look as if it had died.
+        self.holder = live_holder(self.store)
+        for commit in self._journal.read_new():
+            self._apply(commit)
+        if self.holder is None and not self.state.closed:
+            self.holder = live_holder(self.store)  # or it has only just begun
+
+    def examine(self) -> None:
+        """`read_new`, and whether the shards are there; ``damage`` is what is wrong, if anything.
+
+        The shards are not read: that is for ``verify``.
+        """
+        try:
+            self.read_new()
+            try:
+                shards.check_sizes(self.store, self.state.shards.values())
+            except CheckpointDamaged:
+                self.read_new()  # a repair may just have taken them away, and recorded it
+                shards.check_sizes(self.store, self.state.shards.values())
+        except CheckpointDamaged as error:
+            self.damage = error
+
+    def _apply(self, commit: Commit) -> None:
+        self.state.apply(commit)
+        if commit.kind == "claim":
+            self.last = LastRun(self._bare(), len(self.state.done))
+        elif commit.kind == "close" and self.last is not None:
+            self.last = LastRun(self.last.claim, self.last.found, self._bare())
+        elif commit.kind == "commit":
+            self.last_commit = commit.time
+
+    def _bare(self) -> Commit:
+        assert self.state.last is not None  # a record has been applied
+        return self.state.last
+
+    @property
+    def status(self) -> Status:
+        """How the checkpoint stands, in one word."""
+        close = self.last.close if self.last else None
+        if self.damage is not None:
+            return "damaged"
+        if self.holder is not None:
+            return "running"
+        if close is None or not self.state.closed or close.info.get("how") == "imported":
+            return "incomplete"
+        if close.info.get("how") == "interrupted":
+            return "interrupted"
+        return "failed" if self.state.failures or close.info.get("how") == "failed" else "done"
+
+    @property
+    def job(self) -> str:
+        """The job's name, for texts; an import may have left it open."""
+        return self.manifest.job or "imported, the first run names the job"
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+    @property
+    def next(self) -> str:
+        """What to do now, in one sentence."""
+        place = self.store.url
+        if self.status == "running":
+            return f"wait for the run to end; {command('watch', place)} follows it"
+        if self.status == "damaged":
+            return (
+                f"{command('verify', place)} lists all damage, {command('repair', place)} moves it "
+                "aside; then run the same command again: it redoes only those items"
+            )
+        if self.status == "failed":
+            return (
+                f"{command('failures', place)} lists what failed; remove the cause and run the "
+                "same command again: only what is not completed is handled"
+            )
+        if self.status == "done":
+            return f"nothing; {command('publish', place, 'DEST')} writes the rows for others"
+        close = self.last.close if self.last else None
+        if close is not None and close.info.get("how") == "imported" and self.state.closed:
+            return f"run the job with checkpoint={place!r}: it skips what was imported"
+        return "run the same command again to resume"
+
+    def errors(self) -> dict[str, int]:
+        """How many items failed with which class of error, the most frequent first."""
+        each = Counter(failure.error for failure in self.state.failures.values())
+        return dict(each.most_common())
+
+    def describe(self) -> dict[str, Any]:
+        """All of it, as ``status --json`` prints it."""
+        state = self.state
+        return {
+            "checkpoint": self.store.url,
+            "job": self.manifest.job or None,
+            "version": (state.version or self.manifest.version) or None,
+            "key": self.manifest.key or None,
+            "results": self.manifest.results or None,
+            "created": self.manifest.created,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "next": self.next,
+            "completed": len(state.done),
+            "rows": state.rows,
+            "shards": len(state.shards),
+            "bytes": state.bytes,
+            "failed": len(state.failures),
+            "errors": self.errors(),
+            "records": state.records,
+            "runs": state.runs,
+            "last_commit": self.last_commit,
+            "last_run": describe_run(self.last) if self.last else None,
+            "holder": self.holder,
+            "damage": None
+            if self.damage is None
+            else {
+                "message": str(self.damage),
+                **self.damage.parts,
+                "files": list(self.damage.files),
+            },
+        }
+
+
+def describe_run(run: LastRun) -> dict[str, Any]:
+    """A run as JSON has it; ``how`` is None if it goes on or has died."""
+    info = run.close.info if run.close else {}
+    return {
+        "run": run.claim.run,
+        "host": run.claim.info.get("host"),
+        "pid": run.claim.info.get("pid"),
+        "began": run.claim.time,
+        "ended": run.close.time if run.close else None,
+        **{
+            name: info.get(name)
+            for name in ("how", "total", "completed", "skipped", "failed", "duplicates", "seconds")
+        },
+    }
+
+
+def live_holder(store: Store) -> dict[str, Any] | None:
+    """Who holds the checkpoint now; empty if that is not said; None if nobody does."""
+    return holder.read(store) if holder.is_held(store) else None
+
+
+def is_checkpoint(store: Store) -> bool:
+    """Whether this place holds a checkpoint, damaged or not, and not just other files."""
+    if any(record_number(name) is not None for name in store.list(JOURNAL)):
+        return True
+    try:
+        manifest.read(store)
+    except FileNotFoundError:
+        return False
+    except CheckpointMismatch:
+        return True  # of a format to come
+    except CheckpointDamaged:
+        # Other programs have a job.json too.
+        return store.list("").keys() <= {manifest.NAME, holder.NAME, holder.LOCK}
+    return True
+
+
+def is_archived(path: str) -> bool:
+    """Whether this is a checkpoint that was archived, or lies in one."""
+    return any(_ARCHIVED.search(part) for part in path.split("/"))
+
 
 class _Swept(Exception):
-    """Rows that were to be read have been done anew since, and swept."""
+    """Rows that were to be read have been replaced since, and swept."""
 
 
 @contextlib.contextmanager
-def reading(checkpoint: str) -> Iterator[tuple[Store, Manifest, State]]:
-    """A checkpoint's store, manifest and state, for reading its rows.
+def reading(store: Store) -> Iterator[tuple[Manifest, State]]:
+    """Yield a checkpoint's manifest and state, for reading its rows.
 
-    Damage that is met gets the command that mends it. For functions that are `anew_if_swept`.
+    For functions that are `retry_if_swept`.
     """
-    store = open_store(checkpoint)
     found, state = read_checkpoint(store)
     try:
-        yield store, found, state
+        yield found, state
     except CheckpointDamaged as error:
         if error.files and not set(error.files) & read_checkpoint(store)[1].shards.keys():
             raise _Swept from error
-        raise CheckpointDamaged(
-            f"the checkpoint {store.url} is damaged: {error}. `resumable repair {store.url}` moves "
-            "it aside; the next run then redoes only those items",
-            files=error.files,
-        ) from error
+        raise
 
 
-def anew_if_swept(function: Callable[P, R]) -> Callable[P, R]:
+def retry_if_swept(function: Callable[P, R]) -> Callable[P, R]:
     """The function, from the beginning again if what it reads was superseded and swept meanwhile.
 
     Two runs have then begun since: the one that superseded it, and the one that swept.

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from resumable_tasks.items import keys as key_lines
 from resumable_tasks.runners.outcome import Failure, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """The keys of one record that have their rows in one shard.
+
+    ``shard`` is None for keys without rows, ``number`` that of the record. ``fingerprints`` are
+    parallel to ``lines``, empty where a key has none.
+    """
+
+    shard: Shard | None
+    number: int
+    lines: Sequence[bytes]
+    fingerprints: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One record of the journal: what a driver has added to the checkpoint in one step.
 
-    ``kind``: ``claim`` (a driver begins its tenure), ``commit`` (keys and failures), ``close``
+    ``kind``: ``claim`` (a driver begins its run), ``commit`` (keys and failures), ``close``
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
     (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten).
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
 
-    What is ``retracted`` is so before ``keys`` are completed: a commit that does items anew takes
-    back all keys of the shards that hold their old rows, and completes them all again.
+    What is ``retracted`` is so before ``keys`` are completed: a commit that handles items again
+    takes back all keys of the shards that hold their old rows, and completes them all again.
     ``fingerprints`` are newline-joined and parallel to ``keys``, empty where a key has none;
     ``adopted`` are keys that were completed without one, and have one from here on.
     """
@@ -44,3 +59,14 @@ class Commit:
     adopted: bytes = b""
     adopted_fingerprints: bytes = b""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def sections(self) -> Iterator[ShardKeys]:
+        """The keys by shard, in the order of the shards; last, those that have no rows."""
+        lines = list(key_lines.split(self.keys))
+        texts = self.fingerprints.split(b"\n") if self.fingerprints else [b""] * len(lines)
+        at = 0
+        for shard in self.shards:
+            to = at + shard.keys
+            yield ShardKeys(shard, self.number, lines[at:to], texts[at:to])
+            at = to
+        yield ShardKeys(None, self.number, lines[at:], texts[at:])

@@ -1,28 +1,33 @@
-"""Damage that disks and people do: found, named, moved aside, and only what it hit redone.
+"""Repairs what disks and people have damaged, and releases failed items: what people decide.
 
-A crash never leaves damage. A record or a shard that is missing, cut or changed is therefore
-worth stopping for, and is mended by a person's decision, never by a run on its own.
+A crash never leaves damage. A record or a shard that is missing, cut or changed is therefore worth
+stopping for: a person has it moved aside, never a run by itself, and only the items in it are done
+again.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.text import count
 from resumable_tasks.checkpoint.directory import holder, journal, manifest, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.runners.outcome import Shard
+from resumable_tasks.runners.outcome import Failure, Shard
 
 FOLDER = "damaged"
 # A record this far ahead of those before it is a stray file, not the end of a hole.
@@ -69,7 +74,7 @@ def repair(store: Store) -> Report:
     ``repair``. Both fence every run that may still be alive. Returns what was damaged.
 
     Raises `CheckpointHeld` while a run is at work, `UsageError` if there is no checkpoint, and
-    `CheckpointDamaged` if ``job.json`` itself is damaged, which only a copy can mend.
+    `CheckpointDamaged` if ``job.json`` itself is damaged, which only a copy can replace.
     """
     if not store.list(JOURNAL) and manifest.NAME not in store.list(""):
         raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}")
@@ -78,14 +83,39 @@ def repair(store: Store) -> Report:
     try:
         report, found, records = _examine(store)
         if found is None:
-            raise CheckpointDamaged(
-                f"{manifest.NAME} of {store.url} is damaged, and nothing else tells what it held: "
-                "put it back from a copy, or `resumable reset` archives the checkpoint",
-                files=(manifest.NAME,),
-            )
+            raise manifest.damaged(store, "it is damaged, and nothing else tells what it held")
         if report.damages:
-            _mend(store, found, records, {damage.file for damage in report.damages}, run)
+            _move_damage_aside(
+                store, found, records, {damage.file for damage in report.damages}, run
+            )
         return report
+    finally:
+        hold.release()
+
+
+def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
+    """Forget the attempts of the chosen failures, durable on return: the next run tries them again.
+
+    Returns the failures as they were; their errors are kept. The record of it fences every run that
+    may still be alive.
+
+    Raises:
+        CheckpointHeld: a run is at work.
+        UsageError: there is no checkpoint.
+    """
+    found = read_manifest(store)
+    hold = Holder(store, run := secrets.token_hex(6))
+    hold.take(takeover=False)
+    try:
+        journal, state = Journal(store, found.id), State(place=store.url)
+        state.apply_all(journal.read_new())
+        released = [failure for failure in state.failures.values() if chosen(failure)]
+        if released:
+            info = holder.me(run)
+            info.pop("run")
+            forgotten = tuple(replace(failure, attempts=0) for failure in released)
+            journal.append(Commit("release", state.epoch + 1, run, failures=forgotten, info=info))
+        return released
     finally:
         hold.release()
 
@@ -102,22 +132,21 @@ def _examine(store: Store) -> tuple[Report, Manifest | None, dict[int, Commit]]:
         report.damages.append(Damage(manifest.NAME, "it is missing", None))
         found = None
     except CheckpointDamaged as error:
-        report.damages.append(Damage(manifest.NAME, str(error), None))
+        report.damages.append(Damage(manifest.NAME, error.detail, None))
         found = None
     records = _examine_journal(store, report, found.id if found else None)
     _examine_keys(report, records)
     state = _fold(records)
     owners = _owners(records)
-    stale = supersede.stale([records[number] for number in sorted(records)], state)
-    report.damages += [Damage(path, supersede.STALE, items) for path, items in stale.items()]
+    doubled = supersede.doubled([records[number] for number in sorted(records)], state)
+    report.damages += [Damage(path, supersede.DOUBLED, items) for path, items in doubled.items()]
     listed = store.list(shards.FOLDER)
     for path, shard in state.shards.items():
         try:
             shards.checked_bytes(store, shard)
         except CheckpointDamaged as error:
-            what = str(error).removeprefix(f"{path}: ")
-            if path not in stale:
-                report.damages.append(Damage(path, what, _count(owners[path])))
+            if path not in doubled:
+                report.damages.append(Damage(path, error.detail, owners[path]))
     report.orphans = sorted(path for path in listed if path not in state.shards)
     report.records, report.shards = len(records), len(state.shards)
     report.rows = state.rows
@@ -142,7 +171,7 @@ def _examine_keys(report: Report, records: dict[int, Commit]) -> None:
         for key in keys.split(record.keys):
             twice += not done.add(key, number)
         if twice:
-            what = f"it completes {twice:,} keys that were completed before it"
+            what = f"it completes {count(twice, 'key')} for the second time"
             report.damages.append(Damage(record_name(number), what, record.key_count))
     report.items = len(done)
 
@@ -167,8 +196,7 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[i
             report.damages.append(Damage(name, "it is missing", None))
             continue
         except CheckpointDamaged as error:
-            what = str(error).removeprefix(f"{name}: ")
-            report.damages.append(Damage(name, what, None))
+            report.damages.append(Damage(name, error.detail, None))
             continue
         before = records.get(number - 1)
         expected = {anchor} if number == 0 else _continuations(before)
@@ -188,19 +216,13 @@ def _continuations(before: Commit | None) -> set[str | None]:
     return {before.checksum, before.info.get("stands_for", before.checksum)}
 
 
-def _owners(records: dict[int, Commit]) -> dict[str, bytes]:
-    """Which keys have their rows in which shard."""
-    owners: dict[str, bytes] = {}
-    for record in records.values():
-        lines = list(keys.split(record.keys))
-        at = 0
-        for shard in record.shards:
-            owners[shard.path] = keys.join(lines[at : at + shard.keys])
-            at += shard.keys
-    return owners
+def _owners(records: dict[int, Commit]) -> dict[str, int]:
+    """How many keys have their rows in which shard."""
+    sections = (section for record in records.values() for section in record.sections())
+    return {s.shard.path: len(s.lines) for s in sections if s.shard is not None}
 
 
-def _mend(
+def _move_damage_aside(
     store: Store, found: Manifest, records: dict[int, Commit], bad: set[str], run: str
 ) -> None:
     stamp = now().replace(":", "").replace("+0000", "")
@@ -213,14 +235,14 @@ def _mend(
     for number in lost:
         _replace_record(store, found, records, number, run, stamp)
     log = Journal(store, found.id)
-    state = State()
+    state = State(place=store.url)
     state.apply_all(log.read_new())
     # What only lost records have named is no orphan to be swept, but evidence to be kept.
     for path in store.list(shards.FOLDER) if lost else ():
         if path not in state.shards:
             _move_aside(store, path, stamp)
     gone = [shard for path, shard in state.shards.items() if path in bad]
-    homes = supersede.homes(Journal(store, found.id).read_new())
+    places = supersede.shard_of_each(Journal(store, found.id).read_new())
     gone_paths = {shard.path for shard in gone}
     info = {**holder.me(run), "retracted_shards": [shard.path for shard in gone]}
     info.pop("run")
@@ -229,8 +251,8 @@ def _mend(
             kind="repair",
             epoch=epoch + 1,
             run=run,
-            # Not what has been done anew since: its rows are elsewhere.
-            retracted=keys.join(key for key, path in homes.items() if path in gone_paths),
+            # Not what has been handled again since: its rows are elsewhere.
+            retracted=keys.join(key for key, path in places.items() if path in gone_paths),
             # A lost record may have been the one that widened the schema.
             schema=_schema(store, [s for s in state.shards.values() if s not in gone]),
             info=info,
@@ -254,7 +276,7 @@ def _replace_record(
     """
     name = record_name(number)
     try:
-        store.prepare((FOLDER,))
+        disk.prepare(store, (FOLDER,))
         store.put(f"{FOLDER}/{stamp}-{name.rpartition('/')[2]}", store.read(name))
     except FileNotFoundError:
         pass  # there is nothing to keep of a missing one
@@ -287,10 +309,6 @@ def _move_aside(store: Store, path: str, stamp: str) -> None:
         data = store.read(path)
     except FileNotFoundError:
         return
-    store.prepare((FOLDER,))
+    disk.prepare(store, (FOLDER,))
     store.put(f"{FOLDER}/{stamp}-{path.rpartition('/')[2]}", data)
     store.delete(path)
-
-
-def _count(lines: bytes) -> int:
-    return lines.count(b"\n") + 1 if lines else 0

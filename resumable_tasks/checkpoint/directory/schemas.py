@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,76 @@ from resumable_tasks.errors import ResultConflict
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class ResultSchema:
+    """The schema of all results of a checkpoint, as it widens from commit to commit."""
+
+    def __init__(self, text: str | None) -> None:
+        """``text``: as the journal has it; None before the first row."""
+        self._text = text
+        self._current: pa.Schema | None = None
+        # Columns that were found not to take another type: all rows are read to find that out.
+        self._fixed: set[tuple[Any, ...]] = set()
+
+    @property
+    def current(self) -> pa.Schema | None:
+        if self._current is None and self._text:
+            self._current = schema_from_text(self._text)
+        return self._current
+
+    def take(self, schema: pa.Schema | None) -> None:
+        """Let this be the schema, now that a commit has it."""
+        self._current = schema if schema is not None else self._current
+
+    def text_if_new(self, schema: pa.Schema | None) -> str | None:
+        """The schema as a record has it, if it is another than the current one."""
+        current = self.current
+        if schema is None or (current is not None and schema.equals(current)):
+            return None
+        return schema_to_text(schema)
+
+    def widened(
+        self,
+        current: pa.Schema | None,
+        new: pa.Schema,
+        batch: str,
+        rows: Callable[[], pa.Table],
+        there: Iterable[pa.Table],
+    ) -> pa.Schema:
+        """The schema that holds both, where each value stays what it is.
+
+        ``rows`` gives those that are new, ``there`` are all that there are. Raises
+        `ResultConflict` with the column, both types and the batch.
+        """
+        unified = unify(current, new, batch)
+        if current is None or (unified.equals(current) and unified.equals(new)):
+            return unified
+        for name in changed(new, unified):
+            if not keeps(rows(), name, unified):
+                before = current.field(name).type if name in current.names else unified
+                raise conflict(name, before, new.field(name).type, batch)
+        self._refuse_changes(current, new, unified, batch, there)
+        return unified
+
+    def _refuse_changes(
+        self,
+        current: pa.Schema,
+        new: pa.Schema,
+        unified: pa.Schema,
+        batch: str,
+        there: Iterable[pa.Table],
+    ) -> None:
+        names = changed(current, unified)
+        kinds = {name: (name, current.field(name).type, new.field(name).type) for name in names}
+        for known in kinds.values():
+            if known in self._fixed:
+                raise conflict(*known, batch)
+        for table in there if names else ():
+            for name in names:
+                if not keeps(table, name, unified):
+                    self._fixed.add(kinds[name])
+                    raise conflict(*kinds[name], batch)
 
 
 def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:

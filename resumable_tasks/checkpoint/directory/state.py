@@ -42,8 +42,10 @@ class State:
     names: dict[str, Any] = field(default_factory=dict)
     records: int = 0
     runs: int = 0
-    # A commit has superseded what no record names: one that was lost. See `supersede.stale`.
-    torn: bool = False
+    # A commit has superseded what no record names: one that was lost. See `replace.doubled`.
+    gap: bool = False
+    # Where the checkpoint is, for messages.
+    place: str = ""
     last: Commit | None = None
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
@@ -91,9 +93,8 @@ class State:
             self.done.add_lines(commit.keys, _numbers(commit.fingerprints))
             if len(self.done) != before + commit.key_count:
                 name = record_name(commit.number)
-                raise CheckpointDamaged(
-                    f"{name}: it completes a key that is completed already", files=(name,)
-                )
+                what = "it completes a key that is completed already"
+                raise CheckpointDamaged(what, files=(name,), place=self.place)
         if self.failures:
             for key in keys.split(commit.keys):
                 self.failures.pop(key, None)
@@ -102,7 +103,7 @@ class State:
         self._adopt(commit)
         for path in commit.info.get("retracted_shards", ()):
             known = self.shards.pop(path, None)
-            self.torn = self.torn or (known is None and commit.kind == "commit")
+            self.gap = self.gap or (known is None and commit.kind == "commit")
         for shard in commit.shards:
             self.shards[shard.path] = shard
         if commit.schema:
@@ -132,8 +133,8 @@ class State:
     def _adopt(self, commit: Commit) -> None:
         """Keys that are completed stand as they are, with another fingerprint if one is named."""
         adopted = list(keys.split(commit.adopted))
-        prints = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
-        for key, fingerprint in zip(adopted, prints, strict=True):
+        found = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
+        for key, fingerprint in zip(adopted, found, strict=True):
             self.failures.pop(key, None)
             # Not one that the loss of a record has taken since.
             if fingerprint >= 0 and self.done.remove(key):
@@ -151,5 +152,5 @@ class State:
             self.apply(commit)
 
 
-def _numbers(prints: bytes) -> list[int] | None:
-    return [fingerprints.from_text(text) for text in prints.split(b"\n")] if prints else None
+def _numbers(texts: bytes) -> list[int] | None:
+    return [fingerprints.from_text(text) for text in texts.split(b"\n")] if texts else None

@@ -1,9 +1,7 @@
-"""What a progress file says is done becomes a checkpoint that the job's next run takes up."""
+"""Makes a checkpoint of what a progress file says is done; the job's next run goes on from it."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -11,23 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resumable_tasks.base import checks
 from resumable_tasks.checkpoint.directory import manifest
-from resumable_tasks.checkpoint.directory.driver import Checkpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.importing import progressfile
-from resumable_tasks.checkpoint.importing.progressfile import KeyType, Progress
-from resumable_tasks.checkpoint.importing.progresstext import Format
-from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.form import Opening
+from resumable_tasks.checkpoint.importing.progressfile import Format, KeyType, Progress, Reader
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import BadResult, InvalidItems, UsageError
-from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme, join
-from resumable_tasks.runners import match as rows
-from resumable_tasks.runners.outcome import Outcome, ResultsMode
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.runners import match
+from resumable_tasks.runners.outcome import Done, ResultsMode
 
 # A record of the journal is read whole; a file of fewer items is taken over in one step.
 _PER_COMMIT = 1_000_000
@@ -42,8 +36,7 @@ class Imported:
     ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
     ``failed`` those that were left out since their item is not done, ``torn`` is the number of a
     last line without an end that was left out, or None. ``columns`` are those of the rows, with
-    their types. ``job``, ``key`` and ``results`` are empty if the first run
-    names them.
+    their types. ``job``, ``key`` and ``results`` are empty if the first run names them.
     """
 
     checkpoint: str
@@ -57,7 +50,7 @@ class Imported:
     skipped: int
     duplicates: int
     torn: int | None
-    failed: int = 0
+    failed: int
 
 
 def import_file(
@@ -79,22 +72,27 @@ def import_file(
     """Take the items of a progress file over as completed, durable on return.
 
     The file is read whole before anything is written; up to a million items are then committed in
-    one step. Killed in the middle, it can be run again: what is in the checkpoint is skipped. Of
-    several lines of one item the last counts (with ``results="many"`` all do). Lines that say that
-    their item has failed, or is not done yet, are refused, unless ``failed_too`` takes them for
-    completed as well, or ``skip_failed`` leaves them out, with all others of an item whose last
-    line is such.
+    one step. Killed in the middle, the import can be run again: what is in the checkpoint is
+    skipped. Of several lines of one item the last counts (with ``results="many"`` all do).
 
-    ``job``, ``version``, ``key`` and ``results`` are those of the job; by default those of the
-    checkpoint, if there is one. In a new one they may be left open: the first run names them, but
-    for ``key`` if there are rows or keys of several parts, where the items then are their own
-    keys. Items have rows if the file says more of any than when it was done; with ``keys_only``
-    none has, whatever the job's results are, which stay open if nothing else names them.
+    Args:
+        path: the file, in UTF-8.
+        checkpoint: the checkpoint's directory, new or not.
+        job, version, key, results: those of the job; by default those of the checkpoint, if there
+            is one. In a new one the first run names what is left open, but for ``key`` if there
+            are rows or keys of several parts, where the items then are their own keys.
+        format: of the file; by default what its name and first character tell.
+        key_type: what all keys are, or become.
+        failed_too: lines that say that their item is not done are taken as completed.
+        skip_failed: such lines are left out, with all others of an item whose last line is such.
+        keys_only: no item gets a row, whatever the job's results are.
+        complete: the file was written to its end, so that a last line without one is not torn.
+        dry_run: nothing is written.
 
-    A last line without an end may be torn, and is left out, unless ``complete`` says that the file
-    was written to its end. Raises `UsageError` (`InvalidItems` with the line,
-    `CheckpointMismatch`), `ResultConflict` for a column whose type does not fit the rows that are
-    there, and what the opening of a checkpoint raises; nothing was imported then.
+    Raises:
+        UsageError: also `InvalidItems` with the line that is wrong, and `CheckpointMismatch`.
+            Nothing was imported.
+        ResultConflict: the type of a column does not fit the rows that are there.
     """
     began = time.monotonic()
     if failed_too and skip_failed:
@@ -102,46 +100,36 @@ def import_file(
             "items that have failed are taken (--failed-too) or left out (--skip-failed), not both"
         )
     store = open_store(os.fspath(checkpoint))
-    there = _there(store)
+    is_there = manifest.NAME in store.list("")
+    there = read_checkpoint(store) if is_there else None
     wanted = _wanted(there, job, version, tuple(key), results)
     if there is not None:
         manifest.check(store, there[0], wanted)
-        manifest.check_version(store, _version(*there), wanted.version)
-    scheme = _scheme(wanted.key)
-    with _no_garbage():
-        found = progressfile.read(
-            path,
-            scheme,
-            format=format,
-            key_type=key_type,
-            else_type=lambda: _type_there(store) if there is not None else None,
-            failed_too=failed_too,
-            skip_failed=skip_failed,
-            complete=complete,
-        )
-        # How the lines are taken; the results of the job stay what they are.
-        mode = "none" if keys_only else wanted.results
-        chosen = _last_of_each(found.lines) if mode != "many" else range(len(found.lines))
-        if not mode and len(chosen) < len(found.lines):
-            _refuse_ambiguous(found)
-        many = _Many(found, scheme, mode, chosen)
-    if not wanted.key and (many.has_rows or tuple in set(map(type, found.keys))):
+        manifest.check_version(store, there[1].version or there[0].version, wanted.version)
+    scheme = KeyScheme.of(wanted.key)
+    reader = Reader(os.fspath(path), scheme, key_type, complete)
+    found = reader.read(format, failed_too=failed_too, skip_failed=skip_failed)
+    _refuse_clashes(found, scheme, there)
+    items = _Items(reader, found, scheme, "none" if keys_only else wanted.results)
+    if not wanted.key and (items.have_rows or tuple in set(map(type, found.keys))):
         wanted = replace(wanted, key="item")
     if dry_run:
-        done = there[1].done if there is not None else State().done
-        left = many.missing(done)
-        for outcome in many.outcomes(left, os.fspath(path)):
-            many.count(outcome)
+        left = items.missing(there[1].done if there is not None else State().done)
+        for _ in items.outcomes(left, os.fspath(path)):
+            pass
     else:
-        identity = {"imported": Path(os.fspath(path)).name}
-        into = Checkpoint.open(store, wanted, identity=identity)
+        opening = Opening(identity={"imported": Path(path).name})
+        into = DirectoryCheckpoint.open(store, wanted, opening=opening)
         try:
-            left = many.missing(into.state.done)
-            many.commit(into, left, os.fspath(path))
-            counts = {"total": many.items, "completed": len(left), "failed": 0}
-            counts["skipped"] = many.items - len(left)
+            left = items.missing(into.state.done)
+            for outcome in items.outcomes(left, os.fspath(path)):
+                with into.begin() as unit:
+                    unit.add(outcome)
+                    unit.commit()
+            counts = {"total": len(items), "completed": len(left), "failed": 0}
             seconds = round(time.monotonic() - began, 3)
-            into.end({"how": "imported", **counts, "seconds": seconds})
+            skipped = len(items) - len(left)
+            into.end("imported", {**counts, "skipped": skipped, "seconds": seconds})
         finally:
             into.close()
     return Imported(
@@ -151,36 +139,13 @@ def import_file(
         results=wanted.results,
         lines=len(found.lines),
         imported=len(left),
-        rows=many.rows,
-        columns=many.columns,
-        skipped=many.items - len(left),
-        duplicates=len(found.lines) - len(chosen),
+        rows=items.rows,
+        columns=items.columns,
+        skipped=len(items) - len(left),
+        duplicates=len(found.lines) - len(items) if wanted.results != "many" else 0,
         torn=found.torn,
         failed=found.failed,
     )
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Millions of small values are made, and no cycles: looking for those takes half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _there(store: Store) -> tuple[Manifest, State] | None:
-    """The checkpoint that is there, if any."""
-    if manifest.NAME not in (store.list("") if store.exists() else ()):
-        return None
-    return read_checkpoint(store)
-
-
-def _version(found: Manifest, state: State) -> str:
-    return state.version or found.version
 
 
 def _wanted(
@@ -194,114 +159,73 @@ def _wanted(
     given = KeyScheme(spec).describe() if key else ""
     if there is None:
         # Raises for what no job can have.
-        JobOptions(name="imported" if job is None else job, key=spec, results=results or "one")
+        checks.job_name("imported" if job is None else job)
+        checks.choice("results", results or "one", ("one", "many", "none"))
         return Manifest(job or "", version or "", given, results or "")
-    before = there[0]
-    return Manifest(
-        job or before.job,
-        version or _version(*there),
-        given or before.key,
-        results or before.results,
-    )
+    found, state = there
+    version = version or state.version or found.version
+    return Manifest(job or found.job, version, given or found.key, results or found.results)
 
 
-def _scheme(described: Any) -> KeyScheme:
-    """The scheme of a manifest's key; where a callable makes the key, the file holds keys."""
-    if isinstance(described, dict) and "field" in described:
-        return KeyScheme(described["field"])
-    if isinstance(described, dict) and "fields" in described:
-        return KeyScheme(tuple(described["fields"]))
-    return KeyScheme(None)
+def _refuse_clashes(
+    found: Progress, scheme: KeyScheme, there: tuple[Manifest, State] | None
+) -> None:
+    """A tuple and a string of the same text, in the file or beside what the checkpoint has."""
+    alike = [line for line in found.lines if line.startswith((b"[", b'"['))]
+    why = scheme.clash(alike, set(alike), there[1].done if there else set())
+    if why is not None:
+        raise InvalidItems(why, safe="Nothing was imported")
 
 
-def _last_of_each(lines: list[bytes]) -> Sequence[int]:
-    last = dict(zip(lines, range(len(lines)), strict=True))
-    return range(len(lines)) if len(last) == len(lines) else sorted(last.values())
+class _Items:
+    """The items of a file, each with the places of its lines that count."""
 
-
-def _says_no_more(found: Progress) -> bool:
-    """Whether the lines have nothing but a key and when it was done."""
-    return found.fields - set(found.key_fields) <= _WHEN
-
-
-def _refuse_ambiguous(found: Progress) -> None:
-    """Lines of one item that say different things may be corrections, or all of them count."""
-    aside = {*found.key_fields, *_WHEN}
-    first: dict[bytes, int] = {}
-    for at, line in enumerate(found.lines if found.rows else ()):
-        here, there = (
-            {name: value for name, value in found.rows[n].items() if name not in aside}
-            for n in (at, first.setdefault(line, at))
-        )
-        if here != there:
-            raise InvalidItems(
-                f"{found.place(at)}: it is of the same item as {found.place(first[line])}, and "
-                "says other things: say --results one (the last counts) or many (all do), or "
-                "--keys-only. Nothing was imported"
-            )
-
-
-def _type_there(store: Store) -> KeyType | None:
-    """The type that all keys of a checkpoint are of; None if there are none, or several types."""
-    kinds = {
-        line[:1] if line[:1] in b'"[' else b"1"
-        for commit in Journal(store, manifest.read(store).id).read_new()
-        for line in keys.split(commit.keys)
-    }
-    if kinds == {b"1"}:
-        return "int"
-    return "string" if kinds == {b'"'} else None
-
-
-class _Many:
-    """The items of a file, each with the places of its lines."""
-
-    def __init__(
-        self, found: Progress, scheme: KeyScheme, results: str, chosen: Sequence[int]
-    ) -> None:
+    def __init__(self, reader: Reader, found: Progress, scheme: KeyScheme, mode: str) -> None:
         self._found = found
         self._scheme = scheme
-        plain = results in ("", "one") and _says_no_more(found)
-        self._results: Any = "none" if plain else results or "one"
-        self.has_rows = self._results != "none" and bool(found.lines)
+        says_no_more = set().union(*found.rows) - set(found.key_fields) <= _WHEN
+        without = mode == "none" or (mode != "many" and says_no_more)
+        self._results: Any = "none" if without else mode or "one"
+        self.have_rows = not without and bool(found.lines)
         self.rows = 0
         self.columns: dict[str, str] = {}
         self._places: dict[bytes, list[int]] = {}
-        if results == "many":
-            for at in chosen:
-                self._places.setdefault(found.lines[at], []).append(at)
-            chosen = [places[0] for places in self._places.values()]
-        self._chosen = chosen
-        self.items = len(chosen)
+        for at, line in enumerate(found.lines):
+            places = self._places.setdefault(line, [])
+            if places and self.have_rows and not mode:
+                reader.wrong(
+                    found.numbers[at],
+                    f"it is of the same item as {found.numbers[places[0]]}: say --results one (the "
+                    "last counts) or many (all do), or --keys-only",
+                )
+            if mode != "many":
+                places.clear()
+            places.append(at)
 
-    def missing(self, done: Any) -> list[int]:
-        """The items that are not done, by the place of a line of theirs."""
-        lines = self._found.lines
-        chosen = [lines[at] for at in self._chosen]
-        return [self._chosen[at] for at in done.missing(chosen)] if chosen else []
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def outcomes(self, left: list[int], path: str) -> Iterator[Outcome]:
-        """These items, in as many parts as they are committed in."""
+    def missing(self, done: Any) -> list[list[int]]:
+        """The items that are not done, each as the places of its lines."""
+        lines = list(self._places)
+        return [self._places[lines[at]] for at in done.missing(lines)] if lines else []
+
+    def outcomes(self, left: list[list[int]], path: str) -> Iterator[Done]:
+        """These items, in as many parts as they are committed in; their rows are counted."""
         for start in range(0, len(left), _PER_COMMIT):
-            yield self._outcome(left[start : start + _PER_COMMIT], path)
+            outcome = self._outcome(left[start : start + _PER_COMMIT], path)
+            yield outcome
+            if outcome.table is not None:
+                self.rows += outcome.table.num_rows
+                self.columns |= {each.name: str(each.type) for each in outcome.table.schema}
 
-    def count(self, outcome: Outcome) -> None:
-        """Take these rows into ``rows`` and ``columns``."""
-        if outcome.table is not None:
-            self.rows += outcome.table.num_rows
-            self.columns |= {field.name: str(field.type) for field in outcome.table.schema}
-
-    def commit(self, into: Checkpoint, left: list[int], path: str) -> None:
-        """Commit these items."""
-        for outcome in self.outcomes(left, path):
-            into.commit([outcome], into.accept(outcome, None, [])[1])
-            self.count(outcome)
-
-    def _outcome(self, part: list[int], path: str) -> Outcome:
-        found, scheme = self._found, self._scheme
-        batch = Batch(0, [found.keys[at] for at in part], join(found.lines[at] for at in part), [])
+    def _outcome(self, part: list[list[int]], path: str) -> Done:
+        found, first = self._found, [places[0] for places in part]
+        many = [found.keys[at] for at in first]
+        batch = Batch(0, many, join(found.lines[at] for at in first), [])
         try:
-            matched = rows.match(self._rows(part), batch, scheme, self._results)
+            rows = self._rows([at for places in part for at in places])
+            matched = match.match(rows, batch, self._scheme, self._results)
         except BadResult as error:
             what = str(error).replace("of the handler's result", "of the file")
             raise InvalidItems(
@@ -310,30 +234,25 @@ class _Many:
             ) from error
         table = matched.table
         schema = table.schema if table is not None else None
-        return Outcome(batch, matched.done, matched.completed, table, schema=schema)
+        return Done(batch, matched.done, matched.completed, table, schema=schema)
 
     def _rows(self, part: list[int]) -> Any:
-        """What a handler would have returned for these items."""
+        """What a handler would have returned for these lines."""
         if self._results == "none":
             return None
-        found, scheme = self._found, self._scheme
-        if self._results == "many":
-            part = [at for first in part for at in self._places[found.lines[first]]]
-        table = rows.to_table([found.rows[at] for at in part]) if found.rows else None
-        others = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
-        # A field that is called as the key's column gives way to it.
-        for name in (*found.key_fields, *scheme.columns):
-            others.pop(name, None)
-        many: list[Any] = [found.keys[at] for at in part]
-        if scheme.composite:
-            columns = [[key[place] for key in many] for place in range(len(scheme.columns))]
-        else:
-            # Those of a callable that are tuples get their column by their places.
-            columns = [] if tuple in set(map(type, many)) else [many]
-        own = {
-            name: rows.array(name, column)
-            for name, column in zip(scheme.columns, columns, strict=False)
-        }
         import pyarrow as pa
 
+        found, names = self._found, self._scheme.columns
+        table = match.to_table([found.rows[at] for at in part]) if found.rows else None
+        others = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
+        # A field that is called as the key's column gives way to it.
+        for name in (*found.key_fields, *names):
+            others.pop(name, None)
+        many: list[Any] = [found.keys[at] for at in part]
+        if self._scheme.composite:
+            columns = list(map(list, zip(*many, strict=True)))
+        else:
+            # Keys of a callable that are tuples get their column by their places.
+            columns = [] if tuple in set(map(type, many)) else [many]
+        own = {n: match.array(n, column) for n, column in zip(names, columns, strict=False)}
         return pa.table({**own, **others}) if own or others else [{} for _ in part]

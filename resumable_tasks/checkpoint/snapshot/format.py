@@ -17,6 +17,7 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
     CheckpointDamaged,
@@ -167,7 +168,7 @@ def find(store: Store, keep: int) -> Found:
 
 def numbers(store: Store) -> list[int]:
     """The numbers that are taken, in order: by generations, or by what stands in their place."""
-    return sorted(n for n in map(number_of, store.names("")) if n is not None)
+    return sorted(n for n in map(number_of, disk.names(store, "")) if n is not None)
 
 
 def refuse_foreign(store: Store) -> None:
@@ -177,7 +178,7 @@ def refuse_foreign(store: Store) -> None:
             f"{store.url} is a file; a snapshot is a folder: name another path, and give what "
             "the file holds as initial="
         )
-    there = store.names("")
+    there = disk.names(store, "")
     foreign = sorted(name for name in there if name != LOCK)
     if foreign and not any(number_of(name) is not None for name in there):
         raise CheckpointUnusable(
@@ -188,7 +189,7 @@ def refuse_foreign(store: Store) -> None:
 
 def _read(store: Store, number: int, files: dict[str, int]) -> bytes:
     name = file_of(number)
-    if name not in files and name in store.names(""):
+    if name not in files and name in disk.names(store, ""):
         raise damaged(number, "it is no file, but a folder, a link or the like")
     try:
         return store.read(name)
@@ -232,32 +233,11 @@ def encode_state(state: Any, name: str) -> bytes:
 
 def _refuse_changes(value: Any, depth: int) -> None:
     kind = type(value)
-    if kind is str:
+    if kind is dict or kind is list:
+        _refuse_inside(value, depth)
+    elif kind is str:
         if not value.isascii():
             _refuse_surrogates(value)
-    elif kind is dict:
-        _refuse_depth(depth)
-        for key, each in value.items():
-            if type(key) is not str:
-                raise _Refused(
-                    f"has the key {key!r}, and JSON has only strings as keys: it would come back "
-                    "as another one; use str() of it"
-                )
-            if not key.isascii():
-                _refuse_surrogates(key, "a key of ")
-            try:
-                _refuse_changes(each, depth + 1)
-            except _Refused as refused:
-                refused.path.append(f"[{key!r}]")
-                raise
-    elif kind is list:
-        _refuse_depth(depth)
-        for at, each in enumerate(value):
-            try:
-                _refuse_changes(each, depth + 1)
-            except _Refused as refused:
-                refused.path.append(f"[{at}]")
-                raise
     elif kind is float:
         if not math.isfinite(value):
             raise _Refused(f"is {value!r}, which JSON has not; use None or a string")
@@ -271,12 +251,31 @@ def _refuse_changes(value: Any, depth: int) -> None:
         )
 
 
-def _refuse_depth(depth: int) -> None:
+def _refuse_inside(many: dict[Any, Any] | list[Any], depth: int) -> None:
     if depth >= _DEEPEST:
         raise _Refused(
             f"is nested more than {_DEEPEST} levels deep, or holds itself: it could not be read "
             "again from everywhere"
         )
+    if isinstance(many, dict):
+        for key in many:
+            _refuse_key(key)
+    for at, each in many.items() if isinstance(many, dict) else enumerate(many):
+        try:
+            _refuse_changes(each, depth + 1)
+        except _Refused as refused:
+            refused.path.append(f"[{at!r}]")
+            raise
+
+
+def _refuse_key(key: Any) -> None:
+    if type(key) is not str:
+        raise _Refused(
+            f"has the key {key!r}, and JSON has only strings as keys: it would come back "
+            "as another one; use str() of it"
+        )
+    if not key.isascii():
+        _refuse_surrogates(key, "a key of ")
 
 
 def _refuse_surrogates(text: str, before: str = "") -> None:

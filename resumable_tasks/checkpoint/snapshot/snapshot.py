@@ -17,24 +17,22 @@ import json
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from resumable_tasks.base import interrupts, log
-from resumable_tasks.base.exits import use_exit_codes
+from resumable_tasks.base import log, signals
+from resumable_tasks.base.signals import use_exit_codes
 from resumable_tasks.checkpoint.snapshot.format import (
     LOCK,
     Generation,
-    encode,
     encode_state,
     file_of,
-    find,
     number_of,
     refuse_foreign,
 )
-from resumable_tasks.checkpoint.snapshot.format import numbers as numbers_of
-from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.checkpoint.snapshot.generations import Generations
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import (
@@ -43,17 +41,13 @@ from resumable_tasks.errors import (
     CheckpointMismatch,
     Fenced,
     ResumableTasksError,
-    StoreError,
     UsageError,
 )
 
 # `fsync` must not be what a loop of quick steps spends its time with.
 _SECONDS = 30.0
-# A copy of the state is taken at each step if it has no more bytes than this, however busy the
-# machine is, or if it takes no longer than this; else at one after so many times as long as that.
-_SMALL = 1_024
-_CHEAP_SECONDS = 50e-6
-_COPY_SHARE = 20
+# A state of no more bytes than this is copied at each step, a larger one when it is saved.
+_SMALL = 16 * 1024
 
 Migrate = Callable[[Any, int], Any]
 """Given a state and the version it was saved in, gives the state of the wanted version."""
@@ -65,9 +59,9 @@ class Snapshot:
     ``step()`` says that the state is one to go on from: it is saved, durable on return, at every
     ``every``-th step and at a step ``seconds`` after the last save; and at the end of the ``with``
     block. If the block ends by an exception, Ctrl-C and SIGTERM included, the state may be half
-    changed: what is saved then is a copy that was taken at the last step (of a state of more than
-    1 KiB that takes long to copy, maybe at one shortly before it). So is it if the state at the end
-    of the block cannot be saved. Not for use by several threads at once, nor by forked children.
+    changed: what is saved then is a copy of the state at the last step, or, if it has more than 16
+    KiB of JSON, what the last save has saved. So is it if the state at the end of the block cannot
+    be saved. Not for use by several threads at once, nor by forked children.
 
     Args:
         path: the snapshot's folder, which need not exist.
@@ -97,7 +91,7 @@ class Snapshot:
         if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
             raise UsageError(f"seconds={seconds!r} is no number of seconds, nor None")
         self._store = _store_at(path)
-        self._every, self._seconds, self._keep = every, seconds, keep
+        self._every, self._seconds = every, seconds
         self._version, self._migrate = version, migrate
         # As text, so that what the caller does to it later changes nothing here.
         self._initial = encode_state({} if initial is None else initial, "initial")
@@ -106,22 +100,16 @@ class Snapshot:
         # The process that has opened it: a child that is forked must not save.
         self._pid = 0
         self._state: Any = None
-        self._saved = b""
         self._saved_at = 0.0
-        # The state as of a step, for an end by an exception; and what the last two copies have
-        # cost, since one may be slow by chance.
+        # The state as of a step, for an end by an exception.
         self._copy = b""
-        self._copied_at = 0.0
-        self._copy_seconds: deque[float] = deque(maxlen=2)
         self._steps = 0
-        # A save that was begun and did not come to its end.
-        self._begun: tuple[int, bytes] | None = None
-        # Why nothing is saved any more.
-        self._fenced = ""
-        # The numbers of the newest good generations, oldest first.
-        self._good: list[int] = []
-        self.generation = 0
+        self._generations = Generations(self._store, keep=keep, version=version)
+
+    @property
+    def generation(self) -> int:
         """The number of the generation that was saved or found last; 0 if there is none."""
+        return self._generations.newest
 
     @property
     def path(self) -> str:
@@ -151,20 +139,20 @@ class Snapshot:
             raise UsageError(f"the snapshot {self.path} is open already")
         use_exit_codes()
         refuse_foreign(self._store)
-        self._store.prepare(())
+        disk.prepare(self._store, ())
         try:
             self._lock()
-            self._store.sync("")  # what is believed must be durable
-            self._store.sweep("", lambda name: number_of(name) is not None)
+            disk.sync(self._store, "")  # what is believed must be durable
+            disk.sweep(self._store, "", lambda name: number_of(name) is not None)
             self._load()
-            if in_temporary_folder(self._store):
+            if in_temporary_folder(self._store.url):
                 log.warning(
                     "the snapshot %s lies in a temporary folder, which the system empties: name "
                     "another path for work that matters",
                     self.path,
                 )
             self._open, self._pid = True, os.getpid()
-            self._exits = interrupts.exit_at_sigterm()
+            self._exits = signals.exit_at_sigterm()
         except BaseException:
             self._let_go()
             raise
@@ -198,7 +186,7 @@ class Snapshot:
         self._steps += count
         due = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
         if self._steps < self._every and not due:
-            if self._copy_is_due():
+            if len(self._copy) <= _SMALL:
                 self._take_copy()
             return False
         self.save()
@@ -213,95 +201,25 @@ class Snapshot:
         """
         self._check_open()
         self._check_fence()
-        text = self._take_copy()
-        if text != self._saved:
-            self._write(text)
+        self._generations.write(self._take_copy())
         self._steps, self._saved_at = 0, time.monotonic()
 
-    def _copy_is_due(self) -> bool:
-        seconds = min(self._copy_seconds, default=0.0)
-        if len(self._copy) <= _SMALL or seconds <= _CHEAP_SECONDS:
-            return True
-        return time.perf_counter() - self._copied_at >= _COPY_SHARE * seconds
-
     def _take_copy(self) -> bytes:
-        began = time.perf_counter()
         self._copy = encode_state(self._state, "state")
-        self._copied_at = time.perf_counter()
-        self._copy_seconds.append(self._copied_at - began)
         return self._copy
 
     def _save_copy(self, error: BaseException) -> None:
         """Save the state as of a step. What keeps it from being saved is a note of ``error``."""
-        if self._fenced and isinstance(error, Fenced):
+        if self._generations.fenced and isinstance(error, Fenced):
             return  # it says so itself
         try:
-            if self._copy != self._saved:
-                self._check_fence()
-                self._write(self._copy)
+            self._generations.write(self._copy)
         except ResumableTasksError as failed:
             log.error("the snapshot %s could not be saved at the end: %s", self.path, failed)
             error.add_note(f"and the snapshot could not be saved at the end: {failed}")
 
-    def _write(self, text: bytes) -> None:
-        self._settle()
-        number = self.generation + 1
-        name, data = file_of(number), encode(text, number, self._version)
-        self._begun = number, data
-        try:
-            created = self._store.create(name, data)
-        except CreateUnknown as error:
-            raise StoreError(
-                f"{error}. The snapshot's generation {self._good[-1] if self._good else 0} stands; "
-                "mend the disk and go on, or run again"
-            ) from error
-        if not created and self._standing_at(name) != data:
-            raise self._fence(number)
-        there = numbers_of(self._store)
-        if there and there[-1] > number:
-            # The name was free again: another process has gone on long since, and cleared up.
-            self._store.delete(name)
-            raise self._fence(there[-1])
-        self.generation, self._saved = number, text
-        self._good = [*self._good, number][-self._keep :]
-        self._begun = None
-        if len(self._good) == self._keep:
-            for old in self._store.list(""):
-                if (number_of(old) or number) < self._good[0]:
-                    self._store.delete(old)
-
-    def _settle(self) -> None:
-        """Find out about a save that has not come to its end: Ctrl-C, or a disk that failed.
-
-        Only what it has written itself may be counted as its own; and even that is not known to be
-        durable, so that the next number is taken after it.
-        """
-        if self._begun is not None:
-            number, data = self._begun
-            standing = self._standing_at(file_of(number))
-            if standing == data:
-                self.generation = number
-            elif standing is not None:
-                raise self._fence(number)
-            self._begun = None
-
-    def _standing_at(self, name: str) -> bytes | None:
-        """What stands there. A generation that one has written is known by its random nonce."""
-        try:
-            self._store.sync("")
-            return self._store.read(name)
-        except FileNotFoundError:
-            return None
-
-    def _fence(self, number: int) -> Fenced:
-        self._fenced = (
-            f"another process has saved generation {number} of the snapshot {self.path}; what this "
-            f"one has done since generation {self.generation} is not saved. Run one at a time"
-        )
-        return Fenced(self._fenced)
-
     def _load(self) -> None:
-        found = find(self._store, self._keep)
+        found = self._generations.find()
         if found.newest is None and found.damages:
             raise CheckpointDamaged(
                 f"the snapshot {self.path} is damaged, and no generation of it is good: "
@@ -310,23 +228,20 @@ class Snapshot:
                 files=tuple(map(file_of, found.damages)),
             )
         if found.newest is None:
-            self._state, self._saved = json.loads(self._initial), b""
+            self._state = json.loads(self._initial)
         else:
             found.warn(self.path)
             self._take(found.newest, found.fell_back)
-        # After the highest number, also if that one is damaged.
-        self.generation, self._good = found.highest, found.good
         self._steps, self._saved_at = 0, time.monotonic()
-        self._copy, self._copied_at = self._saved, 0.0
-        self._copy_seconds.clear()
-        self._begun, self._fenced = None, ""
+        self._copy = self._generations.saved
 
     def _take(self, found: Generation, fell_back: bool) -> None:
-        if found.version == self._version:
-            # After a fall-back it is saved again, so that the newest is a good one.
-            self._state, self._saved = found.state, b"" if fell_back else found.text
-        else:
-            self._state, self._saved = self._migrated(found.state, found.version), b""
+        if found.version != self._version:
+            self._state = self._migrated(found.state, found.version)
+            return
+        self._state = found.state
+        if not fell_back:  # else it is saved again, so that the newest is a good one
+            self._generations.saved = found.text
 
     def _migrated(self, state: Any, version: int) -> Any:
         where = f"the snapshot {self.path} is of version {version}, and this is {self._version}"
@@ -350,7 +265,7 @@ class Snapshot:
 
     def _lock(self) -> None:
         try:
-            self._unlock = self._store.lock(LOCK)
+            self._unlock = disk.lock(self._store, LOCK)
         except NotImplementedError:
             return  # the numbers alone keep two apart then: the second one to save is refused
         if self._unlock is None:
@@ -375,8 +290,8 @@ class Snapshot:
             )
 
     def _check_fence(self) -> None:
-        if self._fenced:
-            raise Fenced(self._fenced)
+        if self._generations.fenced:
+            raise Fenced(self._generations.fenced)
 
     def _let_go(self) -> None:
         self._open = False
@@ -384,7 +299,7 @@ class Snapshot:
             self._unlock()
             self._unlock = None
         if self._exits:
-            interrupts.end_at_sigterm()
+            signals.end_at_sigterm()
             self._exits = False
 
 

@@ -13,19 +13,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.sql.database import Database, all_rows, is_locked, require
+from resumable_tasks.checkpoint.sql.database import Database, all_rows, is_locked
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.checkpoint.sql.unreadable import is_of_the_driver, unreadable
 from resumable_tasks.errors import StoreError, UsageError
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    Row = dict[str, Any]
+Row = dict[str, Any]
 
 _LONGEST_POLL = 1.0
 _WARN_EVERY = 10.0
@@ -119,7 +119,6 @@ class Claims:
 
     def _next(self, after: Any) -> tuple[list[Row], Any]:
         """The next page, and the last key that was looked at; that is None at the end."""
-        sa = require()
         tables = self._tables
         query = sa.select(tables.items).where(*self._left)
         if after is not None:
@@ -166,9 +165,6 @@ class Claims:
 
     def _take(self, connection: sa.Connection, rows: list[Row]) -> set[Any]:
         """Claim these rows; the keys that are ours now. What another has just claimed is not."""
-        from sqlalchemy.dialects.postgresql import insert
-
-        sa = require()
         claims, runs, names = self._tables.claims, self._tables.runs, self._tables.spec.keys
         alive = (
             sa.select(runs.c.run)
@@ -192,7 +188,6 @@ class Claims:
 
     def _claimed(self, items: sa.Table) -> Any:
         """The condition that a row is claimed by a run that is alive."""
-        sa = require()
         claims = self._tables.claims
         runs = self._tables.runs
         return sa.exists(
@@ -212,7 +207,6 @@ class Claims:
         Raises `UsageError` for one that can be seen and never be taken: nobody who waits for that
         would ever come to an end.
         """
-        sa = require()
         tables = self._tables
         theirs = self._not_had()
         query = sa.select(*tables.key).where(*self._left, theirs, ~self._claimed(tables.items))
@@ -242,14 +236,12 @@ class Claims:
 
     def _others_have_some(self) -> bool:
         """Whether anything is left that this run has not had: claimed by others, or locked."""
-        sa = require()
         query = sa.select(*self._tables.key).where(*self._left, self._not_had()).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
     def _not_had(self) -> Any:
         """The condition that a row has not been claimed by this run."""
-        sa = require()
         claims = self._tables.claims
         # For each row by its key. As a join it is one of all with all where the database does not
         # know yet how many claims there are.

@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import sqlalchemy as sa
 
 from resumable_tasks.checkpoint.sql.remedies import remedy
+from resumable_tasks.checkpoint.sql.spec import INSTALL
 from resumable_tasks.errors import StoreError, UsageError
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-    from sqlalchemy import Connection, Dialect, Engine
-
-INSTALL = 'pip install "resumable-tasks[sql]"'
 _BUSY_SECONDS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
-
-
-def require() -> Any:
-    """The module ``sqlalchemy``. Raises `UsageError` with what installs it."""
-    try:
-        import sqlalchemy
-    except ImportError:
-        raise UsageError(f"SqlCheckpoint needs SQLAlchemy: {INSTALL}") from None
-    return sqlalchemy
 
 
 class Database:
@@ -36,7 +25,6 @@ class Database:
     """
 
     def __init__(self, given: Any, *, create: bool = False) -> None:
-        sa = require()
         if not isinstance(given, (str, sa.URL, sa.Engine)):
             raise UsageError(
                 f"SqlCheckpoint: {type(given).__name__} is neither a URL nor an engine of "
@@ -62,7 +50,7 @@ class Database:
         self._ping = False
         self.url = url.render_as_string(hide_password=True)
         # An engine that was given is its owner's to dispose of.
-        engine: Engine | None = given if isinstance(given, sa.Engine) else None
+        engine: sa.Engine | None = given if isinstance(given, sa.Engine) else None
         self._owned = self.sqlite or engine is None
         try:
             self._engine = (
@@ -76,8 +64,7 @@ class Database:
                 f"{self.url} needs {error.name}, which is not installed: {install}"
             ) from None
 
-    def _sqlite(self, url: sa.URL, given: Engine | None, create: bool) -> Engine:
-        sa = require()
+    def _sqlite(self, url: sa.URL, given: sa.Engine | None, create: bool) -> sa.Engine:
         if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
             raise UsageError("a database in memory cannot be resumed; give SQLite a file")
         assert url.database is not None
@@ -87,7 +74,7 @@ class Database:
         # Of our own, since its transactions have to begin as writers: one that becomes a
         # writer later is refused, and not made to wait, if another has written meanwhile.
         if given is None:
-            engine: Engine = sa.create_engine(url)
+            engine: sa.Engine = sa.create_engine(url)
         elif isinstance(given.pool, (sa.QueuePool, sa.NullPool)):
             # With the listeners of the given one, such as for PRAGMA foreign_keys=ON.
             engine = sa.create_engine(url, pool=given.pool.recreate())
@@ -97,14 +84,13 @@ class Database:
         sa.event.listen(engine, "begin", _begin)
         return engine
 
-    def _one_connection(self, given: Engine) -> UsageError:
+    def _one_connection(self, given: sa.Engine) -> UsageError:
         return UsageError(
             f"{self.url}: a run takes several connections, and the engine's "
             f"{type(given.pool).__name__} has one; make it without poolclass="
         )
 
-    def _postgresql(self, url: sa.URL, given: Engine | None) -> Engine:
-        sa = require()
+    def _postgresql(self, url: sa.URL, given: sa.Engine | None) -> sa.Engine:
         if given is None:
             if url.drivername == "postgresql":
                 url = url.set(drivername="postgresql+psycopg")
@@ -113,26 +99,24 @@ class Database:
             raise self._one_connection(given)
         # The engine's owner may not have asked for it; a connection that is new needs none.
         self._ping = not isinstance(given.pool, sa.NullPool) and not given.pool._pre_ping
-        # Where a row that was waited for is looked at anew: claims depend on it.
-        found: Engine = given.execution_options(isolation_level="READ COMMITTED")
-        return found
+        # Where a row that was waited for is looked at again: claims depend on it.
+        return given.execution_options(isolation_level="READ COMMITTED")
 
     @property
     def now(self) -> Any:
         """Seconds since 1970 by the database's clock, as it runs."""
-        sa = require()
         if self.sqlite:
             return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0")
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
     @property
-    def plain(self) -> Dialect:
+    def plain(self) -> sa.Dialect:
         """The dialect for SQL as people read it, and `run` takes it.
 
         The engine's own doubles every percent sign, for its driver to take one away again.
         """
         kind: Any = type(self._engine.dialect)
-        plain: Dialect = kind(paramstyle="named")
+        plain: sa.Dialect = kind(paramstyle="named")
         return plain
 
     def run(self, many: Sequence[str], *, patience: int | None = None) -> None:
@@ -159,9 +143,8 @@ class Database:
         """A connection that is alive, whose transactions write."""
         return self._live().execution_options(**{_WRITES: True})
 
-    def _live(self) -> Connection:
+    def _live(self) -> sa.Connection:
         """A connection that the server has not closed while it was idle."""
-        sa = require()
         connection = self._engine.connect()
         if not self._ping:
             return connection
@@ -208,7 +191,6 @@ class Database:
         A `UsageError` where it stays until somebody has done something, else a `StoreError`.
         SQLAlchemy's is its ``__cause__``.
         """
-        sa = require()
         try:
             yield
         except sa.exc.SQLAlchemyError as error:

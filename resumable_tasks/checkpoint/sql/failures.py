@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resumable_tasks.checkpoint.sql.database import Database, require
+import sqlalchemy as sa
+
+from resumable_tasks.checkpoint.form import Job
+from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.tables import Tables
+from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Failure
-from resumable_tasks.task.options import JobOptions
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
+# What stands before the message of an error that a call with other items has raised too: a
+# column would be one more that tables of earlier runs do not have.
+_OF_BATCH = "(of its batch) "
 
 
 class FailuresTable:
     """Failures of all runs. ``began``: when this run did, by the database's clock."""
 
     def __init__(
-        self, database: Database, tables: Tables, run: str, began: float, options: JobOptions
+        self, database: Database, tables: Tables, run: str, began: float, job: Job
     ) -> None:
         self._database = database
         self._tables = tables
         self._run = run
         self._began = began
-        self._options = options
+        self._job = job
         self._any = True
 
     def _of_row(self, *conditions: Any) -> Any:
         """The condition that the items' row has failed, and so."""
-        sa = require()
         failures, tables = self._tables.failures, self._tables
         found = sa.select(failures.c.run).where(tables.same(failures), *conditions)
         return sa.exists(found.correlate(tables.items))
@@ -41,32 +44,41 @@ class FailuresTable:
 
         What has failed since it began is for the next one, whichever run it has failed in.
         """
-        sa = require()
         c = self._tables.failures.c
-        if not self._options.retry_failed:
+        if not self._job.retry_failed:
             return [~self._of_row()]
         not_now = sa.or_(c.run == self._run, c.failed_at >= self._began)
-        if self._options.max_attempts is not None:
-            not_now = sa.or_(not_now, c.attempts >= self._options.max_attempts)
+        if self._job.max_attempts is not None:
+            not_now = sa.or_(not_now, c.attempts >= self._job.max_attempts)
         return [~self._of_row(not_now)]
 
     def set_aside(self) -> list[Failure]:
         """What earlier runs have failed with and this one has not tried."""
-        sa = require()
-        failures, options = self._tables.failures, self._options
-        if options.retry_failed and options.max_attempts is None:
+        failures, job = self._tables.failures, self._job
+        if job.retry_failed and job.max_attempts is None:
             return []
         query = sa.select(failures).where(
             failures.c.run != self._run, failures.c.failed_at < self._began, self._still_there
         )
-        if options.retry_failed:
-            query = query.where(failures.c.attempts >= options.max_attempts)
+        if job.retry_failed:
+            query = query.where(failures.c.attempts >= job.max_attempts)
         with self._database.reading() as connection:
             return [self._failure(row) for row in connection.execute(query).mappings()]
 
+    def suspects(self, page: Sequence[Mapping[str, Any]]) -> Set[bytes]:
+        """The keys of those of these rows that failed by themselves in an earlier run."""
+        if not self._any:
+            return frozenset()
+        failures, tables = self._tables.failures, self._tables
+        found = [tables.key_of([row[name] for name in tables.spec.keys]) for row in page]
+        query = sa.select(*tables.columns_of(failures)).where(
+            tables.is_in(failures, found), failures.c.attempts > 0
+        )
+        with self._database.reading() as connection:
+            return {keys.canonical(tables.key_of(row)) for row in connection.execute(query)}
+
     def count(self) -> int:
         """How many rows have failed and are not done by now; asked before the first commit."""
-        sa = require()
         query = sa.select(sa.func.count()).select_from(self._tables.failures)
         with self._database.reading() as connection:
             # What fails from now on is not tried again by this run.
@@ -77,7 +89,6 @@ class FailuresTable:
     @property
     def _still_there(self) -> Any:
         """The condition that a failed row is one, and is not done by other means."""
-        sa = require()
         failures, tables = self._tables.failures, self._tables
         # Not a join: where= names columns of the items' table, without saying so.
         found = sa.select(sa.literal(1)).select_from(tables.items)
@@ -87,12 +98,13 @@ class FailuresTable:
     def _failure(self, row: Any) -> Failure:
         key = self._tables.key_of([row[name] for name in self._tables.spec.keys])
         fields = ("error", "message", "attempts", "batch", "time", "traceback")
-        item = json.loads(row["item"]) if row["item"] else None
-        return Failure(key, item=item, **{name: row[name] for name in fields})
+        values = {name: row[name] for name in fields}
+        if row["message"].startswith(_OF_BATCH):
+            values |= {"message": row["message"][len(_OF_BATCH) :], "error_of": "batch"}
+        return Failure(key, item=json.loads(row["item"]) if row["item"] else None, **values)
 
     def record(self, connection: sa.Connection, many: Sequence[Failure]) -> tuple[Failure, ...]:
         """Write these failures, with the attempts of the runs before counted in."""
-        sa = require()
         if not many:
             return ()
         failures, tables = self._tables.failures, self._tables
@@ -115,7 +127,7 @@ class FailuresTable:
         row: dict[str, Any] = {
             **self._tables.named(failure.key),
             "error": failure.error,
-            "message": failure.message,
+            "message": (_OF_BATCH if failure.error_of == "batch" else "") + failure.message,
             "attempts": failure.attempts,
             "batch": failure.batch,
             "time": failure.time,
@@ -133,6 +145,5 @@ class FailuresTable:
         """These rows are completed."""
         if not self._any:
             return
-        sa = require()
         failures = self._tables.failures
         connection.execute(sa.delete(failures).where(self._tables.is_in(failures, many)))

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from resumable_tasks.checkpoint.sql.database import Database, require
-from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+import sqlalchemy as sa
+
+from resumable_tasks.checkpoint.sql.database import Database
+from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
 
 _PATIENCE = 10
@@ -15,13 +17,12 @@ _INDEX = ("CREATE INDEX ", "DROP INDEX ")
 _CONCURRENTLY = tuple(f"{word}CONCURRENTLY " for word in _INDEX)
 
 
-def statements(database: Database, spec: SqlCheckpoint, types: Mapping[str, str]) -> list[str]:
+def statements(database: Database, spec: TableSpec, types: Mapping[str, str]) -> list[str]:
     """The DDL that is missing, in its order; none if the table is prepared.
 
     ``types``: of the columns of results, as the database names them. Raises `UsageError` or
     `CheckpointUnusable` for a table that cannot be prepared.
     """
-    sa = require()
     tables = Tables(database, spec)
     tables.check_key()
     items = tables.items
@@ -68,7 +69,7 @@ def _index(database: Database, tables: Tables, table: str) -> list[str]:
     if valid is not None:
         schema = f"{quote.quote(items.schema)}." if items.schema else ""
         found.append(f"DROP INDEX {how}{schema}{quote.quote(index)}")
-    boolean = spec.done in items.c and isinstance(items.c[spec.done].type, require().Boolean)
+    boolean = spec.done in items.c and isinstance(items.c[spec.done].type, sa.Boolean)
     keys = ", ".join(map(quote.quote, spec.keys))
     found.append(
         f"CREATE INDEX {how}{quote.quote(index)} ON {table} ({keys}) "
@@ -82,7 +83,6 @@ def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool,
 
     One that was not made to its end stays, is kept up by every write, and answers no query.
     """
-    sa = require()
     if database.sqlite:
         with database.reading() as connection:
             indexes = sa.inspect(connection).get_indexes(items.name, schema=items.schema)

@@ -1,4 +1,4 @@
-"""Rows in Parquet shards, and a column that follows: set after each commit, mended on opening.
+"""Results in shards; the table's ``done`` column mirrors what is completed there.
 
 The journal decides. A run that dies between its commit and the column leaves rows that are
 completed and do not say so; the next run sets them before it begins, and handles none of them.
@@ -7,27 +7,22 @@ completed and do not say so; the next run sets them before it begins, and handle
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.directory.driver import Checkpoint
-from resumable_tasks.checkpoint.directory.manifest import Manifest
-from resumable_tasks.checkpoint.directory.record import Commit
-from resumable_tasks.checkpoint.directory.shards import ShardWriter
-from resumable_tasks.checkpoint.form import CheckpointForm
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
+from resumable_tasks.checkpoint.directory.place import Directory
+from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.planning import TablePlanner, page_size
 from resumable_tasks.checkpoint.sql.results import Results
 from resumable_tasks.checkpoint.sql.tables import Tables
-from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.items import keys
-from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.plan import Planner
-from resumable_tasks.runners.outcome import Outcome
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.runners.outcome import Done, Failure, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,122 +30,124 @@ if TYPE_CHECKING:
 _PAGE = 5_000
 
 
-class ColumnBehind(CheckpointForm):
-    """A checkpoint in a directory, and the column of a table that says what is in it."""
+class MirroredColumn(Checkpoint):
+    """A checkpoint in a directory, and the column of a table that mirrors it."""
+
+    planner: TablePlanner
 
     def __init__(
-        self, inner: Checkpoint, database: Database, tables: Tables, options: JobOptions
+        self, inner: DirectoryCheckpoint, database: Database, tables: Tables, job: Job
     ) -> None:
         self.inner = inner
         self.job, self.url, self.run = inner.job, inner.url, inner.run
-        self.state, self.store, self.before = inner.state, inner.store, inner.before
         self._database = database
         self._tables = tables
-        self._options = options
+        self._batch_size = job.planning.batch_size
         self._results = Results(database, tables)
-        self._claims = self._pages(page_size(options))
-        self._counts = (0, 0)
+        self._correct()
+        self.expected, completed = self._results.count_items()
+        before = inner.found
+        self.found = Found(completed, before.failed, before.epoch, before.cost_each, before.last)
+        self._warn_of_others(completed)
+        aside = inner.state.set_aside(job.max_attempts, job.retry_failed)
+        claims = self._pages(page_size(job))
+        failed = inner.state.failures.items()
+        tried = frozenset(line for line, failure in failed if failure.attempts)
+        self.planner = TablePlanner(job.planning, claims, completed, aside, lambda page: tried)
 
-    def _pages(self, most: int, *more: Any) -> Claims:
-        size = self._options.batch_size
-        return Claims(self._database, self._tables, self.run, size, most, list(more), shared=False)
+    def _pages(self, most: int) -> Claims:
+        size = self._batch_size
+        return Claims(self._database, self._tables, self.run, size, most, [], shared=False)
 
-    @property
-    def found(self) -> int:
-        return self._counts[1]
-
-    @property
-    def expected(self) -> int:
-        return self._counts[0]
-
-    def mend(self) -> None:
+    def _correct(self) -> None:
         """Set the column of what is completed and does not say so."""
-        mended = 0
+        corrected = 0
         for page in self._pages(_PAGE).pages():
             found = [
                 self._tables.key_of([row[name] for name in self._tables.spec.keys]) for row in page
             ]
-            done = [key for key in found if keys.canonical(key) in self.state.done]
+            done = [key for key in found if keys.canonical(key) in self.inner.state.done]
             if done:
                 with self._database.writing() as connection:
                     self._results.set_done(connection, done)
-                mended += len(done)
-        if mended:
+                corrected += len(done)
+        if corrected:
             log.info(
                 "%s of %s rows are completed in %s: set now",
-                f"{mended:,}",
+                f"{corrected:,}",
                 self._tables.url,
                 self.url,
             )
-        self._counts = self._results.count_items()
-        if self.found > len(self.state.done):
+
+    def _warn_of_others(self, completed: int) -> None:
+        here = len(self.inner.state.done)
+        if completed > here:
             # Set by hand, or by a run with another directory: this one cannot tell.
             log.warning(
                 "%s rows of %s are set done, and %s has %s: the others have no results there. If "
                 "they are in another directory, name that one; if nowhere, set the column to NULL",
-                f"{self.found:,}",
+                f"{completed:,}",
                 self._tables.url,
                 self.url,
-                f"{len(self.state.done):,}",
+                f"{here:,}",
             )
 
-    def planner(self, scheme: KeyScheme, options: JobOptions) -> Planner:
-        set_aside = self.state.set_aside(options.max_attempts, options.retry_failed)
-        return TablePlanner(scheme, options, self._claims, self.found, set_aside)
-
     def stop_when(self, stop: Callable[[], bool]) -> None:
-        self._claims.stop = stop
+        self.planner.stop_when(stop)
 
-    def shard_writer(self) -> ShardWriter:
+    def shard_writer(self) -> Callable[[pa.Table, int], Shard]:
         return self.inner.shard_writer()
 
-    def accept(
-        self, outcome: Outcome, schema: pa.Schema | None, pending: Sequence[Outcome]
-    ) -> tuple[Outcome, pa.Schema | None]:
-        return self.inner.accept(outcome, schema, pending)
+    def left_alone(self) -> list[Failure]:
+        return [self.inner.state.failures[line] for line in self.planner.set_aside_lines]
 
-    def commit(
-        self, outcomes: Sequence[Outcome], schema: pa.Schema | None, prints: Mapping[bytes, int]
-    ) -> Commit:
-        commit = self.inner.commit(outcomes, schema, prints)
-        fault_point("sql.behind")
-        done = keys.parse_lines(commit.keys)
-        if done:
-            with self._database.writing() as connection:
-                self._results.set_done(connection, done)
-        return commit
+    def estimate(self, items: int) -> Estimate:
+        return self.inner.estimate(items)
 
-    def end(self, counts: dict[str, Any], adopted: bytes = b"", prints: bytes = b"") -> None:
-        self.inner.end(counts, adopted, prints)
+    def begin(self) -> Unit:
+        return MirroredUnit(self.inner.begin(), self._set_done)
+
+    def _set_done(self, done: list[Any]) -> None:
+        with self._database.writing() as connection:
+            self._results.set_done(connection, done)
+
+    def end(self, how: str, counts: Mapping[str, Any]) -> None:
+        self.inner.end(how, counts)
 
     def close(self) -> None:
         self.inner.close()
         self._database.close()
 
 
-def open_behind(
-    database: Database,
-    tables: Tables,
-    options: JobOptions,
-    *,
-    takeover: bool,
-    identity: Mapping[str, str] | None,
-) -> ColumnBehind:
-    """Open the checkpoint in the directory, and mend the column. Raises as both do."""
+class MirroredUnit(Unit):
+    """A commit of the directory, after which the column is set."""
+
+    def __init__(self, inner: Unit, set_done: Callable[[list[Any]], None]) -> None:
+        self._inner = inner
+        self._set_done = set_done
+        self._done: list[bytes] = []
+
+    def add(self, outcome: Done) -> Done:
+        outcome = self._inner.add(outcome)
+        self._done.append(outcome.done)
+        return outcome
+
+    def commit(self) -> Receipt:
+        receipt = self._inner.commit()
+        fault_point("sql.behind")
+        done = keys.parse_lines(keys.join(filter(None, self._done)))
+        if done:
+            self._set_done(done)
+        return receipt
+
+
+def open_mirrored(database: Database, tables: Tables, job: Job, opening: Opening) -> Checkpoint:
+    """Open the checkpoint in the directory, and correct the column. Raises as both do."""
     assert tables.spec.shards is not None
-    scheme = KeyScheme(options.key)
-    inner = Checkpoint.open(
-        open_store(os.fspath(tables.spec.shards)),
-        Manifest(options.name, str(options.version), scheme.describe(), options.results),
-        takeover=takeover,
-        on_version_change=options.on_version_change,
-        max_attempts=options.max_attempts,
-        identity=identity,
-    )
-    form = ColumnBehind(inner, database, tables, options)
+    inner = Directory(os.fspath(tables.spec.shards)).open(job, opening)
+    assert isinstance(inner, DirectoryCheckpoint)
     try:
-        form.mend()
+        return MirroredColumn(inner, database, tables, job)
     except BaseException:
-        form.close()
+        inner.close()
         raise
-    return form

@@ -2,58 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
-from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.errors import InvalidKey
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.plan import Planner
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.plan import WAITING, Planner, Planning, Waiting
+from resumable_tasks.items.suspects import Suspected
+
+Row = dict[str, Any]
 
 _MOST_ROWS = 1_000
 
 
-def page_size(options: JobOptions) -> int:
+def page_size(job: Job) -> int:
     """Rows a page: whole batches, enough for all workers, few enough to be left to others."""
-    size = options.batch_size
-    return size * max(1, min(2 * options.most_at_once, _MOST_ROWS // size))
+    size = job.planning.batch_size
+    return size * max(1, min(2 * job.at_once, _MOST_ROWS // size))
 
 
 class TablePlanner(Planner):
-    """Batches of the rows that are left. A key is in the table once, so none is remembered."""
+    """Batches of the rows that are left. A key is in the table once, so none is remembered.
+
+    ``suspects`` gives the keys of those rows of a page that failed by themselves before.
+    """
 
     def __init__(
         self,
-        scheme: KeyScheme,
-        options: JobOptions,
+        planning: Planning,
         claims: Claims,
         found: int,
         set_aside: Set[bytes] = frozenset(),
+        suspects: Callable[[Sequence[Row]], Set[bytes]] = lambda page: frozenset(),
     ) -> None:
-        super().__init__(
-            scheme,
-            options.batch_size,
-            State().done,
-            batch_format=options.batch_format,
-            set_aside=set_aside,
-        )
+        super().__init__(planning, KeyTable(), set_aside)
         self._claims = claims
+        self._suspects_of = suspects
+        self._suspects: Set[bytes] = frozenset()
         self.total = self.skipped = found
 
-    def batches(self, items: Any) -> Iterator[Batch]:
-        """Batches of the table's rows; an empty one says that there is none for now."""
+    @property
+    def row_bytes(self) -> float:
+        """About how many bytes a row has."""
+        return self._claims.row_bytes
+
+    def stop_when(self, stop: Callable[[], bool]) -> None:
+        """End, rather than wait for rows that others have, once this is true."""
+        self._claims.stop = stop
+
+    def batches(self, items: Any) -> Iterator[Batch | Waiting]:
+        """Batches of the table's rows, and `WAITING` where there is none for now."""
         for page in self._claims.pages():
             if page:
                 # A page at a time: what is claimed must not wait for others to fill its batch.
                 yield from self._batches_of(page)
             else:
-                yield Batch(self.next_number(), [], b"", [])
+                yield WAITING
         self.cut_short = self._claims.cut_short
 
-    def _batches_of(self, page: list[dict[str, Any]]) -> Iterator[Batch]:
+    def _batches_of(self, page: list[Row]) -> Iterator[Batch]:
+        self._suspects = self._suspects_of(page)
         try:
             yield from self._row_batches(page)
         except InvalidKey as error:
@@ -61,7 +72,7 @@ class TablePlanner(Planner):
             spec = self._claims.spec
             names = ", ".join(spec.keys)
             raise InvalidKey(
-                f"a row of table {spec.table} has no usable key ({names}): {error}. Mend it, or "
+                f"a row of table {spec.table} has no usable key ({names}): {error}. Correct it, or "
                 "leave it out by SqlCheckpoint(where=…)"
             ) from None
 
@@ -69,3 +80,6 @@ class TablePlanner(Planner):
         self.total += len(lines)
         every = range(len(lines))
         return self._without_set_aside(lines, every) if self._set_aside else every
+
+    def _suspected(self) -> Suspected | None:
+        return self._suspects.__contains__ if self._suspects else None

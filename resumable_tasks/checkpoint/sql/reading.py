@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from resumable_tasks.checkpoint.sql.database import Database, require
-from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+import sqlalchemy as sa
+
+from resumable_tasks.checkpoint.form import CommittedRows, Reader
+from resumable_tasks.checkpoint.sql.database import Database
+from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
-from resumable_tasks.items.keys import Key
-from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.keys import Key, KeyScheme
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as pads
+
+T = TypeVar("T")
 
 
-def read_results(spec: SqlCheckpoint, positions: KeyTable | None) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class TableReader(Reader):
+    """Reads the results of completed rows from the database."""
+
+    spec: TableSpec
+
+    def read(self, use: Callable[[CommittedRows], T]) -> T:
+        table = read_results(self.spec)
+        key = KeyScheme(self.spec.key).describe()
+        return use(CommittedRows(table.schema, lambda: iter([table]), key))
+
+    def dataset(self) -> pads.Dataset:
+        """The results as a dataset, in memory."""
+        import pyarrow.dataset as pads
+
+        return pads.dataset(read_results(self.spec))
+
+    def completed_keys(self) -> Iterator[Key]:
+        return read_keys(self.spec)
+
+    def check_publishable(self) -> None:
+        raise UsageError(
+            f"the results are in the database, in table "
+            f"{self.spec.results_table or self.spec.table}, where others can read them; publish() "
+            "is for rows in Parquet: SqlCheckpoint(…, shards=DIR)"
+        )
+
+
+def read_results(spec: TableSpec) -> pa.Table:
     """The key and the results of all completed rows, in the order of the key, in memory.
 
     Raises `UsageError` where the handler's rows are in no table.
     """
     import pyarrow as pa
 
-    sa = require()
     if not spec.columns and not spec.results_table:
         raise UsageError(
             "this job keeps no results but that a row is done: give SqlCheckpoint columns=, "
@@ -59,9 +92,8 @@ def read_results(spec: SqlCheckpoint, positions: KeyTable | None) -> pa.Table:
     return pa.table(each or [[] for _ in names], names=names)
 
 
-def read_keys(spec: SqlCheckpoint) -> Iterator[Key]:
+def read_keys(spec: TableSpec) -> Iterator[Key]:
     """The keys of all completed rows."""
-    sa = require()
     database = Database(spec.database)
     try:
         tables = Tables(database, spec)

@@ -1,4 +1,4 @@
-"""Which errors of a database never mend themselves, and what to do about them."""
+"""Which errors of a database never go away by themselves, and what to do about them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _GRANT = (
     "GRANT this user what it lacks: SELECT and UPDATE on the table of the items, SELECT, INSERT, "
     "UPDATE and DELETE on those beside it; for `resumable sql init` it has to own the table"
 )
-_NO_DATABASE = "There is no such database: mend the URL, or create it"
-_WHO = "Mend the user or the password, or let this user in (pg_hba.conf, GRANT CONNECT)"
+_NO_DATABASE = "There is no such database: fix the URL, or create it"
+_WHO = "Fix the user or the password, or let this user in (pg_hba.conf, GRANT CONNECT)"
 _READ_ONLY = "It cannot be written here: give the server, or the file, that can"
 _STATEMENT = (
-    "Mend what it names, in the table or in the arguments (where=, --column, key); if columns or "
+    "Fix what it names, in the table or in the arguments (where=, --column, key); if columns or "
     "tables are missing, `resumable sql init` adds them"
 )
 
 # By SQLSTATE: a whole one, or the class in its first two characters.
 _BY_STATE = {
     "3D000": _NO_DATABASE,
-    "3F000": "There is no such schema: mend the table's name, or create it",
+    "3F000": "There is no such schema: fix the table's name, or create it",
     "25006": _READ_ONLY,
     "42501": _GRANT,
     "28": _WHO,
@@ -40,7 +40,7 @@ _AT_CONNECT = (
     ),
 )
 _OF_SQLITE = (
-    (re.compile("file is not a database"), "Mend the URL: it names another kind of file"),
+    (re.compile("file is not a database"), "Fix the URL: it names another kind of file"),
     (re.compile("attempt to write a readonly database"), _READ_ONLY),
     (
         re.compile(

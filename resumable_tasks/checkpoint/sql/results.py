@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resumable_tasks.checkpoint.sql.database import Database, require, sqlstate
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, TIMESTAMP
+
+from resumable_tasks.checkpoint.form import Job
+from resumable_tasks.checkpoint.sql.database import Database, sqlstate
 from resumable_tasks.checkpoint.sql.failures import FailuresTable
+from resumable_tasks.checkpoint.sql.spec import MOST_KEYS
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.errors import UsageError
-from resumable_tasks.task.options import JobOptions
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
+Row = dict[str, Any]
 
-    Row = dict[str, Any]
-
-# SQLite takes 32,766 values in a statement, PostgreSQL 65,535.
-MOST_KEYS = 5_000
 # PostgreSQL's codes for a lock that was waited for too long, and for two that wait for each other.
 LOCKED = {"55P03", "40P01"}
 # Values too large for an index, raised by a trigger, of a type that does not become the column's:
@@ -47,7 +46,6 @@ class Results:
         kinds = [tables.items.c[name].type for name in spec.columns]
         # Arrays of arrays would be taken apart, and JSON has a form of its own.
         self._at_once = not database.sqlite and all(type(kind) in _plain() for kind in kinds)
-        sa = require()
         columns = (
             list(self.table.columns)
             if self.table is not None
@@ -64,7 +62,6 @@ class Results:
 
         So types that do not fit, and rights that are missing, cost no call of the handler.
         """
-        sa = require()
         tables, items = self._tables, self._tables.items
         values = {name: sa.null() for name in tables.spec.columns}
         update = sa.update(items).values({**values, tables.spec.done: tables.done_value})
@@ -91,7 +88,6 @@ class Results:
 
     def count_items(self) -> tuple[int, int]:
         """How many rows there are, and how many of them are done."""
-        sa = require()
         tables = self._tables
         count = sa.func.count()
         query = sa.select(count, count.filter(tables.is_done)).select_from(tables.items)
@@ -101,7 +97,6 @@ class Results:
 
     def lock(self, connection: sa.Connection, these: Sequence[Any]) -> list[Any]:
         """Lock those of these rows that are left to do; their keys."""
-        sa = require()
         tables = self._tables
         query = sa.select(*tables.key).order_by(*tables.key).with_for_update(of=tables.items)
         found: list[Any] = []
@@ -115,7 +110,6 @@ class Results:
 
         Raises what the database raises if it refuses them, and ``ValueError``.
         """
-        sa = require()
         spec, items = self._tables.spec, self._tables.items
         if spec.columns and rows:
             rows = self._fit(rows, items, spec.columns)
@@ -139,7 +133,6 @@ class Results:
                 tried.rollback()
 
     def _update_each(self, connection: sa.Connection, rows: list[Row]) -> None:
-        sa = require()
         spec, items = self._tables.spec, self._tables.items
         values = [{_bound(name): row[name] for name in (*spec.keys, *spec.columns)} for row in rows]
         this = [items.c[name] == sa.bindparam(_bound(name)) for name in spec.keys]
@@ -149,7 +142,6 @@ class Results:
 
     def _update_at_once(self, connection: sa.Connection, rows: list[Row]) -> None:
         """One statement, with each column as an array."""
-        sa = require()
         spec, items = self._tables.spec, self._tables.items
         names = [*spec.keys, *spec.columns]
         arrays = [
@@ -165,7 +157,6 @@ class Results:
 
     def set_done(self, connection: sa.Connection, done: Sequence[Any]) -> None:
         """Set the column of these rows, where it is not set."""
-        sa = require()
         tables = self._tables
         for some in chunks(done):
             these = tables.is_in(tables.items, some), tables.undone
@@ -174,7 +165,6 @@ class Results:
 
     def _check_set(self, connection: sa.Connection, done: Sequence[Any]) -> None:
         """A row whose column does not stay set would be handled again and again."""
-        sa = require()
         tables = self._tables
         for some in chunks(done):
             unset = sa.select(*tables.key).where(tables.is_in(tables.items, some), tables.undone)
@@ -187,7 +177,6 @@ class Results:
 
     def _fit(self, rows: list[Row], table: sa.Table, names: Sequence[str]) -> list[Row]:
         """The rows as the table takes them. Raises ``ValueError`` where a field is missing."""
-        sa = require()
         # A field that only other rows of the batch have.
         unknown = [name for name in rows[0] if name not in table.c]
         extra = {name for name in unknown if all(row[name] is None for row in rows)}
@@ -214,10 +203,7 @@ def _from_json(value: Any) -> Any:
 
 def _plain() -> set[Any]:
     """The types that stand in an array as they stand in a column."""
-    sa = require()
     numbers = {sa.INTEGER, sa.BIGINT, sa.SMALLINT, sa.REAL, sa.NUMERIC, sa.BOOLEAN}
-    from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, TIMESTAMP
-
     return {
         *numbers,
         DOUBLE_PRECISION,
@@ -229,12 +215,11 @@ def _plain() -> set[Any]:
     }
 
 
-def look(database: Database, tables: Tables, options: JobOptions) -> tuple[int, int, int, int]:
+def count_left(database: Database, tables: Tables, job: Job) -> tuple[int, int, int, int]:
     """How many rows there are, are done, would be handled by a run, and would be set aside."""
-    sa = require()
     rows, done = Results(database, tables).count_items()
     undone = [tables.undone, *tables.considered]
-    to_try = FailuresTable(database, tables, "", math.inf, options).to_try()
+    to_try = FailuresTable(database, tables, "", math.inf, job).to_try()
     query = sa.select(sa.func.count()).select_from(tables.items)
     with database.reading() as connection:
         every = connection.execute(query.where(*undone)).scalar_one()
@@ -244,7 +229,6 @@ def look(database: Database, tables: Tables, options: JobOptions) -> tuple[int, 
 
 def is_about_values(error: BaseException) -> bool:
     """Whether the database, or its driver, has refused values, and not the work as such."""
-    sa = require()
     cause, state = error.__cause__, sqlstate(error)
     if state is not None:
         return state[:2] in ("22", "23") or state in _ABOUT_VALUES

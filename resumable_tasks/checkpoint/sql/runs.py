@@ -6,29 +6,26 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
 
 from resumable_tasks.checkpoint.directory import holder
-from resumable_tasks.checkpoint.sql.database import Database, require
+from resumable_tasks.checkpoint.form import Job
+from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.errors import CheckpointHeld, CheckpointMismatch, Fenced
-from resumable_tasks.task.options import JobOptions
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
 
 LOCK_SECONDS = 10
 
 
-class Tenure:
+class RunRow:
     """One run, from `take` to `leave`. On SQLite there is one at a time."""
 
-    def __init__(self, database: Database, tables: Tables, run: str, options: JobOptions) -> None:
+    def __init__(self, database: Database, tables: Tables, run: str, job: Job) -> None:
         self._database = database
         self._tables = tables
-        self._run = run
-        self._options = options
+        self.run = run
+        self._job = job
         self._until = database.now + tables.spec.claim_seconds
         runs = tables.runs.c
         self._mine = [runs.run == run, runs.ended.is_(None)]
@@ -39,9 +36,8 @@ class Tenure:
         Raises `CheckpointHeld` on SQLite while another is at work, `CheckpointMismatch` if the
         runs before were of another job or version.
         """
-        sa = require()
         runs = self._tables.runs
-        me = holder.me(self._run)
+        me = holder.me(self.run)
         with self._database.writing() as connection:
             self._check_job(connection)
             self._end_gone(connection)
@@ -53,9 +49,9 @@ class Tenure:
                 connection.execute(others.values(ended="lost"))
             connection.execute(
                 sa.insert(runs).values(
-                    run=self._run,
-                    job=self._options.name,
-                    version=str(self._options.version),
+                    run=self.run,
+                    job=self._job.name,
+                    version=self._job.version,
                     host=me["host"],
                     pid=me["pid"],
                     machine=_machine(),
@@ -64,31 +60,29 @@ class Tenure:
                     identity=json.dumps(dict(identity or {})),
                 )
             )
-            began = sa.select(runs.c.began).where(runs.c.run == self._run)
+            began = sa.select(runs.c.began).where(runs.c.run == self.run)
             return float(connection.execute(began).scalar_one())
 
     def _check_job(self, connection: sa.Connection) -> None:
-        sa = require()
-        runs, options = self._tables.runs, self._options
+        runs, job = self._tables.runs, self._job
         last = connection.execute(
             sa.select(runs.c.job, runs.c.version).order_by(runs.c.began.desc()).limit(1)
         ).first()
         if last is None:
             return
-        if last.job != options.name:
+        if last.job != job.name:
             raise CheckpointMismatch(
-                f"{self._tables.url} is of job {last.job!r}, and this run is of {options.name!r}: "
+                f"{self._tables.url} is of job {last.job!r}, and this run is of {job.name!r}: "
                 "give each job a done= column of its own, or the job its name back"
             )
-        if last.version != str(options.version) and options.on_version_change != "reuse":
+        if last.version != job.version and job.on_version_change != "reuse":
             raise CheckpointMismatch(
                 f"{self._tables.url} was made by version {last.version!r} of the handler, this "
-                f'run is of {str(options.version)!r}: on_version_change="reuse" keeps what is '
+                f'run is of {job.version!r}: on_version_change="reuse" keeps what is '
                 f"completed; to redo it, SET {self._tables.spec.done} = NULL where it is to be"
             )
 
     def _refuse_second(self, connection: sa.Connection) -> None:
-        sa = require()
         runs = self._tables.runs
         alive = sa.select(runs).where(
             runs.c.ended.is_(None), runs.c.alive_until > self._database.now
@@ -112,7 +106,6 @@ class Tenure:
             self._end_gone(connection)
 
     def _end_gone(self, connection: sa.Connection) -> None:
-        sa = require()
         runs = self._tables.runs
         open_ones = connection.execute(sa.select(runs).where(runs.c.ended.is_(None)))
         gone = [run.run for run in open_ones if is_gone(run.machine, run.pid)]
@@ -122,14 +115,12 @@ class Tenure:
 
     def beat(self) -> bool:
         """Stay alive for `claim_seconds` more; False if another has taken over."""
-        sa = require()
         statement = sa.update(self._tables.runs).where(*self._mine)
         with self._database.writing() as connection:
             return bool(connection.execute(statement.values(alive_until=self._until)).rowcount)
 
     def check(self, connection: sa.Connection) -> None:
         """Raises `Fenced` if another has taken over, and makes commits durable, in this one."""
-        sa = require()
         query = sa.select(self._tables.runs.c.run).where(*self._mine)
         if connection.execute(query).first() is None:
             raise Fenced(
@@ -148,10 +139,9 @@ class Tenure:
 
     def leave(self, how: str) -> None:
         """Give back what is claimed, and say how this run has ended."""
-        sa = require()
         claims = self._tables.claims
         with self._database.writing() as connection:
-            connection.execute(sa.delete(claims).where(claims.c.run == self._run))
+            connection.execute(sa.delete(claims).where(claims.c.run == self.run))
             connection.execute(sa.update(self._tables.runs).where(*self._mine).values(ended=how))
 
 

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any
 
 from resumable_tasks.errors import UsageError
-from resumable_tasks.items.keys import Key
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.dataset as pads
-
-    from resumable_tasks.items.keytable import KeyTable
-
+INSTALL = 'pip install "resumable-tasks[sql]"'
 CLAIM_SECONDS = 60.0
+# SQLite takes 32,766 values in a statement, PostgreSQL 65,535.
+MOST_KEYS = 5_000
+
+
+def require_sqlalchemy() -> None:
+    """Raise `UsageError` with what installs SQLAlchemy where it is missing.
+
+    Whatever opens a database calls this first: all other files of this folder import SQLAlchemy.
+    """
+    if find_spec("sqlalchemy") is None:
+        raise UsageError(f"SqlCheckpoint needs SQLAlchemy: {INSTALL}")
 
 
 @dataclass(frozen=True, slots=True)
-class SqlCheckpoint:
-    """A row is completed if and only if its ``done`` column is set, by one transaction with its
-    results: both are there exactly once, whatever is killed.
-
-    Args:
-        database: a URL, such as ``postgresql://user@host/name`` or ``sqlite:///file.db``, or an
-            engine of SQLAlchemy. PostgreSQL takes several drivers at once, SQLite one.
-        table: whose rows are the items, ``"schema.table"`` if need be. It is read as it goes by.
-        key: its column, or columns, that name a row: unique and not null.
-        done: the column that is NULL while a row is to be handled. `resumable sql init` adds it.
-        columns: fields of the handler's rows that are written to columns of the same row.
-        results_table: the table into which the handler's rows are inserted, instead.
-        results_key: its column, or columns, for the key; by default they are called as ``key``.
-        shards: a directory for a checkpoint with the rows in Parquet, instead; the column is set
-            after each commit, and mended when the next run begins.
-        where: a condition in SQL; other rows are left alone.
-        claim_seconds: after so long without a sign of life a driver's rows are given to others.
-
-    Raises:
-        UsageError: these do not fit together.
-    """
+class TableSpec:
+    """The description of a table; `SqlCheckpoint` says what each field means."""
 
     # A URL may hold a password.
     database: Any = field(repr=False)
@@ -73,11 +60,11 @@ class SqlCheckpoint:
         if not self.claim_seconds > 0:
             raise UsageError(f"claim_seconds={self.claim_seconds!r} is no number above 0")
 
-    def __reduce__(self) -> tuple[Callable[..., SqlCheckpoint], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[..., TableSpec], tuple[Any, ...]]:
         # An engine stays behind, its URL is enough to read by.
         named = {each.name: getattr(self, each.name) for each in fields(self)}
         named["database"] = getattr(self.database, "url", self.database)
-        return _from_names, (named,)
+        return _from_names, (type(self), named)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -90,31 +77,6 @@ class SqlCheckpoint:
         given = self.results_key if self.results_key is not None else self.key
         return given if isinstance(given, tuple) else (given,)
 
-    def table_of_results(self, positions: KeyTable | None = None) -> pa.Table:
-        """The results of all completed rows; in the order of ``positions`` if given."""
-        from resumable_tasks.checkpoint.sql.reading import read_results
 
-        return read_results(self, positions)
-
-    def dataset(self) -> pads.Dataset:
-        """`table_of_results` as a dataset, in memory."""
-        import pyarrow.dataset as pads
-
-        return pads.dataset(self.table_of_results())
-
-    def completed_keys(self) -> Iterator[Key]:
-        """The keys of all completed rows, in their order."""
-        from resumable_tasks.checkpoint.sql.reading import read_keys
-
-        return read_keys(self)
-
-    def not_published(self) -> UsageError:
-        """Why there is nothing to publish."""
-        return UsageError(
-            f"the results are in the database, in table {self.results_table or self.table}, where "
-            "others can read them; publish() is for rows in Parquet: SqlCheckpoint(…, shards=DIR)"
-        )
-
-
-def _from_names(named: dict[str, Any]) -> SqlCheckpoint:
-    return SqlCheckpoint(**named)
+def _from_names(kind: type[TableSpec], named: dict[str, Any]) -> TableSpec:
+    return kind(**named)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from resumable_tasks.checkpoint.sql.database import Database, require
+import sqlalchemy as sa
+
+from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.runs import is_gone
-from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
 
 
@@ -34,9 +36,8 @@ class TableStatus:
     last_run: dict[str, Any] | None
 
 
-def table_status(database: Database, spec: SqlCheckpoint) -> TableStatus:
+def table_status(database: Database, spec: TableSpec) -> TableStatus:
     """Read-only, in one transaction. Raises `UsageError` for a table that is not prepared."""
-    sa = require()
     tables = Tables(database, spec)
     tables.check()
     items, runs, failures = tables.items, tables.runs, tables.failures

@@ -13,15 +13,14 @@ import hashlib
 import shlex
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resumable_tasks.checkpoint.sql.database import Database, require
-from resumable_tasks.checkpoint.sql.spec import SqlCheckpoint
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from resumable_tasks.checkpoint.sql.database import Database
+from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.errors import CheckpointUnusable, UsageError
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-    from sqlalchemy import Column, Table
 
 _OWN_NAMES = ("run", "error", "message", "attempts", "batch", "time", "traceback", "item")
 _LONGEST_NAME = 63  # bytes, in PostgreSQL
@@ -34,8 +33,7 @@ class Tables:
     one.
     """
 
-    def __init__(self, database: Database, spec: SqlCheckpoint) -> None:
-        sa = require()
+    def __init__(self, database: Database, spec: TableSpec) -> None:
         self.spec = spec
         self.sqlite = database.sqlite
         self._database = database
@@ -47,7 +45,7 @@ class Tables:
             raise UsageError(f"key column {clash[0]!r} has the name of a column of the side tables")
         schema = self.items.schema
         text, seconds = sa.Text, sa.Double
-        self.runs: Table = sa.Table(
+        self.runs = sa.Table(
             self.beside("runs"),
             self._metadata,
             sa.Column("run", sa.String(12), primary_key=True),
@@ -63,7 +61,7 @@ class Tables:
             sa.Column("identity", text, nullable=False),
             schema=schema,
         )
-        self.claims: Table = sa.Table(
+        self.claims = sa.Table(
             self.beside("claims"),
             self._metadata,
             *self._key_copies(),
@@ -71,7 +69,7 @@ class Tables:
             sa.Column("run", sa.String(12), nullable=False),
             schema=schema,
         )
-        self.failures: Table = sa.Table(
+        self.failures = sa.Table(
             self.beside("failures"),
             self._metadata,
             *self._key_copies(),
@@ -115,7 +113,6 @@ class Tables:
     @property
     def is_done(self) -> Any:
         """The condition that a row is completed: its column is set, or true if it is a boolean."""
-        sa = require()
         if isinstance(self.done.type, sa.Boolean):
             return self.done.is_(sa.true())
         return self.done.is_not(None)
@@ -123,7 +120,6 @@ class Tables:
     @property
     def undone(self) -> Any:
         """The condition that a row is to be handled."""
-        sa = require()
         if isinstance(self.done.type, sa.Boolean):
             return self.done.is_not(sa.true())
         return self.done.is_(None)
@@ -131,7 +127,6 @@ class Tables:
     @property
     def done_value(self) -> Any:
         """What a completed row's column is set to: now, or true where it is a boolean."""
-        sa = require()
         if isinstance(self.done.type, sa.Boolean):
             return sa.true()
         return sa.func.current_timestamp() if self.sqlite else sa.func.clock_timestamp()
@@ -139,7 +134,6 @@ class Tables:
     @property
     def considered(self) -> list[Any]:
         """The conditions for a row to be an item, done or not."""
-        sa = require()
         if not self.spec.where:
             return []
         # A colon would begin a parameter, and a comment would hide the bracket that closes.
@@ -147,7 +141,6 @@ class Tables:
 
     def is_in(self, table: sa.Table, many: Sequence[Any]) -> Any:
         """The condition that a row's key in this table is one of these."""
-        sa = require()
         columns = self.columns_of(table)
         if len(columns) == 1 and not self.sqlite:
             # One value, however many they are: each number of them would be a statement of its own.
@@ -159,7 +152,6 @@ class Tables:
     @staticmethod
     def array(many: Sequence[Any], kind: Any) -> Any:
         """These values as one of PostgreSQL's."""
-        sa = require()
         # A cast to a type with a length cuts what is longer, in silence; a column refuses it.
         if isinstance(kind, (sa.VARCHAR, sa.NUMERIC)):
             kind = type(kind)()
@@ -170,14 +162,12 @@ class Tables:
 
         ``names``: of the key's columns there, if they are others.
         """
-        sa = require()
         columns = [table.c[name] for name in names or self.spec.keys]
         pairs = zip(columns, self.key, strict=True)
         return sa.and_(*(one == other for one, other in pairs))
 
     def after(self, key: Any) -> Any:
         """The condition that a row comes after this key."""
-        sa = require()
         if len(self.key) == 1:
             return self.key[0] > key
         parts = zip(key, self.key, strict=True)
@@ -197,13 +187,12 @@ class Tables:
 
     def reflected(self, name: str) -> sa.Table:
         """A table as it is in the database."""
-        sa = require()
         schema, _, table = name.rpartition(".")
         with self._database.reading() as connection, warnings.catch_warnings():
             # A type that SQLAlchemy does not know, such as point, is read as text.
             warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
             try:
-                found: Table = sa.Table(
+                found = sa.Table(
                     table,
                     self._metadata,
                     schema=schema or None,
@@ -215,12 +204,9 @@ class Tables:
         return found
 
     def _key_column(self, name: str) -> sa.Column[Any]:
-        from sqlalchemy.dialects import postgresql
-
-        sa = require()
         if name not in self.items.c:
             raise UsageError(f"table {self.spec.table} has no column {name!r}, which is the key")
-        column: Column[Any] = self.items.c[name]
+        column: sa.Column[Any] = self.items.c[name]
         while isinstance(column.type, postgresql.DOMAIN):
             column.type = column.type.data_type
         if isinstance(column.type, sa.Uuid):
@@ -235,7 +221,6 @@ class Tables:
         return column
 
     def _key_copies(self) -> list[sa.Column[Any]]:
-        sa = require()
         return [
             sa.Column(column.name, column.type, primary_key=True, autoincrement=False)
             for column in self.key
@@ -243,7 +228,6 @@ class Tables:
 
     def check(self) -> None:
         """Raises unless a run can work with them as they are."""
-        sa = require()
         spec = self.spec
         with self._database.reading() as connection:
             there = sa.inspect(connection)
@@ -276,18 +260,18 @@ class Tables:
 
     def check_key(self) -> None:
         """Raises `CheckpointUnusable` unless the key is unique and not null."""
-        sa = require()
         spec, items = self.spec, self.items
         wanted = set(spec.keys)
         names = ", ".join(spec.keys)
         with self._database.reading() as connection:
             there = sa.inspect(connection)
-            where = {"table_name": items.name, "schema": items.schema}
-            sets = [there.get_pk_constraint(**where)["constrained_columns"]]
-            sets += [each["column_names"] for each in there.get_unique_constraints(**where)]
+            where = items.name, items.schema
+            sets: list[Sequence[str | None]]
+            sets = [there.get_pk_constraint(*where)["constrained_columns"]]
+            sets += [each["column_names"] for each in there.get_unique_constraints(*where)]
             sets += [
                 each["column_names"]
-                for each in there.get_indexes(**where)
+                for each in there.get_indexes(*where)
                 if each["unique"]
                 and not any("where" in option for option in each.get("dialect_options", {}))
             ]
@@ -310,7 +294,7 @@ class Tables:
         if found:
             raise CheckpointUnusable(
                 f"key {self.key_of(found)!r} stands in {found[-1]:,} rows of table {spec.table}: "
-                "a key names one row; mend the rows, or name more columns in key="
+                "a key names one row; fix the rows, or name more columns in key="
             )
         quote = self._database.plain.identifier_preparer
         index = quote.quote(f"{items.name}_{spec.keys[0]}_unique")
@@ -326,7 +310,6 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
 
     Raises `UsageError` if there is neither.
     """
-    sa = require()
     names = tuple(given)
     if not names:
         schema, _, name = table.rpartition(".")
@@ -343,7 +326,6 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
 
 
 def _refuse_view(connection: sa.Connection, name: str, schema: str | None) -> None:
-    sa = require()
     there = sa.inspect(connection)
     views = there.get_view_names(schema)
     if connection.dialect.name == "postgresql":

@@ -6,14 +6,13 @@ column of dates or numbers. One of them would end every run in the same place, s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line, require
+import sqlalchemy as sa
+
+from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.errors import StoreError, UsageError
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
 
 
 def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> UsageError | None:
@@ -32,7 +31,7 @@ def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> Usag
             if said is not None:
                 return UsageError(
                     f"row {key!r} of table {tables.spec.table} cannot be read, for its column "
-                    f"{column.name!r}: {said}. Mend the value, or leave such rows out by where="
+                    f"{column.name!r}: {said}. Fix the value, or leave such rows out by where="
                 )
     return None
 
@@ -41,7 +40,6 @@ def _objection(
     database: Database, tables: Tables, key: Any, columns: list[sa.Column[Any]]
 ) -> str | None:
     """Why these columns of the row cannot be read; None if they can."""
-    sa = require()
     query = sa.select(*columns).where(tables.is_in(tables.items, [key]))
     try:
         with database.reading() as connection:
@@ -57,7 +55,6 @@ def _objection(
 
 def is_of_the_driver(error: StoreError) -> bool:
     """Whether the server has sent it, and the driver has not understood it."""
-    sa = require()
     cause = error.__cause__
     if isinstance(cause, sa.exc.DataError):
         return getattr(cause.orig, "sqlstate", None) is None

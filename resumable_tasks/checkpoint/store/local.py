@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import secrets
@@ -22,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.checkpoint.store.disk import Disk
 from resumable_tasks.errors import CheckpointUnusable, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -50,11 +52,10 @@ def _close_in_child() -> None:
         _close_quietly(handle)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
-class LocalStore(Store):
+class LocalStore(Store, Disk):
     """A directory. Files are 0600, folders 0700; every name appears whole or not at all."""
 
     def __init__(self, root: str | Path) -> None:
@@ -87,10 +88,6 @@ class LocalStore(Store):
             for path in (self.root, *self.root.parents):
                 with contextlib.suppress(PermissionError):  # then we have made nothing there
                     _sync_folder(path)
-
-    def exists(self) -> bool:
-        with self._errors("look at", self.url):
-            return self.root.is_dir() and any(self.root.iterdir())
 
     def read(self, name: str) -> bytes:
         path = self.root / name
@@ -220,10 +217,6 @@ class LocalStore(Store):
     def _flock(self, handle: IO[str], *, exclusive: bool) -> bool:
         """Try to lock an open file; False if another holds it."""
         try:
-            import fcntl
-        except ImportError:  # Windows
-            raise NotImplementedError("no advisory locks on this platform") from None
-        try:
             fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -258,8 +251,7 @@ class LocalStore(Store):
         would say yes. So nothing here is tried twice.
         """
         temp = final.with_name(f".{final.name}.{secrets.token_hex(4)}{_TEMP_SUFFIX}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        handle = os.open(temp, flags | getattr(os, "O_BINARY", 0), 0o600)
+        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 rest = memoryview(data)
@@ -283,11 +275,11 @@ class LocalStore(Store):
             if error.errno in _UNUSABLE:
                 raise CheckpointUnusable(
                     f"cannot {verb} {path}: {_UNUSABLE[error.errno]} ({error.strerror}); "
-                    "mend that or name another path. Nothing that was committed is lost"
+                    "repair that or name another path. Nothing that was committed is lost"
                 ) from error
             raise StoreError(
                 f"cannot {verb} {path}: {error.strerror or error}. Nothing that was committed is "
-                "lost; mend the cause and run the same command again"
+                "lost; remove the cause and run the same command again"
             ) from error
 
 
@@ -303,16 +295,12 @@ def _make_durably(path: Path) -> None:
 
 def _flush(handle: int) -> None:
     if sys.platform == "darwin":
-        import fcntl
-
         fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
     else:
         os.fsync(handle)
 
 
 def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; NTFS logs its metadata
-        return
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _flush(handle)
@@ -339,10 +327,10 @@ def _unlink_quietly(path: Path) -> None:
         os.unlink(path)
 
 
-def in_temporary_folder(store: Store) -> bool:
-    """Whether a checkpoint lies where the system deletes things by itself."""
+def in_temporary_folder(path: str) -> bool:
+    """Whether this path is where the system deletes things by itself."""
     folders = set(_TEMPORARY)
     with contextlib.suppress(OSError):  # there is none that can be written to
         folders.add(tempfile.gettempdir())
-    place = os.path.realpath(store.url)
+    place = os.path.realpath(os.path.expanduser(path))
     return any(place.startswith(os.path.realpath(folder) + os.sep) for folder in folders)

@@ -1,4 +1,4 @@
-"""Changed items: found by their fingerprint, done anew, and their new rows replace the old."""
+"""Changed items: found by their fingerprint, done again, and their new rows replace the old."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
-from pydantic import BaseModel
 
-from resumable_tasks import ChangedItem, CheckpointMismatch, ItemFailure, JobFailed, UsageError
+from resumable_tasks import (
+    ChangedItem,
+    Changes,
+    CheckpointMismatch,
+    ItemFailure,
+    JobFailed,
+    UsageError,
+)
 from resumable_tasks import resumable_task as task
+from resumable_tasks.checkpoint import form
 from resumable_tasks.checkpoint.directory import repair as repairs
 from resumable_tasks.checkpoint.directory import shards
-from resumable_tasks.checkpoint.directory.driver import Checkpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.journal import record_name
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.journal import decode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.place import DirectoryReader
+from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.cli.reader import Reader
-from resumable_tasks.errors import CheckpointDamaged, Fenced, InvalidItems
+from resumable_tasks.errors import CheckpointDamaged, Fenced, InvalidItems, InvalidKey
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.fingerprints import Fingerprinter, digest
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.items.plan import Planning
 from resumable_tasks.results import publish
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 
 
 def items_of(count: int, **changed: str) -> list[dict]:
@@ -59,9 +69,14 @@ class Job:
             for row in rows
         ]
 
-    def run(self, items, **options):
+    def run(self, items, on_version_change="error", **options):
         self.handled.clear()
-        return self.task.with_options(**options).run(items, checkpoint=self.place, progress=False)
+        return self.task.with_options(**options).run(
+            items,
+            checkpoint=self.place,
+            progress=False,
+            on_version_change=on_version_change,
+        )
 
     def rows(self) -> dict:
         """The rows by key, each of which is there once, and nothing is damaged."""
@@ -74,11 +89,11 @@ class Job:
 
     @property
     def run_result(self):
-        return self.task.with_options(fingerprint=None).run([], checkpoint=self.place)
+        return self.task.with_options(changes=None).run([], checkpoint=self.place)
 
 
 def test_ten_of_a_thousand_that_have_changed_are_done_anew(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     assert job.run(items_of(1000)).completed == 1000
     changed = {f"k{n}": "new" for n in range(5, 1000, 100)}
     run = job.run(items_of(1000, **changed))
@@ -98,9 +113,55 @@ def test_ten_of_a_thousand_that_have_changed_are_done_anew(tmp_path: Path) -> No
     assert pickle.loads(pickle.dumps(run)).changed == 10
 
 
+class Alike(Job):
+    """A tuple and a string are keys here that read the same in a column of text."""
+
+    KEYS = (("a", 1), '["a",1]', "x")
+
+    def __init__(self, folder: Path, **options) -> None:
+        super().__init__(folder, key=lambda row: self.KEYS[row["id"]], **options)
+
+    def handle(self, items):
+        return [{"v": row["etag"]} for row in items]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_keys_of_the_same_text_are_not_in_one_checkpoint(tmp_path: Path, first: int) -> None:
+    job = Alike(tmp_path, changes=Changes("etag"), batch_size=1)
+    one, other, third = (items_of(3)[n] for n in (first, 1 - first, 2))
+    with pytest.raises(InvalidKey, match=r"stand as the same text in column 'key'") as caught:
+        job.run([one, third, other])
+    assert repr(Alike.KEYS[0]) in str(caught.value)
+    with pytest.raises(InvalidKey, match="Make both keys tuples, or both strings"):
+        job.run([other])  # neither in a later run
+    for etag in ("new", "newer"):
+        run = job.run([{**one, "etag": etag}, {**third, "etag": etag}])
+        assert sorted(run.table()["v"].to_pylist()) == [etag, etag]
+        assert run.table(ordered=True)["key"].to_pylist() == ['["a",1]', "x"]
+    assert verify(open_store(job.place)).damages == []
+
+
+def test_an_old_checkpoint_may_hold_two_keys_of_the_same_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a one opens, and its other keys are handled again; that the two are not is said."""
+    job = Alike(tmp_path, changes=Changes("etag"))
+    with monkeypatch.context() as before:
+        before.setattr(KeyScheme, "clash", lambda *_: None)
+        job.run(items_of(3))
+    assert job.run(items_of(3)).skipped == 3
+    assert job.run(items_of(3, k2="new")).completed == 1
+    run = job.run(items_of(3, k2="newer"))
+    assert sorted(run.table(ordered=True)["v"].to_pylist()) == ["newer", "old 0", "old 1"]
+    with pytest.raises(InvalidKey, match="could not be told apart"):
+        job.run(items_of(3, k0="new", k2="newer"))
+    assert job.run(items_of(3, k2="newer")).skipped == 3
+    assert verify(open_store(job.place)).damages == []
+
+
 def test_over_many_runs_each_key_has_its_newest_row(tmp_path: Path) -> None:
-    """Also where the shards that are rewritten hold what was done anew before."""
-    job = Job(tmp_path, fingerprint="etag", batch_size=3, concurrency=1)
+    """Also where the shards that are rewritten hold what was done again before."""
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=3, concurrency=1)
     changed: dict[str, str] = {}
     for run in range(12):
         changed |= {f"k{n}": f"run {run}" for n in range(run % 5, 40, run % 3 + 2)}
@@ -109,7 +170,7 @@ def test_over_many_runs_each_key_has_its_newest_row(tmp_path: Path) -> None:
 
 
 def test_the_record_takes_the_whole_shard_back_and_completes_it_again(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     job.run(items_of(5))
     job.run(items_of(5, k2="new"))
     records = [
@@ -141,9 +202,9 @@ def test_without_fingerprints_records_are_as_they_were(tmp_path: Path) -> None:
 
 
 def test_keep_leaves_the_old_row_until_it_is_to_be_redone(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     job.run(items_of(20))
-    run = job.run(items_of(20, k3="new"), on_change="keep")
+    run = job.run(items_of(20, k3="new"), changes=Changes("etag", then="keep"))
     assert (run.completed, run.skipped, run.changed) == (0, 20, 1)
     assert job.rows()[3] == "old 3"
     assert job.run(items_of(20, k3="new")).completed == 1
@@ -151,17 +212,17 @@ def test_keep_leaves_the_old_row_until_it_is_to_be_redone(tmp_path: Path) -> Non
 
 
 def test_error_names_the_item_before_its_batch_is_handled(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", concurrency=1)
+    job = Job(tmp_path, changes=Changes("etag"), concurrency=1)
     job.run(items_of(20))
     text = f"item 10 with key 10 has changed .* was {digest('old 10'):016x} and is "
     with pytest.raises(ChangedItem, match=text + f"{digest('new'):016x}"):
-        job.run(items_of(30, k10="new"), on_change="error")
+        job.run(items_of(30, k10="new"), changes=Changes("etag", then="error"))
     assert job.handled == []
     assert job.rows() == {n: f"old {n}" for n in range(20)}
 
 
 def test_a_redo_that_fails_leaves_the_old_row_and_is_tried_again(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     job.run(items_of(20))
     job.bad = {3}
     for attempt in (1, 2):
@@ -171,7 +232,7 @@ def test_a_redo_that_fails_leaves_the_old_row_and_is_tried_again(tmp_path: Path)
         assert (result.completed, result.skipped, result.failed) == (0, 19, 1)
         assert result.failures[0].attempts == attempt
         assert job.rows() == {n: f"old {n}" for n in range(20)}
-    # A neighbour in its shard is done anew: the failure is still known, and is no news.
+    # A neighbour in its shard is done again: the failure is still known, and is no news.
     with pytest.raises(JobFailed):
         job.run(items_of(20, k3="new"))
     run = job.run(items_of(20, k4="new")[4:])
@@ -183,16 +244,18 @@ def test_a_redo_that_fails_leaves_the_old_row_and_is_tried_again(tmp_path: Path)
     assert Reader.at(job.place).status == "done"
 
 
-@pytest.mark.parametrize("options", [{}, {"fingerprint": None}, {"on_change": "keep"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"changes": None}, {"changes": Changes("etag", then="keep")}]
+)
 def test_a_failure_is_over_once_its_item_is_not_to_be_redone(tmp_path: Path, options) -> None:
     """As it was again, or its changes are not looked at any more."""
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     job.run(items_of(20))
     job.bad = {3}
     with pytest.raises(JobFailed):
         job.run(items_of(20, k3="new"))
     assert Reader.at(job.place).status == "failed"
-    back = {"k3": "new"} if "on_change" in options else {}
+    back = {"k3": "new"} if options.get("changes") else {}
     assert job.run(items_of(20, **back), **options).skipped == 20
     assert Reader.at(job.place).status == "done"
     assert job.run(items_of(20)).changed == 0
@@ -206,22 +269,22 @@ def test_what_was_completed_without_a_fingerprint_is_kept_and_compared_from_then
 ) -> None:
     job = Job(tmp_path)
     job.run(items_of(20))
-    run = job.run(items_of(20), fingerprint="etag")
+    run = job.run(items_of(20), changes=Changes("etag"))
     assert (run.completed, run.skipped, run.changed) == (0, 20, 0)
-    assert "20 items were completed without a fingerprint=" in caplog.text
+    assert "20 items were completed without a fingerprint" in caplog.text
     caplog.clear()
-    run = job.run(items_of(20, k3="new"), fingerprint="etag")
+    run = job.run(items_of(20, k3="new"), changes=Changes("etag"))
     assert (run.completed, run.skipped, run.changed) == (1, 19, 1)
     assert "without a fingerprint" not in caplog.text
     # The neighbours of item 3 have been completed again, with what they had adopted.
-    assert job.run(items_of(20, k3="new", k4="newer"), fingerprint="etag").changed == 1
+    assert job.run(items_of(20, k3="new", k4="newer"), changes=Changes("etag")).changed == 1
     assert job.rows() == {n: {3: "new", 4: "newer"}.get(n, f"old {n}") for n in range(20)}
 
 
 def test_some_have_a_fingerprint_and_some_have_none(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     job.run(items_of(5))
-    job.run(items_of(10), fingerprint=None)
+    job.run(items_of(10), changes=None)
     # Item 2 has changed in a run that sees only it, so that nothing else is adopted.
     assert job.run(items_of(10, k2="new")[2:3]).changed == 1
     assert job.run(items_of(10, k2="new", k1="new")).changed == 1
@@ -230,42 +293,44 @@ def test_some_have_a_fingerprint_and_some_have_none(tmp_path: Path) -> None:
 
 
 def test_without_a_fingerprint_nothing_is_looked_at(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     job.run(items_of(20))
-    assert job.run(items_of(20, k3="new"), fingerprint=None).skipped == 20
+    assert job.run(items_of(20, k3="new"), changes=None).skipped == 20
     assert job.run(items_of(20, k3="new")).changed == 1
 
 
 def test_another_kind_of_fingerprint_is_refused_and_nothing_is_redone(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     job.run(items_of(20))
     journal = sorted(Path(job.place).glob("journal/*"))
     with pytest.raises(CheckpointMismatch, match="fingerprints of another kind") as caught:
-        job.run(items_of(20), fingerprint="content")
+        job.run(items_of(20), changes=Changes("content"))
     assert '{"field": "etag"}' in str(caught.value)
     assert sorted(Path(job.place).glob("journal/*")) == journal
-    run = job.run(items_of(20), fingerprint="content", on_version_change="reuse")
+    run = job.run(items_of(20), changes=Changes("content"), on_version_change="reuse")
     assert (run.skipped, run.changed) == (20, 0)
-    run = job.run(items_of(20, k3="new"), fingerprint="content")
+    run = job.run(items_of(20, k3="new"), changes=Changes("content"))
     assert (run.completed, run.changed) == (1, 1)
-    assert job.run(items_of(20), fingerprint="etag", on_version_change="restart").completed == 20
+    assert (
+        job.run(items_of(20), changes=Changes("etag"), on_version_change="restart").completed == 20
+    )
 
 
 def test_fingerprints_of_another_kind_are_forgotten_in_copies_too(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     job.run(items_of(6))
-    job.run(items_of(3), fingerprint="content", on_version_change="reuse")  # three of them
-    assert job.run(items_of(6, k0="new")[:1], fingerprint="content").changed == 1
-    run = job.run(items_of(6, k0="new"), fingerprint="content")
+    job.run(items_of(3), changes=Changes("content"), on_version_change="reuse")  # three of them
+    assert job.run(items_of(6, k0="new")[:1], changes=Changes("content")).changed == 1
+    run = job.run(items_of(6, k0="new"), changes=Changes("content"))
     assert (run.completed, run.changed) == (0, 0)
-    assert job.run(items_of(6, k0="new", k5="new"), fingerprint="content").changed == 1
+    assert job.run(items_of(6, k0="new", k5="new"), changes=Changes("content")).changed == 1
 
 
 # All kinds of results, keys and items
 
 
 def test_many_rows_are_replaced_by_other_many(tmp_path: Path) -> None:
-    @task(name="job", key="id", results="many", fingerprint="n", batch_size=3)
+    @task(name="job", key="id", results="many", changes=Changes("n"), batch_size=3)
     def repeat(items):
         return [{"id": i["id"], "at": at} for i in items for at in range(i["n"])]
 
@@ -290,7 +355,7 @@ def test_many_rows_are_replaced_by_other_many(tmp_path: Path) -> None:
 def test_without_results_a_changed_item_is_handled_again(tmp_path: Path) -> None:
     sent = []
 
-    @task(name="job", key="id", results="none", fingerprint="etag")
+    @task(name="job", key="id", results="none", changes=Changes("etag"))
     def send(items):
         sent.extend(item["id"] for item in items)
 
@@ -307,7 +372,7 @@ def test_without_results_a_changed_item_is_handled_again(tmp_path: Path) -> None
     ids=["two fields", "a tuple of one", "a callable's tuple", "a callable"],
 )
 def test_keys_of_all_kinds(tmp_path: Path, key) -> None:
-    @task(name="job", key=key, fingerprint="etag", batch_size=5)
+    @task(name="job", key=key, changes=Changes("etag"), batch_size=5)
     def work(items):
         return [{"v": item["etag"]} for item in items]
 
@@ -332,7 +397,7 @@ def test_items_of_all_forms_have_the_same_fingerprints(tmp_path: Path, form: str
         "reader": lambda items: pa.Table.from_pylist(items).to_reader(max_chunksize=4),
         "batch": pa.RecordBatch.from_pylist,
     }
-    job = Job(tmp_path, fingerprint=spec)
+    job = Job(tmp_path, changes=Changes(spec))
     job.run(items_of(20))
     run = job.run(forms[form](items_of(20, k3="new", k17="new")))
     assert (run.completed, run.skipped, run.changed) == (2, 18, 2)
@@ -348,7 +413,7 @@ def test_async_items_to_a_coroutine_are_compared_too(tmp_path: Path) -> None:
         for item in items:
             yield item
 
-    job = task(handle, key="id", fingerprint="etag")
+    job = task(handle, key="id", changes=Changes("etag"))
     for items, changed in ((items_of(20), 0), (items_of(20, k3="new"), 1)):
         run = asyncio.run(job.arun(give(items), checkpoint=tmp_path / "c"))
         assert run.changed == changed
@@ -357,7 +422,7 @@ def test_async_items_to_a_coroutine_are_compared_too(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_with_the_changed_items_that_are_left(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", concurrency=1)
+    job = Job(tmp_path, changes=Changes("etag"), concurrency=1)
     job.run(items_of(100))
     changed = {f"k{n}": "new" for n in range(100)}
 
@@ -375,7 +440,7 @@ def test_an_interrupted_run_goes_on_with_the_changed_items_that_are_left(tmp_pat
 
 
 def test_the_fingerprint_of_a_key_that_comes_twice_is_that_of_the_first(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", on_duplicate="skip")
+    job = Job(tmp_path, changes=Changes("etag"), on_duplicate="skip")
     job.run(items_of(5))
     run = job.run([*items_of(5, k3="new"), *items_of(5)])
     assert (run.completed, run.duplicates, run.changed) == (1, 5, 1)
@@ -386,7 +451,7 @@ def test_the_fingerprint_of_a_key_that_comes_twice_is_that_of_the_first(tmp_path
 
 
 def test_a_damaged_shard_costs_its_own_keys_alone(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     job.run(items_of(10))
     job.run(items_of(20))
     job.run(items_of(20, k3="new"))
@@ -403,7 +468,7 @@ def test_a_damaged_shard_costs_its_own_keys_alone(tmp_path: Path) -> None:
 
 
 def test_old_rows_that_are_damaged_stop_the_run_with_the_way_out(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     job.run(items_of(10))
     _, state = read_checkpoint(open_store(job.place))
     (path,) = state.shards
@@ -417,23 +482,26 @@ def test_old_rows_that_are_damaged_stop_the_run_with_the_way_out(tmp_path: Path)
     assert job.rows() == {n: "new" if n == 3 else f"old {n}" for n in range(10)}
 
 
-def commit_of(checkpoint: Checkpoint, etags: dict[int, str]) -> Commit:
+def commit_of(checkpoint: DirectoryCheckpoint, etags: dict[int, str]) -> Commit:
     """Commit one batch of these items, as a driver does."""
     found = [{"id": n, "v": etag} for n, etag in etags.items()]
     lines = [keys.canonical(n) for n in etags]
     table = pa.Table.from_pylist(found)
-    batch = Batch(0, list(etags), keys.join(lines), found)
-    outcome = Outcome(batch, batch.lines, len(batch), table, schema=table.schema)
-    prints = {line: digest(etag) for line, etag in zip(lines, etags.values(), strict=True)}
-    return checkpoint.commit([outcome], checkpoint.accept(outcome, None, [])[1], prints)
+    taken = [digest(etag) for etag in etags.values()]
+    batch = Batch(0, list(etags), keys.join(lines), found, fingerprints=taken)
+    outcome = Done(batch, batch.lines, len(batch), table, schema=table.schema)
+    unit = checkpoint.begin()
+    unit.add(outcome)
+    name = record_name(unit.commit().number)
+    return decode(checkpoint.store.read(name), name)
 
 
-def opened(folder: Path, **options) -> Checkpoint:
-    return Checkpoint.open(
+def opened(folder: Path, *, takeover: bool = False) -> DirectoryCheckpoint:
+    return DirectoryCheckpoint.open(
         open_store(folder),
         Manifest("job", "1", {"field": "id"}, "one"),
-        fingerprint={"field": "etag"},
-        **options,
+        form.Job("job", "1", "one", Planning("id", changes=Changes("etag"))),
+        form.Opening(takeover=takeover),
     )
 
 
@@ -445,7 +513,7 @@ def rows_in(folder: Path) -> dict[int, str]:
     store = open_store(folder)
     assert verify(store).damages == []
     _, state = read_checkpoint(store)
-    rows = publish.table(store, state).to_pylist()
+    rows = DirectoryReader(store).read(publish.table).to_pylist()
     assert len(rows) == len({row["id"] for row in rows}) == len(state.done)
     return {row["id"]: row["v"] for row in rows}
 
@@ -512,7 +580,7 @@ def test_a_repair_that_was_cut_short_leaves_no_row_twice(tmp_path: Path, monkeyp
 def test_a_reader_whose_rows_are_done_anew_and_swept_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job(tmp_path, fingerprint="etag", batch_size=100)
+    job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     run = job.run(items_of(10))
     read = shards.read
 
@@ -539,17 +607,11 @@ class Thing:
     etag: str
 
 
-class Model(BaseModel):
-    id: int
-    etag: str
-
-
 def test_the_same_content_has_the_same_fingerprint_in_all_its_forms() -> None:
     content = Fingerprinter("content")
     wanted = content.of([{"id": 1, "etag": "a"}], 0)
     assert content.of([{"etag": "a", "id": 1}], 0) == wanted
     assert content.of([Thing(1, "a")], 0) == wanted
-    assert content.of([Model(id=1, etag="a")], 0) == wanted
     assert content.of(pa.RecordBatch.from_pylist([{"id": 1, "etag": "a"}]), 0) == wanted
     assert content.of(["a"], 0) == Fingerprinter("etag").of([Thing(1, "a")], 0)
     values = {
@@ -563,6 +625,12 @@ def test_the_same_content_has_the_same_fingerprint_in_all_its_forms() -> None:
     assert content.of([values], 0) == content.of(pa.RecordBatch.from_pylist([values]), 0)
 
 
+def test_a_model_of_pydantic_has_the_fingerprint_of_its_fields() -> None:
+    model = pytest.importorskip("pydantic").create_model("Model", id=int, etag=str)
+    content = Fingerprinter("content")
+    assert content.of([model(id=1, etag="a")], 0) == content.of([{"id": 1, "etag": "a"}], 0)
+
+
 def test_values_that_differ_have_fingerprints_that_differ() -> None:
     values = [
         None, "", "None", 0, "0", 0.5, True, "true", [], [0], {}, {"a": None}, b"a", "a", ["a"],
@@ -573,7 +641,7 @@ def test_values_that_differ_have_fingerprints_that_differ() -> None:
 
 
 def test_none_is_a_value_and_no_field_is_an_error(tmp_path: Path) -> None:
-    job = Job(tmp_path, fingerprint="etag")
+    job = Job(tmp_path, changes=Changes("etag"))
     items = [{"id": n, "etag": None} for n in range(20)]
     job.run(items)
     assert job.run(items).skipped == 20
@@ -581,7 +649,7 @@ def test_none_is_a_value_and_no_field_is_an_error(tmp_path: Path) -> None:
     assert job.run(items).changed == 1
     for bad in ([*items_of(20), {"id": 20}], pa.table({"id": list(range(21))})):
         at = 20 if isinstance(bad, list) else 0
-        with pytest.raises(InvalidItems, match=rf"item {at}: .* 'etag' \(found: .*fingerprint="):
+        with pytest.raises(InvalidItems, match=rf"item {at}: .* 'etag' \(found: .*Changes"):
             job.run(bad)
 
 
@@ -591,14 +659,14 @@ def test_what_has_no_fingerprint_is_told_with_its_position(tmp_path: Path) -> No
     for value in (object(), loop, {1: 0, "a": 0}):
         items = [*items_of(10), {"id": 10, "etag": value}]
         for spec in ("etag", "content", lambda item: item["etag"]):
-            job = Job(tmp_path / str(id(value)) / str(spec)[:9], fingerprint=spec)
-            with pytest.raises(InvalidItems, match="item 10: no fingerprint can be had of"):
+            job = Job(tmp_path / str(id(value)) / str(spec)[:9], changes=Changes(spec))
+            with pytest.raises(InvalidItems, match="item 10: cannot make a fingerprint of"):
                 job.run(items)
 
 
 @pytest.mark.parametrize("wrong", ["", 5, ("etag",), True])
 def test_a_fingerprint_that_is_none_is_refused(wrong) -> None:
     with pytest.raises(UsageError, match="is neither a field name"):
-        task(lambda items: items, name="job", key="id", fingerprint=wrong)
-    with pytest.raises(UsageError, match="on_change='never' is none of"):
-        task(lambda items: items, name="job", key="id", on_change="never")
+        task(lambda items: items, name="job", key="id", changes=Changes(wrong))
+    with pytest.raises(UsageError, match="then='never' is none of"):
+        task(lambda items: items, name="job", key="id", changes=Changes("etag", then="never"))

@@ -16,8 +16,8 @@ from resumable_tasks.checkpoint.directory.outbox import FOLDER, Outbox, epoch_of
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import CheckpointUnusable, StoreError
 from resumable_tasks.items import keys
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Failure, Outcome, Shard
+from resumable_tasks.items.batch import Batch, Cause, ErrorKind
+from resumable_tasks.runners.outcome import Done, Failed, Failure, Fatal, Shard, Times
 
 SHARD = Shard("shards/e3-00.parquet", 2, 100, "c0ffee", 2)
 FAILURE = Failure('c\n"é', "ValueError", "no\nluck", 2, "batch", "time", "Traceback …")
@@ -39,12 +39,12 @@ def batch(number: int = 7, of: tuple[keys.Key, ...] = ("a", 2, 'c\n"é')) -> Bat
     return Batch(number, list(of), keys.join(map(keys.canonical, of)), list(of))
 
 
-def outcome(of: Batch | None = None) -> Outcome:
+def outcome(of: Batch | None = None) -> Done:
     """Two items done, the third failed."""
     of = of or batch()
     done = keys.join(map(keys.canonical, of.keys[:2]))
     schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-    return Outcome(of, done, 2, None, SHARD, schema, (FAILURE,), 1.25)
+    return Done(of, done, 2, None, SHARD, schema, (FAILURE,), (2,), 1.25, Times(0.5, 1.0, 2.0, 3))
 
 
 def test_what_is_put_is_taken(outbox: Outbox) -> None:
@@ -55,9 +55,20 @@ def test_what_is_put_is_taken(outbox: Outbox) -> None:
 
 
 def test_an_outcome_may_have_no_rows_and_no_failures(outbox: Outbox) -> None:
-    plain = Outcome(batch(), batch().lines, 3)
+    plain = Done(batch(), batch().lines, 3)
     outbox.put(plain)
     assert outbox.take(batch()) == plain
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_batch_that_failed_as_a_whole_is_told_with_its_error(
+    outbox: Outbox, cause: Cause
+) -> None:
+    of = batch()
+    error = ErrorKind("Odd", cause, transient=True, outage=cause is Cause.RAISED)
+    failed = Failed(of, error, tuple(replace(FAILURE, key=key) for key in of.keys), 0.5)
+    outbox.put(failed)
+    assert outbox.take(batch()) == failed
 
 
 def test_it_is_removed_and_that_may_be_repeated(outbox: Outbox) -> None:
@@ -72,21 +83,20 @@ def test_it_is_removed_and_that_may_be_repeated(outbox: Outbox) -> None:
     "error", [StoreError("full"), CheckpointUnusable("no permission"), OSError("odd")]
 )
 def test_what_ends_the_run_crosses_by_its_name(outbox: Outbox, error: Exception) -> None:
-    outbox.put(Outcome(batch(), fatal=error))
+    outbox.put(Fatal(batch(), error))
     taken = outbox.take(batch())
-    assert taken is not None
+    assert isinstance(taken, Fatal)
     ours = type(error) if not isinstance(error, OSError) else StoreError
-    assert type(taken.fatal) is ours
-    assert str(error) in str(taken.fatal)
-    assert (taken.done, taken.failures) == (b"", ())
+    assert type(taken.error) is ours
+    assert str(error) in str(taken.error)
 
 
 def test_a_name_that_is_no_error_of_ours_is_not_called(outbox: Outbox) -> None:
     for name in ("annotations", "EXIT_DONE", "Any"):
-        outbox.put(Outcome(batch(), fatal=type(name, (Exception,), {})("x")))
+        outbox.put(Fatal(batch(), type(name, (Exception,), {})("x")))
         taken = outbox.take(batch())
-        assert taken is not None
-        assert str(taken.fatal) == f"{name}: x"
+        assert isinstance(taken, Fatal)
+        assert str(taken.error) == f"{name}: x"
 
 
 class TestDamage:

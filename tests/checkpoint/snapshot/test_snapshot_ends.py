@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import Fenced, Snapshot, StoreError, UsageError
-from resumable_tasks.base.interrupts import Interrupts
-from resumable_tasks.checkpoint.snapshot import format as generations
+from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.checkpoint.snapshot import snapshot
 from resumable_tasks.checkpoint.store.base import CreateUnknown
 from tests.checkpoint.snapshot.test_snapshot import loaded, make
@@ -195,68 +194,19 @@ def test_a_final_save_that_is_cut_off_is_done_again(
 # Copies at the steps.
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.0])
-def test_a_small_state_is_copied_at_each_step_however_slow_the_machine_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
-    slow = Slow(monkeypatch, seconds)
-    with pytest.raises(KeyError), Snapshot(tmp_path, every=1000, seconds=None) as taken:  # noqa: PT012
-        for number in range(100):
-            taken.state = {"cursor": "x" * 900, "n": number}
-            taken.step()
-        raise KeyError
-    assert slow.copies == 100
-    assert loaded(tmp_path)["n"] == 99
-
-
-def test_a_large_state_costs_a_twentieth_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("characters", "saved"), [(16_000, 199), (17_000, 100)])
+def test_a_small_state_is_copied_at_each_step_and_a_large_one_when_it_is_saved(
+    tmp_path: Path, characters: int, saved: int
 ) -> None:
     with pytest.raises(KeyError), Snapshot(tmp_path, every=1000, seconds=None) as taken:  # noqa: PT012
-        slow = Slow(monkeypatch, 1.0)
-        taken.state["large"] = "x" * 2_000
-        taken.save()
-        for number in range(100):
-            taken.state["n"] = number
-            slow.now += 1.0
-            taken.step()
-        raise KeyError
-    assert slow.copies <= 1 + 5
-    assert loaded(tmp_path)["n"] in range(80, 100)
-
-
-def test_a_large_state_that_is_quickly_copied_is_copied_at_each_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow = Slow(monkeypatch, 40e-6)
-    with pytest.raises(KeyError), Snapshot(tmp_path, every=1000, seconds=None) as taken:  # noqa: PT012
-        taken.state["large"] = "x" * 100_000
-        for number in range(100):
-            if number in (30, 60):
-                slow.seconds = 10.0  # once, by chance
+        taken.state["text"] = "x" * characters
+        for number in range(200):
             taken.state["n"] = number
             taken.step()
-            slow.seconds = 40e-6
+            if number == 100:
+                taken.save()
         raise KeyError
-    assert slow.copies == 100
-    assert loaded(tmp_path)["n"] == 99
-
-
-class Slow:
-    """A clock that is only moved on by copies."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-        self.seconds, self.now, self.copies = seconds, 0.0, 0
-        encode = generations.encode_state
-
-        def slow(state: Any, name: str) -> bytes:
-            self.now += self.seconds
-            self.copies += name == "state"
-            return encode(state, name)
-
-        monkeypatch.setattr(snapshot, "encode_state", slow)
-        for clock in ("perf_counter", "monotonic"):
-            monkeypatch.setattr(snapshot.time, clock, lambda: self.now)
+    assert loaded(tmp_path)["n"] == saved
 
 
 # SIGTERM.
@@ -411,7 +361,7 @@ def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(
             assert found.state.get("squares", []) == [at * at for at in range(n)], line
             lost += n < stepped[0]
         assert not list(place.glob(".*.tmp"))
-        assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, snapshot.interrupts._exit)
+        assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, snapshot.signals._exit)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Python may hand over Ctrl-C before the first line of `__exit__`: nothing can be done then.
     assert lost <= 2, "an interrupt costs steps that an exception would not"

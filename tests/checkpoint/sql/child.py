@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resumable_tasks import SqlCheckpoint, resumable_task
+from tests import warm
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,7 +82,7 @@ class Child:
     def __init__(self, spec: Spec, output: Path) -> None:
         self.output = output
         with output.open("ab") as file:
-            self._process = subprocess.Popen(
+            self._process = warm.start(
                 [
                     sys.executable,
                     "-m",
@@ -92,7 +93,6 @@ class Child:
                 stderr=file,
                 cwd=_ROOT,
                 env={**os.environ, "RESUMABLE_TASKS_FAULTS": spec.faults},
-                start_new_session=True,
             )
         self.pid = self._process.pid
 

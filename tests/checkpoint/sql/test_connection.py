@@ -16,7 +16,7 @@ from resumable_tasks import CommitStateUnknown, SqlCheckpoint, StoreError, resum
 from resumable_tasks.checkpoint.sql import planning
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
-from resumable_tasks.checkpoint.sql.runs import Tenure
+from resumable_tasks.checkpoint.sql.runs import RunRow
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.task.options import JobOptions
 from tests.checkpoint.sql import oracle
@@ -209,10 +209,10 @@ def test_a_row_that_was_claimed_in_between_is_left_to_the_run_that_has_it(
     checkpoint = prepared(10)
     with contextlib.closing(Database(db.url)) as database:
         tables = Tables(database, checkpoint)
-        options = JobOptions("label", results="one")
+        options = JobOptions(name="label", results="one")
         claims = []
         for run in ("one", "two"):
-            Tenure(database, tables, run, options).take(takeover=False, identity=None)
+            RunRow(database, tables, run, options).take(takeover=False, identity=None)
             claims.append(Claims(database, tables, run, 10, 10, [], shared=True))
         rows = next(claims[0].pages())
         with database.writing() as connection:

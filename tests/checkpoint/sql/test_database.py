@@ -1,4 +1,4 @@
-"""What `Database` takes, and what it says of what never mends itself."""
+"""What `Database` takes, and what it says of what never fixes itself."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ("change", "statement", "what"),
     [
         ({"database": "nothing"}, "SELECT 1", "There is no such database"),
-        ({"username": "nobody"}, "SELECT 1", "Mend the user or the password"),
-        ({}, "SELECT nothing FROM pg_class", "Mend what it names"),
-        ({}, "SELECT * FROM nothing", "Mend what it names"),
+        ({"username": "nobody"}, "SELECT 1", "Fix the user or the password"),
+        ({}, "SELECT nothing FROM pg_class", "Fix what it names"),
+        ({}, "SELECT * FROM nothing", "Fix what it names"),
         ({}, "SET TRANSACTION READ ONLY; CREATE TABLE t ()", "It cannot be written here"),
         ({"username": "guest"}, "SELECT * FROM lessons", "GRANT this user"),
         ({"username": "guest"}, "CREATE TABLE nothing.t ()", "There is no such schema"),
@@ -86,7 +86,7 @@ def test_a_password_that_is_wrong() -> None:
         'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
         'FATAL:  password authentication failed for user "shop"'
     )
-    with pytest.raises(UsageError, match="Mend the user or the password"), database.errors():
+    with pytest.raises(UsageError, match="Fix the user or the password"), database.errors():
         raise sa.exc.OperationalError(None, None, Exception(said))
     with pytest.raises(StoreError, match="Run the same command again"), database.errors():
         raise sa.exc.OperationalError(None, None, Exception("connection failed: refused"))
@@ -95,9 +95,9 @@ def test_a_password_that_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
-        ("SELECT nothing FROM lessons", "Mend what it names"),
-        ("SELECT * FROM nothing", "Mend what it names"),
-        ("SELECT * FROM lessons WHERE", "Mend what it names"),
+        ("SELECT nothing FROM lessons", "Fix what it names"),
+        ("SELECT * FROM nothing", "Fix what it names"),
+        ("SELECT * FROM lessons WHERE", "Fix what it names"),
         ("UPDATE lessons SET id = 1", "It cannot be written here"),
     ],
 )

@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from resumable_tasks.testing.form_suite import NOTE, FormSuite
+from tests import warm
 
 
-class ColumnSuite(FormSuite):
+class ColumnSuite(warm.WarmForms, FormSuite):
     url: str
     in_flight = 2 * 2 * 5
 
@@ -64,7 +65,7 @@ handler.run(checkpoint=checkpoint)
         return [row[0] for row in rows]
 
     def damage(self, place: Path) -> None:
-        pytest.skip("a database finds and mends its own damage")
+        pytest.skip("a database finds and repairs its own damage")
 
 
 class TestSqlite(ColumnSuite):

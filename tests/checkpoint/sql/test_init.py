@@ -87,7 +87,7 @@ def test_what_cannot_be_prepared_ends_with_2_and_changes_nothing(db: Db) -> None
     assert "no column 'nothing'" in wrong.stderr
     broken = sql_init(db, "--column", "label:NO SUCH TYPE (", "--apply")
     assert (broken.exit_code, tables(db)) == (2, {"lessons"})
-    assert "Mend what it names" in broken.stderr
+    assert "Fix what it names" in broken.stderr
 
 
 @pytest.mark.parametrize("length", [48, 51, 63])

@@ -74,7 +74,7 @@ def test_killed_at_a_point_and_resumed(
 def test_killed_between_the_shards_commit_and_the_column(
     db: Db, scene: Callable[..., Spec], start: Start, nth: int
 ) -> None:
-    """The column is mended from the journal, and the handler is not called for those rows."""
+    """The column is fixed from the journal, and the handler is not called for those rows."""
     spec = scene(200, place="shards", seconds=0.05)
     killed = start(replace(spec, faults=f"sql.behind:{nth}"))
     assert killed.wait() == -signal.SIGKILL, killed.says()

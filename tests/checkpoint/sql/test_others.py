@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Interrupted, SqlCheckpoint, resumable_task
+from resumable_tasks import Budget, Failing, Interrupted, SqlCheckpoint, resumable_task
 from tests.checkpoint.sql.conftest import Db
 
 Rows = list[dict[str, Any]]
@@ -52,7 +52,7 @@ def test_a_row_that_is_gone_costs_only_itself(
 def test_a_failed_row_that_is_gone_is_no_failure(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(20)
 
-    @resumable_task(name="label", batch_size=10, concurrency=1, isolate=False)
+    @resumable_task(name="label", batch_size=10, concurrency=1, failing=Failing(isolate=False))
     def label(rows: Rows) -> Rows:
         db.do("DELETE FROM lessons WHERE id <= 10")
         if rows[0]["id"] == 1:
@@ -64,23 +64,23 @@ def test_a_failed_row_that_is_gone_is_no_failure(db: Db, prepared: Prepared) -> 
 
 
 @pytest.mark.parametrize(
-    "mend", ["DELETE FROM lessons", "UPDATE lessons SET processed_at = '2026-01-01'"]
+    "fix", ["DELETE FROM lessons", "UPDATE lessons SET processed_at = '2026-01-01'"]
 )
-@pytest.mark.parametrize("options", [{"retry_failed": False}, {"max_attempts": 1}])
+@pytest.mark.parametrize("failing", [{"retry_failed": False}, {"max_attempts": 1}])
 def test_a_failure_of_a_row_that_is_done_by_hand_is_over(
-    db: Db, prepared: Prepared, options: dict[str, Any], mend: str
+    db: Db, prepared: Prepared, failing: dict[str, Any], fix: str
 ) -> None:
     checkpoint = prepared(30)
 
     def label(rows: Rows) -> Rows:
         return [{"id": row["id"], "label": "x"} for row in rows if row["id"] != 7]
 
-    task = resumable_task(label, tolerated_failures=1, **options)
+    task = resumable_task(label, tolerated_failures=1, failing=Failing(**failing))
     assert task.run(checkpoint=checkpoint).failed == 1
-    db.do(f"{mend} WHERE id = 7")
+    db.do(f"{fix} WHERE id = 7")
     run = task.with_options(tolerated_failures=0).run(checkpoint=checkpoint)
     assert (run.failed, run.quarantined) == (0, 0)
-    assert run.total == run.skipped == (29 if "DELETE" in mend else 30)
+    assert run.total == run.skipped == (29 if "DELETE" in fix else 30)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_time_that_is_up_while_others_have_the_rest_is_no_good_end(
     task = resumable_task(
         lambda rows: [{"id": row["id"], "label": "x"} for row in rows],
         name="label",
-        max_seconds=1.0,
+        budget=Budget(seconds=1.0),
     )
     with db.engine.connect() as other:
         other.exec_driver_sql("SELECT id FROM lessons WHERE id <= 20 FOR UPDATE")
@@ -113,8 +113,8 @@ def test_time_that_is_up_while_others_have_the_rest_is_no_good_end(
 _LOCKED = """
 import logging, sys
 from resumable_tasks import SqlCheckpoint, resumable_task
-from resumable_tasks.checkpoint.sql import tenure
-tenure.LOCK_SECONDS = 1
+from resumable_tasks.checkpoint.sql import runs
+runs.LOCK_SECONDS = 1
 logging.basicConfig(level=logging.INFO)
 def label(rows):
     print("handled", flush=True)

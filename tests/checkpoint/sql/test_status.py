@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from resumable_tasks import ItemFailure, JobFailed, SqlCheckpoint, resumable_task
+from resumable_tasks import Budget, ItemFailure, JobFailed, SqlCheckpoint, resumable_task
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.status import TableStatus, table_status
 from resumable_tasks.cli import main
@@ -44,7 +44,7 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
             for row in rows
         ]
 
-    task = resumable_task(label, key="id", batch_size=5, concurrency=1, max_items=10)
+    task = resumable_task(label, key="id", batch_size=5, concurrency=1, budget=Budget(items=10))
     with pytest.raises(KeyboardInterrupt):
         task.run(checkpoint=checkpoint)
     during, found = seen[0], described(db)
@@ -56,11 +56,11 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
     assert (found["status"], found["exit_code"], found["job"]) == ("incomplete", 75, "label")
     assert (found["running"], found["last_run"]["ended"]) == ([], "interrupted")
     with pytest.raises(JobFailed):
-        task.with_options(max_items=None).run(checkpoint=checkpoint)
+        task.with_options(budget=Budget()).run(checkpoint=checkpoint)
     failed = sql_status(db.url)
     assert (failed.exit_code, "1: 1 × ItemFailure" in failed.stdout) == (1, True)
     bad = False
-    task.with_options(max_items=None).run(checkpoint=checkpoint)
+    task.with_options(budget=Budget()).run(checkpoint=checkpoint)
     assert (sql_status(db.url).exit_code, described(db)["completed"]) == (0, 20)
     assert described(db, "--where", "id > 15")["rows"] == 5
     database.close()

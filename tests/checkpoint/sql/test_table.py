@@ -17,9 +17,11 @@ import sqlalchemy as sa
 
 import resumable_tasks
 from resumable_tasks import (
+    Budget,
     CheckpointHeld,
     CheckpointMismatch,
     CheckpointUnusable,
+    Failing,
     Fenced,
     Interrupted,
     InvalidKey,
@@ -141,7 +143,9 @@ def test_failures_are_in_their_table_with_attempts_over_all_runs(
     checkpoint = prepared(40)
     tried: list[int] = []
 
-    @resumable_task(batch_size=10, max_attempts=2, keep_failed_items=True, tolerated_failures=5)
+    @resumable_task(
+        batch_size=10, failing=Failing(max_attempts=2, keep_items=True), tolerated_failures=5
+    )
     def picky(rows: Rows) -> list[Any]:
         tried.extend(row["id"] for row in rows)
         if any(row["id"] == 7 for row in rows):
@@ -167,7 +171,7 @@ def test_failures_are_in_their_table_with_attempts_over_all_runs(
     third = picky.run(checkpoint=checkpoint)
     assert (tried, third.quarantined, third.failed, third.total) == ([], 2, 0, 40)
     db.do("UPDATE lessons_processed_at_failures SET attempts = 0 WHERE id = 13")
-    unpicky = resumable_task(shout.fn, name="picky", max_attempts=2)
+    unpicky = resumable_task(shout.fn, name="picky", failing=Failing(max_attempts=2))
     fourth = unpicky.run(checkpoint=checkpoint)
     assert (fourth.completed, fourth.quarantined) == (1, 1)
     assert [row[0] for row in db.rows(query)] == [7]
@@ -202,7 +206,9 @@ def test_retry_failed_false_leaves_them_failed(db: Db, prepared: Prepared) -> No
 
     for retry_failed, attempts in ((True, 1), (False, 1), (True, 2)):
         with pytest.raises(JobFailed) as failed:
-            resumable_task(bad, name="job", retry_failed=retry_failed).run(checkpoint=checkpoint)
+            resumable_task(bad, name="job", failing=Failing(retry_failed=retry_failed)).run(
+                checkpoint=checkpoint
+            )
         assert [(f.key, f.attempts) for f in failed.value.result.failures] == [(3, attempts)]
 
 
@@ -348,7 +354,7 @@ def test_pages_bound_what_is_read_ahead(db: Db, prepared: Prepared, failing: boo
 def test_a_budget_ends_the_run_and_gives_the_rest_back(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(100)
     with pytest.raises(Interrupted, match="what remains") as stopped:
-        shout.run(checkpoint=checkpoint, max_items=25)
+        shout.run(checkpoint=checkpoint, budget=Budget(items=25))
     assert stopped.value.result is not None
     assert stopped.value.result.remaining is not None
     assert stopped.value.result.remaining.items == 75
@@ -415,13 +421,14 @@ def test_items_with_a_table_are_refused(prepared: Prepared) -> None:
         ({"results": "none"}, "do not fit"),
         ({"results": "many"}, "do not fit"),
         ({"key": "text"}, "the checkpoint's is 'id'"),
-        ({"on_version_change": "restart"}, "cannot archive a table"),
     ],
 )
 def test_options_that_do_not_fit(prepared: Prepared, options: dict[str, Any], message: str) -> None:
     checkpoint = prepared(3)
     with pytest.raises(UsageError, match=message):
         shout.with_options(**options).run(checkpoint=checkpoint)
+    with pytest.raises(UsageError, match="cannot archive a table"):
+        shout.run(checkpoint=checkpoint, on_version_change="restart")
 
 
 def test_a_table_that_is_not_prepared_says_the_command(db: Db) -> None:
@@ -469,8 +476,8 @@ def test_another_version_or_job_is_refused(db: Db, prepared: Prepared) -> None:
         shout.with_options(version=2).run(checkpoint=checkpoint)
     with pytest.raises(CheckpointMismatch, match="a done= column of its own"):
         shout.with_options(name="other").run(checkpoint=checkpoint)
-    reuse = shout.with_options(version=2, on_version_change="reuse")
-    assert reuse.run(checkpoint=checkpoint).skipped == 5
+    newer = shout.with_options(version=2)
+    assert newer.run(checkpoint=checkpoint, on_version_change="reuse").skipped == 5
 
 
 def test_two_jobs_on_one_table(db: Db, prepared: Prepared) -> None:
@@ -534,12 +541,16 @@ try:
     job.run(checkpoint=SqlCheckpoint("sqlite:///x.db", table="t", key="id", columns=["label"]))
 except UsageError as error:
     print(error)
+from resumable_tasks.cli import main
+for command in ("init", "status"):
+    main.main(["sql", command, "sqlite:///x.db", "--table", "t"], standalone_mode=False)
 """
     env = {**os.environ, "PYTHONPATH": str(Path(resumable_tasks.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env
     )
     assert 'pip install "resumable-tasks[sql]"' in done.stdout, done.stderr
+    assert done.stderr.count('pip install "resumable-tasks[sql]"') == 2, done.stderr
 
 
 def test_importing_it_does_not_load_sqlalchemy(tmp_path: Path) -> None:

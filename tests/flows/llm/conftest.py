@@ -112,8 +112,8 @@ class Job:
                 for name, value in {**self.of_the_api, **environment}.items():
                     patch.setenv(name, value)
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(log):
-                    code = main([*self.command("--local", *arguments)[3:]])
-        except SystemExit as ended:  # by argparse
+                    main([*self.command("--local", *arguments)[3:]])
+        except SystemExit as ended:
             code = int(str(ended.code))
         finally:
             logging.getLogger().removeHandler(handler)

@@ -121,7 +121,7 @@ def test_texts_that_fail_may_be_tolerated(job: Job) -> None:
     job.llm.script = [Rule("refuse", item="t0012")]
     ended = job.main("--tolerated-failures", "0.05", "--concurrency", "4")
     assert ended.returncode == 0, ended.stderr
-    assert "40 texts: 39 classified now, 0 resumed, 1 failed, in " in ended.stdout
+    assert "40 texts: 39 handled now, 0 resumed, 1 failed, in " in ended.stdout
     job.check(without={"t0012"})
 
 

@@ -85,7 +85,7 @@ def test_killed_again_and_again_on_a_bad_day_every_text_is_paid_for_about_once(
     before = len(llm.calls)
     again = job.main(*MANY)
     assert again.returncode == 0
-    assert "700 texts: 0 classified now, 700 resumed, 0 failed" in again.stdout
+    assert "700 texts: 0 handled now, 700 resumed, 0 failed" in again.stdout
     assert len(llm.calls) == before
 
 
@@ -155,7 +155,7 @@ def test_a_key_that_is_revoked_ends_it_with_75_and_nothing_has_failed(
     llm.keys.add(KEY)
     ended = job.main(*MANY)
     assert ended.returncode == 0, ended.stderr
-    assert f"{100 - done} classified now, {done} resumed, 0 failed" in ended.stdout
+    assert f"{100 - done} handled now, {done} resumed, 0 failed" in ended.stdout
     job.check()
     assert llm.paid() == job.batches
 
@@ -205,7 +205,7 @@ def test_the_budget_ends_it_with_75_and_more_money_goes_on(job: Job) -> None:
     assert job.llm.paid() == 5
     second = job.main(*MANY, "--max-cost", "1")
     assert second.returncode == 0, second.stderr
-    assert f"{40 - done} classified now, {done} resumed" in second.stdout
+    assert f"{40 - done} handled now, {done} resumed" in second.stdout
     job.check()
     assert job.llm.paid() == 5 + 4
 
@@ -265,10 +265,14 @@ def test_a_dry_run_says_what_there_is_to_do_and_asks_nothing(job: Job) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        ((), {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set"),
-        ((), {"OPENAI_MODEL": " "}, "OPENAI_MODEL is not set"),
-        ((), {"OPENAI_INPUT_PRICE": "cheap"}, "OPENAI_INPUT_PRICE='cheap' is no price"),
-        (("--max-cost", "1"), {"OPENAI_OUTPUT_PRICE": ""}, "max_cost needs prices"),
+        ((), {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set where this runs"),
+        ((), {"OPENAI_MODEL": " "}, "OPENAI_MODEL is not set where this runs"),
+        (
+            (),
+            {"OPENAI_INPUT_PRICE": "cheap"},
+            "OUTPUT_PRICE are no prices",
+        ),
+        (("--max-cost", "1"), {"OPENAI_OUTPUT_PRICE": ""}, "max_cost needs OPENAI_INPUT_PRICE"),
         (("--labels", "a"), {}, "at least two are needed"),
         (("--labels", "a,,b"), {}, "at least two are needed"),
         (("--labels", "a,b,a"), {}, "none of them twice"),

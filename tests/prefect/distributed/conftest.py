@@ -51,7 +51,7 @@ class Engine:
     together: int
     """How many task runs a killed process takes with it, at most."""
 
-    def run(self, task: ResumableTask[..., Any], items: Any, **arguments: Any) -> RunResult:
+    def run(self, task: ResumableTask[Any], items: Any, **arguments: Any) -> RunResult:
         """Run a job in a flow with this task runner."""
         from prefect import flow
 

@@ -17,9 +17,9 @@ import pytest
 from resumable_tasks.base import faults, log
 from resumable_tasks.errors import WorkerLost
 from resumable_tasks.prefect import worker
-from resumable_tasks.prefect.parcel import Parcel
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.worker import handle_group
+from resumable_tasks.prefect.workorder import WorkOrder
 from resumable_tasks.task import run as runs
 from tests.prefect.distributed import oracle
 from tests.prefect.distributed.handlers import items, times_handled, work
@@ -62,10 +62,10 @@ def dying(who: str = "", nth: int = 0) -> Iterator[Deaths]:
         faults.arm(None)
 
 
-def in_a_thread(parcel: Parcel, future: Future) -> None:
+def in_a_thread(order: WorkOrder, future: Future) -> None:
     threading.current_thread().name = "worker"
     try:
-        handle_group(parcel)
+        handle_group(order)
     except Died:
         future.end(WorkerLost("died"))
     except BaseException as error:

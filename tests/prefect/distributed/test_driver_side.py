@@ -21,15 +21,15 @@ from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import StoreError, UsageError, WorkerLost
 from resumable_tasks.items import keys
-from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.prefect import remote, worker
-from resumable_tasks.prefect.parcel import Parcel, handle
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.worker import handle_group
-from resumable_tasks.runners.base import Work
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.prefect.workorder import WorkOrder, handle
+from resumable_tasks.runners.handle import Work
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 from resumable_tasks.runners.retries import RetryPolicy
 from tests.prefect.api import until
 
@@ -64,20 +64,20 @@ class Future:
             raise self._error
 
 
-def numbers_of(parcel: Parcel) -> list[int]:
-    return [sent[0] for sent in parcel.batches]
+def numbers_of(order: WorkOrder) -> list[int]:
+    return [sent[0] for sent in order.batches]
 
 
-def parcel(outbox: Outbox, number: int, work: bytes) -> Parcel:
-    return Parcel((outbox.token, number), cloudpickle.dumps(outbox), work, [])
+def order(outbox: Outbox, number: int, work: bytes) -> WorkOrder:
+    return WorkOrder((outbox.token, number), cloudpickle.dumps(outbox), work, [])
 
 
-def outbox_of(parcel: Parcel) -> Outbox:
-    found: Outbox = cloudpickle.loads(parcel.outbox)
+def outbox_of(order: WorkOrder) -> Outbox:
+    found: Outbox = cloudpickle.loads(order.outbox)
     return found
 
 
-Behaviour = Callable[[Parcel, Future], None]
+Behaviour = Callable[[WorkOrder, Future], None]
 
 
 class Runs(TaskRuns):
@@ -90,18 +90,18 @@ class Runs(TaskRuns):
     def as_task(self, fn: Callable[..., Any], name: str) -> Any:
         return self
 
-    def submit(self, parcel: Parcel) -> Future:
-        self.submitted.append(numbers_of(parcel))
-        crossed: Parcel = cloudpickle.loads(cloudpickle.dumps(parcel))
+    def submit(self, order: WorkOrder) -> Future:
+        self.submitted.append(numbers_of(order))
+        crossed: WorkOrder = cloudpickle.loads(cloudpickle.dumps(order))
         future = Future()
         threading.Thread(target=self.behave, args=(crossed, future), daemon=True).start()
         return future
 
 
-def succeed(parcel: Parcel, future: Future) -> None:
+def succeed(order: WorkOrder, future: Future) -> None:
     """As a worker does it."""
     try:
-        handle_group(parcel)
+        handle_group(order)
     except BaseException as error:
         future.end(error)
     else:
@@ -179,9 +179,24 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         each.close(abandon=True)
 
 
+def fatal(outcome: Outcome, kind: type[BaseException] = BaseException) -> BaseException:
+    assert isinstance(outcome, Fatal)
+    assert isinstance(outcome.error, kind)
+    return outcome.error
+
+
+def failures(outcome: Outcome) -> tuple[Failure, ...]:
+    """Of a batch that failed because its worker was lost."""
+    assert isinstance(outcome, Failed)
+    assert outcome.error.cause is Cause.WORKER_LOST
+    return outcome.failures
+
+
 def done(outcomes: dict[int, Outcome]) -> set[int]:
-    assert not any(outcome.failures or outcome.fatal for outcome in outcomes.values())
-    return {number for number, outcome in outcomes.items() if outcome.completed}
+    for outcome in outcomes.values():
+        assert isinstance(outcome, (Done, Dropped))
+        assert not (isinstance(outcome, Done) and outcome.failures)
+    return {number for number, outcome in outcomes.items() if isinstance(outcome, Done)}
 
 
 def test_all_come_back_and_nothing_is_left(bench: Make) -> None:
@@ -199,29 +214,27 @@ def test_all_come_back_and_nothing_is_left(bench: Make) -> None:
 def test_task_runs_that_never_begin_end_the_run_and_fail_no_item(
     bench: Make, concurrency: int
 ) -> None:
-    def refuse(parcel: Parcel, future: Future) -> None:
+    def refuse(order: WorkOrder, future: Future) -> None:
         future.end(ModuleNotFoundError("No module named 'resumable_tasks'"))
 
     runner = bench(refuse, concurrency)
     runner.submit(10)
     outcomes = runner.take(10).values()
-    assert not any(outcome.failures or outcome.completed for outcome in outcomes)
     for outcome in outcomes:
-        assert isinstance(outcome.fatal, UsageError)
-        assert "No module named 'resumable_tasks'" in str(outcome.fatal)
+        assert "No module named 'resumable_tasks'" in str(fatal(outcome, UsageError))
     assert len(runner.runs.submitted) <= 3 * concurrency
     runner.submit()
-    assert isinstance(runner.take(1)[10].fatal, UsageError)
+    fatal(runner.take(1)[10], UsageError)
 
 
 def test_a_worker_that_refuses_now_and_then_is_got_over(bench: Make) -> None:
     turn = iter(range(1_000))
 
-    def now_and_then(parcel: Parcel, future: Future) -> None:
+    def now_and_then(order: WorkOrder, future: Future) -> None:
         if next(turn) % 2:
             future.end(OSError("no route to Prefect's API"))
         else:
-            succeed(parcel, future)
+            succeed(order, future)
 
     runner = bench(now_and_then, 1, seconds=0.0)
     runner.submit(20)
@@ -229,14 +242,13 @@ def test_a_worker_that_refuses_now_and_then_is_got_over(bench: Make) -> None:
 
 
 def test_what_is_wrong_with_the_place_ends_the_run_at_once(bench: Make) -> None:
-    def misplaced(parcel: Parcel, future: Future) -> None:
+    def misplaced(order: WorkOrder, future: Future) -> None:
         future.end(UsageError("the checkpoint is not there"))
 
     runner = bench(misplaced)
     runner.submit(5)
     outcomes = runner.take(5).values()
-    assert {str(outcome.fatal) for outcome in outcomes} == {"the checkpoint is not there"}
-    assert not any(outcome.failures for outcome in outcomes)
+    assert {str(fatal(each)) for each in outcomes} == {"the checkpoint is not there"}
 
 
 @pytest.mark.parametrize("how", [RuntimeError("what"), WorkerLost("gone"), None])
@@ -245,20 +257,20 @@ def test_of_a_task_run_that_was_lost_the_batch_it_was_at_is_suspected(
 ) -> None:
     """Batch 6 ends whatever it is in, the first time together with other batches."""
 
-    def fragile(parcel: Parcel, future: Future) -> None:
-        numbers = numbers_of(parcel)
+    def fragile(order: WorkOrder, future: Future) -> None:
+        numbers = numbers_of(order)
         if 6 in numbers:
-            del parcel.batches[numbers.index(6) :]
-            handle_group(parcel)
+            del order.batches[numbers.index(6) :]
+            handle_group(order)
             future.end(how)
         else:
-            succeed(parcel, future)
+            succeed(order, future)
 
     runner = bench(fragile, 1)
     runner.submit(12)
     outcomes = runner.take(12)
     runner.close()
-    (failure,) = outcomes.pop(6).failures
+    (failure,) = failures(outcomes.pop(6))
     assert (failure.error, failure.attempts) == ("WorkerLost", 3)
     assert done(outcomes) == set(range(12)) - {6}
     with_it = [numbers for numbers in runner.runs.submitted if 6 in numbers]
@@ -273,18 +285,18 @@ def test_a_batch_is_isolated_before_it_is_given_up(bench: Make) -> None:
     most: dict[tuple[int, ...], list[int]] = {}
     lock = threading.Lock()
 
-    def fragile(parcel: Parcel, future: Future) -> None:
-        numbers = tuple(numbers_of(parcel))
+    def fragile(order: WorkOrder, future: Future) -> None:
+        numbers = tuple(numbers_of(order))
         with lock:
             running.append(1)
         time.sleep(0.3)
         with lock:
             most.setdefault(numbers, []).append(len(running))
         if 3 in numbers:
-            outbox_of(parcel).begin(parcel.name[1])
+            outbox_of(order).begin(order.name[1])
             how: BaseException | None = BrokenProcessPool("gone")
         else:
-            handle_group(parcel)
+            handle_group(order)
             how = None
         with lock:
             running.pop()
@@ -293,7 +305,7 @@ def test_a_batch_is_isolated_before_it_is_given_up(bench: Make) -> None:
     runner = bench(fragile, 3, seconds=0.0)
     runner.submit(30)
     outcomes = runner.take(30)
-    assert outcomes.pop(3).failures
+    assert failures(outcomes.pop(3))
     assert done(outcomes) == set(range(30)) - {3}
     assert most[(3,)][-1] == 1
     assert max(times for each in most.values() for times in each) == 3
@@ -306,21 +318,21 @@ def test_those_that_wait_in_a_pool_that_one_has_broken_are_no_suspects(
     broken = threading.Event()
     monkeypatch.setattr(remote, "renew_pool", broken.clear)
 
-    def behave(parcel: Parcel, future: Future) -> None:
-        if numbers_of(parcel) == [0]:
-            outbox_of(parcel).begin(parcel.name[1])
+    def behave(order: WorkOrder, future: Future) -> None:
+        if numbers_of(order) == [0]:
+            outbox_of(order).begin(order.name[1])
             broken.set()
         # Its end is the last to be known.
-        time.sleep(0.3 if broken.is_set() and numbers_of(parcel)[0] == 0 else 0.1)
+        time.sleep(0.3 if broken.is_set() and numbers_of(order)[0] == 0 else 0.1)
         if broken.is_set():
             future.end(BrokenProcessPool("gone"))
         else:
-            succeed(parcel, future)
+            succeed(order, future)
 
     runner = bench(behave, 4, seconds=0.0)
     runner.submit(20)
     outcomes = runner.take(20)
-    assert [failure.attempts for failure in outcomes.pop(0).failures] == [3]
+    assert [failure.attempts for failure in failures(outcomes.pop(0))] == [3]
     assert done(outcomes) == set(range(1, 20))
 
 
@@ -329,8 +341,8 @@ def test_a_task_run_that_is_complete_need_not_end(
 ) -> None:
     monkeypatch.setattr(remote, "_OVERDUE_SECONDS", 0.2)
 
-    def hang(parcel: Parcel, future: Future) -> None:
-        handle_group(parcel)
+    def hang(order: WorkOrder, future: Future) -> None:
+        handle_group(order)
 
     runner = bench(hang, 1)
     runner.submit(9)
@@ -341,8 +353,8 @@ def test_a_task_run_that_is_complete_need_not_end(
 def test_outcomes_count_before_their_task_run_ends(bench: Make) -> None:
     go = threading.Event()
 
-    def slow(parcel: Parcel, future: Future) -> None:
-        handle_group(parcel)
+    def slow(order: WorkOrder, future: Future) -> None:
+        handle_group(order)
         go.wait(PATIENCE)
         future.end()
 
@@ -396,22 +408,22 @@ def test_a_damaged_outcome_is_had_anew(bench: Make, monkeypatch: pytest.MonkeyPa
 def test_whatever_goes_wrong_in_the_thread_all_come_back(
     bench: Make, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    def hang(parcel: Parcel, future: Future) -> None: ...
+    def hang(order: WorkOrder, future: Future) -> None: ...
 
     runner = bench(hang)
     if when == "submitting":
 
-        def submit(parcel: Parcel) -> Future:
+        def submit(order: WorkOrder) -> Future:
             raise RuntimeError("Prefect has gone")
 
-        monkeypatch.setattr(Runs, "submit", lambda self, parcel: submit(parcel))
+        monkeypatch.setattr(Runs, "submit", lambda self, order: submit(order))
     elif when == "letting go":
 
         def withdraw(outbox: Outbox, task_run: int) -> None:
             raise StoreError("the disk has gone")
 
         object.__setattr__(
-            runner.runs, "behave", lambda parcel, future: future.end(RuntimeError("what"))
+            runner.runs, "behave", lambda order, future: future.end(RuntimeError("what"))
         )
         monkeypatch.setattr(Outbox, "withdraw", withdraw)
     else:
@@ -421,31 +433,29 @@ def test_whatever_goes_wrong_in_the_thread_all_come_back(
 
         monkeypatch.setattr(Outbox, "numbers", numbers)
     runner.submit(9)
-    assert all("has gone" in str(outcome.fatal) for outcome in runner.take(9).values())
+    assert all("has gone" in str(fatal(each)) for each in runner.take(9).values())
     runner.submit(1)
-    assert "has gone" in str(runner.take(1)[9].fatal)
+    assert "has gone" in str(fatal(runner.take(1)[9]))
     runner.close(abandon=True)
 
 
 def test_a_flow_that_cannot_be_sent_is_said(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def submit(runs: Runs, parcel: Parcel) -> Future:
+    def submit(runs: Runs, order: WorkOrder) -> Future:
         raise TypeError("cannot pickle 'generator' object")
 
     monkeypatch.setattr(Runs, "submit", submit)
     runner = bench()
     runner.submit(1)
-    fatal = runner.take(1)[0].fatal
-    assert isinstance(fatal, UsageError)
-    assert "parameters" in str(fatal)
+    assert "parameters" in str(fatal(runner.take(1)[0], UsageError))
 
 
 def test_once_it_stops_nothing_begins_in_a_worker(bench: Make) -> None:
     go = threading.Event()
     states: list[Any] = []
 
-    def late(parcel: Parcel, future: Future) -> None:
+    def late(order: WorkOrder, future: Future) -> None:
         go.wait(PATIENCE)
-        states.append(handle_group(parcel))
+        states.append(handle_group(order))
         future.end()
 
     runner = bench(late, 2)
@@ -454,7 +464,7 @@ def test_once_it_stops_nothing_begins_in_a_worker(bench: Make) -> None:
     runner.stopping.set()
     until(lambda: not any(name.endswith("-open") for name in runner.store.list("outbox")))
     go.set()
-    assert all(outcome.dropped for outcome in runner.take(7).values())
+    assert all(isinstance(each, Dropped) for each in runner.take(7).values())
     runner.close()
     assert runner.store.list("shards") == {}
     assert {state.type.name for state in states} == {"CANCELLED"}
@@ -477,21 +487,20 @@ def test_a_task_run_that_has_begun_begins_no_other_batch(
     runner.submit(6)
     outcomes = runner.take(6)
     assert len(done(outcomes)) == 1
-    assert sum(outcome.dropped for outcome in outcomes.values()) == 5
+    assert sum(isinstance(each, Dropped) for each in outcomes.values()) == 5
     assert len(runner.store.list("shards")) == 9
     assert max(map(len, runner.runs.submitted)) > 1
 
 
 def test_what_another_driver_has_taken_over_is_not_lost(bench: Make) -> None:
-    def taken_over(parcel: Parcel, future: Future) -> None:
-        outbox_of(parcel).begin(parcel.name[1])
-        outbox_of(parcel).clear()
+    def taken_over(order: WorkOrder, future: Future) -> None:
+        outbox_of(order).begin(order.name[1])
+        outbox_of(order).clear()
         future.end(WorkerLost("the worker that had begun this task run was lost"))
 
     runner = bench(taken_over, 1)
     runner.submit(1)
-    outcome = runner.take(1)[0]
-    assert (outcome.dropped, outcome.failures, outcome.fatal) == (True, (), None)
+    assert isinstance(runner.take(1)[0], Dropped)
 
 
 def test_closing_does_not_wait_for_a_submission(
@@ -500,9 +509,9 @@ def test_closing_does_not_wait_for_a_submission(
     go = threading.Event()
     states: list[Any] = []
 
-    def submit(runs: Runs, parcel: Parcel) -> Future:
+    def submit(runs: Runs, order: WorkOrder) -> Future:
         go.wait(PATIENCE)
-        states.append(handle_group(parcel))
+        states.append(handle_group(order))
         return Future()
 
     monkeypatch.setattr(Runs, "submit", submit)
@@ -533,9 +542,9 @@ def test_large_batches_share_a_task_run_with_few(bench: Make) -> None:
 def test_the_items_are_let_go_when_they_are_submitted(bench: Make) -> None:
     go = threading.Event()
 
-    def hold(parcel: Parcel, future: Future) -> None:
+    def hold(order: WorkOrder, future: Future) -> None:
         go.wait(PATIENCE)
-        succeed(parcel, future)
+        succeed(order, future)
 
     runner = bench(hold, 1)
     runner.submit(3, data="x")
@@ -558,9 +567,9 @@ def test_an_outbox_that_takes_long_to_list_is_listed_less_often(
         time.sleep(0.1)
         return numbers(outbox)
 
-    def hold(parcel: Parcel, future: Future) -> None:
+    def hold(order: WorkOrder, future: Future) -> None:
         time.sleep(2.5)
-        succeed(parcel, future)
+        succeed(order, future)
 
     runner = bench(hold, 1)
     monkeypatch.setattr(Outbox, "numbers", slow)
@@ -575,14 +584,14 @@ def test_that_no_worker_begins_is_said(
     monkeypatch.setattr(remote, "_PATIENCE_SECONDS", 0.2)
     go = threading.Event()
 
-    def wait(parcel: Parcel, future: Future) -> None:
+    def wait(order: WorkOrder, future: Future) -> None:
         go.wait(PATIENCE)
-        outbox_of(parcel).begin(parcel.name[1])
+        outbox_of(order).begin(order.name[1])
         time.sleep(0.6)
-        for name in outbox_of(parcel).store.list("outbox"):
+        for name in outbox_of(order).store.list("outbox"):
             if name.endswith("-begun"):
-                outbox_of(parcel).store.delete(name)
-        succeed(parcel, future)
+                outbox_of(order).store.delete(name)
+        succeed(order, future)
 
     runner = bench(wait, 1)
     runner.submit(1)
@@ -598,9 +607,9 @@ def test_what_is_sent_can_be_loaded_where_this_library_is_not(bench: Make, tmp_p
     """And says then what is missing; but for this, a worker of Dask would end without a word."""
     sent: list[bytes] = []
 
-    def keep(parcel: Parcel, future: Future) -> None:
-        sent.append(cloudpickle.dumps((handle, parcel)))
-        succeed(parcel, future)
+    def keep(order: WorkOrder, future: Future) -> None:
+        sent.append(cloudpickle.dumps((handle, order)))
+        succeed(order, future)
 
     runner = bench(keep)
     runner.submit(1)
@@ -609,8 +618,8 @@ def test_what_is_sent_can_be_loaded_where_this_library_is_not(bench: Make, tmp_p
     program = (
         "import sys, cloudpickle\n"
         "sys.modules['resumable_tasks'] = None\n"
-        "handle, parcel = cloudpickle.load(open(sys.argv[1], 'rb'))\n"
-        "try: handle(parcel)\n"
+        "handle, order = cloudpickle.load(open(sys.argv[1], 'rb'))\n"
+        "try: handle(order)\n"
         "except ModuleNotFoundError as error: print(error)\n"
     )
     said = subprocess.run(
@@ -628,9 +637,9 @@ class TestWorker:
     def test_a_task_run_that_is_run_again_handles_nothing(self, bench: Make) -> None:
         again: list[Any] = []
 
-        def twice(parcel: Parcel, future: Future) -> None:
-            copy = cloudpickle.loads(cloudpickle.dumps(parcel))
-            handle_group(parcel)
+        def twice(order: WorkOrder, future: Future) -> None:
+            copy = cloudpickle.loads(cloudpickle.dumps(order))
+            handle_group(order)
             again.append(handle_group(copy))
             future.end()
 
@@ -643,17 +652,17 @@ class TestWorker:
     def test_one_whose_worker_has_died_is_left_to_the_driver(self, bench: Make) -> None:
         again: list[Any] = []
 
-        def half(parcel: Parcel, future: Future) -> None:
-            copy = cloudpickle.loads(cloudpickle.dumps(parcel))
-            if len(parcel.batches) > 1 and not again:
-                parcel.batches.pop()
-                handle_group(parcel)
+        def half(order: WorkOrder, future: Future) -> None:
+            copy = cloudpickle.loads(cloudpickle.dumps(order))
+            if len(order.batches) > 1 and not again:
+                order.batches.pop()
+                handle_group(order)
                 with pytest.raises(WorkerLost) as caught:
                     handle_group(copy)
                 again.append(caught.value)
                 future.end(caught.value)
             else:
-                succeed(parcel, future)
+                succeed(order, future)
 
         runner = bench(half, 1)
         runner.submit(6)
@@ -662,11 +671,11 @@ class TestWorker:
         assert len(again) == 1
 
     def test_one_that_the_driver_has_let_go_handles_nothing(self, bench: Make) -> None:
-        kept: list[Parcel] = []
+        kept: list[WorkOrder] = []
 
-        def keep(parcel: Parcel, future: Future) -> None:
-            kept.append(cloudpickle.loads(cloudpickle.dumps(parcel)))
-            succeed(parcel, future)
+        def keep(order: WorkOrder, future: Future) -> None:
+            kept.append(cloudpickle.loads(cloudpickle.dumps(order)))
+            succeed(order, future)
 
         runner = bench(keep, 1)
         runner.submit(1)
@@ -685,14 +694,14 @@ class TestWorker:
         mine.expect(99)
         elsewhere = Outbox(other.store, 1, mine.token)
         other.store.put("outbox/e1-t99", b"")
-        assert handle_group(parcel(mine, 99, work)).type.name == "COMPLETED"
-        assert handle_group(parcel(elsewhere, 99, work)).type.name == "CANCELLED"
+        assert handle_group(order(mine, 99, work)).type.name == "COMPLETED"
+        assert handle_group(order(elsewhere, 99, work)).type.name == "CANCELLED"
 
     def test_a_place_without_a_checkpoint_is_said(self, bench: Make, tmp_path: Path) -> None:
         runner = bench()
         nowhere = Outbox(LocalStore(tmp_path / "nowhere"), 1)
         with pytest.raises(UsageError, match=r"nowhere is not there on host .* all workers share"):
-            handle_group(parcel(nowhere, 0, runner.runner._work))
+            handle_group(order(nowhere, 0, runner.runner._work))
 
     def test_pauses_between_attempts_end_with_the_run(self, bench: Make) -> None:
         outbox = Outbox(bench().store, 5)

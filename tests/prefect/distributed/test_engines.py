@@ -18,7 +18,7 @@ from tests.prefect.distributed.conftest import Engine
 from tests.prefect.distributed.handlers import calls, items, times_handled, work
 
 pytestmark = [
-    # Prefect's, Dask's and Ray's own are not ours to mend.
+    # Prefect's, Dask's and Ray's own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-Job = ResumableTask[..., Any]
+Job = ResumableTask[Any]
 
 
 def closure(by: int) -> Callable[..., Any]:

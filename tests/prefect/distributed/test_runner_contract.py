@@ -18,8 +18,9 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.threads import ThreadTaskRuns
-from resumable_tasks.runners.base import Runner, Work
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import Work
+from resumable_tasks.runners.outcome import Done, Outcome
 from resumable_tasks.testing import runner_suite
 from resumable_tasks.testing.runner_suite import Bench, ProcessRunnerSuite, RunnerSuite
 from tests.prefect.distributed.conftest import Engine
@@ -104,7 +105,7 @@ class Reading(Runner):
             work = replace(work, writer=ShardWriter(store, 1))
 
             def read(outcome: Outcome) -> None:
-                if outcome.shard is not None:
+                if isinstance(outcome, Done) and outcome.shard is not None:
                     table = shards.read(store, outcome.shard)
                     outcome = replace(outcome, table=table, schema=table.schema, shard=None)
                 done(outcome)

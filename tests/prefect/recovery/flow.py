@@ -38,7 +38,7 @@ def rows(keys: list[int]) -> list[dict[str, int]]:
 
 def made(
     place: str, seconds: float, slow: dict[str, float], awaited: bool, options: dict[str, Any]
-) -> ResumableTask[..., Any]:
+) -> ResumableTask[Any]:
     """The job. A batch takes ``seconds``, but for those with a key that ``slow`` names.
 
     None takes any time once there is a file named ``hurry``.

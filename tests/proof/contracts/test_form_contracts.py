@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from resumable_tasks.testing.form_suite import NOTE, FormSuite, flip
+from tests import warm
 
 
-class TestJournal(FormSuite):
+class TestJournal(warm.WarmForms, FormSuite):
     """A directory with an append-only journal and Parquet shards."""
 
     in_flight = 2 * 2 * 5
@@ -53,13 +53,13 @@ handler.run(range(COUNT), checkpoint="checkpoint")
         )
         flip(newest)
 
-    def mend(self, place: Path) -> None:
+    def fix(self, place: Path) -> None:
         resumable = [sys.executable, "-c", "from resumable_tasks.cli import main; main()"]
-        subprocess.run([*resumable, "repair", str(place / "checkpoint")], check=True)
+        warm.run([*resumable, "repair", str(place / "checkpoint")], check=True)
 
 
 class TestSnapshot(FormSuite):
-    """State that is a structure, saved whole now and then."""
+    """State that is a structure, saved whole now and then; in fresh interpreters, as is shipped."""
 
     in_flight = 5
 

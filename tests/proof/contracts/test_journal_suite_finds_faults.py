@@ -130,7 +130,7 @@ FAULTS = {
 
 def faulty(old: str, new: str) -> types.ModuleType:
     source = inspect.getsource(journal)
-    assert source.count(old) == 1, f"the journal has no {old!r} any more: seed this fault anew"
+    assert source.count(old) == 1, f"the journal has no {old!r} any more: seed this fault again"
     module = types.ModuleType("faulty_journal")
     sys.modules[module.__name__] = module
     exec(compile(source.replace(old, new), "faulty_journal", "exec"), module.__dict__)

@@ -14,11 +14,11 @@ import pytest
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import CheckpointUnusable, StoreError
-from resumable_tasks.testing.store_suite import FOLDERS, StoreSuite
+from resumable_tasks.testing.store_suite import FOLDERS, DiskSuite
 from tests.proof.contracts.disk_stores import Died, OnDisk, dying_at, raw_files
 
 
-class TestLocalStore(OnDisk, StoreSuite):
+class TestLocalStore(OnDisk, DiskSuite):
     def test_files_and_folders_are_private(self, store: Store) -> None:
         old = os.umask(0)
         try:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from resumable_tasks.runners.aio import AsyncRunner
+from resumable_tasks.runners.eventloop import AsyncRunner
 from resumable_tasks.runners.processes import ProcessRunner
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.testing.runner_suite import Bench, ProcessRunnerSuite, RunnerSuite, ahandle

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from resumable_tasks.runners import base
-from resumable_tasks.runners.base import execute
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners import handle
+from resumable_tasks.runners.handle import execute
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Times
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.testing import runner_suite
 from resumable_tasks.testing.runner_suite import Bench, RunnerSuite
@@ -26,12 +26,12 @@ class ComesBackTwice(ThreadRunner):
 
 class LosesWhatFails(ThreadRunner):
     def start(self, work, done, stopping):
-        super().start(work, lambda o: done(o) if not o.failures else None, stopping)
+        super().start(work, lambda o: done(o) if not isinstance(o, Failed) else None, stopping)
 
 
 class LosesWhatIsDropped(ThreadRunner):
     def start(self, work, done, stopping):
-        super().start(work, lambda o: done(o) if not o.dropped else None, stopping)
+        super().start(work, lambda o: done(o) if not isinstance(o, Dropped) else None, stopping)
 
 
 class OneTooMany(ThreadRunner):
@@ -79,11 +79,12 @@ class ForgetsWhoseRowsTheyAre(ThreadRunner):
 
 class FailsTheNeighbours(ThreadRunner):
     def start(self, work, done, stopping):
-        failures = []
+        failures, kinds = [], []
 
         def all_fail(outcome):
             failures.extend(outcome.failures)
-            done(replace(outcome, failures=tuple(failures), completed=0))
+            kinds.extend([outcome.error] if isinstance(outcome, Failed) else [])
+            done(Failed(outcome.batch, kinds[0], tuple(failures)) if kinds else outcome)
 
         super().start(work, all_fail, stopping)
 
@@ -100,13 +101,18 @@ class TriesForever(ThreadRunner):
 
 class SwallowsExits(ThreadRunner):
     def start(self, work, done, stopping):
-        super().start(work, lambda o: done(replace(o, fatal=None)), stopping)
+        super().start(work, lambda o: done(Done(o.batch) if isinstance(o, Fatal) else o), stopping)
+
+
+class ForgetsTheCalls(ThreadRunner):
+    def start(self, work, done, stopping):
+        super().start(work, lambda o: done(replace(o, times=Times())), stopping)
 
 
 class HidesTheBatch(ThreadRunner):
     def start(self, work, done, stopping):
         def handler(items):
-            base.current.set((replace(base.current.get()[0], lines=b""), 1))
+            handle.current.set((replace(handle.current.get()[0], lines=b""), 1))
             return work.handler(items)
 
         super().start(replace(work, handler=handler), done, stopping)
@@ -144,9 +150,8 @@ class NeverAbandons(ThreadRunner):
 class MatchesNothing(ThreadRunner):
     def start(self, work, done, stopping):
         def unmatched(outcome):
-            table = outcome.table
-            if outcome.failures:
-                outcome = Outcome(outcome.batch, outcome.batch.lines, 1, table)
+            if isinstance(outcome, Failed):
+                outcome = Done(outcome.batch, outcome.batch.lines, 1)
             done(outcome)
 
         super().start(work, unmatched, stopping)
@@ -171,6 +176,7 @@ CASES = [
     (SwallowsExits, "what_is_no_plain_exception_comes_back_too", "interrupt"),
     (TriesOnce, "a_batch_is_tried_again_as_often_as_was_asked_for"),
     (TriesForever, "a_batch_is_tried_again_as_often_as_was_asked_for"),
+    (ForgetsTheCalls, "a_batch_is_tried_again_as_often_as_was_asked_for"),
     (HidesTheBatch, "handlers_know_their_batch"),
     (SeesNothing, CONTEXT),
     (

@@ -207,7 +207,8 @@ def fill_the_disk(launch: Launcher, spec: Spec) -> None:
     """Writes become short, then fail, at every size of file; with room again it goes on."""
     for size in (1700, 1500, 1300, 1100, 900, 700, 500, 400, 300, 200, 100, 1):
         child = launch.fork(replace(spec, file_limit=size))
-        assert child.wait() in (75, 0), f"{size}: {child.code}: {child.says()}"
+        # 120: what it says goes to a file, too, and an interpreter that cannot say it ends so.
+        assert child.wait() in (75, 0, 120), f"{size}: {child.code}: {child.says()}"
         found = oracle.consistent(spec)
         if child.code == 0:
             assert len(found.all_keys) == spec.items, "said to be done, and is not"

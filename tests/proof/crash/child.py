@@ -1,7 +1,7 @@
 """The process under attack: one run of a small job, as its specification says.
 
-Run as ``python -m <package>.child '<json of a Spec>'``, or forked by `zygote`, which has the
-imports behind it. What it handles it notes down by one appending write per batch *before* it does
+Run as ``python -m <package>.child '<json of a Spec>'``, or forked with its imports behind it
+(`tests.warm`). What it handles it notes down by one appending write per batch *before* it does
 anything else, and every record that it is told of as committed likewise.
 """
 
@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import threading
@@ -25,8 +26,10 @@ from queue import SimpleQueue
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from resumable_tasks import ResumableTask, resumable_task
-from resumable_tasks.engine import engine
+import resumable_tasks
+import resumable_tasks.task.running  # what a run loads must not be among its system calls
+from resumable_tasks import Changes, ResumableTask, resumable_task
+from resumable_tasks.engine import committer
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
 from resumable_tasks.errors import CheckpointHeld
 from resumable_tasks.testing import faults
@@ -75,6 +78,7 @@ class Spec:
     no_temporary: bool = False
     """No folder for temporary files has room."""
     worker_fail: str = ""
+    ignore_interrupts: bool = False
     user: int = 0
     """Become this user first, if not 0."""
     again: bool = False
@@ -148,8 +152,8 @@ async def ahandle(items: list[dict[str, int]]) -> list[dict[str, int]]:
     return _rows(items)
 
 
-def make(spec: Spec) -> ResumableTask[..., Any]:
-    task: ResumableTask[..., Any] = resumable_task(
+def make(spec: Spec) -> ResumableTask[Any]:
+    task: ResumableTask[Any] = resumable_task(
         ahandle if spec.runner == "async" else handle,
         name="crash",
         key="id",
@@ -158,7 +162,7 @@ def make(spec: Spec) -> ResumableTask[..., Any]:
         runner="processes" if spec.runner == "processes" else "auto",
         grace_seconds=spec.grace_seconds,
         retries=spec.retries,
-        fingerprint="edition" if spec.edition >= 0 else None,
+        changes=Changes("edition") if spec.edition >= 0 else None,
     )
     return task
 
@@ -166,6 +170,8 @@ def make(spec: Spec) -> ResumableTask[..., Any]:
 def run(spec: Spec) -> None:
     """Carry a specification out, in a process that does nothing else."""
     os.environ[SPEC] = json.dumps(asdict(spec))
+    if spec.ignore_interrupts:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if spec.user and os.geteuid() == 0:
         os.setgroups([])
         os.setgid(spec.user)
@@ -266,9 +272,11 @@ def _job(spec: Spec) -> None:
 
 
 def _publish(spec: Spec) -> None:
+    from resumable_tasks.checkpoint.directory.place import Directory
     from resumable_tasks.results.publish import publish
 
-    publish(spec.checkpoint_path, spec.publish, **_target(spec))
+    reader = Directory(spec.checkpoint_path).reader()
+    publish(reader, spec.publish, **_target(spec))
 
 
 def _target(spec: Spec) -> dict[str, int]:
@@ -277,7 +285,7 @@ def _target(spec: Spec) -> dict[str, int]:
 
 def _interrupt(at: int) -> Callable[[], int]:
     """Raise KeyboardInterrupt at this line of the library, counted as the main thread goes."""
-    library = os.path.dirname(os.path.abspath(engine.__file__))
+    library = os.path.dirname(os.path.abspath(resumable_tasks.__file__))
     passed = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -327,9 +335,7 @@ def _committer_first(body: Callable[[], None]) -> None:
         finally:
             handover.put(None)
 
-    engine.threading = SimpleNamespace(  # type: ignore[assignment]
-        Thread=Handed, Event=threading.Event, Condition=threading.Condition
-    )
+    committer.threading = SimpleNamespace(Thread=Handed)  # type: ignore[assignment]
     thread = threading.Thread(target=rest)
     thread.start()
     target = handover.get()

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.proof.crash.child import Spec
 
 _ROOT = Path(__file__).resolve().parents[len(str(__package__).split("."))]
@@ -30,67 +30,6 @@ def until(what: str, holds: Callable[[], Any], seconds: float = BOUND_SECONDS) -
             raise AssertionError(f"after {seconds:g} seconds: not yet {what}")
         time.sleep(0.002)
     return found
-
-
-class Zygote:
-    """The process that forks the children; see `zygote`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
-        self._started: list[int] = []
-        self.ended: dict[int, int] = {}
-        self._over = False
-        self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def fork(self, spec: Spec, output: Path) -> int:
-        assert self._process.stdin is not None
-        request = {"spec": asdict(spec), "output": str(output)}
-        with self._news:
-            count = len(self._started)
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        with self._news:
-            self._news.wait_for(lambda: len(self._started) > count or self._over, BOUND_SECONDS)
-            assert len(self._started) > count, "the zygote has died; see its standard error"
-            # It may have ended already, and `_listen` have noted that down: it stays so.
-            return self._started[-1]
-
-    def wait(self, pid: int, seconds: float) -> int | None:
-        with self._news:
-            self._news.wait_for(lambda: pid in self.ended, seconds)
-            return self.ended.get(pid)
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(BOUND_SECONDS)
-        self._thread.join(BOUND_SECONDS)
-        self._process.stdout.close()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            answer = json.loads(line)
-            with self._news:
-                if "started" in answer:
-                    # A number can come again; what ended under it before is another process.
-                    self.ended.pop(answer["started"], None)
-                    self._started.append(answer["started"])
-                else:
-                    self.ended[answer["ended"]] = answer["status"]
-                self._news.notify_all()
-        with self._news:
-            self._over = True
-            self._news.notify_all()
 
 
 class Child:
@@ -142,23 +81,23 @@ class Child:
 class Launcher:
     """Starts the children of one test."""
 
-    def __init__(self, zygote: Callable[[], Zygote], outputs: Path) -> None:
-        self._zygote = zygote
+    def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
         self._children: list[Child] = []
 
     def fork(self, spec: Spec) -> Child:
-        """A child of the zygote: quick to start."""
-        output = self._output()
-        zygote = self._zygote()
-        pid = zygote.fork(spec, output)
-        return self._add(Child(pid, output, lambda seconds: zygote.wait(pid, seconds)))
+        """A child of the warm parent: quick to start."""
+        return self._started(warm.start, spec)
 
     def start(self, spec: Spec) -> Child:
         """A fresh interpreter, as a person's script is."""
-        output = self._output()
-        with output.open("wb") as file:
-            process = subprocess.Popen(
+        return self._started(subprocess.Popen, spec)
+
+    def _started(self, start: Any, spec: Spec) -> Child:
+        self._outputs.mkdir(exist_ok=True)
+        output = self._outputs / f"{len(self._children)}.txt"
+        with output.open("ab") as file:
+            process = start(
                 [sys.executable, "-m", f"{__package__}.child", json.dumps(asdict(spec))],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -170,11 +109,13 @@ class Launcher:
 
         def wait(seconds: float) -> int | None:
             try:
-                return process.wait(seconds) if seconds else process.poll()
+                code: int | None = process.wait(seconds) if seconds else process.poll()
             except subprocess.TimeoutExpired:
                 return None
+            return code
 
-        return self._add(Child(process.pid, output, wait))
+        self._children.append(Child(process.pid, output, wait))
+        return self._children[-1]
 
     def to_end(self, spec: Spec) -> Child:
         """Run to the end, which has to be a good one."""
@@ -186,11 +127,3 @@ class Launcher:
     def close(self) -> None:
         for child in self._children:
             child.kill()
-
-    def _output(self) -> Path:
-        self._outputs.mkdir(exist_ok=True)
-        return self._outputs / f"{len(self._children)}.txt"
-
-    def _add(self, child: Child) -> Child:
-        self._children.append(child)
-        return child

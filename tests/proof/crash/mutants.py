@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from resumable_tasks.checkpoint.directory import journal, shards
-from resumable_tasks.checkpoint.directory.driver import Checkpoint
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import local
 from resumable_tasks.checkpoint.store.base import CreateUnknown
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.engine import engine
+from resumable_tasks.engine import feeder
 
 MUTANTS: dict[str, Callable[[], None]] = {}
 
@@ -68,30 +68,31 @@ def create_by_looking_and_replacing() -> None:
 
 @mutant
 def sweep_before_the_claim() -> None:
-    claim, sweep = Checkpoint._claim, Checkpoint._sweep
+    claim, sweep = DirectoryCheckpoint._claim, DirectoryCheckpoint._sweep
 
-    def first(self: Checkpoint, *about: Any) -> None:
-        self._epoch = self.state.epoch + 1
+    def first(self: DirectoryCheckpoint, *about: Any) -> None:
+        self.state.epoch += 1
         sweep(self)
+        self.state.epoch -= 1
         claim(self, *about)
 
-    Checkpoint._claim = first  # type: ignore[method-assign]
+    DirectoryCheckpoint._claim = first  # type: ignore[method-assign]
 
 
 @mutant
 def sweep_whatever_the_epoch() -> None:
-    def sweep(self: Checkpoint) -> None:
+    def sweep(self: DirectoryCheckpoint) -> None:
         for path in self.store.list(shards.FOLDER):
             if path not in self.state.shards:
                 self.store.delete(path)
         self.store.sweep(shards.FOLDER, lambda _: True)
 
-    Checkpoint._sweep = sweep  # type: ignore[method-assign]
+    DirectoryCheckpoint._sweep = sweep  # type: ignore[method-assign]
 
 
 @mutant
 def no_sweep() -> None:
-    Checkpoint._sweep = lambda self: None  # type: ignore[method-assign]
+    DirectoryCheckpoint._sweep = lambda self: None  # type: ignore[method-assign]
 
 
 @mutant
@@ -151,10 +152,11 @@ def claim_does_not_raise_the_epoch() -> None:
 
 @mutant
 def no_claim() -> None:
-    def claim(self: Checkpoint, *_: Any) -> None:
-        self._epoch = self.state.epoch + 1
+    def claim(self: DirectoryCheckpoint, *_: Any) -> None:
+        self.state.epoch += 1
+        self._begin(self.state.last)
 
-    Checkpoint._claim = claim  # type: ignore[method-assign]
+    DirectoryCheckpoint._claim = claim  # type: ignore[method-assign]
 
 
 @mutant
@@ -262,12 +264,13 @@ def the_record_is_written_in_place() -> None:
 
 @mutant
 def batches_are_out_without_limit() -> None:
-    def wait(self: engine.Engine) -> bool:
-        with self._room:
-            self._out += 1
-        return not self._stopping.is_set()
+    def wait(self: feeder.Feeder, items: int) -> int:
+        with self._flight.changed:
+            self._flight.batches += 1
+            self._flight.items += items
+        return 0 if self._stop.begun else items
 
-    engine.Engine._wait_for_room = wait  # type: ignore[method-assign]
+    feeder.Feeder._wait_for_room = wait  # type: ignore[method-assign]
 
 
 @mutant

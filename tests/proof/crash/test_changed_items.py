@@ -1,4 +1,4 @@
-"""Killed, refused or overtaken while changed items are done anew: old row or new, never none."""
+"""Killed, refused or overtaken while changed items are done again: old row or new, never none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.proof.crash.launcher import Launcher, until
 from tests.proof.crash.system_calls import Point, calls, traced
 from tests.proof.crash.test_system_calls import SEED, all_of
 
-# Which passings there are in a run that does nine changed items anew, in batches of two.
+# Which passings there are in a run that does nine changed items again, in batches of two.
 NTH = {
     "checkpoint.claimed": (1,),
     "commit.done": (1, 2),
@@ -107,7 +107,7 @@ def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault:
     "fault", [f for f in EVERY if f[-1] != "1" or f[:6] in ("commit", "shard.")]
 )
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
-    """After two runs, of which the first does the items anew, and the second sweeps."""
+    """After two runs, of which the first does the items again, and the second sweeps."""
     spec = done_once(launch, place)
     zombie = launch.fork(replace(spec, faults=f"{fault}:stop"))
     until(f"stopped at {fault}", zombie.stopped)

@@ -38,6 +38,23 @@ def test_one_signal_to_a_script_in_a_fresh_interpreter(launch: Launcher, place: 
     assert set(oracle.handled(spec)) == set(oracle.consistent(spec).all_keys)
 
 
+@pytest.mark.parametrize("runner", ["threads", "async"])
+def test_ctrl_c_stays_switched_off_for_what_runs_in_the_background(
+    launch: Launcher, place: Path, runner: str
+) -> None:
+    """A shell has its jobs in the background ignore SIGINT, and means it; SIGTERM still stops."""
+    spec = Spec(str(place), items=2000, ignore_interrupts=True, runner=runner)
+    child = launch.fork(spec)
+    until("some is handled", lambda: attacks.oracle_lines(spec, "handled") > 3)
+    child.signal(signal.SIGINT)
+    before = attacks.oracle_lines(spec, "handled")
+    until("it goes on", lambda: attacks.oracle_lines(spec, "handled") > before + 10)
+    assert not attacks.oracle_lines(spec, "stopping")
+    child.signal(signal.SIGTERM)
+    assert child.wait() == 75, child.says()
+    oracle.consistent(spec)
+
+
 @pytest.mark.parametrize("runner", ["threads", "async", "processes"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_stops_at_once(

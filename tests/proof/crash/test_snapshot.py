@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from resumable_tasks import Snapshot
 from resumable_tasks.testing import faults
+from tests import warm
 from tests.proof.crash.launcher import ENVIRONMENT, until
 from tests.proof.crash.powerloss import all_states, read_trace
 
@@ -51,7 +51,7 @@ def check(folder: Path, told: int, upto: int, steps: int = STEPS) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_point_of_a_save(place: Path, point: str, nth: int) -> None:
     environment = {**ENVIRONMENT, faults.VARIABLE: f"{point}:{nth}"}
-    died = subprocess.run(command(place), env=environment, capture_output=True, timeout=60)
+    died = warm.run(command(place), env=environment, capture_output=True, timeout=60)
     assert died.returncode == -signal.SIGKILL, died.stderr
     told = max(numbers(place / "told"), default=0)
     assert told == 2 * (nth - 1)
@@ -64,7 +64,7 @@ def test_killed_at_any_moment_again_and_again(place: Path) -> None:
     random = Random(1)
     told = 0
     for _ in range(8):
-        child = subprocess.Popen(command(place, steps=100_000, every=1), env=ENVIRONMENT)
+        child = warm.start(command(place, steps=100_000, every=1), env=ENVIRONMENT)
         begun = len(numbers(place / "found"))
         until("begun", lambda seen=begun: len(numbers(place / "found")) > seen)
         time.sleep(random.uniform(0, 0.05))
@@ -104,7 +104,7 @@ def lose_power(place: Path, states: Path, *traces: Path, seed: int, count: int |
 @pytest.mark.parametrize("count", [250, pytest.param(None, marks=pytest.mark.long)])
 def test_power_is_lost_at_any_moment(place: Path, tmp_path: Path, count: int | None) -> None:
     trace = tmp_path / "trace"
-    subprocess.run(command(place, trace, 0), env=ENVIRONMENT, check=True, timeout=60)
+    warm.run(command(place, trace, 0), env=ENVIRONMENT, check=True, timeout=60)
     lose_power(place, tmp_path / "states", trace, seed=1, count=count)
 
 
@@ -112,7 +112,7 @@ def test_power_is_lost_at_any_moment(place: Path, tmp_path: Path, count: int | N
 def test_power_is_lost_after_a_crash(place: Path, tmp_path: Path, kill_at: int) -> None:
     """The next process believes what the one that died had not made durable."""
     first, second = tmp_path / "first", tmp_path / "second"
-    died = subprocess.run(command(place, first, kill_at), env=ENVIRONMENT, timeout=60)
+    died = warm.run(command(place, first, kill_at), env=ENVIRONMENT, timeout=60)
     assert died.returncode == -signal.SIGKILL
-    subprocess.run(command(place, second, 0), env=ENVIRONMENT, check=True, timeout=60)
+    warm.run(command(place, second, 0), env=ENVIRONMENT, check=True, timeout=60)
     lose_power(place, tmp_path / "states", first, second, seed=kill_at, count=60)

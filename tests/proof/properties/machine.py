@@ -17,22 +17,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import holder, repair
-from resumable_tasks.checkpoint.directory.driver import Checkpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.place import DirectoryReader
+from resumable_tasks.checkpoint.form import Job, Opening
 from resumable_tasks.checkpoint.store import local
 from resumable_tasks.errors import CheckpointDamaged, CheckpointHeld, Fenced
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.fingerprints import Fingerprinter, digest, to_text
+from resumable_tasks.items.fingerprints import Changes, digest, to_text
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.plan import Planner
+from resumable_tasks.items.plan import Planning
 from resumable_tasks.results import publish
-from resumable_tasks.runners.outcome import Failure, Outcome
+from resumable_tasks.runners.outcome import Done, Failure
 from tests.proof.properties import raw
 
 SCHEME = KeyScheme("id")
 MANIFEST = Manifest("job", "1", SCHEME.describe(), "one")
-PRINTER = Fingerprinter("version")
 ITEMS = 14
 
 IN_COMMIT = (
@@ -115,17 +116,11 @@ class Driver:
     """One run of the job: its checkpoint, and the batches that it has yet to handle."""
 
     def __init__(
-        self, checkpoint: Checkpoint, order: list[int], batch_size: int, versions: list[int]
+        self, checkpoint: DirectoryCheckpoint, order: list[int], versions: list[int]
     ) -> None:
         self.checkpoint = checkpoint
         items = [{"id": f"k{n}", "version": versions[n]} for n in order]
-        self.planner = Planner(
-            SCHEME,
-            batch_size,
-            checkpoint.state.done,
-            fingerprinter=PRINTER if looks_at_changes(order) else None,
-            failed=checkpoint.state.failures,
-        )
+        self.planner = checkpoint.planner
         self.batches = self.planner.batches(items)
 
     def die(self) -> None:
@@ -144,7 +139,7 @@ class Attempt:
     def __init__(self, driver: Driver, batches: list[Batch], how: int, values: Iterator[int]):
         self.rows: dict[str, int] = {}
         self.prints: dict[str, str | None] = {}
-        self.anew: set[str] = set()
+        self.again: set[str] = set()
         self.failed: list[str] = []
         self._driver = driver
         self._plan = []
@@ -154,23 +149,24 @@ class Attempt:
             good = batch.keys[1:] if fails else batch.keys
             rows = [{"id": k, "v": next(values)} | ({"w": k} if wide else {}) for k in good]
             self.rows |= {row["id"]: row["v"] for row in rows}
-            for row, line in zip(batch.items, keys.split(batch.lines), strict=True):
-                looks = driver.planner.fingerprints
-                self.prints[row["id"]] = to_text(looks[line]).decode() if line in looks else None
+            taken = batch.fingerprints or [None] * len(batch)
+            lines = keys.split(batch.lines)
+            for row, line, print_ in zip(batch.items, lines, taken, strict=True):
+                self.prints[row["id"]] = None if print_ is None else to_text(print_).decode()
                 assert self.prints[row["id"]] in (None, to_text(digest(row["version"])).decode())
                 if line in driver.checkpoint.state.done:
-                    self.anew.add(row["id"])
+                    self.again.add(row["id"])
             self.failed += batch.keys[:1] if fails else []
             self._plan.append((batch, rows, remote))
 
     def carry_out(self) -> None:
         checkpoint = self._driver.checkpoint
-        schema, outcomes = None, []
+        unit = checkpoint.begin()
         for batch, rows, remote in self._plan:
             good = {row["id"] for row in rows}
             table = pa.Table.from_pylist(rows) if rows else None
             shard = checkpoint.shard_writer()(table, len(rows)) if rows and remote else None
-            outcome = Outcome(
+            outcome = Done(
                 batch,
                 done=keys.join(keys.canonical(key) for key in good),
                 completed=len(good),
@@ -178,18 +174,13 @@ class Attempt:
                 shard=shard,
                 schema=table.schema if table is not None else None,
                 failures=tuple(
-                    Failure(key, "ValueError", "no luck", self._attempts(key), batch.id)
+                    Failure(key, "ValueError", "no luck", 1, batch.id)
                     for key in batch.keys
                     if key not in good
                 ),
             )
-            _, schema = checkpoint.accept(outcome, schema, outcomes)
-            outcomes.append(outcome)
-        checkpoint.commit(outcomes, schema, self._driver.planner.fingerprints)
-
-    def _attempts(self, key: str) -> int:
-        before = self._driver.checkpoint.state.failures.get(keys.canonical(key))
-        return 1 + (before.attempts if before else 0)
+            unit.add(outcome)
+        unit.commit()
 
 
 class CheckpointMachine(RuleBasedStateMachine):
@@ -230,24 +221,25 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     def _open(self, order: list[int], batch_size: int, *, takeover: bool) -> Driver:
         before = len(self.store.locks)
+        changes = Changes("version") if looks_at_changes(order) else None
         try:
-            checkpoint = Checkpoint.open(
+            checkpoint = DirectoryCheckpoint.open(
                 self.store,
                 MANIFEST,
-                takeover=takeover,
-                fingerprint=PRINTER.describe() if looks_at_changes(order) else None,
+                Job("job", "1", "one", Planning("id", batch_size, changes=changes)),
+                Opening(takeover=takeover),
             )
         except Died:
             for release in self.store.locks[before:]:
                 release()
             raise
-        return Driver(checkpoint, order, batch_size, self.versions)
+        return Driver(checkpoint, order, self.versions)
 
     def _enter(self, driver: Driver) -> None:
         """Of two drivers the one with the higher epoch drives; the other is a zombie."""
         if self.current is None:
             self.current = driver
-        elif driver.checkpoint._epoch > self.current.checkpoint._epoch:
+        elif driver.checkpoint.state.epoch > self.current.checkpoint.state.epoch:
             self.zombies.append(self.current)
             self.current = driver
         else:
@@ -319,7 +311,7 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _epoch_of(driver: Driver) -> int:
-        return driver.checkpoint._epoch
+        return driver.checkpoint.state.epoch
 
     # Committing
 
@@ -333,7 +325,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         self._acknowledge(attempt)
 
     def _acknowledge(self, attempt: Attempt) -> None:
-        assert attempt.rows.keys() & self.done.keys() <= attempt.anew
+        assert attempt.rows.keys() & self.done.keys() <= attempt.again
         self._note(attempt)
         self.failed = (self.failed - attempt.rows.keys()) | set(attempt.failed)
 
@@ -409,16 +401,16 @@ class CheckpointMachine(RuleBasedStateMachine):
     def _acknowledge_late(self, attempt: Attempt) -> None:
         """It came back as committed: then it was so before the other began, or the other died."""
         self.failed = set(raw.read(self.store.root).failed)
-        twice = (attempt.rows.keys() & self.done.keys()) - attempt.anew - self.ever_anew
+        twice = (attempt.rows.keys() & self.done.keys()) - attempt.again - self.ever_anew
         assert not twice, f"two drivers were told that they had completed {twice}"
         self._note(attempt)
 
     def _note(self, attempt: Attempt) -> None:
-        """Its rows stand, but where the other run has done an item anew since."""
+        """Its rows stand, but where the other run has done an item again since."""
         for key, value in attempt.rows.items():
             if value > self.done.get(key, -1):
                 self.done[key], self.prints[key] = value, attempt.prints[key]
-        self.ever_anew |= attempt.anew & attempt.rows.keys()
+        self.ever_anew |= attempt.again & attempt.rows.keys()
 
     @precondition(lambda self: self.zombies)
     @rule(which=st.integers(0, 9), number=some, how=hows)
@@ -429,7 +421,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         if batches:
             try_it = Attempt(zombie, batches, how, self.values).carry_out
         else:
-            try_it = partial(zombie.checkpoint.end, {"how": "done"})
+            try_it = partial(zombie.checkpoint.end, "done", {})
         with pytest.raises(Fenced):
             try_it()
         self._bury(zombie)
@@ -449,8 +441,8 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert driver is not None
         if says_so:
             adopted = driver.planner.adopted
-            driver.checkpoint.end({"how": "done"}, bytes(adopted.lines), bytes(adopted.prints))
-            prints = adopted.prints.decode().split("\n")
+            driver.checkpoint.end("done", {})
+            prints = adopted.fingerprints.decode().split("\n")
             for key, text in zip(keys.parse_lines(bytes(adopted.lines)), prints, strict=False):
                 self.failed.discard(key)
                 self.prints[key] = text or self.prints[key]
@@ -599,6 +591,6 @@ class CheckpointMachine(RuleBasedStateMachine):
             assert state.done.get(keys.canonical(key)) == print_, key
         assert set(state.failures) == {keys.canonical(key) for key in self.failed}
         if state.schema:
-            table = publish.table(self.store, state)
+            table = DirectoryReader(self.store).read(publish.table)
             found = zip(*(table.column(name).to_pylist() for name in ("id", "v")), strict=True)
             assert sorted(found) == sorted(self.done.items())

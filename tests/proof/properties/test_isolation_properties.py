@@ -9,14 +9,14 @@ import threading
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resumable_tasks import ItemFailure, JobFailed, RunResult, resumable_task
+from resumable_tasks import Failing, ItemFailure, JobFailed, RunResult, resumable_task
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.engine import triage
+from resumable_tasks.engine import breaker
 
 RAISES, FAILS, LEFT_OUT = "raises", "fails", "left out"
 
@@ -25,7 +25,6 @@ class Wrong(Exception):
     pass
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     count=st.integers(1, 120),
     batch_size=st.integers(1, 40),
@@ -56,7 +55,7 @@ def test_bad_items_fail_and_all_others_are_done(
         batch_size=batch_size,
         concurrency=concurrency,
         # That many batches in a row with nothing but bad items have tests of their own.
-        pause_after=20,
+        failing=Failing(pause_after=20),
     )
     with tempfile.TemporaryDirectory() as folder:
         result: RunResult | None
@@ -82,7 +81,6 @@ def test_bad_items_fail_and_all_others_are_done(
     assert len(calls) <= planned + len(raising) * (halvings + 2) + left_out + 5
 
 
-@settings(max_examples=60, deadline=None)
 @example(
     batch_size=5,
     concurrency=5,
@@ -128,11 +126,10 @@ def test_whatever_is_down_and_when_every_item_is_done_once(
         key="id",
         batch_size=batch_size,
         concurrency=concurrency,
-        pause_after=pause_after,
-        isolate=isolate,
+        failing=Failing(pause_after=pause_after, isolate=isolate),
         tolerated_failures=100,
     )
-    pauses = patch.multiple(triage, _FIRST_PAUSE=0.001, _LONGEST_PAUSE=0.004)
+    pauses = patch.multiple(breaker, FIRST_PAUSE=0.001, LONGEST_PAUSE=0.004)
     with tempfile.TemporaryDirectory() as folder, pauses:
         result = task.run([{"id": i} for i in range(100)], checkpoint=folder + "/c")
         store = open_store(folder + "/c")

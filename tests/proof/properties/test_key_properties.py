@@ -5,13 +5,17 @@ from __future__ import annotations
 import enum
 import json
 
+import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from resumable_tasks.errors import InvalidKey
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.plan import Planner, Planning
+from resumable_tasks.runners.match import array
 from tests.proof.properties import strategies
 
 
@@ -191,3 +195,81 @@ def test_all_keys_are_extracted_as_each_is(spec, items) -> None:
 @given(st.lists(st.fixed_dictionaries({"a": strategies.parts}), min_size=1, max_size=5))
 def test_a_tuple_of_one_field_is_a_composite_key(items) -> None:
     assert KeyScheme(("a",)).extract_all(items) == [(item["a"],) for item in items]
+
+
+def as_json(key) -> str:
+    return keys.canonical(key).decode()
+
+
+# Tuples and texts, of which some are the text of one of the tuples, or of another one.
+alike = st.one_of(
+    strategies.tuples,
+    strategies.texts,
+    strategies.tuples.map(as_json),
+    st.sampled_from([("a", 1), '["a",1]', '["a", 1]', '"[\\"a\\",1]"', "[1]", (1,), "[1", "[[1]]"]),
+)
+narrow = st.integers(-(2**63), 2**63 - 1)  # that Arrow finds a type for by itself
+schemes = st.one_of(
+    st.tuples(st.just(KeyScheme("id")), st.lists(narrow, unique=True)),
+    st.tuples(
+        st.sampled_from([KeyScheme("id"), KeyScheme(None), KeyScheme(lambda item: item["id"])]),
+        st.lists(alike, unique=True),
+    ),
+    st.tuples(
+        st.just(KeyScheme(("one", "two"))),
+        st.lists(st.tuples(strategies.texts, narrow), unique=True),
+    ),
+)
+
+
+def admitted(scheme: KeyScheme, many: list) -> list:
+    """Those of these keys that a run admits, which takes each by itself, in one batch a key."""
+    known, taken = KeyTable(), []
+    for key in many:
+        planner = Planner(Planning(lambda item: item[0], 1), known)
+        if scheme.composite:
+            planner = Planner(Planning(("one", "two"), 1), known)
+        item = dict(zip(("one", "two"), key, strict=True)) if scheme.composite else (key,)
+        try:
+            (batch,) = planner.batches([item])
+        except InvalidKey:
+            continue
+        known.add(batch.lines, 0)
+        taken.append(key)
+    return taken
+
+
+@given(schemes)
+@example((KeyScheme(None), [("a", 1), '["a",1]']))
+@example((KeyScheme(None), ['["a",1]', ("a", 1)]))
+def test_the_keys_of_rows_are_had_from_their_columns(case) -> None:
+    """For all keys that may stand in one checkpoint."""
+    scheme, many = case
+    many = admitted(scheme, many)
+    lines = [keys.canonical(key) for key in many]
+    columns = zip(*map(scheme.values, many), strict=True) if many else ((),) * len(scheme.columns)
+    rows = pa.table(
+        [array(name, list(each)) for name, each in zip(scheme.columns, columns, strict=True)],
+        names=list(scheme.columns),
+    )
+    again = KeyScheme.of(json.loads(json.dumps(scheme.describe())))
+    for each in (scheme, again):
+        assert each.columns == scheme.columns
+        assert each.lines_of(rows, set(lines)) == lines
+    if not any(line.startswith(b'"[') for line in lines):  # then nobody has to say which there are
+        assert again.lines_of(rows) == lines
+
+
+@given(alike)
+def test_a_twin_is_the_other_key_of_the_same_text(key) -> None:
+    line = keys.canonical(key)
+    other = keys.twin(line)
+    assume(other is not None)
+    (here,), (there,) = (KeyScheme(None).values(each) for each in (key, keys.parse(other)))
+    assert here == there
+    assert (other != line, keys.twin(other)) == (True, line)
+
+
+def test_a_tuple_that_a_row_holds_as_it_is_is_known_again() -> None:
+    rows = pa.table({"key": [["a", "b"], ["c", "d"]]})
+    assert KeyScheme(None).lines_of(rows) == [b'["a","b"]', b'["c","d"]']

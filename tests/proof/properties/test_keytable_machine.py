@@ -103,7 +103,7 @@ class KeyTableMachine(RuleBasedStateMachine):
 
 TestKeyTable = KeyTableMachine.TestCase
 TestKeyTable.settings = settings(
-    max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
+    stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
 )
 
 

@@ -14,7 +14,7 @@ from resumable_tasks.errors import DuplicateKey, InvalidKey
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.items.plan import Planner
+from resumable_tasks.items.plan import Planner, Planning
 from tests.proof.properties import strategies
 
 sizes = st.integers(1, 7)
@@ -77,7 +77,7 @@ def check(planner: Planner, items, many: list, done: list, size: int) -> list:
 def test_batches_hold_the_missing_keys_once_in_order(data, size, many) -> None:
     many = list(dict.fromkeys(many))
     done = chosen(data, many)
-    planner = Planner(KeyScheme("id"), size, table_of(done))
+    planner = Planner(Planning("id", size), table_of(done))
     items = [{"id": key, "n": n} for n, key in enumerate(many)]
     batches = check(planner, iter(items), many, done, size)
     assert [item for batch in batches for item in batch.items] == [
@@ -90,20 +90,20 @@ def test_batches_hold_the_missing_keys_once_in_order(data, size, many) -> None:
 def test_other_batches_hold_the_same_keys(data, size, many) -> None:
     """What a run with another batch size does after a crash between any two batches."""
     many = list(dict.fromkeys(many))
-    first = Planner(KeyScheme(None), size, KeyTable()).batches(many)
+    first = Planner(Planning(None, size), KeyTable()).batches(many)
     stop = data.draw(st.integers(0, len(many)))
     done = [key for batch in islice(first, stop) for key in batch.keys]
     other = data.draw(sizes)
-    again = Planner(KeyScheme(None), other, table_of(done)).batches(many)
+    again = Planner(Planning(None, other), table_of(done)).batches(many)
     assert marked([*done, *(key for batch in again for key in batch.keys)]) == marked(many)
 
 
 @given(st.data(), sizes, some_keys)
 def test_a_batch_of_the_same_keys_has_the_same_id(data, size, many) -> None:
     many = list(dict.fromkeys(many))
-    one = [batch.id for batch in Planner(KeyScheme(None), size, KeyTable()).batches(many)]
+    one = [batch.id for batch in Planner(Planning(None, size), KeyTable()).batches(many)]
     assert len(set(one)) == len(one)
-    assert one == [b.id for b in Planner(KeyScheme(None), size, KeyTable()).batches(iter(many))]
+    assert one == [b.id for b in Planner(Planning(None, size), KeyTable()).batches(iter(many))]
 
 
 @given(st.data(), sizes, some_keys.filter(lambda many: len(set(many)) < len(many)))
@@ -114,7 +114,7 @@ def test_the_first_duplicate_is_told_with_both_positions(data, size, many) -> No
             break
         first[key] = position
     done = chosen(data, many)
-    planner = Planner(KeyScheme(None), size, table_of(done))
+    planner = Planner(Planning(None, size), table_of(done))
     given_out, error = planned_until(DuplicateKey, planner.batches(many))
     assert f"items {first[key]:,} and {position:,} " in error
     missing = [key for key in many[:position] if key not in done]
@@ -125,7 +125,7 @@ def test_the_first_duplicate_is_told_with_both_positions(data, size, many) -> No
 def test_duplicates_are_passed_over_if_that_is_wanted(data, size, many) -> None:
     unique = list(dict.fromkeys(many))
     done = chosen(data, unique)
-    planner = Planner(KeyScheme(None), size, table_of(done), on_duplicate="skip")
+    planner = Planner(Planning(None, size, on_duplicate="skip"), table_of(done))
     batches = list(planner.batches(many))
     missing = [key for key in unique if key not in done]
     assert marked([key for batch in batches for key in batch.keys]) == marked(missing)
@@ -140,7 +140,7 @@ def test_an_item_without_a_key_is_told_with_its_position(many, at, size) -> None
     at = min(at, len(many))
     items = [{"id": key} for key in many]
     for bad in ({"id": None}, {"id": True}, {"id": ""}, {"other": 1}):
-        planner = Planner(KeyScheme("id"), size, KeyTable())
+        planner = Planner(Planning("id", size), KeyTable())
         batches = planner.batches([*items[:at], bad, *items[at:]])
         given_out, error = planned_until(InvalidKey, batches)
         assert error.startswith(f"item {at}:")
@@ -170,11 +170,9 @@ def test_items_from_arrow_are_planned_as_rows_are(data, size, many) -> None:
     done = chosen(data, many)
     kind = pa.int64() if many and isinstance(many[0], int) else pa.string()
     whole = pa.table({"n": range(len(many)), "id": pa.array(many, kind)})
-    rows = check(
-        Planner(KeyScheme("id"), size, table_of(done)), whole.to_pylist(), many, done, size
-    )
+    rows = check(Planner(Planning("id", size), table_of(done)), whole.to_pylist(), many, done, size)
     for name, items in forms(cut(data, whole)):
-        batches = check(Planner(KeyScheme("id"), size, table_of(done)), items, many, done, size)
+        batches = check(Planner(Planning("id", size), table_of(done)), items, many, done, size)
         for batch, of_rows in zip(batches, rows, strict=True):
             assert isinstance(batch.items, pa.RecordBatch), name
             assert batch.items.to_pylist() == of_rows.items
@@ -193,9 +191,9 @@ def test_composite_keys_from_arrow_are_planned_as_rows_are(data, size, many) -> 
         }
     )
     scheme = KeyScheme(("a", "b"))
-    check(Planner(scheme, size, table_of(done)), whole.to_pylist(), many, done, size)
+    check(Planner(Planning(scheme.spec, size), table_of(done)), whole.to_pylist(), many, done, size)
     for _, items in forms(cut(data, whole)):
-        check(Planner(scheme, size, table_of(done)), items, many, done, size)
+        check(Planner(Planning(scheme.spec, size), table_of(done)), items, many, done, size)
 
 
 @given(st.data(), sizes, st.lists(few, min_size=2).filter(lambda many: len(set(many)) < len(many)))
@@ -204,13 +202,13 @@ def test_duplicates_from_arrow_are_told_as_those_of_rows_are(data, size, many) -
     messages = set()
     for _, items in (("rows", table.to_pylist()), *forms(table)):
         with pytest.raises(DuplicateKey) as caught:
-            list(Planner(KeyScheme("id"), size, KeyTable()).batches(items))
+            list(Planner(Planning("id", size), KeyTable()).batches(items))
         messages.add(str(caught.value))
-        skipping = Planner(KeyScheme("id"), size, KeyTable(), on_duplicate="skip")
+        skipping = Planner(Planning("id", size, on_duplicate="skip"), KeyTable())
         assert skipping.duplicates == 0
     assert len(messages) == 1
     for _, items in forms(table):
-        skipping = Planner(KeyScheme("id"), size, KeyTable(), on_duplicate="skip")
+        skipping = Planner(Planning("id", size, on_duplicate="skip"), KeyTable())
         planned = [key for batch in skipping.batches(items) for key in batch.keys]
         assert planned == list(dict.fromkeys(many))
         assert skipping.duplicates == len(many) - len(planned)
@@ -220,7 +218,7 @@ def test_duplicates_from_arrow_are_told_as_those_of_rows_are(data, size, many) -
 def test_the_handler_gets_the_form_that_it_asked_for(size, many) -> None:
     rows = [{"id": key} for key in many]
     for items in (rows, pa.table({"id": many})):
-        as_rows = Planner(KeyScheme("id"), size, KeyTable(), batch_format="rows").batches(items)
+        as_rows = Planner(Planning("id", size, batch_format="rows"), KeyTable()).batches(items)
         assert [item for batch in as_rows for item in batch.items] == rows
-        as_arrow = Planner(KeyScheme("id"), size, KeyTable(), batch_format="arrow").batches(items)
+        as_arrow = Planner(Planning("id", size, batch_format="arrow"), KeyTable()).batches(items)
         assert [row for batch in as_arrow for row in batch.items.to_pylist()] == rows

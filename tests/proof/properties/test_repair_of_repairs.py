@@ -24,7 +24,7 @@ def job() -> ResumableTask:
 def test_a_key_that_was_mended_twice_is_not_taken_from_its_last_shard(
     place: Path, job: ResumableTask
 ) -> None:
-    """The record of a repair is lost, and what it had retracted was done anew long since."""
+    """The record of a repair is lost, and what it had retracted was done again long since."""
 
     def run() -> raw.Raw:
         job.run([{"id": "k"}], checkpoint=place)

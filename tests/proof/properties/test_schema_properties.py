@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_tasks.checkpoint.directory.driver import Checkpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.store import local
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import BadResult, ResultConflict
@@ -23,7 +24,7 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.results import publish
 from resumable_tasks.runners.match import match
-from resumable_tasks.runners.outcome import Outcome
+from resumable_tasks.runners.outcome import Done
 
 SCHEME = KeyScheme("id")
 MANIFEST = Manifest("job", "1", SCHEME.describe(), "one")
@@ -107,25 +108,22 @@ def same(found, wanted) -> bool:
     return found == wanted
 
 
-def outcome_of(number: int, kind: pa.DataType | None, value) -> Outcome:
+def outcome_of(number: int, kind: pa.DataType | None, value) -> Done:
     key = f"k{number}"
     batch = Batch(number, [key], keys.canonical(key), [])
     returned = [{"id": key, "v": value}]
     if kind is not None:
         returned = pa.table({"id": [key], "v": pa.array([value], kind)})
     matched = match(returned, batch, SCHEME, "one")
-    return Outcome(
-        batch, matched.done, matched.completed, matched.table, None, matched.table.schema
-    )
+    return Done(batch, matched.done, matched.completed, matched.table, None, matched.table.schema)
 
 
 def commit_all(cells, groups: list[int], remote: list[bool], root: Path) -> None:
     store = LocalStore(root / "checkpoint")
-    checkpoint = Checkpoint.open(store, MANIFEST)
+    checkpoint = DirectoryCheckpoint.open(store, MANIFEST)
     kept = {}
     try:
-        pending: list[Outcome] = []
-        schema = None
+        unit, added = checkpoint.begin(), 0
         for number, (kind, value) in enumerate(cells):
             try:
                 outcome = outcome_of(number, kind, value)
@@ -133,26 +131,26 @@ def commit_all(cells, groups: list[int], remote: list[bool], root: Path) -> None
                 continue  # it is told; see the tests of rows
             if remote[number % len(remote)]:
                 shard = checkpoint.shard_writer()(outcome.table, 1)
-                outcome = Outcome(outcome.batch, outcome.done, 1, None, shard, outcome.schema)
+                outcome = Done(outcome.batch, outcome.done, 1, None, shard, outcome.schema)
             try:
-                _, schema = checkpoint.accept(outcome, schema, pending)
+                unit.add(outcome)
             except ResultConflict as error:
                 assert "'v'" in str(error)  # noqa: PT017
                 continue
-            pending.append(outcome)
+            added += 1
             kept[f"k{number}"] = value
             if groups[number % len(groups)]:
-                checkpoint.commit(pending, schema)
-                pending, schema = [], None
-        if pending:
-            checkpoint.commit(pending, schema)
+                unit.commit()
+                unit, added = checkpoint.begin(), 0
+        if added:
+            unit.commit()
     finally:
         checkpoint.close()
     _, state = read_checkpoint(store)
     if not kept:
         assert state.shards == {}
         return
-    rows = publish.table(store, state).to_pylist()
+    rows = DirectoryReader(store).read(publish.table).to_pylist()
     assert sorted(row["id"] for row in rows) == sorted(kept)
     for row in rows:
         wanted = kept[row["id"]]
@@ -164,7 +162,6 @@ def commit_all(cells, groups: list[int], remote: list[bool], root: Path) -> None
     st.lists(st.sampled_from([0, 1]), min_size=1, max_size=4),
     st.lists(st.booleans(), min_size=1, max_size=3),
 )
-@settings(max_examples=150)
 def test_every_value_is_kept_or_its_conflict_is_told_before_the_commit(
     cells, groups, remote
 ) -> None:

@@ -1,0 +1,92 @@
+"""Prefect flows made of plain functions, for scripts that run without Prefect too."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from resumable_tasks import Interrupted, ResumableTasksError, UsageError
+
+
+class Unreachable(ResumableTasksError):
+    """A service does not answer. What is done is safe: run the same command again, to resume."""
+
+    exit_code = Interrupted.exit_code
+
+
+def as_flow(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Make ``fn`` the flow ``name``: a call is a flow run if PREFECT_API_URL names a server.
+
+    Without a server a call is a plain one. The flow is made when it is called, so that a script
+    does not pay for the import of Prefect, which takes seconds. Where Prefect is loaded already,
+    as in whatever imports a deployment's entrypoint, the result is Prefect's own flow object.
+    """
+    if "prefect" in sys.modules:
+        return _flow(fn, name)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (_flow(fn, name) if server() else fn)(*args, **kwargs)
+
+    return call
+
+
+def _flow(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
+    from prefect import flow
+
+    from resumable_tasks import flow_state
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return flow_state(fn(*args, **kwargs))
+
+    async def arun(*args: Any, **kwargs: Any) -> Any:
+        return flow_state(await fn(*args, **kwargs))
+
+    made: Any = functools.update_wrapper(arun if inspect.iscoroutinefunction(fn) else run, fn)
+    # Prefect checks parameters by their types, whose names mean something in fn's module alone.
+    made.__signature__ = inspect.signature(fn, eval_str=True)
+    made.__annotations__ = inspect.get_annotations(fn, eval_str=True)
+    return flow(name=name)(made)
+
+
+def server() -> str | None:
+    """The address in PREFECT_API_URL, without a password; None if there is none."""
+    return os.environ.get("PREFECT_API_URL", "").rpartition("@")[2] or None
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Around a flow run: raises `Unreachable` where the server fails it.
+
+    No server is started where none answers. A missing Prefect is a `UsageError`.
+    """
+    try:
+        import httpx
+        from prefect.client.orchestration import get_client
+    except ImportError:
+        raise UsageError(
+            f"PREFECT_API_URL is set ({server()}), and Prefect is not installed: "
+            "pip install 'resumable-tasks[prefect]', or --local to run without it"
+        ) from None
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is no server to run on
+        problem = error
+    if problem is not None:
+        raise Unreachable(
+            f"no answer from the Prefect server at {server()} (PREFECT_API_URL): {problem}. "
+            "Start it and run the same command again; or --local to run without it"
+        )
+    try:
+        yield
+    except httpx.HTTPError as error:  # Prefect's: the flows turn those of their own requests
+        raise Unreachable(
+            f"the Prefect server at {server()} (PREFECT_API_URL) failed the flow run: {error!r}. "
+            "What is done is safe, and may be all: run the same command again"
+        ) from error

@@ -1,0 +1,70 @@
+"""Checks of settings: each raises `UsageError`, which says the name, the value and what fits.
+
+``name`` is how the user wrote it: ``batch_size``, or ``Budget: items`` for a field of an object.
+"""
+
+from __future__ import annotations
+
+import re
+
+from resumable_tasks.errors import UsageError
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What may be part of a path: the name of a job, or of a partition."""
+
+
+def job_name(value: str) -> None:
+    """Refuse what cannot name a job."""
+    if not NAME.fullmatch(value):
+        raise UsageError(
+            f"name={value!r} cannot name a job, whose name is part of paths: give name= letters, "
+            "digits, '_', '-' and '.'"
+        )
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a finite number from 0; True and False are none."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value < float("inf")
+    )
+
+
+def whole_number(name: str, value: object, least: int, *, or_none: bool = False) -> None:
+    """Check a count."""
+    if value is None and or_none:
+        return
+    if type(value) is not int or value < least:
+        none = ", or None" if or_none else ""
+        raise UsageError(f"{name}={value!r} is not a whole number from {least}{none}")
+
+
+def above_zero(name: str, value: object) -> None:
+    """Check a limit that may be None."""
+    if value is not None and not (is_number(value) and value):
+        raise UsageError(f"{name}={value!r} is not a number above 0, or None")
+
+
+def seconds(name: str, value: object) -> None:
+    """Check a duration."""
+    if not is_number(value):
+        raise UsageError(f"{name}={value!r} is not a number of seconds")
+
+
+def choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Check one of a few words."""
+    if value not in choices:
+        raise UsageError(f"{name}={value!r} is none of {choices}")
+
+
+def flag(name: str, value: object) -> None:
+    """Check a switch."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is neither True nor False")
+
+
+def instance(name: str, value: object, kind: type, example: str) -> None:
+    """Check a settings object; ``example`` shows how to make one."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name}={value!r} is not a {kind.__name__}: give {name}={example}")

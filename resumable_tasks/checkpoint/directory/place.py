@@ -1,0 +1,137 @@
+"""A directory as the place of a checkpoint: opened, previewed, read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resumable_tasks.checkpoint.directory import manifest, schemas, shards
+from resumable_tasks.checkpoint.directory.completed import completed_lines
+from resumable_tasks.checkpoint.directory.driver import (
+    DirectoryCheckpoint,
+    is_for_another,
+    read_checkpoint,
+)
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.form import (
+    Checkpoint,
+    CommittedRows,
+    Job,
+    Opening,
+    Place,
+    Preview,
+    Reader,
+)
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import Key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory(Place):
+    """A checkpoint with a journal and shards, in the directory at this path."""
+
+    path: str
+
+    def store(self) -> Store:
+        """Where its bytes are."""
+        return open_store(self.path)
+
+    def local_path(self) -> str:
+        return open_store(self.path).url if "://" in self.path else self.path
+
+    def partition(self, name: str) -> Directory:
+        return Directory(f"{self.path.rstrip('/') or '/'}/{name}")
+
+    def check(self, job: Job, items: Any) -> Job:
+        return job
+
+    def preview(self, job: Job, items: Any) -> Preview:
+        store, state = self.store(), State()
+        if manifest.NAME in store.list(""):
+            found, state = read_checkpoint(store)
+            manifest.check(store, found, _manifest(job))
+            if is_for_another(store, found, state, job):
+                state = State()
+        fingerprinter = job.planning.fingerprinter
+        state.follow_scheme(fingerprinter.describe() if fingerprinter is not None else None)
+        aside = state.set_aside(job.max_attempts, job.retry_failed)
+        planner = job.planning.planner(state.done, aside, state.failures)
+        batches = again = handled = 0
+        for batch in planner.batches(items):
+            assert isinstance(batch, Batch)
+            batches += 1
+            handled += len(batch)
+            if state.failures:
+                again += sum(line in state.failures for line in batch.lines.split(b"\n"))
+        return Preview(
+            store.url,
+            planner.total,
+            planner.skipped,
+            state.pace.estimate(handled),
+            again,
+            len(planner.set_aside_lines),
+            planner.duplicates,
+            planner.changed,
+            batches,
+            planner.seen,
+        )
+
+    def open(self, job: Job, opening: Opening) -> Checkpoint:
+        return DirectoryCheckpoint.open(self.store(), _manifest(job), job, opening)
+
+    def reader(self) -> Reader:
+        return DirectoryReader(self.store())
+
+
+def _manifest(job: Job) -> Manifest:
+    return Manifest(job.name, job.version, job.planning.scheme.describe(), job.results)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryReader(Reader):
+    """Reads the shards that count, each verified against its commit."""
+
+    store: Store
+
+    def read(self, use: Callable[[CommittedRows], T]) -> T:
+        return _read(self.store, use)
+
+    def dataset(self) -> pads.Dataset:
+        _, state = read_checkpoint(self.store)
+        return shards.dataset(self.store, list(state.shards.values()), _schema(state))
+
+    def completed_keys(self) -> Iterator[Key]:
+        for lines in completed_lines(self.store):
+            yield from keys.parse_lines(lines)
+
+
+@retry_if_swept
+def _read(store: Store, use: Callable[[CommittedRows], T]) -> T:
+    with reading(store) as (found, state):
+        schema = _schema(state)
+
+        def tables() -> Iterator[pa.Table]:
+            for shard in state.shards.values():
+                yield schemas.cast(shards.read(store, shard), schema)
+
+        identity = {"job": found.job, "checkpoint": found.id, "records": state.records}
+        return use(CommittedRows(schema, tables, found.key, identity))
+
+
+def _schema(state: State) -> pa.Schema:
+    """The one schema of all committed rows."""
+    import pyarrow as pa
+
+    return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])

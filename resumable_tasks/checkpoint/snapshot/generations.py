@@ -1,0 +1,109 @@
+"""The numbered files of one snapshot, and the rules by which the next one is added."""
+
+from __future__ import annotations
+
+from resumable_tasks.checkpoint.snapshot.format import (
+    Found,
+    encode,
+    file_of,
+    find,
+    number_of,
+    numbers,
+)
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import Fenced, StoreError
+
+
+class Generations:
+    """The files of one snapshot, for the process that adds to them."""
+
+    def __init__(self, store: Store, *, keep: int, version: int) -> None:
+        self._store = store
+        self._keep = keep
+        self._version = version
+        self.newest = 0
+        """The number of the generation that was written or found last; 0 if there is none."""
+        self.saved = b""
+        """The state in it; empty if it has to be written again."""
+        self.fenced = ""
+        """Why nothing is written any more."""
+        # The numbers of the newest good generations, oldest first.
+        self._good: list[int] = []
+        # A write that was begun and did not come to its end.
+        self._begun: tuple[int, bytes] | None = None
+
+    def find(self) -> Found:
+        """Look for the newest good generation, and go on after the highest number that is taken."""
+        found = find(self._store, self._keep)
+        # After a damaged one too.
+        self.newest, self._good = found.highest, found.good
+        self.saved, self.fenced, self._begun = b"", "", None
+        return found
+
+    def write(self, state: bytes) -> None:
+        """Write the state as the next generation, durable on return, if it has changed.
+
+        Raises:
+            Fenced: another process has written; from then on nothing is written here.
+            StoreError: the disk has failed; the generation before stands.
+        """
+        if state == self.saved:
+            return
+        if self.fenced:
+            raise Fenced(self.fenced)
+        self._settle()
+        number = self.newest + 1
+        name, data = file_of(number), encode(state, number, self._version)
+        self._begun = number, data
+        try:
+            created = self._store.create(name, data)
+        except CreateUnknown as error:
+            raise StoreError(
+                f"{error}. The snapshot's generation {self._good[-1] if self._good else 0} stands; "
+                "repair the disk and go on, or run again"
+            ) from error
+        if not created and self._standing_at(name) != data:
+            raise self._fence(number)
+        there = numbers(self._store)
+        if there and there[-1] > number:
+            # The name was free again: another process has gone on long since, and cleared up.
+            self._store.delete(name)
+            raise self._fence(there[-1])
+        self.newest, self.saved = number, state
+        self._good = [*self._good, number][-self._keep :]
+        self._begun = None
+        if len(self._good) == self._keep:
+            for old in self._store.list(""):
+                if (number_of(old) or number) < self._good[0]:
+                    self._store.delete(old)
+
+    def _settle(self) -> None:
+        """Find out about a write that has not come to its end: Ctrl-C, or a disk that failed.
+
+        Only what this process has written counts as its own; and even that is not known to be
+        durable, so that the next number is taken after it.
+        """
+        if self._begun is not None:
+            number, data = self._begun
+            standing = self._standing_at(file_of(number))
+            if standing == data:
+                self.newest = number
+            elif standing is not None:
+                raise self._fence(number)
+            self._begun = None
+
+    def _standing_at(self, name: str) -> bytes | None:
+        """The bytes of this file. A generation of this process is known by its random nonce."""
+        try:
+            disk.sync(self._store, "")
+            return self._store.read(name)
+        except FileNotFoundError:
+            return None
+
+    def _fence(self, number: int) -> Fenced:
+        self.fenced = (
+            f"another process has saved generation {number} of the snapshot {self._store.url}; "
+            f"what this one has done since generation {self.newest} is not saved. Run one at a time"
+        )
+        return Fenced(self.fenced)

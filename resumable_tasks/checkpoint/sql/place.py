@@ -1,0 +1,113 @@
+"""`SqlCheckpoint`: a table as the place of a checkpoint.
+
+Importable without SQLAlchemy: whatever opens a database is loaded when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resumable_tasks.checkpoint.directory.place import Directory
+from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview, Reader
+from resumable_tasks.checkpoint.sql.spec import MOST_KEYS, TableSpec, require_sqlalchemy
+from resumable_tasks.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SqlCheckpoint(TableSpec, Place):
+    """A row is completed if and only if its ``done`` column is set, by one transaction with its
+    results: both are there exactly once, whatever is killed.
+
+    Args:
+        database: a URL, such as ``postgresql://user@host/name`` or ``sqlite:///file.db``, or an
+            engine of SQLAlchemy. PostgreSQL takes several drivers at once, SQLite one.
+        table: whose rows are the items, ``"schema.table"`` if need be. It is read as it goes by.
+        key: its column, or columns, that name a row: unique and not null.
+        done: the column that is NULL while a row is to be handled. `resumable sql init` adds it.
+        columns: fields of the handler's rows that are written to columns of the same row.
+        results_table: the table into which the handler's rows are inserted, instead.
+        results_key: its column, or columns, for the key; by default they are called as ``key``.
+        shards: a directory for a checkpoint with the rows in Parquet, instead; the column is set
+            after each commit, and corrected when the next run begins.
+        where: a condition in SQL; other rows are left alone.
+        claim_seconds: after so long without a sign of life a driver's rows are given to others.
+
+    Raises:
+        UsageError: these do not fit together.
+    """
+
+    def local_path(self) -> str | None:
+        return None if self.shards is None else os.fspath(self.shards)
+
+    def takes_files(self) -> bool:
+        return self.shards is not None
+
+    def partition(self, name: str) -> Place:
+        raise UsageError(f"partition={name!r} is a folder's name; choose rows by where=")
+
+    def check(self, job: Job, items: Any) -> Job:
+        self._check_items(job, items)
+        self._check_results(job)
+        if job.planning.changes is not None:
+            raise UsageError(
+                f"{job.name}: changes= is for checkpoints in a directory: let whoever changes "
+                f"what the handler reads set {self.done} to NULL in the same statement"
+            )
+        if job.on_version_change == "restart":
+            raise UsageError(
+                f'{job.name}: on_version_change="restart" cannot archive a table: set {self.done} '
+                'to NULL yourself in the rows that are to be done again, and say "reuse"'
+            )
+        return replace(job, planning=replace(job.planning, key=self.key))
+
+    def _check_items(self, job: Job, items: Any) -> None:
+        if items is not None:
+            raise UsageError(
+                f"{job.name}: the items are the rows of table {self.table}; leave items out, and "
+                "choose rows by SqlCheckpoint(where=…)"
+            )
+        if job.planning.key is not None and job.planning.key != self.key:
+            raise UsageError(
+                f"{job.name}: key={job.planning.key!r}, and the checkpoint's is {self.key!r}"
+            )
+        if job.planning.batch_size > MOST_KEYS:
+            raise UsageError(
+                f"{job.name}: a SqlCheckpoint takes batches of {MOST_KEYS:,} items at most"
+            )
+
+    def _check_results(self, job: Job) -> None:
+        if self.columns:
+            fits: tuple[str, ...] = ("one",)
+        elif self.results_table:
+            fits = ("one", "many")
+        else:
+            fits = ("none",) if self.shards is None else ("one", "many", "none")
+        if job.results not in fits:
+            where = "columns=" if self.columns else "results_table=" if self.results_table else "no"
+            raise UsageError(
+                f'{job.name}: results="{job.results}" and a SqlCheckpoint with {where} place for '
+                f"them do not fit: say results= one of {', '.join(fits)}, or give columns=, "
+                "results_table= or shards="
+            )
+
+    def preview(self, job: Job, items: Any) -> Preview:
+        require_sqlalchemy()
+        from resumable_tasks.checkpoint.sql.opening import preview
+
+        return preview(self, job)
+
+    def open(self, job: Job, opening: Opening) -> Checkpoint:
+        require_sqlalchemy()
+        from resumable_tasks.checkpoint.sql.opening import open_table
+
+        return open_table(self, job, opening)
+
+    def reader(self) -> Reader:
+        if self.shards is not None:
+            return Directory(os.fspath(self.shards)).reader()
+        require_sqlalchemy()
+        from resumable_tasks.checkpoint.sql.reading import TableReader
+
+        return TableReader(self)

@@ -1,0 +1,103 @@
+"""What only a disk has: folders to make and flush, unfinished writes, locks, a file system.
+
+A store need have none of this. The functions below ask a store that has it, and do without where a
+store has not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointUnusable
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+
+class Disk(ABC):
+    """The second, optional half of a store's contract."""
+
+    @abstractmethod
+    def prepare(self, folders: tuple[str, ...]) -> None:
+        """Make the place ready for writing, durably. Raises `CheckpointUnusable` if it can't be."""
+
+    @abstractmethod
+    def names(self, folder: str) -> set[str]:
+        """What `list` gives, and the names that are taken by what is no file and cannot be read."""
+
+    @abstractmethod
+    def sync(self, folder: str) -> None:
+        """What `list` of this folder shows is durable once this returns."""
+
+    @abstractmethod
+    def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
+        """Remove unfinished writes whose intended name ``dead`` approves; how many were removed."""
+
+    @abstractmethod
+    def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
+        """Try to take an advisory lock that dies with this process.
+
+        A function that releases it; None if another holds it. ``steal`` takes it all the same:
+        whoever had it has a lock that no longer counts. Raises `NotImplementedError` where there
+        are no locks: then only the heartbeat tells whether somebody is at work.
+        """
+
+    @abstractmethod
+    def locked(self, name: str) -> bool:
+        """Whether somebody has this lock. Writes nothing. Raises `NotImplementedError` like it."""
+
+    @abstractmethod
+    def archive(self) -> str:
+        """Move the whole place aside under a new name, losing nothing; the new place's url."""
+
+    @abstractmethod
+    def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        """A file system of pyarrow and the path in it under which the names stand."""
+
+
+def prepare(store: Store, folders: tuple[str, ...]) -> None:
+    """Make the place ready for writing. Raises `CheckpointUnusable`."""
+    if isinstance(store, Disk):
+        store.prepare(folders)
+
+
+def names(store: Store, folder: str) -> set[str]:
+    """The names that are taken in a folder, whatever takes them."""
+    return store.names(folder) if isinstance(store, Disk) else set(store.list(folder))
+
+
+def sync(store: Store, folder: str) -> None:
+    """Make durable what `list` of this folder shows: elsewhere it is, once it is seen."""
+    if isinstance(store, Disk):
+        store.sync(folder)
+
+
+def sweep(store: Store, folder: str, dead: Callable[[str], bool]) -> int:
+    """Remove unfinished writes whose intended name ``dead`` approves; how many were removed."""
+    return store.sweep(folder, dead) if isinstance(store, Disk) else 0
+
+
+def lock(store: Store, name: str, *, steal: bool = False) -> Callable[[], None] | None:
+    """Try to take an advisory lock; see `Disk.lock`. Raises `NotImplementedError`."""
+    if not isinstance(store, Disk):
+        raise NotImplementedError(f"there are no locks at {store.url}")
+    return store.lock(name, steal=steal)
+
+
+def locked(store: Store, name: str) -> bool:
+    """Whether somebody has this lock. Raises `NotImplementedError`."""
+    if not isinstance(store, Disk):
+        raise NotImplementedError(f"there are no locks at {store.url}")
+    return store.locked(name)
+
+
+def archive(store: Store) -> str:
+    """Move the whole place aside; its new url. Raises `CheckpointUnusable` where that cannot be."""
+    if not isinstance(store, Disk):
+        raise CheckpointUnusable(
+            f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
+        )
+    return store.archive()

@@ -1,0 +1,310 @@
+"""The committer's thread: all outcomes that wait → one unit → events.
+
+Group commit comes by itself: while one commit is flushed, finished batches queue, and the next
+commit takes them all.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from resumable_tasks.base import log
+from resumable_tasks.checkpoint.form import Checkpoint, Receipt, Unit
+from resumable_tasks.engine.budget import Spending
+from resumable_tasks.engine.events import Committed, Stopping
+from resumable_tasks.engine.failing import Decision, FailureHandling
+from resumable_tasks.engine.flight import Flight, Stop
+from resumable_tasks.engine.refused import Refused
+from resumable_tasks.engine.window import Window
+from resumable_tasks.errors import ResultConflict, UsageError
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import join
+from resumable_tasks.runners import failures
+from resumable_tasks.runners.handle import Work, failed_whole
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
+
+
+class _Wake:
+    """In the queue of outcomes: there is no item for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StopRequest:
+    """In the queue of outcomes, whose ``put`` may be called in a signal handler."""
+
+    reason: str
+    grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a run does about failures, and how long it waits for what runs when it stops."""
+
+    isolate: bool = True
+    pause_after: int | None = 5
+    give_up_after: float = 600.0
+    keep_items: bool = False
+    fail_fast: bool = False
+    grace_seconds: float = 25.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has come to. ``left`` batches were not handled. ``why_failed`` is what ended the
+    run before its items, where that is a failure of the job.
+    """
+
+    completed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    left: int = 0
+    why_failed: str | None = None
+
+
+class Tell(Protocol):
+    """Tells the listeners an event of this run."""
+
+    def __call__(self, kind: type[Any], **fields: Any) -> None: ...
+
+
+class Committer:
+    """Takes outcomes, commits what is settled, and has the rest handled again."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        submit: Callable[[Batch], None],
+        work: Work,
+        flight: Flight,
+        stop: Stop,
+        spending: Spending,
+        window: Window,
+        rules: Rules,
+        tell: Tell,
+    ) -> None:
+        self.tally = Tally()
+        self.broken: BaseException | None = None
+        self.failing = FailureHandling(
+            checkpoint.planner.next_number,
+            isolate=rules.isolate,
+            pause_after=rules.pause_after,
+            give_up_after=rules.give_up_after,
+            fail_fast=rules.fail_fast,
+        )
+        self._checkpoint = checkpoint
+        self._submit = submit
+        self._work = work
+        self._flight = flight
+        self._stop = stop
+        self._spending = spending
+        self._window = window
+        self._rules = rules
+        self._tell = tell
+        self._refused = Refused(work.scheme, rules.pause_after)
+        self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | None] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=copy_context().run,
+            args=(self._commit_all,),
+            name="resumable-commit",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def take(self, outcome: Outcome) -> None:
+        """A batch has come back. In any thread."""
+        if isinstance(outcome, Dropped) and outcome.why:
+            # Now, and not when the committer sees it: others are on their way.
+            self._stop.event.set()
+        self._queue.put(outcome)
+
+    def wake(self) -> None:
+        """Look at what is held: there is no item for now."""
+        self._queue.put(_Wake())
+
+    def request_stop(self, reason: str, grace_seconds: float) -> None:
+        """Stop, soon. Safe in a signal handler."""
+        self._queue.put(_StopRequest(reason, grace_seconds))
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait for the last commit; whether it has ended in time."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _commit_all(self) -> None:
+        try:
+            while (group := self._next_group()) is not None:
+                again = self._commit(group)
+                again += self._look_at_held(len(group) - len(again))
+                self._flight.settle(
+                    len(again) - len(group),
+                    sum(map(len, again)) - sum(len(outcome.batch) for outcome in group),
+                    self.failing.held,
+                )
+                for batch in again:
+                    self._submit(batch)
+        except BaseException as error:  # noqa: BLE001 - raised by the engine, in the caller's thread
+            self.broken = error
+            self._stop.event.set()
+            with self._flight.changed:
+                self._flight.changed.notify()
+
+    def _next_group(self) -> list[Outcome] | None:
+        """The outcomes that wait; none, if something else is due; None at the end of the run."""
+        group: list[Outcome] = []
+        while True:
+            try:
+                found = self._queue.get(not group, self._seconds_until_due())
+            except Empty:
+                return group
+            match found:
+                case _StopRequest():
+                    self._begin_to_stop(found.reason, found.grace_seconds)
+                case _Wake():
+                    if not group:
+                        return group
+                case None:
+                    if not group:
+                        return None
+                    self._queue.put(None)  # again, for the next call
+                    return group
+                case _:
+                    self._window.long_batches.reset()
+                    group.append(found)
+
+    def _begin_to_stop(self, reason: str, grace_seconds: float) -> None:
+        self._stop.begin(reason, grace_seconds)
+        limit = f" (up to {grace_seconds:g} s)" if grace_seconds < math.inf else ""
+        log.warning("%s: finishing running batches%s; ask again to stop now", reason, limit)
+        self._tell(Stopping, reason=reason, running=self._flight.batches)
+
+    def _seconds_until_due(self) -> float | None:
+        # A batch of one item has nothing to divide; in a pause nothing is wrong with the batches.
+        large = self._flight.divisible and self.failing.wait is None
+        quiet = self._window.long_batches.quiet_left(self._flight.batches if large else 0)
+        due = [self.failing.wait, quiet]
+        if not self._stop.begun:
+            due.append(self._spending.seconds_left)
+        return min((seconds for seconds in due if seconds is not None), default=None)
+
+    def _look_at_held(self, settled: int) -> list[Batch]:
+        """The batches to be handled again that no outcome is needed for, and what ends the run.
+
+        ``settled``: how many of those that are out will not be, once this is done.
+        """
+        failing = self.failing
+        if not self._stop.begun:
+            if self._spending.over is not None:
+                self._begin_to_stop(f"its budget: {self._spending.over}", math.inf)
+            elif failing.give_up is not None:
+                self._begin_to_stop(failing.give_up, self._rules.grace_seconds)
+        if self._stop.begun:
+            self.tally.left += failing.drop_all()
+            return []
+        nothing_else = self._flight.at_end and self._flight.batches == settled
+        decision = Decision() if failing.hopeless else failing.look(nothing_else=nothing_else)
+        if failing.hopeless is not None:
+            decision.add(failing.settle_all())
+            if not nothing_else:
+                self._fail(failing.hopeless)
+        return decision.again + self._settle(decision.settled)
+
+    def _fail(self, why: str) -> None:
+        """End the run before its items: the job has failed."""
+        self.tally.why_failed = why
+        self._stop.event.set()
+
+    def _commit(self, group: Sequence[Outcome]) -> list[Batch]:
+        """Commit what is settled; the batches that are to be handled again."""
+        settled: list[Done] = []
+        again: list[Batch] = []
+        fatal: BaseException | None = None
+        for outcome in group:
+            match outcome:
+                case Done() | Failed():
+                    self._spending.add(outcome)
+                    decision = self.failing.take(outcome)
+                    settled += decision.settled
+                    again += decision.again
+                case Dropped():
+                    self._dropped(outcome)
+                case Fatal():
+                    fatal = fatal or outcome.error
+        again += self._settle(settled)
+        if fatal is not None:
+            raise fatal
+        self._check_costs(group)
+        if self._stop.begun:  # the items of a run that ends are left to the next
+            self.tally.left += len(again)
+            return []
+        return again
+
+    def _dropped(self, outcome: Dropped) -> None:
+        self.tally.left += 1
+        if outcome.why or not self._stop.begun:
+            # Nobody here has asked for it; but a batch that was not handled is not done.
+            self._begin_to_stop(outcome.why or "the orchestrator", self._rules.grace_seconds)
+
+    def _check_costs(self, group: Sequence[Outcome]) -> None:
+        for outcome in group:
+            if isinstance(outcome, (Done, Failed)) and math.isnan(outcome.cost):
+                raise UsageError(
+                    "the cost of a batch is not known (the log says why), so no budget can be "
+                    "kept: let cost= name a column of the results, or be a callable that gives a "
+                    "number"
+                )
+
+    def _settle(self, settled: Sequence[Done]) -> list[Batch]:
+        """Commit these outcomes; the parts of those that cannot be, to be handled again."""
+        if not settled:
+            return []
+        again: list[Batch] = []
+        accepted: list[Done] = []
+        with self._checkpoint.begin() as unit:
+            for outcome in settled:
+                accepted += self._added(unit, outcome, again)
+            receipt = unit.commit() if accepted else None
+        if receipt is not None:
+            self._committed(receipt, accepted)
+        return again
+
+    def _added(self, unit: Unit, outcome: Done, again: list[Batch]) -> list[Done]:
+        """Add an outcome to the unit, or what is left of it if rows of it are refused."""
+        try:
+            return self._refused.add(unit, self._with_items(outcome))
+        except ResultConflict as error:  # a worker's rows
+            failed = failed_whole(self._work, outcome.batch, error, 1, outcome.times)
+        decision = self.failing.take(failed)
+        again += decision.again
+        return [unit.add(self._with_items(each)) for each in decision.settled]
+
+    def _committed(self, receipt: Receipt, accepted: Sequence[Done]) -> None:
+        """Take in what has become durable."""
+        self.tally.completed += receipt.completed
+        self.tally.failures.extend(receipt.failures)
+        self._window.widen(accepted, receipt.size)
+        if self._refused.hopeless or (receipt.failures and self._rules.fail_fast):
+            self._fail(self._refused.hopeless or "fail_fast=True")
+        self._tell(
+            Committed,
+            number=receipt.number,
+            completed=receipt.completed,
+            rows=receipt.rows,
+            bytes=receipt.bytes,
+            failures=receipt.failures,
+            canonical=join(outcome.done for outcome in accepted if outcome.completed),
+        )
+
+    def _with_items(self, outcome: Done) -> Done:
+        """The outcome with its failed items, where the job keeps them."""
+        if not outcome.failures or not self._rules.keep_items:
+            return outcome
+        kept = failures.with_items(outcome.failures, outcome.batch)
+        return replace(outcome, failures=kept)

@@ -1,0 +1,99 @@
+"""The caller's thread: items → batches → the runner, as many at a time as there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.engine.budget import Spending
+from resumable_tasks.engine.flight import Flight, Stop
+from resumable_tasks.engine.window import Window
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.plan import Planner, Waiting
+from resumable_tasks.runners.base import Runner
+
+POLL_SECONDS = 0.05
+
+
+class Feeder:
+    """Submits the batches of a run. ``may_begin`` says whether one more may begin, ``wake`` tells
+    the committer that there is no item for now.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        runner: Runner,
+        flight: Flight,
+        stop: Stop,
+        spending: Spending,
+        window: Window,
+        may_begin: Callable[[], bool],
+        wake: Callable[[], None],
+    ) -> None:
+        self._planner = planner
+        self._runner = runner
+        self._flight = flight
+        self._stop = stop
+        self._spending = spending
+        self._window = window
+        self._may_begin = may_begin
+        self._wake = wake
+
+    def feed(self, items: Iterable[Any]) -> bool:
+        """Submit the batches of these items; whether that was all of them."""
+        for batch in self._planner.batches(items):
+            # What is held must not wait for the next item.
+            self._flight.at_end = isinstance(batch, Waiting)
+            if isinstance(batch, Waiting):
+                self._wake()
+            elif not self._submit(batch):
+                return False
+        return not self._planner.cut_short
+
+    def _submit(self, batch: Batch) -> bool:
+        """Submit as much of this batch as there is a budget for; whether that was all of it."""
+        allowed = self._spending.take(len(batch))
+        if allowed:
+            allowed = self._wait_for_room(allowed)
+        whole = allowed == len(batch)
+        if not whole and not (self._stop.begun or self._stop.overdue):
+            # What is out is within the budget, and is handled.
+            self._stop.why = self._stop.why or f"its budget: {self._spending.used_up}"
+            log.info("%s: no further batch begins", self._stop.why)
+        if allowed:
+            self._runner.submit(batch if whole else batch.slice(0, allowed, batch.number, None))
+        return whole
+
+    def _wait_for_room(self, items: int) -> int:
+        """Wait until one more batch may be out; of how many of these items, 0 if of none."""
+        flight = self._flight
+        with flight.changed:
+            while not (self._stop.begun or self._stop.overdue):
+                affordable = self._spending.affords(items, flight.items)
+                if not affordable and not flight.batches:
+                    items = self._spending.affordable(items)
+                    if not items:
+                        return 0
+                    continue
+                if affordable and flight.batches < self._window.batches and self._may_begin():
+                    if not flight.batches:
+                        self._window.long_batches.reset()
+                    flight.batches += 1
+                    flight.items += items
+                    return items
+                flight.changed.wait(POLL_SECONDS)
+        return 0
+
+    def drain(self, broken: Callable[[], bool]) -> bool:
+        """Wait until nothing is out; False if the grace is over before, or commits have failed."""
+        flight = self._flight
+        flight.at_end = True
+        self._wake()
+        with flight.changed:
+            while (flight.batches or flight.held) and not broken():
+                if self._stop.overdue:
+                    return False
+                flight.changed.wait(POLL_SECONDS)
+        return not broken()

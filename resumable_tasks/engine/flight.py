@@ -1,0 +1,68 @@
+"""What the feeding and the committing thread share: the batches that are out, and the stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Flight:
+    """What is out: submitted, and not yet committed.
+
+    ``held`` batches have failed and wait for what is known of others. ``at_end``: there is no item
+    to submit, for now or for good. ``changed`` guards all of it, and is notified.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.items = 0
+        self.held = 0
+        self.at_end = False
+        self.changed = threading.Condition()
+
+    def settle(self, batches: int, items: int, held: int) -> None:
+        """So many more are out (fewer, if negative), and so many are held."""
+        with self.changed:
+            self.batches += batches
+            self.items += items
+            self.held = held
+            self.changed.notify()
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch of more than one item is out."""
+        return self.items > self.batches
+
+
+class Stop:
+    """The end of a run before its items: why, and until when what runs is waited for.
+
+    ``event`` is set once no batch may begin any more. ``why`` is None while nothing but the end of
+    the items ends the run. ``asked``: whether somebody has asked for it.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.why: str | None = None
+        self.asked = False
+        self._deadline: float | None = None
+
+    def ask(self, grace_seconds: float) -> None:
+        """Let the grace begin; `begin` follows in another thread. Safe in a signal handler."""
+        self.asked = True
+        self._deadline = time.monotonic() + grace_seconds
+
+    def begin(self, why: str, grace_seconds: float) -> None:
+        """Let no batch begin any more."""
+        self.why = self.why or why
+        self._deadline = time.monotonic() + grace_seconds
+        self.event.set()
+
+    @property
+    def begun(self) -> bool:
+        return self.event.is_set()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what still runs is not waited for any more."""
+        return self._deadline is not None and time.monotonic() > self._deadline

@@ -1,0 +1,109 @@
+"""Finding the bad items of a batch that failed: halves, single items, what was left out.
+
+All of it is pure: batches and outcomes in, batches and outcomes out. A failure record carries
+the error of a call with its item alone, or says ``error_of="batch"``; only a call with the item
+alone counts as an attempt. Where batches are not isolated, the batch is what is tried and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from resumable_tasks.items.batch import Batch, Cause, ErrorKind, Part
+from resumable_tasks.runners.outcome import Done, Failed, Failure
+
+Number = Callable[[], int]
+"""Gives the number of one more batch."""
+
+
+def root_of(batch: Batch) -> int:
+    """The number of the batch that was planned, which this one is, or is a part of."""
+    return batch.number if batch.part_of is None else batch.part_of.root
+
+
+def was_alone(failed: Failed) -> bool:
+    """Whether it is a call with one item alone that failed.
+
+    What is left of a batch of which items were tried may be one item, which was not alone.
+    """
+    return len(failed.batch) == 1 and failed.failures[0].error_of == "item"
+
+
+def parts(failed: Failed, number: Number) -> list[Batch]:
+    """The halves of what failed, to be handled by themselves; one item, that was not alone."""
+    batch, part = failed.batch, _part(failed)
+    half = len(batch) // 2
+    ranges = [(0, half), (half, len(batch))] if half else [(0, 1)]
+    return [batch.slice(start, stop, number(), part) for start, stop in ranges]
+
+
+def again(failed: Failed, number: Number) -> Batch:
+    """The batch as it was: its items were not at fault."""
+    part = Part(root_of(failed.batch), None)
+    return replace(failed.batch, number=number(), part_of=part)
+
+
+def was_again(batch: Batch) -> bool:
+    """Whether this is a batch that is handled `again`."""
+    return batch.part_of is not None and batch.part_of.error is None
+
+
+def to_try(failed: Failed, number: Number, size: int) -> tuple[Batch, Failed | None]:
+    """So many of its items as a batch of their own, and what is left of the batch that failed."""
+    batch, part = failed.batch, _part(failed)
+    some = batch.slice(0, size, number(), part)
+    if size == len(batch):
+        return some, None
+    rest = batch.slice(size, len(batch), batch.number, part)
+    return some, replace(failed, batch=rest, failures=_of_the_batch(failed.failures[size:]))
+
+
+def left_out(done: Done, number: Number) -> tuple[Batch, Done | None] | None:
+    """Items that the handler left out, to be asked for once more, and the rest of the outcome.
+
+    None if there are none, or they were asked for once more already. The rest is None if it has
+    nothing to be committed.
+    """
+    batch = done.batch
+    part = batch.part_of
+    if not done.left_out or (part and part.error and part.error.cause is Cause.LEFT_OUT):
+        return None
+    missing = {batch.keys[at] for at in done.left_out}
+    kind = ErrorKind("MissingResult", Cause.LEFT_OUT)
+    again = batch.choose(done.left_out, number(), Part(root_of(batch), kind))
+    failures = tuple(failure for failure in done.failures if failure.key not in missing)
+    if not done.completed and not failures:
+        return again, None
+    return again, replace(done, failures=failures, left_out=())
+
+
+def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, ...]:
+    """The failures that are no more looked into: not of a batch that is halved, or items left out.
+
+    What failed during an outage is among them; whether it did, only the engine can tell.
+    """
+    if isinstance(outcome, Failed):
+        return () if isolate and not was_alone(outcome) else outcome.failures
+    if (found := left_out(outcome, lambda: 0)) is None:
+        return outcome.failures
+    return found[1].failures if found[1] is not None else ()
+
+
+def settled(failed: Failed, *, isolate: bool) -> Done:
+    """The batch as it is recorded: none of its items is done."""
+    done = failed.settled()
+    if was_alone(failed):
+        return done
+    found = _of_the_batch(failed.failures)
+    if isolate:  # the items themselves were not tried
+        found = tuple(replace(failure, attempts=0) for failure in found)
+    return replace(done, failures=found)
+
+
+def _part(failed: Failed) -> Part:
+    return Part(root_of(failed.batch), failed.error)
+
+
+def _of_the_batch(failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+    return tuple(replace(failure, error_of="batch") for failure in failures)

@@ -1,0 +1,40 @@
+"""Items that failed before, in batches of their own: no good item is to fail with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resumable_tasks.items.batch import Chunk
+
+Suspected = Callable[[bytes], bool]
+"""Whether the item with this key failed by itself in an earlier run."""
+
+
+class SuspectsApart:
+    """Takes suspects out of the items that are planned, and keeps them until they fill a batch."""
+
+    def __init__(self, suspected: Suspected | None, size: int) -> None:
+        self._suspected = suspected
+        self._size = size
+        self._kept: list[Chunk] = []
+
+    def take_out(self, chunk: Chunk) -> Chunk:
+        """The chunk without its suspects."""
+        if self._suspected is None:
+            return chunk
+        apart = {at for at, line in enumerate(chunk.lines) if self._suspected(line)}
+        if not apart:
+            return chunk
+        self._kept.append(chunk.choose(sorted(apart)))
+        return chunk.choose([at for at in range(len(chunk)) if at not in apart])
+
+    def next_chunk(self, *, all_there_are: bool = False) -> Chunk | None:
+        """As many suspects as fill a batch; at the end, all that there are; or None."""
+        if not self._kept:
+            return None
+        count = sum(map(len, self._kept))
+        if count < self._size and not all_there_are:
+            return None
+        every = Chunk.joined(self._kept)
+        self._kept = [every.choose(range(self._size, count))] if count > self._size else []
+        return every.choose(range(min(self._size, count)))

@@ -1,0 +1,58 @@
+"""What is sent to a worker: where this library is not installed, it still loads, and says so.
+
+Dask (2026.8) ends a worker that cannot load what it is sent, and the run would wait for others for
+ever. So this refers to nothing else of ours, and crosses by its code and not by its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import cloudpickle
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from resumable_tasks.items.keys import Key
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class WorkOrder:
+    """What a task run is given: bytes, opaque to Prefect, and gone once they are not needed.
+
+    ``batches``: number, keys, their lines, and, pickled, the items and what they are part of.
+    """
+
+    def __init__(
+        self,
+        name: tuple[str, int],
+        outbox: bytes,
+        work: bytes,
+        batches: list[tuple[int, list[Key], bytes, bytes, bytes]],
+    ) -> None:
+        self.name = name
+        self.outbox = outbox
+        self.work = work
+        self.batches = batches
+
+    def empty(self) -> None:
+        """Let go of the bytes: Prefect keeps what a task run was given until it has told of it."""
+        self.work, self.batches = b"", []
+
+    def __dask_tokenize__(self) -> object:
+        # Dask would read all of it to find out whether it has seen it before.
+        return self.name
+
+
+def handle(order: WorkOrder) -> State[None]:
+    """The function that is the task."""
+    worker = import_module("resumable_tasks.prefect.worker")
+    state: State[None] = worker.handle_group(order)
+    return state
+
+
+def no_flow() -> None:
+    """Stands for the flow's function, which no worker calls."""

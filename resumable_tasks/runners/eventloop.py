@@ -1,0 +1,197 @@
+"""Batches on an event loop: for coroutine functions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from resumable_tasks.base.steps import adrive
+from resumable_tasks.base.stopping import Stopping
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.handle import (
+    Answer,
+    Call,
+    Enter,
+    Pause,
+    Raised,
+    Step,
+    Work,
+    calls,
+    ended_by,
+    failed_call,
+)
+from resumable_tasks.runners.limits import Entry
+from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
+from resumable_tasks.runners.retries import overdue
+
+_POLL_SECONDS = 0.5
+T = TypeVar("T")
+_CANCEL_SECONDS = 5
+
+
+class EventLoop:
+    """The caller's event loop, or one of its own in a daemon thread, and what it has been given."""
+
+    def __init__(self, callers: asyncio.AbstractEventLoop | None = None) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread: threading.Thread | None = None
+        self._loop = callers or asyncio.new_event_loop()
+        if callers is None:
+            self._thread = threading.Thread(target=self._run, name="resumable-loop", daemon=True)
+            self._thread.start()
+
+    def spawn(self, call: Callable[[], Coroutine[Any, Any, T]], context: Context) -> Future[T]:
+        """Start the coroutine that ``call`` gives, in this context; its outcome, as a future.
+
+        Raises ``RuntimeError`` if the loop is closed.
+        """
+        found: Future[T] = Future()
+
+        def begin() -> None:
+            task = self._loop.create_task(call(), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(ended)
+
+        def ended(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                found.cancel()
+            elif (error := task.exception()) is not None:
+                found.set_exception(error)
+            else:
+                found.set_result(task.result())
+
+        self._loop.call_soon_threadsafe(begin)
+        return found
+
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
+    def close(self, *, abandon: bool) -> None:
+        """Cancel what still runs, and end the loop if it is our own."""
+        if self._thread is None:
+            self._loop.call_soon_threadsafe(self._cancel)
+            return
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
+        if not abandon:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _shut_down(self) -> None:
+        self._cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CANCEL_SECONDS)
+        # Asynchronous clients may have left generators open on our loop.
+        await self._loop.shutdown_asyncgens()
+        self._loop.stop()
+
+
+class AsyncRunner(Runner):
+    """Coroutine functions, up to ``concurrency`` at once, on one event loop.
+
+    The loop is the caller's where there is one, else a loop of the runner's own in a thread.
+    """
+
+    def __init__(self, concurrency: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(concurrency)
+        self._callers_loop = loop
+
+    def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
+        self._work, self._done, self._stopping = work, done, stopping
+        self._loop = EventLoop(self._callers_loop)
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._context = copy_context()
+
+    def submit(self, batch: Batch) -> None:
+        self._loop.spawn(functools.partial(self._handle, batch), self._context.copy())
+
+    def close(self, *, abandon: bool) -> None:
+        self._loop.close(abandon=abandon)
+
+    async def _handle(self, batch: Batch) -> None:
+        outcome: Outcome = Dropped(batch)
+        try:
+            async with self._slots:
+                if not self._stopping.is_set():
+                    outcome = await aexecute(self._work, batch, self._stopping)
+        finally:
+            self._done(outcome)
+
+
+async def aexecute(work: Work, batch: Batch, stopping: Stopping) -> Outcome:
+    """`execute` for a coroutine handler."""
+
+    async def do(step: Step) -> Answer:
+        match step:
+            case Call():
+                return await _call(step)
+            case Pause():
+                return Dropped(batch) if await _wait(step.seconds, stopping) else None
+            case Enter():
+                return await _enter(work, batch, stopping)
+
+    return await adrive(calls(work, batch), do)
+
+
+async def _call(call: Call) -> Outcome | Raised:
+    call.begin()
+    try:
+        return call.returned(await _within_timeout(call.work, call.batch))
+    except Exception as error:  # noqa: BLE001 - becomes the items' failure
+        return call.raised(error)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return Dropped(call.batch)
+        # Not ours: something inside the handler was cancelled.
+        return failed_call(call.work, call.batch, call.raised(error))
+    except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+        return ended_by(call.batch, error)
+
+
+async def _within_timeout(work: Work, batch: Batch) -> Any:
+    if work.timeout is None:
+        return await work.handler(batch.items)
+    try:
+        async with asyncio.timeout(work.timeout) as limit:
+            return await work.handler(batch.items)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # the handler's own
+        raise overdue(work.timeout) from error
+
+
+async def _enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fatal:
+    assert work.limits is not None
+    try:
+        return await work.limits.aenter(len(batch), stopping) or Dropped(batch)
+    except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+        return Fatal(batch, broken)
+
+
+async def _wait(seconds: float, stopping: Stopping) -> bool:
+    """Wait; True if the run is stopping, so that there will be no next attempt."""
+    until = time.monotonic() + seconds
+    while not stopping.is_set():
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(left, _POLL_SECONDS))
+    return True

@@ -1,0 +1,344 @@
+"""The calls of the handler with one batch: the same for threads, coroutines and processes.
+
+`calls` is the order of the steps: call, pause, call again, until there is an outcome. `execute`
+does the steps on a thread; `resumable_tasks.runners.eventloop.aexecute` does them on an event
+loop, and a lane of `resumable_tasks.runners.processes` through its pipe.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.steps import drive
+from resumable_tasks.base.stopping import NEVER, Stopping
+from resumable_tasks.errors import BadResult, Interrupted, MissingResult, UsageError, WorkerLost
+from resumable_tasks.items.batch import Batch, Cause, ErrorKind
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners import failures
+from resumable_tasks.runners import match as rows
+from resumable_tasks.runners.limits import Entry, Limits
+from resumable_tasks.runners.outcome import (
+    CallOutcome,
+    Cost,
+    CurrentBatch,
+    Done,
+    Dropped,
+    Failed,
+    Failure,
+    Fatal,
+    Outcome,
+    ResultsMode,
+    Shard,
+    Times,
+)
+from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy, looks_like_an_outage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
+
+
+def current_batch() -> CurrentBatch:
+    """The batch that this handler call is about: its id, its keys, which attempt it is.
+
+    Raises `UsageError` outside a handler.
+    """
+    try:
+        batch, attempt = current.get()
+    except LookupError:
+        raise UsageError("current_batch() is for use inside a handler; none is running") from None
+    return CurrentBatch(batch.id, tuple(batch.keys), attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that a worker needs to handle a batch. Crosses to another process as it is.
+
+    ``writer`` is set where workers write their own shards, because their rows would be too much
+    to send back. ``cost`` is a field of the rows, or a callable of a call's outcome. ``isolate``:
+    a batch that failed will be handled again in parts.
+    """
+
+    handler: Callable[[Any], Any]
+    scheme: KeyScheme
+    results: ResultsMode
+    retry: RetryPolicy
+    timeout: float | None = None
+    limits: Limits | None = None
+    cost: Cost | None = None
+    writer: Callable[[pa.Table, int], Shard] | None = None
+    json_columns: frozenset[str] = frozenset()
+    isolate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A step: wait for so many seconds. The answer is None, or `Dropped` if the run stops."""
+
+    batch: Batch
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An answer: the call failed with this error. ``number`` is the attempt's, from 1."""
+
+    error: BaseException
+    number: int
+    times: Times
+
+
+@dataclass(slots=True)
+class Call:
+    """A step: call the handler with this batch. The answer is `Raised`, or an outcome."""
+
+    work: Work
+    batch: Batch
+    number: int
+    _began: float = field(default=0.0, init=False)
+    _at: float = field(default=0.0, init=False)
+
+    def begin(self) -> None:
+        """The handler is about to be called, in this context."""
+        current.set((self.batch, self.number))
+        self._at, self._began = time.monotonic(), time.perf_counter()
+
+    def times(self) -> Times:
+        """The call has ended just now."""
+        return Times(time.perf_counter() - self._began, self._at, time.monotonic(), 1)
+
+    def returned(self, value: Any) -> Done | Fatal | Raised:
+        """The answer: the handler returned this."""
+        times = self.times()
+        try:
+            return self._matched(value, times)
+        except Exception as error:  # noqa: BLE001 - becomes the items' failure
+            return Raised(error, self.number, times)
+
+    def raised(self, error: BaseException) -> Raised:
+        """The answer: the handler raised this."""
+        return Raised(error, self.number, self.times())
+
+    def _matched(self, value: Any, times: Times) -> Done | Fatal:
+        work, batch = self.work, self.batch
+        matched = rows.match(value, batch, work.scheme, work.results, work.json_columns)
+        failed: tuple[Failure, ...] = ()
+        left_out: tuple[int, ...] = ()
+        if matched.failed:
+            failed = failures.records(batch, matched.failed, self.number)
+            missing = {key for key, error in matched.failed if isinstance(error, MissingResult)}
+            left_out = tuple(at for at, key in enumerate(batch.keys) if key in missing)
+        table = matched.table
+        cost = 0.0
+        if work.cost is not None:
+            cost = _cost(work.cost, CallOutcome(batch, table, failed, times.seconds))
+        schema = table.schema if table is not None else None
+        shard = None
+        if table is not None and work.writer is not None:
+            try:
+                shard, table = work.writer(table, matched.completed), None
+            except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
+                return Fatal(batch, error)
+        return Done(
+            *(batch, matched.done, matched.completed, table, shard, schema),
+            *(failed, left_out, cost, times),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """A step: wait until the limits let a call begin.
+
+    The answer is the `Entry`, `Dropped` if the run stops, or `Fatal` if a limit is broken.
+    """
+
+    batch: Batch
+
+
+Step = Enter | Call | Pause
+Answer = Entry | Outcome | Raised | None
+
+
+def calls(work: Work, batch: Batch, first: int = 1) -> Generator[Step, Answer, Outcome]:
+    """The steps of handling a batch, and its outcome. Never raises.
+
+    ``first`` is the number of the first attempt, where a worker before has made some.
+    """
+    attempts = Attempts(_policy(work, batch), first)
+    earlier, spent = Times(), 0.0
+    while True:
+        answer = yield from _one_call(work, batch, attempts.number)
+        if not isinstance(answer, Raised):
+            return _with_earlier(answer, earlier, spent)
+        attempts.number = answer.number
+        try:
+            pause = attempts.pause_after(answer.error)
+        except GiveUp as why:
+            return Dropped(batch, str(why))
+        except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
+            return Fatal(batch, broken)
+        if pause is None:
+            return _with_earlier(failed_call(work, batch, answer), earlier, spent)
+        earlier = answer.times.after(earlier)
+        if callable(work.cost):  # what a call cost that is made again is not forgotten
+            spent += failed_call(work, batch, answer).cost
+        if isinstance(stopped := (yield Pause(batch, pause)), Dropped):
+            return stopped
+
+
+def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Outcome | Raised]:
+    if work.limits is None:
+        answer = yield Call(work, batch, number)
+    else:
+        entry = yield Enter(batch)
+        if not isinstance(entry, Entry):
+            assert isinstance(entry, (Dropped, Fatal))
+            return entry
+        answer = None
+        try:
+            answer = yield Call(work, batch, number)
+        finally:
+            work.limits.leave(entry, answer.error if isinstance(answer, Raised) else None)
+    assert answer is not None
+    assert not isinstance(answer, Entry)
+    return answer
+
+
+def _policy(work: Work, batch: Batch) -> RetryPolicy:
+    """How often a batch is called again. Parts of a failed one are only searched for bad items."""
+    policy, part = work.retry, batch.part_of
+    if part is None or part.error is None or part.error.cause is Cause.LEFT_OUT:
+        return policy
+    return replace(policy, times=0) if len(batch) > 1 else policy.without(part.error.name)
+
+
+def _with_earlier(outcome: Outcome, earlier: Times, spent: float) -> Outcome:
+    if earlier.calls and isinstance(outcome, (Done, Failed)):
+        times = outcome.times.after(earlier)
+        return replace(outcome, cost=spent + outcome.cost, times=times)
+    return outcome
+
+
+def execute(work: Work, batch: Batch, stopping: Stopping = NEVER, first: int = 1) -> Outcome:
+    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome."""
+
+    def do(step: Step) -> Answer:
+        match step:
+            case Call():
+                return _watched(step)
+            case Pause():
+                return Dropped(batch) if stopping.wait(step.seconds) else None
+            case Enter():
+                return enter(work, batch, stopping)
+
+    return drive(calls(work, batch, first), do)
+
+
+def enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fatal:
+    """The answer to `Enter`, on this thread."""
+    assert work.limits is not None
+    try:
+        return work.limits.enter(len(batch), stopping) or Dropped(batch)
+    except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+        return Fatal(batch, broken)
+
+
+def call_handler(call: Call) -> Outcome | Raised:
+    """The answer to `Call`, on this thread; the timeout is the caller's to see to."""
+    call.begin()
+    try:
+        return call.returned(call.work.handler(call.batch.items))
+    except Exception as error:  # noqa: BLE001 - becomes the items' failure
+        return call.raised(error)
+    except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+        return ended_by(call.batch, error)
+
+
+def _watched(call: Call) -> Outcome | Raised:
+    if call.work.timeout is None:
+        return call_handler(call)
+    watch = _Overdue(call.work.timeout, call.batch)
+    try:
+        return call_handler(call)
+    finally:
+        watch.cancel()
+
+
+def failed_whole(
+    work: Work, batch: Batch, error: BaseException, attempts: int, times: Times | None = None
+) -> Failed:
+    """The outcome of a batch that failed as a whole."""
+    return Failed(
+        batch,
+        ErrorKind(
+            type(error).__name__,
+            Cause.WORKER_LOST if isinstance(error, WorkerLost) else Cause.RAISED,
+            transient=work.retry.is_transient(error),
+            outage=looks_like_an_outage(error),
+            shape=isinstance(error, BadResult) and error.of_shape,
+        ),
+        failures.whole_batch(batch, error, attempts),
+        times=times or Times(0.0, now := time.monotonic(), now),
+    )
+
+
+def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
+    """The outcome of a batch whose last call this was, with what that call cost."""
+    failed = failed_whole(work, batch, call.error, call.number, call.times)
+    if callable(work.cost):
+        cost = _cost(work.cost, CallOutcome(batch, None, failed.failures, call.times.seconds))
+        return replace(failed, cost=cost)
+    return failed
+
+
+def ended_by(batch: Batch, error: BaseException) -> Fatal:
+    """The outcome of a batch whose handler ends the process."""
+    if isinstance(error, SystemExit) and not error.code:
+        stopped = Interrupted(
+            "the handler has called sys.exit() in the middle of the run, of which no exit code "
+            "of 0 is to speak; what was committed is safe. Run the same command again to resume"
+        )
+        stopped.__cause__ = error
+        return Fatal(batch, stopped)
+    return Fatal(batch, error)
+
+
+class _Overdue(threading.Timer):
+    """Warns when a call takes longer than its timeout: no thread can be made to stop."""
+
+    def __init__(self, timeout: float, batch: Batch) -> None:
+        super().__init__(
+            timeout,
+            log.warning,
+            (
+                "batch %d is overdue: its call goes on after its timeout of %g s; only a coroutine "
+                'handler, or runner="processes", can be stopped in time',
+                batch.number,
+                timeout,
+            ),
+        )
+        self.daemon = True
+        self.start()
+
+
+def _cost(cost: Cost, call: CallOutcome) -> float:
+    """What a call cost; NaN, on which the engine ends the run, if it cannot be had."""
+    try:
+        if callable(cost):
+            return float(cost(call))
+        if call.table is None:
+            return 0.0
+        import pyarrow.compute as pc
+
+        return float(pc.sum(call.table.column(cost)).as_py() or 0.0)
+    except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
+        log.exception("batch %d: its cost cannot be had by cost=%r", call.batch.number, cost)
+        return math.nan

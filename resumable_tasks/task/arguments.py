@@ -1,0 +1,65 @@
+"""The parameters of a run: each one's type, default and text stand here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base import checks
+from resumable_tasks.checkpoint.settings import OnVersionChange
+from resumable_tasks.engine.budget import Budget
+
+if TYPE_CHECKING:
+    from resumable_tasks.checkpoint.form import Place
+    from resumable_tasks.engine.events import Listener, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RunArguments:
+    """The parameters of one run.
+
+    Args:
+        items: any iterable of items, generators of any length included; an async iterable;
+            an Arrow table, record batch, reader or dataset; a data frame that speaks the
+            Arrow PyCapsule interface. Read once, lazily. Left out with a `SqlCheckpoint`.
+        checkpoint: the checkpoint's directory; by default
+            ``.resumable/<name>/<partition or "default">`` under the working directory. Or a
+            `SqlCheckpoint`: the rows of a database table are the items.
+        partition: which occurrence of a repeating job this is, such as a date; a folder
+            below ``checkpoint``.
+        takeover: take the checkpoint from a run that is stuck; it can no longer commit.
+        on_version_change: if the checkpoint is of another ``version`` of the job: ``"error"``,
+            ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint.
+        budget: a `Budget` for this run. A limit that it names counts instead of the job's; the
+            job's others stay.
+        task_runs: about how many task runs a flow run has at most, in Prefect; batches are grouped
+            so that there are no more.
+        dry_run: only read the items and say, in the result's ``remaining``, how many would be
+            handled, and at the pace of earlier runs in what time and at what cost. The handler
+            is not called and nothing is written.
+        on_progress: called with a `Progress` after every commit.
+        listeners: called with every event of `resumable_tasks.engine.events`.
+        progress: whether to show a bar; by default if standard error is a terminal.
+    """
+
+    items: Any = None
+    _: KW_ONLY
+    checkpoint: str | os.PathLike[str] | Place | None = None
+    partition: str | date | None = None
+    takeover: bool = False
+    on_version_change: OnVersionChange = "error"
+    budget: Budget | None = None
+    task_runs: int = 1_000
+    dry_run: bool = False
+    on_progress: Callable[[Progress], None] | None = None
+    listeners: Iterable[Listener] = ()
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("on_version_change", self.on_version_change, ("error", "reuse", "restart"))
+        checks.whole_number("task_runs", self.task_runs, 1)
+        if self.budget is not None:
+            checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")

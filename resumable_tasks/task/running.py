@@ -1,0 +1,105 @@
+"""A run in the caller's thread or event loop, with its signals, in a flow run or outside of one.
+
+Loaded when a job is run: what a job is made of costs a program nothing that only names one, and
+``asyncio`` nothing where there are no coroutines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import AsyncIterable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from typing import Any
+
+from resumable_tasks.base.signals import Interrupts
+from resumable_tasks.errors import Interrupted, UsageError
+from resumable_tasks.items.plan import is_read_by_iteration
+from resumable_tasks.items.sources import Handed, Pulled, in_event_loop
+from resumable_tasks.prefect.detect import current_flow_run
+from resumable_tasks.results.result import RunResult
+from resumable_tasks.task.arguments import RunArguments
+from resumable_tasks.task.options import JobOptions
+from resumable_tasks.task.run import Run
+
+
+def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
+    """Carry a run out in this thread."""
+    if isinstance(arguments.items, AsyncIterable):
+        if in_event_loop():
+            raise UsageError(
+                f"{options.name}: items is an async iterable and an event loop is running: "
+                "`await task.arun(items, …)`"
+            )
+        import asyncio
+
+        return asyncio.run(arun(fn, options, arguments))
+    flow_run = current_flow_run()
+    if flow_run is None:
+        job_run = Run(fn, options, arguments)
+        with Interrupts(job_run.request_stop):
+            return job_run.carry_out()
+    handed = Handed(arguments.items) if is_read_by_iteration(arguments.items) else None
+    if handed is not None:
+        arguments = dataclasses.replace(arguments, items=handed)
+    job_run = Run(fn, options, arguments, flow_run=flow_run)
+    with Interrupts(job_run.request_stop), flow_run.logging():
+        return flow_run.accompany(job_run.carry_out, handed, job_run.request_stop)
+
+
+async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
+    """Carry a run out for the running event loop, in another thread."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    if isinstance(arguments.items, AsyncIterable):
+        arguments = dataclasses.replace(arguments, items=Pulled(arguments.items, loop))
+    flow_run = current_flow_run()
+    job_run = Run(fn, options, arguments, loop=loop, flow_run=flow_run)
+    with (
+        Interrupts(job_run.request_stop, event_loop=True),
+        flow_run.logging() if flow_run is not None else nullcontext(),
+    ):
+        # No task: an exception that ends the event loop, as Prefect's at SIGTERM, has all its
+        # tasks cancelled, and what a cancelled task does in a thread cannot be waited for.
+        carry_out = functools.partial(copy_context().run, _outcome, job_run.carry_out)
+        work = loop.run_in_executor(None, carry_out)
+        try:
+            if flow_run is not None:
+                await flow_run.watch(work, job_run.request_stop)
+            result, error = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            job_run.request_stop("a cancel", False)
+            try:
+                with _shielded():
+                    await asyncio.wait([work])
+            except asyncio.CancelledError:
+                job_run.request_stop("a second cancel", True)
+                raise
+            result, error = work.result()
+            if error is None or isinstance(error, Interrupted):
+                raise
+    if error is not None:
+        raise error if flow_run is None else flow_run.translated(error)
+    assert result is not None
+    return result
+
+
+def _shielded() -> AbstractContextManager[Any]:
+    """Where one cancel is one: a scope of anyio's cancels whoever waits in it, again and again.
+
+    A flow's time-out is such a scope. Without this it would count as a second cancel, at which
+    the batches that run are left alone.
+    """
+    anyio = sys.modules.get("anyio")
+    return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
+
+
+def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:
+    """What a call returns or raises: a task that raises `Interrupted` would end its event loop."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - raised by the one who asked
+        return None, error

@@ -1,0 +1,73 @@
+"""Programs from the warm parent behave as those of a fresh interpreter, and outlive no test run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import warm
+
+CASES = {
+    "words": "import sys; print(sys.argv, __name__, input()); print('e', file=sys.stderr)",
+    "code": "raise SystemExit(75)",
+    "message": "raise SystemExit('wrong')",
+    "interrupted": "raise KeyboardInterrupt",
+    "thread": "import threading as t; t.Timer(0.05, print, ['late']).start()",
+    "exit function": "import atexit; atexit.register(print, 'last'); raise OSError",
+    "hook": "import sys; sys.excepthook = lambda *_: sys.exit(4); raise OSError",
+    "environment": "import os; print(sorted(os.environ), os.getcwd())",
+    "signals": "import signal as s; print(*map(s.getsignal, (s.SIGINT, s.SIGTERM, s.SIGCHLD)))",
+    "killed": "import os; os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("code", CASES.values(), ids=CASES.keys())
+def test_it_is_as_a_fresh_interpreter(code: str, tmp_path: Path) -> None:
+    def tried(run: Any) -> tuple[Any, ...]:
+        env = {"LANG": "C.UTF-8", "LC_CTYPE": "C.UTF-8"}
+        done = run(
+            [sys.executable, "-c", code, "x"],
+            input="line\n", capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if line and line[0] != " "]
+        return done.returncode, done.stdout, said
+
+    assert tried(warm.run) == tried(subprocess.run)
+
+
+def test_scripts_and_modules(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    (tmp_path / "script.py").write_text("import beside, os; print(os.path.basename(__file__))")
+    (tmp_path / "elsewhere").mkdir()
+    script = [sys.executable, tmp_path / "script.py", "1"]
+    module = [sys.executable, "-m", "beside", "1"]
+    for command, cwd in ((script, "elsewhere"), (module, ".")):
+        options: Any = {"capture_output": True, "text": True, "cwd": tmp_path / cwd}
+        assert warm.run(command, **options).stdout == subprocess.run(command, **options).stdout
+
+
+def test_an_end_that_comes_before_anybody_asks_is_not_lost() -> None:
+    program = warm.start([sys.executable, "-c", "import os; os._exit(9)"])
+    time.sleep(0.1)
+    assert program.wait(60) == 9
+
+
+def test_it_is_killed_as_any_process_and_with_its_parent(tmp_path: Path) -> None:
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    first = warm.start(sleeps)
+    first.kill()
+    assert first.wait(60) == -signal.SIGKILL
+    second = warm.start(sleeps)
+    assert second.poll() is None
+    warm.close()
+    for _ in range(1000):
+        if not Path(f"/proc/{second.pid}").exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it outlives the warm parent")
