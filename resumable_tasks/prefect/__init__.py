@@ -6,7 +6,8 @@
     flow_run    what a run takes from the flow run around it: logger, identity, signals, runner
     threads     batches as task runs in this process
     remote      batches as task runs in other processes: Dask, Ray, process pools
-    sending     what is sent to a worker, as a work order; worker, what it does there
+    wire        how the work crosses to workers; workorder, what one task run is given
+    worker      what a worker does with its work order
     telemetry   artifacts and events, best effort; markdown, how text stands in them
     states      the state that a flow returns
     schedule    the date that a scheduled flow run is about

@@ -35,8 +35,8 @@ from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch, Cause
-from resumable_tasks.prefect.sending import lean_context, pickled, renew_pool
 from resumable_tasks.prefect.task_runs import TaskRuns
+from resumable_tasks.prefect.wire import lean_context, pickled, renew_pool
 from resumable_tasks.prefect.workorder import WorkOrder, handle
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.handle import Work, failed_whole

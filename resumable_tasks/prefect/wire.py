@@ -1,4 +1,4 @@
-"""What the driver has to see to before Prefect sends a task run to another process."""
+"""How the work crosses from the driver to other processes: the handler, the context, the pool."""
 
 from __future__ import annotations
 
