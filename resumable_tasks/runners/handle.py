@@ -23,6 +23,7 @@ from resumable_tasks.items.batch import Batch, Cause, ErrorKind
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
+from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
     CallOutcome,
@@ -38,7 +39,7 @@ from resumable_tasks.runners.outcome import (
     Shard,
     Times,
 )
-from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy, looks_like_an_outage
+from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy
 
 if TYPE_CHECKING:
     import pyarrow as pa

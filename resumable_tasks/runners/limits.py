@@ -19,7 +19,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.steps import adrive, drive
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError
-from resumable_tasks.runners.retries import is_throttling, seconds_told
+from resumable_tasks.runners.http_signs import is_throttling, seconds_told
 
 if TYPE_CHECKING:
     from pyrate_limiter import InMemoryBucket

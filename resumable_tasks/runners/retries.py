@@ -1,22 +1,19 @@
 """Whether a call of the handler that failed is made again, and when.
 
 A call that was *told to wait* (HTTP 429, or an answer with ``Retry-After``) has not failed: it is
-made again at the time that was told, and no retry is used up by it. The errors of HTTP clients
-are known by their attributes, so that none of these clients need be installed.
+made again at the time that was told, and no retry is used up by it. How an error tells is in
+`http_signs`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from resumable_tasks.base import checks, log
 from resumable_tasks.errors import BadResult, UsageError
+from resumable_tasks.runners.http_signs import is_throttling, seconds_told
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -26,14 +23,6 @@ PROGRAMMING_ERRORS = (
     *(BadResult, TypeError, NameError, AttributeError, LookupError, SyntaxError, ImportError),
     NotImplementedError,
 )
-_MOST_CAUSES = 5
-_OF_FILES = (
-    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
-)
-_TOO_MANY, _SERVER_ERRORS = 429, 500  # statuses of HTTP; all from the latter on
-_OUTAGES = {401, 402, 403, 407, 408, 425, 429}
-# Clients of services, whose errors without a status are those of connections.
-_CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "anthropic", "grpc"}
 _LONGEST_SECONDS = 60
 
 
@@ -208,109 +197,3 @@ def overdue(timeout: float | None) -> TimeoutError:
     error = TimeoutError(f"the handler took longer than timeout={timeout:g} s")
     error.of_the_job = True  # type: ignore[attr-defined]
     return error
-
-
-def looks_like_an_outage(error: BaseException) -> bool:
-    """Whether an error is rather a service's than an item's: no connection, no time, no right."""
-    for each in _causes(error):
-        if _get(each, "of_the_job"):
-            return False
-        status = _status(each)
-        if status is not None:
-            return status in _OUTAGES or status >= _SERVER_ERRORS
-        if isinstance(each, OSError) and not isinstance(each, _OF_FILES):
-            return True
-        if type(each).__module__.partition(".")[0] in _CLIENTS:
-            return True
-    return False
-
-
-def seconds_told(error: BaseException) -> float | None:
-    """Seconds that an error asks to wait; None if it does not.
-
-    By its attribute ``retry_after``, or by the header ``Retry-After`` (a number or a date, RFC
-    9110 section 10.2.3) of the HTTP answer that it, or its cause, carries.
-    """
-    for each in _causes(error):
-        told = _get(each, "retry_after")
-        if isinstance(told, (int, float)) and not isinstance(told, bool) and 0 <= told < math.inf:
-            return float(told)
-        headers = _headers(each)
-        if headers is not None and (found := retry_after(headers)) is not None:
-            return found
-    return None
-
-
-def is_throttling(error: BaseException) -> bool:
-    """Whether an error says that there were too many calls."""
-    return any(_status(each) == _TOO_MANY for each in _causes(error))
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an HTTP answer asks to wait, by a number or a date; None if it does not.
-
-    A date is compared to the server's own, where the answer has one: its clock may be another.
-    """
-    text = _header(headers, "retry-after")
-    if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
-        return float(text)
-    until = http_date(text)
-    if until is None:
-        return None
-    now = http_date(_header(headers, "date")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds())
-
-
-def http_date(text: str) -> datetime | None:
-    """The moment that a header names; None if it names none."""
-    from email.utils import parsedate_to_datetime  # half of what a program pays for this module
-
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    each: BaseException | None = error
-    for _ in range(_MOST_CAUSES):
-        if each is None:
-            return
-        yield each
-        each = each.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """The status of an HTTP answer: httpx, requests, openai, aiohttp, urllib have it here."""
-    for holder in (error, _get(error, "response")):
-        for name in ("status_code", "status", "code"):
-            found = _get(holder, name)
-            if isinstance(found, int) and not isinstance(found, bool) and 100 <= found < 600:
-                return int(found)
-    return None
-
-
-def _headers(error: BaseException) -> Mapping[str, str] | None:
-    for holder in (_get(error, "response"), error):
-        found = _get(holder, "headers")
-        if found is not None and hasattr(found, "get"):
-            return found  # type: ignore[no-any-return]
-    return None
-
-
-def _get(holder: object, name: str) -> Any:
-    """An attribute; None also where looking at it raises: errors are anybody's objects."""
-    try:
-        return getattr(holder, name, None)
-    except Exception:  # noqa: BLE001 - such as "response has not been set"
-        return None
-
-
-def _header(headers: Mapping[str, str], name: str) -> str:
-    # The clients' own mappings do not mind the case; a plain dict does.
-    found = headers.get(name)
-    if found is None and isinstance(headers, dict):
-        with contextlib.suppress(StopIteration):
-            found = next(value for key, value in headers.items() if str(key).lower() == name)
-    return str(found).strip() if found is not None else ""

@@ -13,14 +13,13 @@ import pytest
 import tenacity
 
 from resumable_tasks import BadResult, Budget, UsageError, resumable_task
+from resumable_tasks.runners.http_signs import retry_after, seconds_told
 from resumable_tasks.runners.limits import RateLimit, parse_rate
 from resumable_tasks.runners.retries import (
     Attempts,
     GiveUp,
     RetryPolicy,
     delay_of,
-    retry_after,
-    seconds_told,
 )
 
 
