@@ -75,47 +75,60 @@ async def ahandle(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _act(items: list[dict[str, Any]]) -> Generator[float, None, list[dict[str, Any]]]:
     """Mark the batch as running in the folder of its first item, and do what that item says."""
     first = items[0]
-    folder, do = Path(first["folder"]), first["do"]
+    folder = Path(first["folder"])
     mark = folder / f"run-{first['id']}"
     mark.touch()
     _note(folder, "started", first["id"])
     try:
         _note(folder, "at once", str(len(list(folder.glob("run-*")))))
-        said = ""
-        if do == "pause":
-            yield 0.03
-        elif do == "gather":
-            yield from _until(lambda: _lines(folder / "started") >= first["count"])
-        elif do == "wait":
-            yield from _until((folder / "go").exists)
-        elif do == "hang":
-            while not (folder / "go").exists():
-                time.sleep(0.05)
-        elif do == "raise":
-            raise ValueError(f"no luck with {first['id']}")
-        elif do == "raise until":
-            if current_batch().attempt < first["attempt"]:
-                raise ValueError("not yet")
-        elif do == "interrupt":
-            raise KeyboardInterrupt
-        elif do == "exit":
-            raise SystemExit(3)
-        elif do == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif do == "die once":
-            if _lines(folder / "started") < first["count"]:
-                os._exit(1)
-        elif do == "nonsense":
-            return [{"id": "not in this batch"}]
-        elif do == "marker":
-            said = _marker.get()
-            _marker.set(f"of {first['id']}")
-        elif do == "batch":
-            batch = current_batch()
-            said = f"{batch.id} {batch.attempt} {list(batch.keys)}"
-        return [{"id": item["id"], "said": said} for item in items]
+        yield from _wait(first, folder)
+        _fail(first, folder)
+        return _rows(items)
     finally:
         mark.unlink(missing_ok=True)
+
+
+def _wait(first: dict[str, Any], folder: Path) -> Generator[float, None, None]:
+    match first["do"]:
+        case "pause":
+            yield 0.03
+        case "gather":
+            yield from _until(lambda: _lines(folder / "started") >= first["count"])
+        case "wait":
+            yield from _until((folder / "go").exists)
+        case "hang":  # without a pause that others could use
+            while not (folder / "go").exists():
+                time.sleep(0.05)
+
+
+def _fail(first: dict[str, Any], folder: Path) -> None:
+    match first["do"]:
+        case "raise":
+            raise ValueError(f"no luck with {first['id']}")
+        case "raise until" if current_batch().attempt < first["attempt"]:
+            raise ValueError("not yet")
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "exit":
+            raise SystemExit(3)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die once" if _lines(folder / "started") < first["count"]:
+            os._exit(1)
+
+
+def _rows(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    answer = ""
+    match items[0]["do"]:
+        case "nonsense":
+            return [{"id": "not in this batch"}]
+        case "marker":
+            answer = _marker.get()
+            _marker.set(f"of {items[0]['id']}")
+        case "batch":
+            batch = current_batch()
+            answer = f"{batch.id} {batch.attempt} {list(batch.keys)}"
+    return [{"id": item["id"], "answer": answer} for item in items]
 
 
 def _until(done: Callable[[], bool]) -> Generator[float, None, None]:
@@ -388,7 +401,7 @@ class RunnerSuite:
             assert isinstance(outcome, Done)
             assert outcome.table is not None
             wanted = f"{batches[number].id} 1 {batches[number].keys}"
-            assert outcome.table.column("said").to_pylist() == [wanted] * 2
+            assert outcome.table.column("answer").to_pylist() == [wanted] * 2
         with pytest.raises(UsageError):
             current_batch()
 
@@ -409,7 +422,7 @@ class RunnerSuite:
         for outcome in outcomes.values():
             assert isinstance(outcome, Done)
             assert outcome.table is not None
-            assert outcome.table.column("said").to_pylist() == ["the driver's"]
+            assert outcome.table.column("answer").to_pylist() == ["the driver's"]
 
     def test_abandoning_does_not_wait_for_a_handler_that_hangs(
         self, bench: Callable[..., Bench]
@@ -495,5 +508,5 @@ class ProcessRunnerSuite(RunnerSuite):
             assert (outcome.shard.rows, outcome.shard.keys) == (2, 2)
             assert listed[outcome.shard.path] == outcome.shard.bytes
             assert outcome.schema is not None
-            assert outcome.schema.names == ["id", "said"]
+            assert outcome.schema.names == ["id", "answer"]
         assert len(listed) == 3
