@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,10 +33,12 @@ from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
-from resumable_tasks.items.batch import Batch, Cause
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.prefect.groups import Group, Submitter
+from resumable_tasks.prefect.pace import MOST_BYTES, MOST_POLL_SECONDS, Pace
 from resumable_tasks.prefect.task_runs import TaskRuns
-from resumable_tasks.prefect.wire import lean_context, pickled, renew_pool
-from resumable_tasks.prefect.workorder import WorkOrder, handle
+from resumable_tasks.prefect.waiting import Kind, Waiting
+from resumable_tasks.prefect.wire import lean_context, pickled
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.handle import Work, failed_whole
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
@@ -45,28 +46,8 @@ from resumable_tasks.runners.pickling import compact
 
 # A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
 SECONDS = 5.0
-_MOST_BATCHES = 256
-# A scheduler's messages are not the place for more; one batch is sent however large it is.
-_MOST_BYTES = 10_000_000
-_POLL_SECONDS = 0.1
-_MOST_POLL_SECONDS = 2.0
 _OVERDUE_SECONDS = 10.0
-_LOSSES = 3
 _PATIENCE_SECONDS = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """The batches of one task run, by number; ``missing``: of which nothing has come back yet."""
-
-    number: int
-    order: WorkOrder
-    batches: tuple[int, ...]
-    missing: dict[int, Batch]
-    isolated: bool = False
-    future: Any = None
-    ended: bool = False
-    complete_since: float | None = None
 
 
 class RemoteTaskRuns(Runner):
@@ -84,34 +65,26 @@ class RemoteTaskRuns(Runner):
     def __init__(self, concurrency: int, runs: TaskRuns) -> None:
         super().__init__(concurrency)
         self._runs = runs
-        self._size = 1
+        self._pace = Pace()
 
     @property
     def window(self) -> int:
-        return 2 * self.concurrency * self._size
+        return 2 * self.concurrency * self._pace.size
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         assert work.writer is not None
         self._done, self._stopping = done, stopping
-        self._driver_work = work
-        self._work = pickled(work, self.concurrency)
+        self._work = work
+        crosses = pickled(work, self.concurrency)  # or raises, before anything is opened
         self._inbox: SimpleQueue[Batch | Group | None] = SimpleQueue()
-        self._waiting: deque[Batch] = deque()
-        self._suspects: deque[Batch] = deque()  # each to have a task run of its own
-        self._isolated: deque[Batch] = deque()  # each to be all that runs
+        self._waiting = Waiting()
         self._groups: list[Group] = []
-        self._losses: dict[int, int] = {}
-        self._refused = 0
-        self._pool_is_broken = False
-        self._started = 0
-        self._handled, self._seconds, self._bytes = 0, 0.0, 0.0
-        self._pause = _POLL_SECONDS
-        self._heard = time.monotonic()
         self._broken: BaseException | None = None
         self._closed = self._abandoned = self._stopped = False
         assert isinstance(work.writer, ShardWriter)
         self._outbox = Outbox(work.writer.store, work.writer.epoch)
         self._outbox.open()
+        self._submitter = Submitter(self._runs, crosses, self._outbox)
         self._thread = threading.Thread(
             target=copy_context().run,
             args=(self._run, lean_context()),
@@ -126,7 +99,7 @@ class RemoteTaskRuns(Runner):
             packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
         except Exception as error:  # noqa: BLE001 - what cannot cross has failed
             why = UsageError(f"these items cannot be sent to another process: {error}")
-            self._done(failed_whole(self._driver_work, batch, why, 1))
+            self._done(failed_whole(self._work, batch, why, 1))
         else:
             self._inbox.put(packed)
 
@@ -157,13 +130,13 @@ class RemoteTaskRuns(Runner):
 
     def _give_all_back(self, error: BaseException) -> None:
         self._broken = error
-        self._give_back(self._take_queued(), error)
+        self._give_back(self._waiting.clear(), error)
         for group in self._groups:
             self._give_back(group.missing.values(), error)
         self._groups.clear()
 
     def _take_inbox(self) -> None:
-        wait = self._pause if self._groups else 1.0
+        wait = self._pace.pause if self._groups else 1.0
         while True:
             try:
                 found = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
@@ -176,20 +149,8 @@ class RemoteTaskRuns(Runner):
                 found.ended = True
             elif self._broken is not None:
                 self._give_back([found], self._broken)
-            elif _lost_its_worker(found):
-                # It is known to be this batch: alone, once more is enough.
-                self._losses[found.number] = _LOSSES - 1
-                self._isolated.append(found)
-            else:
-                self._waiting.append(found)
-                self._bytes += (len(found.items) - self._bytes) / 8
-
-    def _take_queued(self) -> list[Batch]:
-        queues = (self._waiting, self._suspects, self._isolated)
-        found = [batch for queue in queues for batch in queue]
-        for queue in queues:
-            queue.clear()
-        return found
+            elif self._waiting.add(found) is Kind.NEW:
+                self._pace.add_size(len(found.items))
 
     def _give_back(self, batches: Iterable[Batch], why: BaseException | None) -> None:
         """Batches that were not handled: because of an error, or because we are to stop."""
@@ -202,73 +163,31 @@ class RemoteTaskRuns(Runner):
         if not self._stopped:
             self._stopped = True
             self._outbox.close()
-        self._give_back(self._take_queued(), None)
+        self._give_back(self._waiting.clear(), None)
 
     def _start_groups(self) -> None:
         while len(self._groups) < self.concurrency:
-            alone = bool(self._isolated) or any(group.isolated for group in self._groups)
-            if self._groups and (alone or self._pool_is_broken):
+            isolated = any(group.isolated for group in self._groups)
+            alone = isolated or self._waiting.count(Kind.ALONE) > 0
+            if self._groups and (alone or self._submitter.pool_is_broken):
                 return  # until all of them have ended
-            if self._isolated:
-                batches = [self._isolated.popleft()]
-            elif self._suspects:
-                batches = [self._suspects.popleft()]
-            elif self._waiting:
+            if (single := self._waiting.next_single()) is not None:
+                self._start([single], alone)
+            elif new := self._waiting.count(Kind.NEW):
                 # What there is goes to all workers, rather than much to one and none to another.
                 free = self.concurrency - len(self._groups)
-                batches = self._next(min(self._group_size(), -(-len(self._waiting) // free)))
+                seconds = self._runs.seconds_of(self._submitter.started)
+                size = min(self._pace.group_size(seconds), -(-new // free))
+                self._start(self._waiting.next_group(size, MOST_BYTES), alone)
             else:
                 return
-            self._start(batches, alone)
-
-    def _next(self, size: int) -> list[Batch]:
-        """So many of the batches that wait, or fewer large ones."""
-        found = [self._waiting.popleft()]
-        room = _MOST_BYTES - len(found[0].items)
-        while len(found) < size and len(self._waiting[0].items) <= room:
-            found.append(self._waiting.popleft())
-            room -= len(found[-1].items)
-        return found
-
-    def _group_size(self) -> int:
-        """So many batches as fill a task run's time, by what they have taken up to now."""
-        if self._handled:
-            each = max(self._seconds / self._handled, 1e-3)
-            wanted = int(self._runs.seconds_of(self._started) / each)
-            most = int(_MOST_BYTES / max(self._bytes, 1.0))
-            # A guess from few batches is not to be trusted with very many.
-            self._size = max(1, min(wanted, most, _MOST_BATCHES, 4 * self._handled))
-        return self._size
 
     def _start(self, batches: list[Batch], isolated: bool) -> None:
-        number, outbox = self._started, self._outbox
-        order = WorkOrder(
-            name=(outbox.token, number),
-            outbox=cloudpickle.dumps(outbox),
-            work=self._work,
-            batches=[
-                (b.number, b.keys, b.lines, b.items, cloudpickle.dumps(b.part_of)) for b in batches
-            ],
-        )
-        missing = {batch.number: batch for batch in batches}
-        group = Group(number, order, tuple(missing), missing, isolated)
+        group = self._submitter.group(batches, isolated)
         # Before anything can go wrong, so that the batches are given back then.
         self._groups.append(group)
-        self._started += 1
-        self._heard = time.monotonic()
-        if self._pool_is_broken:
-            renew_pool()
-            self._pool_is_broken = False
-        outbox.expect(number)
-        task = self._runs.as_task(handle, self._runs.name(batches))
-        try:
-            group.future = task.submit(order)
-        except (TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(
-                f"Prefect cannot send a task run to another process: {error}. It sends the "
-                "flow's parameters with it: these must be such as can be pickled"
-            ) from error
-        group.future.add_done_callback(lambda _: self._inbox.put(group))
+        self._pace.hear()
+        self._submitter.submit(group, self._inbox.put)
 
     def _look_after_groups(self) -> None:
         if not self._groups:
@@ -285,27 +204,22 @@ class RemoteTaskRuns(Runner):
                 self._finish(group)
             elif _is_overdue(group):
                 self._finish(group)
-        if began - self._heard > _PATIENCE_SECONDS:
+        if began - self._pace.heard > _PATIENCE_SECONDS:
             self._warn_of_silence()
-        # Where the store is slow, or full, it is looked at less often.
-        took = time.monotonic() - began
-        self._pause = min(max(_POLL_SECONDS, 10 * took), _MOST_POLL_SECONDS)
+        self._pace.add_look(time.monotonic() - began)
 
     def _take(self, group: Group, numbers: Sequence[int]) -> None:
         for number in numbers:
             outcome = self._outbox.take(group.missing[number])
             if outcome is not None:
                 del group.missing[number]
-                self._refused = 0
-                self._heard = time.monotonic()
-                if not isinstance(outcome, Fatal):
-                    self._seconds += outcome.times.seconds
-                self._handled += 1
+                self._waiting.accept()
+                self._pace.add_seconds(0.0 if isinstance(outcome, Fatal) else outcome.times.seconds)
                 self._runs.causes.tell(outcome)
                 self._done(_by_our_clock(_unpacked(outcome)))
 
     def _warn_of_silence(self) -> None:
-        self._heard = time.monotonic()
+        self._pace.hear()
         if not any(self._outbox.has_begun(group.number) for group in self._groups):
             log.warning(
                 "no worker has begun any of the %d task runs that wait: are there workers, and "
@@ -330,10 +244,10 @@ class RemoteTaskRuns(Runner):
         if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
             self._give_back(lost, None)  # and the journal will say who has taken over
         elif isinstance(why, ResumableTasksError) and not isinstance(why, WorkerLost):
-            self._waiting.extend(lost)
+            self._waiting.put_back(lost)
             raise why  # ours: of the place, and not of a batch
         else:
-            self._pool_is_broken |= isinstance(why, BrokenExecutor)
+            self._submitter.pool_is_broken |= isinstance(why, BrokenExecutor)
             self._send_again(group, lost, why, begun)
 
     def _send_again(
@@ -341,33 +255,25 @@ class RemoteTaskRuns(Runner):
     ) -> None:
         log.warning("a task run has ended without %d of its batches: %r", len(lost), why)
         if not begun:
-            self._waiting.extendleft(reversed(lost))
-            self._refused += 1
-            if self._refused > 2 * self.concurrency:
+            refused = self._waiting.refuse(lost)
+            if refused > 2 * self.concurrency:
                 raise UsageError(
-                    f"{self._refused} task runs, one after the other, have ended before they "
+                    f"{refused} task runs, one after the other, have ended before they "
                     f"began: {why!r}. The workers need the same code and packages as the driver, "
                     f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API"
                 )
             return
-        self._refused = 0
+        self._waiting.accept()
         suspect, *rest = lost  # a worker goes by their order
-        self._waiting.extendleft(reversed(rest))
-        losses = self._losses[suspect.number] = self._losses.get(suspect.number, 0) + 1
-        if losses < _LOSSES:
-            (self._suspects if losses == 1 else self._isolated).append(suspect)
+        self._waiting.put_back(rest)
+        losses = self._waiting.lose(suspect)
+        if losses is None:
             return
         error = WorkerLost(
             f"the worker of this batch was lost, {losses} times ({why!r}). A system kills a "
             "process that takes too much memory: try a smaller batch_size"
         )
-        self._done(_unpacked(failed_whole(self._driver_work, suspect, error, losses)))
-
-
-def _lost_its_worker(batch: Batch) -> bool:
-    """Whether a batch is handled again because its worker died."""
-    error = batch.part_of.error if batch.part_of is not None else None
-    return error is not None and error.cause is Cause.WORKER_LOST
+        self._done(_unpacked(failed_whole(self._work, suspect, error, losses)))
 
 
 def _unpacked(outcome: Outcome) -> Outcome:
@@ -383,7 +289,7 @@ def _by_our_clock(outcome: Outcome) -> Outcome:
     if not isinstance(outcome, (Done, Failed)):
         return outcome
     now = time.monotonic()
-    began = now - (outcome.times.ended - outcome.times.began) - _MOST_POLL_SECONDS
+    began = now - (outcome.times.ended - outcome.times.began) - MOST_POLL_SECONDS
     return replace(outcome, times=replace(outcome.times, began=began, ended=now))
 
 

@@ -7,8 +7,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.package.test_size import LARGER
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +21,6 @@ def numbers() -> dict[str, int]:
     return {
         "arrows up that ignore_imports lists": len(rooms.get("ignore_imports", [])),
         "files and functions excused from C901": len(complex_files) + sum(marks),
-        "entries in tests/package/test_size.py": len(LARGER),
         "imports inside functions": sum(map(imports_in_functions, (*library, *flows))),
         "lines of resumable_tasks/": lines(library),
         "of these in resumable_tasks/testing/": lines(texts("resumable_tasks/testing")),

@@ -23,7 +23,7 @@ from resumable_tasks.errors import StoreError, UsageError, WorkerLost
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.prefect import remote, worker
+from resumable_tasks.prefect import groups, remote, worker
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.worker import handle_group
@@ -316,7 +316,7 @@ def test_those_that_wait_in_a_pool_that_one_has_broken_are_no_suspects(
 ) -> None:
     """Batch 0 breaks the pool, each time before the others in it have begun."""
     broken = threading.Event()
-    monkeypatch.setattr(remote, "renew_pool", broken.clear)
+    monkeypatch.setattr(groups, "renew_pool", broken.clear)
 
     def behave(order: WorkOrder, future: Future) -> None:
         if numbers_of(order) == [0]:
@@ -686,7 +686,7 @@ class TestWorker:
 
     def test_it_knows_this_checkpoint_from_another_on_the_same_path(self, bench: Make) -> None:
         one, other = bench(), bench()
-        work = one.runner._work
+        work = one.runner._submitter.work
         for folder in (one, other):
             Outbox(folder.store, 1).open()
         mine = Outbox(one.store, 1)
@@ -701,7 +701,7 @@ class TestWorker:
         runner = bench()
         nowhere = Outbox(LocalStore(tmp_path / "nowhere"), 1)
         with pytest.raises(UsageError, match=r"nowhere is not there on host .* all workers share"):
-            handle_group(order(nowhere, 0, runner.runner._work))
+            handle_group(order(nowhere, 0, runner.runner._submitter.work))
 
     def test_pauses_between_attempts_end_with_the_run(self, bench: Make) -> None:
         outbox = Outbox(bench().store, 5)
