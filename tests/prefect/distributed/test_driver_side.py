@@ -21,7 +21,7 @@ from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import StoreError, UsageError, WorkerLost
 from resumable_tasks.items import keys
-from resumable_tasks.items.batch import Batch, Cause
+from resumable_tasks.items.batch import Batch, Cause, ErrorKind, Part
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.prefect import groups, remote, worker
 from resumable_tasks.prefect.remote import RemoteTaskRuns
@@ -309,6 +309,18 @@ def test_a_batch_is_isolated_before_it_is_given_up(bench: Make) -> None:
     assert done(outcomes) == set(range(30)) - {3}
     assert most[(3,)][-1] == 1
     assert max(times for each in most.values() for times in each) == 3
+
+
+def test_a_part_of_a_batch_whose_worker_was_lost_is_alone_and_tried_once(bench: Make) -> None:
+    def die(order: WorkOrder, future: Future) -> None:
+        outbox_of(order).begin(order.name[1])
+        future.end(WorkerLost("gone"))
+
+    runner = bench(die)
+    part_of = Part(0, ErrorKind("WorkerLost", Cause.WORKER_LOST))
+    runner.runner.submit(Batch(7, ["a"], keys.canonical("a"), [{"id": "a"}], part_of))
+    assert failures(runner.take(1)[7])
+    assert runner.runs.submitted == [[7]]
 
 
 def test_those_that_wait_in_a_pool_that_one_has_broken_are_no_suspects(
