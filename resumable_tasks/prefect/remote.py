@@ -97,6 +97,8 @@ class RemoteTaskRuns(Runner):
         try:
             # From here on the items are only there as bytes; they may be large.
             packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
+            # While they are still here to be halved: what cannot be loaded fails, and not the run.
+            cloudpickle.loads(packed.items)
         except Exception as error:  # noqa: BLE001 - what cannot cross has failed
             why = UsageError(f"these items cannot be sent to another process: {error}")
             self._done(failed_whole(self._work, batch, why, 1))

@@ -50,8 +50,9 @@ class Waiting:
         return kind
 
     def put_back(self, batches: list[Batch]) -> None:
-        """Have these sent next: they had not begun."""
-        self._queues[Kind.NEW].extendleft(reversed(batches))
+        """Have these sent next, as they were to be sent: they had not begun."""
+        for batch in reversed(batches):
+            self._queues[Kind(self._losses.get(batch.number, 0))].appendleft(batch)
 
     def refuse(self, batches: list[Batch]) -> int:
         """Put a task run's batches back; how many task runs in a row have not begun."""
@@ -67,6 +68,7 @@ class Waiting:
         """Have a batch sent again whose worker was lost; how many were lost, if that is enough."""
         losses = self._losses[batch.number] = self._losses.get(batch.number, 0) + 1
         if losses > Kind.ALONE:
+            del self._losses[batch.number]
             return losses
         self._queues[Kind(losses)].append(batch)
         return None

@@ -144,6 +144,11 @@ def length(rows: list[dict[str, Any]]) -> list[Any]:
     return [{"id": row["id"], "length": len(row["data"])} for row in rows]
 
 
+@resumable_task(key="id", batch_size=4, concurrency=2)
+def four_lengths(rows: list[dict[str, Any]]) -> list[Any]:
+    return [{"id": row["id"], "length": len(row["data"])} for row in rows]
+
+
 class Multiplier:
     """An object whose method is a handler, and which is one itself."""
 

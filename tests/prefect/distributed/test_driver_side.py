@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -321,6 +322,31 @@ def test_a_part_of_a_batch_whose_worker_was_lost_is_alone_and_tried_once(bench: 
     runner.runner.submit(Batch(7, ["a"], keys.canonical("a"), [{"id": "a"}], part_of))
     assert failures(runner.take(1)[7])
     assert runner.runs.submitted == [[7]]
+
+
+def test_a_suspect_whose_task_run_is_refused_stays_one(bench: Make) -> None:
+    """Batch 6 ends whatever it is in; the second task run that has it does not even begin."""
+    turn = itertools.count()
+
+    def fragile(order: WorkOrder, future: Future) -> None:
+        numbers = numbers_of(order)
+        if 6 not in numbers:
+            succeed(order, future)
+        elif next(turn) == 1:
+            future.end(OSError("no route to Prefect's API"))
+        else:
+            del order.batches[numbers.index(6) :]
+            handle_group(order)
+            future.end(WorkerLost("gone"))
+
+    runner = bench(fragile, 1)
+    runner.submit(12)
+    outcomes = runner.take(12)
+    assert failures(outcomes.pop(6))
+    assert done(outcomes) == set(range(12)) - {6}
+    with_it = [numbers for numbers in runner.runs.submitted if 6 in numbers]
+    assert len(with_it[0]) > 1
+    assert with_it[1:] == [[6], [6], [6]]
 
 
 def test_those_that_wait_in_a_pool_that_one_has_broken_are_no_suspects(

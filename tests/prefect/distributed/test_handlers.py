@@ -106,10 +106,10 @@ def test_a_handler_that_cannot_cross_is_refused_before_anything_runs(
     assert oracle.failed(place) == set()
 
 
-def test_items_that_cannot_cross_fail_in_their_batch_alone(dask: Engine, place: Path) -> None:
+def test_items_that_cannot_cross_fail_alone(dask: Engine, place: Path) -> None:
     items = [{"id": n, "data": b"" if n != 7 else threading.Lock()} for n in range(20)]
     with pytest.raises(JobFailed, match="cannot be sent to another process"):
-        dask.run(handlers.length, items, checkpoint=place)
+        dask.run(handlers.four_lengths, items, checkpoint=place)
     assert oracle.failed(place) == {7}
     oracle.each_once(place, set(range(20)) - {7})
 
@@ -125,10 +125,10 @@ def _refuse() -> Any:
     raise ValueError("not today")
 
 
-def test_items_that_cannot_be_loaded_fail_in_their_batch_alone(dask: Engine, place: Path) -> None:
+def test_items_that_cannot_be_loaded_fail_alone(dask: Engine, place: Path) -> None:
     items = [{"id": n, "data": b"" if n != 7 else Grudging()} for n in range(20)]
     with pytest.raises(JobFailed, match="not today"):
-        dask.run(handlers.length, items, checkpoint=place)
+        dask.run(handlers.four_lengths, items, checkpoint=place)
     assert oracle.failed(place) == {7}
     oracle.each_once(place, set(range(20)) - {7})
 
