@@ -339,7 +339,12 @@ def _as_json(name: str, values: list[Any]) -> list[str | None]:
         raise BadResult(f"column {name!r} of the handler's result is no JSON: {error}") from error
 
 
-_PLAIN_TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
+_PLAIN_TYPES = {
+    str: ("string",),
+    int: ("int64", "uint64"),  # Arrow's own inference knows no uint64 since its version 26
+    float: ("float64",),
+    bool: ("bool",),
+}
 
 
 def array(name: str, values: list[Any]) -> pa.Array:
@@ -347,10 +352,10 @@ def array(name: str, values: list[Any]) -> pa.Array:
 
     try:
         kinds = set(map(type, values)) - {type(None)}
-        alias = _PLAIN_TYPES.get(kinds.pop()) if len(kinds) == 1 else None
-        if alias is not None:
-            # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
-            with contextlib.suppress(OverflowError):  # integers of 64 bits without sign
+        aliases = _PLAIN_TYPES.get(kinds.pop(), ()) if len(kinds) == 1 else ()
+        # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
+        for alias in aliases:
+            with contextlib.suppress(OverflowError):
                 return pa.array(values, pa.type_for_alias(alias))
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

@@ -227,3 +227,12 @@ def test_rows_where_none_are_wanted_are_refused(job, form) -> None:
         len(job.batch),
         None,
     )
+
+
+def test_integers_of_64_bits_without_sign_are_stored_as_such() -> None:
+    many = [2**63, 2**64 - 1]
+    batch = Batch(0, many, keys.join(map(keys.canonical, many)), [])
+    table = match([{"a": key, "v": None} for key in many], batch, KeyScheme("a"), "one").table
+    assert table is not None
+    assert table.schema.field("a").type == pa.uint64()
+    assert table["a"].to_pylist() == many
