@@ -23,6 +23,7 @@ from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import Interrupted, JobFailed, UsageError
 from resumable_tasks.items.plan import Planning
+from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
 from resumable_tasks.runners.handle import Work
@@ -315,6 +316,7 @@ class Run:
     def _runner(self) -> Runner:
         options, flow_run = self._options, self._flow_run
         if options.runner == "prefect" and flow_run is None:
+            require_prefect('runner="prefect"')
             raise UsageError(
                 f'{options.name}: runner="prefect", and no flow run is going on: call it in a '
                 'function that is a Prefect @flow, or leave runner="auto"'

@@ -74,14 +74,19 @@ assert set(resumable_tasks.__all__) <= set(globals())
 assert "flow_state(result" in pydoc.plain(pydoc.render_doc(resumable_tasks))
 scheduled_date()
 job = resumable_task(lambda rows: [{"v": 1} for _ in rows], name="job")
+in_flows = resumable_task(lambda rows: rows, name="in_flows", runner="prefect")
 result = job.run(["a"], checkpoint="c")
-try:
-    flow_state(result)
-except UsageError as error:
-    print(error)
+for needs_prefect in (
+    lambda: flow_state(result),
+    lambda: in_flows.run(["a"], checkpoint="other"),
+):
+    try:
+        needs_prefect()
+    except UsageError as error:
+        print(error.remedy)
 """
     said = in_a_new_interpreter(code, cwd=tmp_path)
-    assert said.strip().endswith('pip install "resumable-tasks[prefect]"')
+    assert said.splitlines()[-2:] == ['pip install "resumable-tasks[prefect]"'] * 2
 
 
 def test_nothing_of_the_library_prints_pickles_or_evaluates() -> None:
