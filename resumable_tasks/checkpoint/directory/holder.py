@@ -8,6 +8,7 @@ clock of one machine is compared with another's.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -59,6 +60,9 @@ class Holder:
             for attempt in range(_LOCK_TRIES):
                 if self._try_lock(steal=takeover):
                     break
+                if attempt == 0:
+                    # A hold of this process whose release was interrupted may lie in a cycle.
+                    gc.collect()
                 if attempt < _LOCK_TRIES - 1:
                     time.sleep(_LOCK_PAUSE)
             else:
