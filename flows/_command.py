@@ -40,7 +40,7 @@ Given = dict[str, Any]
 
 
 def partition_folder(out: str, date: datetime.date) -> Path:
-    """Where a date is published: a folder of a dataset that is partitioned as Hive does it."""
+    """The folder that a date is published in: one partition of a dataset, named as Hive does."""
     return Path(out) / f"date={date}"
 
 

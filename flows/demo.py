@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: the nightly ingest, killed at half, looked at, resumed, checked.
+"""The demo of ``make demo``: the nightly ingest, killed halfway, inspected, resumed, checked.
 
     python -m flows.demo [SOURCE…]
 

@@ -277,7 +277,7 @@ def ingest(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may be answered at another time."""
+    """True if the same request may be answered at another time."""
     if isinstance(error, httpx.HTTPStatusError):
         told = "retry-after" in error.response.headers  # some say 403 to who asks too often
         return error.response.status_code in _MAY_PASS or told
@@ -295,14 +295,14 @@ def seconds_told(error: BaseException) -> float | None:
 
 
 def _at(found: Any, path: str) -> Any:
-    """What stands at a dotted path of an answer; None if nothing does."""
+    """The value at a dotted path of an answer; None if there is none."""
     for name in filter(None, path.split(".")):
         found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
 def _read(copy: Path) -> Any:
-    """What `_write` has written, if it is whole."""
+    """Read what `_write` has written, if it is whole."""
     try:
         digest, _, body = copy.read_bytes().partition(b"\n")
     except OSError:

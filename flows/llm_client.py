@@ -45,13 +45,13 @@ _PAYMENT_REQUIRED = 402  # the balance is used up, say those who bill in advance
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may be answered at another time."""
+    """True if the same request may be answered at another time."""
     return isinstance(error, RETRIED) or getattr(error, "status_code", None) == _PAYMENT_REQUIRED
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model is asked, and where. Prices are of a million tokens, None if not known."""
+    """The model and its address. Prices are for a million tokens, None if not known."""
 
     name: str
     key: str = field(repr=False)
@@ -111,7 +111,7 @@ def _at(first: str, *path: str | int, **how: Any) -> Any:
 
 
 class _Answer(BaseModel):
-    """What is needed of a chat completion; not all compatible servers send all that it has."""
+    """The parts of a chat completion that are needed; not all compatible servers send more."""
 
     model: str
     content: str | None = _at("choices", 0, "message", "content")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Result(Protocol):
-    """What an error carries of a run's `RunResult`, as far as this floor of the house can say."""
+    """The part of a run's `RunResult` that an error carries, typed without importing it."""
 
     @property
     def total(self) -> int: ...

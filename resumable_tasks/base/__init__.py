@@ -1,1 +1,1 @@
-"""What every room uses: the log, text, the clock, signals, fault points."""
+"""Tools that every room uses: the log, text, the clock, signals, fault points."""

@@ -23,7 +23,7 @@ def job_name(value: str) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a finite number from 0; True and False are none."""
+    """True for a finite number of at least 0; booleans are not numbers here."""
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What those ask who have to know how long something takes. A test hands in another."""
+    """The source of time for code that measures or waits. A test passes in its own."""
 
     def monotonic(self) -> float:
         """Seconds that only ever grow, from some moment on."""

@@ -10,7 +10,7 @@ class Stopping(Protocol):
     """Says whether a run stops. A ``threading.Event`` is one."""
 
     def is_set(self) -> bool:
-        """Whether the run stops."""
+        """True once the run is to stop."""
 
     def wait(self, seconds: float, /) -> bool:
         """Wait for so many seconds, or until the run stops; whether it does."""

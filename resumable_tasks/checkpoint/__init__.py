@@ -1,1 +1,1 @@
-"""What is remembered: places that open, units that commit, receipts."""
+"""Memory of a job: places that open, units that commit, receipts."""

@@ -1,4 +1,4 @@
-"""What is left, and what it would take."""
+"""Estimates of the work that is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resumable_tasks.base.text import count, duration
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What handling ``items`` more would take, at the pace seen up to now; None if unknown."""
+    """The expected effort for ``items`` more, at the pace seen so far; None if unknown."""
 
     items: int
     seconds: float | None = None

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a place is told of the job that opens it.
+    """The job that opens a place, as far as the place needs to know it.
 
     ``at_once`` calls of the handler run at once, at most. ``max_attempts`` and ``retry_failed``
     say which failed items are tried again.
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How one run opens a checkpoint.
+    """The options with which one run opens a checkpoint.
 
     ``takeover``: take it from a run that is stuck. ``expected``: how many items the run has; None
     if that is unknown. ``identity``: by what else this run is known, such as an orchestrator's id.
@@ -71,7 +71,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What earlier runs have left. Counts are items.
+    """The state that earlier runs have left. Counts are items.
 
     ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
     ``last`` the run that was at work before and when it was, both None if unknown.
@@ -86,7 +86,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run would handle. Counts are items, but for ``batches``; None if unknown.
+    """The work that a run would do. Counts are items, except ``batches``; None if unknown.
 
     ``total`` items were seen: ``skipped`` are completed, ``changed`` have changed since, ``again``
     have failed before and would be tried again, ``left_alone`` would not.
@@ -106,7 +106,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a commit has made durable.
+    """The part of a unit that a commit has made durable.
 
     ``number`` counts the commits; ``completed`` items with ``rows`` rows. ``bytes`` were written
     to files, ``size`` is about what the rows take in memory. ``failures`` are as they are kept:
@@ -181,24 +181,24 @@ class Checkpoint(ABC):
         return []
 
     def estimate(self, items: int) -> Estimate:
-        """What handling so many items would take, at the pace of all runs up to now."""
+        """Estimate what so many items would take, at the pace of all runs so far."""
         return Estimate(items)
 
     def stop_when(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most never wait
-        """Where planning waits for something: end, rather than wait on, once this is true."""
+        """End any wait within planning once this is true."""
 
     def shard_writer(self) -> Callable[[pa.Table, int], Shard] | None:
-        """What a remote worker writes its rows with; None: it sends them back."""
+        """The writer for a remote worker's rows; None if the worker sends them back."""
         return None
 
     @property
     def failures_listed(self) -> str:
-        """What lists the failures: a command, or a query."""
+        """The command or query that lists the failures."""
         return f"`resumable failures {shlex.quote(self.url)}`"
 
     @property
     def quarantine_hint(self) -> str:
-        """What lists the quarantined items, and what releases them."""
+        """The commands that list the quarantined items and release them."""
         return (
             f"`resumable failures {shlex.quote(self.url)} --quarantined` lists them, "
             "`resumable retry` releases them"
@@ -243,7 +243,7 @@ class Reader(ABC):
 
 
 class Place(ABC):
-    """Where a checkpoint is, and of what kind."""
+    """The place of a checkpoint: its address and its form."""
 
     @abstractmethod
     def check(self, job: Job, items: Any) -> Job:
@@ -251,7 +251,7 @@ class Place(ABC):
 
     @abstractmethod
     def preview(self, job: Job, items: Any) -> Preview:
-        """What a run would handle. Reads all items; calls, writes and holds nothing.
+        """Count what a run would handle. Reads all items; calls, writes and holds nothing.
 
         Raises what a run would raise for these items, or for this checkpoint.
         """
@@ -273,7 +273,7 @@ class Place(ABC):
         return None
 
     def takes_files(self) -> bool:
-        """Whether workers write the files of their rows there themselves."""
+        """True if workers write the files of their rows there themselves."""
         return True
 
     def partition(self, name: str) -> Place:

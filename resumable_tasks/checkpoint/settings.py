@@ -1,4 +1,4 @@
-"""What a job sets about items that fail, and about a version that has changed."""
+"""Settings of a job for items that fail and for a version that has changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OnVersionChange = Literal["error", "reuse", "restart"]
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """What a run does when items fail. Raises `UsageError` for a value that does not fit.
+    """A run's response to items that fail. Raises `UsageError` for a value that does not fit.
 
     Args:
         isolate: a batch that still fails after its retries is halved, and so on, until the bad

@@ -1,4 +1,4 @@
-"""What reaches the terminal: nothing that could steer it, and a closed pipe is no error."""
+"""Output to the terminal: nothing that could control it, and a closed pipe is no error."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ Show = Callable[[float | None], bool]
 
 @contextlib.contextmanager
 def _display(reader: Reader, as_json: bool) -> Iterator[Show]:
-    """What shows a look; it returns False once nobody reads it any more."""
+    """Return what shows one look; it returns False once nobody reads any more."""
     if as_json:
 
         def show_json(rate: float | None) -> bool:
@@ -133,7 +133,7 @@ def _in_run(reader: Reader) -> int:
 
 
 def _expected(reader: Reader) -> int | None:
-    """How many items the run has, if it knew when it began."""
+    """The number of items that the run expected when it began, if it knew."""
     expected = reader.last.claim.info.get("expected") if reader.last else None
     return expected if isinstance(expected, int) else None
 

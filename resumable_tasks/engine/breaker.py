@@ -25,7 +25,7 @@ TAIL_SECONDS = 30.0
 
 
 class Tail(Enum):
-    """Whether the wait for the last batches of a run is still to come."""
+    """The state of the wait for a run's last batches."""
 
     AHEAD = auto()
     NOW = auto()
@@ -72,7 +72,7 @@ State = Closed | Paused | Trying | Open
 
 
 class Evidence(Enum):
-    """What is known of the service since the last step."""
+    """Evidence about the service since the last step."""
 
     MANY_FAILED = auto()
     """So many batches in a row have failed that the service may be down."""
@@ -89,7 +89,7 @@ class Evidence(Enum):
 
 
 class Order(Enum):
-    """What is to be done after a step."""
+    """The order that follows from a step."""
 
     NOTHING = auto()
     TRY = auto()

@@ -1,4 +1,4 @@
-"""How much one run may do, take or spend, and what the rest would cost."""
+"""Limits on what one run may do, take or spend, and the cost of the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much one run may do. Raises `UsageError` for a value that does not fit.
+    """Limits on what one run may do. Raises `UsageError` for a value that does not fit.
 
     A run that has used its budget up ends as interrupted and says what remains; the next run
     resumes. None: no limit.
@@ -49,7 +49,7 @@ class Budget:
 
 
 class Spending:
-    """What a run has used of its budget.
+    """The part of its budget that a run has used.
 
     No call is begun that would exceed the cost at the average cost of an item up to now,
     ``cost_each`` from earlier runs at first. Where nothing is known of it, the first call alone is
@@ -66,7 +66,7 @@ class Spending:
 
     @property
     def cost_each(self) -> float | None:
-        """What an item has cost on average; None if that is not known."""
+        """The average cost of an item; None if it is not known."""
         return self.spent / self._counted if self._counted else self._cost_each
 
     @property
@@ -74,7 +74,7 @@ class Spending:
         return None if self._until == math.inf else max(0.0, self._until - time.monotonic())
 
     def take(self, items: int) -> int:
-        """How many of so many items may be handled; they are counted as taken."""
+        """Take up to ``items`` items from the budget, and return how many it allows."""
         if self.budget.items is not None:
             items = min(items, self.budget.items - self._taken)
         self._taken += items
@@ -89,7 +89,7 @@ class Spending:
             self._counted += completed + len(outcome.failures)
 
     def affords(self, items: int, out: int) -> bool:
-        """Whether so many items may be begun, while ``out`` others are on their way."""
+        """True if so many items may begin while ``out`` others are in flight."""
         if self.budget.cost is None:
             return True
         each = self.cost_each
@@ -98,7 +98,7 @@ class Spending:
         return self.spent + each * (items + out) <= self.budget.cost * _ROUNDING
 
     def affordable(self, items: int) -> int:
-        """How many of so many items can be afforded, while nothing is on its way."""
+        """The number of items that the budget affords while nothing is in flight."""
         each = self.cost_each
         if self.budget.cost is None or not each:
             return items
@@ -106,14 +106,14 @@ class Spending:
 
     @property
     def used_up(self) -> str:
-        """What ends a run that may begin nothing more."""
+        """The limit that ends a run which may begin nothing more."""
         if self.budget.items is not None and self._taken >= self.budget.items:
             return f"items={self.budget.items}"
         return f"cost={self.budget.cost:g}"
 
     @property
     def over(self) -> str | None:
-        """What is used up, or was exceeded as calls have cost more than those before; or None."""
+        """The limit that is used up, or was exceeded because calls became dearer; or None."""
         if time.monotonic() >= self._until:
             return f"seconds={self.budget.seconds:g}"
         if self.budget.cost is not None and self.spent > self.budget.cost * _ROUNDING:

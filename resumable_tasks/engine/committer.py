@@ -44,7 +44,7 @@ class _StopRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a run does about failures, and how long it waits for what runs when it stops."""
+    """A run's rules for failures, and how long a stop waits for running batches."""
 
     isolate: bool = True
     pause_after: int | None = 5

@@ -51,7 +51,7 @@ State = Trusted | Doubted | Broken
 
 
 class Order(Enum):
-    """What is to be done after a step."""
+    """The order that follows from a step."""
 
     NOTHING = auto()
     TRY = auto()

@@ -35,7 +35,7 @@ _ABANDON_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended.
+    """The end of a run: how it came about.
 
     ``stopped`` says what has ended it before its items, if anything has: a signal, a budget, an
     outage; ``asked`` whether somebody asked for it. ``why_failed`` is set where the job itself was
@@ -155,7 +155,7 @@ class Engine:
 
     @property
     def retried(self) -> int:
-        """How many batches needed more than one call with the same items, up to now."""
+        """The number of batches that needed more than one call with the same items, so far."""
         return len(self._committer.failing.retried)
 
     def tell_end(self, how: str) -> None:
@@ -164,7 +164,7 @@ class Engine:
 
     @property
     def stopping(self) -> bool:
-        """Whether the run takes no more items."""
+        """True once the run takes no more items."""
         return self._stop.begun
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
@@ -178,7 +178,7 @@ class Engine:
         self._committer.request_stop(reason, grace_seconds)
 
     def progress(self) -> Progress:
-        """How far the run is."""
+        """The progress of the run."""
         tally = self._committer.tally
         return Progress(
             tally.completed,

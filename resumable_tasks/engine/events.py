@@ -1,4 +1,4 @@
-"""What happens in a run, as frozen records, for whoever wants to know.
+"""Events of a run, as frozen records for any listener.
 
 A listener is any callable of one event. Listeners are called one at a time, from the driver's
 threads. One that raises is reported once, with its traceback, and not called again: a broken
@@ -20,7 +20,7 @@ Lines = bytes  # canonical keys, newline-joined; an event has a field of the nam
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. Counts are items. ``expected`` is None where the items have no length.
+    """The progress of a run. Counts are items. ``expected`` is None if the items have no length.
 
     ``completed`` and ``failed`` are this run's, ``skipped`` were completed before it. ``rate`` is
     items a second, ``eta`` seconds, both of this run alone; None while unknown.

@@ -1,4 +1,4 @@
-"""What a failed batch means: a bad item in it, a handler that is wrong, or a service that is down.
+"""The meaning of a failed batch: a bad item, a wrong handler, or a service that is down.
 
 A batch that failed is *held*: nothing is recorded of it, and no attempt of its items is counted,
 until it is known which of the three it is.
@@ -128,12 +128,12 @@ class FailureHandling:
 
     @property
     def held(self) -> int:
-        """How many batches are held."""
+        """The number of batches that are held."""
         return len(self._held)
 
     @property
     def paused(self) -> bool:
-        """Whether no batch begins but those that are admitted one by one."""
+        """True while batches begin only if they are admitted one by one."""
         return self._pausing or not isinstance(self._doubt, doubt.Trusted)
 
     @property
@@ -141,7 +141,7 @@ class FailureHandling:
         return not isinstance(self._breaker, breaker.Closed)
 
     def may_begin(self) -> bool:
-        """Whether a new batch may begin: in a pause one now and then. In the caller's thread."""
+        """True if a new batch may begin: in a pause one now and then. In the caller's thread."""
         if not self.paused:
             return True
         admitted, self._admit = self._admit, False
@@ -155,7 +155,7 @@ class FailureHandling:
         return max(0.0, self._breaker.until - self._clock.monotonic())
 
     def take(self, outcome: Done | Failed) -> Decision:
-        """What follows from an outcome."""
+        """Decide what follows from an outcome."""
         batch = outcome.batch
         tried = batch.number in self._tried
         self._tried.discard(batch.number)
@@ -177,7 +177,7 @@ class FailureHandling:
         return decision
 
     def look(self, *, nothing_else: bool) -> Decision:
-        """What is due now. ``nothing_else``: no batch runs, and the items are at their end."""
+        """Decide what is due now. ``nothing_else``: no batch runs, and there are no more items."""
         if self.paused and not self._held and not self._tried:
             self._end_pause()  # the last item that was tried has failed without raising
         if not self.paused:
@@ -297,7 +297,7 @@ class FailureHandling:
             self._doubt = self._doubt_handler()
 
     def _doubt_handler(self) -> doubt.Doubted:
-        """How it is found out whether anything works, where waiting is of no use."""
+        """Begin to test whether anything works, where waiting is of no use."""
         log.warning(
             "nothing has succeeded since %s failed, the last with %s: a few items are tried by "
             "themselves, and a few more batches, before the run ends (if the items are at fault, "

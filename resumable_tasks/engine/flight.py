@@ -1,4 +1,4 @@
-"""What the feeding and the committing thread share: the batches that are out, and the stop."""
+"""State shared by the feeding and the committing thread: the batches in flight, and the stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Flight:
-    """What is out: submitted, and not yet committed.
+    """The batches in flight: submitted, and not yet committed.
 
     ``held`` batches have failed and wait for what is known of others. ``at_end``: there is no item
     to submit, for now or for good. ``changed`` guards all of it, and is notified.
@@ -21,7 +21,7 @@ class Flight:
         self.changed = threading.Condition()
 
     def settle(self, batches: int, items: int, held: int) -> None:
-        """So many more are out (fewer, if negative), and so many are held."""
+        """Adjust the number in flight (fewer, if negative) and the number held."""
         with self.changed:
             self.batches += batches
             self.items += items
@@ -30,7 +30,7 @@ class Flight:
 
     @property
     def divisible(self) -> bool:
-        """Whether a batch of more than one item is out."""
+        """True if a batch of more than one item is in flight."""
         return self.items > self.batches
 
 
@@ -64,5 +64,5 @@ class Stop:
 
     @property
     def overdue(self) -> bool:
-        """Whether what still runs is not waited for any more."""
+        """True once running batches are no longer waited for."""
         return self._deadline is not None and time.monotonic() > self._deadline

@@ -23,7 +23,7 @@ def root_of(batch: Batch) -> int:
 
 
 def was_alone(failed: Failed) -> bool:
-    """Whether it is a call with one item alone that failed.
+    """True if the call that failed had one item alone.
 
     What is left of a batch of which items were tried may be one item, which was not alone.
     """
@@ -45,12 +45,12 @@ def again(failed: Failed, number: Number) -> Batch:
 
 
 def was_again(batch: Batch) -> bool:
-    """Whether this is a batch that is handled `again`."""
+    """True for a batch that is handled `again`."""
     return batch.part_of is not None and batch.part_of.error is None
 
 
 def to_try(failed: Failed, number: Number, size: int) -> tuple[Batch, Failed | None]:
-    """So many of its items as a batch of their own, and what is left of the batch that failed."""
+    """Split off ``size`` items as a batch of their own, and return the rest of what failed."""
     batch, part = failed.batch, _part(failed)
     some = batch.slice(0, size, number(), part)
     if size == len(batch):

@@ -1,4 +1,4 @@
-"""What the person sees while a run goes on: a bar on a terminal, log lines elsewhere."""
+"""Progress for the user while a run goes on: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run warns of while it goes on: batches that take long, keys that none knows."""
+"""Warnings while a run goes on: batches that take long, keys that nobody knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many batches may be out at once: submitted, and not yet committed."""
+"""The window: how many batches may be in flight, submitted and not yet committed."""
 
 from __future__ import annotations
 

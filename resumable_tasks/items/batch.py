@@ -15,7 +15,7 @@ Rows = Any
 
 
 class Cause(Enum):
-    """How an error came about, as far as it matters for what is done next."""
+    """The origin of an error, as far as it decides what is done next."""
 
     RAISED = "raised"
     """The handler raised it, or returned what does not match its batch."""
@@ -27,7 +27,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
-    """What is known of an error once the exception itself is gone.
+    """The facts about an error that outlive the exception itself.
 
     ``name`` is the name of its class. ``transient``: the same call may succeed at another time.
     ``outage``: the error looks like a service's, and not like an item's. ``shape``: what the
@@ -124,7 +124,7 @@ class Chunk:
         return len(self.lines)
 
     def choose(self, indexes: Sequence[int]) -> Chunk:
-        """Those at these places, in this order."""
+        """Return the items at these indexes, in this order."""
         if len(indexes) == len(self.lines):
             return self
         return Chunk(
@@ -136,7 +136,7 @@ class Chunk:
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
-        """These chunks, of one kind of items, as one."""
+        """Join chunks of one kind of items."""
         if len(chunks) == 1:
             return chunks[0]
         return cls(

@@ -41,13 +41,13 @@ def to_text(fingerprint: int) -> bytes:
 
 
 def from_text(text: bytes) -> int:
-    """What `to_text` has made: -1 where there is none."""
+    """Read the output of `to_text`: -1 where there is none."""
     return int(text, 16) if text else -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprinter:
-    """How the fingerprint of an item is had.
+    """A way to get the fingerprint of an item.
 
     ``spec``: the name of a field, a callable on the item, or ``"content"``: the whole item.
     """
@@ -101,7 +101,7 @@ class Fingerprinter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Changes:
-    """How a run sees that a completed item has changed, and what it does then.
+    """Detection of completed items that have changed, and the response to it.
 
     Raises `UsageError` for a value that does not fit. Items that were completed before the job had
     this setting count as unchanged, and are compared from then on.

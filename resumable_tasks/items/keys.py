@@ -98,7 +98,7 @@ def _canonical_slow(key: object) -> bytes:
 
 
 def canonical_all(many: list[Any]) -> tuple[list[Key], list[bytes]]:
-    """These keys as builtin types, and `canonical` of each; cheap where all are plain strings."""
+    """Return these keys as builtin types, and `canonical` of each; cheap for plain strings."""
     kinds = set(map(type, many))
     if kinds == {str}:
         whole = "".join(many)
@@ -155,7 +155,7 @@ def shorten(value: object, limit: int = 80) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyScheme:
-    """How the key of an item is found, and in which columns of the results it stands.
+    """The way to find an item's key, and the columns of the results that hold it.
 
     ``spec``: ``None`` (the item itself is the key), a field name, a tuple of field names, or a
     callable on the item. ``columns`` are the result columns that hold the key: the fields, or
@@ -200,7 +200,7 @@ class KeyScheme:
 
     @property
     def composite(self) -> bool:
-        """Whether the key is a tuple that stands in one column a part."""
+        """True if the key is a tuple with one column for each part."""
         return isinstance(self.spec, tuple)
 
     def describe(self) -> Any:
@@ -238,7 +238,7 @@ class KeyScheme:
         return [extract(item) for item in items]
 
     def values(self, key: Key) -> tuple[Any, ...]:
-        """What stands in the key's columns for this key, one value a column."""
+        """The values of the key's columns for this key."""
         if self.composite:
             assert isinstance(key, tuple)
             return key

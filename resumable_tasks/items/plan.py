@@ -36,7 +36,7 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """How a job's items become batches; see `resumable_task` for what each means."""
+    """Options for turning items into batches; see `resumable_task` for the meaning of each."""
 
     key: KeySpec = None
     batch_size: int = 50
@@ -50,12 +50,12 @@ class Planning:
 
     @property
     def fingerprinter(self) -> Fingerprinter | None:
-        """How fingerprints of items are made; None if there are none."""
+        """The maker of fingerprints; None if there are none."""
         return None if self.changes is None else Fingerprinter(self.changes.by)
 
     @property
     def on_change(self) -> OnChange:
-        """What a run does with a completed item that has changed."""
+        """The response to a completed item that has changed."""
         return "redo" if self.changes is None else self.changes.then
 
     def planner(
@@ -93,11 +93,11 @@ class Adopted:
 
 
 class FailedBefore(Protocol):
-    """What is known of an item that failed in an earlier run."""
+    """An item that failed in an earlier run."""
 
     @property
     def attempts(self) -> int:
-        """How often it was tried by itself."""
+        """The number of times that the item was tried by itself."""
 
 
 class Planner:
@@ -180,13 +180,13 @@ class Planner:
             yield self._batch(left, suspects=True)
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
-        """Those of these consecutive items that are to be handled; counts them all."""
+        """Choose from these consecutive items those that are to be handled; counts them all."""
         found, lines = self._keyed(items, extract)
         taken = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
         return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
 
     def _suspected(self) -> Suspected | None:
-        """What tells the items that failed by themselves before; None if none did."""
+        """The test for items that failed by themselves before; None if none did."""
         failed = self._failed
         if not failed:
             return None
@@ -230,9 +230,9 @@ class Planner:
         return columns
 
     def _admit(self, lines: list[bytes], taken: list[int] | None) -> Sequence[int]:
-        """Which of these consecutive keys, with the fingerprints of their items, are to be handled.
+        """Return the indexes of these consecutive keys that are to be handled.
 
-        By index; counts them all.
+        Counts all of them.
         """
         first, self.total = self.total, self.total + len(lines)
         if self.seen.add_new(lines, first):
@@ -273,7 +273,7 @@ class Planner:
         return sorted({*missing, *failed})
 
     def _wanted(self, line: bytes, fingerprint: int | None, position: int) -> bool:
-        """Whether this item is to be handled: it is missing, or has changed."""
+        """True if this item is to be handled: it is missing, or has changed."""
         stored = self._done.get(line)
         if stored is not None and fingerprint not in (None, stored):
             assert fingerprint is not None
@@ -338,7 +338,7 @@ class Planner:
 
 
 def is_read_by_iteration(items: Any) -> bool:
-    """Whether reading these items runs code of their own, item by item, such as a generator's."""
+    """True if reading these items runs code of their own, item by item, such as a generator's."""
     return (
         isinstance(items, Iterable)
         and not isinstance(items, (str, bytes, bytearray, list, tuple, Mapping, Set, range))

@@ -123,6 +123,6 @@ class Handed:
 
 
 def in_event_loop() -> bool:
-    """Whether an event loop is running in this thread."""
+    """True if an event loop is running in this thread."""
     asyncio = sys.modules.get("asyncio")  # where nobody has loaded it no loop is running
     return asyncio is not None and asyncio._get_running_loop() is not None

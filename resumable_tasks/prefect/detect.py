@@ -1,4 +1,4 @@
-"""Whether the code that asks is in a flow run. Costs nothing where Prefect is not loaded."""
+"""Detecting a flow run around the caller. Costs nothing where Prefect is not loaded."""
 
 from __future__ import annotations
 

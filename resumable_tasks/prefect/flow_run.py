@@ -1,4 +1,4 @@
-"""What a run takes from the flow run around it, and how it lives with Prefect's signals."""
+"""The flow run around a run: logger, identity, runner, and how to live with Prefect's signals."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class FlowRun:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the checkpoint remembers of this flow run, beside the run's own name."""
+        """The facts about this flow run that the checkpoint keeps, beside the run's own name."""
         return {"flow_run": self.id}
 
     @property
     def scheduled(self) -> bool:
-        """Whether a schedule has started this flow run, and this is its first try."""
+        """True if a schedule has started this flow run, and this is its first try."""
         flow_run = self._context.flow_run
         return flow_run is not None and bool(flow_run.auto_scheduled) and flow_run.run_count <= 1
 

@@ -1,4 +1,4 @@
-"""What is measured of task runs in other processes, and what follows for the next ones."""
+"""Measurements of task runs in other processes, and the size of the next ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_POLL_SECONDS = 2.0
 
 
 class Pace:
-    """How many batches make a task run, and how often the outbox is looked into.
+    """The number of batches in a task run, and the pause between looks into the outbox.
 
     ``size``: batches a task run, as last decided. ``pause``: seconds between two looks.
     ``heard``: when something last began or came back.
@@ -44,7 +44,7 @@ class Pace:
         self.heard = time.monotonic()
 
     def group_size(self, seconds: float) -> int:
-        """So many batches as fill these seconds, by what batches have taken up to now."""
+        """The number of batches that fill these seconds, by what batches have taken so far."""
         if self._handled:
             each = max(self._seconds / self._handled, 1e-3)
             wanted = int(seconds / each)

@@ -296,7 +296,7 @@ def _by_our_clock(outcome: Outcome) -> Outcome:
 
 
 def _is_overdue(group: Group) -> bool:
-    """Whether a group that is complete is not told to have ended (seen of Dask): trust the box."""
+    """True if the end of a complete group is not reported (seen with Dask): trust the outbox."""
     if group.missing:
         return False
     now = time.monotonic()
@@ -305,7 +305,7 @@ def _is_overdue(group: Group) -> bool:
 
 
 def _why(future: Any) -> BaseException | None:
-    """How a task run that has ended has failed; None if it has not."""
+    """The error of a task run that has ended; None if it has not failed."""
     try:
         future.result(timeout=5)
     except BaseException as error:  # noqa: BLE001 - this is what was asked for

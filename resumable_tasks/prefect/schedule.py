@@ -1,4 +1,4 @@
-"""Which day a run is about: the one that it was scheduled for, however late it is."""
+"""The day that a run is about: the one it was scheduled for, however late it runs."""
 
 from __future__ import annotations
 

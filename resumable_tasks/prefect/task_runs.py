@@ -1,4 +1,4 @@
-"""What task runs in this process and in others have in common: names, sizes, states."""
+"""Common parts of task runs in this process and in others: names, sizes, states."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Causes:
 
 @dataclass(frozen=True, slots=True)
 class TaskRuns:
-    """How the batches of a job become task runs.
+    """The rules by which a job's batches become task runs.
 
     A task run costs Prefect about 10 ms here and 40 ms in its server, whatever is in it (measured
     with 3.8). So one handles batches for ``seconds`` at least, several if they are small; and the
@@ -78,7 +78,7 @@ class TaskRuns:
         )
 
     def seconds_of(self, number: int) -> float:
-        """How long the task run of this number (from 0) goes on taking batches."""
+        """The seconds for which the task run of this number (from 0) takes batches."""
         doublings = number * _DOUBLINGS // max(self.limit, 1)
         return float(self.seconds * 2.0 ** min(doublings, 60))
 
@@ -97,7 +97,7 @@ class TaskRuns:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the batches of one task run, for those who look at it.
+    """The outcome of one task run's batches, as its state shows it.
 
     ``isolate``: a batch that failed is handled again in parts, and is no failure yet. ``divided``
     counts those, ``down`` says whether any of them failed as if the service were down.

@@ -254,7 +254,7 @@ class _Artifacts:
 
 
 def percent(progress: Progress, how: str = "") -> float:
-    """How far a run is, from 0 to 100; 0 as long as it is not known how many items there are."""
+    """The progress of a run from 0 to 100; 0 while the number of items is unknown."""
     if how == "done":
         return 100.0
     handled = progress.completed + progress.skipped + progress.failed

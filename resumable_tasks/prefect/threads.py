@@ -137,7 +137,7 @@ class ThreadTaskRuns(Runner):
 
     @property
     def _over(self) -> bool:
-        """Whether no batch is to begin any more."""
+        """True once no batch is to begin any more."""
         return self._cancelled or self._stopping.is_set()
 
     def _execute(self, batch: Batch) -> Outcome:

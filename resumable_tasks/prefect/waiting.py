@@ -15,7 +15,7 @@ from resumable_tasks.items.batch import Batch, Cause
 
 
 class Kind(IntEnum):
-    """How a batch is to be sent, by how many workers were lost while they handled it."""
+    """The way to send a batch, by how many workers were lost while handling it."""
 
     NEW = 0  # together with others
     SUSPECT = 1  # in a task run of its own
@@ -81,7 +81,7 @@ class Waiting:
         return None
 
     def next_group(self, size: int, most_bytes: int) -> list[Batch]:
-        """So many of the new batches, or fewer large ones; one however large it is."""
+        """Take ``size`` of the new batches, or fewer if they are large; always at least one."""
         new = self._queues[Kind.NEW]
         found = [new.popleft()]
         room = most_bytes - len(found[0].items)

@@ -1,4 +1,4 @@
-"""How the work crosses from the driver to other processes: the handler, the context, the pool."""
+"""The wire from the driver to other processes: the handler, the context, the pool."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ _lock = threading.Lock()
 
 
 def _work(data: bytes) -> Work:
-    """What the driver has sent to be done; the same again is not loaded again."""
+    """Load the work that the driver has sent; the same work is loaded only once."""
     global _last
     digest = blake2b(data).digest()
     with _lock:

@@ -1,4 +1,4 @@
-"""What is sent to a worker: where this library is not installed, it still loads, and says so.
+"""The message to a worker: without this library installed it still loads, and says so.
 
 Dask (2026.8) ends a worker that cannot load what it is sent, and the run would wait for others for
 ever. So this refers to nothing else of ours, and crosses by its code and not by its name.
@@ -21,7 +21,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class WorkOrder:
-    """What a task run is given: bytes, opaque to Prefect, and gone once they are not needed.
+    """The input of a task run: bytes, opaque to Prefect, and dropped once they are not needed.
 
     ``batches``: number, keys, their lines, and, pickled, the items and what they are part of.
     """

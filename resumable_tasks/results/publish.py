@@ -40,7 +40,7 @@ _FIRST_RATIO = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published. ``files`` are names in ``dest``, ``bytes`` their sum."""
+    """The result of `publish`. ``files`` are names in ``dest``, ``bytes`` their sum."""
 
     dest: str
     rows: int

@@ -1,4 +1,4 @@
-"""What a run gives back: counts, failures, and the way to all committed rows."""
+"""The result of a run: counts, failures, and access to all committed rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How batches are executed. A runner knows handlers and batches, and nothing of checkpoints."""
+"""Runners execute batches. They know handlers and batches, and nothing of checkpoints."""

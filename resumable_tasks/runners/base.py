@@ -31,7 +31,7 @@ class Runner(ABC):
 
     @property
     def window(self) -> int:
-        """How many batches may be out, submitted and not yet committed, at least."""
+        """The least number of batches that may be in flight, submitted and not yet committed."""
         return 2 * self.concurrency
 
     @abstractmethod
@@ -51,6 +51,6 @@ class Runner(ABC):
 
 
 def is_coroutine_function(handler: Callable[..., Any]) -> bool:
-    """Whether a handler is to be awaited; also an object with an async ``__call__``."""
+    """True if a handler is to be awaited; also for an object with an async ``__call__``."""
     call = getattr(handler, "__call__", None)  # noqa: B004 - the method is what is asked about
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

@@ -34,7 +34,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def unwritable(kind: pa.DataType) -> bool:
-    """Whether a type holds, at any depth, a struct without fields, which Parquet cannot write."""
+    """True if a type holds, at any depth, a struct without fields, which Parquet cannot write."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):

@@ -214,7 +214,7 @@ def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, 
 
 
 def _policy(work: Work, batch: Batch) -> RetryPolicy:
-    """How often a batch is called again. Parts of a failed one are only searched for bad items."""
+    """The retries for a batch. Parts of a failed one are only searched for bad items."""
     policy, part = work.retry, batch.part_of
     if part is None or part.error is None or part.error.cause is Cause.LEFT_OUT:
         return policy
@@ -331,7 +331,7 @@ class _Overdue(threading.Timer):
 
 
 def _cost(cost: Cost, call: CallOutcome) -> float:
-    """What a call cost; NaN, on which the engine ends the run, if it cannot be had."""
+    """The cost of a call; NaN if it cannot be had, on which the engine ends the run."""
     try:
         if callable(cost):
             return float(cost(call))

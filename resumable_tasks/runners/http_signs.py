@@ -1,4 +1,4 @@
-"""What an error says about a service: that it is down, that it was called too often, until when.
+"""Signs in an error about a service: it is down, it was called too often, and until when.
 
 The errors of HTTP clients are known by their attributes, so that none of these clients need be
 installed.
@@ -24,7 +24,7 @@ _CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "an
 
 
 def looks_like_an_outage(error: BaseException) -> bool:
-    """Whether an error is rather a service's than an item's: no connection, no time, no right."""
+    """True if an error points to a service and not to an item: no connection, no time, no right."""
     for each in _causes(error):
         if _get(each, "of_the_job"):
             return False
@@ -55,7 +55,7 @@ def seconds_told(error: BaseException) -> float | None:
 
 
 def is_throttling(error: BaseException) -> bool:
-    """Whether an error says that there were too many calls."""
+    """True if an error says that there were too many calls."""
     return any(_status(each) == _TOO_MANY for each in _causes(error))
 
 

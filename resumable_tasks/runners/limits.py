@@ -1,4 +1,4 @@
-"""How often the handler may be called, and how many calls there may be at once.
+"""Limits on how often the handler is called, and on how many calls run at once.
 
 One `Limits` is shared by all workers of a process. Windows are kept by ``pyrate-limiter``; the
 number of calls at once follows TCP's rule (additive increase, multiplicative decrease: Chiu and
@@ -129,7 +129,7 @@ class Limits:
 
     @property
     def concurrency(self) -> int | None:
-        """How many calls there may be at once just now; None if that is fixed elsewhere."""
+        """The number of calls that may run at once now; None if it is fixed elsewhere."""
         return int(self._control.limit) if self._control is not None else None
 
     def enter(self, items: int, stopping: Stopping) -> Entry | None:
@@ -238,7 +238,7 @@ def _put(window: InMemoryBucket, weight: int) -> float:
 
 
 class AdditiveIncrease:
-    """How many calls there may be at once: one more a round, half as many when throttled.
+    """An adaptive limit on concurrent calls: one more each round, half as many when throttled.
 
     Up to the first throttling, or the first call that takes long, it doubles from round to round.
     """

@@ -1,4 +1,4 @@
-"""What a handler returned → rows of the batch's keys, or an error that says what is wrong.
+"""Matching: a handler's return value → rows of the batch's keys, or an error that says why not.
 
 Rows carry the key's fields, or match the batch by position when none of them does and they are
 as many. This is where "an item that the handler left out has failed" is decided.

@@ -1,4 +1,4 @@
-"""What a batch comes back with from a runner."""
+"""The outcome with which a batch comes back from a runner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ResultsMode = Literal["one", "many", "none"]
 
 @dataclass(frozen=True, slots=True)
 class CurrentBatch:
-    """What a handler may know of the batch it is handling.
+    """The batch that a handler is handling, as far as the handler may know it.
 
     ``id`` is the same whenever the same items are handled together, ``key`` of an item always:
     use them as idempotency keys of effects outside. ``attempt`` counts from 1 in this run.
@@ -79,7 +79,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long the calls of the handler with one batch took, and how many there were.
+    """The number and the duration of the handler's calls with one batch.
 
     ``seconds`` is the time in the handler, of all calls. ``began`` and ``ended`` (monotonic
     seconds of this machine) are those of the last call. ``calls`` is more than 1 if the batch
@@ -92,7 +92,7 @@ class Times:
     calls: int = 0
 
     def after(self, earlier: Times) -> Times:
-        """These calls, and the earlier ones with the same batch."""
+        """Add the earlier calls with the same batch to these."""
         return replace(
             self, seconds=earlier.seconds + self.seconds, calls=earlier.calls + self.calls
         )
@@ -156,7 +156,7 @@ class Fatal:
 
 
 Outcome = Done | Failed | Dropped | Fatal
-"""What a batch comes back with from a runner."""
+"""The outcome with which a batch comes back from a runner."""
 
 
 @dataclass(frozen=True, slots=True)

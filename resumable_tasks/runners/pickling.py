@@ -1,4 +1,4 @@
-"""How a handler, and what it is given, cross to another process."""
+"""Sending a handler and its items to another process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HandlerReference:
 
 
 def has_name(handler: Callable[..., Any]) -> bool:
-    """Whether a handler is found again, in this process, by the names of its module and its own."""
+    """True if a handler can be found, in this process, by its module's name and its own."""
     try:
         return _find(handler.__module__, handler.__qualname__) is handler
     except (ImportError, AttributeError):

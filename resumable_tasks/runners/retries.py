@@ -1,4 +1,4 @@
-"""Whether a call of the handler that failed is made again, and when.
+"""Retries: whether and when a failed call of the handler is repeated.
 
 A call that was *told to wait* (HTTP 429, or an answer with ``Retry-After``) has not failed: it is
 made again at the time that was told, and no retry is used up by it. How an error tells is in
@@ -73,7 +73,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy(Retry):
-    """What a run makes of a `Retry`.
+    """A `Retry` as a run applies it.
 
     ``patience``: seconds for which a batch waits, all in all, because it is told to.
     ``not_again``: the class of an error that is not retried this time.
@@ -87,7 +87,7 @@ class RetryPolicy(Retry):
         return replace(self, not_again=error)
 
     def is_transient(self, error: BaseException) -> bool:
-        """Whether the same call may succeed at another time."""
+        """True if the same call may succeed at another time."""
         if self.on is None:
             return not isinstance(error, PROGRAMMING_ERRORS)
         if isinstance(self.on, (type, tuple)):
@@ -148,7 +148,7 @@ def _default_wait(tenacity: Any) -> Callable[..., Any]:
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says; a broken ``__str__`` must not hide the exception."""
+    """The text of an exception; a broken ``__str__`` must not hide the exception."""
     try:
         return str(error)
     except Exception as broken:  # noqa: BLE001

@@ -33,7 +33,7 @@ _ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What is done again after a crash; ``seconds`` are those of the handler, all calls summed."""
+    """The work repeated after a crash; ``seconds`` is the time in the handler, all calls summed."""
 
     items: float
     seconds: float
@@ -46,7 +46,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What `advise` says; ``str()`` of it is the text.
+    """The advice of `advise`; ``str()`` of it is the text.
 
     ``checkpoint``: whether to keep one, for these ``reasons``. ``form``: which. ``batch_size``
     items a batch (with ``"snapshot"``: steps from one save to the next), which is a commit each
@@ -100,7 +100,7 @@ def advise(
     concurrency: int = 4,
     max_loss: float | None = None,
 ) -> Advice:
-    """Whether to keep a checkpoint of a job, in which form, and how often to commit.
+    """Advise whether a job needs a checkpoint, in which form, and how often to commit.
 
     Args:
         items: how many there are.

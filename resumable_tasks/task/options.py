@@ -161,12 +161,12 @@ class JobOptions:
 
     @property
     def retry(self) -> Retry:
-        """What is retried, however it was given."""
+        """The retries of the job, in whichever form they were given."""
         return self.retries if isinstance(self.retries, Retry) else Retry(self.retries)
 
     @property
     def known_cost(self) -> Cost | None:
-        """Where the cost of a call is found."""
+        """The source of a call's cost."""
         return "cost" if self.cost is None and self.budget.cost is not None else self.cost
 
     @property
@@ -178,7 +178,7 @@ class JobOptions:
 
     @property
     def most_at_once(self) -> int:
-        """How many calls there are at once, at most."""
+        """The largest number of calls at once."""
         if isinstance(self.concurrency, int):
             return self.concurrency
         adaptive = self.adaptive
@@ -186,10 +186,10 @@ class JobOptions:
         return adaptive.highest
 
     def fingerprinter(self) -> Fingerprinter | None:
-        """What makes the fingerprints of items; None if there are none."""
+        """The maker of the items' fingerprints; None if there are none."""
         return None if self.changes is None else Fingerprinter(self.changes.by)
 
     def tolerates(self, failed: int, total: int) -> bool:
-        """Whether so many failed items of so many do not fail the run."""
+        """True if so many failed items out of so many do not fail the run."""
         tolerated = self.tolerated_failures
         return failed <= (tolerated * total if isinstance(tolerated, float) else tolerated)

@@ -1,4 +1,4 @@
-"""How a function gets the parameters of a class of options, and what it says of a wrong one.
+"""Giving a function the parameters of a class of options, with errors for wrong ones.
 
 `takes` does it for type checkers, for ``inspect.signature`` and for ``help``.
 """

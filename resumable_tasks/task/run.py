@@ -348,7 +348,7 @@ class Run:
 def as_place(
     name: str, checkpoint: str | os.PathLike[str] | Place | None, partition: str | date | None
 ) -> Place:
-    """Where the checkpoint of this job and partition lives. Raises `UsageError`."""
+    """The place of the checkpoint of this job and partition. Raises `UsageError`."""
     part = partition.isoformat() if isinstance(partition, date) else partition
     if part is not None and (not isinstance(part, str) or not checks.NAME.fullmatch(part)):
         raise UsageError(
@@ -377,7 +377,7 @@ def _describe_stop(result: RunResult, ending: Ending) -> str:
 
 
 def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate | None:
-    """What a run that was stopped has left, as far as the number of items is known."""
+    """The items that a stopped run has left, as far as their number is known."""
     planner, expected = checkpoint.planner, checkpoint.expected
     if expected is None or not (ending.stopped or ending.why_failed):
         return None
@@ -392,7 +392,7 @@ def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate 
 
 
 def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult:
-    """What a dry run gives back: ``remaining`` is what a run would handle."""
+    """The result of a dry run: ``remaining`` is what a run would handle."""
     batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
     log.info(
         "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "

@@ -88,7 +88,7 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
 
 
 def _shielded() -> AbstractContextManager[Any]:
-    """Where one cancel is one: a scope of anyio's cancels whoever waits in it, again and again.
+    """A shield in which one cancel counts once: a scope of anyio repeats it for whoever waits.
 
     A flow's time-out is such a scope. Without this it would count as a second cancel, at which
     the batches that run are left alone.
@@ -98,7 +98,7 @@ def _shielded() -> AbstractContextManager[Any]:
 
 
 def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:
-    """What a call returns or raises: a task that raises `Interrupted` would end its event loop."""
+    """The value or error of a call: a task that raises `Interrupted` would end its event loop."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 - raised by the one who asked

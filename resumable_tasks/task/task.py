@@ -110,7 +110,7 @@ class ResumableTask(Generic[F]):
         return await running.arun(self.fn, options, arguments)
 
     def _settled(self, items: Any, given: dict[str, Any]) -> tuple[JobOptions, RunArguments]:
-        """What holds for this run: the job's options with the run's budget, and the arguments."""
+        """The settings of this run: the job's options with the run's budget, and the arguments."""
         check_run_arguments(self.name, given)
         arguments, options = RunArguments(items, **given), self.options
         if arguments.budget is not None:
@@ -120,7 +120,7 @@ class ResumableTask(Generic[F]):
 
 
 class Decorator(Protocol):
-    """What `resumable_task` is without a function: it takes the function."""
+    """`resumable_task` called without a function: a decorator that takes it."""
 
     def __call__(self, fn: G, /) -> ResumableTask[G]: ...
 

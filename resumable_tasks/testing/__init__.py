@@ -1,1 +1,1 @@
-"""What the library's own tests share with whoever tests a job, a store or a runner of theirs."""
+"""Test tools that the library shares with anyone who tests a job, a store or a runner."""

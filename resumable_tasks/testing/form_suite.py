@@ -1,4 +1,4 @@
-"""What every form of checkpoint must do, as a pytest class to inherit from.
+"""The contract of every form of checkpoint, as a pytest class to inherit from.
 
 A form is tried from outside: a program does units of work ``0 … count-1`` with it, is killed,
 interrupted, run twice, and run again, and then somebody else looks at what stands there::

@@ -1,4 +1,4 @@
-"""What the journal must do on a store, as a pytest class to inherit from.
+"""The contract of the journal on a store, as a pytest class to inherit from.
 
 ::
 

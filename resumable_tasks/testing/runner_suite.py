@@ -1,4 +1,4 @@
-"""What every runner must do, as a pytest class to inherit from.
+"""The contract of every runner, as a pytest class to inherit from.
 
 ::
 
@@ -144,7 +144,7 @@ def _lines(path: Path) -> int:
 
 
 def completed(outcome: Outcome) -> int:
-    """How many items of its batch are done."""
+    """The number of items of its batch that are done."""
     return outcome.completed if isinstance(outcome, Done) else 0
 
 

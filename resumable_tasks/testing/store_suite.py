@@ -1,4 +1,4 @@
-"""What every store must do, as a pytest class to inherit from.
+"""The contract of every store, as a pytest class to inherit from.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Which keys are completed, by which record."""
+"""The completed keys, and the record that completed each."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def read_checkpoint(store: Store) -> tuple[Manifest, State]:
-    """What the checkpoint holds, read-only: safe while a run is at work on it.
+    """Read what the checkpoint holds; safe while a run is at work on it.
 
     Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
     """
@@ -124,7 +124,7 @@ class DirectoryCheckpoint(Checkpoint):
             raise
 
     def _is_for_another(self, wanted: Manifest) -> bool:
-        """Whether to archive this checkpoint and begin a new one. Raises `CheckpointMismatch`."""
+        """True if this checkpoint is to be archived for a new one. Raises `CheckpointMismatch`."""
         found, state = self.manifest.named(self.state.names), self.state
         manifest.check(self.store, found, wanted)
         return is_for_another(self.store, found, state, self._job)
@@ -282,11 +282,11 @@ class DirectoryCheckpoint(Checkpoint):
         return self.state.pace.estimate(items)
 
     def shard_writer(self) -> shards.ShardWriter:
-        """What a remote worker writes its shards with."""
+        """The writer that a remote worker stores its shards with."""
         return shards.ShardWriter(self.store, self.state.epoch)
 
     def outbox(self) -> outbox.Outbox:
-        """Where remote workers leave what became of their batches."""
+        """The place where remote workers leave the outcomes of their batches."""
         return outbox.Outbox(self.store, self.state.epoch)
 
     def end(self, how: str, counts: Mapping[str, Any]) -> None:
@@ -331,13 +331,13 @@ class DirectoryUnit(Unit):
 
 
 def described_fingerprint(job: Job) -> Any:
-    """How fingerprints of the job's items are made, as a claim has it; None if they are not."""
+    """Describe the job's fingerprints for a claim; None if the job takes none."""
     fingerprinter = job.planning.fingerprinter
     return None if fingerprinter is None else fingerprinter.describe()
 
 
 def is_for_another(store: Store, found: Manifest, state: State, job: Job) -> bool:
-    """Whether the job is to begin again, since the checkpoint is of another version of it.
+    """True if the job starts over because the checkpoint belongs to another version of it.
 
     Raises `CheckpointMismatch` where nobody has said what to do about that.
     """
@@ -366,6 +366,6 @@ def _refuse_foreign(store: Store) -> None:
 
 
 def _fingerprints(outcome: Done) -> Iterator[tuple[bytes, int]]:
-    """Which fingerprint each item of the batch has, by key; nothing where none are taken."""
+    """Map each key of the batch to its item's fingerprint; empty where none are taken."""
     if outcome.batch.fingerprints:
         yield from zip(keys.split(outcome.batch.lines), outcome.batch.fingerprints, strict=True)

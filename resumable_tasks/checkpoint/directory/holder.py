@@ -1,4 +1,4 @@
-"""Who is at work on a checkpoint: the polite refusal of a second run.
+"""The holder of a checkpoint: a second run is refused politely.
 
 Nothing of safety hangs on this (that is the journal's fencing); it saves the second run the
 trouble, and the first one its batches in flight. A lock of the operating system, which dies with
@@ -34,7 +34,7 @@ _LOCK_PAUSE = 0.1
 
 
 def me(run: str) -> dict[str, Any]:
-    """How this process is named to others."""
+    """Identify this process to others."""
     return {"run": run, "host": os.uname().nodename, "pid": os.getpid()}
 
 
@@ -109,7 +109,7 @@ class Holder:
         return self._release_lock is not None
 
     def _watch(self) -> None:
-        """Where there are no locks: wait for the holder's next beat; none, and it is dead."""
+        """Wait for the holder's next beat where there are no locks; without one it is dead."""
         before = read(self._store)
         until = time.monotonic() + WATCH_SECONDS
         while before and time.monotonic() < until:
@@ -143,7 +143,7 @@ def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:
 
 
 def read(store: Store) -> dict[str, Any]:
-    """Who holds the checkpoint, or held it when it died; empty if nobody."""
+    """Read who holds the checkpoint, or held it when it died; empty if nobody."""
     try:
         found = json.loads(store.read(NAME))
     except (FileNotFoundError, ValueError):
@@ -152,7 +152,7 @@ def read(store: Store) -> dict[str, Any]:
 
 
 def is_held(store: Store) -> bool:
-    """Whether a live run holds the checkpoint, as far as can be told without waiting."""
+    """True if a live run holds the checkpoint, as far as can be told without waiting."""
     try:
         return disk.locked(store, LOCK)
     except NotImplementedError:

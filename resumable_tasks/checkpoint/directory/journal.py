@@ -394,7 +394,7 @@ class RecordTaken(Exception):
 
 
 def describe(commit: Commit) -> str:
-    """Who wrote a record, for a message."""
+    """Name the writer of a record, for a message."""
     info = commit.info
     where = f" on {info['host']} (pid {info['pid']})" if "host" in info else ""
     return f"run {commit.run}{where}, {commit.time}"

@@ -20,7 +20,7 @@ OPEN = ("job", "key", "results")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint is for. ``id`` anchors the journal's chain, and is new in each checkpoint.
+    """The purpose of a checkpoint. ``id``, new in each checkpoint, anchors the journal's chain.
 
     ``version`` is the handler's version when the checkpoint was made; a later one that was
     accepted stands in the claim of the run that brought it. ``job``, ``version``, ``key`` and
@@ -37,7 +37,7 @@ class Manifest:
     format: int = FORMAT
 
     def differences(self, other: Manifest) -> dict[str, tuple[Any, Any]]:
-        """What of the identity differs, but for the version: name → (here, other)."""
+        """The parts of the identity that differ, except the version: name → (here, other)."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in OPEN}
         found = {name: two for name, two in pairs.items() if two[0] != two[1] and "" not in two}
         if self.key == "" and isinstance(other.key, dict) and "fields" in other.key:
@@ -51,14 +51,14 @@ class Manifest:
 
     @property
     def open(self) -> Set[str]:
-        """What of the identity is left to the first run."""
+        """The parts of the identity that the first run decides."""
         return {name for name in OPEN if not getattr(self, name)}
 
 
 def claimed(
     store: Store, made: Manifest, names: Mapping[str, Any], wanted: Manifest
 ) -> tuple[Manifest, dict[str, Any]]:
-    """What ``made`` is from a claim on, and what the claim's ``info`` has to say of that.
+    """Return the manifest from a claim on, and the claim's ``info`` that says so.
 
     ``names`` are those of the claims before. They are said again, since a claim may be lost.
     Raises `CheckpointMismatch` if they are not what is wanted.
@@ -118,7 +118,7 @@ def read(store: Store) -> Manifest:
 
 
 def damaged(store: Store, what: str) -> CheckpointDamaged:
-    """What is wrong with the manifest, and the ways out: nothing else tells what it held."""
+    """The error for an unusable manifest, with the ways out: nothing else has its content."""
     return CheckpointDamaged(
         what,
         files=(NAME,),

@@ -1,4 +1,4 @@
-"""Where a remote worker leaves what became of a batch, until the driver commits it.
+"""The outbox: a remote worker leaves a batch's outcome here until the driver commits it.
 
 Rows go into shards, and what names them would be too much, and too much trusted, to go through an
 orchestrator: a scheduler that forgets a result, or runs a task again whose worker has died, must
@@ -70,7 +70,7 @@ class Outbox:
         self.store.delete(self._path("open"))
 
     def is_open(self) -> bool:
-        """Whether this driver wants more batches, as far as can be seen from here."""
+        """True while this driver wants more batches, as far as can be seen from here."""
         return self._read("open") == self.token.encode()
 
     def expect(self, task_run: int) -> None:
@@ -78,7 +78,7 @@ class Outbox:
         self.store.put(self._path(f"t{task_run}"), b"")
 
     def expects(self, task_run: int) -> bool:
-        """Whether the driver wants this task run to begin another batch."""
+        """True if the driver wants this task run to begin another batch."""
         return self._read(f"t{task_run}") is not None and self.is_open()
 
     def begin(self, task_run: int) -> bool:
@@ -86,7 +86,7 @@ class Outbox:
         return self.store.create(self._path(f"t{task_run}-begun"), b"")
 
     def has_begun(self, task_run: int) -> bool:
-        """Whether a worker has begun this task run."""
+        """True once a worker has begun this task run."""
         return self._read(f"t{task_run}-begun") is not None
 
     def withdraw(self, task_run: int) -> None:
@@ -195,7 +195,7 @@ def _lines(record: Commit) -> Iterator[bytes]:
 
 
 def _error(name: str, message: str) -> BaseException:
-    """What ends the run, from its name: one of our errors as it was, any other as the store's."""
+    """Rebuild the error that ends the run: one of ours as it was, any other as the store's."""
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, ResumableTasksError):
         return kind(message)

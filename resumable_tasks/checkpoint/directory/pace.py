@@ -1,4 +1,4 @@
-"""How quickly, and at what cost, items are completed: by the records."""
+"""The speed and the cost at which items are completed, from the records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resumable_tasks.runners.outcome import Done
 
 @dataclass(slots=True)
 class Pace:
-    """How quickly, and at what cost, the runs of a checkpoint have completed items."""
+    """The speed and the cost at which the runs of a checkpoint have completed items."""
 
     _began: str = ""
     _last: str = ""
@@ -45,7 +45,7 @@ class Pace:
         return self._cost / self._costed if self._costed else None
 
     def estimate(self, items: int) -> Estimate:
-        """What so many items would take, at the pace of the runs up to now."""
+        """Estimate what ``items`` more would take, at the pace of the runs so far."""
         self._end_tenure()
         seconds = self._seconds / self._completed * items if self._completed else None
         cost = self.cost_each * items if self.cost_each is not None else None
@@ -59,7 +59,7 @@ class Pace:
 
 
 def spent(outcomes: Iterable[Done]) -> dict[str, float]:
-    """What these have taken: seconds in the handler, and their cost where it is known."""
+    """Sum up these outcomes: seconds in the handler, and the cost where it is known."""
     seconds = cost = 0.0
     for outcome in outcomes:
         seconds += outcome.times.seconds

@@ -45,7 +45,7 @@ class Directory(Place):
     path: str
 
     def store(self) -> Store:
-        """Where its bytes are."""
+        """The store that has its bytes."""
         return open_store(self.path)
 
     def local_path(self) -> str:

@@ -127,7 +127,7 @@ class Reader:
 
     @property
     def status(self) -> Status:
-        """How the checkpoint stands, in one word."""
+        """The state of the checkpoint in one word."""
         close = self.last.close if self.last else None
         if self.damage is not None:
             return "damaged"
@@ -150,7 +150,7 @@ class Reader:
 
     @property
     def next(self) -> str:
-        """What to do now, in one sentence."""
+        """The next step for the user, in one sentence."""
         place = self.store.url
         if self.status == "running":
             return f"wait for the run to end; {command('watch', place)} follows it"
@@ -172,7 +172,7 @@ class Reader:
         return "run the same command again to resume"
 
     def errors(self) -> dict[str, int]:
-        """How many items failed with which class of error, the most frequent first."""
+        """Count the failed items by class of error, the most frequent first."""
         each = Counter(failure.error for failure in self.state.failures.values())
         return dict(each.most_common())
 
@@ -227,12 +227,12 @@ def describe_run(run: LastRun) -> dict[str, Any]:
 
 
 def live_holder(store: Store) -> dict[str, Any] | None:
-    """Who holds the checkpoint now; empty if that is not said; None if nobody does."""
+    """The current holder of the checkpoint; empty if it gives no name, None if nobody holds it."""
     return holder.read(store) if holder.is_held(store) else None
 
 
 def is_checkpoint(store: Store) -> bool:
-    """Whether this place holds a checkpoint, damaged or not, and not just other files."""
+    """True if this place holds a checkpoint, damaged or not, and not just other files."""
     if any(record_number(name) is not None for name in store.list(JOURNAL)):
         return True
     try:
@@ -248,7 +248,7 @@ def is_checkpoint(store: Store) -> bool:
 
 
 def is_archived(path: str) -> bool:
-    """Whether this is a checkpoint that was archived, or lies in one."""
+    """True for a checkpoint that was archived, or that lies in one that was."""
     return any(_ARCHIVED.search(part) for part in path.split("/"))
 
 

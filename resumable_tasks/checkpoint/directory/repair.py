@@ -48,7 +48,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Report:
-    """What `verify` has found. ``orphans`` and ``foreign`` are no damage."""
+    """The findings of `verify`. ``orphans`` and ``foreign`` are not damage."""
 
     damages: list[Damage] = field(default_factory=list)
     records: int = 0
@@ -210,14 +210,14 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[i
 
 
 def _continuations(before: Commit | None) -> set[str | None]:
-    """What the next record may name as the one before it; None if that cannot be told."""
+    """The records that the next one may name as its predecessor; None if that is unknown."""
     if before is None:
         return {None}
     return {before.checksum, before.info.get("stands_for", before.checksum)}
 
 
 def _owners(records: dict[int, Commit]) -> dict[str, int]:
-    """How many keys have their rows in which shard."""
+    """Count the keys that have their rows in each shard."""
     sections = (section for record in records.values() for section in record.sections())
     return {s.shard.path: len(s.lines) for s in sections if s.shard is not None}
 

@@ -70,7 +70,7 @@ class Superseded:
 
 
 class KeyIndex:
-    """Which records name a key: a hash index of about ten bytes an entry.
+    """The records that name a key: a hash index of about ten bytes an entry.
 
     An entry is 32 bits of a key's hash and the number of the record, which is read to tell keys of
     one hash apart.

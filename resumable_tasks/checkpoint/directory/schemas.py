@@ -123,7 +123,7 @@ def changed(before: pa.Schema, after: pa.Schema) -> list[str]:
 
 
 def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
-    """Whether this column's values stay what they are in the type that the schema gives it.
+    """True if this column's values keep their meaning in the type that the schema gives it.
 
     Promotion looks at types alone: it would make 2⁵³ + 1 a float, text bytes, and the year 9999
     nanoseconds.
@@ -145,7 +145,7 @@ def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
 
 
 def _reads_as(found: Any, wanted: Any) -> bool:
-    """Whether a decimal that has become a float is read as it was, at any depth."""
+    """True if a decimal that became a float reads back as it was, at any depth."""
     if isinstance(wanted, Decimal) and isinstance(found, float):
         return Decimal(repr(found)) == wanted
     if isinstance(wanted, list) and isinstance(found, list):
@@ -171,7 +171,7 @@ def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
 
 
 def _family(before: pa.DataType, after: pa.DataType) -> bool:
-    """Whether text stays text, at any depth, and an empty struct is not filled."""
+    """True if text stays text, at any depth, and an empty struct is not filled."""
     import pyarrow as pa
 
     if pa.types.is_struct(before) and pa.types.is_struct(after):

@@ -137,7 +137,7 @@ def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Da
 
 @dataclass(frozen=True, slots=True)
 class ShardWriter:
-    """How a remote worker puts its rows away itself: it crosses to the worker's process."""
+    """Writes a remote worker's rows, in the worker's own process."""
 
     store: Store
     epoch: int

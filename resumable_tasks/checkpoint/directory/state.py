@@ -1,4 +1,4 @@
-"""What a journal says, folded into what a driver or a reader needs to know."""
+"""The journal's records, folded into the state that a driver or a reader needs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class State:
 
     @property
     def closed(self) -> bool:
-        """Whether the last run ended by itself, however it ended."""
+        """True if the last run ended by itself, however it ended."""
         return self.last is not None and self.last.kind == "close"
 
     def apply(self, commit: Commit, *, own: bool = False) -> None:

@@ -31,7 +31,7 @@ _WHEN = {"t", "ts", "time", "timestamp"}
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did, or would do. Counts are items, ``rows`` rows.
+    """The result of an import, or of a dry run of one. Counts are items, ``rows`` rows.
 
     ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
     ``failed`` those that were left out since their item is not done, ``torn`` is the number of a
@@ -211,7 +211,7 @@ class _Items:
         return [self._places[lines[at]] for at in done.missing(lines)] if lines else []
 
     def outcomes(self, left: list[list[int]], path: str) -> Iterator[Done]:
-        """These items, in as many parts as they are committed in; their rows are counted."""
+        """Yield these items in the parts in which they are committed; their rows are counted."""
         for start in range(0, len(left), _PER_COMMIT):
             outcome = self._outcome(left[start : start + _PER_COMMIT], path)
             yield outcome
@@ -237,7 +237,7 @@ class _Items:
         return Done(batch, matched.done, matched.completed, table, schema=schema)
 
     def _rows(self, part: list[int]) -> Any:
-        """What a handler would have returned for these lines."""
+        """The rows that a handler would have returned for these lines."""
         if self._results == "none":
             return None
         import pyarrow as pa

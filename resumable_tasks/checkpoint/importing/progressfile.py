@@ -189,7 +189,7 @@ class Reader:
         return lines
 
     def _objects(self, values: list[Any]) -> list[dict[str, Any]]:
-        """These values if they are objects; empty if they are keys."""
+        """Return these values if they are objects; empty if they are keys."""
         kinds = list(map(type, values))
         fields = self._scheme.fields
         if dict in kinds:

@@ -56,7 +56,7 @@ class Generation:
 
 @dataclass
 class Found:
-    """What stands in a snapshot's folder."""
+    """The content of a snapshot's folder."""
 
     newest: Generation | None = None
     """The newest good one."""
@@ -69,7 +69,7 @@ class Found:
 
     @property
     def fell_back(self) -> bool:
-        """Whether something is damaged that was newer than the newest good one."""
+        """True if a damaged snapshot was newer than the newest good one."""
         return self.newest is not None and any(n > self.newest.number for n in self.damages)
 
     def warn(self, place: str) -> None:

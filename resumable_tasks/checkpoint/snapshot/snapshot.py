@@ -117,7 +117,7 @@ class Snapshot:
 
     @property
     def state(self) -> Any:
-        """What is saved: change it in place, or set it. After the block it can still be read."""
+        """The state that is saved: change it in place, or set it. Readable after the block too."""
         self._check_process()
         if not self._pid:
             self._check_open()

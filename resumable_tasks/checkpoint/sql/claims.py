@@ -1,4 +1,4 @@
-"""Which rows a run takes for itself, page by page, and the sign of life that keeps them its own.
+"""Claims: a run takes rows for itself page by page, and keeps them by a sign of life.
 
 A claim is a row of the claims' table, which names a run; it is valid while that run is alive, by
 the database's clock. Whoever commits deletes its claims in the same transaction: if one is not
@@ -152,7 +152,7 @@ class Claims:
         return [row for row in rows if self._key(row) in taken], last
 
     def _measure(self, rows: list[Row]) -> None:
-        """How large the next pages may be."""
+        """Decide how large the next pages may be."""
         found = sum(
             len(value) for row in rows for value in row.values() if isinstance(value, (str, bytes))
         )
@@ -235,7 +235,7 @@ class Claims:
         )
 
     def _others_have_some(self) -> bool:
-        """Whether anything is left that this run has not had: claimed by others, or locked."""
+        """True if rows are left that this run has not had: claimed by others, or locked."""
         query = sa.select(*self._tables.key).where(*self._left, self._not_had()).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None

@@ -214,7 +214,7 @@ class Database:
 
 
 def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
-    """What the query finds. One that fails in the middle is closed, for whatever keeps the error.
+    """Return all rows of a query. One that fails midway is closed, even if its error is kept.
 
     SQLite keeps the lock of a query that is open, also after a rollback.
     """
@@ -223,7 +223,7 @@ def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str,
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether PostgreSQL did not wait for a lock that another session has."""
+    """True if PostgreSQL refused to wait for another session's lock."""
     return sqlstate(error) == _LOCK_NOT_AVAILABLE
 
 
@@ -234,7 +234,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What the database said, without the statement and its parameters."""
+    """The database's own words, without the statement and its parameters."""
     text = str(getattr(error, "orig", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

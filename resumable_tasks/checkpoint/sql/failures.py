@@ -53,7 +53,7 @@ class FailuresTable:
         return [~self._of_row(not_now)]
 
     def set_aside(self) -> list[Failure]:
-        """What earlier runs have failed with and this one has not tried."""
+        """The failures of earlier runs that this one has not tried again."""
         failures, job = self._tables.failures, self._job
         if job.retry_failed and job.max_attempts is None:
             return []
@@ -78,7 +78,7 @@ class FailuresTable:
             return {keys.canonical(tables.key_of(row)) for row in connection.execute(query)}
 
     def count(self) -> int:
-        """How many rows have failed and are not done by now; asked before the first commit."""
+        """Count the rows that failed and are not done since; called before the first commit."""
         query = sa.select(sa.func.count()).select_from(self._tables.failures)
         with self._database.reading() as connection:
             # What fails from now on is not tried again by this run.
@@ -142,7 +142,7 @@ class FailuresTable:
         }
 
     def forget(self, connection: sa.Connection, many: Sequence[Any]) -> None:
-        """These rows are completed."""
+        """Remove the failures of rows that are completed."""
         if not self._any:
             return
         failures = self._tables.failures

@@ -1,4 +1,4 @@
-"""What a table takes to be a checkpoint: a column or more, an index, three tables beside it."""
+"""Preparing a table to be a checkpoint: a column or more, an index, three tables beside it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def statements(database: Database, spec: TableSpec, types: Mapping[str, str]) ->
 
 
 def _is_strict(database: Database, table: str) -> bool:
-    """Whether it is one of SQLite's tables that check their types."""
+    """True for one of SQLite's STRICT tables, which check their types."""
     with database.reading() as connection:
         found = connection.exec_driver_sql(f"PRAGMA table_list({table})").mappings()
         return any(each.get("strict") for each in found)
@@ -79,7 +79,7 @@ def _index(database: Database, tables: Tables, table: str) -> list[str]:
 
 
 def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool, bool | None]:
-    """Whether the table is in partitions, and the index of use; None if it is not there.
+    """Look whether the table is partitioned and has a useful index; None if there is no table.
 
     One that was not made to its end stays, is kept up by every write, and answers no query.
     """

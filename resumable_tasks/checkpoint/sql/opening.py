@@ -1,4 +1,4 @@
-"""What a run on a table begins with: the preview, and the checkpoint that is opened."""
+"""The beginning of a run on a table: the preview, and opening the checkpoint."""
 
 from __future__ import annotations
 

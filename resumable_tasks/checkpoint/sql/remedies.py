@@ -1,4 +1,4 @@
-"""Which errors of a database never go away by themselves, and what to do about them."""
+"""Database errors that never go away by themselves, and what to do about each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _OF_SQLITE = (
 
 
 def remedy(error: BaseException | None, *, sqlite: bool) -> str | None:
-    """What to do about a driver's error that stays until somebody has done something.
+    """The remedy for a driver's error that stays until somebody acts.
 
     None for those that may be gone at the next try, and for those that are not known.
     """

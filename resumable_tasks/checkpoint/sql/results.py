@@ -27,7 +27,7 @@ _ABOUT_VALUES = {"54000", "P0001", "42804", "42846", "42883"}
 
 
 class Results:
-    """Where the results of the rows go. Raises `UsageError` if that is not there."""
+    """The columns or table that take the results. Raises `UsageError` if they do not exist."""
 
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
@@ -79,7 +79,7 @@ class Results:
                 self._deferred = self._has_deferred(connection)
 
     def _has_deferred(self, connection: sa.Connection) -> bool:
-        """Whether a constraint may be looked at only at the COMMIT.
+        """True if a constraint may be checked as late as the COMMIT.
 
         Of any table: a trigger may write to others.
         """
@@ -87,7 +87,7 @@ class Results:
         return bool(connection.exec_driver_sql(query).scalar_one())
 
     def count_items(self) -> tuple[int, int]:
-        """How many rows there are, and how many of them are done."""
+        """Count the rows, and those of them that are done."""
         tables = self._tables
         count = sa.func.count()
         query = sa.select(count, count.filter(tables.is_done)).select_from(tables.items)
@@ -216,7 +216,7 @@ def _plain() -> set[Any]:
 
 
 def count_left(database: Database, tables: Tables, job: Job) -> tuple[int, int, int, int]:
-    """How many rows there are, are done, would be handled by a run, and would be set aside."""
+    """Count the rows: all, done, those a run would handle, and those it would set aside."""
     rows, done = Results(database, tables).count_items()
     undone = [tables.undone, *tables.considered]
     to_try = FailuresTable(database, tables, "", math.inf, job).to_try()
@@ -228,7 +228,7 @@ def count_left(database: Database, tables: Tables, job: Job) -> tuple[int, int, 
 
 
 def is_about_values(error: BaseException) -> bool:
-    """Whether the database, or its driver, has refused values, and not the work as such."""
+    """True if the database or its driver refused values, and not the work as such."""
     cause, state = error.__cause__, sqlstate(error)
     if state is not None:
         return state[:2] in ("22", "23") or state in _ABOUT_VALUES

@@ -146,7 +146,7 @@ class RunRow:
 
 
 def is_gone(machine: str, pid: int) -> bool:
-    """Whether a run's process was on this machine, and is not there any more."""
+    """True if a run's process was on this machine and has ended."""
     if not machine or machine != _machine():
         return False
     try:

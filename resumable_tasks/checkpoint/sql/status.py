@@ -1,4 +1,4 @@
-"""How far the rows of a table are, as somebody sees it who only looks."""
+"""The progress of a table's rows, read-only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resumable_tasks.checkpoint.sql.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """How many ``rows`` there are, ``completed``, ``failed`` and ``left`` add up to them.
+    """The count of ``rows``; ``completed``, ``failed`` and ``left`` add up to it.
 
     ``errors`` are the failed rows by the class of their error. ``claimed`` rows are with one of
     the runs at work, which ``running`` lists: run, host, pid, and for how many seconds.

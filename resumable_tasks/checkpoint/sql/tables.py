@@ -126,7 +126,7 @@ class Tables:
 
     @property
     def done_value(self) -> Any:
-        """What a completed row's column is set to: now, or true where it is a boolean."""
+        """The value that marks a row as completed: now, or true for a boolean column."""
         if isinstance(self.done.type, sa.Boolean):
             return sa.true()
         return sa.func.current_timestamp() if self.sqlite else sa.func.clock_timestamp()
@@ -151,7 +151,7 @@ class Tables:
 
     @staticmethod
     def array(many: Sequence[Any], kind: Any) -> Any:
-        """These values as one of PostgreSQL's."""
+        """Write these values as a PostgreSQL array."""
         # A cast to a type with a length cuts what is longer, in silence; a column refuses it.
         if isinstance(kind, (sa.VARCHAR, sa.NUMERIC)):
             kind = type(kind)()

@@ -54,7 +54,7 @@ def _objection(
 
 
 def is_of_the_driver(error: StoreError) -> bool:
-    """Whether the server has sent it, and the driver has not understood it."""
+    """True if the server sent the value and the driver did not understand it."""
     cause = error.__cause__
     if isinstance(cause, sa.exc.DataError):
         return getattr(cause.orig, "sqlstate", None) is None

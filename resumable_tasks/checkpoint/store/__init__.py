@@ -1,1 +1,1 @@
-"""Where the bytes of a checkpoint live. A store knows names and bytes, and nothing of jobs."""
+"""Stores: the bytes of a checkpoint. A store knows names and bytes, and nothing of jobs."""

@@ -1,4 +1,4 @@
-"""What only a disk has: folders to make and flush, unfinished writes, locks, a file system.
+"""Services that only a disk has: folders to make and flush, unfinished writes, locks, files.
 
 A store need have none of this. The functions below ask a store that has it, and do without where a
 store has not.
@@ -26,11 +26,11 @@ class Disk(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> set[str]:
-        """What `list` gives, and the names that are taken by what is no file and cannot be read."""
+        """The names that `list` gives, and those taken by something that is not a readable file."""
 
     @abstractmethod
     def sync(self, folder: str) -> None:
-        """What `list` of this folder shows is durable once this returns."""
+        """Make durable whatever `list` shows of this folder."""
 
     @abstractmethod
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
@@ -47,7 +47,7 @@ class Disk(ABC):
 
     @abstractmethod
     def locked(self, name: str) -> bool:
-        """Whether somebody has this lock. Writes nothing. Raises `NotImplementedError` like it."""
+        """True if somebody has this lock. Writes nothing. Raises as `lock` does."""
 
     @abstractmethod
     def archive(self) -> str:
@@ -88,7 +88,7 @@ def lock(store: Store, name: str, *, steal: bool = False) -> Callable[[], None] 
 
 
 def locked(store: Store, name: str) -> bool:
-    """Whether somebody has this lock. Raises `NotImplementedError`."""
+    """True if somebody has this lock. Raises `NotImplementedError`."""
     if not isinstance(store, Disk):
         raise NotImplementedError(f"there are no locks at {store.url}")
     return store.locked(name)

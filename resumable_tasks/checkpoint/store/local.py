@@ -309,7 +309,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _is_at(handle: IO[str], path: Path) -> bool:
-    """Whether this open file is the one that stands at this path."""
+    """True if this open file is the one at this path."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -328,7 +328,7 @@ def _unlink_quietly(path: Path) -> None:
 
 
 def in_temporary_folder(path: str) -> bool:
-    """Whether this path is where the system deletes things by itself."""
+    """True if the system deletes things at this path by itself."""
     folders = set(_TEMPORARY)
     with contextlib.suppress(OSError):  # there is none that can be written to
         folders.add(tempfile.gettempdir())
