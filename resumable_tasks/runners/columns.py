@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What is known of the columns of a job's results before there are any.
+
+    ``schema`` has the declared columns, with their types in all partitions; None if there are
+    none. The values of the columns in ``json`` are kept as JSON text.
+    """
+
+    schema: pa.Schema | None = None
+    json: frozenset[str] = frozenset()
+
+
+INFERRED = Columns()
+"""Nothing is declared: types are inferred from the rows."""
 
 
 def normalise(table: pa.Table) -> pa.Table:

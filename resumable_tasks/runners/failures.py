@@ -10,10 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
-from resumable_tasks.runners.outcome import Failure
+from resumable_tasks.runners import encoding
+from resumable_tasks.runners.outcome import Failure, Parked
 from resumable_tasks.runners.retries import message_of
 
 _MESSAGE_CHARS = 1_000
@@ -39,6 +41,23 @@ def records(
 def whole_batch(batch: Batch, error: BaseException, attempts: int) -> tuple[Failure, ...]:
     """A record for each item of a batch whose handler raised."""
     return records(batch, ((key, error) for key in batch.keys), attempts)
+
+
+def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failure, ...]:
+    """A record for each item whose rows do not fit the table, with those rows, whole.
+
+    Where there is no exact form for a value of them, the item has failed instead.
+    """
+    found: list[Failure] = []
+    for key, rows, error in items:
+        try:
+            kept = tuple(encoding.encode(row) for row in rows)
+        except encoding.CannotEncode as why:
+            found += records(batch, [(key, BadResult(f"{error}. {why}"))], attempts)
+        else:
+            record = records(batch, [(key, error)], attempts)[0]
+            found.append(replace(record, rows=kept))
+    return tuple(found)
 
 
 def add_earlier_attempts(

@@ -23,6 +23,7 @@ from resumable_tasks.items.batch import Batch, Cause, ErrorKind
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
+from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
@@ -76,7 +77,7 @@ class Work:
     limits: Limits | None = None
     cost: Cost | None = None
     writer: Callable[[pa.Table, int], Shard] | None = None
-    json_columns: frozenset[str] = frozenset()
+    columns: Columns = INFERRED
     isolate: bool = True
 
 
@@ -130,13 +131,14 @@ class Call:
 
     def _matched(self, value: Any, times: Times) -> Done | Fatal:
         work, batch = self.work, self.batch
-        matched = rows.match(value, batch, work.scheme, work.results, work.json_columns)
+        matched = rows.match(value, batch, work.scheme, work.results, work.columns)
         failed: tuple[Failure, ...] = ()
         left_out: tuple[int, ...] = ()
         if matched.failed:
             failed = failures.records(batch, matched.failed, self.number)
             missing = {key for key, error in matched.failed if isinstance(error, MissingResult)}
             left_out = tuple(at for at, key in enumerate(batch.keys) if key in missing)
+        failed += failures.parked(batch, matched.parked, self.number)
         table = matched.table
         cost = 0.0
         if work.cost is not None:

@@ -20,7 +20,8 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key, KeyScheme
 from resumable_tasks.runners import columns as types
-from resumable_tasks.runners.outcome import ItemFailure, ResultsMode
+from resumable_tasks.runners.columns import INFERRED, Columns
+from resumable_tasks.runners.outcome import ItemFailure, Parked, ResultsMode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """A batch's rows, the canonical keys that are complete, and the items that failed."""
+    """A batch's rows, the canonical keys that are complete, and the items that failed.
+
+    ``parked`` are items whose rows, here as dicts, cannot be stored, and why.
+    """
 
     table: pa.Table | None
     done: bytes
     completed: int
     failed: Sequence[tuple[Key, BaseException | str]] = ()
+    parked: Sequence[Parked] = ()
 
 
 def match(
@@ -41,13 +46,14 @@ def match(
     batch: Batch,
     scheme: KeyScheme,
     results: ResultsMode,
-    json_columns: Set[str] = frozenset(),
+    columns: Columns = INFERRED,
 ) -> Matched:
     """Match what the handler returned to the items of its batch. Raises `BadResult`.
 
-    The values of ``json_columns`` become JSON text, since Arrow would give all dicts of a column
+    The values of the JSON columns become text, since Arrow would give all dicts of a column
     the same fields.
     """
+    json_columns = columns.json
     rows, failed = _take_failures(returned, batch, results)
     if results == "none":
         if rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,10 @@ class ItemFailure:
     error: BaseException | str
 
 
+Parked = tuple[Key, Sequence[Mapping[str, Any]], BaseException]
+"""An item whose result is kept but does not fit the table: its key, all its rows, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An item that failed, as the journal keeps it.
@@ -48,6 +52,10 @@ class Failure:
     ``error`` is the name of the exception's class, ``batch`` the id of the batch it failed in,
     ``time`` is UTC in ISO 8601. ``item`` is the item itself, as JSON has it, where the job says
     ``Failing(keep_items=True)``.
+
+    ``rows`` is set where the item has not failed but is *parked*: what the handler returned for it
+    does not fit the table. They are all rows of the item, whole, in the encoding of
+    `resumable_tasks.runners.encoding`.
     """
 
     key: Key
@@ -59,6 +67,12 @@ class Failure:
     traceback: str = ""
     item: Any = None
     error_of: Literal["item", "batch"] = "item"
+    rows: tuple[Any, ...] | None = None
+
+    @property
+    def parked(self) -> bool:
+        """True if the item's result is kept, and waits until it fits the table."""
+        return self.rows is not None
 
 
 @dataclass(frozen=True, slots=True)

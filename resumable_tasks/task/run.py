@@ -26,6 +26,7 @@ from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
+from resumable_tasks.runners.columns import Columns
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.limits import Limits, parse_rates
 from resumable_tasks.runners.threads import ThreadRunner
@@ -186,7 +187,7 @@ class Run:
             limits=self._limits(),
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
-            json_columns=checkpoint.json_columns,
+            columns=Columns(json=checkpoint.json_columns),
             isolate=options.failing.isolate and not options.fail_fast,
         )
 

@@ -226,6 +226,8 @@ def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str
         fields["item"] = failure.item
     if failure.error_of == "batch":
         fields["error_of"] = failure.error_of
+    if failure.rows is not None:
+        fields["rows"] = failure.rows
     return fields
 
 
@@ -241,6 +243,7 @@ def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
         traceback=tracebacks[line["traceback"]] if "traceback" in line else "",
         item=line.get("item"),
         error_of=line.get("error_of", "item"),
+        rows=tuple(line["rows"]) if "rows" in line else None,
     )
 
 

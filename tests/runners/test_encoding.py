@@ -1,0 +1,113 @@
+"""The encoding of parked rows: what goes in comes out, by way of JSON text in UTF-8."""
+
+import json
+import math
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import PurePosixPath
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable_tasks.runners.encoding import CannotEncode, decode, encode
+
+_ZONES = st.none() | st.integers(-1439, 1439).map(lambda m: timezone(timedelta(minutes=m)))
+_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**90), 2**90)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters())
+    | st.text(st.characters(categories=["Cs"]))
+    | st.binary()
+    | st.decimals(allow_nan=False)
+    | st.dates()
+    | st.times()
+    | st.datetimes(timezones=_ZONES)
+    | st.timedeltas()
+    | st.uuids()
+    | st.complex_numbers(allow_nan=False)
+)
+_NAMES = st.text() | st.integers() | st.sampled_from(["$date", "$", "a"])
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(_NAMES, inner)
+        | st.dictionaries(st.text(), inner)
+    ),
+    max_leaves=10,
+)
+
+
+def through_json(value):
+    text = json.dumps(encode(value), ensure_ascii=False, allow_nan=False).encode()
+    return decode(json.loads(text))
+
+
+def kinds(value):
+    """The value with the class of everything in it: 1 equals True and 1.0."""
+    if isinstance(value, dict):
+        return [(kinds(name), kinds(each)) for name, each in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), [kinds(each) for each in value]
+    return type(value), value
+
+
+@given(_VALUES)
+def test_what_goes_in_comes_out(value):
+    assert kinds(through_json(value)) == kinds(value)
+
+
+def test_values_that_equal_nothing_and_sets():
+    assert math.isnan(through_json(float("nan")))
+    assert through_json(Decimal("NaN")).is_nan()
+    assert through_json({1, "a"}) == {1, "a"}
+    assert through_json(PurePosixPath("a/b")) == PurePosixPath("a/b")
+    assert through_json(UUID(int=7)) == UUID(int=7)
+    assert through_json(datetime(2026, 1, 1, fold=1, tzinfo=UTC)).tzinfo is not None
+    assert through_json([date.min, time.max]) == [date.min, time.max]
+
+
+def test_text_and_numbers_of_other_classes_are_what_they_hold():
+    class Color(StrEnum):
+        RED = "red"
+
+    class Plain(Enum):
+        ONE = 1
+
+    class Name(str):
+        __slots__ = ()
+
+    assert through_json([Color.RED, Plain.ONE, Name("x")]) == ["red", 1, "x"]
+
+
+def test_numpy_and_arrow():
+    import pyarrow as pa
+
+    numpy = pytest.importorskip("numpy")
+    assert through_json(numpy.array([[1, 2]])) == [[1, 2]]
+    assert through_json(numpy.float32(0.5)) == 0.5
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "Europe/Berlin"), pa.duration("ns")):
+        scalar = pa.scalar(1_234_567_891, pa.int64()).cast(kind)
+        assert through_json(scalar).equals(scalar)
+
+
+def test_what_has_no_exact_form_is_refused_with_its_class():
+    with pytest.raises(CannotEncode, match=r"builtins\.object"):
+        encode({"a": [object()]})
+    deep: list = []
+    for _ in range(1_000):
+        deep = [deep]
+    with pytest.raises(CannotEncode, match="deep"):
+        encode(deep)
+
+
+@pytest.mark.parametrize("bad", [{"$nothing": 1}, {"$date": 3}, {"$bytes": "é"}, {"$decimal": "x"}])
+def test_what_was_not_encoded_is_no_value(bad):
+    with pytest.raises(ValueError):
+        decode(bad)
