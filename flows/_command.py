@@ -28,7 +28,8 @@ from resumable_tasks import Interrupted, ResumableTasksError, scheduled_date
 
 _EPILOG = (
     "Exit codes: 0 done, 1 items failed, 2 usage, 3 held by another run, 4 damaged checkpoint, "
-    "75 interrupted: run the same command again to resume. Of several dates, the highest."
+    "5 budget used up, 75 interrupted: run the same command again to resume. "
+    "Of several dates, the highest."
 )
 _NONE = type(None)
 _WORDS = {int: "N", float: "NUMBER", str: "TEXT", datetime.date: "DATE"}

@@ -9,7 +9,7 @@ OPENAI_OUTPUT_PRICE, of a million tokens, for the column cost and ``--max-cost``
 * A run that was killed goes on where it was, by the same command. A kill costs the requests that
   were out at that moment, and not even those if the server knows the header Idempotency-Key.
 * A slow, overloaded or broken API is waited for, and no text fails for it; one that stays away
-  (or does not take the key any more) ends the run with 75, and so does the budget.
+  (or does not take the key any more) ends the run with 75, a budget that is used up with 5.
 * A text that the API cannot answer fails alone, and not the others in its request.
 * Other labels or another model are another job: the run is refused, not mixed.
 
@@ -66,7 +66,7 @@ async def classify(
         checkpoint: the folder of the checkpoint.
         publish: the folder for the rows, in Parquet.
         rate_limit: requests at most, such as 60/minute.
-        max_cost: stop (75) before more is spent; needs the prices in the environment.
+        max_cost: stop (5) before more is spent; needs the prices in the environment.
         batch_size: texts a request.
         concurrency: requests at once; "adaptive" finds out what the API takes.
         timeout: seconds that a request may take.

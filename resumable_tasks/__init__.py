@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
-    "errors": "BadResult ChangedItem CheckpointDamaged CheckpointHeld CheckpointMismatch"
-    " CheckpointUnusable CommitStateUnknown DuplicateKey Fenced Interrupted InvalidItems InvalidKey"
-    " JobFailed MissingResult ResultConflict ResumableTasksError StoreError Unfinished UsageError"
-    " WorkerLost",
+    "errors": "BadResult BudgetUsedUp ChangedItem CheckpointDamaged CheckpointHeld"
+    " CheckpointMismatch CheckpointUnusable CommitStateUnknown DuplicateKey Fenced Interrupted"
+    " InvalidItems InvalidKey JobFailed MissingResult ResultConflict ResumableTasksError StoreError"
+    " Unfinished UsageError WorkerLost",
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",
     "prefect.schedule": "scheduled_date",

@@ -13,7 +13,7 @@
     │   └── ResultConflict
     ├── WorkerLost                exit 1   a worker process died; recorded per item
     ├── JobFailed                 exit 1   see ``.result.failures``, fix the cause, run again
-    ├── Unfinished                exit 75  in a flow run, for `Interrupted`: run again
+    ├── Unfinished                exit 75  in a flow run, for `Interrupted`; 5 for `BudgetUsedUp`
     ├── CheckpointHeld            exit 3   wait, or ``takeover=True``
     │   └── Fenced                         another run has taken over; this one has stopped
     ├── CheckpointDamaged         exit 4   ``resumable repair``
@@ -22,6 +22,7 @@
 
     KeyboardInterrupt
     └── Interrupted               exit 75  run again to resume
+        └── BudgetUsedUp          exit 5   raise the budget, or run again to spend it once more
 
 ``Interrupted`` is a ``KeyboardInterrupt``, so that ``except Exception`` around one job does not
 turn Ctrl-C into "go on with the next".
@@ -75,6 +76,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_HELD = 3
 EXIT_DAMAGED = 4
+EXIT_BUDGET = 5
 EXIT_INTERRUPTED = 75
 
 
@@ -168,14 +170,22 @@ class Unfinished(ResumableTasksError):
     """The run has ended by itself before its items: a budget, or a service that is down.
 
     In a flow run only, which is to be failed then: Prefect takes an `Interrupted` for a crash.
-    ``result`` is the `RunResult` up to here.
+    ``result`` is the `RunResult` up to here, ``exit_code`` that of the `Interrupted`.
     """
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self, what: str, *, result: Result | None = None, **parts: str) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        result: Result | None = None,
+        exit_code: int = EXIT_INTERRUPTED,
+        **parts: str,
+    ) -> None:
         super().__init__(what, **parts)
         self.result = result
+        self.exit_code = exit_code
 
 
 class CheckpointHeld(ResumableTasksError):
@@ -249,3 +259,12 @@ class Interrupted(_InParts, KeyboardInterrupt):
         super().__init__(what, **parts)
         self.result = result
         self.by_itself = by_itself
+
+
+class BudgetUsedUp(Interrupted):
+    """The run has ended because a limit of its `Budget` is reached; what it has done is safe.
+
+    An exit code of its own: scripts that run again whatever was interrupted must not spend anew.
+    """
+
+    exit_code = EXIT_BUDGET

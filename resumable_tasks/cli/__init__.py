@@ -30,6 +30,7 @@ Exit codes:
   2   usage: fix the command; nothing was changed
   3   held by another run
   4   damaged checkpoint
+  5   budget used up: raise it, or run the job again to spend another
   75  interrupted: run the job again to resume
 
 \b

@@ -34,6 +34,7 @@ Exit codes:
   1   failed       all are done but those that failed
   2   usage        no such table, or it is not prepared
   3   running      a run is at work
+  5   spent        rows are left, and the last run has used up its budget
   75  incomplete   rows are left: run the job
 
 \b

@@ -30,6 +30,7 @@ Exit codes:
   1  failed           the last run ended, and items have failed (tolerated or not)
   3  held             a run is at work on it now
   4  damaged          files are missing or not what was written
+  5  spent            the last run has used up its budget
   75 incomplete       the last run was interrupted or died: run it again to resume
 """
 

@@ -202,7 +202,7 @@ class Committer:
         failing = self.failing
         if not self._stop.begun:
             if self._spending.over is not None:
-                self._begin_to_stop(f"its budget: {self._spending.over}", math.inf)
+                self._begin_to_stop(self._stop.note_budget(self._spending.over), math.inf)
             elif failing.give_up is not None:
                 self._begin_to_stop(failing.give_up, self._rules.grace_seconds)
         if self._stop.begun:

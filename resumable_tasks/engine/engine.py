@@ -38,7 +38,8 @@ class Ending:
     """The end of a run: how it came about.
 
     ``stopped`` says what has ended it before its items, if anything has: a signal, a budget, an
-    outage; ``asked`` whether somebody asked for it. ``why_failed`` is set where the job itself was
+    outage; ``asked`` whether somebody asked for it, ``by_budget`` whether it was the budget.
+    ``why_failed`` is set where the job itself was
     at fault. ``completed`` items and ``failures`` are committed; ``abandoned`` batches were still
     running. ``spent`` and ``cost_each`` (an item) are in the unit of the job's cost. ``retried``
     batches needed more than one call with the same items.
@@ -46,6 +47,7 @@ class Ending:
 
     stopped: str | None
     asked: bool
+    by_budget: bool
     why_failed: str | None
     completed: int
     failures: tuple[Failure, ...]
@@ -143,6 +145,7 @@ class Engine:
         return Ending(
             None if complete else stop.why,
             stop.asked,
+            stop.by_budget,
             tally.why_failed,
             tally.completed,
             tuple(tally.failures),

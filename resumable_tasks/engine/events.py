@@ -94,7 +94,8 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(Event):
-    """The run has ended. ``how``: ``done``, ``failed``, ``interrupted`` or ``error``.
+    """The run has ended. ``how``: ``done``, ``failed``, ``interrupted``, ``spent`` (its budget) or
+    ``error``.
 
     ``retried`` batches needed more than one call.
     """

@@ -60,8 +60,8 @@ class Feeder:
         whole = allowed == len(batch)
         if not whole and not (self._stop.begun or self._stop.overdue):
             # What is out is within the budget, and is handled.
-            self._stop.why = self._stop.why or f"its budget: {self._spending.used_up}"
-            log.info("%s: no further batch begins", self._stop.why)
+            why = self._stop.note_budget(self._spending.used_up)
+            log.info("%s: no further batch begins", why)
         if allowed:
             self._runner.submit(batch if whole else batch.slice(0, allowed, batch.number, None))
         return whole

@@ -38,19 +38,27 @@ class Stop:
     """The end of a run before its items: why, and until when what runs is waited for.
 
     ``event`` is set once no batch may begin any more. ``why`` is None while nothing but the end of
-    the items ends the run. ``asked``: whether somebody has asked for it.
+    the items ends the run. ``asked``: whether somebody has asked for it. ``by_budget``: whether a
+    limit of the budget was the first to end it.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.why: str | None = None
         self.asked = False
+        self.by_budget = False
         self._deadline: float | None = None
 
     def ask(self, grace_seconds: float) -> None:
         """Let the grace begin; `begin` follows in another thread. Safe in a signal handler."""
         self.asked = True
         self._deadline = time.monotonic() + grace_seconds
+
+    def note_budget(self, limit: str) -> str:
+        """Note that this limit of the budget ends the run; why, in words."""
+        self.by_budget = self.by_budget or (self.why is None and not self.asked)
+        self.why = self.why or f"its budget: {limit}"
+        return self.why
 
     def begin(self, why: str, grace_seconds: float) -> None:
         """Let no batch begin any more."""

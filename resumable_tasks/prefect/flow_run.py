@@ -186,7 +186,7 @@ class FlowRun:
         changes no state. Prefect logs nothing of why, so that it is logged here.
         """
         if isinstance(error, Interrupted) and error.by_itself:
-            return Unfinished(str(error), result=error.result)
+            return Unfinished(str(error), result=error.result, exit_code=error.exit_code)
         if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
             return error
         by = error.holder.get("pid"), error.holder.get("host")

@@ -48,6 +48,7 @@ _HOW = {
     "done": "done",
     "failed": "items failed",
     "interrupted": "interrupted",
+    "spent": "its budget is used up",
     "error": "ended by an error",
 }
 _TO_RESUME = (
@@ -108,7 +109,7 @@ class Telemetry:
             with self._changed:
                 self._finished = event
                 self._changed.notify()
-            interrupted = event.how == "interrupted"
+            interrupted = event.how in ("interrupted", "spent")
             self._thread.join(_LAST_WORD_INTERRUPTED_SECONDS if interrupted else _LAST_WORD_SECONDS)
             if self._thread.is_alive():
                 log.warning("Prefect's API does not answer; the run's summary may be missing there")

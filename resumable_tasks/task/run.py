@@ -21,7 +21,7 @@ from resumable_tasks.engine.committer import Rules
 from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.watch import key_watch
-from resumable_tasks.errors import Interrupted, JobFailed, UsageError
+from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
@@ -206,7 +206,7 @@ class Run:
 
     def _how(self, result: RunResult, ending: Ending) -> str:
         if ending.stopped:
-            return "interrupted"
+            return "spent" if ending.by_budget else "interrupted"
         tolerated = self._options.tolerates(result.failed, result.total)
         return "done" if tolerated and not ending.why_failed else "failed"
 
@@ -228,6 +228,8 @@ class Run:
                 self._options.failing.max_attempts,
                 checkpoint.quarantine_hint,
             )
+        if how == "spent":
+            raise BudgetUsedUp(_describe_stop(result, ending), result=result, by_itself=True)
         if how == "interrupted":
             raise Interrupted(
                 _describe_stop(result, ending), result=result, by_itself=not ending.asked
@@ -373,7 +375,9 @@ def _describe_stop(result: RunResult, ending: Ending) -> str:
         + (f"; {ending.abandoned:,} batches did not end in time" if ending.abandoned else "")
         + (f", at a cost of {result.cost:.4g}" if result.cost else "")
         + (f"; what remains: {result.remaining}" if result.remaining else "")
-        + f". All is safe in {result.checkpoint}. Run the same command again to resume"
+        + f". All is safe in {result.checkpoint}. "
+        + ("Raise the budget, or r" if ending.by_budget else "R")
+        + "un the same command again to resume"
     )
 
 

@@ -46,7 +46,7 @@ def test_max_items_is_exact_and_the_next_run_goes_on(place: Path) -> None:
         assert error.value.result.completed == items
         assert len(state(place).done) == done
         assert error.value.result.remaining.items == 1_000 - done
-        assert error.value.exit_code == 75
+        assert error.value.exit_code == 5
     result = task.run(ITEMS, checkpoint=place, budget=Budget(items=380))
     assert (result.completed, result.skipped) == (380, 620)
     # Nothing is left: no budget ends what has nothing to do.
@@ -149,7 +149,7 @@ def test_a_source_that_blocks_does_not_outlast_max_seconds(place: Path) -> None:
     assert len(state(place).done) == 50
 
 
-def test_a_budget_exits_with_75(tmp_path: Path) -> None:
+def test_a_budget_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(
         "from resumable_tasks import Budget, resumable_task\n"
@@ -157,10 +157,29 @@ def test_a_budget_exits_with_75(tmp_path: Path) -> None:
         f"task.run(range(100), checkpoint={str(tmp_path / 'c')!r})\n"
     )
     process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == 5
     assert "items=10" in process.stderr
     assert "what remains: 90 items" in process.stderr
     assert "Traceback" not in process.stderr
+    status = resumable("status", str(tmp_path / "c"))
+    assert status.returncode == 5
+    assert "status       spent" in status.stdout
+    assert "raise it, or run the same command again" in status.stdout
+
+
+def test_a_signal_before_the_budget_is_used_up_is_to_be_resumed(place: Path) -> None:
+    """Whatever ends a run first: a scheduler that stops it has not spent its budget."""
+
+    def stopped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        return priced(rows)
+
+    task = resumable_task(stopped, name="job", key="id", batch_size=50, concurrency=1)
+    with pytest.raises(Interrupted) as error:
+        task.run(ITEMS, checkpoint=place, budget=Budget(cost=0.5))
+    assert type(error.value) is Interrupted
+    assert error.value.exit_code == 75
 
 
 def test_a_dry_run_calls_nothing_and_writes_nothing(

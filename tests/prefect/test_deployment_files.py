@@ -160,7 +160,9 @@ def test_the_window_of_the_automation_is_some_heartbeats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "calls"), [((137, 75, 0), 3), ((1, 0), 1), ((3, 0), 1), ((0,), 1)], ids=str
+    ("codes", "calls"),
+    [((137, 75, 0), 3), ((1, 0), 1), ((3, 0), 1), ((75, 5, 0), 2), ((0,), 1)],
+    ids=str,
 )
 def test_the_line_of_the_crontab_starts_again_what_was_interrupted_and_nothing_else(
     codes: tuple[int, ...], calls: int, tmp_path: Path

@@ -104,7 +104,7 @@ def test_a_budget_fails_the_flow_run_and_a_retry_of_it_goes_on(place: Path, api:
 
     with pytest.raises(Unfinished, match="its budget: items=600") as error:
         once()
-    assert error.value.exit_code == 75
+    assert error.value.exit_code == 5
     found = until(lambda: (r := api.flow_run(runs[-1]))["state_type"] == "FAILED" and r)
     # Not Crashed, which automations rerun at once.
     assert "items=600" in found["state"]["message"]

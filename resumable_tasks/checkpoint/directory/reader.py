@@ -21,6 +21,7 @@ from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import (
+    EXIT_BUDGET,
     EXIT_DAMAGED,
     EXIT_DONE,
     EXIT_FAILED,
@@ -30,13 +31,14 @@ from resumable_tasks.errors import (
     CheckpointMismatch,
 )
 
-Status = Literal["done", "failed", "incomplete", "interrupted", "running", "damaged"]
+Status = Literal["done", "failed", "incomplete", "interrupted", "spent", "running", "damaged"]
 
 EXIT_CODES: dict[Status, int] = {
     "done": EXIT_DONE,
     "failed": EXIT_FAILED,
     "incomplete": EXIT_INTERRUPTED,
     "interrupted": EXIT_INTERRUPTED,
+    "spent": EXIT_BUDGET,
     "running": EXIT_HELD,
     "damaged": EXIT_DAMAGED,
 }
@@ -135,8 +137,8 @@ class Reader:
             return "running"
         if close is None or not self.state.closed or close.info.get("how") == "imported":
             return "incomplete"
-        if close.info.get("how") == "interrupted":
-            return "interrupted"
+        if close.info.get("how") in ("interrupted", "spent"):
+            return "spent" if close.info["how"] == "spent" else "interrupted"
         return "failed" if self.state.failures or close.info.get("how") == "failed" else "done"
 
     @property
@@ -166,6 +168,8 @@ class Reader:
             )
         if self.status == "done":
             return f"nothing; {command('publish', place, 'DEST')} writes the rows for others"
+        if self.status == "spent":
+            return "the budget is used up: raise it, or run the same command again to spend another"
         close = self.last.close if self.last else None
         if close is not None and close.info.get("how") == "imported" and self.state.closed:
             return f"run the job with checkpoint={place!r}: it skips what was imported"

@@ -12,6 +12,8 @@ from resumable_tasks.checkpoint.sql.runs import is_gone
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
 
+Status = Literal["done", "failed", "incomplete", "spent", "running"]
+
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
@@ -25,7 +27,7 @@ class TableStatus:
     table: str
     job: str | None
     version: str | None
-    status: Literal["done", "failed", "incomplete", "running"]
+    status: Status
     rows: int
     completed: int
     failed: int
@@ -79,11 +81,12 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
     named = running[0] if running else last
     failed = sum(errors.values())
     left = rows - completed - failed
+    incomplete: Status = "spent" if last and last["ended"] == "spent" else "incomplete"
     return TableStatus(
         table=tables.url,
         job=named["job"] if named else None,
         version=named["version"] if named else None,
-        status="running" if running else "incomplete" if left else "failed" if failed else "done",
+        status="running" if running else incomplete if left else "failed" if failed else "done",
         rows=rows,
         completed=completed,
         failed=failed,

@@ -53,8 +53,8 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
     assert (during.claimed > 0) != database.sqlite
     counts = "rows", "completed", "failed", "left", "claimed", "errors"
     assert [found[name] for name in counts] == [20, 9, 1, 10, 0, {"ItemFailure": 1}]
-    assert (found["status"], found["exit_code"], found["job"]) == ("incomplete", 75, "label")
-    assert (found["running"], found["last_run"]["ended"]) == ([], "interrupted")
+    assert (found["status"], found["exit_code"], found["job"]) == ("spent", 5, "label")
+    assert (found["running"], found["last_run"]["ended"]) == ([], "spent")
     with pytest.raises(JobFailed):
         task.with_options(budget=Budget()).run(checkpoint=checkpoint)
     failed = sql_status(db.url)

@@ -85,11 +85,11 @@ def test_killed_in_a_flow_run_and_resumed_in_another(
     assert KEY not in json.dumps(found) + json.dumps(logs) + ended.stderr + ended.stdout
 
 
-def test_a_budget_ends_a_flow_run_with_75_too(
+def test_a_budget_ends_a_flow_run_with_5_too(
     job: Job, prefect: Prefect, of_prefect: dict[str, str]
 ) -> None:
     ended = job.call(*MANY, "--max-cost", str(23 * COST_OF_A_TEXT), **of_prefect)
-    assert ended.returncode == 75, ended.stderr
+    assert ended.returncode == 5, ended.stderr
     assert job.failed() == []
     assert 20 <= len(job.done()) < 40
     (found,) = flow_runs(prefect, job)
