@@ -43,6 +43,18 @@ from resumable_tasks.cli.look import json_option
 )
 @click.option("--failed-too", is_flag=True, help="Also lines of items that failed or are not done.")
 @click.option("--skip-failed", is_flag=True, help="Leave out items that failed or are not done.")
+@click.option(
+    "--done-if",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A line that says so is done; VALUE * is any.",
+)
+@click.option(
+    "--failed-if",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A line that says so is not done.",
+)
 @click.option("--keys-only", is_flag=True, help="Make no rows, whatever the job's results are.")
 @click.option("--complete", is_flag=True, help="FILE is whole: take a last line without an end.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")

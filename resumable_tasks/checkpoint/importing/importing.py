@@ -16,6 +16,7 @@ from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Opening
 from resumable_tasks.checkpoint.importing.progressfile import Format, KeyType, Progress, Reader
+from resumable_tasks.checkpoint.importing.signs import Signs
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import BadResult, InvalidItems, UsageError
 from resumable_tasks.items.batch import Batch
@@ -65,6 +66,8 @@ def import_file(
     key_type: KeyType | None = None,
     failed_too: bool = False,
     skip_failed: bool = False,
+    done_if: Sequence[str] = (),
+    failed_if: Sequence[str] = (),
     keys_only: bool = False,
     complete: bool = False,
     dry_run: bool = False,
@@ -85,6 +88,9 @@ def import_file(
         key_type: what all keys are, or become.
         failed_too: lines that say that their item is not done are taken as completed.
         skip_failed: such lines are left out, with all others of an item whose last line is such.
+        done_if, failed_if: texts ``FIELD=VALUE``, such as ``status=shipped``: the meaning of a sign
+            that is known for neither success nor failure, which ends the import otherwise. The
+            value ``*`` is any; a field within another is ``response.status``.
         keys_only: no item gets a row, whatever the job's results are.
         complete: the file was written to its end, so that a last line without one is not torn.
         dry_run: nothing is written.
@@ -107,7 +113,7 @@ def import_file(
         manifest.check(store, there[0], wanted)
         manifest.check_version(store, there[1].version or there[0].version, wanted.version)
     scheme = KeyScheme.of(wanted.key)
-    reader = Reader(os.fspath(path), scheme, key_type, complete)
+    reader = Reader(os.fspath(path), scheme, key_type, complete, Signs(done_if, failed_if))
     found = reader.read(format, failed_too=failed_too, skip_failed=skip_failed)
     _refuse_clashes(found, scheme, there)
     items = _Items(reader, found, scheme, "none" if keys_only else wanted.results)

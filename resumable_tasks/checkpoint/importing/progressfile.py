@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import operator
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from resumable_tasks.checkpoint.importing.signs import Signs, as_text, describe
 from resumable_tasks.errors import InvalidItems, InvalidKey, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import Key, KeyScheme
@@ -27,15 +29,6 @@ _DECODER = json.JSONDecoder()
 _USUAL = ("key", "id")
 # Python makes no integer of a text that is much longer.
 _LONGEST_INTEGER = 20
-# What a line says of its item by these fields: with these words, or by being false.
-_STATUS = ("status", "state")
-_FLAGS = ("ok", "success", "done", "completed", "finished")
-_NOT_DONE = {
-    *("fail", "failed", "failure", "err", "error", "errored", "exception", "crashed"),
-    *("timeout", "timed_out", "canceled", "cancelled", "aborted", "interrupted", "killed"),
-    *("pending", "queued", "scheduled", "waiting", "todo", "not_started", "incomplete"),
-    *("started", "running", "processing", "in_progress", "retry", "retrying"),
-}
 
 
 @dataclass(slots=True)
@@ -59,7 +52,12 @@ class Reader:
     """Reads one file. `import_file` says what the arguments mean, and what is raised."""
 
     def __init__(
-        self, path: str, scheme: KeyScheme, key_type: KeyType | None, complete: bool
+        self,
+        path: str,
+        scheme: KeyScheme,
+        key_type: KeyType | None,
+        complete: bool,
+        signs: Signs,
     ) -> None:
         self._path = path
         # What stands before a number in messages.
@@ -67,6 +65,7 @@ class Reader:
         self._scheme = scheme
         self._key_type = key_type
         self._complete = complete
+        self._signs = signs
         self._torn: int | None = None
         # The lines of what is read so far.
         self._numbers: Sequence[int] = ()
@@ -93,7 +92,7 @@ class Reader:
         if rows:
             many = self._keys_of(rows, names)
             if not failed_too:  # before the keys are checked: a line that failed need not have one
-                many, rows = self._done(many, rows, skip_failed)
+                many, rows = self._done(many, rows, names, skip_failed)
                 failed = len(found or ()) - len(rows)
         if self._key_type is not None:
             many = [self._typed(n, key) for n, key in zip(self._numbers, many, strict=True)]
@@ -225,25 +224,47 @@ class Reader:
         return [(key,) for key in found] if single else found
 
     def _done(
-        self, found: list[Any], rows: list[dict[str, Any]], skip_failed: bool
+        self,
+        found: list[Any],
+        rows: list[dict[str, Any]],
+        names: tuple[str, ...],
+        skip_failed: bool,
     ) -> tuple[list[Any], list[dict[str, Any]]]:
         """The keys and rows of items whose last line says no failure, without lines that do."""
-        names = [name for name in (*_STATUS, "error", *_FLAGS) if any(name in row for row in rows)]
-        if not names:
+        signs = self._signs_of(rows, self._signs.looked_at(rows, names), skip_failed)
+        if not signs:
             return found, rows
-        signs = {at: said for at, row in enumerate(rows) if (said := _says_not_done(row, names))}
-        for at, sign in signs.items() if not skip_failed else ():
-            self.wrong(
-                self._numbers[at],
-                f"it says {sign}, and what the file names counts as completed: leave such lines "
-                "out by --skip-failed, or take them by --failed-too",
-            )
         last = {repr(key): at for at, key in enumerate(found)}  # some may be no keys at all
         kept = [
             n for n in range(len(found)) if n not in signs and last[repr(found[n])] not in signs
         ]
         self._numbers = [self._numbers[at] for at in kept]
         return [found[at] for at in kept], [rows[at] for at in kept]
+
+    def _signs_of(
+        self, rows: list[dict[str, Any]], names: Sequence[str], skip_failed: bool
+    ) -> set[int]:
+        """The indexes of the lines that say that their item is not done, in one of these fields."""
+        found = set()
+        for at, row in enumerate(rows) if names else ():
+            verdict, path, value = self._signs.judge(row, names)
+            if verdict == "unclear":
+                option = shlex.quote(f"{path}={as_text(value)}")
+                self.wrong(
+                    self._numbers[at],
+                    f"it says {describe(path, value)}, which may be success or failure: say which, "
+                    f"--done-if {option} or --failed-if {option} ({path}=* is any value)",
+                )
+            if verdict == "failed" and not skip_failed:
+                self.wrong(
+                    self._numbers[at],
+                    f"it says {describe(path, value)}, and what the file names counts as "
+                    "completed: leave such lines out by --skip-failed, or take them by "
+                    "--failed-too",
+                )
+            if verdict == "failed":
+                found.add(at)
+        return found
 
     def _typed(self, number: int, key: Any) -> Any:
         if isinstance(key, (list, tuple)):
@@ -272,19 +293,3 @@ def _is_integer(text: str) -> bool:
     digits = text.removeprefix("-")
     plain = len(text) <= _LONGEST_INTEGER and digits.isascii() and digits.isdigit()
     return plain and str(int(text)) == text
-
-
-def _says_not_done(row: Mapping[str, Any], signs: Sequence[str]) -> str | None:
-    """The field and its value by which a line says that its item is not done, if it does."""
-    for name in signs:
-        value = row.get(name)
-        text = value.strip().lower() if isinstance(value, str) else ""
-        if name in _STATUS:
-            says = text.replace(" ", "_").replace("-", "_") in _NOT_DONE
-        elif name == "error":
-            says = bool(value)
-        else:
-            says = value is False or text in ("false", "no") or (type(value) is int and value == 0)
-        if says:
-            return f"{name}: {keys.shorten(value)}"
-    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ def taken(place: Path) -> list[Any]:
         ('{"key":"a"}\n', "x.jsonl", {"key": ("url",)}, ["a"]),
         ('{"id":"a","status":"failed"}\n', "x.jsonl", {"failed_too": True}, ["a"]),
         ('{"id":"a","status":"ok","error":null,"ok":true}\n', "x.jsonl", {}, ["a"]),
-        ('{"id":"a","status":"shipped","state":"NY","done":1}\n', "x.jsonl", {}, ["a"]),
+        ('{"id":"a","status":"200 OK","state":"Done","done":1}\n', "x.jsonl", {}, ["a"]),
+        ('{"state":"NY","error":"None"}\n', "x.jsonl", {"key": ("state",)}, ["NY"]),
     ],
 )
 def test_what_is_there_is_taken(
@@ -118,6 +121,93 @@ def test_an_item_that_is_not_done_is_not_taken_for_done(
     with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it says"):
         take(place)
     assert take(place, failed_too=True).imported == 2
+
+
+BAD = [
+    {"error": {"code": "rate_limit"}, "response": None},
+    {"error": None, "response": {"status_code": 429, "body": {"error": {"message": "slow"}}}},
+    {"error": None, "response": {"status_code": 200, "body": {"status": "incomplete"}}},
+    {"result": {"type": "errored", "error": {"type": "overloaded_error"}}},
+    {"result": {"type": "expired"}},
+    {"result": {"type": "canceled"}},
+    {"errors": ["Timeout"]},
+    {"error_message": "Timeout"},
+    {"errorMessage": "Timeout"},
+    {"exception": "TimeoutError()"},
+    {"traceback": "Traceback …"},
+    {"failed": True},
+    {"is_error": "true"},
+    {"status_code": 503},
+    {"http_status": "404"},
+    {"status": 500},
+    {"status": "HTTP 502 Bad Gateway"},
+    {"status": "completed with errors"},
+    {"exit_code": -9},
+    {"returncode": "1"},
+    {"success": "false"},
+]
+GOOD = [
+    {"error": None, "response": {"status_code": 200, "body": {"error": None, "choices": []}}},
+    {"result": {"type": "succeeded", "message": {"type": "message"}}},
+    {"errors": [], "error_message": "", "exception": None, "failed": False, "exit_code": 0},
+    {"error": float("nan"), "status_code": "201", "status": 204, "state": "No error"},
+    {"result": {"type": "dog", "error": 0}, "done": "yes"},
+]
+UNCLEAR = [
+    ("status", "shipped"),
+    ("status", ""),
+    ("status", None),
+    ("status", 7),
+    ("status_code", None),
+    ("exit_code", None),
+    ("completed", None),
+    ("state", "NY"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=json.dumps)
+def test_the_usual_ways_to_say_failed_are_known(tmp_path: Path, bad: dict[str, Any]) -> None:
+    lines = [{"id": "a", **good} for good in GOOD] + [{"id": "b", **bad}]
+    path = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:6: it says .*--skip-failed"):
+        take(path, keys_only=True)
+    done = take(path, keys_only=True, skip_failed=True)
+    assert (done.imported, done.failed, taken(tmp_path)) == (1, 1, ["a"])
+
+
+@pytest.mark.parametrize(("field", "value"), UNCLEAR)
+@pytest.mark.parametrize("inside", ["", "response"])
+def test_a_sign_that_may_be_either_is_asked_about(
+    tmp_path: Path, field: str, value: Any, inside: str
+) -> None:
+    said = {inside: {field: value}} if inside else {field: value}
+    lines = [{"id": "a"}, {"id": "b", **said}]
+    path = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
+    place = ("import", path, "--key", "id", "--keys-only", "--checkpoint")
+    asked = cli(*place, tmp_path / "c0", "--skip-failed")
+    assert asked.exit_code == 2
+    assert not (tmp_path / "c0").exists()
+    answer = re.search(r"say which, --done-if (\S+) or --failed-if (\S+)", asked.stderr)
+    assert answer is not None
+    [option] = shlex.split(answer[1])
+    name = f"{inside}.{field}" if inside else field
+    answers = [
+        (("--done-if", option), 2),
+        (("--done-if", f"{name}=*"), 2),
+        (("--failed-if", option, "--skip-failed"), 1),
+        (("--failed-too",), 2),
+    ]
+    for number, (given, imported) in enumerate(answers):
+        done = cli(*place, tmp_path / f"d{number}", *given, "--json")
+        assert json.loads(done.stdout)["imported"] == imported
+
+
+def test_fields_that_are_known_to_nobody_can_be_told(tmp_path: Path) -> None:
+    text = '{"id":"a","verdict":"fine"}\n{"id":"b","verdict":"broken","status":"ok"}\n'
+    path = file(tmp_path, text, "x.jsonl")
+    assert take(path, failed_if=["verdict=broken"], skip_failed=True).imported == 1
+    with pytest.raises(UsageError, match="'verdict' is not FIELD=VALUE"):
+        take(path, failed_if=["verdict"])
 
 
 @pytest.mark.parametrize("results", [None, "one", "many"])
