@@ -135,9 +135,8 @@ class Signs:
         """The names of fields, other than the key's, that may hold a sign in any of these lines."""
         told = {path[0] for path in self._fields}
         found = dict.fromkeys(name for row in rows for name in row)
-        return [
-            name for name in found if _plain(name) in _JUDGES or name in _ENVELOPES or name in told
-        ]
+        signs = {name for name in found if _plain(name) in _JUDGES or name in _ENVELOPES}
+        return [name for name in found if name in told or name in signs.difference(key)]
 
     def _signs(
         self, row: Mapping[str, Any], names: Sequence[str]
