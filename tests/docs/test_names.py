@@ -18,7 +18,7 @@ from tests.docs.pages import EVERYTHING, PAGES, REPOSITORY, prose
 # Classes whose methods a user calls.
 WITH_METHODS = {"ResumableTask", "RunResult", "Snapshot"}
 # Names of others that the pages show as ``name=``: of Prefect, of the flows, of folders.
-FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image"}
+FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image", "status"}
 ERRORS = {
     name: kind
     for name, kind in vars(errors).items()
