@@ -25,6 +25,7 @@ from resumable_tasks.items.batch import Batch, Chunk
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ class Planner:
         # Whether the items were left before their end because the run stops.
         self.cut_short = False
         self._numbers = count()
+        self._looks: list[Look] = [OfAnotherType(done)] if len(done) else []
+
+    def look_with(self, look: Look) -> None:
+        """Have the first items looked at before any is planned."""
+        self._looks.append(look)
 
     def next_number(self) -> int:
         """The number of one more batch of this run. Safe in any thread."""
@@ -146,16 +152,32 @@ class Planner:
         Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
         position, counted from 0; the batches before it have been given out by then.
         """
-        if _is_arrow(items):
-            return self._arrow_batches(_record_batches(items))
+        arrow = _is_arrow(items)
+        extract = self._arrow_keys() if arrow else self._scheme.extract_all
+        self._look_at_sample(items, extract)
+        if arrow:
+            return self._gathered(_slices(_record_batches(items)), extract)
         return self._row_batches(_rows(items))
+
+    def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
+        """Look at items from all places, so that new ones which come first hide nothing."""
+        if not self._looks:
+            return
+        sample = sample_of(items, max(look.sample for look in self._looks))
+        if sample is None:
+            return
+        try:
+            lines = keys.canonical_all(extract(sample))[1]
+        except Exception:  # noqa: BLE001 - raised again, with its position, where its item comes
+            return
+        self._look(lines)
+
+    def _look(self, lines: list[bytes]) -> None:
+        self._looks = [look for look in self._looks if not look.look(lines)]
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
         source = iter(items)
         return self._gathered(lambda most: list(islice(source, most)), self._scheme.extract_all)
-
-    def _arrow_batches(self, record_batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
-        return self._gathered(_slices(iter(record_batches)), self._arrow_keys())
 
     def _gathered(
         self, take: Callable[[int], Any], extract: Callable[[Any], list[Any]]
@@ -182,6 +204,8 @@ class Planner:
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
         """Choose from these consecutive items those that are to be handled; counts them all."""
         found, lines = self._keyed(items, extract)
+        if self._looks:
+            self._look(lines)
         taken = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
         return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
 

@@ -1,0 +1,110 @@
+"""Looks at a run's first items, before any is handled: are they the items that are completed?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from resumable_tasks.errors import CheckpointMismatch, InvalidItems, InvalidKey
+from resumable_tasks.items import keys
+from resumable_tasks.items.keytable import KeyTable
+
+# So many items are looked at where none is known, or looks like a completed one.
+_ENOUGH = 10_000
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
+
+
+class Look:
+    """Sees the keys of a run's first items: of a sample, where items can be sampled, then in order.
+
+    ``sample`` items are wanted. `look` is called until it returns True; what it raises ends the
+    run.
+    """
+
+    sample = 100
+
+    def look(self, lines: Sequence[bytes]) -> bool:
+        """Take in the canonical keys of some items; True if enough is known."""
+        raise NotImplementedError
+
+
+class OfAnotherType(Look):
+    """Refuses ids that are completed as integers and come as text, or the other way round."""
+
+    def __init__(self, done: KeyTable) -> None:
+        self._done = done
+        self._seen = 0
+
+    def look(self, lines: Sequence[bytes]) -> bool:
+        """Raise `InvalidItems` if none of these keys is completed, and one is in another type."""
+        if len(self._done.missing(lines)) < len(lines):
+            return True
+        pairs = [(line, other) for line in lines for other in retyped(line) if other in self._done]
+        if pairs:
+            now, before = map(keys.parse, pairs[0])
+            raise InvalidItems(
+                f"the keys of the items have changed their type: {keys.shorten(now)} is an item's "
+                f"key now, and {keys.shorten(before)} is completed ({len(pairs):,} of the first "
+                f"{len(lines):,} items). To the library these are different items, and all would "
+                "be handled again",
+                safe="Nothing was handled",
+                remedy="Convert the keys to what they were, with int() or str() of the field; or, "
+                "if these are other items, name another checkpoint=",
+            )
+        self._seen += len(lines)
+        return self._seen >= _ENOUGH
+
+
+class OfTheSameKey(Look):
+    """Refuses a key function that is said to be the same, and gives no item a completed key."""
+
+    sample = _ENOUGH
+
+    def __init__(self, done: KeyTable, place: str) -> None:
+        self._done = done
+        self._place = place
+
+    def look(self, lines: Sequence[bytes]) -> bool:
+        """Raise `CheckpointMismatch` if none of these keys is completed."""
+        if len(self._done.missing(lines)) == len(lines):
+            raise CheckpointMismatch(
+                f"same_key=True, and key= gives none of the {len(lines):,} items that were looked "
+                f"at a key that is completed in {self._place} (the first has "
+                f"{keys.shorten(keys.parse(lines[0]))})",
+                safe="Nothing was handled",
+                remedy="Let key= give the keys that it gave before: `resumable keys` prints them; "
+                "or name another checkpoint=",
+            )
+        return True
+
+
+def retyped(line: bytes) -> set[bytes]:
+    """The other keys that are this one with integers as text, or with text as integers."""
+    key = keys.parse(line)
+    parts = key if isinstance(key, tuple) else (key,)
+    as_text = tuple(map(str, parts))
+    as_integers = tuple(
+        int(part) if isinstance(part, str) and _INTEGER.fullmatch(part) else part for part in parts
+    )
+    found = set()
+    for other in (as_text, as_integers):
+        if other != parts:
+            found.add(keys.join([_canonical(other if isinstance(key, tuple) else other[0])]))
+    return found - {b""}
+
+
+def _canonical(key: Any) -> bytes:
+    try:
+        return keys.canonical(key)
+    except InvalidKey:  # an integer that is too wide
+        return b""
+
+
+def sample_of(items: Any, most: int) -> Any:
+    """Up to so many items, evenly spaced, of what can be read twice at any place; else None."""
+    if isinstance(items, (list, tuple)):
+        return list(items[:: -(-len(items) // most)]) if items else None
+    if hasattr(items, "take") and hasattr(items, "num_rows") and items.num_rows:
+        return items.take(list(range(0, items.num_rows, -(-items.num_rows // most))))
+    return None
