@@ -122,7 +122,6 @@ class Planner:
     ) -> None:
         self._planning = planning
         self._scheme = planning.scheme
-        self._fingerprinter = planning.fingerprinter
         self._done = done
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
@@ -206,7 +205,8 @@ class Planner:
         found, lines = self._keyed(items, extract)
         if self._looks:
             self._look(lines)
-        taken = self._fingerprinter.of(items, self.total) if self._fingerprinter else None
+        fingerprinter = self._planning.fingerprinter
+        taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
         return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
 
     def _suspected(self) -> Suspected | None:
