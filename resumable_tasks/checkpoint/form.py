@@ -29,6 +29,7 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.plan import Planner, Planning
+from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.outcome import Done, Failure, ResultsMode, Shard
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Job:
     """The job that opens a place, as far as the place needs to know it.
 
     ``at_once`` calls of the handler run at once, at most. ``max_attempts`` and ``retry_failed``
-    say which failed items are tried again.
+    say which failed items are tried again. ``columns`` are declared of the results.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     max_attempts: int | None = None
     retry_failed: bool = True
     on_version_change: OnVersionChange = "error"
+    columns: Columns = INFERRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ class Found:
     """The state that earlier runs have left. Counts are items.
 
     ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
-    ``last`` the run that was at work before and when it was, both None if unknown.
+    ``last`` the run that was at work before and when it was, both None if unknown. ``parked``
+    items have a result that does not fit the table. ``ended`` is how that run has ended, None if it
+    has not said.
     """
 
     completed: int = 0
@@ -82,6 +86,8 @@ class Found:
     epoch: int = 0
     cost_each: float | None = None
     last: tuple[str, str] | None = None
+    parked: int = 0
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,8 @@ class Checkpoint(ABC):
 
     ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
     ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
-    checkpoint itself has them. ``json_columns`` are fields of the rows that are kept as JSON.
+    checkpoint itself has them. ``columns`` is what is known of the columns of the rows: what the
+    job declares, and what the checkpoint itself knows.
     """
 
     job: str
@@ -162,7 +169,7 @@ class Checkpoint(ABC):
     found: Found
     planner: Planner
     expected: int | None = None
-    json_columns: frozenset[str] = frozenset()
+    columns: Columns = INFERRED
 
     @abstractmethod
     def begin(self) -> Unit:
@@ -177,8 +184,16 @@ class Checkpoint(ABC):
         """Let go of the checkpoint. Commits nothing; may be called more than once."""
 
     def left_alone(self) -> list[Failure]:
-        """The items that failed in earlier runs and that this run has not tried."""
+        """The items of earlier runs that this one has not tried: failed, or parked."""
         return []
+
+    def parked(self) -> list[Failure]:
+        """The items whose results are kept and do not fit the table, each with its rows."""
+        return []
+
+    def rows_of(self, outcome: Done) -> pa.Table | None:
+        """The rows of an outcome that is not committed yet, wherever a worker has put them."""
+        return outcome.table
 
     def estimate(self, items: int) -> Estimate:
         """Estimate what so many items would take, at the pace of all runs so far."""

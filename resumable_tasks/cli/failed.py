@@ -30,6 +30,7 @@ from resumable_tasks.runners.outcome import Failure
 @checkpoint_argument
 @click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
 @click.option("--quarantined", is_flag=True, help="Only items that are not tried any more.")
+@click.option("--parked", is_flag=True, help="Only items whose result does not fit the table.")
 @click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
 @click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
 @click.option(
@@ -43,6 +44,7 @@ def failures(
     checkpoint: str,
     show_all: bool,
     quarantined: bool,
+    parked: bool,
     traceback: bool,
     jsonl: bool,
     export: str | None,
@@ -52,12 +54,18 @@ def failures(
 
     By default by class of error, with how many there are and one example each. The next run tries
     all of them again but for those that are quarantined, having failed as often as the job's
-    max_attempts; `retry` releases those. Exits with 0 also if there are any; `status` exits with 1.
+    max_attempts; `retry` releases those. With --parked, those that were handled and whose result is
+    kept but does not fit the table; --jsonl and --export have their rows. Exits with 0 also if
+    there are any; `status` exits with 1.
     """
+    if quarantined and parked:
+        raise UsageError("give --quarantined or --parked: no item is both")
     if jsonl and as_json:
         raise UsageError("give --json or --jsonl, not both")
     state = Reader.at(checkpoint).state
-    failed = state.quarantined if quarantined else list(state.failures.values())
+    failed = list((state.parked if parked else state.failures).values())
+    if quarantined:
+        failed = state.quarantined
     if export is not None:
         _export(failed, export)
         output.lines([f"{count(len(failed), 'failed item')} written to {clean(export)}"])
@@ -74,6 +82,7 @@ def failures(
     document: dict[str, Any] = {
         "failed": len(failed),
         "quarantined": len(state.quarantined),
+        "parked": len(state.parked),
         "errors": [
             {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
             for kind, each in groups
@@ -82,11 +91,17 @@ def failures(
     if show_all:
         document["failures"] = [_fields(failure, traceback) for failure in failed]
     shown = [(kind, each if show_all else each[:1], len(each)) for kind, each in groups]
-    text = [] if failed else ["no item is quarantined" if quarantined else "no item has failed"]
+    which = "is quarantined" if quarantined else "is parked" if parked else "has failed"
+    text = [] if failed else [f"no item {which}"]
     for kind, some, n in shown:
         text.append(f"{n:,} × {clean(kind, 80)}" + ("" if show_all else ", for example"))
         text += [line for failure in some for line in _lines(failure, traceback)]
-    if state.quarantined and not quarantined:
+    if state.parked and not (parked or quarantined):
+        text.append(
+            f"{count(len(state.parked), 'item')} more parked: kept, and not in the table; "
+            f"{command('failures', checkpoint, '--parked')} lists them"
+        )
+    if state.quarantined and not (parked or quarantined):
         text.append(
             f"{count(len(state.quarantined), 'item')} of them quarantined, after "
             f"{count(state.max_attempts or 0, 'attempt')}; "
@@ -172,6 +187,8 @@ def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
         del fields["item"]
     if failure.error_of == "item":
         del fields["error_of"]
+    if failure.rows is None:
+        del fields["rows"]
     return fields
 
 
@@ -214,7 +231,7 @@ def _write_parquet(rows: list[dict[str, Any]], path: str) -> None:
 
     names = ("key", "error", "message", "attempts", "batch", "time", "traceback")
     columns = {}
-    for name in (*names, "item", "error_of"):
+    for name in (*names, "item", "error_of", "rows"):
         values = [row.get(name) for row in rows]
         if name not in names and not any(value is not None for value in values):
             continue

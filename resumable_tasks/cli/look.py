@@ -69,6 +69,8 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     failed = count(len(state.failures), "item") if state.failures else "none"
     kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in reader.errors().items())
     yield f"  failed       {failed}" + (f": {kinds}" if kinds else "")
+    if state.parked:
+        yield f"  parked       {count(len(state.parked), 'item')}: kept, not in the table yet"
     yield f"  journal      {count(state.records, 'record')}, {count(state.runs, 'run')}"
     yield f"  last commit  {output.when(reader.last_commit) if reader.last_commit else 'none yet'}"
     if reader.last is not None:
@@ -88,7 +90,9 @@ def _last_run(reader: Reader, run: LastRun) -> str:
         text += (
             f"{clean(str(n.get('how')), 40)} after {duration(n.get('seconds') or 0)}: "
             f"{n.get('completed', 0):,} completed, {n.get('skipped', 0):,} skipped, "
-            f"{n.get('failed', 0):,} failed, of {n.get('total', 0):,}"
+            f"{n.get('failed', 0):,} failed, "
+            + (f"{n['parked']:,} parked, " if n.get("parked") else "")
+            + f"of {n.get('total', 0):,}"
         )
         if not reader.state.closed:
             text += "; repaired since, so items are missing again"
@@ -234,13 +238,16 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
     quarantined = len(state.quarantined)
     remaining = None
     if expected is not None:
-        remaining = state.pace.estimate(max(0, expected - len(state.done) - quarantined))
+        remaining = state.pace.estimate(
+            max(0, expected - len(state.done) - quarantined - len(state.parked))
+        )
     document = {
         "checkpoint": reader.store.url,
         "items": expected,
         "completed": len(state.done),
         "failed": len(state.failures),
         "quarantined": quarantined,
+        "parked": len(state.parked),
         "remaining": remaining.items if remaining else None,
         "seconds": remaining.seconds if remaining else None,
         "cost": remaining.cost if remaining else None,

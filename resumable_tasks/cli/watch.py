@@ -122,6 +122,7 @@ def _fields(reader: Reader, rate: float | None) -> dict[str, Any]:
         "completed_in_run": _in_run(reader),
         "expected": _expected(reader),
         "failed": len(reader.state.failures),
+        "parked": len(reader.state.parked),
         "rows": reader.state.rows,
         "rate": None if rate is None else round(rate, 3),
         "last_commit": reader.last_commit,
@@ -147,6 +148,8 @@ def _line(reader: Reader, rate: float | None) -> str:
         f"{job}: {reader.status}, {len(reader.state.done):,}{of} completed "
         f"({_in_run(reader):,} in this run), {len(reader.state.failures):,} failed"
     )
+    if reader.state.parked:
+        text += f", {len(reader.state.parked):,} parked"
     if reader.status == "running":
         if rate is not None:
             text += f", {per_second(rate)}"

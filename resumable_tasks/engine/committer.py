@@ -15,18 +15,18 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from resumable_tasks.base import log
-from resumable_tasks.checkpoint.form import Checkpoint, Receipt, Unit
+from resumable_tasks.checkpoint.form import Checkpoint, Receipt
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.events import Committed, Stopping
 from resumable_tasks.engine.failing import Decision, FailureHandling
 from resumable_tasks.engine.flight import Flight, Stop
 from resumable_tasks.engine.refused import Refused
 from resumable_tasks.engine.window import Window
-from resumable_tasks.errors import ResultConflict, UsageError
+from resumable_tasks.errors import UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import join
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.handle import Work, failed_whole
+from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 
 
@@ -56,12 +56,14 @@ class Rules:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run has come to. ``left`` batches were not handled. ``why_failed`` is what ended the
-    run before its items, where that is a failure of the job.
+    """What a run has come to. ``left`` batches were not handled. ``parked`` items have a result
+    that does not fit the table. ``why_failed`` is what ended the run before its items, where that
+    is a failure of the job.
     """
 
     completed: int = 0
     failures: list[Failure] = field(default_factory=list)
+    parked: list[Failure] = field(default_factory=list)
     left: int = 0
     why_failed: str | None = None
 
@@ -98,14 +100,13 @@ class Committer:
         )
         self._checkpoint = checkpoint
         self._submit = submit
-        self._work = work
         self._flight = flight
         self._stop = stop
         self._spending = spending
         self._window = window
         self._rules = rules
         self._tell = tell
-        self._refused = Refused(work.scheme, rules.pause_after)
+        self._refused = Refused(checkpoint, work.scheme, rules.pause_after)
         self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | None] = SimpleQueue()
         self._thread = threading.Thread(
             target=copy_context().run,
@@ -214,7 +215,8 @@ class Committer:
             decision.add(failing.settle_all())
             if not nothing_else:
                 self._fail(failing.hopeless)
-        return decision.again + self._settle(decision.settled)
+        self._settle(decision.settled)
+        return decision.again
 
     def _fail(self, why: str) -> None:
         """End the run before its items: the job has failed."""
@@ -237,7 +239,7 @@ class Committer:
                     self._dropped(outcome)
                 case Fatal():
                     fatal = fatal or outcome.error
-        again += self._settle(settled)
+        self._settle(settled)
         if fatal is not None:
             raise fatal
         self._check_costs(group)
@@ -261,34 +263,23 @@ class Committer:
                     "number"
                 )
 
-    def _settle(self, settled: Sequence[Done]) -> list[Batch]:
-        """Commit these outcomes; the parts of those that cannot be, to be handled again."""
+    def _settle(self, settled: Sequence[Done]) -> None:
+        """Commit these outcomes; what does not fit the table is parked in the same step."""
         if not settled:
-            return []
-        again: list[Batch] = []
+            return
         accepted: list[Done] = []
         with self._checkpoint.begin() as unit:
             for outcome in settled:
-                accepted += self._added(unit, outcome, again)
+                accepted += self._refused.add(unit, self._with_items(outcome))
             receipt = unit.commit() if accepted else None
         if receipt is not None:
             self._committed(receipt, accepted)
-        return again
-
-    def _added(self, unit: Unit, outcome: Done, again: list[Batch]) -> list[Done]:
-        """Add an outcome to the unit, or what is left of it if rows of it are refused."""
-        try:
-            return self._refused.add(unit, self._with_items(outcome))
-        except ResultConflict as error:  # a worker's rows
-            failed = failed_whole(self._work, outcome.batch, error, 1, outcome.times)
-        decision = self.failing.take(failed)
-        again += decision.again
-        return [unit.add(self._with_items(each)) for each in decision.settled]
 
     def _committed(self, receipt: Receipt, accepted: Sequence[Done]) -> None:
         """Take in what has become durable."""
         self.tally.completed += receipt.completed
-        self.tally.failures.extend(receipt.failures)
+        for failure in receipt.failures:
+            (self.tally.parked if failure.parked else self.tally.failures).append(failure)
         self._window.widen(accepted, receipt.size)
         if self._refused.hopeless or (receipt.failures and self._rules.fail_fast):
             self._fail(self._refused.hopeless or "fail_fast=True")

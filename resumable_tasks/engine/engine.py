@@ -39,10 +39,10 @@ class Ending:
 
     ``stopped`` says what has ended it before its items, if anything has: a signal, a budget, an
     outage; ``asked`` whether somebody asked for it, ``by_budget`` whether it was the budget.
-    ``why_failed`` is set where the job itself was
-    at fault. ``completed`` items and ``failures`` are committed; ``abandoned`` batches were still
-    running. ``spent`` and ``cost_each`` (an item) are in the unit of the job's cost. ``retried``
-    batches needed more than one call with the same items.
+    ``why_failed`` is set where the job itself was at fault. ``completed`` items, ``failures`` and
+    what is ``parked`` are committed; ``abandoned`` batches were still running. ``spent`` and
+    ``cost_each`` (an item) are in the unit of the job's cost. ``retried`` batches needed more than
+    one call with the same items.
     """
 
     stopped: str | None
@@ -51,6 +51,7 @@ class Ending:
     why_failed: str | None
     completed: int
     failures: tuple[Failure, ...]
+    parked: tuple[Failure, ...]
     abandoned: int
     spent: float
     cost_each: float | None
@@ -149,6 +150,7 @@ class Engine:
             tally.why_failed,
             tally.completed,
             tuple(tally.failures),
+            tuple(tally.parked),
             abandoned,
             self._spending.spent,
             self._spending.cost_each,
@@ -189,6 +191,7 @@ class Engine:
             self._checkpoint.planner.skipped,
             self._expected,
             time.monotonic() - self._began,
+            len(tally.parked),
         )
 
     def tell(self, kind: type[Any], **fields: Any) -> None:

@@ -22,8 +22,8 @@ Lines = bytes  # canonical keys, newline-joined; an event has a field of the nam
 class Progress:
     """The progress of a run. Counts are items. ``expected`` is None if the items have no length.
 
-    ``completed`` and ``failed`` are this run's, ``skipped`` were completed before it. ``rate`` is
-    items a second, ``eta`` seconds, both of this run alone; None while unknown.
+    ``completed``, ``failed`` and ``parked`` are this run's, ``skipped`` were completed before it.
+    ``rate`` is items a second, ``eta`` seconds, both of this run alone; None while unknown.
     """
 
     completed: int
@@ -31,17 +31,23 @@ class Progress:
     skipped: int
     expected: int | None
     seconds: float
+    parked: int = 0
+
+    @property
+    def handled(self) -> int:
+        """How many items this run has dealt with, however that went."""
+        return self.completed + self.failed + self.parked
 
     @property
     def rate(self) -> float | None:
-        handled = self.completed + self.failed
+        handled = self.handled
         return handled / self.seconds if handled and self.seconds > 0 else None
 
     @property
     def eta(self) -> float | None:
         if self.expected is None or self.rate is None:
             return None
-        left = self.expected - self.completed - self.failed - self.skipped
+        left = self.expected - self.handled - self.skipped
         return max(left, 0) / self.rate
 
 

@@ -66,7 +66,7 @@ class Bar:
             self._bar.start()
         elif isinstance(event, (Committed, RunFinished)) and self._task is not None:
             progress = event.progress
-            done = progress.completed + progress.failed + progress.skipped
+            done = progress.handled + progress.skipped
             self._bar.update(self._task, completed=done, text=describe(progress))
             if isinstance(event, RunFinished):
                 self._bar.stop()
@@ -81,6 +81,8 @@ def describe(progress: Progress) -> str:
         text += f", {progress.skipped:,} of them resumed"
     if progress.failed:
         text += f", {progress.failed:,} failed"
+    if progress.parked:
+        text += f", {progress.parked:,} parked"
     if progress.rate is not None:
         text += f", {rate(progress.rate)}"
     if progress.eta is not None and progress.eta >= 1:

@@ -1,7 +1,7 @@
 """Results that the checkpoint refuses: which items they are of, without one more call.
 
 They are paid for. So the rows of a batch are halved, and not the batch, until those that are
-refused stand alone; the others are kept.
+refused stand alone; the others are committed, and those are parked: kept as they are.
 """
 
 from __future__ import annotations
@@ -9,92 +9,109 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resumable_tasks.checkpoint.form import Unit
+from resumable_tasks.checkpoint.form import Checkpoint, Unit
 from resumable_tasks.errors import ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.outcome import Done, Times
+from resumable_tasks.runners.outcome import Done, Parked, Times
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# So many batches in a row, of so many items, of which nothing could be kept: the next ones will
+# So many batches in a row, of so many items, of which nothing could be stored: the next ones will
 # fare no better.
 _BATCHES, _ITEMS = 5, 30
 
 
 class Refused:
-    """Adds outcomes to a unit, as far as the checkpoint takes their rows.
+    """Adds outcomes to a unit, as far as the checkpoint takes their rows; the rest is parked.
 
-    ``hopeless`` says why the run should end: all that is handled is refused. With a
+    ``hopeless`` says why the run should end: nothing that is handled can be stored. With a
     ``pause_after`` of None it never should.
     """
 
-    def __init__(self, scheme: KeyScheme, pause_after: int | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: KeyScheme, pause_after: int | None) -> None:
+        self._checkpoint = checkpoint
         self._scheme = scheme
         self._never = pause_after is None
         self._batches = self._items = 0
         self.hopeless: str | None = None
 
     def add(self, unit: Unit, outcome: Done) -> list[Done]:
-        """Add the outcome, or parts of it; these as they will be committed.
-
-        Raises `ResultConflict` where rows do not fit that a worker has written to a shard.
-        """
-        try:
-            found = self._add(unit, outcome)
-        except ResultConflict as error:
-            self._count(outcome, str(error))
-            raise
-        if any(each.completed for each in found):
-            self._batches = self._items = 0
-        elif outcome.completed and found[-1].failures:
-            self._count(outcome, found[-1].failures[-1].message)
+        """Add the outcome, or parts of it; these as they will be committed."""
+        found, refused = add_what_fits(unit, self._checkpoint, self._scheme, outcome)
+        found += [unit.add(self._parked(each, error)) for each, error in refused]
+        self._count(found)
         return found
 
-    def _count(self, outcome: Done, why: str) -> None:
-        self._batches += 1
-        self._items += outcome.completed
-        if self._batches >= _BATCHES and self._items >= _ITEMS and not self._never:
-            self.hopeless = f"the results of {self._batches} batches in a row were refused: {why}"
+    def _count(self, added: list[Done]) -> None:
+        """Nothing of a batch could be stored: one more, in a row?"""
+        parked = [each for done in added for each in done.failures if each.parked]
+        if any(done.completed for done in added):
+            self._batches = self._items = 0
+        elif parked:
+            self._batches += 1
+            self._items += len(parked)
+            if self._batches >= _BATCHES and self._items >= _ITEMS and not self._never:
+                self.hopeless = (
+                    f"nothing of {self._batches} batches in a row could be stored; what the "
+                    f"handler returned is kept: {parked[-1].message}"
+                )
 
-    def _add(self, unit: Unit, outcome: Done) -> list[Done]:
-        try:
-            return [unit.add(outcome)]
-        except ResultConflict as error:
-            if outcome.completed and outcome.shard is not None:
-                raise
-            if outcome.completed < 2 or self.hopeless:
-                return [unit.add(_refused(outcome, error))]
-        return [each for half in self._halves(outcome) for each in self._add(unit, half)]
+    def _parked(self, outcome: Done, error: ResultConflict) -> Done:
+        """The outcome with its items parked, because of this error."""
+        rows = _rows_by_key(outcome, self._scheme)
+        parked: list[Parked] = [(key, rows[key], error) for key in keys.parse_lines(outcome.done)]
+        found = outcome.failures + failures.parked(outcome.batch, parked, 1)
+        return replace(outcome, done=b"", completed=0, table=None, schema=None, failures=found)
 
-    def _halves(self, outcome: Done) -> list[Done]:
-        lines = list(keys.split(outcome.done))
-        middle = len(lines) // 2
-        # What is of the batch as a whole goes with the first half.
-        rest = replace(outcome, failures=(), times=Times(), cost=0.0)
-        return [
-            self._part(outcome, lines[:middle]),
-            self._part(rest, lines[middle:]),
-        ]
 
-    def _part(self, outcome: Done, lines: list[bytes]) -> Done:
-        table = outcome.table
-        if table is not None:
-            import pyarrow as pa
+def add_what_fits(
+    unit: Unit, checkpoint: Checkpoint, scheme: KeyScheme, outcome: Done
+) -> tuple[list[Done], list[tuple[Done, ResultConflict]]]:
+    """Add the outcome, or parts of it: those that were added, and those that were refused."""
+    try:
+        return [unit.add(outcome)], []
+    except ResultConflict as error:
+        if outcome.shard is not None:  # a worker's rows: from here on they are the driver's
+            outcome = replace(outcome, table=checkpoint.rows_of(outcome), shard=None)
+        elif outcome.completed < 2:
+            return [], [(outcome, error)]
+    added: list[Done] = []
+    refused: list[tuple[Done, ResultConflict]] = []
+    for half in _halves(outcome, scheme):
+        fits, not_these = add_what_fits(unit, checkpoint, scheme, half)
+        added += fits
+        refused += not_these
+    return added, refused
 
-            wanted = set(lines)
-            here = [line in wanted for line in self._scheme.lines_of(table, wanted)]
-            table = table.filter(pa.array(here, pa.bool_()))
-            table = _retyped(table) if table.num_rows else None
-        return replace(
-            outcome,
-            done=keys.join(lines),
-            completed=len(lines),
-            table=table,
-            schema=table.schema if table is not None else None,
-        )
+
+def _halves(outcome: Done, scheme: KeyScheme) -> list[Done]:
+    lines = list(keys.split(outcome.done))
+    middle = len(lines) // 2
+    # What is of the batch as a whole goes with the first half.
+    rest = replace(outcome, failures=(), times=Times(), cost=0.0)
+    each = [(outcome, lines[:middle]), (rest, lines[middle:])]
+    return [_part(done, part, scheme) for done, part in each if part]
+
+
+def _part(outcome: Done, lines: list[bytes], scheme: KeyScheme) -> Done:
+    table = outcome.table
+    if table is not None:
+        import pyarrow as pa
+
+        wanted = set(lines)
+        here = [line in wanted for line in scheme.lines_of(table, wanted)]
+        table = table.filter(pa.array(here, pa.bool_()))
+        table = _retyped(table) if table.num_rows else None
+    return replace(
+        outcome,
+        done=keys.join(lines),
+        completed=len(lines),
+        table=table,
+        schema=table.schema if table is not None else None,
+    )
 
 
 def _retyped(table: pa.Table) -> pa.Table:
@@ -107,8 +124,22 @@ def _retyped(table: pa.Table) -> pa.Table:
     return table
 
 
-def _refused(outcome: Done, error: ResultConflict) -> Done:
-    """The outcome with its items failed by this error."""
-    done = [(key, error) for key in keys.parse_lines(outcome.done)]
-    failed = outcome.failures + failures.records(outcome.batch, done, 1)
-    return replace(outcome, done=b"", completed=0, table=None, schema=None, failures=failed)
+def _rows_by_key(outcome: Done, scheme: KeyScheme) -> dict[keys.Key, list[dict[str, object]]]:
+    """The rows of each item of an outcome, as the encoding of parked rows takes them."""
+    rows: dict[keys.Key, list[dict[str, object]]] = {
+        key: [] for key in keys.parse_lines(outcome.done)
+    }
+    if outcome.table is not None:
+        lines = scheme.lines_of(outcome.table, set(keys.split(outcome.done)))
+        for line, row in zip(lines, _plain_rows(outcome.table), strict=True):
+            rows[keys.parse(line)].append(row)
+    return rows
+
+
+def _plain_rows(table: pa.Table) -> list[dict[str, object]]:
+    """The rows as dicts; moments finer than Python has them stay Arrow's."""
+    columns = {
+        name: list(column) if "[ns" in str(column.type) else column.to_pylist()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

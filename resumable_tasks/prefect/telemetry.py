@@ -64,6 +64,7 @@ class _Sum:
     commits: int = 0
     completed: int = 0
     failed: int = 0
+    parked: int = 0
     rows: int = 0
     bytes: int = 0
     last: Committed | None = None
@@ -72,7 +73,9 @@ class _Sum:
     def add(self, event: Committed) -> None:
         self.commits += 1
         self.completed += event.completed
-        self.failed += len(event.failures)
+        parked = sum(failure.parked for failure in event.failures)
+        self.parked += parked
+        self.failed += len(event.failures) - parked
         self.rows += event.rows
         self.bytes += event.bytes
         self.last, self.at = event, datetime.datetime.now(datetime.UTC)
@@ -141,7 +144,7 @@ class Telemetry:
         if self._failures:
             self._try(
                 "the table of failures",
-                lambda: artifacts.show_failures(self._failures, self._all.failed),
+                lambda: artifacts.show_failures(self._failures, self._all),
             )
         self._try("the summary", lambda: artifacts.show_summary(finished, self._all))
         self._try("the progress", lambda: artifacts.show_progress(finished.progress, finished.how))
@@ -179,6 +182,7 @@ def _emit(commits: _Sum) -> None:
             "record": last.number,
             "completed": commits.completed,
             "failed": commits.failed,
+            "parked": commits.parked,
             "rows": commits.rows,
             "bytes": commits.bytes,
             "completed_by_now": last.progress.completed + last.progress.skipped,
@@ -218,15 +222,18 @@ class _Artifacts:
         text = (
             f"{_HOW.get(finished.how, finished.how)}: {progress.skipped:,} resumed, "
             f"{progress.completed:,} new, {progress.failed:,} failed"
+            f"{f', {progress.parked:,} parked' if progress.parked else ''}"
             f"\n\n{code(finished.checkpoint)}"
         )
         self._create("summary", "markdown", text, summary(finished, commits))
 
-    def show_failures(self, failures: list[Failure], failed: int) -> None:
-        started = self._started
+    def show_failures(self, failures: list[Failure], all_of_them: _Sum) -> None:
+        started, failed, parked = self._started, all_of_them.failed, all_of_them.parked
         text = f"{count(failed, 'item')} of {literal(started.job)} failed"
-        if failed > len(failures):
-            more = failed - len(failures)
+        if parked:
+            text += f", {parked:,} parked (kept, and not in the table)"
+        if failed + parked > len(failures):
+            more = failed + parked - len(failures)
             text += f". The first {len(failures):,} are shown; {more:,} more are listed by"
         else:
             text += ":"
@@ -258,7 +265,7 @@ def percent(progress: Progress, how: str = "") -> float:
     """The progress of a run from 0 to 100; 0 while the number of items is unknown."""
     if how == "done":
         return 100.0
-    handled = progress.completed + progress.skipped + progress.failed
+    handled = progress.handled + progress.skipped
     # A run that has failed has been at all items; there may have been no telling how many.
     expected = handled if progress.expected is None and how == "failed" else progress.expected
     return min(100.0, round(100 * handled / expected, 1)) if expected else 0.0
@@ -276,13 +283,14 @@ def summary(finished: RunFinished, commits: _Sum) -> str:
         "resumed": count(progress.skipped, "item"),
         "new": count(progress.completed, "item"),
         "failed": count(progress.failed, "item"),
+        **({"parked": count(progress.parked, "item")} if progress.parked else {}),
         **({"retried": count(finished.retried, "batch")} if finished.retried else {}),
         "rate": "–" if progress.rate is None else rate(progress.rate),
         "time": duration(progress.seconds),
         "written": f"{count(commits.rows, 'row')}, {count(commits.bytes, 'byte')}, "
         f"in {count(commits.commits, 'commit')}",
     }
-    handled = progress.completed + progress.skipped + progress.failed
+    handled = progress.handled + progress.skipped
     if progress.expected is not None and handled < progress.expected and finished.how != "done":
         counts["not handled"] = count(progress.expected - handled, "item")
     lines = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 class RunResult:
     """The counts of one run, in items, and its checkpoint.
 
-    ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now, and
-    ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined`` because
-    they have failed ``max_attempts`` times; ``changed`` had another fingerprint than when they
-    were completed. ``retried`` batches needed more than one call: they were retried, told to wait,
-    or handled again after an outage. ``failures`` are this run's. ``cost`` is what this run has
-    spent, where the job says how. ``remaining`` is what a run that was stopped has left, or a dry
-    run would handle, and what that would take. `table`, `dataset` and `publish` give the rows of
-    *all* runs of the checkpoint.
+    ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now,
+    and ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined``
+    because they have failed ``max_attempts`` times; ``changed`` had another fingerprint than
+    when they were completed. ``retried`` batches needed more than one call: they were retried,
+    told to wait, or handled again after an outage. ``failures`` are this run's. ``cost`` is
+    what this run has spent, where the job says how. ``parked`` items have a result that is kept
+    and does not fit the table, from this run or one before; ``parked_items`` say why, and have
+    the rows. ``remaining`` is what a run that was stopped has left, or a dry run would handle,
+    and what that would take. `table`, `dataset` and `publish` give the rows of *all* runs of
+    the checkpoint.
     """
 
     job: str
@@ -57,6 +59,8 @@ class RunResult:
     positions: KeyTable | None = field(repr=False, default=None)
     changed: int = 0
     retried: int = 0
+    parked: int = 0
+    parked_items: tuple[Failure, ...] = field(repr=False, default=())
 
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.
@@ -66,9 +70,11 @@ class RunResult:
     @property
     def summary(self) -> str:
         """``1,713 done: 600 resumed, 1,110 new, 3 failed``"""
+        seen = self.skipped + self.completed + self.failed + self.parked
+        parked = f", {self.parked:,} parked" if self.parked else ""
         return (
-            f"{self.skipped + self.completed + self.failed:,} done: {self.skipped:,} resumed, "
-            f"{self.completed:,} new, {self.failed:,} failed"
+            f"{seen:,} done: {self.skipped:,} resumed, {self.completed:,} new, "
+            f"{self.failed:,} failed{parked}"
         )
 
     def table(self, *, ordered: bool = False) -> pa.Table:
@@ -111,26 +117,47 @@ class RunResult:
         return self.reader
 
     def raise_for_failures(self) -> None:
-        """Raises `JobFailed`, which carries this result, if any item of this run failed."""
-        if self.failed:
+        """Raises `JobFailed`, which carries this result, if any item failed or is parked."""
+        if self.failed or self.parked:
             raise JobFailed(describe_failures(self), result=self)
 
 
 def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     """The message of `JobFailed`: how many, of which kinds, with an example each."""
+    parts = [
+        f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
+        f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:",
+        *_kinds(result.failures),
+    ]
+    if result.parked:
+        parts += [
+            f"{result.parked:,} items are parked: what the handler returned for them is kept in "
+            "the checkpoint and does not fit the table:",
+            *_kinds(result.parked_items),
+        ]
+    if ended_early:
+        parts.append(f"The run has ended before its items: {ended_early}.")
+    listed = result.failures_listed or f"`resumable failures {result.checkpoint}`"
+    if result.failed or ended_early:
+        parts.append(
+            "Remove the cause and run the same command again: only what failed is handled. "
+            f"{listed} lists them"
+        )
+    if result.parked:
+        parts.append(
+            "What is parked is not handled again. Give schema= or json_columns= that it fits, and "
+            "run the same command again: it is taken over without a call"
+        )
+    return "\n".join(parts)
+
+
+def _kinds(failures: Iterable[Failure]) -> list[str]:
+    """A line for each of the most frequent kinds of error, with an example."""
     kinds: dict[str, list[Failure]] = {}
-    for failure in result.failures:
+    for failure in failures:
         kinds.setdefault(failure.error, []).append(failure)
-    lines = [
+    return [
         f"  {len(each):,} × {clean(error, 80)}: {clean(each[0].message, 300)} "
         f"(e.g. key {keys.shorten(each[0].key)})"
         for error, each in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
-    ]
-    return (
-        f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
-        f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:\n"
-        + "\n".join(lines[:10])
-        + (f"\nThe run has ended before its items: {ended_early}." if ended_early else "")
-        + "\nMend the cause and run the same command again: only what failed is handled. "
-        f"{result.failures_listed or f'`resumable failures {result.checkpoint}`'} lists them"
-    )
+    ][:10]

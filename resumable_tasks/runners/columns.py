@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.errors import BadResult, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +23,51 @@ class Columns:
 
     schema: pa.Schema | None = None
     json: frozenset[str] = frozenset()
+
+
+_JSON = {b"resumable_tasks": b"json"}
+
+
+def json_field(name: str) -> pa.Field:
+    """The field of a column of JSON text, which says in its metadata that it is one."""
+    import pyarrow as pa
+
+    return pa.field(name, pa.string(), metadata=_JSON)
+
+
+def json_names(schema: pa.Schema | None) -> frozenset[str]:
+    """The columns of JSON text in a schema of results."""
+    fields = () if schema is None else schema
+    return frozenset(field.name for field in fields if (field.metadata or {}) == _JSON)
+
+
+def json_text(name: str, values: Iterable[Any]) -> list[str | None]:
+    """The values of a column as JSON text; None stays no value. Raises `BadResult`."""
+    try:
+        return [None if value is None else json.dumps(value) for value in values]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadResult(f"column {name!r} of the handler's result is no JSON: {error}") from error
+
+
+def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
+    """What a job declares of its results.
+
+    Args:
+        schema: a ``pyarrow.Schema``; None: nothing.
+        json_columns: the names of columns to be kept as JSON text.
+
+    Raises:
+        UsageError: ``schema`` is nothing of the kind.
+    """
+    if schema is None:
+        return Columns(json=frozenset(json_columns))
+    import pyarrow as pa
+
+    if not isinstance(schema, pa.Schema):
+        raise UsageError(f"schema={schema!r} is no pyarrow.Schema")
+    of_json = frozenset(json_columns) | json_names(schema)
+    fields = [json_field(field.name) if field.name in of_json else field for field in schema]
+    return Columns(pa.schema(fields), of_json)
 
 
 INFERRED = Columns()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -331,18 +330,19 @@ def to_table(rows: list[dict[str, Any]], json_columns: Set[str] = frozenset()) -
         if not isinstance(name, str):
             raise BadResult(f"a row has a field named {keys.shorten(name)}; names are strings")
     columns = [
-        _as_json(name, values) if name in json_columns else values
+        types.json_text(name, values) if name in json_columns else values
         for name, values in zip(names, columns, strict=True)
     ]
     arrays = [array(name, values) for name, values in zip(names, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, names=names)
-
-
-def _as_json(name: str, values: list[Any]) -> list[str | None]:
-    try:
-        return [None if value is None else json.dumps(value) for value in values]
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadResult(f"column {name!r} of the handler's result is no JSON: {error}") from error
+    fields = [
+        types.json_field(name) if name in json_columns else pa.field(name, each.type)
+        for name, each in zip(names, arrays, strict=True)
+    ]
+    arrays = [
+        each.cast(field.type) if name in json_columns else each
+        for name, field, each in zip(names, fields, arrays, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 _PLAIN_TYPES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
 from resumable_tasks.checkpoint.settings import Failing
@@ -12,6 +12,7 @@ from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter
 from resumable_tasks.items.keys import KeyScheme, KeySpec
+from resumable_tasks.runners.columns import Columns, columns_of
 from resumable_tasks.runners.limits import Adaptive, parse_rates
 from resumable_tasks.runners.retries import Retry
 
@@ -41,6 +42,10 @@ class JobOptions:
             is retried, if it may be): a coroutine is cancelled, a process is killed and replaced.
             A plain function on a thread cannot be stopped: it is reported as overdue, and its
             results count when they come.
+        schema: the columns of the results and their types, the same in every run and partition: a
+            ``pyarrow.Schema``, a pydantic model or a dataclass. By default they are inferred. A
+            result that does not fit is kept, and its item *parked*.
+        json_columns: columns whose values are kept as JSON text, whatever they hold.
         results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
             (0 to n rows an item), ``"none"`` (completion only).
         version: of the handler; a run after a change of it ends with `CheckpointMismatch`, or does
@@ -77,6 +82,8 @@ class JobOptions:
     concurrency: int | Literal["adaptive"] | Adaptive = 4
     retries: int | Retry = 0
     timeout: float | None = None
+    schema: Any = None
+    json_columns: Sequence[str] = ()
     results: ResultsMode = "one"
     version: str | int = "1"
     runner: RunnerName = "auto"
@@ -107,6 +114,7 @@ class JobOptions:
         self._check_rates()
         self._check_cost()
         self._check_tolerated()
+        self._check_columns()
         if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
             raise UsageError(f"tags={self.tags!r} is no list of strings")
 
@@ -121,6 +129,16 @@ class JobOptions:
         checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
         if self.changes is not None:
             checks.instance("changes", self.changes, Changes, "Changes(by, then=…)")
+
+    def _check_columns(self) -> None:
+        names = self.json_columns
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"json_columns={names!r} is no list of columns' names")
+        taken = set(names) & set(KeyScheme(self.key).columns)
+        if taken:
+            raise UsageError(f"json_columns={names!r}: {min(taken)!r} is the key, which stays")
+        if self.results == "none" and (self.schema is not None or names):
+            raise UsageError('schema= and json_columns= are of rows, and results="none" has none')
 
     def _check_concurrency(self) -> None:
         concurrency = self.concurrency
@@ -158,6 +176,11 @@ class JobOptions:
                 f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
                 "them between 0.0 and 1.0"
             )
+
+    @property
+    def columns(self) -> Columns:
+        """What is declared of the columns of the results. Raises `UsageError`."""
+        return columns_of(self.schema, self.json_columns)
 
     @property
     def retry(self) -> Retry:

@@ -16,6 +16,7 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import progress
+from resumable_tasks.engine.accept import accept
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.committer import Rules
 from resumable_tasks.engine.engine import Ending, Engine
@@ -26,7 +27,6 @@ from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
-from resumable_tasks.runners.columns import Columns
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.limits import Limits, parse_rates
 from resumable_tasks.runners.threads import ThreadRunner
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from resumable_tasks.prefect.flow_run import FlowRun
 
 _HOME = ".resumable"
-_COUNTS = ("total", "completed", "skipped", "failed", "duplicates")
+_COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
 
 
 class Run:
@@ -98,13 +98,29 @@ class Run:
             len(items) if hasattr(items, "__len__") else None,
             flow_run.identity if flow_run is not None else {},
         )
-        checkpoint = place.open(job, opening)
+        checkpoint = self._opened(place, job, opening)
         try:
             if checkpoint.expected is None:
                 checkpoint.expected = opening.expected
             return self._with(place, checkpoint, job, runner)
         finally:
             checkpoint.close()
+
+    def _opened(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
+        """The checkpoint, once what was parked and fits now has been taken over."""
+        checkpoint = place.open(job, opening)
+        if not checkpoint.found.parked:
+            return checkpoint
+        try:
+            accepted = accept(checkpoint, job.planning.scheme, job.results)
+        except BaseException:
+            checkpoint.close()
+            raise
+        if not accepted:
+            return checkpoint
+        log.info("%s: %s parked results fit now; taken over without a call", job.name, accepted)
+        checkpoint.close()
+        return place.open(job, opening)  # its planner is to know them as completed
 
     def _job(self) -> Job:
         """The job, as a place is told of it."""
@@ -124,6 +140,7 @@ class Run:
             options.failing.max_attempts,
             options.failing.retry_failed,
             self._arguments.on_version_change,
+            options.columns,
         )
 
     def _with(self, place: Place, checkpoint: Checkpoint, job: Job, runner: Runner) -> RunResult:
@@ -187,7 +204,7 @@ class Run:
             limits=self._limits(),
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
-            columns=Columns(json=checkpoint.json_columns),
+            columns=checkpoint.columns,
             isolate=options.failing.isolate and not options.fail_fast,
         )
 
@@ -207,7 +224,7 @@ class Run:
     def _how(self, result: RunResult, ending: Ending) -> str:
         if ending.stopped:
             return "spent" if ending.by_budget else "interrupted"
-        tolerated = self._options.tolerates(result.failed, result.total)
+        tolerated = self._options.tolerates(result.failed + result.parked, result.total)
         return "done" if tolerated and not ending.why_failed else "failed"
 
     def _concluded(
@@ -237,12 +254,13 @@ class Run:
         done = result.completed + result.skipped
         parts = f" ({result.skipped:,} before, {result.completed:,} now)" if result.skipped else ""
         log.info(
-            "%s: %s of %s items done%s, %d failed, in %.1f s; checkpoint %s",
+            "%s: %s of %s items done%s, %d failed%s, in %.1f s; checkpoint %s",
             result.job,
             f"{done:,}",
             f"{result.total:,}",
             parts,
             result.failed,
+            f", {result.parked:,} parked" if result.parked else "",
             result.seconds,
             result.checkpoint,
         )
@@ -280,6 +298,8 @@ class Run:
         # With retry_failed=False what failed before has failed still; quarantine is no failure.
         options, planner = self._options, checkpoint.planner
         left = checkpoint.left_alone()
+        parked = [*ending.parked, *(failure for failure in left if failure.parked)]
+        left = [failure for failure in left if not failure.parked]
         quarantined = left if options.failing.retry_failed else []
         failed = [*ending.failures, *([] if options.failing.retry_failed else left)]
         return RunResult(
@@ -295,10 +315,12 @@ class Run:
             failures=tuple(failed),
             quarantined=len(quarantined),
             cost=ending.spent if options.known_cost is not None else None,
-            remaining=_remaining(checkpoint, ending, len(failed) + len(quarantined)),
+            remaining=_remaining(checkpoint, ending, len(failed) + len(quarantined) + len(parked)),
             positions=planner.seen,
             changed=planner.changed,
             retried=ending.retried,
+            parked=len(parked),
+            parked_items=tuple(parked),
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
         )

@@ -541,7 +541,12 @@ def test_failures_with_traceback(tmp_path: Path) -> None:
 def test_failures_of_none(done: Path) -> None:
     result = cli("failures", done)
     assert (result.exit_code, result.stdout) == (0, "no item has failed\n")
-    assert document("failures", done) == {"failed": 0, "quarantined": 0, "errors": []}
+    assert document("failures", done) == {
+        "failed": 0,
+        "quarantined": 0,
+        "parked": 0,
+        "errors": [],
+    }
 
 
 def test_failures_forget_what_was_completed_later(failed: Path) -> None:

@@ -22,7 +22,7 @@ def first_of(place: Path, key: Any = "id") -> None:
 
 
 @pytest.mark.parametrize("results", ["one", "many"])
-def test_the_rows_that_do_not_fit_fail_alone(tmp_path: Path, results: Any) -> None:
+def test_the_rows_that_do_not_fit_are_parked_alone(tmp_path: Path, results: Any) -> None:
     place = tmp_path / "checkpoint"
     handled: Counter[int] = Counter()
 
@@ -41,18 +41,28 @@ def test_the_rows_that_do_not_fit_fail_alone(tmp_path: Path, results: Any) -> No
     task = resumable_task(job, key="id", batch_size=20, concurrency=1, results=results)
     with pytest.raises(JobFailed) as caught:
         task.run([{"id": n} for n in range(10, 60)], checkpoint=place)
-    failures = caught.value.result.failures
-    assert sorted((each.key, each.error) for each in failures) == [
-        (17, "ResultConflict"),
-        (33, "ResultConflict"),
+    result = caught.value.result
+    rows = [{"id": key, "value": "text"} for key in (17, 33)]
+    times = 2 if results == "many" else 1
+    assert sorted((each.key, each.error, each.rows) for each in result.parked_items) == [
+        (row["id"], "ResultConflict", (row,) * times) for row in rows
     ]
-    assert caught.value.result.completed == 48
+    assert "int64" in result.parked_items[0].message
+    assert "string" in result.parked_items[0].message
+    assert (result.completed, result.failed, result.parked) == (48, 0, 2)
     assert (len(handled), set(handled.values())) == (50, {1})
     assert not verify(open_store(place)).damages
-    table = caught.value.result.table()
-    rows = Counter(table.column("id").to_pylist())
-    assert set(rows) == set(range(60)) - {17, 33}
-    assert set(rows.values()) <= {1, 2}
+    table = result.table()
+    found = Counter(table.column("id").to_pylist())
+    assert set(found) == set(range(60)) - {17, 33}
+    assert set(found.values()) <= {1, 2}
+    # They are not handled again; nor is the run done as long as they are not in the table.
+    with pytest.raises(JobFailed) as caught:
+        task.run([{"id": n} for n in range(10, 60)], checkpoint=place)
+    assert (len(handled), set(handled.values())) == (50, {1})
+    result = caught.value.result
+    assert (result.completed, result.skipped, result.failed, result.parked) == (0, 48, 0, 2)
+    assert [each.rows for each in result.parked_items if each.key == 17] == [(rows[0],) * times]
 
 
 @pytest.mark.parametrize("pause_after", [5, None])
@@ -71,8 +81,9 @@ def test_a_run_ends_where_nothing_of_it_fits(tmp_path: Path, pause_after: int | 
     with pytest.raises(JobFailed) as caught:
         task.run([{"id": n} for n in range(10, 4_010)], checkpoint=place)
     assert set(handled.values()) == {1}
+    assert caught.value.result.parked == len(handled)
     assert len(handled) < 4_000 if pause_after else len(handled) == 4_000
-    assert ("batches in a row were refused" in str(caught.value)) == bool(pause_after)
+    assert ("batches in a row could be stored" in str(caught.value)) == bool(pause_after)
 
 
 def test_keys_that_a_callable_made_are_found_as_well(tmp_path: Path) -> None:
@@ -88,7 +99,7 @@ def test_keys_that_a_callable_made_are_found_as_well(tmp_path: Path) -> None:
     task.run([{"id": n, "value": n} for n in range(10)], checkpoint=place)
     with pytest.raises(JobFailed) as caught:
         task.run([{"id": n} for n in range(10, 30)], checkpoint=place)
-    assert [failure.key for failure in caught.value.result.failures] == [("page", 17)]
+    assert [each.key for each in caught.value.result.parked_items] == [("page", 17)]
     assert caught.value.result.completed == 19
 
 

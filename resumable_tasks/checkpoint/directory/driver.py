@@ -26,10 +26,16 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointUnusable, UsageError
+from resumable_tasks.errors import (
+    CheckpointMismatch,
+    CheckpointUnusable,
+    ResultConflict,
+    UsageError,
+)
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.runners import failures
+from resumable_tasks.runners.columns import Columns, json_names
 from resumable_tasks.runners.outcome import Done, Failure, Shard
 
 if TYPE_CHECKING:
@@ -174,11 +180,48 @@ class DirectoryCheckpoint(Checkpoint):
             state.epoch,
             state.pace.cost_each,
             (before.run, before.time) if before is not None else None,
+            len(state.parked),
+            before.info.get("how") if before is not None and before.kind == "close" else None,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
-        self._schema = ResultSchema(state.schema)
         self._superseder = Superseder(self.store, self.manifest, state)
+        self._declare(job.columns)
+
+    def _declare(self, columns: Columns) -> None:
+        """Let the results have these columns from here on, the rows that are there too.
+
+        Where they have other types, they are copied, in one record. Raises `CheckpointMismatch`
+        where a value would not stay what it is.
+        """
+        state = self.state
+        stored = schemas.schema_from_text(state.schema) if state.schema else None
+        json = columns.json | json_names(stored)
+        declared = schemas.declared(stored, columns)
+        self.columns = Columns(columns.schema, json)
+        self._schema = ResultSchema(state.schema, declared)
+        wanted = self._schema.current
+        if stored is None or wanted is None or not schemas.differ(stored, wanted):
+            return
+        try:
+            copied = self._superseder.retype(wanted)
+        except ResultConflict as error:
+            raise CheckpointMismatch(
+                f"{self.url}: {error}",
+                remedy="Give schema= and json_columns= that the rows fit, or start a new "
+                "checkpoint by a new version= with on_version_change='restart'",
+            ) from error
+        text = self._schema.text_if_new(wanted)
+        commit = Commit(kind="commit", epoch=state.epoch, run=self.run, schema=text)
+        commit = self._journal.append(copied.added_to(commit, []))
+        state.apply(commit, own=True)
+        self._schema.take(wanted)
+        # What it knows of is not where it was any more.
+        self._superseder = Superseder(self.store, self.manifest, state)
+        log.info(
+            "%s: the rows of %s items are copied in the types that schema= and json_columns= say",
+            *(self.url, f"{copied.count:,}"),
+        )
 
     def _sweep(self) -> None:
         """Remove what crashed runs have left behind. Only after the claim: all of it is dead."""
@@ -220,11 +263,13 @@ class DirectoryCheckpoint(Checkpoint):
             schema, outcome.schema, outcome.batch.id, lambda: self._rows(outcome), there
         )
 
+    def rows_of(self, outcome: Done) -> pa.Table | None:
+        return outcome.table if outcome.shard is None else shards.read(self.store, outcome.shard)
+
     def _rows(self, outcome: Done) -> pa.Table:
-        if outcome.shard is not None:
-            return shards.read(self.store, outcome.shard)
-        assert outcome.table is not None
-        return outcome.table
+        rows = self.rows_of(outcome)
+        assert rows is not None
+        return rows
 
     def _commit(self, outcomes: Sequence[Done], schema: pa.Schema | None) -> Receipt:
         """Make these outcomes durable in one step.
@@ -276,7 +321,11 @@ class DirectoryCheckpoint(Checkpoint):
         return receipt
 
     def left_alone(self) -> list[Failure]:
-        return [self.state.failures[line] for line in self.planner.set_aside_lines]
+        known = map(self.state.known, self.planner.set_aside_lines)
+        return [failure for failure in known if failure is not None]
+
+    def parked(self) -> list[Failure]:
+        return list(self.state.parked.values())
 
     def estimate(self, items: int) -> Estimate:
         return self.state.pace.estimate(items)

@@ -43,6 +43,8 @@ EXIT_CODES: dict[Status, int] = {
     "damaged": EXIT_DAMAGED,
 }
 
+_OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -139,7 +141,8 @@ class Reader:
             return "incomplete"
         if close.info.get("how") in ("interrupted", "spent"):
             return "spent" if close.info["how"] == "spent" else "interrupted"
-        return "failed" if self.state.failures or close.info.get("how") == "failed" else "done"
+        left = self.state.failures or self.state.parked
+        return "failed" if left or close.info.get("how") == "failed" else "done"
 
     @property
     def job(self) -> str:
@@ -160,6 +163,11 @@ class Reader:
             return (
                 f"{command('verify', place)} lists all damage, {command('repair', place)} moves it "
                 "aside; then run the same command again: it redoes only those items"
+            )
+        if self.status == "failed" and self.state.parked and not self.state.failures:
+            return (
+                f"{command('failures', place, '--parked')} lists the results that do not fit the "
+                f"table; {command('accept', place)} takes them over once they do"
             )
         if self.status == "failed":
             return (
@@ -199,6 +207,7 @@ class Reader:
             "bytes": state.bytes,
             "failed": len(state.failures),
             "errors": self.errors(),
+            "parked": len(state.parked),
             "records": state.records,
             "runs": state.runs,
             "last_commit": self.last_commit,
@@ -223,10 +232,7 @@ def describe_run(run: LastRun) -> dict[str, Any]:
         "pid": run.claim.info.get("pid"),
         "began": run.claim.time,
         "ended": run.close.time if run.close else None,
-        **{
-            name: info.get(name)
-            for name in ("how", "total", "completed", "skipped", "failed", "duplicates", "seconds")
-        },
+        **{name: info.get(name) for name in _OF_A_RUN},
     }
 
 

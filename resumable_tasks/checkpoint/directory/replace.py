@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from resumable_tasks.checkpoint.directory import shards
+from resumable_tasks.checkpoint.directory import schemas, shards
 from resumable_tasks.checkpoint.directory.journal import Journal, decode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
@@ -55,7 +55,7 @@ class Superseded:
         """The record with this added: keys in the order of their shards."""
         return replace(
             commit,
-            keys=keys.join((*self.lines, commit.keys, *self.rowless)),
+            keys=keys.join(filter(None, (*self.lines, commit.keys, *self.rowless))),
             key_count=commit.key_count + self.count,
             fingerprints=_joined([*self.fingerprints, *fingerprints, *self.rowless_fingerprints]),
             shards=(*self.shards, *commit.shards),
@@ -221,13 +221,31 @@ class Superseder:
                 self._take_back(section, section.shard, again, result)
         return result
 
+    def retype(self, wanted: pa.Schema) -> Superseded:
+        """Copy all rows that count, in the types of this schema.
+
+        Each copy is durable on return, under a name that no record knows yet. Raises
+        `ResultConflict` where a value would not stay what it is, and `CheckpointDamaged`.
+        """
+        result = Superseded()
+        for commit in Journal(self._store, self._manifest.id).read_new():
+            for section in commit.sections():
+                if section.shard is not None and section.shard.path in self._state.shards:
+                    self._take_back(section, section.shard, set(), result, wanted)
+        return result
+
     def committed(self, commit: Commit) -> None:
         """A record that superseded has landed."""
         assert self._index is not None
         self._index.add(commit)
 
     def _take_back(
-        self, section: ShardKeys, shard: Shard, again: set[bytes], result: Superseded
+        self,
+        section: ShardKeys,
+        shard: Shard,
+        again: set[bytes],
+        result: Superseded,
+        wanted: pa.Schema | None = None,
     ) -> None:
         result.retracted_shards.append(shard.path)
         result.retracted.append(keys.join(section.lines))
@@ -236,14 +254,16 @@ class Superseder:
             return
         lines = [section.lines[at] for at in stay]
         texts = b"\n".join(self._fingerprint(section, at) for at in stay)
-        failed = self._state.failures
-        result.failures.extend(failed[line] for line in lines if line in failed)
+        known = map(self._state.known, lines)
+        result.failures.extend(failure for failure in known if failure is not None)
         result.count += len(lines)
         rows = self._rows_that_stay(section, shard, again)
         if self._manifest.results == "one" and rows.num_rows != len(lines):
             raise shards.damaged(
                 self._store, shard, f"it holds {rows.num_rows:,} rows of {len(lines):,} items"
             )
+        if wanted is not None:
+            rows = schemas.retyped(rows, wanted)
         if rows.num_rows:
             result.shards.append(shards.write(self._store, self._state.epoch, rows, len(lines)))
             result.lines.append(keys.join(lines))

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import ResultConflict
+from resumable_tasks.runners.columns import Columns, json_field, json_names, json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,29 +17,36 @@ if TYPE_CHECKING:
 class ResultSchema:
     """The schema of all results of a checkpoint, as it widens from commit to commit."""
 
-    def __init__(self, text: str | None) -> None:
-        """``text``: as the journal has it; None before the first row."""
+    def __init__(self, text: str | None, declared: pa.Schema | None = None) -> None:
+        """``text``: as the journal has it; None before the first row. ``declared`` by the job."""
         self._text = text
+        self._declared = declared
         self._current: pa.Schema | None = None
+        # The one that `text` is of, once it was compared.
+        self._recorded: pa.Schema | None = None
         # Columns that were found not to take another type: all rows are read to find that out.
         self._fixed: set[tuple[Any, ...]] = set()
 
     @property
     def current(self) -> pa.Schema | None:
-        if self._current is None and self._text:
-            self._current = schema_from_text(self._text)
+        """The columns of the rows, and their types; None where nothing is known of them."""
+        if self._current is None:
+            stored = schema_from_text(self._text) if self._text else None
+            self._current = with_columns(stored, self._declared)
         return self._current
 
     def take(self, schema: pa.Schema | None) -> None:
         """Let this be the schema, now that a commit has it."""
-        self._current = schema if schema is not None else self._current
+        if schema is not None and schema is not self._recorded:
+            self._text = schema_to_text(schema)
+            self._current = self._recorded = schema
 
     def text_if_new(self, schema: pa.Schema | None) -> str | None:
         """The schema as a record has it, if it is another than the current one."""
-        current = self.current
-        if schema is None or (current is not None and schema.equals(current)):
+        if schema is None or schema is self._recorded:
             return None
-        return schema_to_text(schema)
+        text = schema_to_text(schema)
+        return None if text == self._text else text
 
     def widened(
         self,
@@ -73,8 +81,9 @@ class ResultSchema:
     ) -> None:
         names = changed(current, unified)
         kinds = {name: (name, current.field(name).type, new.field(name).type) for name in names}
-        for known in kinds.values():
-            if known in self._fixed:
+        declared = self._declared.names if self._declared is not None else ()
+        for name, known in kinds.items():
+            if name in declared or known in self._fixed:
                 raise conflict(*known, batch)
         for table in there if names else ():
             for name in names:
@@ -94,8 +103,10 @@ def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
         return new
     import pyarrow as pa
 
+    _refuse_other_text(current, new, batch)
     try:
-        return pa.unify_schemas([current, new], promote_options="permissive")
+        unified = pa.unify_schemas([current, new], promote_options="permissive")
+        return _marked(unified, json_names(current) | json_names(new))
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         pass  # found out below, with the column
     for field in new:
@@ -109,11 +120,80 @@ def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
     raise AssertionError("schemas that conflict have a column that does")
 
 
+def _refuse_other_text(current: pa.Schema, new: pa.Schema, batch: str) -> None:
+    """JSON text and other text are one type for Arrow, and no one column."""
+    import pyarrow as pa
+
+    for name in json_names(current) ^ json_names(new):
+        if name in current.names and name in new.names:
+            before, now = current.field(name), new.field(name)
+            if not (pa.types.is_null(before.type) or pa.types.is_null(now.type)):
+                raise conflict(name, before, now, batch)
+
+
+def _marked(schema: pa.Schema, json: Iterable[str]) -> pa.Schema:
+    for name in json:
+        schema = schema.set(schema.get_field_index(name), json_field(name))
+    return schema
+
+
+def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The table with the types of ``wanted``, where each value stays what it is.
+
+    A value of a column that is to be JSON text becomes what `json.dumps` makes of it. Raises
+    `ResultConflict` with the column and both types.
+    """
+    import pyarrow as pa
+
+    json = json_names(wanted) - json_names(table.schema)
+    fields = [field for field in wanted if field.name in table.column_names]
+    columns = []
+    for field in fields:
+        column = table.column(field.name)
+        if field.name in json:
+            columns.append(pa.array(json_text(field.name, column.to_pylist()), pa.string()))
+        elif column.type.equals(field.type) or keeps(table, field.name, wanted):
+            columns.append(column.cast(field.type))
+        else:
+            raise ResultConflict(
+                f"column {field.name!r} of the results is {column.type} in rows that are stored, "
+                f"and is to be {field.type}, in which not each of its values stays what it is"
+            )
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def declared(stored: pa.Schema | None, columns: Columns) -> pa.Schema | None:
+    """The columns whose types the job has said; of the JSON columns those that are stored too."""
+    fields = {field.name: field for field in columns.schema or ()}
+    there = stored.names if stored is not None else ()
+    fields |= {name: json_field(name) for name in columns.json if name in there}
+    import pyarrow as pa
+
+    return pa.schema(list(fields.values())) if fields else None
+
+
+def differ(before: pa.Schema, after: pa.Schema) -> bool:
+    """True if a column has another type after than before, or becomes JSON text."""
+    return bool(changed(before, after)) or not json_names(before) >= json_names(after) & {
+        *before.names
+    }
+
+
+def with_columns(schema: pa.Schema | None, declared: pa.Schema | None) -> pa.Schema | None:
+    """The schema with the declared columns, each of the type that is declared."""
+    if schema is None or declared is None:
+        return declared if schema is None else schema
+    for field in declared:
+        at = schema.get_field_index(field.name)
+        schema = schema.append(field) if at < 0 else schema.set(at, field)
+    return schema
+
+
 def conflict(column: str, before: pa.DataType, now: pa.DataType, batch: str) -> ResultConflict:
     return ResultConflict(
         f"column {column!r} of the results is {before} in the rows before, and {now} in batch "
-        f"{batch}: no type holds both. Let the handler return one type; or, if the new one is "
-        "meant, use a new version= with on_version_change='restart'"
+        f"{batch}: no type holds both. Name it in json_columns=, say its type by schema=, or let "
+        "the handler return one type"
     )
 
 

@@ -22,15 +22,17 @@ Line = bytes
 class State:
     """The fold of a checkpoint's records.
 
-    ``done`` are the completed keys, ``failures`` the items whose last attempt failed, by
-    canonical key, ``shards`` the shards that count, by path. ``done`` has for each key the
-    fingerprint with which it was completed, -1 if there is none that can be compared: only those
-    of the last scheme, ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected``
-    (items) are those of the last run, ``names`` what the first one has named of the manifest.
+    ``done`` are the completed keys, ``failures`` the items whose last attempt failed,
+    ``parked`` those whose result does not fit the table, both by canonical key, ``shards`` the
+    shards that count, by path. ``done`` has for each key the fingerprint with which it was
+    completed, -1 if there is none that can be compared: only those of the last scheme,
+    ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected`` (items) are those of
+    the last run, ``names`` what the first one has named of the manifest.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
     failures: dict[bytes, Failure] = field(default_factory=dict)
+    parked: dict[bytes, Failure] = field(default_factory=dict)
     shards: dict[str, Shard] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     schema: str | None = None
@@ -49,19 +51,24 @@ class State:
     last: Commit | None = None
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
-        """The failed items that are not to be tried: quarantined, or all of them."""
+        """The items that are not to be tried: parked, quarantined, or all that have failed."""
         if not retry_failed:
-            return self.failures.keys()
+            return self.failures.keys() | self.parked.keys()
         if max_attempts is None:
-            return frozenset()
+            return self.parked.keys()
         failures = self.failures.items()
-        return {line for line, failure in failures if failure.attempts >= max_attempts}
+        quarantined = {line for line, failure in failures if failure.attempts >= max_attempts}
+        return quarantined | self.parked.keys()
 
     @property
     def quarantined(self) -> list[Failure]:
         """The failed items that the last run's job does not try any more."""
         chosen = self.set_aside(self.max_attempts, retry_failed=True)
-        return [self.failures[line] for line in chosen]
+        return [self.failures[line] for line in chosen if line in self.failures]
+
+    def known(self, line: Line) -> Failure | None:
+        """The record of an item that has failed, or is parked."""
+        return self.failures.get(line) or self.parked.get(line)
 
     @property
     def rows(self) -> int:
@@ -95,11 +102,13 @@ class State:
                 name = record_name(commit.number)
                 what = "it completes a key that is completed already"
                 raise CheckpointDamaged(what, files=(name,), place=self.place)
-        if self.failures:
+        if self.failures or self.parked:
             for key in keys.split(commit.keys):
-                self.failures.pop(key, None)
+                self._forget(key)
         for failure in commit.failures:
-            self.failures[keys.canonical(failure.key)] = failure
+            line = keys.canonical(failure.key)
+            self._forget(line)
+            (self.parked if failure.parked else self.failures)[line] = failure
         self._adopt(commit)
         for path in commit.info.get("retracted_shards", ()):
             known = self.shards.pop(path, None)
@@ -130,12 +139,16 @@ class State:
             adopted_fingerprints=b"",
         )
 
+    def _forget(self, line: Line) -> None:
+        self.failures.pop(line, None)
+        self.parked.pop(line, None)
+
     def _adopt(self, commit: Commit) -> None:
         """Keys that are completed stand as they are, with another fingerprint if one is named."""
         adopted = list(keys.split(commit.adopted))
         found = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
         for key, fingerprint in zip(adopted, found, strict=True):
-            self.failures.pop(key, None)
+            self._forget(key)
             # Not one that the loss of a record has taken since.
             if fingerprint >= 0 and self.done.remove(key):
                 self.done.add(key, fingerprint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from resumable_tasks.base import log
@@ -37,7 +38,8 @@ class TableCheckpoint(Checkpoint):
         self._tables = tables
         self._results = Results(database, tables)
         self._results.check()
-        self.json_columns = self._results.json_columns
+        json = job.columns.json | self._results.json_columns
+        self.columns = replace(job.columns, json=json)
         self._run_row = RunRow(database, tables, self.run, job)
         began = self._run_row.take(takeover=opening.takeover, identity=opening.identity)
         self._failures = FailuresTable(database, tables, self.run, began, job)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
@@ -15,7 +16,7 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
-from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
+from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Receipt, Unit
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.planning import TablePlanner, page_size
@@ -47,7 +48,7 @@ class MirroredColumn(Checkpoint):
         self._correct()
         self.expected, completed = self._results.count_items()
         before = inner.found
-        self.found = Found(completed, before.failed, before.epoch, before.cost_each, before.last)
+        self.found = replace(before, completed=completed)
         self._warn_of_others(completed)
         aside = inner.state.set_aside(job.max_attempts, job.retry_failed)
         claims = self._pages(page_size(job))
@@ -99,7 +100,14 @@ class MirroredColumn(Checkpoint):
         return self.inner.shard_writer()
 
     def left_alone(self) -> list[Failure]:
-        return [self.inner.state.failures[line] for line in self.planner.set_aside_lines]
+        known = map(self.inner.state.known, self.planner.set_aside_lines)
+        return [failure for failure in known if failure is not None]
+
+    def parked(self) -> list[Failure]:
+        return self.inner.parked()
+
+    def rows_of(self, outcome: Done) -> pa.Table | None:
+        return self.inner.rows_of(outcome)
 
     def estimate(self, items: int) -> Estimate:
         return self.inner.estimate(items)

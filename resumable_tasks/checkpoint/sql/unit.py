@@ -71,6 +71,9 @@ class TableUnit(Unit):
         Raises `ResultConflict` where the database refuses the rows; none of them is in the
         transaction then.
         """
+        # No table here has a place for rows that it does not take: their items have failed.
+        failed = tuple(replace(failure, rows=None) for failure in outcome.failures)
+        outcome = replace(outcome, failures=failed)
         with self._working():
             try:
                 if outcome.completed or outcome.failures:

@@ -1,0 +1,78 @@
+"""Parked results → rows, once they fit the table. No handler is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.checkpoint.form import Checkpoint
+from resumable_tasks.engine.refused import add_what_fits
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners.encoding import decode
+from resumable_tasks.runners.match import match
+from resumable_tasks.runners.outcome import Done, Failure, ResultsMode
+
+Convert = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes of a parked row one that fits the table."""
+
+_AT_ONCE = 1_000
+
+
+def accept(
+    checkpoint: Checkpoint,
+    scheme: KeyScheme,
+    results: ResultsMode,
+    convert: Convert | None = None,
+) -> int:
+    """Commit the parked results that fit the table now; how many items that were.
+
+    Each commit is durable before the next begins. What still does not fit stays parked as it is,
+    and so does an item for whose rows ``convert`` raises.
+    """
+    waiting = checkpoint.parked()
+    groups = (waiting[at : at + _AT_ONCE] for at in range(0, len(waiting), _AT_ONCE))
+    return sum(_accept(checkpoint, scheme, results, some, convert) for some in groups)
+
+
+def _accept(
+    checkpoint: Checkpoint,
+    scheme: KeyScheme,
+    results: ResultsMode,
+    some: Sequence[Failure],
+    convert: Convert | None,
+) -> int:
+    rows: dict[keys.Key, list[dict[str, Any]]] = {}
+    for item in some:
+        try:
+            rows[item.key] = [_row(scheme, item, row, convert) for row in item.rows or ()]
+        except Exception as error:  # noqa: BLE001 - convert= is anybody's code, and one row's alone
+            log.warning("key %s stays parked: %r", keys.shorten(item.key), error)
+    if not rows:
+        return 0
+    batch = Batch(
+        checkpoint.planner.next_number(),
+        list(rows),
+        keys.join(map(keys.canonical, rows)),
+        [],
+        # Not known any more; so that rows of before, if an item had changed, are taken back.
+        fingerprints=[-1] * len(rows),
+    )
+    returned = [row for each in rows.values() for row in each]
+    matched = match(returned, batch, scheme, results, checkpoint.columns)
+    if not matched.completed:
+        return 0
+    table = matched.table
+    schema = table.schema if table is not None else None
+    done = Done(batch, matched.done, matched.completed, table, schema=schema)
+    with checkpoint.begin() as unit:
+        added, _ = add_what_fits(unit, checkpoint, scheme, done)
+        return unit.commit().completed if added else 0
+
+
+def _row(scheme: KeyScheme, item: Failure, encoded: Any, convert: Convert | None) -> dict[str, Any]:
+    row = decode(encoded)
+    row = convert(row) if convert is not None else row
+    return {**dict(zip(scheme.columns, scheme.values(item.key), strict=True)), **row}
