@@ -64,11 +64,22 @@ class Opening:
 
     ``takeover``: take it from a run that is stuck. ``expected``: how many items the run has; None
     if that is unknown. ``identity``: by what else this run is known, such as an orchestrator's id.
+    ``total``: what all runs of the checkpoint may spend together, for others to see.
     """
 
     takeover: bool = False
     expected: int | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The part of a budget that is used already, by earlier tries of one flow run."""
+
+    items: int = 0
+    seconds: float = 0.0
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,8 @@ class Found:
     ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
     ``last`` the run that was at work before and when it was, both None if unknown. ``parked``
     items have a result that does not fit the table. ``ended`` is how that run has ended, None if it
-    has not said.
+    has not said. ``spent`` is the cost of all runs, None where the checkpoint does not keep it;
+    ``used`` is what earlier tries of the same flow run have used.
     """
 
     completed: int = 0
@@ -88,6 +100,8 @@ class Found:
     last: tuple[str, str] | None = None
     parked: int = 0
     ended: str | None = None
+    spent: float | None = None
+    used: Used = Used()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +300,10 @@ class Place(ABC):
     def local_path(self) -> str | None:
         """The path on this machine, if that is where it is."""
         return None
+
+    def keeps_spending(self) -> bool:
+        """True if `Found.spent` is kept: what a unit's outcomes have cost is recorded with them."""
+        return False
 
     def takes_files(self) -> bool:
         """True if workers write the files of their rows there themselves."""

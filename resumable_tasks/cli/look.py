@@ -71,6 +71,9 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     yield f"  failed       {failed}" + (f": {kinds}" if kinds else "")
     if state.parked:
         yield f"  parked       {count(len(state.parked), 'item')}: kept, not in the table yet"
+    if state.pace.cost or reader.total is not None:
+        of = f" of {reader.total:g}, by all runs" if reader.total is not None else " by all runs"
+        yield f"  spent        {state.pace.cost:,.4g}{of}"
     yield f"  journal      {count(state.records, 'record')}, {count(state.runs, 'run')}"
     yield f"  last commit  {output.when(reader.last_commit) if reader.last_commit else 'none yet'}"
     if reader.last is not None:

@@ -1,16 +1,19 @@
-"""Limits on what one run may do, take or spend, and the cost of the rest."""
+"""Limits on what a run, or all runs of a checkpoint, may do and spend; the cost of the rest."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from resumable_tasks.base import checks
+from resumable_tasks.checkpoint.form import Found
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.outcome import Done, Dropped, Failed
 
-if TYPE_CHECKING:
-    from resumable_tasks.runners.outcome import Done, Failed
+T = TypeVar("T", bound=Done | Failed | Dropped)
 
 # 400 times 0.01 is a little more than 4.
 _ROUNDING = 1 + 1e-9
@@ -18,26 +21,30 @@ _ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits on what one run may do. Raises `UsageError` for a value that does not fit.
+    """Limits on what a run may do. Raises `UsageError` for a value that does not fit.
 
-    A run that has used its budget up ends as interrupted and says what remains; the next run
-    resumes. None: no limit.
+    A run that has used its budget up ends in order with `BudgetUsedUp` and says what remains; the
+    next run resumes. The retries of a flow run share one budget. None: no limit.
 
     Args:
         items: how many items the handler is called with, at most.
         seconds: how long the run begins new batches.
         cost: what the run may spend. No batch is begun that would exceed it at the average cost
             of an item up to then.
+        total: what all runs of the checkpoint may spend together, in the same way. What they have
+            spent is in the journal, so that a crash forgets no more than the calls in flight.
     """
 
     items: int | None = None
     seconds: float | None = None
     cost: float | None = None
+    total: float | None = None
 
     def __post_init__(self) -> None:
         checks.whole_number("Budget: items", self.items, 1, or_none=True)
         checks.above_zero("Budget: seconds", self.seconds)
         checks.above_zero("Budget: cost", self.cost)
+        checks.above_zero("Budget: total", self.total)
 
     def overridden_by(self, other: Budget) -> Budget:
         """Return the budget with the limits that the other one names."""
@@ -45,29 +52,38 @@ class Budget:
             self.items if other.items is None else other.items,
             self.seconds if other.seconds is None else other.seconds,
             self.cost if other.cost is None else other.cost,
+            self.total if other.total is None else other.total,
         )
+
+    @property
+    def of_money(self) -> bool:
+        """True if the cost of calls has to be known."""
+        return self.cost is not None or self.total is not None
 
 
 class Spending:
     """The part of its budget that a run has used.
 
-    No call is begun that would exceed the cost at the average cost of an item up to now,
-    ``cost_each`` from earlier runs at first. Where nothing is known of it, the first call alone is
-    to tell. Written to by the committer's thread, asked by the caller's.
+    No call is begun that would exceed the cost at the average cost of an item up to now, that of
+    earlier runs at first. Where nothing is known of it, the first call alone is to tell. Written to
+    by the committer's thread, asked by the caller's. ``owed`` is spent and not in the records yet.
     """
 
-    def __init__(self, budget: Budget, cost_each: float | None = None) -> None:
+    def __init__(self, budget: Budget, found: Found) -> None:
         self.budget = budget
-        self._cost_each = cost_each
-        self._until = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
-        self._taken = 0
+        self._found = found
+        self._until = math.inf
+        if budget.seconds is not None:
+            self._until = time.monotonic() + budget.seconds - found.used.seconds
+        self._taken = found.used.items
         self._counted = 0
         self.spent = 0.0
+        self.owed = 0.0
 
     @property
     def cost_each(self) -> float | None:
         """The average cost of an item; None if it is not known."""
-        return self.spent / self._counted if self._counted else self._cost_each
+        return self.spent / self._counted if self._counted else self._found.cost_each
 
     @property
     def seconds_left(self) -> float | None:
@@ -76,46 +92,79 @@ class Spending:
     def take(self, items: int) -> int:
         """Take up to ``items`` items from the budget, and return how many it allows."""
         if self.budget.items is not None:
-            items = min(items, self.budget.items - self._taken)
+            items = min(items, max(0, self.budget.items - self._taken))
         self._taken += items
         return items
 
-    def add(self, outcome: Done | Failed) -> None:
-        """Count what a call has cost."""
+    def add(self, outcome: T) -> T:
+        """Count what the calls with a batch have cost; the outcome without it, so that it counts
+        once, whatever becomes of the outcome.
+        """
         if outcome.cost == outcome.cost:  # no NaN
             self.spent += outcome.cost
-            # A batch that failed has completed none.
+            self.owed += outcome.cost
+            # A batch that failed has completed none; one that was dropped may yet.
             completed: int = getattr(outcome, "completed", 0)
-            self._counted += completed + len(outcome.failures)
+            self._counted += completed + len(getattr(outcome, "failures", ()))
+        return replace(outcome, cost=0.0)
+
+    def to_record(self, settled: Sequence[Done], *, at_end: bool) -> Done | None:
+        """An outcome of nothing but what is owed, for the record to come; None if none is due.
+
+        With a total it is due at once, also where nothing else is to be recorded.
+        """
+        due = settled or at_end or self.budget.total is not None
+        if not self.owed or not due or self._found.spent is None:
+            return None
+        owed, self.owed = self.owed, 0.0
+        return Done(Batch(0, [], b"", []), cost=owed)
 
     def affords(self, items: int, out: int) -> bool:
         """True if so many items may begin while ``out`` others are in flight."""
-        if self.budget.cost is None:
+        if not self.budget.of_money:
             return True
         each = self.cost_each
         if each is None:
-            return out == 0
-        return self.spent + each * (items + out) <= self.budget.cost * _ROUNDING
+            return out == 0 and self._room > 0
+        return each * (items + out) <= self._room
 
     def affordable(self, items: int) -> int:
         """The number of items that the budget affords while nothing is in flight."""
-        each = self.cost_each
-        if self.budget.cost is None or not each:
+        if not self.budget.of_money:
             return items
-        return min(items, max(0, int((self.budget.cost * _ROUNDING - self.spent) / each)))
+        each, room = self.cost_each, self._room
+        return min(items, max(0, int(room / each) if each else items * (room > 0)))
+
+    @property
+    def _room(self) -> float:
+        """What may still be spent."""
+        return min(self._rooms)[0]
+
+    @property
+    def _rooms(self) -> list[tuple[float, str]]:
+        """What each limit of the cost leaves, and the limit in words."""
+        rooms = []
+        if self.budget.cost is not None:
+            spent = self._found.used.cost + self.spent
+            rooms.append((self.budget.cost * _ROUNDING - spent, f"cost={self.budget.cost:g}"))
+        if self.budget.total is not None:
+            spent = (self._found.spent or 0.0) + self.spent
+            words = f"total={self.budget.total:g}, for all runs together"
+            rooms.append((self.budget.total * _ROUNDING - spent, words))
+        return rooms
 
     @property
     def used_up(self) -> str:
         """The limit that ends a run which may begin nothing more."""
         if self.budget.items is not None and self._taken >= self.budget.items:
             return f"items={self.budget.items}"
-        return f"cost={self.budget.cost:g}"
+        return min(self._rooms)[1]
 
     @property
     def over(self) -> str | None:
         """The limit that is used up, or was exceeded because calls became dearer; or None."""
         if time.monotonic() >= self._until:
             return f"seconds={self.budget.seconds:g}"
-        if self.budget.cost is not None and self.spent > self.budget.cost * _ROUNDING:
-            return f"cost={self.budget.cost:g}"
+        if self.budget.of_money and self.spent and self._room < 0:
+            return min(self._rooms)[1]
         return None

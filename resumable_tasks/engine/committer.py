@@ -144,6 +144,7 @@ class Committer:
             while (group := self._next_group()) is not None:
                 again = self._commit(group)
                 again += self._look_at_held(len(group) - len(again))
+                again = self._affordable(again, group)
                 self._flight.settle(
                     len(again) - len(group),
                     sum(map(len, again)) - sum(len(outcome.batch) for outcome in group),
@@ -151,6 +152,7 @@ class Committer:
                 )
                 for batch in again:
                     self._submit(batch)
+            self._settle((), at_end=True)
         except BaseException as error:  # noqa: BLE001 - raised by the engine, in the caller's thread
             self.broken = error
             self._stop.event.set()
@@ -218,6 +220,19 @@ class Committer:
         self._settle(decision.settled)
         return decision.again
 
+    def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
+        """Those batches that the budget affords; if not all, the run ends and leaves the others."""
+        out = self._flight.items - sum(len(outcome.batch) for outcome in group)
+        for at, batch in enumerate(again):
+            if not self._spending.affords(len(batch), out):
+                if not self._stop.begun:
+                    why = self._stop.note_budget(self._spending.used_up)
+                    self._begin_to_stop(why, math.inf)
+                self.tally.left += len(again) - at
+                return again[:at]
+            out += len(batch)
+        return again
+
     def _fail(self, why: str) -> None:
         """End the run before its items: the job has failed."""
         self.tally.why_failed = why
@@ -231,11 +246,11 @@ class Committer:
         for outcome in group:
             match outcome:
                 case Done() | Failed():
-                    self._spending.add(outcome)
-                    decision = self.failing.take(outcome)
+                    decision = self.failing.take(self._spending.add(outcome))
                     settled += decision.settled
                     again += decision.again
                 case Dropped():
+                    self._spending.add(outcome)
                     self._dropped(outcome)
                 case Fatal():
                     fatal = fatal or outcome.error
@@ -263,16 +278,19 @@ class Committer:
                     "number"
                 )
 
-    def _settle(self, settled: Sequence[Done]) -> None:
+    def _settle(self, settled: Sequence[Done], *, at_end: bool = False) -> None:
         """Commit these outcomes; what does not fit the table is parked in the same step."""
-        if not settled:
+        owed = self._spending.to_record(settled, at_end=at_end)
+        if not settled and owed is None:
             return
         accepted: list[Done] = []
         with self._checkpoint.begin() as unit:
+            if owed is not None:
+                unit.add(owed)
             for outcome in settled:
                 accepted += self._refused.add(unit, self._with_items(outcome))
-            receipt = unit.commit() if accepted else None
-        if receipt is not None:
+            receipt = unit.commit() if accepted or owed is not None else None
+        if receipt is not None and accepted:
             self._committed(receipt, accepted)
 
     def _committed(self, receipt: Receipt, accepted: Sequence[Done]) -> None:

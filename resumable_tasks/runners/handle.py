@@ -7,7 +7,6 @@ loop, and a lane of `resumable_tasks.runners.processes` through its pipe.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -24,6 +23,7 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
 from resumable_tasks.runners.columns import INFERRED, Columns
+from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
@@ -83,19 +83,29 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A step: wait for so many seconds. The answer is None, or `Dropped` if the run stops."""
+    """A step: wait for so many seconds. The answer is None, or `Dropped` if the run stops.
+
+    ``spent``: what the calls up to now have cost.
+    """
 
     batch: Batch
     seconds: float
+    spent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An answer: the call failed with this error. ``number`` is the attempt's, from 1."""
+    """An answer: the call failed with this error. ``number`` is the attempt's, from 1.
+
+    ``returned`` is what cannot be matched to the items, ``spent`` the cost of calls before this one
+    that no other answer tells.
+    """
 
     error: BaseException
     number: int
     times: Times
+    returned: Any = None
+    spent: float = 0.0
 
 
 @dataclass(slots=True)
@@ -121,9 +131,10 @@ class Call:
         """The answer: the handler returned this."""
         times = self.times()
         try:
+            value = readable(value)
             return self._matched(value, times)
         except Exception as error:  # noqa: BLE001 - becomes the items' failure
-            return Raised(error, self.number, times)
+            return Raised(error, self.number, times, value)
 
     def raised(self, error: BaseException) -> Raised:
         """The answer: the handler raised this."""
@@ -142,7 +153,7 @@ class Call:
         table = matched.table
         cost = 0.0
         if work.cost is not None:
-            cost = _cost(work.cost, CallOutcome(batch, table, failed, times.seconds))
+            cost = cost_of(work.cost, CallOutcome(batch, table, failed, times.seconds, value))
         schema = table.schema if table is not None else None
         shard = None
         if table is not None and work.writer is not None:
@@ -170,13 +181,15 @@ Step = Enter | Call | Pause
 Answer = Entry | Outcome | Raised | None
 
 
-def calls(work: Work, batch: Batch, first: int = 1) -> Generator[Step, Answer, Outcome]:
+def calls(
+    work: Work, batch: Batch, first: int = 1, spent: float = 0.0
+) -> Generator[Step, Answer, Outcome]:
     """The steps of handling a batch, and its outcome. Never raises.
 
-    ``first`` is the number of the first attempt, where a worker before has made some.
+    ``first`` is the number of the first attempt, where a worker before has made some, and ``spent``
+    what those have cost.
     """
-    attempts = Attempts(_policy(work, batch), first)
-    earlier, spent = Times(), 0.0
+    attempts, earlier = Attempts(_policy(work, batch), first), Times()
     while True:
         answer = yield from _one_call(work, batch, attempts.number)
         if not isinstance(answer, Raised):
@@ -185,16 +198,17 @@ def calls(work: Work, batch: Batch, first: int = 1) -> Generator[Step, Answer, O
         try:
             pause = attempts.pause_after(answer.error)
         except GiveUp as why:
-            return Dropped(batch, str(why))
+            spent += failed_call(work, batch, answer).cost
+            return Dropped(batch, str(why), spent)
         except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
             return Fatal(batch, broken)
         if pause is None:
             return _with_earlier(failed_call(work, batch, answer), earlier, spent)
         earlier = answer.times.after(earlier)
-        if callable(work.cost):  # what a call cost that is made again is not forgotten
+        if work.cost is not None:  # what a call cost that is made again is not forgotten
             spent += failed_call(work, batch, answer).cost
-        if isinstance(stopped := (yield Pause(batch, pause)), Dropped):
-            return stopped
+        if isinstance(stopped := (yield Pause(batch, pause, spent)), Dropped):
+            return _with_earlier(stopped, earlier, spent)
 
 
 def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Outcome | Raised]:
@@ -224,7 +238,9 @@ def _policy(work: Work, batch: Batch) -> RetryPolicy:
 
 
 def _with_earlier(outcome: Outcome, earlier: Times, spent: float) -> Outcome:
-    if earlier.calls and isinstance(outcome, (Done, Failed)):
+    if spent and isinstance(outcome, Dropped):
+        return replace(outcome, cost=spent + outcome.cost)
+    if (earlier.calls or spent) and isinstance(outcome, (Done, Failed)):
         times = outcome.times.after(earlier)
         return replace(outcome, cost=spent + outcome.cost, times=times)
     return outcome
@@ -296,10 +312,10 @@ def failed_whole(
 def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
     """The outcome of a batch whose last call this was, with what that call cost."""
     failed = failed_whole(work, batch, call.error, call.number, call.times)
-    if callable(work.cost):
-        cost = _cost(work.cost, CallOutcome(batch, None, failed.failures, call.times.seconds))
-        return replace(failed, cost=cost)
-    return failed
+    if work.cost is None:
+        return failed
+    known = CallOutcome(batch, None, failed.failures, call.times.seconds, call.returned)
+    return replace(failed, cost=call.spent + cost_of_failed(work.cost, known))
 
 
 def ended_by(batch: Batch, error: BaseException) -> Fatal:
@@ -330,18 +346,3 @@ class _Overdue(threading.Timer):
         )
         self.daemon = True
         self.start()
-
-
-def _cost(cost: Cost, call: CallOutcome) -> float:
-    """The cost of a call; NaN if it cannot be had, on which the engine ends the run."""
-    try:
-        if callable(cost):
-            return float(cost(call))
-        if call.table is None:
-            return 0.0
-        import pyarrow.compute as pc
-
-        return float(pc.sum(call.table.column(cost)).as_py() or 0.0)
-    except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
-        log.exception("batch %d: its cost cannot be had by cost=%r", call.batch.number, cost)
-        return math.nan

@@ -154,11 +154,13 @@ class Failed:
 class Dropped:
     """The batch was not handled, because the run stops.
 
-    ``why`` is set if the run is to stop because of this batch.
+    ``why`` is set if the run is to stop because of this batch, ``cost`` is that of the calls that
+    failed before.
     """
 
     batch: Batch
     why: str = ""
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +179,17 @@ Outcome = Done | Failed | Dropped | Fatal
 class CallOutcome:
     """One call of the handler, for a callable ``cost=`` to say what the call cost.
 
-    ``table`` has the rows of a call that succeeded (None if there are none), ``failures`` the
-    items that failed, all items if the call raised. ``seconds`` is the time in the handler.
+    ``returned`` is what the handler returned, whole, also where it cannot be stored: count by this.
+    None if the call raised. ``table`` has the rows that are stored (None if there are none),
+    ``failures`` the items that failed, all items if the call raised. ``seconds`` is the time in the
+    handler.
     """
 
     batch: Batch
     table: pa.Table | None
     failures: tuple[Failure, ...]
     seconds: float
+    returned: Any = None
 
 
 Cost = str | Callable[[CallOutcome], float]

@@ -33,6 +33,7 @@ from resumable_tasks.runners.handle import (
     call_handler,
     calls,
     enter,
+    failed_call,
     failed_whole,
 )
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
@@ -110,6 +111,7 @@ class _Lane(threading.Thread):
         self._abandoned = False
         self._deaths = 0  # of processes, at this batch
         self._calls = 0  # of the handler, at this step
+        self._spent = 0.0  # at this step, as far as it is known here
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
@@ -141,7 +143,7 @@ class _Lane(threading.Thread):
         if isinstance(step, Pause):
             return Dropped(step.batch) if self._stopping.wait(step.seconds) else None
         assert isinstance(step, Call)
-        self._calls = 0
+        self._calls, self._spent = 0, 0.0
         while True:
             try:
                 answer = self._send(step)
@@ -176,9 +178,16 @@ class _Lane(threading.Thread):
                 f"the worker process died {times} while it handled this batch; the kernel kills "
                 "a process that takes too much memory: try a smaller batch_size"
             )
-            return failed_whole(self._work, call.batch, lost, call.number)
-        log.warning("a worker process has died; its batch is handled again")
+            return failed_call(self._work, call.batch, self._raised(lost, call))
+        again = WorkerLost("a worker process has died; its batch is handled again")
+        log.warning("%s", again)
+        # Its call is paid for all the same.
+        self._spent = failed_call(self._work, call.batch, self._raised(again, call)).cost
         return Dropped(call.batch) if self._stopping.is_set() else None
+
+    def _raised(self, error: WorkerLost, call: Call) -> Raised:
+        now = time.monotonic()
+        return Raised(error, call.number, Times(0.0, now, now), spent=self._spent)
 
     def _send(self, call: Call) -> Outcome | Raised | None:
         """Have the process handle a batch: an outcome, a call that is overdue, or it has died."""
@@ -187,27 +196,29 @@ class _Lane(threading.Thread):
         process, pipe = self._process, self._pipe
         assert process is not None
         assert pipe is not None
-        pipe.send((call.batch, call.number))
+        pipe.send((call.batch, call.number, self._spent))
         deadline: float | None = None
         calling, began = False, 0.0
         while True:
             if self._stopping.is_set() and not calling:
-                return Dropped(call.batch)
+                return Dropped(call.batch, cost=self._spent)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 error = overdue(self._work.timeout)
                 now = time.monotonic()
                 times = Times(now - began, began, now, self._calls)
-                return Raised(error, call.number, times)
+                return Raised(error, call.number, times, spent=self._spent)
             wait = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
             ready = connection.wait([pipe, process.sentinel], wait)
             if pipe in ready:
                 kind, value = pipe.recv()
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
-                # A call has begun (its number), or ended with a pause after it (None).
-                deadline, calling = None, value is not None
-                if value is not None:
+                # A call has begun (its number), or one has ended (what all have cost) and a pause.
+                deadline, calling = None, kind == "call"
+                if not calling:
+                    self._spent = value
+                else:
                     call.number = value
                     began = time.monotonic()
                     self._calls += 1
@@ -256,7 +267,7 @@ def _serve(pipe: Connection, work: Work) -> None:
                 pipe.send(("call", step.number))
                 return call_handler(step)
             case Pause():
-                pipe.send(("call", None))
+                pipe.send(("pause", step.spent))
                 time.sleep(step.seconds)
                 return None
             case Enter():
@@ -264,10 +275,10 @@ def _serve(pipe: Connection, work: Work) -> None:
 
     while True:
         try:
-            batch, first = pipe.recv()
+            batch, first, spent = pipe.recv()
         except EOFError:
             return
-        outcome = drive(calls(work, batch, first), do)
+        outcome = drive(calls(work, batch, first, spent), do)
         if not isinstance(outcome, Dropped):
             outcome = contain(work, outcome)
         _send_back(pipe, work, outcome, first)
@@ -275,11 +286,12 @@ def _serve(pipe: Connection, work: Work) -> None:
 
 def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> None:
     # The items are there already.
-    batch = replace(outcome.batch, items=None)
+    batch, cost = replace(outcome.batch, items=None), getattr(outcome, "cost", 0.0)
     try:
         data = ForkingPickler.dumps(("outcome", replace(outcome, batch=batch)))
     except Exception as error:  # noqa: BLE001 - what cannot cross back has failed
-        data = ForkingPickler.dumps(("outcome", failed_whole(work, batch, error, first)))
+        failed = replace(failed_whole(work, batch, error, first), cost=cost)
+        data = ForkingPickler.dumps(("outcome", failed))
     pipe.send_bytes(data)
 
 

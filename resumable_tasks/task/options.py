@@ -71,7 +71,7 @@ class JobOptions:
             the first item.
         failing: a `Failing`: how bad items are isolated, when a run pauses or gives up, what is
             tried again.
-        budget: a `Budget` in items, seconds and cost, for each run.
+        budget: a `Budget` in items, seconds and cost, for each run, or in total for all of them.
         changes: a `Changes`: how a run sees that an item has changed since it was completed. By
             default nothing is looked at, and what is completed stays completed.
     """
@@ -190,7 +190,7 @@ class JobOptions:
     @property
     def known_cost(self) -> Cost | None:
         """The source of a call's cost."""
-        return "cost" if self.cost is None and self.budget.cost is not None else self.cost
+        return "cost" if self.cost is None and self.budget.of_money else self.cost
 
     @property
     def adaptive(self) -> Adaptive | None:

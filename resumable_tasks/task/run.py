@@ -92,11 +92,17 @@ class Run:
                 f"{job.name}: task runs on other machines need a folder that all of them share for "
                 "their rows: give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
             )
+        if self._options.budget.total is not None and not place.keeps_spending():
+            raise UsageError(
+                f"{job.name}: Budget(total=…) needs a checkpoint that records what its runs spend, "
+                "such as a directory; here, give Budget(cost=…), which is for one run"
+            )
         items = arguments.items
         opening = Opening(
             arguments.takeover,
             len(items) if hasattr(items, "__len__") else None,
             flow_run.identity if flow_run is not None else {},
+            self._options.budget.total,
         )
         checkpoint = self._opened(place, job, opening)
         try:
@@ -183,7 +189,7 @@ class Run:
                 options.fail_fast,
                 options.grace_seconds,
             ),
-            spending=Spending(options.budget, checkpoint.found.cost_each),
+            spending=Spending(options.budget, checkpoint.found),
         )
         self._engine = engine
         for request in self._stop_requests:

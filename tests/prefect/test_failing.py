@@ -81,34 +81,39 @@ def test_a_service_that_is_down_for_a_while_in_a_flow_run(place: Path) -> None:
     assert read_checkpoint(open_store(place))[1].failures == {}
 
 
-def test_a_budget_fails_the_flow_run_and_a_retry_of_it_goes_on(place: Path, api: Api) -> None:
+@pytest.mark.parametrize("budget", [Budget(items=600), Budget(cost=6.0)], ids=str)
+def test_all_tries_of_a_flow_run_share_one_budget(budget: Budget, place: Path, api: Api) -> None:
     from prefect import flow
     from prefect.runtime import flow_run
 
-    task = resumable_task(lambda rows: rows, name="job", key="id", budget=Budget(items=600))
+    handled: list[int] = []
+
+    def paid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        handled.extend(row["id"] for row in rows)
+        return [{"id": row["id"], "cost": 0.01} for row in rows]
+
+    task = resumable_task(paid, name="job", key="id", budget=budget)
     runs: list[str] = []
 
-    @flow(retries=1)
+    @flow(retries=2)
     def job() -> Any:
         runs.append(str(flow_run.id))
+        if len(runs) == 1:
+            task.run(ITEMS[:250], checkpoint=place)
+            raise RuntimeError("what comes after the job fails")
         return task.run(ITEMS, checkpoint=place)
 
-    # The first try uses its budget up, the second has no more than that left.
-    assert job().completed == 400
-    assert len(runs) == 2
-
-    @flow
-    def once() -> Any:
-        runs.append(str(flow_run.id))
-        return task.run([{"id": i} for i in range(5_000)], checkpoint=place)
-
-    with pytest.raises(Unfinished, match="its budget: items=600") as error:
-        once()
+    with pytest.raises(Unfinished, match="its budget: ") as error:
+        job()
     assert error.value.exit_code == 5
+    # The second try had what the first had left, and the third nothing.
+    assert (len(runs), len(set(runs)), len(handled)) == (3, 1, 600)
     found = until(lambda: (r := api.flow_run(runs[-1]))["state_type"] == "FAILED" and r)
     # Not Crashed, which automations rerun at once.
-    assert "items=600" in found["state"]["message"]
-    assert "what remains: 3,400 items" in found["state"]["message"]
+    assert "its budget: " in found["state"]["message"]
+    assert "what remains: 400 items" in found["state"]["message"]
+    # Another flow run has another one.
+    assert job().completed == 400
 
 
 def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:

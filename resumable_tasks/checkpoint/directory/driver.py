@@ -150,6 +150,8 @@ class DirectoryCheckpoint(Checkpoint):
         info |= {"expected": opening.expected, **opening.identity}
         if self._job.max_attempts is not None:
             info["max_attempts"] = self._job.max_attempts
+        if opening.total is not None:
+            info["total"] = opening.total
         described = described_fingerprint(self._job)
         if described is not None:
             info["fingerprint"] = described
@@ -182,6 +184,8 @@ class DirectoryCheckpoint(Checkpoint):
             (before.run, before.time) if before is not None else None,
             len(state.parked),
             before.info.get("how") if before is not None and before.kind == "close" else None,
+            state.pace.cost,
+            state.pace.used,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.estimate import Estimate
+from resumable_tasks.checkpoint.form import Used
 from resumable_tasks.runners.outcome import Done
 
 
 @dataclass(slots=True)
 class Pace:
-    """The speed and the cost at which the runs of a checkpoint have completed items."""
+    """The speed and the cost at which the runs of a checkpoint have completed items.
+
+    ``cost`` is that of all runs. Tries of one flow run count as one: `used` is what they have used.
+    """
 
     _began: str = ""
     _last: str = ""
     _seconds: float = 0.0
     _completed: int = 0
-    _cost: float = 0.0
+    cost: float = 0.0
     _costed: int = 0
     _imports: bool = False
+    _flow_run: str = ""
+    _used: dict[str, Used] = field(default_factory=dict)
 
     def apply(self, commit: Commit) -> None:
         """Take one more record in. A run counts from its claim to its last commit."""
@@ -29,20 +35,35 @@ class Pace:
             self._end_tenure()
             self._began = self._last = commit.time
             self._imports = "imported" in commit.info
+            self._flow_run = commit.info.get("flow_run", "")
         elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
             # The claim may be lost.
             self._began, self._last = self._began or commit.time, commit.time
             # Without what was only copied to do others again.
             count = commit.key_count - commit.info.get("copied", 0)
             self._completed += count
-            if "cost" in commit.info:
-                self._cost += commit.info["cost"]
+            cost = commit.info.get("cost", 0.0)
+            if cost:
+                self.cost += cost
                 self._costed += count + len(commit.failures)
+            self._use(Used(count + len(commit.failures), 0.0, cost))
 
     @property
     def cost_each(self) -> float | None:
         """The average cost of an item; None if none is known."""
-        return self._cost / self._costed if self._costed else None
+        return self.cost / self._costed if self._costed else None
+
+    @property
+    def used(self) -> Used:
+        """What the flow run that drives has used, in tries before this one; nothing outside."""
+        return self._used.get(self._flow_run, Used())
+
+    def _use(self, more: Used) -> None:
+        if self._flow_run:
+            used = self.used
+            self._used[self._flow_run] = Used(
+                used.items + more.items, used.seconds + more.seconds, used.cost + more.cost
+            )
 
     def estimate(self, items: int) -> Estimate:
         """Estimate what ``items`` more would take, at the pace of the runs so far."""
@@ -54,7 +75,9 @@ class Pace:
     def _end_tenure(self) -> None:
         if self._last != self._began:
             began, last = map(datetime.fromisoformat, (self._began, self._last))
-            self._seconds += max(0.0, (last - began).total_seconds())
+            seconds = max(0.0, (last - began).total_seconds())
+            self._seconds += seconds
+            self._use(Used(seconds=seconds))
             self._began = self._last
 
 

@@ -51,6 +51,9 @@ class Directory(Place):
     def local_path(self) -> str:
         return open_store(self.path).url if "://" in self.path else self.path
 
+    def keeps_spending(self) -> bool:
+        return True
+
     def partition(self, name: str) -> Directory:
         return Directory(f"{self.path.rstrip('/') or '/'}/{name}")
 

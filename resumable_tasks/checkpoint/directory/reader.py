@@ -150,6 +150,11 @@ class Reader:
         return self.manifest.job or "imported, the first run names the job"
 
     @property
+    def total(self) -> float | None:
+        """What all runs may spend together, as the last one was told; None if it was not."""
+        return self.last.claim.info.get("total") if self.last else None
+
+    @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.status]
 
@@ -208,6 +213,8 @@ class Reader:
             "failed": len(state.failures),
             "errors": self.errors(),
             "parked": len(state.parked),
+            "spent": state.pace.cost,
+            "total": self.total,
             "records": state.records,
             "runs": state.runs,
             "last_commit": self.last_commit,

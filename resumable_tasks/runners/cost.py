@@ -1,0 +1,69 @@
+"""The cost of a call: of what came back, whether or not it can be stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.runners.outcome import CallOutcome, Cost, ItemFailure
+
+
+def readable(returned: Any) -> Any:
+    """What a handler returned, so that it can be read more than once: for its rows and its cost."""
+    if hasattr(returned, "__arrow_c_stream__"):
+        return returned.read_all() if hasattr(returned, "read_all") else returned
+    return list(returned) if isinstance(returned, Iterator) else returned
+
+
+def cost_of(cost: Cost, call: CallOutcome) -> float:
+    """The cost of a call; NaN if it cannot be had, on which the engine ends the run."""
+    try:
+        return float(cost(call)) if callable(cost) else _of_rows(cost, call.returned)
+    except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
+        log.exception("batch %d: its cost cannot be had by cost=%r", call.batch.number, cost)
+        return math.nan
+
+
+def cost_of_failed(cost: Cost, call: CallOutcome) -> float:
+    """The cost of a call that has failed: one without rows has none that a field could tell."""
+    if callable(cost):
+        return cost_of(cost, call)
+    try:
+        return _of_rows(cost, call.returned)
+    except Exception:  # noqa: BLE001 - not even rows: its items have failed for that
+        return 0.0
+
+
+def _of_rows(field: str, returned: Any) -> float:
+    """Sum the field up over all rows. A row without it is free; all of them are an error."""
+    if returned is None or (isinstance(returned, list) and not returned):
+        return 0.0
+    if hasattr(returned, "__arrow_c_stream__") or hasattr(returned, "__arrow_c_array__"):
+        return _of_table(field, returned)
+    rows = [row for row in returned if row is not None and type(row) is not ItemFailure]
+    found = [_value(row, field) for row in rows]
+    if rows and all(value is _ABSENT for value in found):
+        raise KeyError(field)
+    return math.fsum(float(value) for value in found if value is not _ABSENT and value is not None)
+
+
+_ABSENT = object()
+
+
+def _value(row: Any, field: str) -> Any:
+    value = row.get(field, _ABSENT) if isinstance(row, dict) else getattr(row, field, _ABSENT)
+    if isinstance(value, str):
+        raise TypeError(f"{field} is the text {value!r}")
+    return value
+
+
+def _of_table(field: str, returned: Any) -> float:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not isinstance(returned, (pa.Table, pa.RecordBatch)):
+        stream = hasattr(returned, "__arrow_c_stream__")
+        returned = pa.table(returned) if stream else pa.record_batch(returned)
+    return float(pc.sum(returned.column(field)).as_py() or 0.0)
