@@ -1,16 +1,28 @@
-"""Ends a process in order: Ctrl-C and SIGTERM ask it to stop, errors of ours give exit codes."""
+"""Ends a process in order: Ctrl-C, SIGTERM and a scheduler's signals ask every run to stop.
+
+Only the main thread can handle signals in Python. A run in the main thread handles them itself; a
+run in another thread is told of them by `resumable_tasks.base.overhearing`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType, ModuleType, TracebackType
+from typing import Any, TypeVar
 
 from resumable_tasks.errors import Interrupted, ResumableTasksError
+
+T = TypeVar("T")
+
+# How long a run may take to end after its grace, before something in it is taken to block.
+BLOCKED_SECONDS = 5.0
 
 # The process in which `exit_at_sigterm` holds.
 _exiting = 0
@@ -42,58 +54,219 @@ def end_at_sigterm() -> None:
 
 def _exit(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _exiting:  # forked since: it has nothing open, and ends as any process does
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        _end_by(number)
         return
     raise SystemExit(128 + number)
 
 
-_DEFAULTS = {
+def _end_by(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# What a terminal and schedulers send before they kill, and who handles it where nobody does.
+DEFAULTS: dict[signal.Signals, tuple[Any, ...]] = {
     signal.SIGINT: (signal.default_int_handler,),
     signal.SIGTERM: (signal.SIG_DFL, _exit),  # a run in a snapshot's block stops in its own order
+    signal.SIGHUP: (signal.SIG_DFL,),
+    signal.SIGQUIT: (signal.SIG_DFL,),
+    signal.SIGUSR1: (signal.SIG_DFL,),
 }
+
+
+class ItemsLeft(KeyboardInterrupt):
+    """Raised in the main thread, while it is in the code of the items, by a signal to stop."""
 
 
 class Interrupts:
     """While entered, the first signal calls ``request`` with its name, a second stops at once.
 
-    Only in the main thread, where alone Python can handle signals, and only where nobody else
-    has: a handler that the program, or an orchestrator, has installed stays as it is.
-    ``request`` is called inside a signal handler and must be safe there; its second argument
-    says whether to stop at once. ``event_loop``: we are in one, whose own handler of SIGINT is
-    to be replaced, and through which no exception may be thrown; elsewhere a second signal
-    raises `Interrupted`, wherever the main thread is.
+    In any thread; and only where nobody else handles the signal: a handler that the program, or an
+    orchestrator, has installed stays as it is. ``request`` may be called inside a signal handler
+    and must be safe there; its second argument says whether to stop at once. ``event_loop``: this
+    thread runs one, whose own handler of SIGINT is to be replaced, and through which no exception
+    may be thrown; elsewhere in the main thread a second signal raises `Interrupted`. What still
+    blocks some seconds after ``grace_seconds`` is ended: in the main thread by `Interrupted`, in
+    another one with the process, if that is to end.
     """
 
-    def __init__(self, request: Callable[[str, bool], None], *, event_loop: bool = False) -> None:
+    def __init__(
+        self,
+        request: Callable[[str, bool], None],
+        *,
+        event_loop: bool = False,
+        grace_seconds: float = math.inf,
+    ) -> None:
         self._request = request
-        self._event_loop = event_loop
-        self._before: dict[signal.Signals, Any] = {}
-        self._signals = 0
+        self._grace_seconds = grace_seconds
+        self._asked_at = math.inf
+        self.event_loop = event_loop
+        self.signals = 0
+        self.in_main_thread = False
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number, defaults in _DEFAULTS.items():
-                now = signal.getsignal(number)
-                # A shell that has switched Ctrl-C off for its background jobs means it.
-                loops_own = self._event_loop and number == signal.SIGINT and now != signal.SIG_IGN
-                if loops_own or now in defaults:
-                    self._before[number] = signal.signal(number, self._handle)
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
+        active.append(self)
+        if self.in_main_thread:
+            _take_signals(event_loop=self.event_loop)
+        else:
+            _overhearing().begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        active.remove(self)
+        if self.in_main_thread and not any(each.in_main_thread for each in active):
+            _give_signals_back()
+            if active:
+                _overhearing().begin()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals == 1 or self._event_loop:
-            self._request(signal.Signals(number).name, self._signals > 1)
-        else:
-            raise Interrupted(
-                "stopped at once, by a second signal; what was committed is safe, and the batches "
-                "in flight are handled again. Run the same command again to resume"
-            )
+    def ask(self, name: str) -> None:
+        """Ask the run to stop. Safe in a signal handler."""
+        self.signals += 1
+        self._asked_at = min(self._asked_at, time.monotonic())
+        self._request(name, self.signals > 1)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until a run that was asked to stop should have ended; below 0 after that."""
+        grace = self._grace_seconds if self.signals < 2 else 0.0
+        return self._asked_at + grace + BLOCKED_SECONDS - time.monotonic()
+
+
+active: list[Interrupts] = []
+"""The runs of this process that are to be asked to stop."""
+interrupted: set[str] = set()
+"""The signals that have stopped runs off the main thread."""
+overheard: set[int] = set()
+"""The signals that runs off the main thread are told of in another way."""
+_before: dict[signal.Signals, Any] = {}
+_reading = False
+
+
+def read(take: Callable[[], T]) -> T:
+    """Call what runs the items' own code; in the main thread a signal to stop ends it.
+
+    A generator may wait for its source for hours. Raises `ItemsLeft`.
+    """
+    global _reading
+    if threading.current_thread() is not threading.main_thread():
+        return take()
+    try:
+        _reading = True
+        return take()
+    finally:
+        _reading = False
+
+
+def _overhearing() -> ModuleType:
+    """The module, which a program whose runs are in its main thread has no use for."""
+    from resumable_tasks.base import overhearing
+
+    return overhearing
+
+
+def _take_signals(*, event_loop: bool) -> None:
+    caught = caught_in_c() - overheard
+    for number, defaults in DEFAULTS.items():
+        now = signal.getsignal(number)
+        # A shell that has switched Ctrl-C off for its background jobs means it.
+        loops_own = event_loop and number == signal.SIGINT and now != signal.SIG_IGN
+        free = now in defaults and not (now is signal.SIG_DFL and number in caught)
+        if now is not _handle and (loops_own or free):
+            _before[number] = signal.signal(number, _handle)
+
+
+def _give_signals_back() -> None:
+    for number in list(_before):
+        handler = _before.pop(number)
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, handler)
+    if signal.getsignal(signal.SIGALRM) is _end_what_blocks:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    runs = list(active)
+    if not runs:  # forked since: it ends as any process does
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        _end_by(number)
+        return
+    for run in runs:
+        run.ask(signal.Signals(number).name)
+    if not all(run.in_main_thread for run in runs):
+        _overhearing().told(number)
+    _set_alarm(min(run.seconds_left for run in runs))
+    here = [run for run in runs if run.in_main_thread and not run.event_loop]
+    if any(run.signals > 1 for run in here):
+        raise _stopped("at once, by a second signal")
+    if here and _reading:
+        raise ItemsLeft
+
+
+def _set_alarm(seconds: float) -> None:
+    """Have what blocks the main thread ended after so long, unless the program has alarms."""
+    if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _end_what_blocks):
+        signal.signal(signal.SIGALRM, _end_what_blocks)
+        with contextlib.suppress(OverflowError, ValueError):  # a grace without end
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+
+
+def _end_what_blocks(number: int, frame: FrameType | None) -> None:
+    if any(run.in_main_thread for run in active):
+        raise _stopped("while something in the main thread blocked, after its grace")
+
+
+def _stopped(how: str) -> Interrupted:
+    return Interrupted(
+        f"stopped {how}; what was committed is safe, and the batches in flight are handled again. "
+        "Run the same command again to resume"
+    )
+
+
+def caught_in_c() -> set[int]:
+    """The signals that have a handler which Python knows nothing of, such as faulthandler's.
+
+    Those that Python handles are among them; empty where the system does not tell.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            masks = [line.split()[1] for line in status if line.startswith("SigCgt:")]
+    except OSError:
+        return set()
+    mask = int(masks[0], 16) if masks else 0
+    return {number for number in DEFAULTS if mask >> (number - 1) & 1}
+
+
+_handlers: set[object] = set()
+
+
+def by_a_signal(error: BaseException) -> bool:
+    """True if this was raised by a handler of a signal, such as a host's that wants to end.
+
+    Celery, Dagster, Luigi and Prefect do so; some raise an ``Exception``.
+    """
+    for number in DEFAULTS:
+        handler = signal.getsignal(number)
+        handler = getattr(handler, "func", handler)  # a partial
+        code = getattr(handler, "__code__", None)
+        if code is not None and handler is not _handle:
+            _handlers.add(code)
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in _handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def ends_the_program(error: BaseException) -> bool:
+    """True for what ends a program, and is no error in it: a signal, Ctrl-C, ``sys.exit``."""
+    return isinstance(error, (KeyboardInterrupt, SystemExit)) or by_a_signal(error)
+
+
+os.register_at_fork(after_in_child=active.clear)
 
 
 def use_exit_codes() -> None:
@@ -109,6 +282,11 @@ def use_exit_codes() -> None:
 def _end_with_exit_code(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted) and interrupted:
+        error = Interrupted(
+            "interrupted: the runs off the main thread have stopped in order. Run the same command "
+            "again to resume"
+        )
     if isinstance(error, Interrupted):
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code)

@@ -183,7 +183,8 @@ class Committer:
                     group.append(found)
 
     def _begin_to_stop(self, reason: str, grace_seconds: float) -> None:
-        self._stop.begin(reason, grace_seconds)
+        if not self._stop.begin(reason, grace_seconds):
+            return
         limit = f" (up to {grace_seconds:g} s)" if grace_seconds < math.inf else ""
         log.warning("%s: finishing running batches%s; ask again to stop now", reason, limit)
         self._tell(Stopping, reason=reason, running=self._flight.batches)

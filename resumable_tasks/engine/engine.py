@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from resumable_tasks.base.signals import ItemsLeft, by_a_signal
 from resumable_tasks.checkpoint.form import Checkpoint
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.committer import Committer, Rules
@@ -110,16 +111,22 @@ class Engine:
         """Handle and commit all batches of these items, or as many as there is time for.
 
         Raises what the items raise, what a commit raises, and what is fatal in a handler; all
-        that had finished by then is committed first, as far as it can be.
+        that had finished by then is committed first, as far as it can be. What ends the program,
+        such as a host's ``SystemExit`` at its signal, is raised once running calls have had their
+        grace.
         """
         self._began = time.monotonic()
         self._runner.start(self._work, self._committer.take, self._stop.event)
         self._committer.start()
-        abandoned, drained = 0, False
+        abandoned, drained, all_of_them = 0, False, False
         try:
             all_of_them = self._feeder.feed(items)
             drained = self._drain()
-        except Exception:  # the items' own, or what is wrong with them
+        except ItemsLeft:  # by a signal, which the run has been told of
+            drained = self._drain()
+        except BaseException as error:  # the items' own, or a host that ends the program
+            if not isinstance(error, Exception) or by_a_signal(error):
+                self.request_stop(type(error).__name__)
             drained = self._drain()
             raise
         finally:

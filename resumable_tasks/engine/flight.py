@@ -48,11 +48,12 @@ class Stop:
         self.asked = False
         self.by_budget = False
         self._deadline: float | None = None
+        self._begun = False
 
     def ask(self, grace_seconds: float) -> None:
         """Let the grace begin; `begin` follows in another thread. Safe in a signal handler."""
         self.asked = True
-        self._deadline = time.monotonic() + grace_seconds
+        self._end_within(grace_seconds)
 
     def note_budget(self, limit: str) -> str:
         """Note that this limit of the budget ends the run; why, in words."""
@@ -60,11 +61,18 @@ class Stop:
         self.why = self.why or f"its budget: {limit}"
         return self.why
 
-    def begin(self, why: str, grace_seconds: float) -> None:
-        """Let no batch begin any more."""
+    def begin(self, why: str, grace_seconds: float) -> bool:
+        """Let no batch begin any more; whether that is news."""
         self.why = self.why or why
-        self._deadline = time.monotonic() + grace_seconds
+        self._end_within(grace_seconds)
         self.event.set()
+        before, self._begun = self._begun, True
+        return not before
+
+    def _end_within(self, grace_seconds: float) -> None:
+        """Set the deadline; a second request can only make it earlier."""
+        deadline = time.monotonic() + grace_seconds
+        self._deadline = min(deadline, self._deadline or deadline)
 
     @property
     def begun(self) -> bool:

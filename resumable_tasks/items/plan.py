@@ -16,9 +16,11 @@ from collections.abc import (
     Set,
 )
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from resumable_tasks.base.signals import read
 from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
 from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.batch import Batch, Chunk
@@ -185,7 +187,7 @@ class Planner:
         apart = SuspectsApart(self._suspected(), self._planning.batch_size)
         kept: list[Chunk] = []
         count = 0
-        while len(items := take(self._planning.batch_size - count)):
+        while len(items := read(partial(take, self._planning.batch_size - count))):
             chunk = apart.take_out(self._chosen(items, extract))
             if len(chunk):
                 kept.append(chunk)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base.signals import ItemsLeft, read
 
 if TYPE_CHECKING:
     import asyncio
@@ -114,9 +117,11 @@ class Handed:
             if self._source is None:
                 self._source = iter(self._items)
             for _ in range(_CHUNK):
-                self._given.put((next(self._source),))
+                self._given.put((read(partial(next, self._source)),))
                 if time.monotonic() >= until:
                     break
+        except ItemsLeft:  # by a signal, which the run has been told of
+            end = StopIteration()
         except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
             end = error
         self._given.put(end)

@@ -66,7 +66,8 @@ class JobOptions:
             budget has a cost), or a callable of the `CallOutcome` (its ``table``, ``seconds``,
             ``failures``, ``batch``).
         tags: of the task runs in Prefect.
-        grace_seconds: how long running batches may take to finish after Ctrl-C or SIGTERM.
+        grace_seconds: how long running batches may take to finish after Ctrl-C, SIGTERM or another
+            signal to stop.
         on_duplicate: a key that comes twice in one run is an ``"error"``, or ``"skip"`` keeps
             the first item.
         failing: a `Failing`: how bad items are isolated, when a run pauses or gives up, what is

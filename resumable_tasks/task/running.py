@@ -39,13 +39,14 @@ def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) ->
     flow_run = current_flow_run()
     if flow_run is None:
         job_run = Run(fn, options, arguments)
-        with Interrupts(job_run.request_stop):
+        with Interrupts(job_run.request_stop, grace_seconds=options.grace_seconds):
             return job_run.carry_out()
     handed = Handed(arguments.items) if is_read_by_iteration(arguments.items) else None
     if handed is not None:
         arguments = dataclasses.replace(arguments, items=handed)
     job_run = Run(fn, options, arguments, flow_run=flow_run)
-    with Interrupts(job_run.request_stop), flow_run.logging():
+    interrupts = Interrupts(job_run.request_stop, grace_seconds=options.grace_seconds)
+    with interrupts, flow_run.logging():
         return flow_run.accompany(job_run.carry_out, handed, job_run.request_stop)
 
 
@@ -59,7 +60,7 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
     flow_run = current_flow_run()
     job_run = Run(fn, options, arguments, loop=loop, flow_run=flow_run)
     with (
-        Interrupts(job_run.request_stop, event_loop=True),
+        Interrupts(job_run.request_stop, event_loop=True, grace_seconds=options.grace_seconds),
         flow_run.logging() if flow_run is not None else nullcontext(),
     ):
         # No task: an exception that ends the event loop, as Prefect's at SIGTERM, has all its
