@@ -74,7 +74,7 @@ class TaskRuns:
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=0,
-            log_prints=False,
+            log_prints=None,  # as the flow says
         )
 
     def seconds_of(self, number: int) -> float:

@@ -265,7 +265,7 @@ def _serve(pipe: Connection, work: Work) -> None:
         match step:
             case Call():
                 pipe.send(("call", step.number))
-                return call_handler(step)
+                return _in_no_flow_run(step, call_handler(step))
             case Pause():
                 pipe.send(("pause", step.spent))
                 time.sleep(step.seconds)
@@ -282,6 +282,18 @@ def _serve(pipe: Connection, work: Work) -> None:
         if not isinstance(outcome, Dropped):
             outcome = contain(work, outcome)
         _send_back(pipe, work, outcome, first)
+
+
+def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
+    """The answer; whoever has looked for Prefect's run in here is told why there is none."""
+    if not isinstance(answer, Raised) or type(answer.error).__name__ != "MissingContextError":
+        return answer
+    why = UsageError(
+        f'runner="processes": the handler has asked for Prefect\'s run ({answer.error}), and a '
+        "process of its own knows nothing of the flow run. Use logging.getLogger(__name__) there, "
+        'or leave the runner out: threads, and "prefect" with a process pool, know the run'
+    )
+    return Fatal(call.batch, why)
 
 
 def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> None:
