@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from resumable_tasks.base import checks
-from resumable_tasks.checkpoint.form import Found
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Done, Dropped, Failed
 
-T = TypeVar("T", bound=Done | Failed | Dropped)
+if TYPE_CHECKING:
+    from resumable_tasks.checkpoint.form import Found
+    from resumable_tasks.runners.outcome import Done, Dropped, Failed
+
+T = TypeVar("T", bound="Done | Failed | Dropped")
 
 # 400 times 0.01 is a little more than 4.
 _ROUNDING = 1 + 1e-9
@@ -116,6 +117,9 @@ class Spending:
         due = settled or at_end or self.budget.total is not None
         if not self.owed or not due or self._found.spent is None:
             return None
+        from resumable_tasks.items.batch import Batch
+        from resumable_tasks.runners.outcome import Done
+
         owed, self.owed = self.owed, 0.0
         return Done(Batch(0, [], b"", []), cost=owed)
 

@@ -24,8 +24,14 @@ class Columns:
     schema: pa.Schema | None = None
     json: frozenset[str] = frozenset()
 
+    @property
+    def inferred(self) -> bool:
+        """True if nothing is declared."""
+        return self.schema is None and not self.json
 
-_JSON = {b"resumable_tasks": b"json"}
+
+JSON_MARK = b"resumable_tasks"
+_JSON = {JSON_MARK: b"json"}
 
 
 def json_field(name: str) -> pa.Field:

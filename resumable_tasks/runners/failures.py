@@ -14,7 +14,6 @@ from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
-from resumable_tasks.runners import encoding
 from resumable_tasks.runners.outcome import Failure, Parked
 from resumable_tasks.runners.retries import message_of
 
@@ -48,6 +47,8 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
 
     Where there is no exact form for a value of them, the item has failed instead.
     """
+    from resumable_tasks.runners import encoding
+
     found: list[Failure] = []
     for key, rows, error in items:
         try:

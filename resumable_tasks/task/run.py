@@ -16,7 +16,6 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import progress
-from resumable_tasks.engine.accept import accept
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.committer import Rules
 from resumable_tasks.engine.engine import Ending, Engine
@@ -117,6 +116,8 @@ class Run:
         checkpoint = place.open(job, opening)
         if not checkpoint.found.parked:
             return checkpoint
+        from resumable_tasks.engine.accept import accept
+
         try:
             accepted = accept(checkpoint, job.planning.scheme, job.results)
         except BaseException:

@@ -199,6 +199,9 @@ class DirectoryCheckpoint(Checkpoint):
         where a value would not stay what it is.
         """
         state = self.state
+        if columns.inferred and not schemas.may_have_json(state.schema):
+            self.columns, self._schema = columns, ResultSchema(state.schema)
+            return  # without Arrow, which a run with nothing left to do does not need
         stored = schemas.schema_from_text(state.schema) if state.schema else None
         json = columns.json | json_names(stored)
         declared = schemas.declared(stored, columns)

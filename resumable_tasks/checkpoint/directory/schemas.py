@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import ResultConflict
-from resumable_tasks.runners.columns import Columns, json_field, json_names, json_text
+from resumable_tasks.runners.columns import JSON_MARK, Columns, json_field, json_names, json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -226,6 +225,8 @@ def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
 
 def _reads_as(found: Any, wanted: Any) -> bool:
     """True if a decimal that became a float reads back as it was, at any depth."""
+    from decimal import Decimal
+
     if isinstance(wanted, Decimal) and isinstance(found, float):
         return Decimal(repr(found)) == wanted
     if isinstance(wanted, list) and isinstance(found, list):
@@ -267,6 +268,11 @@ def _family(before: pa.DataType, after: pa.DataType) -> bool:
 def schema_to_text(schema: pa.Schema) -> str:
     """A schema as the journal keeps it: Arrow's own IPC message in base64."""
     return base64.b64encode(schema.serialize()).decode()
+
+
+def may_have_json(text: str | None) -> bool:
+    """Whether a schema may have columns of JSON text, found out without Arrow."""
+    return text is not None and JSON_MARK in base64.b64decode(text)
 
 
 def schema_from_text(text: str) -> pa.Schema:
