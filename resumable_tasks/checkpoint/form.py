@@ -40,11 +40,26 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The origin of a handler. Parts that cannot be known are None.
+
+    ``file`` is below the working directory, or only a name, ``function`` a qualified name, and
+    ``code`` a digest. ``named``: the user has named the job or its checkpoint outright.
+    """
+
+    file: str | None
+    function: str | None
+    code: str | None
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """The job that opens a place, as far as the place needs to know it.
 
     ``at_once`` calls of the handler run at once, at most. ``max_attempts`` and ``retry_failed``
-    say which failed items are tried again. ``columns`` are declared of the results.
+    say which failed items are tried again. ``columns`` are declared of the results. ``origin`` is
+    the handler's. ``same_key``: a key function that has moved gives the keys that it gave.
     """
 
     name: str
@@ -56,6 +71,8 @@ class Job:
     retry_failed: bool = True
     on_version_change: OnVersionChange = "error"
     columns: Columns = INFERRED
+    origin: Origin | None = None
+    same_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,8 @@ class Found:
     ``last`` the run that was at work before and when it was, both None if unknown. ``parked``
     items have a result that does not fit the table. ``ended`` is how that run has ended, None if it
     has not said. ``spent`` is the cost of all runs, None where the checkpoint does not keep it;
-    ``used`` is what earlier tries of the same flow run have used.
+    ``used`` is what earlier tries of the same flow run have used. ``edited``: the
+    handler's code is another than when items were completed.
     """
 
     completed: int = 0
@@ -102,6 +120,7 @@ class Found:
     ended: str | None = None
     spent: float | None = None
     used: Used = Used()
+    edited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ class RunArguments:
         takeover: take the checkpoint from a run that is stuck; it can no longer commit.
         on_version_change: if the checkpoint is of another ``version`` of the job: ``"error"``,
             ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint.
+        same_key: ``key`` is another function, or has moved, and gives every item the key that it
+            had: what is completed stays so. A sample of the items is looked at before any is
+            handled, and the run ends with `CheckpointMismatch` if none of them is completed.
         budget: a `Budget` for this run. A limit that it names counts instead of the job's; the
             job's others stay.
         task_runs: about how many task runs a flow run has at most, in Prefect; batches are grouped
@@ -51,6 +54,7 @@ class RunArguments:
     partition: str | date | None = None
     takeover: bool = False
     on_version_change: OnVersionChange = "error"
+    same_key: bool = False
     budget: Budget | None = None
     task_runs: int = 1_000
     dry_run: bool = False
@@ -60,6 +64,7 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         checks.choice("on_version_change", self.on_version_change, ("error", "reuse", "restart"))
+        checks.flag("same_key", self.same_key)
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")

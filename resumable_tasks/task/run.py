@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import checks, log
+from resumable_tasks.base.clock import now
 from resumable_tasks.base.signals import use_exit_codes
+from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
@@ -30,14 +32,15 @@ from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.limits import Limits, parse_rates
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.task.arguments import RunArguments
+from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
+from resumable_tasks.task.origin import origin_of
 
 if TYPE_CHECKING:
     import asyncio
 
     from resumable_tasks.prefect.flow_run import FlowRun
 
-_HOME = ".resumable"
 _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
 
 
@@ -148,11 +151,19 @@ class Run:
             options.failing.retry_failed,
             self._arguments.on_version_change,
             options.columns,
+            origin_of(self._handler, named=not self._is_default),
+            self._arguments.same_key,
         )
+
+    @property
+    def _is_default(self) -> bool:
+        """True if only the function's name leads to the checkpoint."""
+        name = getattr(self._handler, "__name__", None)
+        return self._arguments.checkpoint is None and self._options.name == name
 
     def _with(self, place: Place, checkpoint: Checkpoint, job: Job, runner: Runner) -> RunResult:
         engine = self._prepared(checkpoint, job, runner)
-        self._announce(place, checkpoint, engine)
+        self._announce(place, checkpoint, engine, job)
         how = "error"
         try:
             ending = engine.run(self._arguments.items)
@@ -275,7 +286,7 @@ class Run:
             raise JobFailed(describe_failures(result, ending.why_failed), result=result)
         return result
 
-    def _announce(self, place: Place, checkpoint: Checkpoint, engine: Engine) -> None:
+    def _announce(self, place: Place, checkpoint: Checkpoint, engine: Engine, job: Job) -> None:
         found = checkpoint.found
         log.info(
             "%s: checkpoint %s: %s",
@@ -286,7 +297,16 @@ class Run:
             if found.completed or found.failed
             else "new, all items will be handled",
         )
+        if found.edited:
+            log.warning(
+                "%s: the handler's code is not what it was when these items were completed; their "
+                "results stay. To have them done again: %s; --key or --where choose some of them",
+                self._options.name,
+                command("redo", checkpoint.url, "--before", f"{now()[:19]}Z"),
+            )
         path = place.local_path()
+        if self._is_default and not (found.completed or found.failed):
+            self._look_elsewhere(checkpoint, job)
         if path is not None and in_temporary_folder(path):
             log.warning(
                 "the checkpoint %s is in a temporary directory that the system may empty; choose "
@@ -300,6 +320,12 @@ class Run:
             expected=checkpoint.expected,
             epoch=found.epoch,
         )
+
+    def _look_elsewhere(self, checkpoint: Checkpoint, job: Job) -> None:
+        assert job.origin is not None
+        look = look_elsewhere(self._handler, job.name, job.origin, checkpoint.url)
+        if look is not None:
+            checkpoint.planner.look_with(look)
 
     def _result(self, place: Place, checkpoint: Checkpoint, ending: Ending) -> RunResult:
         # With retry_failed=False what failed before has failed still; quarantine is no failure.
@@ -388,7 +414,7 @@ def as_place(
             "and '.', or a date"
         )
     if checkpoint is None:
-        return Directory(str(Path(_HOME) / name / (part or "default")))
+        return Directory(str(Path(HOME) / name / (part or "default")))
     if isinstance(checkpoint, Place):
         return checkpoint.partition(part) if part else checkpoint
     base = Directory(os.fspath(checkpoint))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.directory import holder, manifest, outbox, schemas, shards
+from resumable_tasks.checkpoint.directory import handlers, holder, manifest, outbox, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
@@ -34,6 +34,7 @@ from resumable_tasks.errors import (
 )
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
+from resumable_tasks.items.sameness import OfTheSameKey
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.columns import Columns, json_names
 from resumable_tasks.runners.outcome import Done, Failure, Shard
@@ -85,6 +86,7 @@ class DirectoryCheckpoint(Checkpoint):
         self.store = store
         self.url = store.url
         self.manifest = found
+        self._first_key = found.key
         self.run = hold.run
         self.state = State(place=store.url)
         self._job = job
@@ -132,8 +134,7 @@ class DirectoryCheckpoint(Checkpoint):
     def _is_for_another(self, wanted: Manifest) -> bool:
         """True if this checkpoint is to be archived for a new one. Raises `CheckpointMismatch`."""
         found, state = self.manifest.named(self.state.names), self.state
-        manifest.check(self.store, found, wanted)
-        return is_for_another(self.store, found, state, self._job)
+        return is_for_another(self.store, found, wanted, state, self._job)
 
     def _recover(self) -> None:
         # What a run that died had linked but not flushed is made durable before it is believed.
@@ -155,9 +156,14 @@ class DirectoryCheckpoint(Checkpoint):
         described = described_fingerprint(self._job)
         if described is not None:
             info["fingerprint"] = described
-        made = self.manifest
+        if self._job.origin is not None:
+            info["handler"] = handlers.describe(self._job.origin)
+        made, same_key = self.manifest, self._job.same_key
         for _ in range(_CLAIM_TRIES):
-            self.manifest, named = manifest.claimed(self.store, made, self.state.names, wanted)
+            names = self.state.names
+            self.manifest, named = manifest.claimed(
+                self.store, made, names, wanted, same_key=same_key
+            )
             info |= named
             before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
@@ -186,11 +192,19 @@ class DirectoryCheckpoint(Checkpoint):
             before.info.get("how") if before is not None and before.kind == "close" else None,
             state.pace.cost,
             state.pace.used,
+            state.handlers.edited,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
+        if job.same_key and state.done and self._key_has_moved:
+            self.planner.look_with(OfTheSameKey(state.done, self.url))
         self._superseder = Superseder(self.store, self.manifest, state)
         self._declare(job.columns)
+
+    @property
+    def _key_has_moved(self) -> bool:
+        """True if no record says yet that this run's key is the checkpoint's."""
+        return self.manifest.key not in ("", self.state.names.get("key", self._first_key))
 
     def _declare(self, columns: Columns) -> None:
         """Let the results have these columns from here on, the rows that are there too.
@@ -354,9 +368,10 @@ class DirectoryCheckpoint(Checkpoint):
                 "unchanged, and are compared from the next run on",
                 f"{adopted.count:,}",
             )
-        close = Commit(
-            kind="close", epoch=self.state.epoch, run=self.run, info={"how": how, **counts}
-        )
+        info = {"how": how, **counts}
+        if self._key_has_moved:
+            info["names"] = {**self.state.names, "key": self.manifest.key}
+        close = Commit(kind="close", epoch=self.state.epoch, run=self.run, info=info)
         texts = bytes(adopted.fingerprints)
         self._journal.append(
             replace(close, adopted=bytes(adopted.lines), adopted_fingerprints=texts)
@@ -392,11 +407,20 @@ def described_fingerprint(job: Job) -> Any:
     return None if fingerprinter is None else fingerprinter.describe()
 
 
-def is_for_another(store: Store, found: Manifest, state: State, job: Job) -> bool:
+def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State, job: Job) -> bool:
     """True if the job starts over because the checkpoint belongs to another version of it.
 
-    Raises `CheckpointMismatch` where nobody has said what to do about that.
+    Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
+    do about the version.
     """
+    manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
+    restarts = _restarts(store, found, state, job)
+    if not restarts and state.done:
+        handlers.check(store, state.handlers, job.origin)
+    return restarts
+
+
+def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
     version, described = state.version or found.version, described_fingerprint(job)
     before = state.fingerprint if described is not None else None
     if job.on_version_change == "restart":

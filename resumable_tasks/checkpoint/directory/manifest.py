@@ -47,7 +47,14 @@ class Manifest:
     def named(self, names: Mapping[str, Any]) -> Manifest:
         """With these names in the place of those that are open."""
         known: Any = {name: names[name] for name in self.open & names.keys()}
+        if has_no_fields(self.key) and has_no_fields(names.get("key")):
+            known["key"] = names["key"]
         return replace(self, **known)
+
+    def with_moved_key(self, wanted: Manifest) -> Manifest:
+        """With the key of ``wanted``, where both stand in the same column of the rows."""
+        moved = has_no_fields(self.key) and has_no_fields(wanted.key)
+        return replace(self, key=wanted.key) if moved else self
 
     @property
     def open(self) -> Set[str]:
@@ -56,18 +63,31 @@ class Manifest:
 
 
 def claimed(
-    store: Store, made: Manifest, names: Mapping[str, Any], wanted: Manifest
+    store: Store,
+    made: Manifest,
+    names: Mapping[str, Any],
+    wanted: Manifest,
+    *,
+    same_key: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
     """Return the manifest from a claim on, and the claim's ``info`` that says so.
 
     ``names`` are those of the claims before. They are said again, since a claim may be lost.
-    Raises `CheckpointMismatch` if they are not what is wanted.
+    A moved key is not said before it has been looked at: a later record says it. Raises
+    `CheckpointMismatch` if they are not what is wanted.
     """
     found = made.named(names)
+    moved = {"key": found.key} if found.key != made.key else {}
+    found = found.with_moved_key(wanted) if same_key else found
     check(store, found, wanted)
     found = found.named(asdict(wanted))
-    told = {name: getattr(found, name) for name in made.open - found.open}
+    told = moved | {name: getattr(found, name) for name in made.open - found.open}
     return found, {"names": told} if told else {}
+
+
+def has_no_fields(key: Any) -> bool:
+    """True for a described key that stands in a column of its own: of whole items or a callable."""
+    return key == "item" or (isinstance(key, dict) and "callable" in key)
 
 
 def create_or_read(store: Store, wanted: Manifest) -> Manifest:
@@ -136,15 +156,25 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
             f"  {name:8} checkpoint: {json.dumps(here)}   this run: {json.dumps(there)}"
             for name, (here, there) in differences.items()
         )
+        here, there = differences.get("key", ("", ""))
         imported = (
             "; or, if the items were imported without --key, reset it and import them with it"
-            if differences.get("key", ("",))[0] == "item"
+            if here == "item"
             else ""
         )
+        moved = (
+            "; or, if key= gives every item the key that it had, same_key=True, which looks at a "
+            "sample and keeps what is completed"
+            if has_no_fields(here) and has_no_fields(there)
+            else ""
+        )
+        renamed = ", by name= if the function was renamed" if "job" in differences else ""
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by a job that differs:\n{lines}",
-            remedy="Ways out: change the job back; or name another checkpoint=; or `resumable "
-            f"reset {store.url}`, which archives it and starts from the beginning{imported}",
+            remedy=f"Ways out: change the job back{renamed}{moved}; or name another "
+            f"checkpoint=; or `resumable reset {store.url}`, which archives it and starts from the "
+            "beginning"
+            f"{imported}",
         )
 
 

@@ -64,8 +64,7 @@ class Directory(Place):
         store, state = self.store(), State()
         if manifest.NAME in store.list(""):
             found, state = read_checkpoint(store)
-            manifest.check(store, found, _manifest(job))
-            if is_for_another(store, found, state, job):
+            if is_for_another(store, found, _manifest(job), state, job):
                 state = State()
         fingerprinter = job.planning.fingerprinter
         state.follow_scheme(fingerprinter.describe() if fingerprinter is not None else None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from resumable_tasks.checkpoint.directory.handlers import Handlers
 from resumable_tasks.checkpoint.directory.journal import record_name
 from resumable_tasks.checkpoint.directory.pace import Pace
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -27,7 +28,7 @@ class State:
     shards that count, by path. ``done`` has for each key the fingerprint with which it was
     completed, -1 if there is none that can be compared: only those of the last scheme,
     ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected`` (items) are those of
-    the last run, ``names`` what the first one has named of the manifest.
+    the last run, ``names`` what runs have named of the manifest.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -42,6 +43,7 @@ class State:
     expected: int | None = None
     fingerprint: Any = None
     names: dict[str, Any] = field(default_factory=dict)
+    handlers: Handlers = field(default_factory=Handlers)
     records: int = 0
     runs: int = 0
     # A commit has superseded what no record names: one that was lost. See `replace.doubled`.
@@ -117,10 +119,13 @@ class State:
             self.shards[shard.path] = shard
         if commit.schema:
             self.schema = commit.schema
+        self.names |= commit.info.get("names", {})
         if commit.kind == "claim":
             self.runs += 1
-            self.version = commit.info.get("version") or self.version
-            self.names = commit.info.get("names", {}) | self.names
+            version, self.version = self.version, commit.info.get("version") or self.version
+            told = version not in (None, self.version)
+            said = commit.info.get("handler")
+            self.handlers.follow(said, completed=len(self.done) > 0, told=told)
             self.max_attempts = commit.info.get("max_attempts")
             self.expected = commit.info.get("expected")
             self.follow_scheme(commit.info.get("fingerprint"))

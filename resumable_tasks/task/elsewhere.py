@@ -1,0 +1,103 @@
+"""Checkpoints of the same job in other places: looked for before a new one pays for all again.
+
+A function that was renamed, or a script that is started in another folder, has another default
+checkpoint, with nothing in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.text import clean, count
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.handlers import argument
+from resumable_tasks.checkpoint.directory.journal import decode, record_name
+from resumable_tasks.checkpoint.form import Origin
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.errors import ResumableTasksError
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.sameness import Look
+from resumable_tasks.task.origin import is_gone, source_file
+
+HOME = ".resumable"
+# So many folders above the working directory and the script are looked into, and so many
+# checkpoints at most.
+_UP, _MOST = 3, 200
+_NEARLY_ALL = 0.9
+
+
+class DoneElsewhere(Look):
+    """Says if the first items are completed in another checkpoint, which may be the same job's.
+
+    ``others`` are those that may: path, job and completed keys.
+    """
+
+    def __init__(self, job: str, others: Sequence[tuple[str, str, KeyTable]]) -> None:
+        self._job = job
+        self._others = others
+
+    def look(self, lines: Sequence[bytes]) -> bool:
+        """Warn of each checkpoint that has nearly all of these keys."""
+        for path, job, done in self._others:
+            known = len(lines) - len(done.missing(lines))
+            if known >= _NEARLY_ALL * len(lines):
+                as_named = f", name={job!r}" if job != self._job else ""
+                log.warning(
+                    "%s: this checkpoint is new, and %s of the first %s are completed in %s (job "
+                    "%s). If this is the same job, stop now, and go on there: %s%s. "
+                    "If not, all is as it should be",
+                    self._job,
+                    f"{known:,}",
+                    count(len(lines), "item"),
+                    clean(path),
+                    clean(job),
+                    argument(path),
+                    as_named,
+                )
+        return True
+
+
+def look_elsewhere(
+    fn: Callable[..., Any], job: str, origin: Origin, path: str
+) -> DoneElsewhere | None:
+    """The look for a run that begins this default checkpoint; None if no other may be its job's."""
+    others = []
+    own = Path(os.path.realpath(path))
+    for other in itertools.islice(_beside(own, source_file(fn)), _MOST):
+        # What cannot be read there is for its own job to say.
+        with contextlib.suppress(ResumableTasksError, OSError):
+            store = open_store(str(other))
+            name = read_manifest(store).job
+            said = decode(store.read(record_name(0)), record_name(0)).info.get("handler")
+            if name and _may_be(fn, job, origin, name, said or {}):
+                others.append((str(other), name, read_checkpoint(store)[1].done))
+    return DoneElsewhere(job, others) if others else None
+
+
+def _beside(own: Path, script: str | None) -> Iterator[Path]:
+    """The default checkpoints of this partition here, above, and where the script is."""
+    here = own.parents[2]
+    folders = [here, *here.parents[:_UP]]
+    if script is not None:
+        folders += Path(script).parents[:_UP]
+    for folder in dict.fromkeys(folders):
+        for path in sorted((folder / HOME).glob(f"*/{own.name}")):
+            if path != own:
+                yield path
+
+
+def _may_be(
+    fn: Callable[..., Any], job: str, origin: Origin, name: str, said: dict[str, Any]
+) -> bool:
+    """True if a checkpoint of this name, begun by such a handler, may be of this job."""
+    if name == job or (origin.code is not None and said.get("code") == origin.code):
+        return True
+    file, function = said.get("file"), said.get("function")
+    renamed = file is not None and file == origin.file and function != origin.function
+    return renamed and function is not None and is_gone(fn, function)

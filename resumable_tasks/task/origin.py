@@ -1,0 +1,183 @@
+"""The origin of a handler: its file, its function, and a digest of its code.
+
+A digest is of source text without comments, decorators and docstrings: of the function, and of
+what it uses of its own file. So it is the same in every process, and another one after an edit of
+the function, of a helper, or of a constant such as a prompt.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import inspect
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from types import CodeType
+from typing import Any
+
+from resumable_tasks.checkpoint.form import Origin
+
+_MOST_BYTES = 1_000_000
+_PLAIN = (str, int, float, bool, type(None))
+_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITION = (*_FUNCTION, ast.ClassDef)
+
+
+def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
+    """The origin of this handler; its parts are None where they cannot be known.
+
+    ``named``: the user has named the job or its checkpoint, and so said that they belong together.
+    """
+    function, bound = _unwrapped(fn)
+    path = source_file(fn)
+    return Origin(
+        _portable(path) if path is not None else _notebook(function),
+        getattr(function, "__qualname__", None),
+        _digest(function, path, bound),
+        named,
+    )
+
+
+def source_file(fn: Callable[..., Any]) -> str | None:
+    """The path of the file that the function stands in; None if it stands in none."""
+    code = getattr(_unwrapped(fn)[0], "__code__", None)
+    path = os.path.realpath(code.co_filename) if code is not None else ""
+    return path if os.path.isfile(path) else None
+
+
+def is_gone(fn: Callable[..., Any], function: str) -> bool:
+    """True if this handler's module has no function of that qualified name any more."""
+    found: Any = sys.modules.get(str(getattr(_unwrapped(fn)[0], "__module__", None)))
+    if found is None or "<" in function:
+        return False
+    for name in function.split("."):
+        if not hasattr(found, name):
+            return True
+        found = getattr(found, name)
+    return False
+
+
+def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The function itself, and the values that are bound to it."""
+    bound: tuple[Any, ...] = ()
+    while True:
+        if isinstance(fn, functools.partial):
+            bound += (*fn.args, *fn.keywords.items())
+            fn = fn.func
+        elif hasattr(fn, "__wrapped__"):
+            fn = fn.__wrapped__
+        elif inspect.ismethod(fn):
+            fn = fn.__func__
+        elif not hasattr(fn, "__code__") and hasattr(type(fn).__call__, "__code__"):
+            fn = type(fn).__call__
+        else:
+            return fn, bound
+
+
+def _portable(path: str) -> str:
+    """The path below the working directory; of other files the name, as they may lie anywhere."""
+    here = os.path.realpath(os.getcwd())
+    inside = os.path.commonpath([here, path]) == here if path.startswith(os.sep) else False
+    return os.path.relpath(path, here).replace(os.sep, "/") if inside else os.path.basename(path)
+
+
+def _notebook(function: Any) -> str | None:
+    """The name of the notebook that the function was written in, as far as its host says it."""
+    main = sys.modules.get("__main__")
+    if getattr(function, "__module__", None) != "__main__" or hasattr(main, "__file__"):
+        return None
+    name = str(os.environ.get("JPY_SESSION_NAME") or getattr(main, "__vsc_ipynb_file__", ""))
+    return os.path.basename(name) if name.endswith(".ipynb") else None
+
+
+def _digest(function: Any, path: str | None, bound: tuple[Any, ...]) -> str | None:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    try:
+        parts = list(_parts(function, code, path))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None  # without readable source nothing is known of its code
+    parts += [repr(value) for value in (*bound, *_closed_over(function)) if _is_plain(value)]
+    text = "\n".join(parts).encode(errors="surrogatepass")
+    # What `ast` writes differs from one version of Python to the next.
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{version}:{blake2b(text, digest_size=8).hexdigest()}" if parts else None
+
+
+def _closed_over(function: Any) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not set yet
+            yield cell.cell_contents
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+
+
+def _parts(function: Any, code: CodeType, path: str | None) -> Iterator[str]:
+    """The source of the function, then that of each thing of its file that it uses, by name."""
+    if path is not None and os.path.getsize(path) <= _MOST_BYTES:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    else:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    first = code.co_firstlineno if path is not None else 1
+    root = next((node for node in ast.walk(tree) if _is_at(node, first, code.co_name)), None)
+    if root is None:
+        return
+    yield _text(root, rename=True)
+    defined = _definitions(tree.body)
+    seen: set[str] = set()
+    left = [root]
+    found: dict[str, str] = {}
+    while left:
+        names = {node.id for node in ast.walk(left.pop()) if isinstance(node, ast.Name)} - seen
+        seen |= names
+        for name in names & defined.keys():
+            for number, node in enumerate(defined[name]):
+                if node is not root:
+                    found[f"{name} {number}"] = _text(node)
+                    left.append(node)
+    yield from (found[name] for name in sorted(found))
+
+
+def _is_at(node: ast.AST, line: int, name: str) -> bool:
+    if isinstance(node, _FUNCTION):
+        lines = [node.lineno, *(each.lineno for each in node.decorator_list)]
+        return node.name == name and min(lines) == line
+    return isinstance(node, ast.Lambda) and name == "<lambda>" and node.lineno == line
+
+
+def _definitions(body: Iterable[ast.stmt]) -> dict[str, list[ast.stmt]]:
+    """The statements that define each name of a module, also in ``if``, ``try`` and ``with``."""
+    found: dict[str, list[ast.stmt]] = {}
+    for node in body:
+        if isinstance(node, _DEFINITION):
+            found.setdefault(node.name, []).append(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for each in (each for target in targets for each in ast.walk(target)):
+                if isinstance(each, ast.Name):
+                    found.setdefault(each.id, []).append(node)
+        else:
+            for inner in ("body", "orelse", "handlers", "finalbody"):
+                for name, nodes in _definitions(getattr(node, inner, ())).items():
+                    found.setdefault(name, []).extend(nodes)
+    return found
+
+
+def _text(node: ast.AST, *, rename: bool = False) -> str:
+    """The source of a node, which it changes: without decorators and docstrings."""
+    if rename and isinstance(node, _FUNCTION):
+        node.name = "_"
+    for each in ast.walk(node):
+        if isinstance(each, _DEFINITION):
+            each.decorator_list = []
+            if ast.get_docstring(each, clean=False) is not None:
+                each.body = each.body[1:] or [ast.Pass()]
+    return ast.unparse(node)
