@@ -11,9 +11,9 @@ from dataclasses import asdict
 import click
 
 from resumable_tasks.base.text import clean, count
+from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
-from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
@@ -138,7 +138,7 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
     hold = Holder(store, secrets.token_hex(6))
     hold.take(takeover=False)
     try:
-        archived = disk.archive(store)
+        archived = archive(store, hold.run)
     finally:
         hold.release()
     text = [

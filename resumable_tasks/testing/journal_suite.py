@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -713,8 +713,21 @@ class TroubledStore(Store, disk.Disk):
     def prepare(self, folders: tuple[str, ...]) -> None:
         disk.prepare(self.inner, folders)
 
-    def names(self, folder: str) -> set[str]:
-        return disk.names(self.inner, folder)
+    def let_go(self) -> None:
+        disk.let_go(self.inner)
+
+    def check_place(self, names: Iterable[str] = ()) -> None:
+        disk.check_place(self.inner, names)
+
+    def odd(self, folder: str) -> dict[str, str]:
+        return disk.odd(self.inner, folder)
+
+    def read_within(self, name: str, limit: int) -> bytes:
+        return self.read(name)
+
+    def move(self, name: str, to: str) -> None:
+        assert isinstance(self.inner, disk.Disk)
+        self.inner.move(name, to)
 
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
         return disk.sweep(self.inner, folder, dead)

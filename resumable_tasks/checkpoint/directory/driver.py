@@ -12,9 +12,15 @@ from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory import handlers, holder, manifest, outbox, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken, record_number
+from resumable_tasks.checkpoint.directory.journal import (
+    Journal,
+    RecordTaken,
+    record_name,
+    record_number,
+)
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -27,6 +33,7 @@ from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Rec
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
+    CheckpointDamaged,
     CheckpointMismatch,
     CheckpointUnusable,
     ResultConflict,
@@ -111,15 +118,15 @@ class DirectoryCheckpoint(Checkpoint):
         _refuse_foreign(store)
         disk.prepare(store, (JOURNAL, SHARDS))
         hold = Holder(store, secrets.token_hex(6), opening.identity)
-        hold.take(takeover=opening.takeover)
         try:
+            hold.take(takeover=opening.takeover)
             if store.list(JOURNAL) and manifest.NAME not in store.list(""):
                 raise manifest.damaged(store, _NO_MANIFEST)
             found = manifest.create_or_read(store, wanted)
             checkpoint = cls(store, found, job, hold)
             checkpoint._recover()
             if checkpoint._is_for_another(wanted):
-                archived = disk.archive(store)
+                archived = archive(store, hold.run)
                 hold.release()
                 log.info("the checkpoint of another version was archived to %s", archived)
                 return cls.open(store, wanted, job, opening)
@@ -129,6 +136,7 @@ class DirectoryCheckpoint(Checkpoint):
             return checkpoint
         except BaseException:
             hold.release()
+            disk.let_go(store)
             raise
 
     def _is_for_another(self, wanted: Manifest) -> bool:
@@ -168,7 +176,7 @@ class DirectoryCheckpoint(Checkpoint):
             before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
             try:
-                claim = self._journal.append(claim)
+                claim = self._append(claim)
             except RecordTaken:
                 self.state.apply_all(self._journal.read_new())
                 continue
@@ -333,7 +341,7 @@ class DirectoryCheckpoint(Checkpoint):
         if taken:
             commit = self._superseder.complete(commit, taken, self._journal)
         fault_point("commit.shard_written")
-        commit = self._journal.append(commit)
+        commit = self._append(commit)
         fault_point("commit.done")
         self.state.apply(commit, own=True)
         if commit.retracted:
@@ -373,13 +381,38 @@ class DirectoryCheckpoint(Checkpoint):
             info["names"] = {**self.state.names, "key": self.manifest.key}
         close = Commit(kind="close", epoch=self.state.epoch, run=self.run, info=info)
         texts = bytes(adopted.fingerprints)
-        self._journal.append(
-            replace(close, adopted=bytes(adopted.lines), adopted_fingerprints=texts)
-        )
+        close = replace(close, adopted=bytes(adopted.lines), adopted_fingerprints=texts)
+        self._append(close)
+        self._check_whole()
+
+    def _append(self, commit: Commit) -> Commit:
+        """Append a record, and do not believe it unless it stands where readers look for it.
+
+        Raises what `Journal.append` does, `Fenced` if the checkpoint was moved away meanwhile,
+        and `CheckpointDamaged` if it was removed or emptied.
+        """
+        before = self._journal.next_number - 1
+        commit = self._journal.append(commit)
+        names = [manifest.NAME, *(shard.path for shard in commit.shards)]
+        names += [record_name(before)] if before >= 0 else []
+        disk.check_place(self.store, names)
+        return commit
+
+    def _check_whole(self) -> None:
+        """Raises `CheckpointDamaged` if a record or shard has gone while this run was at work."""
+        there = disk.names(self.store, JOURNAL)
+        lost = [n for n in range(self._journal.next_number) if record_name(n) not in there]
+        if lost:
+            name = record_name(lost[0])
+            raise CheckpointDamaged(
+                "it was removed while this run was at work", files=(name,), place=self.store.url
+            )
+        shards.check_sizes(self.store, self.state.shards.values())
 
     def close(self) -> None:
         """Let go of the checkpoint. Commits nothing; may be called more than once."""
         self._hold.release()
+        disk.let_go(self.store)
 
 
 class DirectoryUnit(Unit):

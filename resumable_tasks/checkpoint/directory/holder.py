@@ -21,7 +21,11 @@ from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointHeld, CheckpointUnusable, StoreError
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointHeld,
+    ResumableTasksError,
+)
 
 NAME = "holder.json"
 LOCK = "holder.lock"
@@ -30,6 +34,7 @@ BEAT_SECONDS = 5.0
 WATCH_SECONDS = 3 * BEAT_SECONDS
 # `status` shares the lock for an instant, to see whether anybody has it.
 _LOCK_TRIES = 5
+_MOST_BYTES = 64 << 10
 _LOCK_PAUSE = 0.1
 
 
@@ -89,7 +94,7 @@ class Holder:
                 self._thread.join()
             if read(self._store).get("run") == self._record["run"]:
                 self._store.delete(NAME)
-        except (StoreError, CheckpointUnusable) as error:
+        except ResumableTasksError as error:
             # Advisory: whoever comes next finds the lock free, whatever the file says.
             log.warning("%s could not be removed: %s", NAME, error)
         finally:
@@ -128,7 +133,7 @@ class Holder:
         """Give one more sign of life; one that cannot be given is only logged."""
         try:
             self._write()
-        except (StoreError, CheckpointUnusable) as error:
+        except ResumableTasksError as error:
             # Advisory: what matters is found out by the next commit.
             log.warning("the heartbeat could not be written: %s", error)
 
@@ -145,8 +150,8 @@ def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:
 def read(store: Store) -> dict[str, Any]:
     """Read who holds the checkpoint, or held it when it died; empty if nobody."""
     try:
-        found = json.loads(store.read(NAME))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(disk.read(store, NAME, _MOST_BYTES))
+    except (FileNotFoundError, ValueError, RecursionError, CheckpointDamaged):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -48,6 +48,10 @@ _KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
 _FINGERPRINT = b',"fingerprint":"'
 _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
+# Kinds whose writer has nothing that another record could contradict, but its number.
+_TRIED_AGAIN = ("claim", "archive")
+# More than a record ever has; what is longer is none, and is not read.
+MOST_BYTES = 1 << 30
 
 
 def record_name(number: int) -> str:
@@ -251,6 +255,11 @@ def _damaged(name: str, what: str, place: str) -> CheckpointDamaged:
     return CheckpointDamaged(what, files=(name,), place=place)
 
 
+def read(store: Store, name: str) -> bytes:
+    """The bytes of a record. Raises ``FileNotFoundError`` or `CheckpointDamaged`."""
+    return disk.read(store, name, MOST_BYTES)
+
+
 class Journal:
     """The journal of one checkpoint, as one reader or driver knows it.
 
@@ -277,7 +286,7 @@ class Journal:
             if number != self.next_number:
                 raise _damaged(name, "it is missing, and a later record is there", self._store.url)
             try:
-                data = self._store.read(name)
+                data = read(self._store, name)
             except FileNotFoundError:
                 raise _damaged(
                     name, "it has gone while it was being read", self._store.url
@@ -289,8 +298,9 @@ class Journal:
 
         Returns the record as it stands in the journal. Raises `Fenced` if a newer driver has
         taken over, `StoreError` if nothing was written, `CommitStateUnknown` if that is not
-        known; after any of these the object refuses to append again. Raises `RecordTaken` if an
-        older driver's record, not yet seen, is in the place: read it, and decide again.
+        known; after any of these the object refuses to append again. Raises `RecordTaken` if
+        another's record, not yet seen, is in the place of a claim or the like: read it, and decide
+        again.
         """
         if not self._usable:
             raise StoreError("this journal has failed before; open the checkpoint again")
@@ -303,6 +313,8 @@ class Journal:
             time=commit.time or now(),
         )
         data, checksum = encode(commit)
+        if len(data) > MOST_BYTES:
+            raise StoreError(f"record {commit.number} would have {len(data):,} bytes")
         self._create(commit, data)
         commit = replace(commit, checksum=checksum)
         self._advance(commit)
@@ -327,7 +339,7 @@ class Journal:
             # Only "created" is trusted. Anything else is settled by what stands there.
             try:
                 disk.sync(self._store, FOLDER)
-                other = decode(self._store.read(name), name, self._store.url)
+                other = decode(read(self._store, name), name, self._store.url)
             except FileNotFoundError:
                 continue  # nothing is there: the same bytes again
             except StoreError as error:
@@ -350,7 +362,7 @@ class Journal:
             self._judge(mine, other)
 
     def _judge(self, mine: Commit, other: Commit) -> None:
-        if mine.kind == "claim":
+        if mine.kind in _TRIED_AGAIN:
             self._usable = True
             raise RecordTaken(other)
         raise Fenced(
@@ -364,7 +376,7 @@ class Journal:
         # A listing is no snapshot: a record created during it can be missed and its successor
         # seen. What is still missing in a second listing was not there.
         for last_try in (False, True):
-            names = map(record_number, self._store.list(FOLDER))
+            names = map(record_number, disk.names(self._store, FOLDER))
             numbers = sorted(n for n in names if n is not None and n >= first)
             if not numbers or numbers[-1] == first + len(numbers) - 1 or last_try:
                 break
@@ -389,7 +401,7 @@ class Journal:
 
 
 class RecordTaken(Exception):
-    """`Journal.append` found another driver's record in its place, and this one is a claim."""
+    """`Journal.append` found another driver's record in its place, and this one can come later."""
 
     def __init__(self, other: Commit) -> None:
         super().__init__(f"record {other.number} is taken")

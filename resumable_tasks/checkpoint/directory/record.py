@@ -41,7 +41,7 @@ class Commit:
     ``adopted`` are keys that were completed without one, and have one from here on.
     """
 
-    kind: Literal["claim", "commit", "close", "repair", "lost", "release"]
+    kind: Literal["claim", "commit", "close", "repair", "lost", "release", "archive"]
     epoch: int
     run: str
     number: int = -1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory import schemas, shards
-from resumable_tasks.checkpoint.directory.journal import Journal, decode, record_name
+from resumable_tasks.checkpoint.directory.journal import Journal, decode, read, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
 from resumable_tasks.checkpoint.directory.state import State
@@ -113,7 +113,7 @@ class KeyIndex:
                 asked.setdefault(numbers.pop(), set()).add(line)
             for number in sorted(asked):
                 name = record_name(number)
-                for section in decode(self._store.read(name), name, self._store.url).sections():
+                for section in decode(read(self._store, name), name, self._store.url).sections():
                     found = asked[number].intersection(section.lines)
                     for line in found:
                         del left[line]

@@ -132,6 +132,8 @@ class State:
         self.epoch = max(self.epoch, commit.epoch)
         self.records += 1
         self.pace.apply(commit)
+        if commit.kind == "archive":
+            return  # of what the checkpoint holds, and how its last run ended, it says nothing
         # Only what says when and by whom is kept of it, not its keys.
         self.last = replace(
             commit,

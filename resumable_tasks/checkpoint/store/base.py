@@ -33,7 +33,10 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes under this name. Raises ``FileNotFoundError``."""
+        """The bytes under this name.
+
+        Raises ``FileNotFoundError``, and `CheckpointDamaged` where something else has the name.
+        """
 
     @abstractmethod
     def list(self, folder: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ store has not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.store.base import Store
@@ -22,11 +22,36 @@ class Disk(ABC):
 
     @abstractmethod
     def prepare(self, folders: tuple[str, ...]) -> None:
-        """Make the place ready for writing, durably. Raises `CheckpointUnusable` if it can't be."""
+        """Make the place ready for writing, durably. Raises `CheckpointUnusable` if it can't be.
+
+        From here to `let_go` every method works on the place as it was found now, wherever it is
+        moved and whatever comes under its path.
+        """
 
     @abstractmethod
-    def names(self, folder: str) -> set[str]:
-        """The names that `list` gives, and those taken by something that is not a readable file."""
+    def let_go(self) -> None:
+        """Go by the path again."""
+
+    @abstractmethod
+    def check_place(self, names: Iterable[str] = ()) -> None:
+        """Check that what was prepared is under its path, and these names in it.
+
+        Raises:
+            Fenced: it was moved away.
+            CheckpointDamaged: it was removed or emptied.
+        """
+
+    @abstractmethod
+    def odd(self, folder: str) -> dict[str, str]:
+        """The names in this folder of what is no plain file, and what that is."""
+
+    @abstractmethod
+    def read_within(self, name: str, limit: int) -> bytes:
+        """`read`, of no more than so many bytes. Raises `CheckpointDamaged` for a longer file."""
+
+    @abstractmethod
+    def move(self, name: str, to: str) -> None:
+        """Give what has this name another one, whatever it is. Raises ``FileNotFoundError``."""
 
     @abstractmethod
     def sync(self, folder: str) -> None:
@@ -64,9 +89,31 @@ def prepare(store: Store, folders: tuple[str, ...]) -> None:
         store.prepare(folders)
 
 
+def let_go(store: Store) -> None:
+    """Go by the path again; see `Disk.prepare`."""
+    if isinstance(store, Disk):
+        store.let_go()
+
+
+def check_place(store: Store, names: Iterable[str] = ()) -> None:
+    """Check that the place is where it was; see `Disk.check_place`."""
+    if isinstance(store, Disk):
+        store.check_place(names)
+
+
+def odd(store: Store, folder: str) -> dict[str, str]:
+    """The names in a folder of what is no plain file, and what that is."""
+    return store.odd(folder) if isinstance(store, Disk) else {}
+
+
 def names(store: Store, folder: str) -> set[str]:
     """The names that are taken in a folder, whatever takes them."""
-    return store.names(folder) if isinstance(store, Disk) else set(store.list(folder))
+    return {*store.list(folder), *odd(store, folder)}
+
+
+def read(store: Store, name: str, limit: int) -> bytes:
+    """The bytes under a name, on a disk no more than ``limit``; see `Disk.read_within`."""
+    return store.read_within(name, limit) if isinstance(store, Disk) else store.read(name)
 
 
 def sync(store: Store, folder: str) -> None:

@@ -2,6 +2,9 @@
 
 Nothing between Python and the disk calls fsync by itself, so this does: file, then folder. See
 ``docs/design/0002-commit-protocol.md`` for which call guards against what.
+
+Whoever has prepared the place works by a handle of it, not by its path: whatever lies under that
+path later, nothing is written there.
 """
 
 from __future__ import annotations
@@ -12,19 +15,27 @@ import fcntl
 import functools
 import os
 import secrets
+import stat
 import sys
 import tempfile
 import urllib.parse
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.files import NotPlain, TooLarge, kind_of, open_plain, read_plain
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.disk import Disk
-from resumable_tasks.errors import CheckpointUnusable, StoreError, UsageError
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointUnusable,
+    Fenced,
+    StoreError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -34,11 +45,13 @@ _UNUSABLE = {
     errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.EISDIR: "a folder has its name",
     errno.ENAMETOOLONG: "the path is too long",
     errno.ELOOP: "the path is a loop of symbolic links",
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _TEMP_SUFFIX = ".tmp"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Emptied by the system, whatever TMPDIR says.
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 
@@ -56,11 +69,17 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 class LocalStore(Store, Disk):
-    """A directory. Files are 0600, folders 0700; every name appears whole or not at all."""
+    """A directory. Files are 0600, folders 0700; every name appears whole or not at all.
+
+    In a directory with the setgid bit, which a group shares, the umask decides for the group too.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(os.path.abspath(root))
         self.url = str(self.root)
+        # A handle of the directory, from `prepare` to `let_go`.
+        self._handle: int | None = None
+        self._close_handle: Callable[[], object] = lambda: None
 
     @classmethod
     def at_url(cls, url: str) -> LocalStore:
@@ -77,46 +96,107 @@ class LocalStore(Store, Disk):
         return LocalStore, (self.root,)
 
     def prepare(self, folders: tuple[str, ...]) -> None:
-        with self._errors("prepare", self.url):
-            if self.root.exists() and not self.root.is_dir():
-                raise CheckpointUnusable(
-                    f"{self.url} is a file; a checkpoint is a directory: name another path"
-                )
-            for path in (self.root, *(self.root / folder for folder in folders)):
-                _make_durably(path)
+        with self._errors("prepare", ""):
+            if self._handle is None:
+                if self.root.exists() and not self.root.is_dir():
+                    raise CheckpointUnusable(
+                        f"{self.url} is a file; a checkpoint is a directory: name another path"
+                    )
+                _make_durably(self.root)
+                self._handle = os.open(self.root, _FOLDER)
+                self._close_handle = weakref.finalize(self, os.close, self._handle)
+            mode = 0o770 if _is_shared(os.fstat(self._handle)) else 0o700
+            for folder in folders:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, mode, dir_fd=self._handle)
+                os.close(self._open(folder))
             # A run that died between mkdir and this left folders that only memory knows.
-            for path in (self.root, *self.root.parents):
+            self._flush_folder("")
+            for path in self.root.parents:
                 with contextlib.suppress(PermissionError):  # then we have made nothing there
                     _sync_folder(path)
 
+    def let_go(self) -> None:
+        self._handle = None
+        self._close_handle()
+
+    def check_place(self, names: Iterable[str] = ()) -> None:
+        if self._handle is None:
+            return
+        mine = os.fstat(self._handle)
+        try:
+            here = os.path.samestat(mine, os.stat(self.root))
+        except (FileNotFoundError, NotADirectoryError):
+            here = False
+        except OSError as error:
+            raise StoreError(f"cannot find {self.url} again: {error.strerror}") from error
+        gone = [name for name in names if not self._has(name)]
+        if here and not gone:
+            return
+        if mine.st_nlink and not gone:
+            raise Fenced(
+                f"the checkpoint {self.url} was moved away while this run was at work on it"
+                f"{self._new_place()}",
+                safe="What this run had committed is in the one that was moved",
+                remedy="Nothing was written to what is under that path now",
+            )
+        raise CheckpointDamaged(
+            f"the checkpoint {self.url} was removed or emptied while this run was at work on it"
+            + (f": {gone[0]} is not there any more" if gone else ""),
+            files=tuple(gone),
+            remedy="Put it back from a copy, or run the same command again: whatever is missing "
+            "is done again",
+        )
+
+    def _has(self, name: str) -> bool:
+        try:
+            with self._in(name) as (folder, base):
+                os.stat(base, dir_fd=folder, follow_symlinks=False)
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def _new_place(self) -> str:
+        """Where the directory is now, for a message; empty where the system does not tell."""
+        try:
+            return f", to {os.readlink(f'/proc/self/fd/{self._handle}')}"
+        except OSError:
+            return ""
+
     def read(self, name: str) -> bytes:
-        path = self.root / name
-        with self._errors("read", path):
-            return path.read_bytes()
+        return self.read_within(name, None)
+
+    def read_within(self, name: str, limit: int | None) -> bytes:
+        with self._errors("read", name), self._in(name) as (folder, base):
+            try:
+                return read_plain(base, limit, dir_fd=folder)
+            except (NotPlain, TooLarge) as error:
+                raise CheckpointDamaged(
+                    str(error.strerror), files=(name,), place=self.url
+                ) from error
 
     def list(self, folder: str) -> dict[str, int]:
-        prefix = f"{folder}/" if folder else ""
-        found: dict[str, int] = {}
-        with self._errors("list", self.root / folder):
-            for entry in self._entries(folder):
-                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(_TEMP_SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):  # gone since
-                        found[prefix + entry.name] = entry.stat().st_size
-        return found
+        return {name: there.st_size for name, there in self._all(folder) if _plain(there)}
 
-    def names(self, folder: str) -> set[str]:
+    def odd(self, folder: str) -> dict[str, str]:
+        kinds = ((name, kind_of(there.st_mode)) for name, there in self._all(folder))
+        return {name: kind for name, kind in kinds if kind is not None}
+
+    def _all(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Every name in a folder but for those of unfinished writes, and what it stands for."""
         prefix = f"{folder}/" if folder else ""
-        with self._errors("list", self.root / folder):
-            found = [entry.name for entry in self._entries(folder)]
-        return {prefix + name for name in found if not name.endswith(_TEMP_SUFFIX)}
+        with self._errors("list", folder):
+            for entry in self._entries(folder):
+                if not entry.name.endswith(_TEMP_SUFFIX):
+                    with contextlib.suppress(FileNotFoundError):  # gone since
+                        yield prefix + entry.name, entry.stat(follow_symlinks=False)
 
     def create(self, name: str, data: bytes) -> bool:
-        final = self.root / name
-        with self._errors("write", final):
-            temp = self._write_temp(final, data)
+        with self._errors("write", name), self._in(name) as (folder, base):
+            temp = self._write_temp(folder, base, data)
             fault_point("store.temp_written")
             try:
-                os.link(temp, final)
+                os.link(temp, base, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
                 return False
             except OSError as error:
@@ -126,78 +206,103 @@ class LocalStore(Store, Disk):
                         "so two runs could not be kept apart there; put the checkpoint on a "
                         "local disk"
                     ) from error
-                raise CreateUnknown(f"cannot tell whether {final} was created: {error}") from error
+                raise CreateUnknown(
+                    f"cannot tell whether {self.root / name} was created: {error}"
+                ) from error
             finally:
-                _unlink_quietly(temp)
+                _unlink_quietly(temp, folder)
         fault_point("store.linked")
         try:
-            _sync_folder(final.parent)
+            self._flush_folder(_folder_of(name))
         except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                self.check_place((name,))
             # The name stands, but whether it survives a power loss is not known, and asking
             # again would say yes without having written anything.
             raise CreateUnknown(
-                f"{final} was written, but its folder could not be flushed: {error}",
+                f"{self.root / name} was written, but its folder could not be flushed: {error}",
                 readable_is_durable=False,
             ) from error
         fault_point("store.created")
         return True
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        final = self.root / name
-        with self._errors("write", final):
-            try:
-                self._replace(final, data)
-            except FileNotFoundError:
-                # A run that has taken over sweeps what we leave unfinished while we sleep. That
-                # is for the journal to say, not for the disk.
-                self._replace(final, data)
+        with self._errors("write", name):
+            with self._in(name) as (folder, base):
+                try:
+                    self._replace(folder, base, data)
+                except FileNotFoundError:
+                    # A run that has taken over sweeps what we leave unfinished while we sleep.
+                    # That is for the journal to say, not for the disk.
+                    self._replace(folder, base, data)
             fault_point("store.renamed")
-            _sync_folder(final.parent)
+            self._flush_folder(_folder_of(name))
 
-    def _replace(self, final: Path, data: bytes | memoryview) -> None:
-        temp = self._write_temp(final, data)
+    def _replace(self, folder: int, base: str, data: bytes | memoryview) -> None:
+        temp = self._write_temp(folder, base, data)
         fault_point("store.temp_written")
         try:
-            os.replace(temp, final)
+            os.replace(temp, base, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            _unlink_quietly(temp)
+            _unlink_quietly(temp, folder)
             raise
 
+    def move(self, name: str, to: str) -> None:
+        with (
+            self._errors("move", name),
+            self._in(name) as (folder, base),
+            self._in(to) as (target, new),
+        ):
+            os.rename(base, new, src_dir_fd=folder, dst_dir_fd=target)
+            _flush(target)
+            _flush(folder)
+
     def delete(self, name: str) -> None:
-        with self._errors("delete", self.root / name), contextlib.suppress(FileNotFoundError):
-            os.unlink(self.root / name)
+        with (
+            self._errors("delete", name),
+            contextlib.suppress(FileNotFoundError),
+            self._in(name) as (folder, base),
+        ):
+            os.unlink(base, dir_fd=folder)
 
     def sync(self, folder: str) -> None:
-        with self._errors("flush", self.root / folder):
-            _sync_folder(self.root / folder)
+        with self._errors("flush", folder):
+            self._flush_folder(folder)
 
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
         swept = 0
-        with self._errors("sweep", self.root / folder):
+        with (
+            self._errors("sweep", folder),
+            contextlib.suppress(FileNotFoundError),
+            self._opened(folder) as handle,
+        ):
             for entry in self._entries(folder):
                 # .<name>.<random>.tmp
                 if entry.name.startswith(".") and entry.name.endswith(_TEMP_SUFFIX):
                     name = entry.name[1 : -len(_TEMP_SUFFIX)].rpartition(".")[0]
                     if dead(f"{folder}/{name}" if folder else name):
-                        _unlink_quietly(Path(entry.path))
+                        _unlink_quietly(entry.name, handle)
                         swept += 1
         return swept
 
     def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
-        path = self.root / name
-        with self._errors("lock", path):
+        with self._errors("lock", name), self._in(name) as (folder, base):
             while True:
                 if steal:  # the other's lock is on a file that then has no name
-                    _unlink_quietly(path)
+                    _unlink_quietly(base, folder)
                 # A file object, so that a lock that is lost sight of is released all the same.
                 handle = open(  # noqa: SIM115 - open for as long as the lock is held
-                    path, "a", opener=lambda path, flags: os.open(path, flags, 0o600)
+                    base,
+                    "a",
+                    opener=lambda base, flags: open_plain(
+                        base, flags, self._mode(folder), dir_fd=folder
+                    ),
                 )
                 try:
                     if not self._flock(handle, exclusive=True):
                         handle.close()
                         return None
-                    if _is_at(handle, path):
+                    if _is_at(handle, base, folder):
                         _held.add(handle)
                         return functools.partial(_close_quietly, handle)
                 except BaseException:
@@ -207,7 +312,11 @@ class LocalStore(Store, Disk):
 
     def locked(self, name: str) -> bool:
         try:
-            with self._errors("read", self.root / name), open(self.root / name) as handle:
+            with (
+                self._errors("read", name),
+                self._in(name) as (folder, base),
+                os.fdopen(open_plain(base, dir_fd=folder)) as handle,
+            ):
                 return not self._flock(handle, exclusive=False)
         except FileNotFoundError:
             return False
@@ -227,9 +336,10 @@ class LocalStore(Store, Disk):
     def archive(self) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         target = self.root.with_name(f"{self.root.name}.archived-{stamp}-{secrets.token_hex(3)}")
-        with self._errors("archive", self.url):
+        with self._errors("archive", ""):
             os.rename(self.root, target)
             _sync_folder(target.parent)
+        self.let_go()
         return str(target)
 
     def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -237,21 +347,55 @@ class LocalStore(Store, Disk):
 
         return LocalFileSystem(), self.url
 
+    def _open(self, folder: str) -> int:
+        """A handle of one of the folders, or of the directory itself."""
+        if self._handle is None and not folder:
+            return os.open(self.root, _FOLDER)
+        path = self.root / folder if self._handle is None else folder or "."
+        try:
+            return os.open(path, _FOLDER | os.O_NOFOLLOW, dir_fd=self._handle)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP) and self.root.is_dir():
+                raise CheckpointUnusable(
+                    f"{self.root / folder} is no folder, or a symbolic link to one, which is not "
+                    "followed; put the folder itself there"
+                ) from error
+            raise
+
+    @contextlib.contextmanager
+    def _opened(self, folder: str) -> Iterator[int]:
+        handle = self._open(folder)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _in(self, name: str) -> Iterator[tuple[int, str]]:
+        """A handle of the folder that a name is in, and the last part of the name."""
+        with self._opened(_folder_of(name)) as handle:
+            yield handle, name.rpartition("/")[2]
+
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            with os.scandir(self.root / folder) as entries:
+            with self._opened(folder) as handle, os.scandir(handle) as entries:
                 yield from entries
         except FileNotFoundError:
             return
 
-    def _write_temp(self, final: Path, data: bytes | memoryview) -> Path:
+    def _flush_folder(self, folder: str) -> None:
+        with self._opened(folder) as handle:
+            _flush(handle)
+
+    def _write_temp(self, folder: int, base: str, data: bytes | memoryview) -> str:
         """Write the bytes beside their final name and flush them; any failure removes the file.
 
         A failed fsync condemns the file: the kernel marks its pages clean, and the next fsync
         would say yes. So nothing here is tried twice.
         """
-        temp = final.with_name(f".{final.name}.{secrets.token_hex(4)}{_TEMP_SUFFIX}")
-        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        temp = f".{base}.{secrets.token_hex(4)}{_TEMP_SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        handle = open_plain(temp, flags, self._mode(folder), dir_fd=folder)
         try:
             try:
                 rest = memoryview(data)
@@ -261,17 +405,26 @@ class LocalStore(Store, Disk):
             finally:
                 os.close(handle)
         except BaseException:
-            _unlink_quietly(temp)
+            _unlink_quietly(temp, folder)
             raise
         return temp
 
+    @staticmethod
+    def _mode(folder: int) -> int:
+        return 0o660 if _is_shared(os.fstat(folder)) else 0o600
+
     @contextlib.contextmanager
-    def _errors(self, verb: str, path: str | Path) -> Iterator[None]:
+    def _errors(self, verb: str, name: str) -> Iterator[None]:
+        path = self.root / name
         try:
             yield
+        except NotPlain as error:
+            raise CheckpointUnusable(f"{path}: {error.strerror}; remove it") from error
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and verb == "read":
-                raise  # for the caller to judge
+            if isinstance(error, FileNotFoundError):
+                if verb == "read":
+                    raise  # for the caller to judge
+                self.check_place(filter(None, [_folder_of(name)]))
             if error.errno in _UNUSABLE:
                 raise CheckpointUnusable(
                     f"cannot {verb} {path}: {_UNUSABLE[error.errno]} ({error.strerror}); "
@@ -289,8 +442,20 @@ def _make_durably(path: Path) -> None:
         return
     _make_durably(path.parent)
     with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=0o770 if _is_shared(path.parent.stat()) else 0o700)
     _sync_folder(path.parent)
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _plain(there: os.stat_result) -> bool:
+    return kind_of(there.st_mode) is None
+
+
+def _is_shared(folder: os.stat_result) -> bool:
+    return bool(folder.st_mode & stat.S_ISGID)
 
 
 def _flush(handle: int) -> None:
@@ -301,17 +466,18 @@ def _flush(handle: int) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    handle = os.open(path, _FOLDER)
     try:
         _flush(handle)
     finally:
         os.close(handle)
 
 
-def _is_at(handle: IO[str], path: Path) -> bool:
-    """True if this open file is the one at this path."""
+def _is_at(handle: IO[str], base: str, folder: int) -> bool:
+    """True if this open file is the one that has this name in the folder."""
     try:
-        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+        there = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        return os.path.samestat(os.fstat(handle.fileno()), there)
     except FileNotFoundError:
         return False
 
@@ -321,10 +487,10 @@ def _close_quietly(handle: IO[str]) -> None:
         handle.close()
 
 
-def _unlink_quietly(path: Path) -> None:
+def _unlink_quietly(base: str, folder: int) -> None:
     # A temporary file that stays behind costs no work: the next run sweeps it.
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        os.unlink(base, dir_fd=folder)
 
 
 def in_temporary_folder(path: str) -> bool:

@@ -142,13 +142,13 @@ class SweepTakesWhatIsFinished(LocalStore):
 
 class LeavesLitter(LocalStore):
     def create(self, name, data):
-        final = self.root / name
-        temp = self._write_temp(final, data)
-        local.fault_point("store.temp_written")
-        try:
-            os.link(temp, final)
-        except FileExistsError:
-            return False
+        with self._in(name) as (folder, base):
+            temp = self._write_temp(folder, base, data)
+            local.fault_point("store.temp_written")
+            try:
+                os.link(temp, base, src_dir_fd=folder, dst_dir_fd=folder)
+            except FileExistsError:
+                return False
         return True
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,13 +55,13 @@ def create_by_looking_and_replacing() -> None:
     from resumable_tasks.base.faults import fault_point
 
     def create(self: LocalStore, name: str, data: bytes) -> bool:
-        final = self.root / name
-        if final.exists():
+        if self._has(name):
             return False
-        temp = self._write_temp(final, data)
-        fault_point("store.temp_written")
-        os.replace(temp, final)
-        local._sync_folder(final.parent)
+        with self._in(name) as (folder, base):
+            temp = self._write_temp(folder, base, data)
+            fault_point("store.temp_written")
+            os.replace(temp, base, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
         return True
 
     LocalStore.create = create  # type: ignore[method-assign]
@@ -97,21 +98,21 @@ def no_sweep() -> None:
 
 @mutant
 def files_are_not_flushed() -> None:
-    local._flush = lambda handle: None
-
-    def folders_are(path: Path) -> None:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+    def folders_are(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
             os.fsync(handle)
-        finally:
-            os.close(handle)
 
-    local._sync_folder = folders_are
+    local._flush = folders_are
 
 
 def _folder_is_not_flushed(name: str) -> None:
-    sync = local._sync_folder
-    local._sync_folder = lambda path: None if path.name == name else sync(path)
+    flush = local._flush
+
+    def others_are(handle: int) -> None:
+        if os.path.basename(os.readlink(f"/proc/self/fd/{handle}")) != name:
+            flush(handle)
+
+    local._flush = others_are
 
 
 @mutant
@@ -215,9 +216,9 @@ def a_name_that_is_taken_is_taken_for_done() -> None:
     )
 
 
-def _write_temp(self: LocalStore, final: Path, data: bytes, write: Callable[..., None]) -> Path:
-    temp = final.with_name(f".{final.name}.{os.urandom(4).hex()}.tmp")
-    handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _write_temp(folder: int, base: str, data: bytes, write: Callable[..., None]) -> str:
+    temp = f".{base}.{os.urandom(4).hex()}.tmp"
+    handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
     try:
         write(handle, data)
         with contextlib.suppress(OSError):
@@ -229,8 +230,8 @@ def _write_temp(self: LocalStore, final: Path, data: bytes, write: Callable[...,
 
 @mutant
 def a_short_write_is_taken_for_a_whole_one() -> None:
-    LocalStore._write_temp = lambda self, final, data: _write_temp(  # type: ignore[method-assign]
-        self, final, data, lambda handle, data: os.write(handle, data) and None
+    LocalStore._write_temp = lambda self, folder, base, data: _write_temp(  # type: ignore[method-assign]
+        folder, base, data, lambda handle, data: os.write(handle, data) and None
     )
 
 
@@ -240,8 +241,8 @@ def errors_of_write_and_fsync_are_swallowed() -> None:
         with contextlib.suppress(OSError):
             os.write(handle, data)
 
-    LocalStore._write_temp = lambda self, final, data: _write_temp(  # type: ignore[method-assign]
-        self, final, data, write
+    LocalStore._write_temp = lambda self, folder, base, data: _write_temp(  # type: ignore[method-assign]
+        folder, base, data, write
     )
 
 
@@ -256,7 +257,7 @@ def the_record_is_written_in_place() -> None:
         os.write(handle, data[len(data) // 2 :])
         os.fsync(handle)
         os.close(handle)
-        local._sync_folder((self.root / name).parent)
+        self.sync(name.rpartition("/")[0])
         return True
 
     LocalStore.create = create  # type: ignore[method-assign]

@@ -38,8 +38,13 @@ def record(root: str, to: str, *, kill_at: int = 0) -> None:
     opened: dict[int, int] = {}
     count = 0
 
-    def name(path: Any) -> str | None:
-        text = os.path.abspath(os.fspath(path))
+    def whole(path: Any, folder: int | None) -> str:
+        """The path, of which a call was given the last part and a handle of the folder."""
+        above = os.readlink(f"/proc/self/fd/{folder}") if folder is not None else ""
+        return os.path.abspath(os.path.join(above, os.fspath(path)))
+
+    def name(path: Any, folder: int | None = None) -> str | None:
+        text = whole(path, folder)
         return os.path.relpath(text, root) if text.startswith(root + os.sep) else None
 
     def note(**entry: Any) -> None:
@@ -51,10 +56,11 @@ def record(root: str, to: str, *, kill_at: int = 0) -> None:
 
     def do_open(path: Any, flags: int, *rest: Any, **more: Any) -> int:
         with lock:
-            there = os.path.lexists(path)
+            full = whole(path, more.get("dir_fd"))
+            there = os.path.lexists(full)
             handle: int = real["open"](path, flags, *rest, **more)
             opened.pop(handle, None)
-            if (at := name(path)) is not None or os.path.abspath(os.fspath(path)) == root:
+            if (at := name(full)) is not None or full == root:
                 opened[handle] = len(opened) + (os.getpid() << 20) + count
                 note(op="open", handle=opened[handle], path=at or ".", new=not there)
             return handle
@@ -82,7 +88,7 @@ def record(root: str, to: str, *, kill_at: int = 0) -> None:
         def do(path: Any, *rest: Any, **more: Any) -> None:
             with lock:
                 real[op](path, *rest, **more)
-                if (at := name(path)) is not None:
+                if (at := name(path, more.get("dir_fd"))) is not None:
                     note(op=op, path=at)
 
         return do
@@ -91,8 +97,8 @@ def record(root: str, to: str, *, kill_at: int = 0) -> None:
         def do(source: Any, target: Any, **more: Any) -> None:
             with lock:
                 real[op](source, target, **more)
-                if (to := name(target)) is not None:
-                    note(op=as_op, path=name(source), to=to)
+                if (to := name(target, more.get("dst_dir_fd"))) is not None:
+                    note(op=as_op, path=name(source, more.get("src_dir_fd")), to=to)
 
         return do
 

@@ -1,0 +1,84 @@
+"""Opens files of ours where others may have put something in their place.
+
+A symbolic link is not followed, a pipe is not waited for, and only so much is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Errors with which an open refuses what is no plain file: ELOOP for a link (EMLINK and EFTYPE on
+# some systems), EISDIR for a folder, ENXIO and ENODEV for pipes, sockets and devices.
+_NOT_PLAIN = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENODEV}
+_CHUNK = 1 << 20
+
+
+class NotPlain(OSError):
+    """Something other than a plain file has this name. ``what`` says what."""
+
+    def __init__(self, path: str | Path, what: str) -> None:
+        super().__init__(errno.EINVAL, f"it is {what}, not a plain file", str(path))
+        self.what = what
+
+
+class TooLarge(OSError):
+    """The file holds more than anything of ours that has this name."""
+
+    def __init__(self, path: str | Path, limit: int) -> None:
+        super().__init__(errno.EFBIG, f"it is longer than {limit:,} bytes", str(path))
+
+
+def kind_of(mode: int) -> str | None:
+    """What a name stands for that is no plain file, by its mode; None for a plain file."""
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def open_plain(
+    path: str | Path, flags: int = os.O_RDONLY, mode: int = 0o600, *, dir_fd: int | None = None
+) -> int:
+    """Open a plain file, without waiting. Raises `NotPlain` for anything else of this name."""
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        handle = os.open(path, flags, mode, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in _NOT_PLAIN:
+            there = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+            if (what := kind_of(there.st_mode)) is not None:
+                raise NotPlain(path, what) from error
+        raise
+    if (what := kind_of(os.fstat(handle).st_mode)) is not None:
+        os.close(handle)
+        raise NotPlain(path, what)
+    return handle
+
+
+def read_plain(path: str | Path, limit: int | None = None, *, dir_fd: int | None = None) -> bytes:
+    """The bytes of a plain file. Raises `NotPlain`, and `TooLarge` beyond ``limit``, unread."""
+    handle = open_plain(path, dir_fd=dir_fd)
+    try:
+        size = os.fstat(handle).st_size
+        most = size if limit is None else limit
+        if size > most:
+            raise TooLarge(path, most)
+        parts: list[bytes] = []
+        # One more than there should be, so that a file that grows is not read for ever.
+        left = most + 1
+        while left > 0 and (part := os.read(handle, min(left, max(size, _CHUNK)))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(handle)
+    if limit is not None and left <= 0:
+        raise TooLarge(path, most)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
