@@ -14,10 +14,11 @@ import pytest
 
 from resumable_tasks.checkpoint.store import local
 from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.testing.store_suite import FOLDERS, DiskSuite
 from tests.proof.contracts.disk_stores import OnDisk
 
-FOUND = (AssertionError, pytest.fail.Exception, FileNotFoundError)
+FOUND = (AssertionError, pytest.fail.Exception, FileNotFoundError, CheckpointDamaged)
 
 
 class ChecksThenPuts(LocalStore):
