@@ -14,6 +14,7 @@ from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
@@ -35,11 +36,12 @@ def repair(checkpoint: str, as_json: bool) -> None:
     go to the folder `damaged` of the checkpoint. What is not damaged stays completed.
     """
     from resumable_tasks.checkpoint.directory import repair as repairs
+    from resumable_tasks.checkpoint.directory.mend import FOLDER
 
     store = _existing(checkpoint)
-    before = store.list(repairs.FOLDER)
+    before = disk.names(store, FOLDER)
     report = repairs.repair(store)
-    moved = sorted(store.list(repairs.FOLDER).keys() - before.keys())
+    moved = sorted(disk.names(store, FOLDER) - before)
     left = len(Reader.at(checkpoint).state.done)
     unknown = any(damage.items is None for damage in report.damages)
     redo = report.items - left if report.damages else 0

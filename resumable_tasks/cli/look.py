@@ -300,7 +300,8 @@ def _report_lines(place: str, report: Report) -> Iterator[str]:
             f"{count(len(report.orphans), 'orphan')}: a shard that no commit names is what a crash "
             "leaves behind, or what a run is about to commit; harmless, the next run removes it"
         )
-    if report.damages and report.damages[0].file == "job.json":
+    first = report.damages[0] if report.damages else None
+    if first is not None and first.file == "job.json" and first.items is None:
         yield (
             "next: put job.json back from a copy; or "
             f"{clean(command('reset', place))} archives the checkpoint"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from resumable_tasks.checkpoint.directory import layout
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.store.base import Store
@@ -27,6 +28,7 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
         records = commit.number + 1
         for key in commit.retracted.split(b"\n") if commit.retracted else ():
             retracted[key] = commit.number
+    layout.check(store, records)
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:
             return

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.directory import handlers, holder, manifest, outbox, schemas, shards
+from resumable_tasks.checkpoint.directory import (
+    handlers,
+    holder,
+    layout,
+    manifest,
+    outbox,
+    schemas,
+    shards,
+)
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
@@ -63,7 +71,7 @@ def read_manifest(store: Store) -> Manifest:
     try:
         return manifest.read(store)
     except FileNotFoundError:
-        if store.list(JOURNAL):
+        if disk.names(store, JOURNAL):
             raise manifest.damaged(store, _NO_MANIFEST) from None
         raise UsageError(
             f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
@@ -78,6 +86,7 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
     """
     found, state = read_manifest(store), State(place=store.url)
     state.apply_all(Journal(store, found.id).read_new())
+    layout.check(store, state.records)
     supersede.check(store, found, state)
     return found.named(state.names), state
 
@@ -120,7 +129,7 @@ class DirectoryCheckpoint(Checkpoint):
         hold = Holder(store, secrets.token_hex(6), opening.identity)
         try:
             hold.take(takeover=opening.takeover)
-            if store.list(JOURNAL) and manifest.NAME not in store.list(""):
+            if disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
                 raise manifest.damaged(store, _NO_MANIFEST)
             found = manifest.create_or_read(store, wanted)
             checkpoint = cls(store, found, job, hold)
@@ -145,10 +154,27 @@ class DirectoryCheckpoint(Checkpoint):
         return is_for_another(self.store, found, wanted, state, self._job)
 
     def _recover(self) -> None:
+        """Read the journal. Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken."""
+        while True:
+            before = disk.names(self.store, JOURNAL)
+            try:
+                self._read_all()
+                return
+            except CheckpointDamaged:
+                # A run that has taken over meanwhile may have replaced what was read, and swept it.
+                disk.check_place(self.store)
+                self._hold.check()
+                if disk.names(self.store, JOURNAL) == before:
+                    raise
+                self.state = State(place=self.store.url)
+                self._journal = Journal(self.store, self.manifest.id)
+
+    def _read_all(self) -> None:
         # What a run that died had linked but not flushed is made durable before it is believed.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
         self.state.apply_all(self._journal.read_new())
+        layout.check(self.store, self.state.records)
         supersede.check(self.store, self.manifest, self.state)
         shards.check_sizes(self.store, self.state.shards.values())
 
@@ -167,6 +193,8 @@ class DirectoryCheckpoint(Checkpoint):
         if self._job.origin is not None:
             info["handler"] = handlers.describe(self._job.origin)
         made, same_key = self.manifest, self._job.same_key
+        if not self.state.records:
+            info["manifest"] = manifest.told(made)
         for _ in range(_CLAIM_TRIES):
             names = self.state.names
             self.manifest, named = manifest.claimed(

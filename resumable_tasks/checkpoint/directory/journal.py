@@ -50,6 +50,11 @@ _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+CONVERTED = (
+    "its line endings were changed to CRLF, by git or an editor; nothing else is wrong with it, "
+    "and a repair undoes that"
+)
 # More than a record ever has; what is longer is none, and is not read.
 MOST_BYTES = 1 << 30
 
@@ -113,8 +118,18 @@ def decode(data: bytes, name: str, place: str = "") -> Commit:
     """
     try:
         return _decode(data, name, place)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except CheckpointDamaged:
+        if b"\r\n" in data:
+            decode(unconverted(data), name, place)
+            raise _damaged(name, CONVERTED, place) from None
+        raise
+    except _UNREADABLE as error:
         raise _damaged(name, f"it cannot be read: {error!r}", place) from error
+
+
+def unconverted(data: bytes) -> bytes:
+    """The record whose line endings git or an editor has changed. No raw CR is in a record."""
+    return data.replace(b"\r\n", b"\n")
 
 
 def _decode(data: bytes, name: str, place: str) -> Commit:
@@ -274,6 +289,13 @@ class Journal:
         self._epoch = 0
         self._usable = True
         self.next_number = 0
+
+    @classmethod
+    def after(cls, store: Store, last: Commit) -> Journal:
+        """The journal to be appended to after this record, whatever those before it look like."""
+        journal = cls(store, "")
+        journal._advance(last)
+        return journal
 
     def read_new(self) -> Iterator[Commit]:
         """The records that this object has not yet seen, verified, in order.

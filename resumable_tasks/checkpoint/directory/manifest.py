@@ -10,11 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
-from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    CheckpointUnusable,
+    StoreError,
+)
 
 NAME = "job.json"
 FORMAT = 1
+_MOST_BYTES = 1 << 20
 OPEN = ("job", "key", "results")
 
 
@@ -98,7 +105,7 @@ def create_or_read(store: Store, wanted: Manifest) -> Manifest:
     wanted = Manifest(
         wanted.job, wanted.version, wanted.key, wanted.results, secrets.token_hex(16), now()
     )
-    data = json.dumps(asdict(wanted), ensure_ascii=False, indent=1).encode() + b"\n"
+    data = _encoded(wanted)
     made = _create(store, data)
     if made and _create(store, data):
         raise CheckpointUnusable(
@@ -124,12 +131,14 @@ def read(store: Store) -> Manifest:
     `CheckpointMismatch` if it is of a format that this version does not know.
     """
     try:
-        found = json.loads(store.read(NAME))
-        version = found["format"]
-        if version == FORMAT:
-            return Manifest(**found)
+        found = json.loads(disk.read(store, NAME, _MOST_BYTES))
+        if found["format"] == FORMAT:
+            return parsed(found)
+        version = int(found["format"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(store, f"it cannot be read: {error!r}") from error
+    except CheckpointDamaged as error:
+        raise damaged(store, error.detail) from error
     raise CheckpointMismatch(
         f"{store.url} is in format {version}, and this version of resumable-tasks knows format "
         f"{FORMAT}",
@@ -137,14 +146,42 @@ def read(store: Store) -> Manifest:
     )
 
 
+def parsed(fields: dict[str, Any]) -> Manifest:
+    """A manifest from its JSON. Raises ``TypeError`` or ``ValueError`` for what is none."""
+    found = Manifest(**fields)
+    texts = (found.job, found.version, found.results, found.id, found.created)
+    if not all(isinstance(text, str) for text in texts) or not found.id:
+        raise ValueError("a field is not the text that it has to be")
+    return found
+
+
+def put_back(store: Store, found: Manifest) -> None:
+    """Create the manifest again. Raises `StoreError` if it is there."""
+    if not _create(store, _encoded(found)):
+        raise StoreError(f"{store.url}: {NAME} was created by another program meanwhile")
+
+
+def told(found: Manifest) -> dict[str, Any]:
+    """The manifest for the first record, which names its id anyway."""
+    fields = asdict(found)
+    del fields["id"]
+    return fields
+
+
+def _encoded(found: Manifest) -> bytes:
+    return json.dumps(asdict(found), ensure_ascii=False, indent=1).encode() + b"\n"
+
+
 def damaged(store: Store, what: str) -> CheckpointDamaged:
-    """The error for an unusable manifest, with the ways out: nothing else has its content."""
+    """The error for an unusable manifest, with the ways out."""
+    quoted = shlex.quote(store.url)
     return CheckpointDamaged(
         what,
         files=(NAME,),
         place=store.url,
-        remedy=f"Put it back from a copy; or `resumable reset {shlex.quote(store.url)}` archives "
-        "the checkpoint, and the next run starts from the beginning",
+        remedy=f"`resumable repair {quoted}` restores it from the journal where that has it; else "
+        f"put it back from a copy; or `resumable reset {quoted}` archives the checkpoint, and the "
+        "next run starts from the beginning",
     )
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from resumable_tasks.base.text import command
-from resumable_tasks.checkpoint.directory import holder, manifest, shards
+from resumable_tasks.checkpoint.directory import holder, layout, manifest, shards
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import (
@@ -44,6 +45,7 @@ EXIT_CODES: dict[Status, int] = {
 }
 
 _OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
+_FOLDERS = (JOURNAL, shards.FOLDER, "outbox", "damaged")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +110,7 @@ class Reader:
         """
         try:
             self.read_new()
+            layout.check(self.store, self.state.records)
             try:
                 shards.check_sizes(self.store, self.state.shards.values())
             except CheckpointDamaged:
@@ -250,7 +253,7 @@ def live_holder(store: Store) -> dict[str, Any] | None:
 
 def is_checkpoint(store: Store) -> bool:
     """True if this place holds a checkpoint, damaged or not, and not just other files."""
-    if any(record_number(name) is not None for name in store.list(JOURNAL)):
+    if any(record_number(name) is not None for name in disk.names(store, JOURNAL)):
         return True
     try:
         manifest.read(store)
@@ -260,7 +263,7 @@ def is_checkpoint(store: Store) -> bool:
         return True  # of a format to come
     except CheckpointDamaged:
         # Other programs have a job.json too.
-        return store.list("").keys() <= {manifest.NAME, holder.NAME, holder.LOCK}
+        return disk.names(store, "") <= {*_FOLDERS, manifest.NAME, holder.NAME, holder.LOCK}
     return True
 
 

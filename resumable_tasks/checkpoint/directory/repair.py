@@ -11,27 +11,26 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from resumable_tasks.base.clock import now
 from resumable_tasks.base.text import count
-from resumable_tasks.checkpoint.directory import holder, journal, manifest, schemas, shards
+from resumable_tasks.checkpoint.directory import holder, journal, layout, manifest, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.mend import STRAY, Findings, Mending
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.recover import recovered_manifest
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged, UsageError
+from resumable_tasks.errors import CheckpointDamaged, CheckpointHeld, Fenced, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.runners.outcome import Failure, Shard
+from resumable_tasks.runners.outcome import Failure
 
-FOLDER = "damaged"
-# A record this far ahead of those before it is a stray file, not the end of a hole.
-_STRAY = 10_000
+_FENCE_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +68,39 @@ def verify(store: Store) -> Report:
 def repair(store: Store) -> Report:
     """Move damaged files aside, so that the next run redoes the items they held, and only those.
 
-    Nothing is deleted: damaged files go to the folder ``damaged``. In the place of a damaged
-    record comes one of kind ``lost``; the keys of damaged shards are retracted by one of kind
-    ``repair``. Both fence every run that may still be alive. Returns what was damaged.
+    First a record fences every run that may still be alive; only then, and only what is older, is
+    moved. Nothing is deleted: damaged files go to the folder ``damaged``. In the place of a
+    damaged record comes one of kind ``lost``; the keys of damaged shards are retracted by one of
+    kind ``repair``. What can be restored is: ``job.json`` from the first record, records whose
+    line endings were changed. Returns what was damaged.
 
     Raises `CheckpointHeld` while a run is at work, `UsageError` if there is no checkpoint, and
-    `CheckpointDamaged` if ``job.json`` itself is damaged, which only a copy can replace.
+    `CheckpointDamaged` if ``job.json`` itself is damaged and the first record does not tell what
+    it held.
     """
-    if not store.list(JOURNAL) and manifest.NAME not in store.list(""):
+    if not disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
         raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}")
+    disk.prepare(store, (JOURNAL, shards.FOLDER))
     hold = Holder(store, run := secrets.token_hex(6))
-    hold.take(takeover=False)
     try:
-        report, found, records = _examine(store)
-        if found is None:
-            raise manifest.damaged(store, "it is damaged, and nothing else tells what it held")
-        if report.damages:
-            _move_damage_aside(
-                store, found, records, {damage.file for damage in report.damages}, run
-            )
-        return report
+        hold.take(takeover=False)
+        for _ in range(_FENCE_TRIES):
+            report, found = _examine(store)
+            if found is None:
+                raise manifest.damaged(store, "it is damaged, and nothing else tells what it held")
+            if not report.damages:
+                return report
+            mending = Mending(store, found, run)
+            try:
+                mending.fence()
+            except Fenced:
+                continue  # a run that is alive has committed: its shards count now
+            mending.mend()
+            return report
+        raise CheckpointHeld(f"runs go on committing to {store.url}: stop them first")
     finally:
         hold.release()
+        disk.let_go(store)
 
 
 def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
@@ -120,21 +130,11 @@ def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
         hold.release()
 
 
-def _examine(store: Store) -> tuple[Report, Manifest | None, dict[int, Commit]]:
-    """The report, the manifest if it is readable, and the readable records by number."""
+def _examine(store: Store) -> tuple[Report, Findings | None]:
+    """The report, and what a repair needs; None where no manifest can be had."""
     report = Report()
-    there = store.list(JOURNAL)
-    try:
-        found: Manifest | None = manifest.read(store)
-    except FileNotFoundError:
-        if not there:
-            raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}") from None
-        report.damages.append(Damage(manifest.NAME, "it is missing", None))
-        found = None
-    except CheckpointDamaged as error:
-        report.damages.append(Damage(manifest.NAME, error.detail, None))
-        found = None
-    records = _examine_journal(store, report, found.id if found else None)
+    found = _examine_manifest(store, report)
+    records, converted = _examine_journal(store, report, found.id if found else None)
     _examine_keys(report, records)
     state = _fold(records)
     owners = _owners(records)
@@ -147,10 +147,34 @@ def _examine(store: Store) -> tuple[Report, Manifest | None, dict[int, Commit]]:
         except CheckpointDamaged as error:
             if path not in doubled:
                 report.damages.append(Damage(path, error.detail, owners[path]))
+    if not records and layout.is_headless(store):
+        report.damages.append(Damage(JOURNAL, layout.HEADLESS, None))
+    bad = {damage.file for damage in report.damages}
+    odd = {name: what for name, what in layout.odd(store).items() if name not in bad}
+    report.damages += [Damage(name, what, 0) for name, what in odd.items()]
     report.orphans = sorted(path for path in listed if path not in state.shards)
     report.records, report.shards = len(records), len(state.shards)
     report.rows = state.rows
-    return report, found, records
+    if found is None:
+        return report, None
+    return report, Findings(found, records, frozenset({*bad, *odd}), frozenset(converted))
+
+
+def _examine_manifest(store: Store, report: Report) -> Manifest | None:
+    """The manifest, from the first record if need be; None if it cannot be had."""
+    try:
+        return manifest.read(store)
+    except FileNotFoundError:
+        if not disk.names(store, JOURNAL):
+            raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}") from None
+        detail = "it is missing"
+    except CheckpointDamaged as error:
+        detail = error.detail
+    found = recovered_manifest(store)
+    if found is not None:
+        detail += "; record 0 tells what it held"
+    report.damages.append(Damage(manifest.NAME, detail, None if found is None else 0))
+    return found
 
 
 def _fold(records: dict[int, Commit]) -> State:
@@ -176,14 +200,18 @@ def _examine_keys(report: Report, records: dict[int, Commit]) -> None:
     report.items = len(done)
 
 
-def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[int, Commit]:
+def _examine_journal(
+    store: Store, report: Report, anchor: str | None
+) -> tuple[dict[int, Commit], list[str]]:
+    """The readable records, and the names of those that are once their line endings are undone."""
     # Twice: a listing during which a run commits can miss a record and show its successor.
-    names = {*store.list(JOURNAL), *store.list(JOURNAL)}
+    names = {*disk.names(store, JOURNAL), *disk.names(store, JOURNAL)}
     numbers = {n for name in names if (n := record_number(name)) is not None}
     records: dict[int, Commit] = {}
+    converted = []
     last = -1
     for number in sorted(numbers):
-        if number - last > _STRAY:
+        if number - last > STRAY:
             what = "it is far ahead of the others, and none of this checkpoint's"
             report.damages.append(Damage(record_name(number), what, None))
         else:
@@ -191,7 +219,7 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[i
     for number in range(last + 1):
         name = record_name(number)
         try:
-            record = journal.decode(store.read(name), name)
+            record, was_converted = _read_record(store, name)
         except FileNotFoundError:
             report.damages.append(Damage(name, "it is missing", None))
             continue
@@ -205,8 +233,19 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> dict[i
                 Damage(name, "it does not continue the record before it", record.key_count)
             )
             continue
+        if was_converted:
+            converted.append(name)
+            report.damages.append(Damage(name, journal.CONVERTED, 0))
         records[number] = record
-    return records
+    return records, converted
+
+
+def _read_record(store: Store, name: str) -> tuple[Commit, bool]:
+    """A record, and whether its line endings were changed. Raises as `decode` does."""
+    data = journal.read(store, name)
+    if b"\r\n" not in data:
+        return journal.decode(data, name), False
+    return journal.decode(journal.unconverted(data), name), True
 
 
 def _continuations(before: Commit | None) -> set[str | None]:
@@ -220,95 +259,3 @@ def _owners(records: dict[int, Commit]) -> dict[str, int]:
     """Count the keys that have their rows in each shard."""
     sections = (section for record in records.values() for section in record.sections())
     return {s.shard.path: len(s.lines) for s in sections if s.shard is not None}
-
-
-def _move_damage_aside(
-    store: Store, found: Manifest, records: dict[int, Commit], bad: set[str], run: str
-) -> None:
-    stamp = now().replace(":", "").replace("+0000", "")
-    lost = sorted(n for name in bad if (n := record_number(name)) is not None)
-    for number in [n for n in lost if n > max(records, default=0) + _STRAY]:
-        _move_aside(store, record_name(number), stamp)
-        lost.remove(number)
-    # A lost record may have been a claim: step over every epoch that it can have taken.
-    epoch = max((record.epoch for record in records.values()), default=0) + len(lost)
-    for number in lost:
-        _replace_record(store, found, records, number, run, stamp)
-    log = Journal(store, found.id)
-    state = State(place=store.url)
-    state.apply_all(log.read_new())
-    # What only lost records have named is no orphan to be swept, but evidence to be kept.
-    for path in store.list(shards.FOLDER) if lost else ():
-        if path not in state.shards:
-            _move_aside(store, path, stamp)
-    gone = [shard for path, shard in state.shards.items() if path in bad]
-    places = supersede.shard_of_each(Journal(store, found.id).read_new())
-    gone_paths = {shard.path for shard in gone}
-    info = {**holder.me(run), "retracted_shards": [shard.path for shard in gone]}
-    info.pop("run")
-    log.append(
-        Commit(
-            kind="repair",
-            epoch=epoch + 1,
-            run=run,
-            # Not what has been handled again since: its rows are elsewhere.
-            retracted=keys.join(key for key, path in places.items() if path in gone_paths),
-            # A lost record may have been the one that widened the schema.
-            schema=_schema(store, [s for s in state.shards.values() if s not in gone]),
-            info=info,
-        )
-    )
-    for shard in gone:
-        _move_aside(store, shard.path, stamp)
-
-
-def _replace_record(
-    store: Store,
-    found: Manifest,
-    records: dict[int, Commit],
-    number: int,
-    run: str,
-    stamp: str,
-) -> None:
-    """Put a ``lost`` record where a damaged one stands, in one step, keeping a copy of it.
-
-    The place is never empty in between, so that no run that sleeps can put its own there.
-    """
-    name = record_name(number)
-    try:
-        disk.prepare(store, (FOLDER,))
-        store.put(f"{FOLDER}/{stamp}-{name.rpartition('/')[2]}", store.read(name))
-    except FileNotFoundError:
-        pass  # there is nothing to keep of a missing one
-    before, after = records.get(number - 1), records.get(number + 1)
-    commit = Commit(
-        kind="lost",
-        epoch=0,
-        run=run,
-        number=number,
-        time=now(),
-        nonce=secrets.token_hex(8),
-        previous=found.id if number == 0 else before.checksum if before else "",
-        info={"stands_for": after.previous} if after else {},
-    )
-    data, checksum = journal.encode(commit)
-    store.put(name, data)
-    records[number] = replace(commit, checksum=checksum)
-
-
-def _schema(store: Store, good: list[Shard]) -> str | None:
-    """The unified schema of these shards, read from the files themselves."""
-    unified = None
-    for shard in good:
-        unified = schemas.unify(unified, shards.read(store, shard).schema, shard.path)
-    return schemas.schema_to_text(unified) if unified is not None else None
-
-
-def _move_aside(store: Store, path: str, stamp: str) -> None:
-    try:
-        data = store.read(path)
-    except FileNotFoundError:
-        return
-    disk.prepare(store, (FOLDER,))
-    store.put(f"{FOLDER}/{stamp}-{path.rpartition('/')[2]}", data)
-    store.delete(path)

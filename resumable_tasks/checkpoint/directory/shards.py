@@ -93,7 +93,7 @@ def read(store: Store, shard: Shard) -> pa.Table:
 def checked_bytes(store: Store, shard: Shard) -> bytes:
     """A shard's bytes, verified against its commit. Raises `CheckpointDamaged`."""
     try:
-        data = store.read(shard.path)
+        data = disk.read(store, shard.path, shard.bytes)
     except FileNotFoundError:
         raise damaged(store, shard, "it is missing") from None
     if len(data) != shard.bytes:

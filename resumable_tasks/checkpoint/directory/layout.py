@@ -1,0 +1,35 @@
+"""Damage that shows in a checkpoint's folders, before anything is read."""
+
+from __future__ import annotations
+
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointDamaged
+
+HEADLESS = "it is empty or missing, and there are shards"
+
+
+def odd(store: Store) -> dict[str, str]:
+    """The names in ``journal`` and ``shards`` of what is no plain file, and what is wrong."""
+    found = {**disk.odd(store, JOURNAL), **disk.odd(store, SHARDS)}
+    return {name: f"it is {what}, not a plain file" for name, what in found.items()}
+
+
+def is_headless(store: Store) -> bool:
+    """True if there are shards, and no record that could name them.
+
+    No run writes a shard before its claim is in the journal, which is therefore listed last.
+    """
+    return bool(store.list(SHARDS)) and not disk.names(store, JOURNAL)
+
+
+def check(store: Store, records: int) -> None:
+    """Raises `CheckpointDamaged` for a journal of so many records, and the shards beside it."""
+    found = odd(store)
+    if not records and is_headless(store):
+        found[JOURNAL] = HEADLESS
+    if found:
+        files = tuple(found)
+        raise CheckpointDamaged(found[files[0]], files=files, place=store.url)

@@ -1,0 +1,196 @@
+"""Mends a damaged checkpoint: first every run is fenced, then damage is moved aside.
+
+``docs/design/0004-repair.md`` has the order of the steps, and why.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from resumable_tasks.base.clock import now
+from resumable_tasks.checkpoint.directory import (
+    holder,
+    journal,
+    layout,
+    manifest,
+    schemas,
+    shards,
+)
+from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import Fenced
+from resumable_tasks.items import keys
+from resumable_tasks.runners.outcome import Shard
+
+FOLDER = "damaged"
+# A record this far ahead of those before it is a stray file, not the end of a hole.
+STRAY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found of a checkpoint: its readable records by number, and the names of damage.
+
+    ``converted`` are the records whose line endings were changed; they are readable.
+    """
+
+    manifest: Manifest
+    records: dict[int, Commit]
+    bad: frozenset[str]
+    converted: frozenset[str]
+
+
+class Mending:
+    """The mending of what was found, by one run of `repair`."""
+
+    def __init__(self, store: Store, found: Findings, run: str) -> None:
+        self._store = store
+        self._found = found
+        self._run = run
+        self._stamp = now().replace(":", "").replace("+0000", "")
+        self._info = holder.me(run)
+        self._info.pop("run")
+        end = max(found.records, default=0) + STRAY
+        numbers = {record_number(name) for name in found.bad - found.converted}
+        self._lost = sorted(n for n in numbers if n is not None and n <= end)
+        self._strays = sorted(n for n in numbers if n is not None and n > end)
+        # What comes in the place of the lost records, and the journal as it is with that.
+        self._substitutes: dict[int, bytes] = {}
+        self._records = dict(found.records)
+        for number in self._lost:
+            self._substitutes[number], self._records[number] = self._substitute(number)
+        self._epoch = 0
+
+    def fence(self) -> None:
+        """Append a record that no run which is alive has read: none of them commits after it.
+
+        Raises `Fenced` if one of them has committed meanwhile: look again, and try again.
+        """
+        epoch = max((record.epoch for record in self._records.values()), default=0)
+        if self._lost or layout.is_headless(self._store):
+            # A lost record may have been a claim: step over every epoch that it can have taken.
+            epoch += len(self._lost)
+            listed = map(shards.epoch_of, self._store.list(shards.FOLDER))
+            epoch = max(epoch, *listed, 0)
+        log = Journal(self._store, self._found.manifest.id)
+        if self._records:
+            log = Journal.after(self._store, self._records[max(self._records)])
+        self._epoch = epoch + 1
+        log.append(Commit("repair", self._epoch, self._run, info=self._info))
+
+    def mend(self) -> None:
+        """Move the damage aside. Only after the fence, and only what is older than that."""
+        disk.prepare(self._store, (FOLDER,))
+        headless = layout.is_headless(self._store)
+        if manifest.NAME in self._found.bad:
+            self._move_aside(manifest.NAME)
+            manifest.put_back(self._store, self._found.manifest)
+        for name in sorted(self._found.converted):
+            self._store.put(name, journal.unconverted(journal.read(self._store, name)))
+        for number in self._strays:
+            self._move_aside(record_name(number))
+        for number in self._lost:
+            self._replace_record(number)
+        log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
+        state.apply_all(log.read_new())
+        if self._lost or headless:
+            self._keep_unnamed(state)
+        gone = [shard for path, shard in state.shards.items() if path in self._found.bad]
+        if gone or self._lost:
+            self._retract(log, state, gone)
+        self._move_all([shard.path for shard in gone])
+        self._move_all(name for name in layout.odd(self._store) if name not in state.shards)
+
+    def _substitute(self, number: int) -> tuple[bytes, Commit]:
+        """The ``lost`` record that comes in the place of this one."""
+        before, after = self._records.get(number - 1), self._records.get(number + 1)
+        anchor = self._found.manifest.id
+        commit = Commit(
+            kind="lost",
+            epoch=0,
+            run=self._run,
+            number=number,
+            time=now(),
+            nonce=secrets.token_hex(8),
+            previous=anchor if number == 0 else before.checksum if before else "",
+            info={"stands_for": after.previous} if after else {},
+        )
+        data, checksum = journal.encode(commit)
+        return data, replace(commit, checksum=checksum)
+
+    def _replace_record(self, number: int) -> None:
+        """Put a ``lost`` record where a damaged one stands, in one step, keeping a copy of it.
+
+        The place is never empty in between, so that no run that sleeps can put its own there. If
+        it was empty before, or what stood there could not be copied, a run that is quicker keeps
+        it.
+        """
+        name, data = record_name(number), self._substitutes[number]
+        size = self._store.list(JOURNAL).get(name, journal.MOST_BYTES)
+        if size < journal.MOST_BYTES:
+            self._store.put(self._aside(name), journal.read(self._store, name))
+            self._store.put(name, data)
+            return
+        self._move_aside(name)
+        if not self._store.create(name, data):
+            raise Fenced(
+                f"another run has put record {number} into {self._store.url} meanwhile",
+                remedy="Run the same command again",
+            )
+
+    def _keep_unnamed(self, state: State) -> None:
+        """What only lost records have named is no orphan to be swept, but evidence to be kept."""
+        unnamed = [path for path in self._store.list(shards.FOLDER) if path not in state.shards]
+        self._move_all(path for path in unnamed if shards.epoch_of(path) < self._epoch)
+
+    def _retract(self, log: Journal, state: State, gone: list[Shard]) -> None:
+        """Say that the keys of these shards are not completed any more. Before they are moved."""
+        commits = Journal(self._store, self._found.manifest.id).read_new()
+        places = supersede.shard_of_each(commits)
+        paths = {shard.path for shard in gone}
+        log.append(
+            Commit(
+                kind="repair",
+                epoch=self._epoch,
+                run=self._run,
+                # Not what has been handled again since: its rows are elsewhere.
+                retracted=keys.join(key for key, path in places.items() if path in paths),
+                # A lost record may have been the one that widened the schema.
+                schema=_schema(self._store, [s for s in state.shards.values() if s not in gone]),
+                info={**self._info, "retracted_shards": [shard.path for shard in gone]},
+            )
+        )
+
+    def _move_all(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            self._move_aside(name)
+
+    def _move_aside(self, name: str) -> None:
+        """Move what has this name, whatever it is; no error if nothing has it."""
+        try:
+            if isinstance(self._store, disk.Disk):
+                self._store.move(name, self._aside(name))
+            else:
+                self._store.put(self._aside(name), self._store.read(name))
+                self._store.delete(name)
+        except FileNotFoundError:
+            return
+
+    def _aside(self, name: str) -> str:
+        return f"{FOLDER}/{self._stamp}-{name.replace('/', '-')}"
+
+
+def _schema(store: Store, good: list[Shard]) -> str | None:
+    """The unified schema of these shards, read from the files themselves."""
+    unified = None
+    for shard in good:
+        unified = schemas.unify(unified, shards.read(store, shard).schema, shard.path)
+    return schemas.schema_to_text(unified) if unified is not None else None

@@ -1,0 +1,28 @@
+"""The manifest of a checkpoint whose ``job.json`` is lost, from the journal's first record."""
+
+from __future__ import annotations
+
+from resumable_tasks.checkpoint.directory import journal, manifest
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointDamaged
+
+
+def recovered_manifest(store: Store) -> Manifest | None:
+    """The manifest as record 0 has it; None if that is damaged too, or too old to have it.
+
+    The record names the manifest's id as its ``previous``, by which the journal's chain begins.
+    """
+    name = journal.record_name(0)
+    try:
+        data = journal.unconverted(journal.read(store, name))
+        first = journal.decode(data, name, store.url)
+    except (FileNotFoundError, CheckpointDamaged):
+        return None
+    told = first.info.get("manifest")
+    if not isinstance(told, dict):
+        return None
+    try:
+        return manifest.parsed({**told, "id": first.previous})
+    except (KeyError, TypeError, ValueError):
+        return None
