@@ -61,6 +61,8 @@ class Mending:
         end = max(found.records, default=0) + STRAY
         numbers = {record_number(name) for name in found.bad - found.converted}
         self._lost = sorted(n for n in numbers if n is not None and n <= end)
+        if JOURNAL in found.bad:
+            self._lost = [0]  # there are shards, so there was a claim
         self._strays = sorted(n for n in numbers if n is not None and n > end)
         # What comes in the place of the lost records, and the journal as it is with that.
         self._substitutes: dict[int, bytes] = {}
@@ -75,7 +77,7 @@ class Mending:
         Raises `Fenced` if one of them has committed meanwhile: look again, and try again.
         """
         epoch = max((record.epoch for record in self._records.values()), default=0)
-        if self._lost or layout.is_headless(self._store):
+        if self._lost:
             # A lost record may have been a claim: step over every epoch that it can have taken.
             epoch += len(self._lost)
             listed = map(shards.epoch_of, self._store.list(shards.FOLDER))
@@ -89,7 +91,6 @@ class Mending:
     def mend(self) -> None:
         """Move the damage aside. Only after the fence, and only what is older than that."""
         disk.prepare(self._store, (FOLDER,))
-        headless = layout.is_headless(self._store)
         if manifest.NAME in self._found.bad:
             self._move_aside(manifest.NAME)
             manifest.put_back(self._store, self._found.manifest)
@@ -97,12 +98,13 @@ class Mending:
             self._store.put(name, journal.unconverted(journal.read(self._store, name)))
         for number in self._strays:
             self._move_aside(record_name(number))
+        if self._lost:
+            # As long as they are in the way of a sweep, the journal stays damaged.
+            self._keep_unnamed()
         for number in self._lost:
             self._replace_record(number)
         log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
         state.apply_all(log.read_new())
-        if self._lost or headless:
-            self._keep_unnamed(state)
         gone = [shard for path, shard in state.shards.items() if path in self._found.bad]
         if gone or self._lost:
             self._retract(log, state, gone)
@@ -146,9 +148,10 @@ class Mending:
                 remedy="Run the same command again",
             )
 
-    def _keep_unnamed(self, state: State) -> None:
+    def _keep_unnamed(self) -> None:
         """What only lost records have named is no orphan to be swept, but evidence to be kept."""
-        unnamed = [path for path in self._store.list(shards.FOLDER) if path not in state.shards]
+        named = {shard.path for record in self._records.values() for shard in record.shards}
+        unnamed = [path for path in self._store.list(shards.FOLDER) if path not in named]
         self._move_all(path for path in unnamed if shards.epoch_of(path) < self._epoch)
 
     def _retract(self, log: Journal, state: State, gone: list[Shard]) -> None:

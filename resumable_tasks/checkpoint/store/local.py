@@ -422,7 +422,7 @@ class LocalStore(Store, Disk):
             raise CheckpointUnusable(f"{path}: {error.strerror}; remove it") from error
         except OSError as error:
             if isinstance(error, FileNotFoundError):
-                if verb == "read":
+                if verb in ("read", "move"):
                     raise  # for the caller to judge
                 self.check_place(filter(None, [_folder_of(name)]))
             if error.errno in _UNUSABLE:

@@ -133,18 +133,6 @@ def test_repair_waits_for_a_run_and_leaves_a_sound_checkpoint_alone(filled: Path
         hold.release()
 
 
-def test_a_lost_manifest_is_said_and_not_made_up(filled: Path, job: Any) -> None:
-    (filled / "job.json").rename(filled.parent / "copy")
-    store = open_store(filled)
-    assert [damage.file for damage in verify(store).damages] == ["job.json"]
-    for act in (lambda: repair(store), lambda: job.run([], checkpoint=filled)):
-        with pytest.raises(CheckpointDamaged, match=r"job\.json"):
-            act()
-    assert not (filled / "job.json").exists()
-    (filled.parent / "copy").rename(filled / "job.json")
-    assert verify(store).damages == []
-
-
 def test_what_is_no_checkpoint_cannot_be_verified_or_repaired(tmp_path: Path) -> None:
     for act in (verify, repair):
         with pytest.raises(UsageError, match="not a checkpoint"):
