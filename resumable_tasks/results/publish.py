@@ -22,7 +22,9 @@ from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.results.swap import (
     MARKER,
     ONE_FILE,
+    alone,
     flush_folder,
+    make_parents,
     new_stage,
     put_in_place,
     refuse_foreign,
@@ -99,7 +101,8 @@ def publish(
     """
     reader.check_publishable()
     target = Path(os.path.realpath(dest))
-    refuse_foreign(target)
+    with _io_errors(target):
+        refuse_foreign(target)
 
     def write(rows: CommittedRows) -> Published:
         with _io_errors(target):
@@ -118,7 +121,7 @@ def _write(
     positions: KeyTable | None,
     target_bytes: int,
 ) -> Published:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(target)
     stage = new_stage(target)
     try:
         tables = iter([ordered_table(rows, positions)]) if ordered else rows.tables()
@@ -127,7 +130,10 @@ def _write(
         _write_marker(stage, rows, result)
         flush_folder(stage)
         fault_point("publish.staged")
-        put_in_place(stage, target)
+        with alone(target):
+            # Another publisher, or program, may have been there meanwhile.
+            refuse_foreign(target)
+            put_in_place(stage, target)
     except BaseException:
         remove_published(stage)
         raise

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
+import re
 import secrets
+import stat
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.errors import UsageError
+from resumable_tasks.base.files import NotPlain, TooLarge, read_plain
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items import keys
 
 MARKER = "_published.json"
 ONE_FILE = "part-00000.parquet"
 """What the file is called of a dataset that has only one."""
+_MOST_BYTES = 64 << 20
+_PATIENCE, _PAUSE = 30.0, 0.02
+_UNNAMED = re.compile(r"[0-9]+\.parquet")
 
 
 def refuse_foreign(target: Path) -> None:
     """Raise `UsageError` unless the folder is absent, empty, or all of `publish`'s own."""
-    if not target.exists():
+    if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise UsageError(f"{target} is a file; publish to a folder")
@@ -34,11 +44,52 @@ def refuse_foreign(target: Path) -> None:
 
 
 def _ours(folder: Path) -> set[str]:
+    """The names in a folder that its marker says are of `publish`, and the marker's own."""
     try:
-        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return {MARKER, *record["files"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        record = json.loads(read_plain(folder / MARKER, _MOST_BYTES))
+        return {MARKER, *map(str, record["files"])}
+    except (FileNotFoundError, NotPlain, TooLarge, ValueError, KeyError, TypeError, RecursionError):
         return set()
+
+
+@contextlib.contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Wait until no other publisher exchanges folders here, and keep others waiting.
+
+    By a lock on the folder in which the target lies. Where there are no locks, publishers are not
+    kept apart. Raises `StoreError` if another one takes long.
+    """
+    handle = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _PATIENCE
+        while not _locked(handle, target):
+            if time.monotonic() > until:
+                raise StoreError(
+                    f"another publisher is at work in {target.parent}, and does not come to its end"
+                )
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, target: Path) -> bool:
+    """True once this process has the lock, or there are none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("no locks at %s (%s): publish from one place at a time", target, error)
+    return True
+
+
+def make_parents(target: Path) -> None:
+    """Make the folders above the target, each durable in its own parent."""
+    missing = [path for path in target.parents if not path.is_dir()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
 
 
 def new_stage(target: Path) -> Path:
@@ -105,12 +156,16 @@ def _swap(a: Path, b: Path) -> bool:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the stages of publishers of this machine that died."""
+    """Remove the stages of publishers of this machine that died: real folders of this user."""
     prefix = _stage_prefix(target)
     for path in target.parent.iterdir():
         pid = path.name.removeprefix(prefix).partition("-")[0]
-        if path.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
+        if path.name.startswith(prefix) and _is_pid(pid) and not _alive(int(pid)):
             remove_published(path)
+
+
+def _is_pid(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 1 << 22
 
 
 def _stage_prefix(target: Path) -> str:
@@ -130,15 +185,21 @@ def _alive(pid: int) -> bool:
 def remove_published(folder: Path) -> None:
     """Remove a stage, or what an exchange has put in its place.
 
-    Whatever else has come into it stays, and so does the folder.
+    Whatever else has come into it stays, and so does the folder. What is a link to a folder, or
+    another user's, is no stage.
     """
-    if not folder.is_dir():
+    try:
+        there = folder.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid():
         return
     ours = _ours(folder)
     # By what is in the folder, not by what a file in it says. A stage whose publisher died has no
     # marker, or half of one.
     for path in folder.iterdir():
-        if path.name in ours or path.name == MARKER or (not ours and path.suffix == ".parquet"):
+        known = path.name in ours or path.name == MARKER or _UNNAMED.fullmatch(path.name)
+        if (known or (not ours and path.suffix == ".parquet")) and not _is_folder(path):
             path.unlink()
     try:
         folder.rmdir()
@@ -146,9 +207,13 @@ def remove_published(folder: Path) -> None:
         log.warning("%s holds files that publish has not written; it was left: %s", folder, error)
 
 
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
+
+
 def flush_folder(path: Path) -> None:
     """Make what was created, renamed and removed in a folder durable."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:

@@ -60,6 +60,29 @@ class TestLocalStore(OnDisk, DiskSuite):
         monkeypatch.undo()
         assert self.oracle(store) == before
 
+    @pytest.mark.parametrize("folder", [False, True])
+    def test_a_flush_that_has_failed_once_is_not_tried_again(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, folder: bool
+    ) -> None:
+        """The second one would say yes: the kernel has marked the pages clean."""
+        for write in (store.put, store.create):
+            failed: list[int] = []
+            real = os.fsync
+
+            def fail_once(handle: int, failed: list[int] = failed, real=real) -> None:
+                if stat.S_ISDIR(os.fstat(handle).st_mode) is folder and not failed:
+                    failed.append(handle)
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                real(handle)
+
+            monkeypatch.setattr(os, "fsync", fail_once)
+            with pytest.raises(StoreError):
+                write("journal/a", b"1")
+            monkeypatch.undo()
+            if not folder:
+                assert self.oracle(store) == {}
+            store.delete("journal/a")
+
     def test_a_link_that_fails_is_unknown(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

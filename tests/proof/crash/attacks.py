@@ -129,12 +129,31 @@ def lose_power_after_a_crash(
     recover_all(spec, read_trace(*traces), states, seed, count)
 
 
+def lose_power_at_the_claim(launch: Launcher, spec: Spec, states: Path, fault: str) -> None:
+    """Die at this point; then lose power between the next run's first link and its flush."""
+    child = launch.fork(replace(spec, faults=fault))
+    assert child.wait() == -signal.SIGKILL, f"{fault}: {child.says()}"
+    before = read_trace(Path(spec.path(spec.trace)))
+    launch.to_end(replace(spec, trace="trace2"))
+    after = read_trace(Path(spec.path("trace2")))
+    first = next(
+        at for at, each in enumerate(after) if each["op"] == "link" and "journal" in each["to"]
+    )
+    trace = [*before, *after[: first + 1]]
+    recover_all(spec, trace, states, 1, None, since=len(trace) - 1)
+
+
 def recover_all(
-    spec: Spec, trace: list[dict[str, Any]], states: Path, seed: int, count: int | None
+    spec: Spec,
+    trace: list[dict[str, Any]],
+    states: Path,
+    seed: int,
+    count: int | None,
+    since: int = 0,
 ) -> None:
-    """Recover from a sample of the states, or from all."""
+    """Recover from a sample of the states after so many operations, or from all."""
     keys = oracle.read_journal(Path(spec.checkpoint_path)).keys
-    every = all_states(trace, seed)
+    every = [state for state in all_states(trace, seed) if state.after >= since]
     chosen = every if count is None else Random(seed).sample(every, min(count, len(every)))
     print(f"seed {seed}: {len(chosen)} of {len(every)} states")
     for state in chosen:

@@ -53,6 +53,15 @@ def test_power_is_lost_after_a_crash_among_the_folders_above(
     )
 
 
+def test_power_is_lost_while_a_run_begins_after_a_crash(
+    launch: Launcher, place: Path, tmp_path: Path
+) -> None:
+    """The first run died with a record that it had not flushed. The next one goes on after it: if
+    power is lost before all is flushed, there may be none of the two, and never the second alone.
+    """
+    attacks.lose_power_at_the_claim(launch, spec_of(place), tmp_path / "states", "store.linked:4")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 def test_power_is_lost_in_every_state(
