@@ -104,12 +104,12 @@ class LocalStore(Store, Disk):
                     )
                 _make_durably(self.root)
                 self._handle = os.open(self.root, _FOLDER)
-                self._close_handle = weakref.finalize(self, os.close, self._handle)
+                self._close_handle = weakref.finalize(self, _close_folder, self._handle)
             mode = 0o770 if _is_shared(os.fstat(self._handle)) else 0o700
             for folder in folders:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, mode, dir_fd=self._handle)
-                os.close(self._open(folder))
+                _close_folder(self._open(folder))
             # A run that died between mkdir and this left folders that only memory knows.
             self._flush_folder("")
             for path in self.root.parents:
@@ -123,14 +123,10 @@ class LocalStore(Store, Disk):
     def check_place(self, names: Iterable[str] = ()) -> None:
         if self._handle is None:
             return
-        mine = os.fstat(self._handle)
-        try:
-            here = os.path.samestat(mine, os.stat(self.root))
-        except (FileNotFoundError, NotADirectoryError):
-            here = False
-        except OSError as error:
-            raise StoreError(f"cannot find {self.url} again: {error.strerror}") from error
-        gone = [name for name in names if not self._has(name)]
+        with self._errors("look at", ""):
+            mine = os.fstat(self._handle)
+            here = self._is_here(mine)
+            gone = [name for name in names if not self._has(name)]
         if here and not gone:
             return
         if mine.st_nlink and not gone:
@@ -147,6 +143,12 @@ class LocalStore(Store, Disk):
             remedy="Put it back from a copy, or run the same command again: whatever is missing "
             "is done again",
         )
+
+    def _is_here(self, mine: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(mine, os.stat(self.root))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _has(self, name: str) -> bool:
         try:
@@ -368,7 +370,7 @@ class LocalStore(Store, Disk):
         try:
             yield handle
         finally:
-            os.close(handle)
+            _close_folder(handle)
 
     @contextlib.contextmanager
     def _in(self, name: str) -> Iterator[tuple[int, str]]:
@@ -470,6 +472,12 @@ def _sync_folder(path: Path) -> None:
     try:
         _flush(handle)
     finally:
+        _close_folder(handle)
+
+
+def _close_folder(handle: int) -> None:
+    # What was to be flushed is, or has failed: nothing is left that this could lose.
+    with contextlib.suppress(OSError):
         os.close(handle)
 
 
