@@ -270,7 +270,7 @@ class DirectoryCheckpoint(Checkpoint):
             ) from error
         text = self._schema.text_if_new(wanted)
         commit = Commit(kind="commit", epoch=state.epoch, run=self.run, schema=text)
-        commit = self._journal.append(copied.added_to(commit, []))
+        commit = self._append(copied.added_to(commit, []))
         state.apply(commit, own=True)
         self._schema.take(wanted)
         # What it knows of is not where it was any more.
