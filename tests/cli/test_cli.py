@@ -325,11 +325,17 @@ def test_a_damaged_manifest_is_named_with_the_ways_out(done: Path) -> None:
         assert result.exit_code == 4, command
         assert "job.json" in result.stderr
         assert f"`resumable reset {done}`" in result.stderr
+    verified = cli("verify", done)
+    assert verified.exit_code == 4
+    assert "damaged: job.json" in verified.stdout
+    assert f"`resumable repair {done}`" in verified.stdout
+    repaired = cli("repair", done)
+    assert repaired.exit_code == 0
+    assert "\n0 items will be redone; 20 items stay completed\n" in repaired.stdout
+    (done / "job.json").write_text("{")
+    (done / f"journal/{0:020d}.jsonl").write_text("{")
     assert cli("repair", done).exit_code == 4
-    result = cli("verify", done)
-    assert result.exit_code == 4
-    assert "damaged: job.json" in result.stdout
-    assert f"`resumable reset {done}`" in result.stdout
+    assert f"`resumable reset {done}`" in cli("verify", done).stdout
 
 
 def test_a_format_to_come_is_a_usage_error(done: Path) -> None:
@@ -990,13 +996,13 @@ def test_watch_ends_when_the_run_is_killed(tmp_path: Path) -> None:
 
 def test_watch_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    read = LocalStore.read
+    read = LocalStore.read_within
 
-    def counted(self: LocalStore, name: str) -> bytes:
+    def counted(self: LocalStore, name: str, limit: int | None) -> bytes:
         reads.append(name)
-        return read(self, name)
+        return read(self, name, limit)
 
-    monkeypatch.setattr(LocalStore, "read", counted)
+    monkeypatch.setattr(LocalStore, "read_within", counted)
     with at_work(tmp_path / "c", items=60):
         result = cli("watch", tmp_path / "c", "--interval", "0.1", "--json")
     assert result.exit_code == 0

@@ -25,10 +25,9 @@ from resumable_tasks import (
 )
 from resumable_tasks import resumable_task as task
 from resumable_tasks.checkpoint import form
-from resumable_tasks.checkpoint.directory import repair as repairs
 from resumable_tasks.checkpoint.directory import shards
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.journal import decode, record_name
+from resumable_tasks.checkpoint.directory.journal import Journal, decode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.reader import Reader
@@ -566,8 +565,14 @@ def test_a_repair_that_was_cut_short_leaves_no_row_twice(tmp_path: Path, monkeyp
     commit_of(checkpoint, {1: "b"})
     checkpoint.close()
     lose(tmp_path, lost.number)
+    append = Journal.append
+
+    def fence_only(self: Journal, commit: Commit) -> Commit:
+        patched.setattr(Journal, "append", lambda *_: 1 / 0)
+        return append(self, commit)
+
     with monkeypatch.context() as patched:
-        patched.setattr(repairs.Journal, "append", lambda *_: 1 / 0)
+        patched.setattr(Journal, "append", fence_only)
         with pytest.raises(ZeroDivisionError):
             repair(open_store(tmp_path))
     for look in (opened, lambda folder: read_checkpoint(open_store(folder))):

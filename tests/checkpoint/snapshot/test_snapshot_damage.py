@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import CheckpointDamaged, CheckpointUnusable, Snapshot, StoreError, UsageError
+from resumable_tasks.checkpoint.store import local
 from tests.checkpoint.snapshot.test_snapshot import generations, loaded, make
 
 
@@ -75,14 +76,14 @@ def test_where_the_only_one_is_no_file_nothing_begins_anew(tmp_path: Path, repla
 
 
 def fail_to_read(monkeypatch: pytest.MonkeyPatch, which: Path, code: int) -> None:
-    read = Path.read_bytes
+    read = local.read_plain
 
-    def failing(path: Path) -> bytes:
-        if path == which:
+    def failing(name: str, *rest: Any, **more: Any) -> bytes:
+        if name == which.name:
             raise OSError(code, os.strerror(code))
-        return read(path)
+        return read(name, *rest, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(local, "read_plain", failing)
 
 
 def test_a_disk_that_does_not_give_the_newest_costs_one_generation(
