@@ -66,6 +66,7 @@ class Tally:
     parked: list[Failure] = field(default_factory=list)
     left: int = 0
     why_failed: str | None = None
+    fatal: BaseException | None = None
 
 
 class Tell(Protocol):
@@ -257,7 +258,9 @@ class Committer:
                     fatal = fatal or outcome.error
         self._settle(settled)
         if fatal is not None:
-            raise fatal
+            # What else is in flight is given its grace, and committed.
+            self.tally.fatal = self.tally.fatal or fatal
+            self._begin_to_stop(type(fatal).__name__, self._rules.grace_seconds)
         self._check_costs(group)
         if self._stop.begun:  # the items of a run that ends are left to the next
             self.tally.left += len(again)

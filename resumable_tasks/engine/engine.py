@@ -139,8 +139,9 @@ class Engine:
                 f"the place of {self._checkpoint.url} does not answer; whether the last "
                 "commit has landed, the next run finds out. Run the same command again"
             )
-        if self._committer.broken is not None:
-            raise self._committer.broken
+        ended_by = self._committer.broken or self._committer.tally.fatal
+        if ended_by is not None:
+            raise ended_by
         return self._ending(all_of_them, abandoned)
 
     def _drain(self) -> bool:

@@ -28,6 +28,7 @@ from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
+from resumable_tasks.items.sources import Given
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Planning:
     batch_format: BatchFormat = "auto"
     on_duplicate: OnDuplicate = "error"
     changes: Changes | None = None
+    linger: float | None = None
 
     @property
     def scheme(self) -> KeyScheme:
@@ -177,25 +179,40 @@ class Planner:
         self._looks = [look for look in self._looks if not look.look(lines)]
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
+        extract = self._scheme.extract_all
+        if isinstance(items, Given):
+            return self._gathered(items.take, extract, self._planning.linger)
         source = iter(items)
-        return self._gathered(lambda most: list(islice(source, most)), self._scheme.extract_all)
+        return self._gathered(lambda most, *_: list(islice(source, most)), extract)
 
     def _gathered(
-        self, take: Callable[[int], Any], extract: Callable[[Any], list[Any]]
+        self,
+        take: Callable[[int, float | None, bool], Any],
+        extract: Callable[[Any], list[Any]],
+        linger: float | None = None,
     ) -> Iterator[Batch]:
-        """Batches of what ``take`` gives: up to so many items, none at the end."""
+        """Batches of what ``take`` gives: up to so many items, none at the end.
+
+        ``linger``: fewer items, or None, mean that what there is has waited long enough.
+        """
         apart = SuspectsApart(self._suspected(), self._planning.batch_size)
         kept: list[Chunk] = []
         count = 0
-        while len(items := read(partial(take, self._planning.batch_size - count))):
-            chunk = apart.take_out(self._chosen(items, extract))
-            if len(chunk):
-                kept.append(chunk)
-                count += len(chunk)
-            if count == self._planning.batch_size:
+        while True:
+            most = self._planning.batch_size - count
+            items = read(partial(take, most, linger, bool(kept or apart.any)))
+            if items is not None and not len(items):
+                break
+            if items is not None:
+                chunk = apart.take_out(self._chosen(items, extract))
+                if len(chunk):
+                    kept.append(chunk)
+                    count += len(chunk)
+            late = linger is not None and (items is None or len(items) < most)
+            if count == self._planning.batch_size or (late and kept):
                 yield self._batch(Chunk.joined(kept))
                 kept, count = [], 0
-            if (full := apart.next_chunk()) is not None:
+            if (full := apart.next_chunk(all_there_are=late)) is not None:
                 yield self._batch(full, suspects=True)
         if kept:
             yield self._batch(Chunk.joined(kept))
@@ -406,11 +423,11 @@ def _rows(items: Any) -> Iterable[Any]:
     return items
 
 
-def _slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[[int], Any]:
+def _slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[..., Any]:
     """A function that takes up to so many rows more, of one record batch at a time."""
     rest: Any = ()
 
-    def take(most: int) -> Any:
+    def take(most: int, *_: Any) -> Any:
         nonlocal rest
         while not len(rest):
             rest = next(record_batches, None)

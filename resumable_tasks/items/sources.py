@@ -2,105 +2,154 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resumable_tasks.base.signals import ItemsLeft, read
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import Future
+
+T = TypeVar("T")
 
 _CHUNK = 256
 _SECONDS = 0.05
+_POLL_SECONDS = 0.2
 
 
-class Pulled:
-    """An async iterable, read from the engine's thread."""
+class Given:
+    """Items that somebody else reads, and gives one by one when they are there."""
 
-    def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._items = items
-        self._loop = loop
+    def __init__(self) -> None:
+        # An item in a tuple; how the source has ended; None: so much for now.
+        self._given: SimpleQueue[tuple[Any] | Exception | None] = SimpleQueue()
+        self._asked = False
+        self._end: Exception | None = None
+        self._since = 0.0
         self._stop: Callable[[], bool] = lambda: False
 
     def stop_when(self, stop: Callable[[], bool]) -> None:
         """End, rather than wait for the source's next item, once this is true."""
         self._stop = stop
 
+    def _ask(self) -> None:
+        """Have some more items given, and then None."""
+        raise NotImplementedError
+
     def __iter__(self) -> Iterator[Any]:
-        import asyncio
+        while found := self.take(1):
+            yield found[0]
 
-        source = aiter(self._items)
-        while True:
-            future = asyncio.run_coroutine_threadsafe(self._some(source), self._loop)
-            while True:
-                try:
-                    found, end = future.result(timeout=_SECONDS)
-                    break
-                except TimeoutError:
-                    if self._stop():
-                        future.cancel()
-                        return
-            yield from found
-            if isinstance(end, StopAsyncIteration):
-                return
-            if end is not None:
-                raise end
+    def take(
+        self, most: int, linger: float | None = None, holding: bool = False
+    ) -> list[Any] | None:
+        """As many items; fewer at the end, or once the first has waited ``linger`` seconds.
 
-    async def _some(self, source: AsyncIterator[Any]) -> tuple[list[Any], Exception | None]:
-        """As many items as come at once, so that each does not cost a change of threads.
-
-        And how the source has ended, if it has: the items before an error are to be handled.
+        None: that time is over, and there is none. ``holding``: whoever asks has items since the
+        call before, which have waited too. Raises what the source raises, after its items.
         """
         found: list[Any] = []
+        while len(found) < most and self._end is None:
+            waits = linger is not None and (found or holding)
+            until = self._since + linger if waits and linger is not None else None
+            given = self._next(until)
+            if given is None:
+                return found or None
+            if isinstance(given, Exception):
+                self._end = given
+            else:
+                if not found and not holding:
+                    self._since = time.monotonic()
+                found.append(given[0])
+        if not found and self._end is not None and not isinstance(self._end, StopIteration):
+            raise self._end
+        return found
+
+    def _next(self, until: float | None) -> tuple[Any] | Exception | None:
+        """An item, the end of the source, or None when it is time."""
+        while True:
+            if not self._asked:
+                self._asked = True
+                self._ask()
+            left = math.inf if until is None else until - time.monotonic()
+            try:
+                given = self._given.get(timeout=max(0.0, min(left, _SECONDS)))
+            except Empty:
+                if self._stop():
+                    return StopIteration()
+                if left <= 0:
+                    return None
+                continue
+            if given is not None:
+                return given
+            self._asked = False
+
+
+class Pulled(Given):
+    """An async iterable, read on its event loop for the engine's thread."""
+
+    def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._items = items
+        self._loop = loop
+        self._source: AsyncIterator[Any] | None = None
+        self._reading: Future[None] | None = None
+
+    def stop_when(self, stop: Callable[[], bool]) -> None:
+        def stopped() -> bool:
+            if not stop():
+                return False
+            if self._reading is not None:
+                self._reading.cancel()
+            return True
+
+        super().stop_when(stopped)
+
+    def _ask(self) -> None:
+        import asyncio
+
+        self._reading = asyncio.run_coroutine_threadsafe(self._some(), self._loop)
+
+    async def _some(self) -> None:
+        """Give as many items as come within a moment: each costs no change of threads."""
+        end: Exception | None = None
         until = time.monotonic() + _SECONDS
         try:
-            while len(found) < _CHUNK and time.monotonic() < until:
-                found.append(await anext(source))
-        except Exception as error:  # noqa: BLE001 - raised after the items before it
-            return found, error
-        return found, None
+            if self._source is None:
+                self._source = aiter(self._items)
+            for _ in range(_CHUNK):
+                self._given.put((await anext(self._source),))
+                if time.monotonic() >= until:
+                    break
+        except StopAsyncIteration:
+            end = StopIteration()
+        except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
+            end = error
+        self._given.put(end)
 
 
-class Handed:
+class Handed(Given):
     """An iterable that the caller's thread reads, in `serve`, for the engine's thread.
 
     A generator may hold what belongs to its thread, such as a cursor of SQLite.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
+        super().__init__()
         self._items = items
         self._source: Iterator[Any] | None = None
         self._wanted: SimpleQueue[None] = SimpleQueue()
-        # An item in a tuple; how the source has ended; None: so much for now.
-        self._given: SimpleQueue[tuple[Any] | Exception | None] = SimpleQueue()
-        self._stop: Callable[[], bool] = lambda: False
 
-    def stop_when(self, stop: Callable[[], bool]) -> None:
-        """End, rather than wait for the next item, once this is true."""
-        self._stop = stop
-
-    def __iter__(self) -> Iterator[Any]:
-        """In the engine's thread."""
-        while True:
-            self._wanted.put(None)
-            while True:
-                try:
-                    found = self._given.get(timeout=_SECONDS)
-                except Empty:
-                    if self._stop():
-                        return
-                    continue
-                if found is None:
-                    break
-                if isinstance(found, StopIteration):
-                    return
-                if isinstance(found, Exception):
-                    raise found
-                yield found[0]
+    def _ask(self) -> None:
+        self._wanted.put(None)
 
     def serve(self, seconds: float) -> None:
         """In the caller's thread: read some items if they are wanted within this time.
@@ -125,6 +174,49 @@ class Handed:
         except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
             end = error
         self._given.put(end)
+
+
+def accompany(
+    work: Callable[[], T],
+    items: Handed | None,
+    request_stop: Callable[[str, bool], None],
+    look: Callable[[], None] = lambda: None,
+) -> tuple[T | None, BaseException | None, BaseException | None]:
+    """Do the work in a thread of its own, while this one gives it items and takes signals.
+
+    A host ends a program by an exception, raised wherever the main thread is. In here that can be
+    nowhere but in the waiting; the work is then asked to stop, and has its grace. ``look`` is
+    called now and then, and may raise such an exception. Returns the work's value, its error, and
+    that exception.
+    """
+    outcome: list[tuple[T | None, BaseException | None]] = []
+    ended = threading.Event()
+
+    def carry_out() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 - returned below, in the caller's thread
+            outcome.append((None, error))
+        finally:
+            ended.set()
+
+    threading.Thread(
+        target=copy_context().run, args=(carry_out,), name="resumable-engine", daemon=True
+    ).start()
+    signal: BaseException | None = None
+    while not outcome:
+        try:
+            while not ended.is_set():
+                if items is None or signal is not None:
+                    ended.wait(_POLL_SECONDS)
+                else:
+                    items.serve(_POLL_SECONDS)
+                if signal is None:
+                    look()
+        except BaseException as error:  # noqa: BLE001 - returned below, when there is order
+            request_stop(type(error).__name__, signal is not None)
+            signal = signal or error
+    return (*outcome[0], signal)
 
 
 def in_event_loop() -> bool:

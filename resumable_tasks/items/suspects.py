@@ -28,6 +28,11 @@ class SuspectsApart:
         self._kept.append(chunk.choose(sorted(apart)))
         return chunk.choose([at for at in range(len(chunk)) if at not in apart])
 
+    @property
+    def any(self) -> bool:
+        """True if some wait for others."""
+        return bool(self._kept)
+
     def next_chunk(self, *, all_there_are: bool = False) -> Chunk | None:
         """As many suspects as fill a batch; at the end, all that there are; or None."""
         if not self._kept:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext, TaskRunContext
@@ -25,7 +23,7 @@ from resumable_tasks.errors import (
     Unfinished,
     UsageError,
 )
-from resumable_tasks.items.sources import Handed
+from resumable_tasks.items.sources import Handed, accompany
 from resumable_tasks.prefect import remote, threads
 from resumable_tasks.prefect.limits import GlobalLimit
 from resumable_tasks.prefect.task_runs import TaskRuns
@@ -106,39 +104,10 @@ class FlowRun:
         """Do the work in a thread of its own, while this one gives it items and takes signals.
 
         Prefect ends a flow run by an exception, raised wherever the main thread is: at a cancel,
-        at SIGTERM, at a time-out, when it is suspended. In here that can be nowhere but in the
-        waiting; the work is then asked to stop, has its grace, and the exception goes on its way.
+        at SIGTERM, at a time-out, when it is suspended. See `sources.accompany`.
         (The handler of SIGTERM must stay Prefect's own: else it takes a cancel for a crash.)
         """
-        outcome: list[tuple[T | None, BaseException | None]] = []
-        ended = threading.Event()
-
-        def carry_out() -> None:
-            try:
-                outcome.append((work(), None))
-            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
-                outcome.append((None, error))
-            finally:
-                ended.set()
-
-        thread = threading.Thread(
-            target=copy_context().run, args=(carry_out,), name="resumable-engine", daemon=True
-        )
-        thread.start()
-        signal: BaseException | None = None
-        while not outcome:
-            try:
-                while not ended.is_set():
-                    if items is None or signal is not None:
-                        ended.wait(_POLL_SECONDS)
-                    else:
-                        items.serve(_POLL_SECONDS)
-                    if signal is None:
-                        self.raise_if_suspended()
-            except BaseException as error:  # noqa: BLE001 - raised below, when there is order
-                request_stop(type(error).__name__, signal is not None)
-                signal = signal or error
-        result, failure = outcome[0]
+        result, failure, signal = accompany(work, items, request_stop, self.raise_if_suspended)
         if signal is not None:
             raise signal from failure
         if failure is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -24,7 +25,6 @@ from resumable_tasks.runners.handle import (
     Step,
     Work,
     calls,
-    ended_by,
     failed_call,
 )
 from resumable_tasks.runners.limits import Entry
@@ -34,18 +34,20 @@ from resumable_tasks.runners.retries import overdue
 _POLL_SECONDS = 0.5
 T = TypeVar("T")
 _CANCEL_SECONDS = 5
+_ANSWER_SECONDS = 0.5
 
 
 class EventLoop:
-    """The caller's event loop, or one of its own in a daemon thread, and what it has been given."""
+    """The caller's event loop, or the one of this process, and what it has been given.
+
+    The loop of this process outlives a run: what a program has made once for all runs, such as the
+    client of a service or a semaphore, belongs to the loop that it was first used on.
+    """
 
     def __init__(self, callers: asyncio.AbstractEventLoop | None = None) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._thread: threading.Thread | None = None
-        self._loop = callers or asyncio.new_event_loop()
-        if callers is None:
-            self._thread = threading.Thread(target=self._run, name="resumable-loop", daemon=True)
-            self._thread.start()
+        self._callers = callers is not None
+        self._loop = callers or long_lived()
 
     def spawn(self, call: Callable[[], Coroutine[Any, Any, T]], context: Context) -> Future[T]:
         """Start the coroutine that ``call`` gives, in this context; its outcome, as a future.
@@ -71,24 +73,16 @@ class EventLoop:
         self._loop.call_soon_threadsafe(begin)
         return found
 
-    @property
-    def closed(self) -> bool:
-        return self._loop.is_closed()
-
     def close(self, *, abandon: bool) -> None:
-        """Cancel what still runs, and end the loop if it is our own."""
-        if self._thread is None:
+        """Cancel what still runs."""
+        if self._callers:
             self._loop.call_soon_threadsafe(self._cancel)
             return
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
+        ended = asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
         if not abandon:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
+            ended.result()
+        elif not _answers(self._loop):
+            _leave(self._loop)  # to the coroutine that blocks it
 
     def _cancel(self) -> None:
         for task in self._tasks:
@@ -98,15 +92,49 @@ class EventLoop:
         self._cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CANCEL_SECONDS)
-        # Asynchronous clients may have left generators open on our loop.
-        await self._loop.shutdown_asyncgens()
-        self._loop.stop()
+
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def long_lived() -> asyncio.AbstractEventLoop:
+    """The event loop of this process, in a daemon thread, for as long as the process lives."""
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="resumable-loop", daemon=True).start()
+        return _loop
+
+
+def _answers(loop: asyncio.AbstractEventLoop) -> bool:
+    answered = threading.Event()
+    loop.call_soon_threadsafe(answered.set)
+    return answered.wait(_ANSWER_SECONDS)
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the next run make another loop."""
+    global _loop
+    with _lock:
+        if _loop is loop:
+            _loop = None
+
+
+def _after_fork() -> None:
+    """A child has the loop, and not its thread."""
+    global _lock, _loop
+    _lock, _loop = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class AsyncRunner(Runner):
     """Coroutine functions, up to ``concurrency`` at once, on one event loop.
 
-    The loop is the caller's where there is one, else a loop of the runner's own in a thread.
+    The loop is the caller's where there is one, else that of the process in a thread.
     """
 
     def __init__(self, concurrency: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -154,24 +182,43 @@ async def _call(call: Call) -> Outcome | Raised:
     call.begin()
     try:
         return call.returned(await _within_timeout(call.work, call.batch))
-    except Exception as error:  # noqa: BLE001 - becomes the items' failure
-        return call.raised(error)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             return Dropped(call.batch)
-        # Not ours: something inside the handler was cancelled.
-        return failed_call(call.work, call.batch, call.raised(error))
-    except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-        return ended_by(call.batch, error)
+        # Not ours: something inside the handler was cancelled, or the handler itself by its own.
+        failed = call.raised(error)
+        return failed if isinstance(failed, Fatal) else failed_call(call.work, call.batch, failed)
+    except BaseException as error:  # noqa: BLE001 - becomes the items' failure
+        return call.raised(error)
+
+
+async def _handled(work: Work, batch: Batch) -> Any:
+    """The value of the handler, in a task of its own: a cancel of that one is no order to us.
+
+    What the handler raises is given back as a value, since ``SystemExit`` in a task ends its loop.
+    """
+
+    async def contained() -> tuple[Any, BaseException | None]:
+        try:
+            return await work.handler(batch.items), None
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below
+            return None, error
+
+    value, error = await asyncio.create_task(contained())
+    if error is not None:
+        raise error
+    return value
 
 
 async def _within_timeout(work: Work, batch: Batch) -> Any:
     if work.timeout is None:
-        return await work.handler(batch.items)
+        return await _handled(work, batch)
     try:
         async with asyncio.timeout(work.timeout) as limit:
-            return await work.handler(batch.items)
+            return await _handled(work, batch)
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own

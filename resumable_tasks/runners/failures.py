@@ -14,8 +14,8 @@ from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
+from resumable_tasks.runners.groups import message_of, name_of
 from resumable_tasks.runners.outcome import Failure, Parked
-from resumable_tasks.runners.retries import message_of
 
 _MESSAGE_CHARS = 1_000
 _TRACEBACK_CHARS = 4_000
@@ -104,7 +104,7 @@ def _describe(error: BaseException | str) -> tuple[str, str, str]:
                 type(error), error, error.__traceback__, limit=_TRACEBACK_FRAMES
             )
         )[-_TRACEBACK_CHARS:]
-    return type(error).__name__, _text(message, _MESSAGE_CHARS), _text(trace, _TRACEBACK_CHARS)
+    return name_of(error), _text(message, _MESSAGE_CHARS), _text(trace, _TRACEBACK_CHARS)
 
 
 def _text(value: str, limit: int) -> str:

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.signals import by_a_signal
 from resumable_tasks.base.steps import drive
 from resumable_tasks.base.stopping import NEVER, Stopping
-from resumable_tasks.errors import BadResult, Interrupted, MissingResult, UsageError, WorkerLost
+from resumable_tasks.errors import BadResult, MissingResult, UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch, Cause, ErrorKind
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
 from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
+from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
@@ -133,12 +135,19 @@ class Call:
         try:
             value = readable(value)
             return self._matched(value, times)
-        except Exception as error:  # noqa: BLE001 - becomes the items' failure
-            return Raised(error, self.number, times, value)
+        except BaseException as error:  # noqa: BLE001 - becomes the items' failure
+            return self._failed(Raised(error, self.number, times, value))
 
-    def raised(self, error: BaseException) -> Raised:
-        """The answer: the handler raised this."""
-        return Raised(error, self.number, self.times())
+    def raised(self, error: BaseException) -> Raised | Fatal:
+        """The answer: the handler raised this, which is the items' failure whatever it is.
+
+        Only a signal that ends the run is none. An extension in Rust raises a ``BaseException``
+        for a document that it cannot read, and ``sys.exit`` in a handler is no order to a run.
+        """
+        return self._failed(Raised(error, self.number, self.times()))
+
+    def _failed(self, raised: Raised) -> Raised | Fatal:
+        return Fatal(self.batch, raised.error) if _ends_the_run(raised.error) else raised
 
     def _matched(self, value: Any, times: Times) -> Done | Fatal:
         work, batch = self.work, self.batch
@@ -275,10 +284,15 @@ def call_handler(call: Call) -> Outcome | Raised:
     call.begin()
     try:
         return call.returned(call.work.handler(call.batch.items))
-    except Exception as error:  # noqa: BLE001 - becomes the items' failure
+    except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
-    except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
-        return ended_by(call.batch, error)
+
+
+def _ends_the_run(error: BaseException) -> bool:
+    """True for a signal: Ctrl-C, a run in this one that was stopped, a host's, Prefect's."""
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)) or by_a_signal(error):
+        return True
+    return any(kind.__name__ == "PrefectSignal" for kind in type(error).__mro__)
 
 
 def _watched(call: Call) -> Outcome | Raised:
@@ -298,7 +312,7 @@ def failed_whole(
     return Failed(
         batch,
         ErrorKind(
-            type(error).__name__,
+            name_of(error),
             Cause.WORKER_LOST if isinstance(error, WorkerLost) else Cause.RAISED,
             transient=work.retry.is_transient(error),
             outage=looks_like_an_outage(error),
@@ -316,18 +330,6 @@ def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
         return failed
     known = CallOutcome(batch, None, failed.failures, call.times.seconds, call.returned)
     return replace(failed, cost=call.spent + cost_of_failed(work.cost, known))
-
-
-def ended_by(batch: Batch, error: BaseException) -> Fatal:
-    """The outcome of a batch whose handler ends the process."""
-    if isinstance(error, SystemExit) and not error.code:
-        stopped = Interrupted(
-            "the handler has called sys.exit() in the middle of the run, of which no exit code "
-            "of 0 is to speak; what was committed is safe. Run the same command again to resume"
-        )
-        stopped.__cause__ = error
-        return Fatal(batch, stopped)
-    return Fatal(batch, error)
 
 
 class _Overdue(threading.Timer):

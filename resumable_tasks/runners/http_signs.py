@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_MOST_CAUSES = 5
+from resumable_tasks.runners.groups import chains
+
 _OF_FILES = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
 )
@@ -25,7 +26,11 @@ _CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "an
 
 def looks_like_an_outage(error: BaseException) -> bool:
     """True if an error points to a service and not to an item: no connection, no time, no right."""
-    for each in _causes(error):
+    return any(map(_points_to_a_service, chains(error)))
+
+
+def _points_to_a_service(chain: tuple[BaseException, ...]) -> bool:
+    for each in chain:
         if _get(each, "of_the_job"):
             return False
         status = _status(each)
@@ -42,9 +47,16 @@ def seconds_told(error: BaseException) -> float | None:
     """Seconds that an error asks to wait; None if it does not.
 
     By its attribute ``retry_after``, or by the header ``Retry-After`` (a number or a date, RFC
-    9110 section 10.2.3) of the HTTP answer that it, or its cause, carries.
+    9110 section 10.2.3) of the HTTP answer that it, or its cause, carries. The longest that a
+    member of a group asks for.
     """
-    for each in _causes(error):
+    return max(
+        (told for chain in chains(error) if (told := _told(chain)) is not None), default=None
+    )
+
+
+def _told(chain: tuple[BaseException, ...]) -> float | None:
+    for each in chain:
         told = _get(each, "retry_after")
         if isinstance(told, (int, float)) and not isinstance(told, bool) and 0 <= told < math.inf:
             return float(told)
@@ -56,7 +68,7 @@ def seconds_told(error: BaseException) -> float | None:
 
 def is_throttling(error: BaseException) -> bool:
     """True if an error says that there were too many calls."""
-    return any(_status(each) == _TOO_MANY for each in _causes(error))
+    return any(_status(each) == _TOO_MANY for chain in chains(error) for each in chain)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -83,15 +95,6 @@ def http_date(text: str) -> datetime | None:
     except (ValueError, TypeError, LookupError, OverflowError):
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    each: BaseException | None = error
-    for _ in range(_MOST_CAUSES):
-        if each is None:
-            return
-        yield each
-        each = each.__cause__
 
 
 def _status(error: BaseException) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from resumable_tasks.base import checks, log
 from resumable_tasks.errors import BadResult, UsageError
+from resumable_tasks.runners.groups import leaves, message_of, name_of
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
@@ -87,7 +88,10 @@ class RetryPolicy(Retry):
         return replace(self, not_again=error)
 
     def is_transient(self, error: BaseException) -> bool:
-        """True if the same call may succeed at another time."""
+        """True if the same call may succeed at another time; for a group, if it may of a member."""
+        return any(map(self._is_transient, leaves(error)))
+
+    def _is_transient(self, error: BaseException) -> bool:
         if self.on is None:
             return not isinstance(error, PROGRAMMING_ERRORS)
         if isinstance(self.on, (type, tuple)):
@@ -100,11 +104,7 @@ class RetryPolicy(Retry):
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
-        if (
-            attempt > self.times
-            or type(error).__name__ == self.not_again
-            or not self.is_transient(error)
-        ):
+        if attempt > self.times or name_of(error) == self.not_again or not self.is_transient(error):
             return None
         return self.growing(attempt, error)
 
@@ -147,14 +147,6 @@ def _default_wait(tenacity: Any) -> Callable[..., Any]:
     return wait + tenacity.wait_random_exponential(**half)  # type: ignore[no-any-return]
 
 
-def message_of(error: BaseException) -> str:
-    """The text of an exception; a broken ``__str__`` must not hide the exception."""
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001
-        return f"(its message cannot be had: {type(broken).__name__})"
-
-
 class GiveUp(Exception):
     """The run is to end, as interrupted: nothing is to be called before it is over anyway."""
 
@@ -187,7 +179,7 @@ class Attempts:
             raise GiveUp(
                 f"a call that is told to wait, {self._waited:g} s in all, which is longer than "
                 f"give_up_after={self._policy.patience:g}; the last time by "
-                f"{type(error).__name__}: {message_of(error)}"
+                f"{name_of(error)}: {message_of(error)}"
             )
         return pause
 

@@ -75,6 +75,9 @@ class JobOptions:
         budget: a `Budget` in items, seconds and cost, for each run, or in total for all of them.
         changes: a `Changes`: how a run sees that an item has changed since it was completed. By
             default nothing is looked at, and what is completed stays completed.
+        linger: seconds after which a batch is handled though it is not full, where the items come
+            from a generator or an async iterable: a queue, a paginated API. By default a batch
+            waits until it is full, or the items end.
     """
 
     name: str = ""
@@ -99,6 +102,7 @@ class JobOptions:
     failing: Failing = Failing()
     budget: Budget = Budget()
     changes: Changes | None = None
+    linger: float | None = None
 
     def __post_init__(self) -> None:
         checks.job_name(self.name)
@@ -109,6 +113,7 @@ class JobOptions:
         checks.choice("on_duplicate", self.on_duplicate, ("error", "skip"))
         checks.whole_number("batch_size", self.batch_size, 1)
         checks.above_zero("timeout", self.timeout)
+        checks.above_zero("linger", self.linger)
         checks.seconds("grace_seconds", self.grace_seconds)
         self._check_objects()
         self._check_concurrency()

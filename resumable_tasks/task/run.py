@@ -145,6 +145,7 @@ class Run:
                 options.batch_format,
                 options.on_duplicate,
                 options.changes,
+                options.linger,
             ),
             options.most_at_once,
             options.failing.max_attempts,

@@ -17,7 +17,7 @@ from typing import Any
 from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.errors import Interrupted, UsageError
 from resumable_tasks.items.plan import is_read_by_iteration
-from resumable_tasks.items.sources import Handed, Pulled, in_event_loop
+from resumable_tasks.items.sources import Given, Handed, Pulled, accompany, in_event_loop
 from resumable_tasks.prefect.detect import current_flow_run
 from resumable_tasks.results.result import RunResult
 from resumable_tasks.task.arguments import RunArguments
@@ -33,21 +33,44 @@ def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) ->
                 f"{options.name}: items is an async iterable and an event loop is running: "
                 "`await task.arun(items, …)`"
             )
-        import asyncio
+        from resumable_tasks.runners.eventloop import long_lived
 
-        return asyncio.run(arun(fn, options, arguments))
+        # Handlers run on this loop too, so that a client can serve both.
+        pulled = Pulled(arguments.items, long_lived())
+        arguments = dataclasses.replace(arguments, items=pulled)
     flow_run = current_flow_run()
-    if flow_run is None:
-        job_run = Run(fn, options, arguments)
-        with Interrupts(job_run.request_stop, grace_seconds=options.grace_seconds):
-            return job_run.carry_out()
-    handed = Handed(arguments.items) if is_read_by_iteration(arguments.items) else None
+    handed = None
+    if flow_run is not None or options.linger is not None:
+        handed = _handed(arguments.items)
     if handed is not None:
         arguments = dataclasses.replace(arguments, items=handed)
     job_run = Run(fn, options, arguments, flow_run=flow_run)
+    if flow_run is None:
+        with Interrupts(job_run.request_stop, grace_seconds=options.grace_seconds):
+            return _carried_out(job_run, handed)
     interrupts = Interrupts(job_run.request_stop, grace_seconds=options.grace_seconds)
     with interrupts, flow_run.logging():
         return flow_run.accompany(job_run.carry_out, handed, job_run.request_stop)
+
+
+def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
+    """The result of a run whose items this thread reads, if they are handed over."""
+    if handed is None:
+        return job_run.carry_out()
+    result, failure, signal = accompany(job_run.carry_out, handed, job_run.request_stop)
+    if signal is not None:
+        raise signal from failure
+    if failure is not None:
+        raise failure
+    assert result is not None
+    return result
+
+
+def _handed(items: Any) -> Handed | None:
+    """Items that this thread is to read for another one, if they run code of their own."""
+    if isinstance(items, Given) or not is_read_by_iteration(items):
+        return None
+    return Handed(items)
 
 
 async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
@@ -57,6 +80,9 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
     loop = asyncio.get_running_loop()
     if isinstance(arguments.items, AsyncIterable):
         arguments = dataclasses.replace(arguments, items=Pulled(arguments.items, loop))
+    handed = _handed(arguments.items) if options.linger is not None else None
+    if handed is not None:
+        arguments = dataclasses.replace(arguments, items=handed)
     flow_run = current_flow_run()
     job_run = Run(fn, options, arguments, loop=loop, flow_run=flow_run)
     with (
@@ -65,7 +91,8 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
     ):
         # No task: an exception that ends the event loop, as Prefect's at SIGTERM, has all its
         # tasks cancelled, and what a cancelled task does in a thread cannot be waited for.
-        carry_out = functools.partial(copy_context().run, _outcome, job_run.carry_out)
+        call = functools.partial(_carried_out, job_run, handed)
+        carry_out = functools.partial(copy_context().run, _outcome, call)
         work = loop.run_in_executor(None, carry_out)
         try:
             if flow_run is not None:

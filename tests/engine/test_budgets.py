@@ -395,22 +395,6 @@ def test_a_failed_item_that_json_has_not_ends_no_run(place: Path, item: dict[str
     assert len(state(place).failures) == 2
 
 
-def test_exit_with_0_in_a_handler_is_no_good_end(tmp_path: Path) -> None:
-    script = tmp_path / "job.py"
-    script.write_text(
-        "import sys\n"
-        "from resumable_tasks import resumable_task\n"
-        "def handler(rows):\n"
-        "    sys.exit(0) if rows[0] >= 50 else None\n"
-        "    return [{'key': row} for row in rows]\n"
-        "task = resumable_task(handler, name='job', batch_size=10, concurrency=1)\n"
-        f"task.run(range(100), checkpoint={str(tmp_path / 'c')!r})\n"
-    )
-    process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert process.returncode == 75
-    assert "sys.exit()" in process.stderr
-
-
 def test_code_that_raises_when_it_looks_at_an_error_ends_the_run(place: Path) -> None:
     class Odd(Exception):
         @property

@@ -141,20 +141,6 @@ def test_fail_fast_stops_early_and_keeps_what_is_done(place: Path) -> None:
     assert caught.value.result.completed >= 10
 
 
-def test_exit_in_a_handler_ends_the_run_and_keeps_what_is_done(place: Path) -> None:
-    def handler(rows: list[Any]) -> list[Any]:
-        if rows[0]["id"] == 50:
-            raise SystemExit(7)
-        return rows
-
-    job = resumable_task(handler, name="job", key="id", batch_size=10, concurrency=1)
-    with pytest.raises(SystemExit):
-        job.run(ITEMS, checkpoint=place)
-    state = read_checkpoint(open_store(place))[1]
-    assert len(state.done) >= 10
-    assert state.failures == {}
-
-
 def test_the_current_batch_is_known_inside_a_handler_only(place: Path) -> None:
     seen: list[Any] = []
     job = resumable_task(

@@ -46,7 +46,7 @@ def test_batches_run_elsewhere_and_come_back_once(place: Path) -> None:
 
 
 def test_a_worker_that_dies_costs_its_own_batch(place: Path) -> None:
-    with pytest.raises(JobFailed, match=r"(?s)20 of 100.*20 × WorkerLost") as caught:
+    with pytest.raises(JobFailed, match=r"(?s)20 of 100.*10 × WorkerLost") as caught:
         deadly.with_options(failing=Failing(isolate=False)).run(ITEMS, checkpoint=place)
     result = caught.value.result
     assert result is not None

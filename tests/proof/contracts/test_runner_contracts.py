@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
+import time
+from contextvars import copy_context
 
 import pytest
 
-from resumable_tasks.runners.eventloop import AsyncRunner
+from resumable_tasks.runners.eventloop import AsyncRunner, EventLoop
 from resumable_tasks.runners.processes import ProcessRunner
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.testing.runner_suite import Bench, ProcessRunnerSuite, RunnerSuite, ahandle
@@ -25,20 +28,37 @@ class TestCoroutinesOnALoopOfTheirOwn(RunnerSuite):
         return AsyncRunner(concurrency)
 
 
-def test_an_abandoned_loop_is_closed_when_its_handlers_have_ended(tmp_path):
+def test_an_abandoned_run_leaves_nothing_on_the_loop_of_the_process(tmp_path):
     class Suite(TestCoroutinesOnALoopOfTheirOwn):
         pass
 
-    before = set(threading.enumerate())
     bench = Bench(Suite(), tmp_path, 1)
+    loop = bench.runner._loop
     bench.submit("wait")
     bench.wait_for_started(1)
     bench.stopping.set()
     bench.close(abandon=True)
     bench.go()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10)
-    assert bench.runner._loop.closed
+    for _ in range(1_000):
+        if not loop._tasks:
+            break
+        time.sleep(0.01)
+    assert not loop._tasks
+
+
+def test_a_loop_that_a_coroutine_blocks_is_left_to_it():
+    blocked = EventLoop()
+    free = threading.Event()
+
+    async def block():
+        free.wait(60)
+
+    blocked.spawn(block, copy_context())
+    blocked.close(abandon=True)
+    another = EventLoop()
+    assert another.spawn(functools.partial(asyncio.sleep, 0, "runs"), copy_context()).result(10)
+    another.close(abandon=False)
+    free.set()
 
 
 async def finish_all() -> None:

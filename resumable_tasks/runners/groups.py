@@ -1,0 +1,60 @@
+"""Errors that hold others: an ``ExceptionGroup`` is what its members are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+_MOST_CAUSES = 5
+_MOST_MEMBERS = 100
+_MOST_NAMED = 3
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The members of a group, at any depth; of any other error itself."""
+    return list(islice(_leaves(error), _MOST_MEMBERS))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for each in error.exceptions:
+        yield from _leaves(each)
+
+
+def chains(error: BaseException) -> list[tuple[BaseException, ...]]:
+    """The error with its causes; one such chain for each member of a group."""
+    return list(islice(_chains(error, _MOST_CAUSES), _MOST_MEMBERS))
+
+
+def _chains(error: BaseException, most: int) -> Iterator[tuple[BaseException, ...]]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _chains(each, most)
+    elif error.__cause__ is None or most == 1:
+        yield (error,)
+    else:
+        for causes in _chains(error.__cause__, most - 1):
+            yield (error, *causes)
+
+
+def name_of(error: BaseException) -> str:
+    """The name of an error's class; that of a group's members, where they have one."""
+    names = {type(each).__name__ for each in leaves(error)}
+    return names.pop() if len(names) == 1 else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception; a broken ``__str__`` must not hide the exception."""
+    if isinstance(error, BaseExceptionGroup):
+        members = leaves(error)
+        named = dict.fromkeys(f"{type(each).__name__}: {message_of(each)}" for each in members)
+        more = ", …" if len(named) > _MOST_NAMED else ""
+        return "; ".join(list(named)[:_MOST_NAMED]) + more
+    if isinstance(error, SystemExit):
+        return f"the handler has called sys.exit({error.code!r})"
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001
+        return f"(its message cannot be had: {type(broken).__name__})"
