@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.outcome import ItemFailure as ItemFailure
     from resumable_tasks.runners.retries import Retry as Retry
     from resumable_tasks.task.advice import advise as advise
+    from resumable_tasks.task.redo import redo as redo
     from resumable_tasks.task.task import ResumableTask as ResumableTask
     from resumable_tasks.task.task import resumable_task as resumable_task
 
@@ -41,6 +42,7 @@ _NAMES = {
     " Unfinished UsageError WorkerLost",
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",
+    "task.redo": "redo",
     "prefect.schedule": "scheduled_date",
     "prefect.states": "flow_state",
     "engine.budget": "Budget",

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.errors import UsageError
@@ -315,6 +316,10 @@ class Place(ABC):
     @abstractmethod
     def reader(self) -> Reader:
         """Whoever reads the rows."""
+
+    def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+        """Make the chosen items missing, durable on return, or only say which; their keys."""
+        raise UsageError(f"a {type(self).__name__} cannot have items done again")
 
     def local_path(self) -> str | None:
         """The path on this machine, if that is where it is."""

@@ -21,6 +21,7 @@ from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.imports import import_progress
 from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
 from resumable_tasks.cli.parked import accept
+from resumable_tasks.cli.redo import redo
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
 
@@ -70,8 +71,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, accept, repair, reset, import and sql init --apply only read, and are
-    safe while a run is at work.
+    All commands but retry, redo, accept, repair, reset, import and sql init --apply only read, and
+    are safe while a run is at work.
     """
 
 
@@ -82,6 +83,7 @@ for _command in (
     keys,
     failures,
     retry,
+    redo,
     accept,
     verify,
     repair,

@@ -18,6 +18,7 @@ from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.errors import InvalidKey, StoreError, UsageError
 from resumable_tasks.items import keys as keys_
+from resumable_tasks.items.keys import Lines
 from resumable_tasks.runners.outcome import Failure
 
 
@@ -136,7 +137,7 @@ def retry(
     reader = Reader.at(checkpoint)
     state = reader.state
     lines = {line for line, failure in state.failures.items() if failure.error in classes}
-    lines |= {_known(key, state.failures) for key in keys}
+    lines |= {typed_key(key, state.failures, "has failed") for key in keys}
     if quarantined:
         lines |= {keys_.canonical(failure.key) for failure in state.quarantined}
     if not (keys or classes or quarantined):
@@ -158,7 +159,7 @@ def retry(
     output.show(as_json, document, text)
 
 
-def _known(text: str, failed: dict[bytes, Failure]) -> bytes:
+def typed_key(text: str, known: Lines, what: str) -> bytes:
     """The canonical form of a key that was typed: as JSON, or as a plain string."""
     forms = []
     for value in (_parsed(text), text):
@@ -167,9 +168,9 @@ def _known(text: str, failed: dict[bytes, Failure]) -> bytes:
         except InvalidKey:
             continue
     for form in forms:
-        if form in failed:
+        if form in known:
             return form
-    raise UsageError(f"no item with key {clean(text, 120)} has failed; nothing was changed")
+    raise UsageError(f"no item with key {clean(text, 120)} {what}; nothing was changed")
 
 
 def _parsed(text: str) -> Any:

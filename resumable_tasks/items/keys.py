@@ -144,6 +144,12 @@ def twin(line: bytes) -> bytes | None:
     return None
 
 
+def sortable(key: Key) -> tuple[Any, ...]:
+    """What keys are sorted by: integers come before strings."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return tuple((isinstance(part, str), part) for part in parts)
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of a value, escaped and cut, fit for a message or a log line."""
     try:

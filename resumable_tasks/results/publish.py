@@ -70,13 +70,8 @@ def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
     order: list[tuple[Any, ...]] = []
     for at, (line, key) in enumerate(zip(lines, keys.parse_lines(keys.join(lines)), strict=True)):
         position = positions.get(line) if positions is not None else None
-        order.append((1, _sortable(key), at) if position is None else (0, position, at))
+        order.append((1, keys.sortable(key), at) if position is None else (0, position, at))
     return found.take([entry[-1] for entry in sorted(order)])
-
-
-def _sortable(key: Any) -> tuple[Any, ...]:
-    parts = key if isinstance(key, tuple) else (key,)
-    return tuple((isinstance(part, str), part) for part in parts)
 
 
 def publish(

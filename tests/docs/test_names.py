@@ -18,7 +18,7 @@ from tests.docs.pages import EVERYTHING, PAGES, REPOSITORY, prose
 # Classes whose methods a user calls.
 WITH_METHODS = {"ResumableTask", "RunResult", "Snapshot"}
 # Names of others that the pages show as ``name=``: of Prefect, of the flows, of folders.
-FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image", "status"}
+FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image", "status", "log_prints"}
 ERRORS = {
     name: kind
     for name, kind in vars(errors).items()
@@ -151,5 +151,5 @@ def test_every_field_of_a_checkpoint_is_described() -> None:
     head = {"kind", "number", "epoch", "run", "time", "nonce", "previous", "shards", "schema"}
     head |= {"tracebacks", "info"}
     kinds = set(re.findall(r"['\"](\w+)['\"]", str(Commit.__dataclass_fields__["kind"].type)))
-    assert len(kinds) == 6
+    assert len(kinds) == 8
     assert described == manifest | head | kinds

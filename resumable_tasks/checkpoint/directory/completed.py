@@ -1,13 +1,16 @@
-"""The completed keys, and the record that completed each."""
+"""The completed keys, and when each was completed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from resumable_tasks.checkpoint.directory import layout
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.items import keys
 
 
 def completed_lines(store: Store) -> Iterator[bytes]:
@@ -16,19 +19,23 @@ def completed_lines(store: Store) -> Iterator[bytes]:
 
 
 def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
-    """The time of each record, and the canonical keys that it completes, newline-joined.
+    """A time, and the canonical keys that were completed then, newline-joined.
 
-    In commit order, each once, as the journal was at the first call. The journal is read twice
-    rather than held in memory; damage is found before the first key is given.
+    In commit order, each once, as the journal was at the first call. A key that was only copied
+    with others of its shard has the time of its result. The journal is read several times rather
+    than held in memory; damage is found before the first key is given.
     """
     anchor = read_manifest(store).id
     retracted: dict[bytes, int] = {}
+    copied: set[bytes] = set()
     records = 0
     for commit in Journal(store, anchor).read_new():
         records = commit.number + 1
-        for key in commit.retracted.split(b"\n") if commit.retracted else ():
+        copied.update(_copied(commit))
+        for key in keys.split(commit.retracted):
             retracted[key] = commit.number
     layout.check(store, records)
+    since = _since(store, anchor, copied, records) if copied else {}
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:
             return
@@ -37,5 +44,31 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
         lines = commit.keys.split(b"\n") if commit.keys else []
         if retracted:
             lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
-        if lines:
-            yield commit.time, b"\n".join(lines)
+        if not since:
+            if lines:
+                yield commit.time, b"\n".join(lines)
+            continue
+        times = ((since.get(key, commit.time), key) for key in lines)
+        for when, each in groupby(times, key=lambda pair: pair[0]):
+            yield when, b"\n".join(key for _, key in each)
+
+
+def _copied(commit: Commit) -> list[bytes]:
+    """The keys that a record completes again with the rows that they had."""
+    count, rowless = commit.info.get("copied", 0), commit.info.get("copied_rowless", 0)
+    if not count:
+        return []
+    lines = list(keys.split(commit.keys))
+    return lines[: count - rowless] + lines[len(lines) - rowless :]
+
+
+def _since(store: Store, anchor: str, wanted: set[bytes], records: int) -> dict[bytes, str]:
+    """The time of the result that each of these keys has."""
+    found: dict[bytes, str] = {}
+    for commit in Journal(store, anchor).read_new():
+        if commit.number >= records:
+            break
+        stays = set(_copied(commit))
+        for key in wanted.intersection(keys.split(commit.keys)) - stays:
+            found[key] = commit.time
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.directory import manifest, schemas, shards
 from resumable_tasks.checkpoint.directory.completed import completed_lines
 from resumable_tasks.checkpoint.directory.driver import (
@@ -15,6 +16,7 @@ from resumable_tasks.checkpoint.directory.driver import (
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
+from resumable_tasks.checkpoint.directory.redo import redo
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import (
     Checkpoint,
@@ -95,6 +97,9 @@ class Directory(Place):
 
     def reader(self) -> Reader:
         return DirectoryReader(self.store())
+
+    def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+        return redo(self.store(), choice, dry_run=dry_run)
 
 
 def _manifest(job: Job) -> Manifest:

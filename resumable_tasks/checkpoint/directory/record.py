@@ -30,7 +30,8 @@ class Commit:
 
     ``kind``: ``claim`` (a driver begins its run), ``commit`` (keys and failures), ``close``
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
-    (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten).
+    (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten),
+    ``redo`` (keys that a person wants to be missing again).
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
@@ -41,7 +42,7 @@ class Commit:
     ``adopted`` are keys that were completed without one, and have one from here on.
     """
 
-    kind: Literal["claim", "commit", "close", "repair", "lost", "release", "archive"]
+    kind: Literal["claim", "commit", "close", "repair", "lost", "release", "archive", "redo"]
     epoch: int
     run: str
     number: int = -1

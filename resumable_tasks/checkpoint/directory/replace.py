@@ -53,6 +53,7 @@ class Superseded:
 
     def added_to(self, commit: Commit, fingerprints: list[bytes]) -> Commit:
         """The record with this added: keys in the order of their shards."""
+        rowless = sum(lines.count(b"\n") + 1 for lines in self.rowless)
         return replace(
             commit,
             keys=keys.join(filter(None, (*self.lines, commit.keys, *self.rowless))),
@@ -65,6 +66,7 @@ class Superseded:
                 **commit.info,
                 "retracted_shards": self.retracted_shards,
                 "copied": self.count,
+                **({"copied_rowless": rowless} if rowless else {}),
             },
         )
 

@@ -114,7 +114,7 @@ class State:
         self._adopt(commit)
         for path in commit.info.get("retracted_shards", ()):
             known = self.shards.pop(path, None)
-            self.gap = self.gap or (known is None and commit.kind == "commit")
+            self.gap = self.gap or (known is None and commit.kind in ("commit", "redo"))
         for shard in commit.shards:
             self.shards[shard.path] = shard
         if commit.schema:

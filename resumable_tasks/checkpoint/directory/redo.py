@@ -1,0 +1,131 @@
+"""Completed items become missing: what people decide, as of failed ones in `repair.release`.
+
+One record takes back the shards that hold their rows, and completes what stays of these shards
+again, as for changed items (`replace`). So at no moment an item that stays is without its rows.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from datetime import datetime
+
+from resumable_tasks.checkpoint.choice import Choice
+from resumable_tasks.checkpoint.directory import holder, layout, schemas, shards
+from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.completed import completed_at
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.directory.where import Where
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import UsageError
+from resumable_tasks.items import keys
+from resumable_tasks.items.keys import Key, KeyScheme
+from resumable_tasks.runners.outcome import Failure
+
+
+def redo(store: Store, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+    """Make the chosen items missing, durable on return; their keys.
+
+    Their rows are no results any more, and the next run handles them. All other rows are there at
+    every moment. The record of it fences every run that may still be alive. With ``dry_run``
+    nothing is changed.
+
+    Raises:
+        CheckpointHeld: a run is at work.
+        CheckpointDamaged: a shard with rows of chosen items is.
+        UsageError: there is no checkpoint, a key is not completed, the condition is none.
+    """
+    if dry_run:
+        found, state = read_checkpoint(store)
+        return _sorted(_chosen(store, found, state, choice))
+    made = read_manifest(store)
+    disk.prepare(store, (JOURNAL, SHARDS))
+    hold = Holder(store, run := secrets.token_hex(6))
+    try:
+        hold.take(takeover=False)
+        disk.sync(store, SHARDS)
+        disk.sync(store, JOURNAL)
+        journal, state = Journal(store, made.id), State(place=store.url)
+        state.apply_all(journal.read_new())
+        layout.check(store, state.records)
+        supersede.check(store, made, state)
+        found = made.named(state.names)
+        lines = _chosen(store, found, state, choice)
+        if lines:
+            _take_back(store, found, state, journal, lines, run)
+        return _sorted(lines)
+    finally:
+        hold.release()
+        disk.let_go(store)
+
+
+def _take_back(
+    store: Store, found: Manifest, state: State, journal: Journal, lines: list[bytes], run: str
+) -> None:
+    state.epoch += 1  # of the copies, too
+    done = {line for line in lines if line in state.done}
+    copied = supersede.Superseder(store, found, state).supersede(done)
+    info = holder.me(run)
+    info.pop("run")
+    # Those that had failed when they were handled again, or are parked, are to be tried too.
+    known = [failure for line in lines if (failure := state.known(line)) is not None]
+    commit = Commit("redo", state.epoch, run, failures=tuple(map(_released, known)), info=info)
+    journal.append(copied.added_to(commit, []))
+
+
+def _released(failure: Failure) -> Failure:
+    return replace(failure, attempts=0, rows=None)
+
+
+def _chosen(store: Store, found: Manifest, state: State, choice: Choice) -> list[bytes]:
+    """The canonical keys of the chosen items."""
+    lines: set[bytes] | None = None
+    if choice.keys is not None:
+        lines = set(choice.keys)
+        for line in lines:
+            if line not in state.done and line not in state.parked:
+                key = keys.shorten(keys.parse(line))
+                raise UsageError(f"no item with key {key} is completed; nothing was changed")
+    if choice.before is not None:
+        lines = _both(lines, _completed_before(store, choice.before))
+    if choice.where is not None:
+        lines = _both(lines, _fitting(store, found, state, choice.where))
+    return list(lines or ())
+
+
+def _sorted(lines: list[bytes]) -> list[Key]:
+    return sorted(keys.parse_lines(keys.join(lines)), key=keys.sortable)
+
+
+def _both(one: set[bytes] | None, other: set[bytes]) -> set[bytes]:
+    return other if one is None else one & other
+
+
+def _completed_before(store: Store, moment: datetime) -> set[bytes]:
+    found: set[bytes] = set()
+    for when, lines in completed_at(store):
+        if datetime.fromisoformat(when) < moment:
+            found.update(keys.split(lines))
+    return found
+
+
+def _fitting(store: Store, found: Manifest, state: State, condition: str) -> set[bytes]:
+    """The keys of the items of which a row fits."""
+    if state.schema is None:
+        raise UsageError(f"{store.url} has no rows that a condition could be about")
+    schema = schemas.schema_from_text(state.schema)
+    where, scheme = Where(condition, schema), KeyScheme.of(found.key)
+    lines: set[bytes] = set()
+    for shard in state.shards.values():
+        rows = schemas.cast(shards.read(store, shard), schema)
+        each = scheme.lines_of(rows, state.done)
+        lines.update(each[at] for at in where.fitting(rows))
+    return lines

@@ -1,0 +1,88 @@
+"""The command `redo`: completed items are handled again by the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from resumable_tasks.base.text import count
+from resumable_tasks.checkpoint.directory.place import Directory
+from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.cli import output
+from resumable_tasks.cli.failed import typed_key
+from resumable_tasks.cli.look import checkpoint_argument, json_option
+from resumable_tasks.items import keys as keys_
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  they are missing now, or none was chosen"
+    "\n  2  no such item is completed, or the condition is none; nothing was changed"
+    "\n  3  a run holds the checkpoint; nothing was changed"
+    "\n  4  rows of these items are damaged; nothing was changed\n"
+    "\n\b\nExamples:\n  resumable redo checkpoints/classify --key 17 --key lesson-18"
+    "\n  resumable redo checkpoints/classify --where \"label = 'other'\" --dry-run"
+    "\n  resumable redo checkpoints/classify --before 2026-11-23T08:00Z",
+)
+@checkpoint_argument
+@click.option("--key", "keys", multiple=True, help="An item's key, as `keys` prints it.")
+@click.option(
+    "--where",
+    metavar="SQL",
+    help="A condition on an item's rows, in SQLite's SQL; columns are those of the results.",
+)
+@click.option(
+    "--before", metavar="TIME", help="Items whose results were committed before; UTC if not said."
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many they are.")
+@json_option
+def redo(
+    checkpoint: str,
+    keys: Sequence[str],
+    where: str | None,
+    before: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Have completed items of CHECKPOINT handled again by the next run.
+
+    Their rows are no results any more; those of all other items stay, at every moment. Of several
+    kinds of options an item must fit all; of several keys, one.
+    """
+    from resumable_tasks.task.redo import redo as redo_items
+
+    state = Reader.at(checkpoint).state
+    known = _Known(state.done, state.parked)
+    chosen = [keys_.parse(typed_key(key, known, "is completed")) for key in keys] or None
+    done = redo_items(
+        Directory(checkpoint), keys=chosen, where=where, before=before, dry_run=dry_run
+    )
+    estimate = state.pace.estimate(len(done))
+    document = {
+        "checkpoint": Directory(checkpoint).local_path(),
+        "items": len(done),
+        "keys": done,
+        "seconds": estimate.seconds,
+        "cost": estimate.cost,
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        text = [f"the next run would handle {estimate} again"]
+    elif done:
+        text = [
+            f"{count(len(done), 'item')} of {len(state.done):,} are to be done again",
+            f"next: run the same command again: it handles {estimate}",
+        ]
+    else:
+        text = ["no completed item is so; nothing was changed"]
+    output.show(as_json, document, text)
+
+
+class _Known:
+    """The keys that `redo` takes: of completed items, and of parked ones."""
+
+    def __init__(self, *known: keys_.Lines) -> None:
+        self._known = known
+
+    def __contains__(self, line: bytes, /) -> bool:
+        return any(line in each for each in self._known)
