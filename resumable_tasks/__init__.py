@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resumable_tasks.errors import *  # noqa: F403 - its classes, which are all public
     from resumable_tasks.items.fingerprints import Changes as Changes
     from resumable_tasks.prefect.schedule import scheduled_date as scheduled_date
+    from resumable_tasks.prefect.schedule import scheduled_time as scheduled_time
     from resumable_tasks.prefect.states import flow_state as flow_state
     from resumable_tasks.results.result import RunResult as RunResult
     from resumable_tasks.runners.handle import current_batch as current_batch
@@ -43,7 +44,7 @@ _NAMES = {
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",
     "task.redo": "redo",
-    "prefect.schedule": "scheduled_date",
+    "prefect.schedule": "scheduled_date scheduled_time",
     "prefect.states": "flow_state",
     "engine.budget": "Budget",
     "engine.events": "Progress",

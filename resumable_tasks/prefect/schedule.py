@@ -1,4 +1,4 @@
-"""The day that a run is about: the one it was scheduled for, however late it runs."""
+"""The day and the time that a run is about: those it was scheduled for, however late it runs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,23 @@ def scheduled_date(tz: str | datetime.tzinfo | None = None) -> datetime.date:
     start = flow_run.expected_start_time
     assert start is not None
     return start.astimezone(zone or _schedules_zone(flow_run)).date()
+
+
+def scheduled_time() -> datetime.datetime:
+    """The time of the flow run's *scheduled* start, in UTC; outside of one the hour that has begun.
+
+    For jobs that run several times a day: give it to ``partition=``. A run that is late, is
+    retried, resumed or rerun later keeps its time, so that it finds its checkpoint again. In a
+    subflow it is that of the outermost flow run.
+    """
+    flow_run = _outermost_flow_run()
+    if flow_run is None:
+        now = datetime.datetime.now(datetime.UTC)
+        return now.replace(minute=0, second=0, microsecond=0)
+    start = flow_run.expected_start_time
+    assert start is not None
+    whole_seconds = int(start.timestamp())
+    return datetime.datetime.fromtimestamp(whole_seconds, datetime.UTC)
 
 
 def _zone(tz: str | datetime.tzinfo) -> datetime.tzinfo:

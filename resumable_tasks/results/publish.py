@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +74,27 @@ def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
     return found.take([entry[-1] for entry in sorted(order)])
 
 
+def given_rows(rows: CommittedRows, given: KeyTable) -> CommittedRows:
+    """The rows of these items, without those of all others."""
+    import pyarrow as pa
+
+    scheme = KeyScheme.of(rows.key)
+
+    def tables() -> Iterator[pa.Table]:
+        for part in rows.tables():
+            lines = scheme.lines_of(part, given)
+            yield part.filter(pa.array([line in given for line in lines], pa.bool_()))
+
+    return replace(rows, tables=tables)
+
+
 def publish(
     reader: Reader,
     dest: str | Path,
     *,
     ordered: bool = False,
     positions: KeyTable | None = None,
+    given: KeyTable | None = None,
     target_bytes: int = TARGET_BYTES,
 ) -> Published:
     """Write all committed rows to the folder ``dest``, as Parquet files of about ``target_bytes``.
@@ -89,7 +104,7 @@ def publish(
     file's name, so that even a reader in the middle goes on undisturbed. Where the old one or the
     new one has several, a reader in the middle finds none of the old ones any more: an error, or
     no rows at all, and never some. ``ordered`` holds all rows in memory; without it memory is
-    bounded by a file's rows.
+    bounded by a file's rows. Of ``given`` items only, if there are any.
 
     Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
     `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
@@ -100,6 +115,7 @@ def publish(
         refuse_foreign(target)
 
     def write(rows: CommittedRows) -> Published:
+        rows = rows if given is None else given_rows(rows, given)
         with _io_errors(target):
             return _write(rows, target, ordered, positions, target_bytes)
 

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING
 
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.estimate import Estimate
-from resumable_tasks.checkpoint.form import Reader
-from resumable_tasks.errors import JobFailed
+from resumable_tasks.checkpoint.form import CommittedRows, Reader
+from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.results.publish import TARGET_BYTES, Published, ordered_table, publish, table
+from resumable_tasks.results.publish import (
+    TARGET_BYTES,
+    Published,
+    given_rows,
+    ordered_table,
+    publish,
+    table,
+)
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -61,6 +68,8 @@ class RunResult:
     retried: int = 0
     parked: int = 0
     parked_items: tuple[Failure, ...] = field(repr=False, default=())
+    # Whether all items came by; not, most often, in a run that was stopped.
+    read_all: bool = field(repr=False, default=True)
 
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.
@@ -77,39 +86,66 @@ class RunResult:
             f"{self.failed:,} failed{parked}"
         )
 
-    def table(self, *, ordered: bool = False) -> pa.Table:
+    def table(self, *, ordered: bool = False, only_given: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
 
         ``ordered``: in the order of this run's items; without it, in the order of commits.
-        Raises `CheckpointDamaged` that names the file.
+        ``only_given``: without the rows of items that this run was not given. Raises
+        `CheckpointDamaged` that names the file, and `UsageError` where it is not known which
+        items were given.
         """
-        if ordered:
-            return self._reader.read(lambda rows: ordered_table(rows, self.positions))
-        return self._reader.read(table)
+        given = self._given if only_given else None
+
+        def whole(rows: CommittedRows) -> pa.Table:
+            rows = rows if given is None else given_rows(rows, given)
+            return ordered_table(rows, self.positions) if ordered else table(rows)
+
+        return self._reader.read(whole)
 
     def dataset(self) -> pads.Dataset:
         """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
         return self._reader.dataset()
 
     def publish(
-        self, dest: str | Path, *, ordered: bool = False, target_bytes: int = TARGET_BYTES
+        self,
+        dest: str | Path,
+        *,
+        ordered: bool = False,
+        only_given: bool = False,
+        target_bytes: int = TARGET_BYTES,
     ) -> Published:
         """Write all committed rows to the folder ``dest`` as compacted Parquet.
 
-        A reader of the folder sees the old dataset or the new one, never a part. See
-        `resumable_tasks.results.publish.publish`.
+        A reader of the folder sees the old dataset or the new one, never a part. ``ordered`` and
+        ``only_given`` as for `table`. See `resumable_tasks.results.publish.publish`.
         """
         return publish(
             self._reader,
             dest,
             ordered=ordered,
             positions=self.positions,
+            given=self._given if only_given else None,
             target_bytes=target_bytes,
         )
 
     def completed_keys(self) -> Iterator[keys.Key]:
         """The keys of all completed items of the checkpoint, in the order of commits."""
         return self._reader.completed_keys()
+
+    @property
+    def _given(self) -> KeyTable:
+        """The keys of this run's items. Raises `UsageError` where they are not all known."""
+        if self.positions is None or (self.total and not len(self.positions)):
+            raise UsageError(
+                "only_given=True: which items were given is known in the process of the run, and "
+                "not where they are the rows of a table"
+            )
+        if not self.read_all:
+            raise UsageError(
+                "only_given=True: this run was stopped before it had read all items; run it again "
+                "to its end"
+            )
+        return self.positions
 
     @property
     def _reader(self) -> Reader:

@@ -28,8 +28,8 @@ class RunArguments:
         checkpoint: the checkpoint's directory; by default
             ``.resumable/<name>/<partition or "default">`` under the working directory. Or a
             `SqlCheckpoint`: the rows of a database table are the items.
-        partition: which occurrence of a repeating job this is, such as a date; a folder
-            below ``checkpoint``.
+        partition: which occurrence of a repeating job this is: a text, a date, or for hourly runs
+            a datetime, which is the same in every time zone; a folder below ``checkpoint``.
         takeover: take the checkpoint from a run that is stuck; it can no longer commit.
         on_version_change: if the checkpoint is of another ``version`` of the job: ``"error"``,
             ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint.

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base import checks, log
+from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.signals import use_exit_codes
 from resumable_tasks.base.text import command
@@ -35,6 +35,7 @@ from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.origin import origin_of
+from resumable_tasks.task.partitions import folder_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -355,6 +356,7 @@ class Run:
             retried=ending.retried,
             parked=len(parked),
             parked_items=tuple(parked),
+            read_all=not ending.stopped and not ending.why_failed,
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
         )
@@ -408,12 +410,7 @@ def as_place(
     name: str, checkpoint: str | os.PathLike[str] | Place | None, partition: str | date | None
 ) -> Place:
     """The place of the checkpoint of this job and partition. Raises `UsageError`."""
-    part = partition.isoformat() if isinstance(partition, date) else partition
-    if part is not None and (not isinstance(part, str) or not checks.NAME.fullmatch(part)):
-        raise UsageError(
-            f"partition={partition!r} cannot be a folder's name: use letters, digits, '_', '-' "
-            "and '.', or a date"
-        )
+    part = None if partition is None else folder_of(partition)
     if checkpoint is None:
         return Directory(str(Path(HOME) / name / (part or "default")))
     if isinstance(checkpoint, Place):
