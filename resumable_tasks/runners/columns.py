@@ -1,13 +1,12 @@
-"""Types of columns: which Parquet keeps, and which are only a library's way to hold others."""
+"""The columns of results, as far as a job declares them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.errors import BadResult, UsageError
+from resumable_tasks.errors import BadResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,7 +17,8 @@ class Columns:
     """What is known of the columns of a job's results before there are any.
 
     ``schema`` has the declared columns, with their types in all partitions; None if there are
-    none. The values of the columns in ``json`` are kept as JSON text.
+    none. A column of type null is there in all partitions, and its type is inferred. The values
+    of the columns in ``json`` are kept as JSON text.
     """
 
     schema: pa.Schema | None = None
@@ -29,6 +29,9 @@ class Columns:
         """True if nothing is declared."""
         return self.schema is None and not self.json
 
+
+INFERRED = Columns()
+"""Nothing is declared: types are inferred from the rows."""
 
 JSON_MARK = b"resumable_tasks"
 _JSON = {JSON_MARK: b"json"}
@@ -47,19 +50,12 @@ def json_names(schema: pa.Schema | None) -> frozenset[str]:
     return frozenset(field.name for field in fields if (field.metadata or {}) == _JSON)
 
 
-def json_text(name: str, values: Iterable[Any]) -> list[str | None]:
-    """The values of a column as JSON text; None stays no value. Raises `BadResult`."""
-    try:
-        return [None if value is None else json.dumps(value) for value in values]
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadResult(f"column {name!r} of the handler's result is no JSON: {error}") from error
-
-
 def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
     """What a job declares of its results.
 
     Args:
-        schema: a ``pyarrow.Schema``; None: nothing.
+        schema: a ``pyarrow.Schema``, or a class with annotated fields, such as a pydantic model
+            or a dataclass; None: nothing.
         json_columns: the names of columns to be kept as JSON text.
 
     Raises:
@@ -67,48 +63,21 @@ def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
     """
     if schema is None:
         return Columns(json=frozenset(json_columns))
+    from resumable_tasks.runners import declared
+
+    found = declared.schema_of(schema)
+    of_json = frozenset(json_columns) | json_names(found)
     import pyarrow as pa
 
-    if not isinstance(schema, pa.Schema):
-        raise UsageError(f"schema={schema!r} is no pyarrow.Schema")
-    of_json = frozenset(json_columns) | json_names(schema)
-    fields = [json_field(field.name) if field.name in of_json else field for field in schema]
+    fields = [json_field(field.name) if field.name in of_json else field for field in found]
     return Columns(pa.schema(fields), of_json)
 
 
-INFERRED = Columns()
-"""Nothing is declared: types are inferred from the rows."""
+def json_text(name: str, values: Iterable[Any]) -> list[str | None]:
+    """The values of a column as JSON text; None stays no value. Raises `BadResult`."""
+    from resumable_tasks.runners import tables
 
-
-def normalise(table: pa.Table) -> pa.Table:
-    """The table with every column of a type that Parquet keeps and that unifies with its kin.
-
-    Categories become their values, string views strings: which of them a library produced says
-    nothing of the result.
-    """
-    import pyarrow as pa
-
-    plain = [field.with_type(_plain(field.type)) for field in table.schema]
-    schema = pa.schema(plain)
-    return table if schema.equals(table.schema) else table.cast(schema)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if kind == pa.string_view():
-        return pa.string()
-    if kind == pa.binary_view():
-        return pa.binary()
-    return kind
-
-
-def unwritable(kind: pa.DataType) -> bool:
-    """True if a type holds, at any depth, a struct without fields, which Parquet cannot write."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(unwritable(field.type) for field in kind)
-    return hasattr(kind, "value_type") and unwritable(kind.value_type)
+    texts, odd = tables.json_text(name, list(values))
+    for why in odd.values():
+        raise BadResult(why)
+    return texts

@@ -1,7 +1,7 @@
 r"""Values that JSON has not, as JSON: the form in which rows are kept that do not fit the table.
 
 What JSON has stands as it is: null, true, false, text, lists, objects, and numbers of any length.
-All else is an object with one name, which begins with ``$``::
+All else is an object with one of these names, and no other::
 
     {"$float": "nan"}                         also inf, -inf
     {"$text": "so \ud83d"}                     text that is no UTF-8, as Python escapes it
@@ -12,7 +12,7 @@ All else is an object with one name, which begins with ``$``::
     {"$uuid": …}, {"$path": …}
     {"$complex": [real, imaginary]}
     {"$tuple": […]}, {"$set": […]}
-    {"$dict": [[name, value], …]}             names that are no text, or begin with ``$``
+    {"$dict": [[name, value], …]}             names that are no text, or one of these alone
     {"$arrow": [type, number]}                a moment or a time in units that Python has not
 
 `decode` gives back an equal value.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -68,7 +69,8 @@ def _encode(value: Any, depth: int) -> Any:
 
 def _encode_dict(value: dict[Any, Any], depth: int) -> Any:
     pairs = [(name, _encode(each, depth + 1)) for name, each in value.items()]
-    if all(type(name) is str and not name.startswith("$") and _is_utf8(name) for name in value):
+    named = len(value) == 1 and next(iter(value)) in _READERS
+    if not named and all(type(name) is str and _is_utf8(name) for name in value):
         return dict(pairs)
     return {"$dict": [[_encode(name, depth + 1), each] for name, each in pairs]}
 
@@ -125,6 +127,27 @@ _WRITERS: tuple[tuple[type[Any], str, Callable[[Any], Any]], ...] = (
 )
 
 
+def as_exact_text(value: Any) -> str:
+    """The value as JSON text, from which `decode` makes an equal one. Raises `CannotEncode`."""
+    return json.dumps(encode(value), ensure_ascii=False, allow_nan=False)
+
+
+def as_text(value: Any) -> str | None:
+    """The value as JSON text for any reader, encoded only where JSON has no form for it.
+
+    None stays no value. Raises `CannotEncode`.
+    """
+    if value is None:
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if _is_utf8(text) and json.loads(text) == value:  # no names that are no text
+            return text
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return as_exact_text(value)
+
+
 def decode(value: Any) -> Any:
     """The value that `encode` was given, or an equal one. Raises `ValueError` for any other."""
     if isinstance(value, list):
@@ -133,17 +156,14 @@ def decode(value: Any) -> Any:
         return value
     if len(value) == 1:
         (name, inner) = next(iter(value.items()))
-        if name.startswith("$"):
+        if name in _READERS:
             return _decode_named(name, inner)
     return {name: decode(each) for name, each in value.items()}
 
 
 def _decode_named(name: str, inner: Any) -> Any:
-    reader = _READERS.get(name)
-    if reader is None:
-        raise ValueError(f"{clean(name, 40)} names no kind of value")
     try:
-        return reader(inner)
+        return _READERS[name](inner)
     except (TypeError, ArithmeticError, binascii.Error) as error:
         raise ValueError(f"{name} does not hold what it says: {error}") from error
 

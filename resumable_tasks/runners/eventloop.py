@@ -179,9 +179,9 @@ async def aexecute(work: Work, batch: Batch, stopping: Stopping) -> Outcome:
 
 
 async def _call(call: Call) -> Outcome | Raised:
-    call.begin()
+    items = call.begin()
     try:
-        return call.returned(await _within_timeout(call.work, call.batch))
+        return call.returned(await _within_timeout(call.work, items))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -193,7 +193,7 @@ async def _call(call: Call) -> Outcome | Raised:
         return call.raised(error)
 
 
-async def _handled(work: Work, batch: Batch) -> Any:
+async def _handled(work: Work, items: Any) -> Any:
     """The value of the handler, in a task of its own: a cancel of that one is no order to us.
 
     What the handler raises is given back as a value, since ``SystemExit`` in a task ends its loop.
@@ -201,7 +201,7 @@ async def _handled(work: Work, batch: Batch) -> Any:
 
     async def contained() -> tuple[Any, BaseException | None]:
         try:
-            return await work.handler(batch.items), None
+            return await work.handler(items), None
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - raised below
@@ -213,12 +213,12 @@ async def _handled(work: Work, batch: Batch) -> Any:
     return value
 
 
-async def _within_timeout(work: Work, batch: Batch) -> Any:
+async def _within_timeout(work: Work, items: Any) -> Any:
     if work.timeout is None:
-        return await _handled(work, batch)
+        return await _handled(work, items)
     try:
         async with asyncio.timeout(work.timeout) as limit:
-            return await _handled(work, batch)
+            return await _handled(work, items)
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own

@@ -25,6 +25,7 @@ from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
 from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
+from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
@@ -119,11 +120,14 @@ class Call:
     number: int
     _began: float = field(default=0.0, init=False)
     _at: float = field(default=0.0, init=False)
+    _given: Given | None = field(default=None, init=False)
 
-    def begin(self) -> None:
-        """The handler is about to be called, in this context."""
+    def begin(self) -> Any:
+        """The handler is about to be called, in this context, with these items."""
         current.set((self.batch, self.number))
+        self._given = Given(self.batch.items)
         self._at, self._began = time.monotonic(), time.perf_counter()
+        return self._given.items
 
     def times(self) -> Times:
         """The call has ended just now."""
@@ -151,7 +155,7 @@ class Call:
 
     def _matched(self, value: Any, times: Times) -> Done | Fatal:
         work, batch = self.work, self.batch
-        matched = rows.match(value, batch, work.scheme, work.results, work.columns)
+        matched = rows.match(value, batch, work.scheme, work.results, work.columns, self._given)
         failed: tuple[Failure, ...] = ()
         left_out: tuple[int, ...] = ()
         if matched.failed:
@@ -281,9 +285,9 @@ def enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fat
 
 def call_handler(call: Call) -> Outcome | Raised:
     """The answer to `Call`, on this thread; the timeout is the caller's to see to."""
-    call.begin()
+    items = call.begin()
     try:
-        return call.returned(call.work.handler(call.batch.items))
+        return call.returned(call.work.handler(items))
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
 

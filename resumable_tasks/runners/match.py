@@ -1,15 +1,13 @@
 """Matching: a handler's return value → rows of the batch's keys, or an error that says why not.
 
 Rows carry the key's fields, or match the batch by position when none of them does and they are
-as many. This is where "an item that the handler left out has failed" is decided.
+as many. This is where "an item that the handler left out has failed" is decided, and which items
+are parked because their rows cannot be stored.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,19 @@ from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultC
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key, KeyScheme
-from resumable_tasks.runners import columns as types
+from resumable_tasks.runners import frames
 from resumable_tasks.runners.columns import INFERRED, Columns
+from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.outcome import ItemFailure, Parked, ResultsMode
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Row = dict[str, Any]
+Failed = list[tuple[Key, BaseException | str]]
+
+# Of so few integers, a permutation is chance.
+_FEW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +45,97 @@ class Matched:
     parked: Sequence[Parked] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the handler returned: a table or rows, and the key of each row (None: in order)."""
+
+    rows: pa.Table | list[Row]
+    keys: list[Key] | None
+
+
 def match(
     returned: Any,
     batch: Batch,
     scheme: KeyScheme,
     results: ResultsMode,
     columns: Columns = INFERRED,
+    given: Given | None = None,
 ) -> Matched:
     """Match what the handler returned to the items of its batch. Raises `BadResult`.
 
-    The values of the JSON columns become text, since Arrow would give all dicts of a column
-    the same fields.
+    Rows that cannot be stored beside the others set their items apart, and not the others.
+    ``given``: what the handler was given, as it left it.
     """
-    json_columns = columns.json
-    rows, failed = _take_failures(returned, batch, results)
-    if results == "none":
-        if rows:
-            raise _wrong_shape(
-                f'the handler returned {_name(returned)}, and results="none" would throw it '
-                'away; return None, or say results="one" or "many"'
-            )
-        table, found = None, None
-    elif _is_arrow(rows):
-        table, found = _match_arrow(rows, batch, scheme, results)
+    if frames.is_arrow(returned) and results != "none":
+        failed: Failed = []
+        found = _match_arrow(returned, batch, scheme, results, given)
     else:
-        misfits: list[tuple[Key, BaseException | str]] = []
-        known = dict(failed)
-        table, found = _match_rows(rows, batch, scheme, results, known, json_columns, misfits)
-        failed += misfits
-    if table is not None:
-        for field in table.schema:
-            if types.unwritable(field.type):
-                raise BadResult(
-                    f"column {field.name!r} of the handler's result holds empty dicts only, which "
-                    "Parquet cannot write; leave it out, or give it a field"
+        rows, failed = _take_failures(returned, batch, results)
+        if results == "none":
+            if rows:
+                raise _wrong_shape(
+                    f'the handler returned {_name(returned)}, and results="none" would throw it '
+                    'away; return None, or say results="one" or "many"'
                 )
-    return _complete(table, found, failed, batch, results)
+            return _complete(None, None, failed, batch, results)
+        found = _match_rows(rows, batch, scheme, results, dict(failed), given)
+    if not isinstance(found.rows, list):
+        if _is_as_declared(found.rows, columns):
+            return _complete(found.rows, found.keys, failed, batch, results)
+        found = _Found(found.rows.to_pylist(), found.keys)
+    table, bad = _separated(found, batch, dict(failed), columns)
+    matched = _complete(table, found.keys, failed, batch, results, bad.keys())
+    if not bad:
+        return matched
+    set_apart = [(keys.parse(line), rows, why) for line, (why, rows) in bad.items()]
+    return Matched(matched.table, matched.done, matched.completed, matched.failed, set_apart)
 
 
-def _take_failures(
-    returned: Any, batch: Batch, results: ResultsMode
-) -> tuple[Any, list[tuple[Key, BaseException | str]]]:
+def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
+    """True if a table need not be looked at row by row, to become what was declared."""
+    if columns.json & set(table.column_names):
+        return False
+    for field in columns.schema or ():
+        if field.name not in table.column_names:
+            return False
+        found = table.column(field.name)
+        if not found.type.equals(field.type) or (found.null_count and not field.nullable):
+            return False
+    return True
+
+
+def _separated(
+    found: _Found, batch: Batch, failed: dict[Key, Any], columns: Columns
+) -> tuple[pa.Table | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
+    """The rows that can be stored, as a table; the others by their items' keys, and why."""
+    from resumable_tasks.runners import tables
+    from resumable_tasks.runners.plain import plain
+
+    rows = found.rows
+    assert isinstance(rows, list)
+    table, odd = tables.separate(rows, columns)
+    if not odd:
+        return table, {}
+    of_rows = found.keys
+    if of_rows is None:
+        of_rows = [key for key in batch.keys if key not in failed]
+    lines = [_canonical_of(key, "a row of the handler's result") for key in of_rows]
+    bad: dict[bytes, tuple[ResultConflict, list[Row]]] = {}
+    left = list(range(len(rows)))
+    # Without some rows, others may be in the minority: again, until all that are left go together.
+    while odd:
+        for at, why in odd.items():
+            bad.setdefault(lines[left[at]], (ResultConflict(why), []))
+        left = [at for at in left if lines[at] not in bad]
+        table, odd = tables.separate([rows[at] for at in left], columns)
+    for line, row in zip(lines, rows, strict=True):
+        if line in bad:
+            bad[line][1].append(plain(row))
+    return table, bad
+
+
+def _take_failures(returned: Any, batch: Batch, results: ResultsMode) -> tuple[list[Any], Failed]:
     """The rows with an `ItemFailure` left in its place, and those failures by key."""
-    if _is_arrow(returned):
-        return returned, []
     if returned is None:
         if results == "none":
             return [], []
@@ -116,10 +168,8 @@ def _match_rows(
     scheme: KeyScheme,
     results: ResultsMode,
     failed: dict[Key, Any],
-    json_columns: Set[str],
-    misfits: list[tuple[Key, BaseException | str]],
-) -> tuple[pa.Table | None, list[Key] | None]:
-    """``misfits`` takes in the items whose rows are left out."""
+    given: Given | None,
+) -> _Found:
     rows = entries
     if set(map(type, entries)) > {dict} or (entries and type(entries[0]) is not dict):
         rows = [_to_dict(row) for row in entries]
@@ -127,71 +177,82 @@ def _match_rows(
     real = [row for row in rows if row is not None] if failed else rows
     present = _keys_of_rows(real, columns, scheme.composite)
     if present is not None:
-        rows = real
-    else:
-        if len(rows) != len(batch) or (results == "many" and rows):
-            raise _wrong_shape(
-                f"the handler returned {len(rows):,} rows for {len(batch):,} items, and the rows "
-                f"have no {_columns(columns)}: let each row carry the key of its item"
-                + ("" if results == "many" else ", or return one row per item in their order")
+        return _Found(real, present)
+    _check_names(dict.fromkeys(name for row in real for name in row), columns)
+    if len(rows) != len(batch) or (results == "many" and rows):
+        raise _wrong_shape(
+            f"the handler returned {len(rows):,} rows for {len(batch):,} items, and the rows "
+            f"have no {_columns(columns)}: let each row carry the key of its item"
+            + ("" if results == "many" else ", or return one row per item in their order")
+        )
+    in_order = _in_order(batch, given)
+    for row, key in zip(rows, in_order, strict=True):
+        if row is None and key not in failed:
+            raise BadResult(
+                "the rows carry no key and an ItemFailure stands at another item's place; "
+                f"put it at the place of its item, or let each row carry {_columns(columns)}"
             )
-        for row, key in zip(rows, batch.keys, strict=True):
-            if row is None and key not in failed:
-                raise BadResult(
-                    "the rows carry no key and an ItemFailure stands at another item's place; "
-                    f"put it at the place of its item, or let each row carry {_columns(columns)}"
-                )
-        rows = [
-            {**dict(zip(columns, scheme.values(key), strict=True)), **row}
-            for row, key in zip(rows, batch.keys, strict=True)
-            if row is not None and key not in failed
-        ]
-    try:
-        return to_table(rows, json_columns), present
-    except BadResult:
-        odd = _odd_rows(rows, json_columns)
-        of_rows = present if present is not None else [k for k in batch.keys if k not in failed]
-        each = [_canonical_of(key, "a row of the handler's result") for key in of_rows]
-        bad = {each[at]: why for at, why in odd.items()}
-        if not bad or not bad.keys() <= set(keys.split(batch.lines)):
-            raise
-    for line, why in bad.items():
-        misfits.append((keys.parse(line), ResultConflict(why)))
-    kept = [at for at, line in enumerate(each) if line not in bad]
-    return to_table([rows[at] for at in kept], json_columns), [of_rows[at] for at in kept]
+    if not failed and rows:
+        _check_permutations({name: [row.get(name) for row in rows] for name in rows[0]}, batch)
+    with_keys = [
+        {**dict(zip(columns, scheme.values(key), strict=True)), **row}
+        for row, key in zip(rows, in_order, strict=True)
+        if row is not None and key not in failed
+    ]
+    if in_order is batch.keys:
+        return _Found(with_keys, None)
+    return _Found(with_keys, [key for key in in_order if key not in failed])
 
 
-def _odd_rows(rows: list[dict[str, Any]], json_columns: Set[str]) -> dict[int, str]:
-    """The rows that keep a column from having one type, and why; none if no type prevails.
+def _check_names(names: Iterable[Any], columns: tuple[str, ...]) -> None:
+    """Rows without a key are not matched by position if they have it under nearly its name."""
+    wanted = {_bare(column): column for column in columns}
+    for name in names:
+        if isinstance(name, str) and (column := wanted.get(_bare(name))) is not None:
+            raise _wrong_shape(
+                f"the rows have no {_columns(columns)}, and a column {name!r}: name it {column!r} "
+                "if it holds the key, or call it something else"
+            )
 
-    They alone are not to be kept: the call is paid for, and another one would give the same.
+
+def _bare(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _check_permutations(values: dict[str, list[Any]], batch: Batch) -> None:
+    """Rows are not matched by position if a column says that they stand in another order."""
+    kinds = set(map(type, batch.keys))
+    if len(batch) < 2 or (kinds == {int} and len(batch) < _FEW):
+        return
+    for name, column in values.items():
+        if (
+            column != batch.keys
+            and set(map(type, column)) <= kinds
+            and (set(column) == set(batch.keys))
+        ):
+            raise _wrong_shape(
+                f"column {name!r} of the rows holds the keys of the items in another order, and "
+                "the rows would be matched to the items by position: let each row carry the key "
+                "of its item under the name of the key"
+            )
+
+
+def _in_order(batch: Batch, given: Given | None) -> list[Key]:
+    """The keys of the items in the order in which the handler has left its list.
+
+    Rows that it makes of a list that it has sorted stand as the list does. Raises `BadResult`
+    where its items are not those that it was given.
     """
-    odd: dict[int, str] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        if name in json_columns or not isinstance(name, str) or _fits(name, values):
-            continue
-        kinds = Counter(type(value) for value in values if value is not None)
-        (kind, times), *_ = kinds.most_common(1)
-        usual = [value for value in values if type(value) is kind]
-        if 2 * times <= kinds.total() or not _fits(name, usual):
-            return {}
-        for at, value in enumerate(values):
-            if value is not None and type(value) is not kind and not _fits(name, [*usual, value]):
-                odd[at] = (
-                    f"column {name!r} is {keys.shorten(value)} of type {type(value).__name__} "
-                    f"here, and of type {kind.__name__} in most rows of its batch: no type holds "
-                    "both. Let the handler return one type"
-                )
-    return odd
-
-
-def _fits(name: str, values: list[Any]) -> bool:
-    try:
-        array(name, values)
-    except BadResult:
-        return False
-    return True
+    order = given.order() if given is not None else None
+    if given is None or order == list(range(len(batch))):
+        return batch.keys
+    if order is None:
+        raise _wrong_shape(
+            "the handler has changed its list of items, and its rows carry no key: whose they "
+            "are is not known. Let each row carry the key of its item, or work on a copy of the "
+            "list"
+        )
+    return [batch.keys[at] for at in order]
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:
@@ -215,50 +276,64 @@ def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) ->
 def _complete(
     table: pa.Table | None,
     found: list[Key] | None,
-    failed: list[tuple[Key, BaseException | str]],
+    failed: Failed,
     batch: Batch,
     results: ResultsMode,
+    parked: Set[bytes] = frozenset(),
 ) -> Matched:
     """Decide which items are done, given the keys of the rows (None: every item has its row)."""
     in_order = found is None or (
         # Equal, and not as 1 equals True; tuples are looked into below.
         results == "one" and found == batch.keys and set(map(type, found)) <= {str, int}
     )
-    if in_order and not failed:
+    if in_order and not failed and not parked:
         return Matched(table, batch.lines, len(batch))
     lines = dict(zip(keys.split(batch.lines), batch.keys, strict=True))
     failures = {keys.canonical(key): error for key, error in failed}
     if found is not None:
-        seen: dict[bytes, int] = {}
-        for at, key in enumerate(found):
-            line = _canonical_of(key, f"row {at} of the handler's result")
-            if line not in lines:
-                raise BadResult(
-                    f"row {at} of the handler's result has key {keys.shorten(key)}, "
-                    "which is not in its batch"
-                )
-            if line in failures:
-                raise BadResult(
-                    f"the handler returned a row and an ItemFailure for key {keys.shorten(key)}"
-                )
-            if results == "one" and line in seen:
-                raise BadResult(
-                    f"rows {seen[line]} and {at} of the handler's result have the same key "
-                    f'{keys.shorten(key)}; say results="many" if an item may have many rows'
-                )
-            seen[line] = at
+        seen = _seen(found, lines, failures.keys(), results)
         if results == "one":
             for line in lines:
                 if line not in seen and line not in failures:
                     error = MissingResult("the handler returned no row for this item")
                     failures[line] = error
-    done = [line for line in lines if line not in failures]
+    done = [line for line in lines if line not in failures and line not in parked]
     return Matched(
         table if table is not None and table.num_rows else None,
         keys.join(done),
         len(done),
         [(lines[line], error) for line, error in failures.items()],
     )
+
+
+def _seen(
+    found: list[Key], lines: Mapping[bytes, Key], failed: Set[bytes], results: ResultsMode
+) -> dict[bytes, int]:
+    """The keys that have rows. Raises `BadResult` for those that should have none."""
+    canonical = [
+        _canonical_of(key, f"row {at} of the handler's result") for at, key in enumerate(found)
+    ]
+    seen: dict[bytes, int] = {}
+    for at, (key, line) in enumerate(zip(found, canonical, strict=True)):
+        if line not in lines:
+            error = BadResult(
+                f"row {at} of the handler's result has key {keys.shorten(key)}, "
+                "which is not in its batch"
+            )
+            # Where no row has a key of the batch, no row of another batch will.
+            error.of_shape = not any(each in lines for each in canonical)
+            raise error
+        if line in failed:
+            raise BadResult(
+                f"the handler returned a row and an ItemFailure for key {keys.shorten(key)}"
+            )
+        if results == "one" and line in seen:
+            raise BadResult(
+                f"rows {seen[line]} and {at} of the handler's result have the same key "
+                f'{keys.shorten(key)}; say results="many" if an item may have many rows'
+            )
+        seen[line] = at
+    return seen
 
 
 def _wrong_shape(message: str) -> BadResult:
@@ -275,118 +350,63 @@ def _canonical_of(key: Any, where: str) -> bytes:
         raise BadResult(f"{where}: {error}") from error
 
 
-def _is_arrow(value: Any) -> bool:
-    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
-
-
 def _match_arrow(
-    value: Any, batch: Batch, scheme: KeyScheme, results: ResultsMode
-) -> tuple[pa.Table, list[Key] | None]:
-    import pyarrow as pa
-
+    value: Any, batch: Batch, scheme: KeyScheme, results: ResultsMode, given: Given | None
+) -> _Found:
     try:
-        if isinstance(value, pa.Table):
-            table = value
-        elif hasattr(value, "__arrow_c_stream__"):
-            table = pa.table(value)
-        else:
-            table = pa.Table.from_batches([pa.record_batch(value)])
-        table = types.normalise(table.replace_schema_metadata(None))
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise _wrong_shape(f"the handler's {_name(value)} is no Arrow table: {error}") from error
+        table = frames.to_arrow(value)
+    except BadResult as error:
+        raise _wrong_shape(str(error)) from error
+    if isinstance(table, list):
+        return _match_rows(table, batch, scheme, results, {}, given)
     columns = scheme.columns
     there = [column for column in columns if column in table.column_names]
     if len(there) == len(columns):
         found = [table.column(column).to_pylist() for column in columns]
-        return table, list(zip(*found, strict=True)) if scheme.composite else found[0]
+        return _Found(table, list(zip(*found, strict=True)) if scheme.composite else found[0])
+    if not there:
+        _check_names(table.column_names, columns)
     if there or len(batch) != table.num_rows or results == "many":
         raise _wrong_shape(
             f"the handler returned a table of {table.num_rows:,} rows for {len(batch):,} items, "
             f"without {_columns(columns)} (it has {keys.shorten(table.column_names, 200)}): let "
             "it carry the key of each item, or one row per item in their order"
         )
+    values = zip(table.column_names, table.columns, strict=True)
+    _check_permutations({n: v.to_pylist() for n, v in values if _may_be_keys(v)}, batch)
+    from resumable_tasks.runners import tables
+
+    in_order = _in_order(batch, given)
     for at, column in enumerate(columns):
-        values = [scheme.values(key)[at] for key in batch.keys]
-        table = table.add_column(at, column, array(column, values))
-    return table, None
+        of_keys = [scheme.values(key)[at] for key in in_order]
+        table = table.add_column(at, column, tables.array(column, of_keys))
+    return _Found(table, None if in_order is batch.keys else in_order)
 
 
-def to_table(rows: list[dict[str, Any]], json_columns: Set[str] = frozenset()) -> pa.Table | None:
-    """Rows as columns; a column is any field of any row, in the order first met."""
+def _may_be_keys(column: pa.ChunkedArray) -> bool:
     import pyarrow as pa
 
-    if not rows:
-        return None
-    # pa.Table.from_pylist would take the fields of the first row for those of all.
-    names = list(rows[0])
-    try:
-        if set(map(len, rows)) != {len(names)}:
-            raise KeyError
-        columns = [[row[name] for row in rows] for name in names]
-    except KeyError:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = [[row.get(name) for row in rows] for name in names]
-    for name in names:
-        if not isinstance(name, str):
-            raise BadResult(f"a row has a field named {keys.shorten(name)}; names are strings")
-    columns = [
-        types.json_text(name, values) if name in json_columns else values
-        for name, values in zip(names, columns, strict=True)
-    ]
-    arrays = [array(name, values) for name, values in zip(names, columns, strict=True)]
-    fields = [
-        types.json_field(name) if name in json_columns else pa.field(name, each.type)
-        for name, each in zip(names, arrays, strict=True)
-    ]
-    arrays = [
-        each.cast(field.type) if name in json_columns else each
-        for name, field, each in zip(names, fields, arrays, strict=True)
-    ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    kind = column.type
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    )
 
 
-_PLAIN_TYPES = {
-    str: ("string",),
-    int: ("int64", "uint64"),  # Arrow's own inference knows no uint64 since its version 26
-    float: ("float64",),
-    bool: ("bool",),
-}
-
-
-def array(name: str, values: list[Any]) -> pa.Array:
-    import pyarrow as pa
-
-    try:
-        kinds = set(map(type, values)) - {type(None)}
-        aliases = _PLAIN_TYPES.get(kinds.pop(), ()) if len(kinds) == 1 else ()
-        # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
-        for alias in aliases:
-            with contextlib.suppress(OverflowError):
-                return pa.array(values, pa.type_for_alias(alias))
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        found = sorted({type(value).__name__ for value in values if value is not None})
-        raise BadResult(
-            f"column {name!r} of the handler's result cannot be stored: it holds "
-            f"{', '.join(found)}, and Arrow says: {error}"
-        ) from error
-
-
-def _to_dict(row: Any) -> dict[str, Any] | None:
+def _to_dict(row: Any) -> Row | None:
     """A row as a dict; None for an `ItemFailure`, which keeps its place."""
     if type(row) is ItemFailure:
         return None
     if isinstance(row, dict):
         return row
-    if dataclasses.is_dataclass(row) and not isinstance(row, type):
-        return dataclasses.asdict(row)
-    if hasattr(row, "model_dump"):  # pydantic, without importing it
-        dumped: dict[str, Any] = row.model_dump()
-        return dumped
-    raise _wrong_shape(
-        f"the handler returned a list with {_name(row)} in it; a row is a dict, a dataclass or a "
-        "pydantic model"
-    )
+    from resumable_tasks.runners.plain import fields_of
+
+    fields = fields_of(row)
+    if fields is None:
+        raise _wrong_shape(
+            f"the handler returned a list with {_name(row)} in it; a row is a dict, a dataclass, a "
+            "named tuple, or a model of pydantic, attrs or msgspec"
+        )
+    return fields
 
 
 def _columns(columns: tuple[str, ...]) -> str:

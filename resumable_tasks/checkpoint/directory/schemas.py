@@ -63,39 +63,56 @@ class ResultSchema:
         unified = unify(current, new, batch)
         if current is None or (unified.equals(current) and unified.equals(new)):
             return unified
-        for name in changed(new, unified):
-            if not keeps(rows(), name, unified):
-                before = current.field(name).type if name in current.names else unified
-                raise conflict(name, before, new.field(name).type, batch)
-        self._refuse_changes(current, new, unified, batch, there)
+        new_rows = (rows() for _ in range(1))
+        unified = self._kept(unified, (current, new), changed(new, unified), new_rows, batch)
+        names = changed(current, unified)
+        for name in names:
+            known = (name, current.field(name).type, new.field(name).type)
+            if self._is_declared(name) or known in self._fixed:
+                raise conflict(*known, batch)
+        return self._kept(unified, (current, new), names, there, batch)
+
+    def _kept(
+        self,
+        unified: pa.Schema,
+        of: tuple[pa.Schema, pa.Schema],
+        names: list[str],
+        tables: Iterable[pa.Table],
+        batch: str,
+    ) -> pa.Schema:
+        """The schema in which these columns of these tables stay what they are.
+
+        Structures that do not are JSON. Raises `ResultConflict` for others.
+        """
+        from resumable_tasks.runners import jsontype, types
+
+        names = [name for name in names if not jsontype.is_json(unified.field(name).type)]
+        for table in tables if names else ():
+            for name in [name for name in names if not keeps(table, name, unified)]:
+                # Of a column that changes both have a type.
+                before, now = (some.field(name) for some in of)
+                if not types.is_structure(before.type):
+                    known = (name, before.type, now.type)
+                    self._fixed.add(known)
+                    raise conflict(*known, batch)
+                names.remove(name)
+                at = unified.get_field_index(name)
+                unified = unified.set(at, now.with_type(jsontype.JSON))
         return unified
 
-    def _refuse_changes(
-        self,
-        current: pa.Schema,
-        new: pa.Schema,
-        unified: pa.Schema,
-        batch: str,
-        there: Iterable[pa.Table],
-    ) -> None:
-        names = changed(current, unified)
-        kinds = {name: (name, current.field(name).type, new.field(name).type) for name in names}
-        declared = self._declared.names if self._declared is not None else ()
-        for name, known in kinds.items():
-            if name in declared or known in self._fixed:
-                raise conflict(*known, batch)
-        for table in there if names else ():
-            for name in names:
-                if not keeps(table, name, unified):
-                    self._fixed.add(kinds[name])
-                    raise conflict(*kinds[name], batch)
+    def _is_declared(self, name: str) -> bool:
+        """True if the job says the column's type, and does not leave it open."""
+        import pyarrow as pa
+
+        if self._declared is None or name not in self._declared.names:
+            return False
+        return not pa.types.is_null(self._declared.field(name).type)
 
 
 def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
-    """The schema that holds both, by Arrow's permissive promotion.
+    """The schema that holds both: see `resumable_tasks.runners.types.join`.
 
-    Null with anything; numbers by width; new columns and struct fields. Whether the values then
-    stay what they are is for `keeps` to say.
+    Whether the values then stay what they are is for `keeps` to say.
     Raises `ResultConflict` with the column, both types and the batch if there is none.
     """
     if current is None or current.equals(new):
@@ -103,20 +120,29 @@ def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
     import pyarrow as pa
 
     _refuse_other_text(current, new, batch)
-    try:
-        unified = pa.unify_schemas([current, new], promote_options="permissive")
-        return _marked(unified, json_names(current) | json_names(new))
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        pass  # found out below, with the column
+    fields = {field.name: field for field in current}
     for field in new:
-        before = current.field(field.name) if field.name in current.names else field
-        try:
-            pa.unify_schemas(
-                [pa.schema([before]), pa.schema([field])], promote_options="permissive"
-            )
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise conflict(field.name, before.type, field.type, batch) from error
-    raise AssertionError("schemas that conflict have a column that does")
+        before = fields.setdefault(field.name, field)
+        kind = _joined(before.type, field.type)
+        if kind is None:
+            raise conflict(field.name, before.type, field.type, batch)
+        json = field.name in json_names(pa.schema([before, field]))
+        fields[field.name] = json_field(field.name) if json else pa.field(field.name, kind)
+    return pa.schema(list(fields.values()))
+
+
+def _joined(before: pa.DataType, now: pa.DataType) -> pa.DataType | None:
+    import pyarrow as pa
+
+    from resumable_tasks.runners import types
+
+    found = types.join(before, now)
+    if found is None and not (types.is_structure(before) or types.is_structure(now)):
+        # NaN alone is no value: a column of nothing else takes any type.
+        for kind, other in ((before, now), (now, before)):
+            if pa.types.is_floating(kind):
+                return other
+    return found
 
 
 def _refuse_other_text(current: pa.Schema, new: pa.Schema, batch: str) -> None:
@@ -128,12 +154,6 @@ def _refuse_other_text(current: pa.Schema, new: pa.Schema, batch: str) -> None:
             before, now = current.field(name), new.field(name)
             if not (pa.types.is_null(before.type) or pa.types.is_null(now.type)):
                 raise conflict(name, before, now, batch)
-
-
-def _marked(schema: pa.Schema, json: Iterable[str]) -> pa.Schema:
-    for name in json:
-        schema = schema.set(schema.get_field_index(name), json_field(name))
-    return schema
 
 
 def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
@@ -152,7 +172,7 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
         if field.name in json:
             columns.append(pa.array(json_text(field.name, column.to_pylist()), pa.string()))
         elif column.type.equals(field.type) or keeps(table, field.name, wanted):
-            columns.append(column.cast(field.type))
+            columns.append(cast_column(column, field.type))
         else:
             raise ResultConflict(
                 f"column {field.name!r} of the results is {column.type} in rows that are stored, "
@@ -163,11 +183,16 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 def declared(stored: pa.Schema | None, columns: Columns) -> pa.Schema | None:
     """The columns whose types the job has said; of the JSON columns those that are stored too."""
-    fields = {field.name: field for field in columns.schema or ()}
-    there = stored.names if stored is not None else ()
-    fields |= {name: json_field(name) for name in columns.json if name in there}
     import pyarrow as pa
 
+    there = stored.names if stored is not None else ()
+    # Whether a value may be null is seen to where rows become columns.
+    fields = {
+        field.name: field.with_nullable(True)
+        for field in columns.schema or ()
+        if not (pa.types.is_null(field.type) and field.name in there)
+    }
+    fields |= {name: json_field(name) for name in columns.json if name in there}
     return pa.schema(list(fields.values())) if fields else None
 
 
@@ -204,36 +229,38 @@ def changed(before: pa.Schema, after: pa.Schema) -> list[str]:
 def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
     """True if this column's values keep their meaning in the type that the schema gives it.
 
-    Promotion looks at types alone: it would make 2⁵³ + 1 a float, text bytes, and the year 9999
+    A type alone does not tell: 2⁵³ + 1 would become another float, and the year 9999 has no
     nanoseconds.
     """
     import pyarrow as pa
 
+    from resumable_tasks.errors import BadResult
+    from resumable_tasks.runners import jsontype
+
     if column not in rows.column_names:
         return True
     before, kind = rows.column(column), schema.field(column).type
+    if before.type.equals(kind) or pa.types.is_null(before.type):
+        return True
     try:
-        there, back = before.cast(kind), _back(before.type, kind)
-        kept = _family(before.type, kind) and bool(there.cast(back).equals(before.cast(back)))
-        if kept and "decimal" in str(before.type):
-            # A float comes back as the decimal that it was made of, and is printed as another.
-            return all(map(_reads_as, there.to_pylist(), before.to_pylist()))
-        return kept
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        there = cast_column(before, kind)
+        if jsontype.is_json(kind):
+            return True
+        if _is_nan_alone(before.type, kind):
+            return there is not None
+        return bool(
+            there.cast(_back(before.type, kind)).equals(before.cast(_back(before.type, kind)))
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError, BadResult):
         return False
 
 
-def _reads_as(found: Any, wanted: Any) -> bool:
-    """True if a decimal that became a float reads back as it was, at any depth."""
-    from decimal import Decimal
+def _is_nan_alone(before: pa.DataType, kind: pa.DataType) -> bool:
+    """True for a column of floats in which there can only be NaN, since it takes another type."""
+    import pyarrow as pa
 
-    if isinstance(wanted, Decimal) and isinstance(found, float):
-        return Decimal(repr(found)) == wanted
-    if isinstance(wanted, list) and isinstance(found, list):
-        return all(map(_reads_as, found, wanted))
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        return all(_reads_as(found.get(name), value) for name, value in wanted.items())
-    return True
+    numbers = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    return bool(pa.types.is_floating(before)) and not numbers
 
 
 def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
@@ -251,20 +278,6 @@ def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
     return before
 
 
-def _family(before: pa.DataType, after: pa.DataType) -> bool:
-    """True if text stays text, at any depth, and an empty struct is not filled."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(before) and pa.types.is_struct(after):
-        return all(_family(field.type, after.field(field.name).type) for field in before)
-    if hasattr(before, "value_type") and hasattr(after, "value_type"):
-        return _family(before.value_type, after.value_type)
-    text = (pa.types.is_string, pa.types.is_large_string)
-    if pa.types.is_null(before):
-        return True
-    return any(is_a(before) for is_a in text) == any(is_a(after) for is_a in text)
-
-
 def schema_to_text(schema: pa.Schema) -> str:
     """A schema as the journal keeps it: Arrow's own IPC message in base64."""
     return base64.b64encode(schema.serialize()).decode()
@@ -278,6 +291,8 @@ def may_have_json(text: str | None) -> bool:
 def schema_from_text(text: str) -> pa.Schema:
     import pyarrow as pa
 
+    from resumable_tasks.runners import jsontype  # noqa: F401 - types of its own are known then
+
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
@@ -288,9 +303,39 @@ def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if table.schema.equals(schema):
         return table
     columns = [
-        table.column(field.name).cast(field.type)
+        cast_column(table.column(field.name), field.type)
         if field.name in table.column_names
         else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def is_cast_by_arrow(before: pa.Schema, after: pa.Schema) -> bool:
+    """True if Arrow's own cast makes columns of the first schema what `cast_column` does."""
+    from resumable_tasks.runners import jsontype
+
+    pairs = [(field.type, after.field(field.name).type) for field in before]
+    return not any(
+        not kind.equals(there) and (jsontype.is_json(kind) or _is_nan_alone(there, kind))
+        for there, kind in pairs
+    )
+
+
+def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column in a type to which `unify` has widened it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from resumable_tasks.runners import jsontype, plain
+
+    if column.type.equals(kind):
+        return column
+    if jsontype.is_json(kind) and not pa.types.is_null(column.type):
+        values = (plain.plain(chunk.to_pylist()) for chunk in column.chunks)
+        return pa.chunked_array([jsontype.column(each) for each in values], kind)
+    if _is_nan_alone(column.type, kind):
+        if not pc.all(pc.is_null(column, nan_is_null=True), min_count=0).as_py():
+            raise pa.ArrowInvalid("there are numbers in the column")
+        return pa.chunked_array([pa.nulls(len(column), kind)], kind)
+    return column.cast(kind)

@@ -80,6 +80,8 @@ def read(store: Store, shard: Shard) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from resumable_tasks.runners import jsontype  # noqa: F401 - Parquet names its type
+
     data = checked_bytes(store, shard)
     # The footer of a small file can promise a very large table; the commit knows better.
     source = pq.ParquetFile(pa.BufferReader(data))
@@ -118,8 +120,12 @@ def check_sizes(store: Store, expected: Iterable[Shard]) -> None:
 
 
 def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Dataset:
-    """A dataset over these shards, lazily read; damaged pages are refused when they are met."""
+    """A dataset over these shards, lazily read; damaged pages are refused when they are met.
+
+    Shards whose columns only Python makes what they are by now, such as JSON, are read at once.
+    """
     import pyarrow.dataset as pads
+    import pyarrow.parquet as pq
 
     if not shards:
         return pads.dataset(schema.empty_table())
@@ -127,12 +133,20 @@ def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Da
         return pads.dataset([schemas.cast(read(store, shard), schema) for shard in shards])
     filesystem, root = store.filesystem()
     verify = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pads.dataset(
-        [f"{root}/{shard.path}" for shard in shards],
+    files, others = [], []
+    for shard in shards:
+        path = f"{root}/{shard.path}"
+        if schemas.is_cast_by_arrow(pq.read_schema(path, filesystem=filesystem), schema):
+            files.append(path)
+        else:
+            others.append(schemas.cast(read(store, shard), schema))
+    found = pads.dataset(
+        files,
         schema=schema,
         filesystem=filesystem,
         format=pads.ParquetFileFormat(default_fragment_scan_options=verify),
     )
+    return pads.dataset([found, pads.dataset(others)]) if others else found
 
 
 @dataclass(frozen=True, slots=True)

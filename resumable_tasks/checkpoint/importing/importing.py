@@ -21,7 +21,7 @@ from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import BadResult, InvalidItems, UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme, join
-from resumable_tasks.runners import match
+from resumable_tasks.runners import match, tables
 from resumable_tasks.runners.outcome import Done, ResultsMode
 
 # A record of the journal is read whole; a file of fewer items is taken over in one step.
@@ -249,7 +249,7 @@ class _Items:
         import pyarrow as pa
 
         found, names = self._found, self._scheme.columns
-        table = match.to_table([found.rows[at] for at in part]) if found.rows else None
+        table = tables.to_table([found.rows[at] for at in part]) if found.rows else None
         others = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
         # A field that is called as the key's column gives way to it.
         for name in (*found.key_fields, *names):
@@ -260,5 +260,5 @@ class _Items:
         else:
             # Keys of a callable that are tuples get their column by their places.
             columns = [] if tuple in set(map(type, many)) else [many]
-        own = {n: match.array(n, column) for n, column in zip(names, columns, strict=False)}
+        own = {n: tables.array(n, column) for n, column in zip(names, columns, strict=False)}
         return pa.table({**own, **others}) if own or others else [{} for _ in part]

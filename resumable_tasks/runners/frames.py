@@ -1,0 +1,118 @@
+"""Tables and data frames that handlers return → Arrow tables of types that shards can hold.
+
+A frame with values that Arrow has no one type for, or would change, becomes rows, as if the
+handler had returned those.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.errors import BadResult
+from resumable_tasks.items.keys import shorten
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Rows = list[dict[str, Any]]
+
+
+def is_arrow(value: Any) -> bool:
+    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
+
+
+def to_arrow(value: Any) -> pa.Table | Rows:
+    """The table that the handler returned, or its rows. Raises `BadResult`."""
+    import pyarrow as pa
+
+    try:
+        found = _pandas(value) if type(value).__module__.startswith("pandas") else _arrow(value)
+        if isinstance(found, pa.Table):
+            _check_names(found.column_names)
+            found = _plain_table(found.replace_schema_metadata(None))
+        return found
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        what = f"{type(value).__name__} {shorten(value, 60)}"
+        raise BadResult(f"the handler's {what} is no Arrow table: {error}") from error
+
+
+def _arrow(value: Any) -> pa.Table:
+    import pyarrow as pa
+
+    if isinstance(value, pa.Table):
+        return value
+    if type(value).__module__.startswith("polars"):
+        _refuse_objects(value)
+        if hasattr(value, "to_arrow"):  # without views, with which Arrow cannot do everything
+            return pa.table(value.to_arrow())
+    if hasattr(value, "__arrow_c_stream__"):
+        return pa.table(value)
+    return pa.Table.from_batches([pa.record_batch(value)])
+
+
+def _refuse_objects(frame: Any) -> None:
+    """Raise `TypeError` for Python's objects in polars: Arrow would be given their addresses."""
+    for name, kind in getattr(frame, "schema", {}).items():
+        if "Object" in str(kind):
+            raise TypeError(
+                f"column {name!r} holds Python objects (polars.Object), of which polars gives "
+                "away addresses in memory only; cast it, for instance to text, or return rows"
+            )
+
+
+def _pandas(frame: Any) -> pa.Table | Rows:
+    """A frame of pandas without its index: which one it has is chance.
+
+    Columns of objects are looked at value by value: Arrow would shift a time without an offset
+    to that of its neighbour.
+    """
+    import pyarrow as pa
+
+    if not hasattr(frame, "columns"):
+        raise TypeError("it has no columns; return a DataFrame")
+    names = list(frame.columns)
+    _check_names(names)
+    if any(name is not None for name in frame.index.names):
+        index = ", ".join(repr(name) for name in frame.index.names)
+        if not set(frame.index.names) & set(names):
+            raise TypeError(
+                f"its index {index} would be lost: make columns of it with reset_index(), or "
+                "take it away with reset_index(drop=True)"
+            )
+    if all(_is_of_arrow(kind) for kind in frame.dtypes):
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    rows: Rows = frame.to_dict("records")
+    return rows
+
+
+def _is_of_arrow(kind: Any) -> bool:
+    if kind.__class__.__name__ in ("SparseDtype", "PeriodDtype", "IntervalDtype"):
+        return False
+    return getattr(kind, "kind", "") not in "Oc" or kind.__class__.__name__ in (
+        *("StringDtype", "CategoricalDtype", "ArrowDtype"),
+    )
+
+
+def _check_names(names: list[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a column is named {shorten(name)}; names are text")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two columns are named {twice!r}")
+
+
+def _plain_table(table: pa.Table) -> pa.Table | Rows:
+    """The table in types that Parquet keeps and that unify with their kin.
+
+    Categories become their values, views of text become text: which of them a library produced
+    says nothing of the result.
+    """
+    import pyarrow as pa
+
+    from resumable_tasks.runners import storable
+
+    schema = pa.schema([field.with_type(storable.plain(field.type)) for field in table.schema])
+    if not all(storable.is_storable(kind) for kind in schema.types):
+        return storable.to_rows(table)
+    return table if schema.equals(table.schema) else storable.cast(table, schema)

@@ -1,0 +1,57 @@
+"""JSON as a type of Arrow: text for every other reader, and values again for Python.
+
+Parquet holds plain text, whoever reads it. Where this module is loaded, ``as_py`` and
+``to_pylist`` give back what the handler returned. Importing it registers the type.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from resumable_tasks.runners import encoding
+
+NAME = "resumable.json"
+
+
+class _Value(pa.ExtensionScalar):  # type: ignore[misc]
+    def as_py(self, **_: Any) -> Any:
+        text = self.value
+        return None if text is None else encoding.decode(json.loads(text.as_py()))
+
+
+class JsonType(pa.ExtensionType):  # type: ignore[misc]
+    """Text that is JSON, in the encoding of `resumable_tasks.runners.encoding`."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.string(), NAME)
+
+    def __hash__(self) -> int:
+        return hash(NAME)
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> JsonType:
+        return cls()
+
+    def __arrow_ext_scalar_class__(self) -> type[_Value]:
+        return _Value
+
+
+JSON = JsonType()
+
+pa.register_extension_type(JSON)
+
+
+def is_json(kind: pa.DataType) -> bool:
+    return isinstance(kind, JsonType)
+
+
+def column(values: list[Any]) -> pa.Array:
+    """Values as a column of JSON. Raises `CannotEncode`."""
+    texts = [None if value is None else encoding.as_exact_text(value) for value in values]
+    return pa.ExtensionArray.from_storage(JSON, pa.array(texts, pa.string()))

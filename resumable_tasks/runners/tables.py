@@ -1,0 +1,198 @@
+"""Rows → columns: every value in a type that gives it back as it was, or its row is set apart."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.errors import BadResult, ResultConflict
+from resumable_tasks.items.keys import shorten
+from resumable_tasks.runners import encoding
+from resumable_tasks.runners.columns import INFERRED, Columns, json_field
+from resumable_tasks.runners.plain import plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = Mapping[str, Any]
+Odd = dict[int, str]
+"""Why rows cannot be stored, by their indexes."""
+
+WAYS_OUT = (
+    "Let the handler return one type, give the column a type with schema=, or keep it as JSON "
+    "text with json_columns="
+)
+
+
+def to_table(rows: Sequence[Row], columns: Columns = INFERRED) -> pa.Table | None:
+    """Rows as columns; a column is any field of any row, in the order first met.
+
+    Raises `ResultConflict` if there is a row that cannot be stored with the others.
+    """
+    table, odd = separate(rows, columns)
+    for why in odd.values():
+        raise ResultConflict(why)
+    return table
+
+
+def separate(rows: Sequence[Row], columns: Columns = INFERRED) -> tuple[pa.Table | None, Odd]:
+    """All rows as a table, if all can be stored; else which cannot, beside the others, and why."""
+    import pyarrow as pa
+
+    if not rows:
+        return None, {}
+    odd: Odd = {}
+    arrays: dict[str, pa.Array] = {}
+    for name, values in _by_column(rows, columns.schema).items():
+        arrays[name], unfit = _column(name, values, columns)
+        odd |= {at: why for at, why in unfit.items() if at not in odd}
+    if odd:
+        return None, odd
+    if columns.inferred:
+        return pa.Table.from_arrays(list(arrays.values()), names=list(arrays)), {}
+    fields = [
+        json_field(name) if name in columns.json else pa.field(name, found.type)
+        for name, found in arrays.items()
+    ]
+    return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields)), {}
+
+
+def _by_column(rows: Sequence[Row], schema: pa.Schema | None) -> dict[str, list[Any]]:
+    # pa.Table.from_pylist would take the fields of the first row for those of all.
+    names = list(rows[0])
+    try:
+        if schema is not None or set(map(len, rows)) != {len(names)}:
+            raise KeyError
+        found = {name: [row[name] for row in rows] for name in names}
+    except KeyError:
+        declared = dict.fromkeys(schema.names if schema is not None else ())
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        found = {
+            name: [row.get(name) for row in rows] for name in {**dict.fromkeys(names), **declared}
+        }
+    for name in names:
+        if not isinstance(name, str):
+            raise BadResult(f"a row has a field named {shorten(name)}; names are strings")
+    return found
+
+
+def _column(name: str, values: list[Any], columns: Columns) -> tuple[pa.Array | None, Odd]:
+    if name in columns.json:
+        import pyarrow as pa
+
+        texts, unfit = json_text(name, values)
+        return (None, unfit) if unfit else (pa.array(texts, pa.string()), {})
+    if columns.schema is not None and name in columns.schema.names:
+        import pyarrow as pa
+
+        from resumable_tasks.runners import declared
+
+        field = columns.schema.field(name)
+        if not pa.types.is_null(field.type):
+            return declared.column(field, values)
+    return column(name, values)
+
+
+_QUICK = {
+    str: ("string",),
+    int: ("int64", "uint64"),  # Arrow's own inference knows no uint64 since its version 26
+    float: ("float64",),
+    bool: ("bool",),
+}
+
+
+def column(name: str, values: list[Any]) -> tuple[pa.Array | None, Odd]:
+    """The column of these values; or None, and which of them have no place among the others."""
+    import pyarrow as pa
+
+    kinds = set(map(type, values)) - {type(None)}
+    # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
+    for alias in _QUICK.get(next(iter(kinds)), ()) if len(kinds) == 1 else ():
+        with contextlib.suppress(OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
+            return pa.array(values, pa.type_for_alias(alias)), {}
+    values = _without_nan(list(map(plain, values)))
+    return _together(values) or _apart(name, values)
+
+
+def array(name: str, values: list[Any]) -> pa.Array:
+    """The column of these values. Raises `ResultConflict` if they have no common type."""
+    found, odd = column(name, values)
+    for why in odd.values():
+        raise ResultConflict(why)
+    return found
+
+
+def _without_nan(values: list[Any]) -> list[Any]:
+    """NaN is no value in a column of anything but numbers: pandas says so of a missing one."""
+    kinds = set(map(type, values)) - {type(None), int}
+    if float not in kinds or len(kinds) == 1:
+        return values
+    return [None if type(value) is float and value != value else value for value in values]
+
+
+def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
+    """The column of these plain values; None if it is not that simple."""
+    import pyarrow as pa
+
+    from resumable_tasks.runners import build, jsontype, types
+
+    try:
+        kind = types.type_of(values)
+        if not jsontype.is_json(kind) or not any(map(types.why_no_place, values)):
+            return build.array(values, kind), {}
+    except (types.NoType, types.NoPlace, BadResult):
+        pass
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass  # such as a year that nanoseconds cannot tell
+    return None
+
+
+def _apart(name: str, values: list[Any]) -> tuple[None, Odd]:
+    """The values that have no place at all, or not in the type that prevails."""
+    from resumable_tasks.runners import types
+
+    odd: Odd = {}
+    groups: dict[Any, list[int]] = {}
+    for at, value in enumerate(values):
+        if value is None:
+            continue
+        why = types.why_no_place(value) or (None if _together([value]) else "of no exact form")
+        if why is not None:
+            odd[at] = f"column {name!r} is {shorten(value)}: {why}. {WAYS_OUT}"
+            continue
+        structure = type(value) in (list, dict)
+        groups.setdefault("structure" if structure else types.type_of([value]), []).append(at)
+    taken: list[int] = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        if _together([values[at] for at in taken + group]):
+            taken += group
+        else:
+            odd |= {at: _disagrees(name, values[at], values[taken[0]]) for at in group}
+    return None, odd
+
+
+def _disagrees(name: str, value: Any, usual: Any) -> str:
+    return (
+        f"column {name!r} is {shorten(value)} of type {_kind_of(value)} here, and of type "
+        f"{_kind_of(usual)} in most rows of its batch: no type holds both. {WAYS_OUT}"
+    )
+
+
+def _kind_of(value: Any) -> str:
+    kind = type(value).__name__
+    if kind == "datetime":
+        return kind + (" without an offset" if value.utcoffset() is None else " with an offset")
+    return kind
+
+
+def json_text(name: str, values: list[Any]) -> tuple[list[str | None], Odd]:
+    """Values as JSON text, in the encoding of parked rows where JSON has no form of its own."""
+    odd: Odd = {}
+    texts: list[str | None] = []
+    for at, value in enumerate(map(plain, values)):
+        try:
+            texts.append(encoding.as_text(value))
+        except BadResult as error:
+            odd[at] = f"column {name!r} is no JSON: {error}"
+    return texts, odd
