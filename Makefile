@@ -49,8 +49,9 @@ numbers: setup
 	@$(BIN)/python -m tests.package.numbers
 
 test: setup system lint test-core
+	@# What a module sets up at some cost (xdist_group), one worker sets up.
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
-	$(BIN)/python -m pytest -n auto -m "not long" --reruns 1
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
 
@@ -72,7 +73,7 @@ $(CORE_VENV)/.installed: pyproject.toml constraints.txt
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, every seeded fault, a million items
 test-long: setup system
-	$(BIN)/python -m pytest -n auto -m long --timeout 3600
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m long --timeout 3600
 	RESUMABLE_TASKS_PROFILE=long \
 		$(BIN)/python -m pytest -n auto -m "not long" tests/proof/properties --timeout 3600
 

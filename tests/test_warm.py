@@ -41,6 +41,24 @@ def test_it_is_as_a_fresh_interpreter(code: str, tmp_path: Path) -> None:
     assert tried(warm.run) == tried(subprocess.run)
 
 
+def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path) -> None:
+    pytest.importorskip("prefect")
+    code = (
+        "import logging; from prefect.settings import PREFECT_API_URL, PREFECT_HOME; "
+        "print(PREFECT_API_URL.value(), PREFECT_HOME.value(), logging.getLogger('prefect').level)"
+    )
+    for level in ("DEBUG", "ERROR"):
+        env = {
+            "PREFECT_API_URL": f"http://127.0.0.1:1/{level}",
+            "PREFECT_HOME": str(tmp_path / level),
+            "PREFECT_LOGGING_LEVEL": level,
+        }
+        options: Any = {"capture_output": True, "text": True, "env": env, "timeout": 120}
+        command = [sys.executable, "-c", code]
+        found = warm.run(command, prefect=True, **options).stdout
+        assert found == subprocess.run(command, **options).stdout != ""
+
+
 def test_scripts_and_modules(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("import sys; print(__name__, sys.argv[1:])")
     (tmp_path / "script.py").write_text("import beside, os; print(os.path.basename(__file__))")

@@ -21,6 +21,8 @@ from tests.docs.pages import REPOSITORY
 from tests.docs.test_names import parameters
 from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
 
+pytestmark = pytest.mark.xdist_group("site")
+
 # What a browser fetches for a page by itself; links to follow are not among it.
 FETCHED = {
     "script": "src",

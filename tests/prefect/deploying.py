@@ -11,10 +11,13 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests import warm
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOYMENTS = REPOSITORY / "deployments"
@@ -82,15 +85,25 @@ class Shell:
 
     env: Mapping[str, str]
     folder: Path
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[Any] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{self.env['PATH']}"
         return {**self.env, "PATH": path, **more}
 
+    @staticmethod
+    def _warmed(command: tuple[str, ...]) -> tuple[list[str], bool]:
+        """Programs of Python come from the warm parent."""
+        bin = Path(sys.executable).parent
+        known = {"prefect": [str(bin / "prefect")], "python": [sys.executable]}
+        first = known.get(command[0])
+        return [*(first or command[:1]), *command[1:]], first is not None
+
     def run(self, *command: str, cwd: Path = REPOSITORY, code: int = 0, **more: str) -> str:
-        done = subprocess.run(
-            command,
+        words, is_python = self._warmed(command)
+        run: Any = partial(warm.run, prefect=True) if is_python else subprocess.run
+        done = run(
+            words,
             cwd=cwd,
             env=self.environment(**more),
             stdin=subprocess.DEVNULL,
@@ -100,13 +113,15 @@ class Shell:
             timeout=240,
         )
         assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
-        return done.stdout
+        return str(done.stdout)
 
-    def start(self, name: str, *command: str, **more: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *command: str, **more: str) -> Any:
         """Something that goes on; what it says is in NAME.log."""
+        words, is_python = self._warmed(command)
+        start: Any = partial(warm.start, prefect=True) if is_python else subprocess.Popen
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
+            process = start(
+                words,
                 cwd=self.folder,
                 env=self.environment(**OFTEN, **more),
                 stdin=subprocess.DEVNULL,

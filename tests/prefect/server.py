@@ -2,6 +2,9 @@
 
 Run as a program it starts the server, and ends it when the session's process is gone: a worker
 that starts it may end before another that uses it.
+
+To make a database takes longer than all the rest of a start, so that the first one is kept, of each
+version of Prefect, and every later server begins with a copy.
 """
 
 from __future__ import annotations
@@ -11,13 +14,21 @@ import fcntl
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from tests import warm
+
+MADE = Path(__file__).parents[2] / "build"
 START_SECONDS = 120
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -45,22 +56,48 @@ def environment(home: Path, port: int | None = None) -> dict[str, str]:
     return found
 
 
+def made_database() -> Path:
+    return MADE / f"prefect-{version('prefect')}.db"
+
+
+def copy(database: Path, to: Path) -> None:
+    """A copy of a database that may be in use; nobody sees half of it."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = to.with_suffix(f".{os.getpid()}")
+    with closing(sqlite3.connect(database)) as old, closing(sqlite3.connect(part)) as new:
+        old.backup(new)
+    part.replace(to)
+
+
+def with_database(home: Path) -> Path:
+    """This home, with an empty database in it if one was made before."""
+    home.mkdir(parents=True, exist_ok=True)
+    if made_database().exists() and not (home / "prefect.db").exists():
+        copy(made_database(), home / "prefect.db")
+    return home
+
+
 @dataclass
 class Server:
-    """A server of one's own, to be killed and started again, on the same port and database."""
+    """A server of one's own, to be killed and started again, on the same port and database.
+
+    A ``warmed`` one starts faster, and ends with the process that has started it.
+    """
 
     home: Path
     port: int
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | warm.Program | None = None
+    warmed: bool = False
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
 
     def start(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        begin: Any = partial(warm.start, prefect=True) if self.warmed else subprocess.Popen
+        with_database(self.home)
         with (self.home / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = begin(
                 [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)],
                 env=environment(self.home, self.port),
                 stdin=subprocess.DEVNULL,
@@ -74,6 +111,8 @@ class Server:
                 self.kill()
                 raise RuntimeError(f"no Prefect server: {(self.home / 'server.log').read_text()}")
             time.sleep(0.2)
+        if not made_database().exists():
+            copy(self.home / "prefect.db", made_database())
 
     def kill(self) -> None:
         """SIGKILL to the server and to what it has started."""

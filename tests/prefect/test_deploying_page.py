@@ -19,7 +19,7 @@ import pytest
 
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import REPOSITORY, Shell, published
-from tests.prefect.server import environment, free_port, is_up
+from tests.prefect.server import environment, free_port, is_up, with_database
 
 PAGE = REPOSITORY / "docs/deploying.md"
 RUN = "not run: a test of its own runs it"
@@ -76,7 +76,8 @@ class Reader:
 def reader(tmp_path: Path) -> Iterator[Reader]:
     port = free_port()
     shell = Shell(
-        environment(tmp_path / "prefect") | {"PREFECT_SERVER_API_PORT": str(port)}, tmp_path
+        environment(with_database(tmp_path / "prefect")) | {"PREFECT_SERVER_API_PORT": str(port)},
+        tmp_path,
     )
     yield Reader(shell, tmp_path / "nightly", port)
     shell.close()

@@ -40,6 +40,7 @@ from tests.prefect.deploying import (
 )
 from tests.prefect.server import Server, environment, free_port
 
+pytestmark = pytest.mark.xdist_group("deployments")
 # The window of the automation that finds what is lost; more than the 30 seconds of a heartbeat.
 LOST_SECONDS = 40
 GENTLY = "deployments/gently.py"
@@ -406,7 +407,7 @@ def test_a_run_without_a_sign_of_life_is_called_lost_and_resumes(site: Site, los
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_power_fails_and_everything_is_started_again(source: Source, tmp_path: Path) -> None:
-    server = Server(tmp_path / "prefect", free_port())
+    server = Server(tmp_path / "prefect", free_port(), warmed=True)
     server.start()
     shell = Shell(environment(server.home, server.port), tmp_path)
     # With the window of the file: a shorter one would meet an event that died with the server.

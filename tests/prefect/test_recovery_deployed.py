@@ -17,6 +17,7 @@ from tests.prefect.recovery.scene import PATIENCE, Scene, alive, run_here
 from tests.prefect.recovery.supervisors import Served, Supervisor, Worker
 
 pytestmark = [
+    pytest.mark.xdist_group("recovery_deployed"),
     pytest.mark.usefixtures("in_prefect"),
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

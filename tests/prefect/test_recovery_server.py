@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,16 @@ from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import Scene
 
 pytestmark = [
+    pytest.mark.xdist_group("recovery_server"),
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 
 @pytest.fixture(scope="module")
-def own(
-    prefect_server: tuple[int, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[server.Server]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
     """A server for this module only, which its tests kill."""
-    found = server.Server(tmp_path_factory.mktemp("own"), server.free_port())
-    # The other one's database, since to make one takes longer than all the rest of a start.
-    made = sqlite3.connect(prefect_server[1] / "prefect.db")
-    mine = sqlite3.connect(found.home / "prefect.db")
-    with closing(made), closing(mine):
-        made.backup(mine)
+    found = server.Server(tmp_path_factory.mktemp("own"), server.free_port(), warmed=True)
     found.start()
     yield found
     found.kill()

@@ -23,11 +23,13 @@ from markdown_it import MarkdownIt
 
 from resumable_tasks import Failing, Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
 from resumable_tasks.engine.events import Committed, Progress, RunFinished, RunStarted
+from tests import warm
 from tests.prefect import server
 from tests.prefect.api import Api, until
 from tests.prefect.deployed import Deployed
 
 pytestmark = [
+    pytest.mark.xdist_group("seen"),
     pytest.mark.usefixtures("in_prefect"),
     # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
@@ -246,7 +248,7 @@ def failure(n: int, message: str = "wrong") -> Any:
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
     """One that may be stopped and killed."""
-    found = server.Server(tmp_path_factory.mktemp("own") / "home", server.free_port())
+    found = server.Server(tmp_path_factory.mktemp("own") / "home", server.free_port(), warmed=True)
     found.start()
     yield found
     found.kill()
@@ -287,12 +289,13 @@ class Child:
         self.stderr = folder / "stderr"
         self.commits: list[float] = []
         with self.stderr.open("w") as stderr:
-            self.process = subprocess.Popen(
+            self.process = warm.start(
                 [sys.executable, "-c", CHILD, str(folder / "checkpoint"), str(last_word)],
                 env=server.environment(folder / "home", own.port),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                prefect=True,
             )
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -427,7 +430,9 @@ def test_what_fails_here_fails_nothing_else(
 
     ids: list[str] = []
     assert in_flow(lambda: classify.run(items(100), checkpoint=place), ids).completed == 100
-    found = [line for line in until(lambda: api.logs(ids[0])) if "broken on purpose" in line]
+    # Logs come in parts, and this is the last line.
+    lines = until(lambda: "Finished in state" in "".join(found := api.logs(ids[0])) and found)
+    found = [line for line in lines if "broken on purpose" in line]
     assert len(found) <= 3  # and not at each of the twenty commits, or at each update
     if broken in ("get_client", "all"):
         assert [line for line in found if "not shown in Prefect's UI" in line]

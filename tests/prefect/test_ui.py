@@ -16,6 +16,7 @@ from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
 from tests.prefect.test_seen import NASTY, in_flow, items
 
 pytestmark = [
+    pytest.mark.xdist_group("ui"),
     pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT),
     pytest.mark.usefixtures("in_prefect"),
     # Prefect's and its dependencies' own are not ours to fix.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.prefect.api import until
 from tests.proof.crash.oracle import read_journal, read_rows
 
@@ -28,7 +28,7 @@ class Scene:
     """A folder with one checkpoint, and the notes of all processes that have been at it."""
 
     place: Path
-    scripts: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    scripts: list[warm.Program] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.place.mkdir(exist_ok=True)
@@ -99,16 +99,16 @@ class Scene:
 
     def script(
         self, env: Mapping[str, str], file: Path = FLOW, flow: str = "job", **parameters: Any
-    ) -> subprocess.Popen[bytes]:
+    ) -> warm.Program:
         """Start ``python flow.py``."""
         text = json.dumps(self.parameters(**parameters))
         return self.start([sys.executable, str(file), text, flow], env)
 
-    def start(self, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], env: Mapping[str, str]) -> warm.Program:
         log = (self.place / f"output-{len(self.scripts)}").open("wb")
         with log:
-            process = subprocess.Popen(
-                command, env=env, cwd=self.place, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            process = warm.start(
+                command, env=dict(env), cwd=self.place, stdout=log, stderr=log, prefect=True
             )
         self.scripts.append(process)
         return process

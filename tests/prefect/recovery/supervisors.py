@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import PATIENCE
 
@@ -31,14 +32,13 @@ class Supervisor(ABC):
         self.name = name
         self.api = api
         with (folder / f"{name}.log").open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = warm.start(
                 self.command(),
                 env={**env, **_OFTEN},
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                prefect=True,
             )
         self._deployments: dict[str, str] = {}
 
