@@ -44,7 +44,7 @@ def test_it_is_as_a_fresh_interpreter(code: str, tmp_path: Path) -> None:
 def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path) -> None:
     pytest.importorskip("prefect")
     code = (
-        "import logging; from prefect.settings import PREFECT_API_URL, PREFECT_HOME; "
+        "import logging, prefect.main; from prefect.settings import PREFECT_API_URL, PREFECT_HOME; "
         "print(PREFECT_API_URL.value(), PREFECT_HOME.value(), logging.getLogger('prefect').level)"
     )
     for level in ("DEBUG", "ERROR"):
