@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,13 @@ for _suite in ("store", "journal", "runner", "form"):
     pytest.register_assert_rewrite(f"resumable_tasks.testing.{_suite}_suite")
 
 from resumable_tasks import ResumableTask, resumable_task  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: much of the suite waits for servers and clocks."""
+    given = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
+    return int(given) if given else (os.cpu_count() or 1) * 3 // 2
+
 
 # What these look for may be rare: they are never tried twice.
 STRICT = (

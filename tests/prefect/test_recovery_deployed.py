@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,15 @@ def test_a_flow_run_that_is_killed_again_and_again_gets_to_its_end(
     assert {note["id"] for note in scene.notes("flow")} == {run}
 
 
+@pytest.mark.parametrize(
+    "flows",
+    [
+        pytest.param([("job", False), ("ajob", True)], id="like its flow"),
+        pytest.param([("job", True), ("ajob", False)], id="unlike it", marks=pytest.mark.long),
+    ],
+)
 def test_a_cancel_lets_what_runs_finish_and_starts_nothing_more(
-    tmp_path: Path, served: Supervisor
+    tmp_path: Path, served: Supervisor, flows: list[tuple[str, bool]]
 ) -> None:
     options = {"batch_size": 1, "concurrency": 4}
 
@@ -139,12 +147,7 @@ def test_a_cancel_lets_what_runs_finish_and_starts_nothing_more(
         scene.check(40)
         assert len(scene.began()) == 40 + lost
 
-    at_once(
-        lambda: story("job", False),
-        lambda: story("job", True),
-        lambda: story("ajob", False),
-        lambda: story("ajob", True),
-    )
+    at_once(*(partial(story, *each) for each in flows))
 
 
 @pytest.mark.long
