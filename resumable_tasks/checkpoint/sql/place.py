@@ -9,10 +9,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview, Reader
 from resumable_tasks.checkpoint.sql.spec import MOST_KEYS, TableSpec, require_sqlalchemy
 from resumable_tasks.errors import UsageError
+from resumable_tasks.items.keys import Key
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ class SqlCheckpoint(TableSpec, Place):
         from resumable_tasks.checkpoint.sql.opening import open_table
 
         return open_table(self, job, opening)
+
+    def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+        require_sqlalchemy()
+        from resumable_tasks.checkpoint.sql.redo import redo
+
+        return redo(self, choice, dry_run=dry_run)
 
     def reader(self) -> Reader:
         if self.shards is not None:
