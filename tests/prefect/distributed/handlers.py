@@ -81,7 +81,10 @@ def work(rows: list[dict[str, Any]]) -> list[Any]:
         elif do == "exit":
             raise SystemExit(3)
     note(str(folder), rows, "ended")
-    return [{"id": row["id"], "pid": os.getpid()} for row in rows]
+    return [
+        {"id": row["id"], "pid": "no number" if row.get("do") == "misfit" else os.getpid()}
+        for row in rows
+    ]
 
 
 @resumable_task(key="id", batch_size=2, concurrency=2)

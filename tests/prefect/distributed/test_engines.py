@@ -101,6 +101,30 @@ def test_a_bad_item_is_found_by_workers_elsewhere(
     assert len(calls(tmp_path)) <= 8 + 2 * 6
 
 
+def test_results_that_do_not_fit_are_parked_wherever_they_were_made(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    """One has a neighbour in its batch that fits, two fill a shard that is refused as a whole."""
+    engine.run(work, items(tmp_path, 10), checkpoint=place)
+    with pytest.raises(JobFailed) as caught:
+        engine.run(work, items(tmp_path, 40, misfit=[13, 20, 21]), checkpoint=place)
+    result = caught.value.result
+    assert (result.completed, result.parked, result.failed) == (27, 3, 0)
+    assert {item.key: item.rows for item in result.parked_items} == {
+        key: ({"id": key, "pid": "no number"},) for key in (13, 20, 21)
+    }
+    assert set(times_handled(tmp_path).values()) == {1}
+    oracle.each_once(place, set(range(40)) - {13, 20, 21})
+    result = engine.run(
+        work.with_options(json_columns=["pid"]), items(tmp_path, 40), checkpoint=place
+    )
+    assert (result.skipped, result.completed, result.parked) == (40, 0, 0)
+    assert sum(times_handled(tmp_path).values()) == 20
+    table = result.table()
+    assert sorted(table["id"].to_pylist()) == list(range(40))
+    assert {row["id"] for row in table.to_pylist() if row["pid"] == '"no number"'} == {13, 20, 21}
+
+
 def test_rows_of_a_table_are_handled_elsewhere_and_their_column_follows(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
