@@ -75,6 +75,7 @@ class Committed(Event):
     """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it.
 
     ``keys`` are those of the completed items. They are decoded when they are asked for.
+    ``failures`` are of items that failed, and of those that were parked.
     """
 
     number: int

@@ -100,7 +100,8 @@ class Tally:
     """The outcome of one task run's batches, as its state shows it.
 
     ``isolate``: a batch that failed is handled again in parts, and is no failure yet. ``divided``
-    counts those, ``down`` says whether any of them failed as if the service were down.
+    counts those, ``down`` says whether any of them failed as if the service were down. ``parked``
+    items have a result that is kept and does not fit the table.
     """
 
     isolate: bool
@@ -111,6 +112,7 @@ class Tally:
     completed: int = 0
     failure: Failure | None = None
     failed: int = 0
+    parked: int = 0
     divided: int = 0
     down: bool = False
     fatal: BaseException | None = None
@@ -133,7 +135,9 @@ class Tally:
                 pass
 
     def _add_failures(self, outcome: Done | Failed) -> None:
-        final = final_failures(outcome, isolate=self.isolate)
+        ended = final_failures(outcome, isolate=self.isolate)
+        final = [failure for failure in ended if not failure.parked]
+        self.parked += len(ended) - len(final)
         if final:
             self.failed += len(final)
             self.failure = self.failure or final[0]
@@ -154,6 +158,8 @@ class Tally:
         text = f"{self.completed:,} items done"
         if self.batches > 1:
             text += f" in {self.batches:,} batches"
+        if self.parked:
+            text += f", {self.parked:,} parked: kept, and not in the table"
         if self.divided:
             text += f"; {self.divided:,} did not succeed as a whole and will be handled again"
         if self.fatal is not None:

@@ -216,3 +216,29 @@ def test_halved_batches_are_no_failures_of_task_runs(
     said = "\n".join(record.getMessage() for record in caplog.records)
     # The one of the job itself, which carries no traceback of a call, is Prefect's.
     assert said.count("raise RuntimeError(") == 1
+
+
+def test_what_does_not_fit_the_table_is_told_in_the_task_runs(place: Path, api: Api) -> None:
+    from prefect import flow
+
+    def ask(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "n": 2**70 if row["id"] == 7 else row["id"]} for row in rows]
+
+    task = resumable_task(ask, name="asked", key="id")
+
+    @flow(name=f"parks-{uuid.uuid4()}")
+    def job() -> Any:
+        return task.run(ITEMS[:100], checkpoint=place)
+
+    with pytest.raises(JobFailed, match="are parked") as error:
+        job()
+    assert (error.value.result.parked, error.value.result.failed) == (1, 0)
+
+    def states() -> list[tuple[str, bool]]:
+        where = {"flows": {"name": {"any_": [job.name]}}}
+        return sorted(
+            (found["state_type"], "1 parked: kept" in found["state"]["message"])
+            for found in api.call("POST", "task_runs/filter", where)
+        )
+
+    until(lambda: states() == [("COMPLETED", False), ("COMPLETED", True)])
