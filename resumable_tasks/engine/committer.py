@@ -121,7 +121,7 @@ class Committer:
 
     def take(self, outcome: Outcome) -> None:
         """A batch has come back. In any thread."""
-        if isinstance(outcome, Dropped) and outcome.why:
+        if isinstance(outcome, Fatal) or (isinstance(outcome, Dropped) and outcome.why):
             # Now, and not when the committer sees it: others are on their way.
             self._stop.event.set()
         self._queue.put(outcome)
@@ -216,7 +216,7 @@ class Committer:
         nothing_else = self._flight.at_end and self._flight.batches == settled
         decision = Decision() if failing.hopeless else failing.look(nothing_else=nothing_else)
         if failing.hopeless is not None:
-            decision.add(failing.settle_all())
+            decision.add(failing.settle_all(nothing_else=nothing_else))
             if not nothing_else:
                 self._fail(failing.hopeless)
         self._settle(decision.settled)

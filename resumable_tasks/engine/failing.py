@@ -196,14 +196,19 @@ class FailureHandling:
             return Decision(again=[self._one_to_try()])
         return Decision()
 
-    def settle_all(self) -> Decision:
+    def settle_all(self, *, nothing_else: bool) -> Decision:
         """Record what is held as failed, with the error of its batch, because the run ends.
 
-        Suspects that were not tried by themselves keep the record that they have.
+        Nothing works, so that it is not known to be an item's fault: no attempt is counted, but
+        where there were only a few items, each tried by itself, and ``nothing_else``. Suspects that
+        were not tried by themselves keep the record that they have.
         """
         held, self._held = self._held, []
+        counted = (
+            nothing_else and len(held) <= _ITEMS_TO_TRY and all(map(isolation.was_alone, held))
+        )
         known = (each for each in held if isolation.was_alone(each) or not each.batch.suspects)
-        return Decision([isolation.settled(each, isolate=self._isolate) for each in known])
+        return Decision([self._settled(each, counted=counted) for each in known])
 
     def drop_all(self) -> int:
         """Forget what is held, because the run ends: nothing is recorded of it."""
@@ -252,13 +257,18 @@ class FailureHandling:
     def _isolated(self, failed: Failed) -> Decision:
         if self._isolate and not isolation.was_alone(failed):
             return Decision(again=isolation.parts(failed, self._number))
-        return Decision(settled=[isolation.settled(failed, isolate=self._isolate)])
+        return Decision(settled=[self._settled(failed)])
+
+    def _settled(self, failed: Failed, *, counted: bool = True) -> Done:
+        # Where nothing has worked, an import that fails says nothing of an item.
+        counted = counted and (self._has_worked or not failed.error.environment)
+        return isolation.settled(failed, isolate=self._isolate, counted=counted)
 
     # --- a failure, and what many of them may mean
 
     def _take_failed(self, failed: Failed, tried: bool) -> Decision:
         if self._fail_fast:
-            return Decision(settled=[isolation.settled(failed, isolate=self._isolate)])
+            return Decision(settled=[self._settled(failed)])
         silent = failed.batch.suspects and not failed.error.outage
         if silent and not self.paused:
             return self._isolated(failed)

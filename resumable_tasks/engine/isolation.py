@@ -90,13 +90,17 @@ def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, .
     return found[1].failures if found[1] is not None else ()
 
 
-def settled(failed: Failed, *, isolate: bool) -> Done:
-    """The batch as it is recorded: none of its items is done."""
+def settled(failed: Failed, *, isolate: bool, counted: bool = True) -> Done:
+    """The batch as it is recorded: none of its items is done.
+
+    ``counted``: whether this was an attempt of its items, and nothing else was at fault.
+    """
     done = failed.settled()
-    if was_alone(failed):
+    alone = was_alone(failed)
+    if alone and counted:
         return done
-    found = _of_the_batch(failed.failures)
-    if isolate:  # the items themselves were not tried
+    found = failed.failures if alone else _of_the_batch(failed.failures)
+    if isolate or not counted:  # the items themselves were not tried
         found = tuple(replace(failure, attempts=0) for failure in found)
     return replace(done, failures=found)
 

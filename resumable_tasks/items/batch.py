@@ -32,6 +32,7 @@ class ErrorKind:
     ``name`` is the name of its class. ``transient``: the same call may succeed at another time.
     ``outage``: the error looks like a service's, and not like an item's. ``shape``: what the
     handler returned has a form that cannot be matched to a batch, such as too few rows.
+    ``environment``: nothing of the item is at fault, but what the program was started in.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ErrorKind:
     transient: bool = False
     outage: bool = False
     shape: bool = False
+    environment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
-from resumable_tasks.items.sources import Given
+from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Planner:
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
         extract = self._scheme.extract_all
-        if isinstance(items, Given):
+        if isinstance(items, Fed):
             return self._gathered(items.take, extract, self._planning.linger)
         source = iter(items)
         return self._gathered(lambda most, *_: list(islice(source, most)), extract)

@@ -25,7 +25,7 @@ _SECONDS = 0.05
 _POLL_SECONDS = 0.2
 
 
-class Given:
+class Fed:
     """Items that somebody else reads, and gives one by one when they are there."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Given:
             self._asked = False
 
 
-class Pulled(Given):
+class Pulled(Fed):
     """An async iterable, read on its event loop for the engine's thread."""
 
     def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -136,7 +136,7 @@ class Pulled(Given):
         self._given.put(end)
 
 
-class Handed(Given):
+class Handed(Fed):
     """An iterable that the caller's thread reads, in `serve`, for the engine's thread.
 
     A generator may hold what belongs to its thread, such as a cursor of SQLite.

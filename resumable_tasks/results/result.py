@@ -171,6 +171,11 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
             "the checkpoint and does not fit the table:",
             *_kinds(result.parked_items),
         ]
+    if result.quarantined and not result.failed:
+        parts.append(
+            f"{result.quarantined:,} are quarantined, and were not tried: "
+            f"`resumable retry {result.checkpoint} --quarantined` releases them"
+        )
     if ended_early:
         parts.append(f"The run has ended before its items: {ended_early}.")
     listed = result.failures_listed or f"`resumable failures {result.checkpoint}`"

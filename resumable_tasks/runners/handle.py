@@ -25,6 +25,7 @@ from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
 from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
+from resumable_tasks.runners.environment import of_the_environment
 from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
@@ -321,6 +322,7 @@ def failed_whole(
             transient=work.retry.is_transient(error),
             outage=looks_like_an_outage(error),
             shape=isinstance(error, BadResult) and error.of_shape,
+            environment=of_the_environment(error),
         ),
         failures.whole_batch(batch, error, attempts),
         times=times or Times(0.0, now := time.monotonic(), now),

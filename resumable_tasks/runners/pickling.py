@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,6 +33,13 @@ class HandlerReference:
                 f"of its module ({getattr(self.handler, '__module__', None)}). Move it there (no "
                 'lambda, no function in a function), or use runner="local"'
             )
+        if self.handler.__module__ == "__main__" and not _has_file("__main__"):
+            raise UsageError(
+                f"handler {self.handler.__qualname__!r} cannot be sent to another process: it is "
+                "defined in a notebook, at a prompt, by -c or on standard input, where no other "
+                "process can find it. Move it to a file (a module) and import it, or use "
+                'runner="local"'
+            )
         return _reference, (self.handler.__module__, self.handler.__qualname__)
 
 
@@ -40,6 +49,14 @@ def has_name(handler: Callable[..., Any]) -> bool:
         return _find(handler.__module__, handler.__qualname__) is handler
     except (ImportError, AttributeError):
         return False
+
+
+def _has_file(module: str) -> bool:
+    """True if another process can import this module: from a file, or by its name (``-m``)."""
+    found = sys.modules[module]
+    if getattr(found, "__spec__", None) is not None:
+        return True
+    return os.path.exists(getattr(found, "__file__", None) or "")
 
 
 def _find(module: str, name: str) -> Any:

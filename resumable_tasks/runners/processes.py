@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import connection
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 
 from resumable_tasks.base import log
 from resumable_tasks.base.steps import drive
-from resumable_tasks.base.stopping import NEVER, Stopping
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.handle import (
     Answer,
     Call,
-    Enter,
     Pause,
     Raised,
     Step,
     Work,
-    call_handler,
     calls,
-    enter,
     failed_call,
     failed_whole,
 )
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
-from resumable_tasks.runners.pickling import HandlerReference, contain, shippable
+from resumable_tasks.runners.pickling import HandlerReference, shippable
 from resumable_tasks.runners.retries import overdue
+from resumable_tasks.runners.worker import Worker
 
 _DEATHS = 2
 _POLL_SECONDS = 0.5
-# "fork" would copy our threads' locks in whatever state they are, "forkserver" would keep the
-# environment of its own start; "spawn" means the same on every system.
-_CONTEXT = multiprocessing.get_context("spawn")
+# How long the exit code of a process is waited for whose pipe is closed.
+_DYING_SECONDS = 5.0
+_OF_MEMORY = "; the kernel kills a process that takes too much memory: try a smaller batch_size"
 
 
 class ProcessRunner(Runner):
@@ -62,7 +53,7 @@ class ProcessRunner(Runner):
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._work = shippable(work, HandlerReference(work.handler), processes=self.concurrency)
         try:  # what cannot cross is said now, before anything has run
-            ForkingPickler.dumps(self._work)
+            self._pickled = bytes(ForkingPickler.dumps(self._work))
         except UsageError:
             raise
         except Exception as error:
@@ -79,7 +70,7 @@ class ProcessRunner(Runner):
         self._queue.put(batch)
         with self._lock:
             if len(self._lanes) < self.concurrency:
-                lane = _Lane(self._work, self._queue, self._done, self._stopping)
+                lane = _Lane(self._work, self._pickled, self._queue, self._done, self._stopping)
                 self._lanes.append(lane)
                 lane.start()
 
@@ -99,12 +90,14 @@ class _Lane(threading.Thread):
     def __init__(
         self,
         work: Work,
+        pickled: bytes,
         queue: SimpleQueue[Batch | None],
         done: Callable[[Outcome], None],
         stopping: Stopping,
     ) -> None:
         super().__init__(name="resumable-process", daemon=True)
         self._work = work
+        self._pickled = pickled
         self._queue = queue
         self._done = done
         self._stopping = stopping
@@ -112,8 +105,7 @@ class _Lane(threading.Thread):
         self._deaths = 0  # of processes, at this batch
         self._calls = 0  # of the handler, at this step
         self._spent = 0.0  # at this step, as far as it is known here
-        self._process: SpawnProcess | None = None
-        self._pipe: Connection | None = None
+        self._process: Worker | None = None
 
     def run(self) -> None:
         while (batch := self._queue.get()) is not None and not self._abandoned:
@@ -126,13 +118,14 @@ class _Lane(threading.Thread):
                     outcome = Fatal(batch, error)
             if not self._abandoned:
                 self._done(outcome)
-        self._end_process()
+        if self._process is not None:
+            self._process.end()
 
     def abandon(self) -> None:
         """End at once, from another thread; a batch that is handled does not come back."""
         self._abandoned = True
         if self._process is not None:
-            self._process.terminate()
+            self._process.abandon()
 
     def _handle(self, batch: Batch) -> Outcome:
         self._deaths = 0
@@ -145,6 +138,8 @@ class _Lane(threading.Thread):
         assert isinstance(step, Call)
         self._calls, self._spent = 0, 0.0
         while True:
+            if not self._has_process():
+                return Dropped(step.batch, cost=self._spent)
             try:
                 answer = self._send(step)
             except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -157,14 +152,19 @@ class _Lane(threading.Thread):
                     return replace(answer, batch=step.batch, times=times)
                 case Fatal():
                     return replace(answer, batch=step.batch)
-            self._kill()  # its call is overdue, or it waits for one that is not to be made
+            # Its call is overdue, or it waits for one that is not to be made, or it has died.
+            how = self._kill(0.0 if answer else _DYING_SECONDS)
             if isinstance(answer, Dropped):
                 return replace(answer, batch=step.batch)
-            answer = answer or self._after_death(step)
+            answer = answer or self._after_death(step, how)
             if answer is not None:
                 return answer
 
-    def _after_death(self, call: Call) -> Outcome | None:
+    def _has_process(self) -> bool:
+        """Have a process that can work, unless the run stops."""
+        return (self._process is not None and self._process.is_alive) or self._begin_process()
+
+    def _after_death(self, call: Call, how: str) -> Outcome | None:
         """The process died; None if its batch is to be handled once more."""
         if self._abandoned:
             return Dropped(call.batch)
@@ -174,9 +174,9 @@ class _Lane(threading.Thread):
         known = error is not None and error.cause is Cause.WORKER_LOST
         if known or self._deaths == _DEATHS:
             times = "once" if self._deaths == 1 else f"{self._deaths} times"
+            hint = _OF_MEMORY if "SIGKILL" in how else ""
             lost = WorkerLost(
-                f"the worker process died {times} while it handled this batch; the kernel kills "
-                "a process that takes too much memory: try a smaller batch_size"
+                f"the worker process died {times} while it handled this batch: it {how}{hint}"
             )
             return failed_call(self._work, call.batch, self._raised(lost, call))
         again = WorkerLost("a worker process has died; its batch is handled again")
@@ -191,12 +191,9 @@ class _Lane(threading.Thread):
 
     def _send(self, call: Call) -> Outcome | Raised | None:
         """Have the process handle a batch: an outcome, a call that is overdue, or it has died."""
-        if self._process is None or self._pipe is None or not self._process.is_alive():
-            self._begin_process()
-        process, pipe = self._process, self._pipe
+        process = self._process
         assert process is not None
-        assert pipe is not None
-        pipe.send((call.batch, call.number, self._spent))
+        process.pipe.send((call.batch, call.number, self._spent))
         deadline: float | None = None
         calling, began = False, 0.0
         while True:
@@ -209,11 +206,13 @@ class _Lane(threading.Thread):
                 times = Times(now - began, began, now, self._calls)
                 return Raised(error, call.number, times, spent=self._spent)
             wait = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
-            ready = connection.wait([pipe, process.sentinel], wait)
-            if pipe in ready:
-                kind, value = pipe.recv()
+            if (message := process.receive(wait)) is not None:
+                kind, value = message
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
+                if kind == "unreadable":
+                    unreadable = UsageError(f"a worker process cannot load these items: {value}")
+                    return failed_whole(self._work, call.batch, unreadable, call.number)
                 # A call has begun (its number), or one has ended (what all have cost) and a pause.
                 deadline, calling = None, kind == "call"
                 if not calling:
@@ -224,91 +223,19 @@ class _Lane(threading.Thread):
                     self._calls += 1
                     if self._work.timeout is not None:
                         deadline = time.monotonic() + self._work.timeout
-            elif ready or self._abandoned:
+            elif self._abandoned:
                 return None
 
-    def _begin_process(self) -> None:
+    def _begin_process(self) -> bool:
+        """Start a process and wait for it; False if the run stops before.
+
+        Raises `WorkerLost` or `UsageError` if none can work.
+        """
         self._kill()
-        self._pipe, theirs = _CONTEXT.Pipe()
-        with theirs:
-            self._process = _CONTEXT.Process(target=_serve, args=(theirs, self._work))
-            self._process.start()
+        self._process = Worker(self._pickled)
+        return self._process.wait_until_ready(lambda: self._abandoned or self._stopping.is_set())
 
-    def _kill(self) -> None:
+    def _kill(self, patience: float = 0.0) -> str:
+        """End the process; how it has ended."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-
-    def _end_process(self) -> None:
-        """Let it end by itself: it sees that there is nothing more to come."""
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None:
-            self._process.join()
-
-
-def _serve(pipe: Connection, work: Work) -> None:
-    """In a worker process: batches as they come."""
-    # Ctrl-C goes to the whole process group; the driver decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        watch = threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True)
-        watch.start()
-
-    def do(step: Step) -> Answer:
-        # The driver is told of calls and of the pauses between them, in which no timeout counts.
-        match step:
-            case Call():
-                pipe.send(("call", step.number))
-                return _in_no_flow_run(step, call_handler(step))
-            case Pause():
-                pipe.send(("pause", step.spent))
-                time.sleep(step.seconds)
-                return None
-            case Enter():
-                return enter(work, step.batch, NEVER)
-
-    while True:
-        try:
-            batch, first, spent = pipe.recv()
-        except EOFError:
-            return
-        outcome = drive(calls(work, batch, first, spent), do)
-        if not isinstance(outcome, Dropped):
-            outcome = contain(work, outcome)
-        _send_back(pipe, work, outcome, first)
-
-
-def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
-    """The answer; whoever has looked for Prefect's run in here is told why there is none."""
-    if not isinstance(answer, Raised) or type(answer.error).__name__ != "MissingContextError":
-        return answer
-    why = UsageError(
-        f'runner="processes": the handler has asked for Prefect\'s run ({answer.error}), and a '
-        "process of its own knows nothing of the flow run. Use logging.getLogger(__name__) there, "
-        'or leave the runner out: threads, and "prefect" with a process pool, know the run'
-    )
-    return Fatal(call.batch, why)
-
-
-def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> None:
-    # The items are there already.
-    batch, cost = replace(outcome.batch, items=None), getattr(outcome, "cost", 0.0)
-    try:
-        data = ForkingPickler.dumps(("outcome", replace(outcome, batch=batch)))
-    except Exception as error:  # noqa: BLE001 - what cannot cross back has failed
-        failed = replace(failed_whole(work, batch, error, first), cost=cost)
-        data = ForkingPickler.dumps(("outcome", failed))
-    pipe.send_bytes(data)
-
-
-def _die_with(sentinel: int) -> None:
-    """A worker whose driver was killed must not go on spending."""
-    with contextlib.suppress(Exception):
-        connection.wait([sentinel])
-    os._exit(1)
+        return process.kill(patience) if process is not None else ""

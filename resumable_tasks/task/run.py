@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -76,6 +77,7 @@ class Run:
     def carry_out(self) -> RunResult:
         """Run, and say how it went: by a result or by an exception that carries it."""
         use_exit_codes()
+        _refuse_in_a_worker(self._options.name)
         arguments, flow_run = self._arguments, self._flow_run
         place = as_place(self._options.name, arguments.checkpoint, arguments.partition)
         path = place.local_path()
@@ -245,7 +247,9 @@ class Run:
         if ending.stopped:
             return "spent" if ending.by_budget else "interrupted"
         tolerated = self._options.tolerates(result.failed + result.parked, result.total)
-        return "done" if tolerated and not ending.why_failed else "failed"
+        # All that there is quarantined is no good end, however often it is run.
+        nothing = result.quarantined and not result.completed + result.skipped + result.parked
+        return "done" if tolerated and not ending.why_failed and not nothing else "failed"
 
     def _concluded(
         self, how: str, result: RunResult, ending: Ending, checkpoint: Checkpoint
@@ -404,6 +408,16 @@ class Run:
 
             return AsyncRunner(options.most_at_once, self._loop)
         return ThreadRunner(options.most_at_once)
+
+
+def _refuse_in_a_worker(name: str) -> None:
+    """Refuse to run while a worker process imports the program: it would run the job once more."""
+    worker = sys.modules.get("resumable_tasks.runners.worker")
+    if worker is not None and worker.starting:
+        raise UsageError(
+            f"{name}: worker processes import the program, and it runs this job when it is "
+            'imported. Put what runs the job under `if __name__ == "__main__":`'
+        )
 
 
 def as_place(

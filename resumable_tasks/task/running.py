@@ -17,7 +17,7 @@ from typing import Any
 from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.errors import Interrupted, UsageError
 from resumable_tasks.items.plan import is_read_by_iteration
-from resumable_tasks.items.sources import Given, Handed, Pulled, accompany, in_event_loop
+from resumable_tasks.items.sources import Fed, Handed, Pulled, accompany, in_event_loop
 from resumable_tasks.prefect.detect import current_flow_run
 from resumable_tasks.results.result import RunResult
 from resumable_tasks.task.arguments import RunArguments
@@ -68,7 +68,7 @@ def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
 
 def _handed(items: Any) -> Handed | None:
     """Items that this thread is to read for another one, if they run code of their own."""
-    if isinstance(items, Given) or not is_read_by_iteration(items):
+    if isinstance(items, Fed) or not is_read_by_iteration(items):
         return None
     return Handed(items)
 

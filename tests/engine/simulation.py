@@ -125,7 +125,7 @@ class Simulation:
             if handling.give_up is None:
                 decision.add(handling.look(nothing_else=nothing_else))
             if handling.hopeless is not None:
-                decision.add(handling.settle_all())
+                decision.add(handling.settle_all(nothing_else=nothing_else))
             self._commit(decision.settled, report)
             waiting += decision.again
             over = handling.give_up or handling.hopeless

@@ -39,7 +39,8 @@ def check_records(report: Report) -> None:
     for failure in report.failures:
         alone = failure.message.endswith(f" of [{failure.key}]")
         assert alone or failure.error_of == "batch"
-        assert failure.attempts == (1 if alone else 0)
+        # Where nothing works, nothing is known to be an item's fault.
+        assert failure.attempts == (1 if alone and not report.hopeless else 0)
 
 
 # --- bad items
@@ -250,8 +251,6 @@ def test_a_handler_that_is_wrong_is_found_out_early(batch_size: int, worked_for:
     assert report.hopeless is not None
     assert "nothing has succeeded" in report.hopeless
     assert sum(at >= worked_for for at, _ in report.calls) < (60 if worked_for else 35)
-    tried = [failure for failure in report.failures if failure.attempts]
-    assert len(tried) <= (5 if batch_size > 1 else 45)
 
 
 @pytest.mark.parametrize("alone", [SHAPE, None])

@@ -1,0 +1,41 @@
+"""Errors that no item is to blame for: what the program was started in is not as it should be."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from resumable_tasks.runners.groups import chains
+
+_ERRNOS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    errno.EAGAIN,
+}
+_LOOKS_UP_A_VARIABLE = type(os.environ).__getitem__.__code__
+
+
+def of_the_environment(error: BaseException) -> bool:
+    """True for an import that fails, a variable that is not set, a machine that has no more room.
+
+    Looks at causes and at the members of groups too.
+    """
+    return any(_is_of_it(each) for chain in chains(error) for each in chain)
+
+
+def _is_of_it(error: BaseException) -> bool:
+    if isinstance(error, ImportError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _ERRNOS
+    if isinstance(error, RuntimeError):
+        return str(error) == "can't start new thread"
+    return isinstance(error, KeyError) and _raised_in_the_environment(error)
+
+
+def _raised_in_the_environment(error: KeyError) -> bool:
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is _LOOKS_UP_A_VARIABLE:
+            return True
+        trace = trace.tb_next
+    return False

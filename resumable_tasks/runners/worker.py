@@ -1,0 +1,235 @@
+"""A worker process of this machine: how it is started, and what runs in it.
+
+Started as a program of its own and not by ``multiprocessing``: a daemonic process, such as one of
+Celery's, may have no children of that kind, and a worker that cannot import the program could not
+say so. What a worker imports is what ``multiprocessing`` has its "spawn" import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import connection, spawn
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from resumable_tasks.base.steps import drive
+from resumable_tasks.base.stopping import NEVER
+from resumable_tasks.errors import UsageError, WorkerLost
+from resumable_tasks.runners.handle import (
+    Answer,
+    Call,
+    Enter,
+    Pause,
+    Step,
+    Work,
+    call_handler,
+    calls,
+    enter,
+    failed_whole,
+)
+from resumable_tasks.runners.outcome import Dropped, Outcome
+from resumable_tasks.runners.pickling import contain
+
+_POLL_SECONDS = 0.5
+_MOST_WORDS = 3_000
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+# In words of the standard library until the path of this package is known.
+_PROGRAM = """
+import signal, sys, traceback
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from multiprocessing.connection import Connection
+pipe = Connection({pipe})
+try:
+    sys.path[:] = pipe.recv()
+    from resumable_tasks.runners import worker
+    work = worker.prepare(pipe, {driver})
+except BaseException as error:
+    usage = type(error).__name__ == "UsageError"
+    pipe.send(("broken", (usage, str(error) if usage else traceback.format_exc())))
+    sys.exit(1)
+worker.serve(pipe, work)
+"""
+
+
+class Worker:
+    """One worker process, and the pipe to it."""
+
+    def __init__(self, work: bytes) -> None:
+        """Start it. Raises `WorkerLost` if the system has no process for it."""
+        try:
+            self.pipe, theirs = multiprocessing.Pipe()
+            # Open for as long as this process lives, however it ends.
+            driver, self._alive = os.pipe()
+            program = _PROGRAM.format(pipe=theirs.fileno(), driver=driver)
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and our program
+                [os.fsdecode(spawn.get_executable()), *flags, "-c", program],
+                pass_fds=[theirs.fileno(), driver],
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise WorkerLost(f"no worker process can be started: {error}") from error
+        theirs.close()
+        os.close(driver)
+        data = spawn.get_preparation_data("resumable-worker")
+        data.pop("authkey", None)  # crosses only to children of ``multiprocessing``
+        with contextlib.suppress(OSError):  # it has ended already, which is found out below
+            self.pipe.send(sys.path)
+            self.pipe.send(data)
+            self.pipe.send_bytes(work)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self, stopping: Callable[[], bool]) -> bool:
+        """Wait until it can handle batches; False if the run stops before.
+
+        Raises `WorkerLost`, or `UsageError`, with the worker's own words if it never can.
+        """
+        while not stopping():
+            if not self.pipe.poll(_POLL_SECONDS):
+                if self.is_alive:
+                    continue
+                raise WorkerLost(f"a worker process {self.how_it_ended} before it could begin")
+            try:
+                kind, words = self.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                self._process.wait()
+                raise WorkerLost(
+                    f"a worker process {self.how_it_ended} before it could begin"
+                ) from None
+            if kind == "ready":
+                return True
+            usage, text = words
+            if usage:
+                raise UsageError(text)
+            raise WorkerLost(
+                "the worker processes cannot start, which is no fault of the items; one of them "
+                f"says:\n{text.strip()[-_MOST_WORDS:]}"
+            )
+        return False
+
+    @property
+    def how_it_ended(self) -> str:
+        code = self._process.poll()
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by signal {-code}"
+
+    def receive(self, seconds: float) -> Any:
+        """The next message; None if there is none in this time. Raises ``EOFError``."""
+        if connection.wait([self.pipe], seconds):
+            return self.pipe.recv()
+        if not self.is_alive:  # and a child of its own still has its end of the pipe
+            raise EOFError
+        return None
+
+    def kill(self, patience: float = 0.0) -> str:
+        """End it; how it has ended, by itself within so many seconds or now."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        how = self.how_it_ended
+        self._process.kill()
+        self._process.wait()
+        self._close()
+        return how
+
+    def end(self) -> None:
+        """Let it end by itself: it sees that there is nothing more to come."""
+        self.pipe.close()
+        self._process.wait()
+        self._close()
+
+    def abandon(self) -> None:
+        """End it, from any thread, without waiting."""
+        self._process.kill()
+
+    def _close(self) -> None:
+        self.pipe.close()
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
+
+
+starting = False
+"""True while this process is a worker that imports the program."""
+
+
+def prepare(pipe: Connection, driver: int) -> Work:
+    """In a worker process: import the program, and receive the work."""
+    global starting
+    # Of what goes to a whole group of processes, the driver decides what it means. No SIG_IGN:
+    # programs that the handler starts would inherit it.
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
+    data = pipe.recv()
+    starting = True
+    try:
+        spawn.prepare(data)
+    finally:
+        starting = False
+    work: Work = ForkingPickler.loads(pipe.recv_bytes())
+    pipe.send(("ready", None))
+    return work
+
+
+def serve(pipe: Connection, work: Work) -> None:
+    """In a worker process: batches as they come."""
+
+    def do(step: Step) -> Answer:
+        # The driver is told of calls and of the pauses between them, in which no timeout counts.
+        match step:
+            case Call():
+                pipe.send(("call", step.number))
+                return call_handler(step)
+            case Pause():
+                pipe.send(("pause", step.spent))
+                time.sleep(step.seconds)
+                return None
+            case Enter():
+                return enter(work, step.batch, NEVER)
+
+    while True:
+        try:
+            batch, first, spent = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        except Exception:  # noqa: BLE001 - of these items alone
+            pipe.send(("unreadable", traceback.format_exc(limit=-3)))
+            continue
+        outcome = drive(calls(work, batch, first, spent), do)
+        if not isinstance(outcome, Dropped):
+            outcome = contain(work, outcome)
+        _send_back(pipe, work, outcome, first)
+
+
+def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> None:
+    # The items are there already.
+    batch = replace(outcome.batch, items=None)
+    try:
+        data = ForkingPickler.dumps(("outcome", replace(outcome, batch=batch)))
+    except Exception as error:  # noqa: BLE001 - what cannot cross back has failed
+        data = ForkingPickler.dumps(("outcome", failed_whole(work, batch, error, first)))
+    pipe.send_bytes(data)
+
+
+def _die_with(driver: int) -> None:
+    """A worker whose driver was killed must not go on spending."""
+    with contextlib.suppress(OSError):
+        os.read(driver, 1)
+    os._exit(1)
