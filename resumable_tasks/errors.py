@@ -202,6 +202,11 @@ class Fenced(CheckpointHeld):
     """A newer run has taken the checkpoint over. What this one had committed stands."""
 
 
+def _shown(name: str) -> str:
+    """A name of a file, on one line and without what a terminal obeys."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 class CheckpointDamaged(ResumableTasksError):
     """A file of the checkpoint is missing or is not what was written.
 
@@ -217,9 +222,9 @@ class CheckpointDamaged(ResumableTasksError):
     ) -> None:
         what = detail
         if place:
-            where = f"{files[0]}: " if files else ""
-            what = f"the checkpoint {place} is damaged: {where}{detail}"
-            quoted = shlex.quote(place)
+            where = f"{_shown(files[0])}: " if files else ""
+            what = f"the checkpoint {_shown(place)} is damaged: {where}{detail}"
+            quoted = _shown(shlex.quote(place))
             remedy = remedy or (
                 f"`resumable verify {quoted}` lists all damage, `resumable repair {quoted}` moves "
                 "it aside; the next run then redoes only those items"

@@ -7,10 +7,11 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 import click
 
+from resumable_tasks.base.files import open_plain
 from resumable_tasks.base.text import clean, command, count
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.repair import release
@@ -211,13 +212,15 @@ def _export(failed: list[Failure], path: str) -> None:
     rows = [{**_fields(failure, True), "key": failure.key} for failure in failed]
     temp = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
-        if path.endswith((".jsonl", ".ndjson")):
-            with open(temp, "x", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        elif path.endswith(".parquet"):
-            _write_parquet(rows, temp)
-        else:
+        if not path.endswith((".jsonl", ".ndjson", ".parquet")):
             raise UsageError(f"--export {path}: end its name in .jsonl or .parquet")
+        # For its owner alone, as the checkpoint is: errors quote items.
+        with os.fdopen(open_plain(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+            if path.endswith(".parquet"):
+                _write_parquet(rows, file)
+            else:
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.write(text.encode("utf-8", "backslashreplace"))
         os.replace(temp, path)
     except OSError as error:
         raise StoreError(f"{path} could not be written: {error.strerror or error}") from error
@@ -226,7 +229,7 @@ def _export(failed: list[Failure], path: str) -> None:
             os.unlink(temp)
 
 
-def _write_parquet(rows: list[dict[str, Any]], path: str) -> None:
+def _write_parquet(rows: list[dict[str, Any]], file: IO[bytes]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -243,4 +246,4 @@ def _write_parquet(rows: list[dict[str, Any]], path: str) -> None:
             columns[name] = pa.array(
                 [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
             )
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), file)

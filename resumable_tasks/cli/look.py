@@ -155,13 +155,21 @@ def _find(directory: str) -> Iterator[str]:
         output.note(f"cannot look into {error.filename}: {error.strerror}")
 
     for path, folders, _ in os.walk(directory, onerror=tell):
-        if is_checkpoint(LocalStore(path)):
+        if _looks_like_one(path):
             yield path
             # Thousands of files, none of them a checkpoint. A partition may lie beside them.
             folders[:] = [
                 name for name in folders if name not in ("journal", "shards", "outbox", "damaged")
             ]
         folders.sort()
+
+
+def _looks_like_one(path: str) -> bool:
+    try:
+        return is_checkpoint(LocalStore(path))
+    except (ResumableTasksError, OSError):
+        # A row of its own says what is wrong.
+        return os.path.lexists(os.path.join(path, "job.json"))
 
 
 def _entry(path: str) -> dict[str, Any]:
@@ -172,10 +180,10 @@ def _entry(path: str) -> dict[str, Any]:
     try:
         reader = Reader(LocalStore(path))
         reader.examine()
-    except ResumableTasksError as error:
+        return entry | reader.describe()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other rows are worth having
         damaged = isinstance(error, CheckpointDamaged)
         return entry | {"status": "damaged" if damaged else "unusable", "error": str(error)}
-    return entry | reader.describe()
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

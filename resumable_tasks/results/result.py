@@ -103,7 +103,11 @@ class RunResult:
         return self._reader.read(whole)
 
     def dataset(self) -> pads.Dataset:
-        """A ``pyarrow.dataset.Dataset`` over committed shards only; nothing is read yet."""
+        """A ``pyarrow.dataset.Dataset`` over committed shards only.
+
+        Each file is verified against its commit once, now; rows are read when they are asked for.
+        Raises `CheckpointDamaged` that names the file.
+        """
         return self._reader.dataset()
 
     def publish(

@@ -19,6 +19,7 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
@@ -166,9 +167,9 @@ def is_held(store: Store) -> bool:
 
 def held(store: Store, holder: dict[str, Any]) -> CheckpointHeld:
     """The error that says who holds the checkpoint."""
+    run, host, pid, since = (clean(str(holder.get(n)), 80) for n in ("run", "host", "pid", "since"))
     who = (
-        f"run {holder.get('run')} on host {holder.get('host')}, pid {holder.get('pid')}, "
-        f"since {holder.get('since')}"
+        f"run {run} on host {host}, pid {pid}, since {since}"
         if holder
         else "another run, which has just started"
     )

@@ -34,6 +34,8 @@ from typing import Any
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory import typed
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -169,6 +171,7 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         # A path is only ever used after this: a journal cannot name a file outside.
         if not _SHARD_PATH.fullmatch(shard.path):
             raise _damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
+    typed.check(head, end, shards, failures)
     return Commit(
         kind=head["kind"],
         epoch=head["epoch"],
@@ -433,5 +436,6 @@ class RecordTaken(Exception):
 def describe(commit: Commit) -> str:
     """Name the writer of a record, for a message."""
     info = commit.info
-    where = f" on {info['host']} (pid {info['pid']})" if "host" in info else ""
-    return f"run {commit.run}{where}, {commit.time}"
+    host, pid = clean(str(info.get("host")), 80), clean(str(info.get("pid")), 20)
+    where = f" on {host} (pid {pid})" if "host" in info else ""
+    return f"run {clean(commit.run, 40)}{where}, {clean(commit.time, 40)}"

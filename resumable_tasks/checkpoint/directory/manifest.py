@@ -132,9 +132,10 @@ def read(store: Store) -> Manifest:
     """
     try:
         found = json.loads(disk.read(store, NAME, _MOST_BYTES))
-        if found["format"] == FORMAT:
+        if (version := found["format"]) == FORMAT:
             return parsed(found)
-        version = int(found["format"])
+        if type(version) is not int:
+            raise TypeError("its format is no number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(store, f"it cannot be read: {error!r}") from error
     except CheckpointDamaged as error:
@@ -150,7 +151,7 @@ def parsed(fields: dict[str, Any]) -> Manifest:
     """A manifest from its JSON. Raises ``TypeError`` or ``ValueError`` for what is none."""
     found = Manifest(**fields)
     texts = (found.job, found.version, found.results, found.id, found.created)
-    if not all(isinstance(text, str) for text in texts) or not found.id:
+    if not all(isinstance(text, str) for text in texts) or not found.id or found.format is True:
         raise ValueError("a field is not the text that it has to be")
     return found
 

@@ -29,6 +29,7 @@ from resumable_tasks.checkpoint.form import (
 )
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
@@ -116,8 +117,7 @@ class DirectoryReader(Reader):
         return _read(self.store, use)
 
     def dataset(self) -> pads.Dataset:
-        _, state = read_checkpoint(self.store)
-        return shards.dataset(self.store, list(state.shards.values()), _schema(state))
+        return _dataset(self.store)
 
     def completed_keys(self) -> Iterator[Key]:
         for lines in completed_lines(self.store):
@@ -137,8 +137,18 @@ def _read(store: Store, use: Callable[[CommittedRows], T]) -> T:
         return use(CommittedRows(schema, tables, found.key, identity))
 
 
+@retry_if_swept
+def _dataset(store: Store) -> pads.Dataset:
+    with reading(store) as (_, state):
+        return shards.dataset(store, list(state.shards.values()), _schema(state))
+
+
 def _schema(state: State) -> pa.Schema:
     """The one schema of all committed rows."""
     import pyarrow as pa
 
-    return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])
+    try:
+        return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])
+    except (pa.ArrowException, ValueError, OSError) as error:
+        what = f"the schema that its records name cannot be read: {error}"
+        raise CheckpointDamaged(what, place=state.place) from error

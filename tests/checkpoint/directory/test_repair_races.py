@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,52 @@ def test_a_live_run_is_fenced_before_anything_is_moved(point: str, place: Path, 
     result = job.run(ITEMS, checkpoint=place)
     assert result.skipped == len(done)
     assert result.table(ordered=True).column("id").to_pylist() == list(range(COUNT))
+
+
+def test_a_run_that_goes_on_while_a_repair_moves_things_commits_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is alive and no lock tells of it; it has a batch in hand when the repair begins."""
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if rows[0]["id"] == 40:
+            in_hand.set()
+            go_on.wait(30)
+        return [{"id": row["id"], "value": 1} for row in rows]
+
+    job = resumable_task(handler, name="job", key="id", batch_size=10, concurrency=1)
+    job.run(ITEMS[:20], checkpoint=place)
+    told: set[object] = set()
+    ended: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Committed):
+            told.update(event.keys)
+
+    def run() -> None:
+        try:
+            job.run(ITEMS, checkpoint=place, listeners=[tell])
+            ended.append("well")
+        except Fenced:
+            ended.append("fenced")
+
+    live = threading.Thread(target=run)
+    live.start()
+    in_hand.wait(30)
+    records(place)[1].write_bytes(b"damaged")
+    mend_all = Mending.mend
+
+    def late(self: Mending) -> None:
+        go_on.set()
+        live.join()
+        mend_all(self)
+
+    monkeypatch.setattr(Mending, "mend", late)
+    repair(NoLocks(place))
+    assert ended == ["fenced"]
+    assert told <= set(DirectoryReader(LocalStore(place)).completed_keys())
+    assert verify(LocalStore(place)).damages == []
 
 
 def test_what_is_committed_while_a_repair_looks_around_counts(

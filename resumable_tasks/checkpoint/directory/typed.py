@@ -1,0 +1,68 @@
+"""The types of what a record says: whatever reads it later need not ask again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from resumable_tasks.runners.outcome import Failure, Shard
+
+_HEAD = ("kind", "run", "time", "nonce", "previous")
+_COUNTS = ("keys", "failures", "retracted")
+# Of `info`, whatever decides or is counted.
+_INFO: dict[str, type | tuple[type, ...]] = {
+    "copied": int,
+    "cost": (int, float),
+    "expected": int,
+    "flow_run": str,
+    "max_attempts": int,
+    "names": dict,
+    "retracted_shards": list,
+    "stands_for": str,
+    "version": str,
+    **dict.fromkeys(("total", "completed", "skipped", "failed", "parked", "duplicates"), int),
+    "how": str,
+    "seconds": (int, float),
+}
+
+
+def check(
+    head: Mapping[str, Any],
+    end: Mapping[str, Any],
+    shards: Iterable[Shard],
+    failures: Iterable[Failure],
+) -> None:
+    """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for a record that says what none does.
+
+    Checksums find accidents. This keeps a file that was made by hand from raising anything else
+    than what damage raises.
+    """
+    texts: list[Any] = [head[name] for name in _HEAD]
+    numbers: list[Any] = [head["number"], head["epoch"], *(end[name] for name in _COUNTS)]
+    for shard in shards:
+        texts += (shard.path, shard.checksum)
+        numbers += (shard.rows, shard.bytes, shard.keys)
+    for failure in failures:
+        texts += (failure.error, failure.message, failure.batch, failure.time, failure.traceback)
+        texts.append(failure.error_of)
+        numbers.append(failure.attempts)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise TypeError("a number is none")
+    if datetime.fromisoformat(head["time"]).tzinfo is None:
+        raise ValueError("its time has no zone")
+    if not isinstance(head.get("schema", ""), str):
+        raise TypeError("its schema is no text")
+    _check_info(head.get("info", {}))
+
+
+def _check_info(info: Any) -> None:
+    if not isinstance(info, dict):
+        raise TypeError("its info is no object")
+    for name, wanted in _INFO.items():
+        if info.get(name) is not None and not isinstance(info[name], wanted):
+            raise TypeError(f"{name} in its info is of another type")
+    if not all(isinstance(path, str) for path in info.get("retracted_shards") or ()):
+        raise TypeError("a retracted shard is no path")
