@@ -74,11 +74,19 @@ class Pace:
 
     def _end_tenure(self) -> None:
         if self._last != self._began:
-            began, last = map(datetime.fromisoformat, (self._began, self._last))
-            seconds = max(0.0, (last - began).total_seconds())
+            seconds = _between(self._began, self._last)
             self._seconds += seconds
             self._use(Used(seconds=seconds))
             self._began = self._last
+
+
+def _between(began: str, last: str) -> float:
+    """Seconds between two times of records; 0 where one is none: they decide nothing."""
+    try:
+        passed = datetime.fromisoformat(last) - datetime.fromisoformat(began)
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, passed.total_seconds())
 
 
 def spent(outcomes: Iterable[Done]) -> dict[str, float]:

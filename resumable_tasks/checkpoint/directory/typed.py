@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 from resumable_tasks.runners.outcome import Failure, Shard
@@ -33,7 +32,7 @@ def check(
     shards: Iterable[Shard],
     failures: Iterable[Failure],
 ) -> None:
-    """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for a record that says what none does.
+    """Raises ``TypeError`` or ``KeyError`` for a record that says what none does.
 
     Checksums find accidents. This keeps a file that was made by hand from raising anything else
     than what damage raises.
@@ -51,8 +50,6 @@ def check(
         raise TypeError("a text is none")
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise TypeError("a number is none")
-    if datetime.fromisoformat(head["time"]).tzinfo is None:
-        raise ValueError("its time has no zone")
     if not isinstance(head.get("schema", ""), str):
         raise TypeError("its schema is no text")
     _check_info(head.get("info", {}))
