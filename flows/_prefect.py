@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import ipaddress
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-from resumable_tasks import Interrupted, ResumableTasksError, UsageError
+from resumable_tasks import Interrupted, ResumableTasksError, UsageError, without_secrets
 
 
 class Unreachable(ResumableTasksError):
@@ -31,9 +33,34 @@ def as_flow(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (_flow(fn, name) if server() else fn)(*args, **kwargs)
+        if not server():
+            return fn(*args, **kwargs)
+        refuse_secrets([*args, *kwargs.values()])
+        return _flow(fn, name)(*args, **kwargs)
 
     return call
+
+
+def is_private(url: str) -> bool:
+    """True if what is sent there is read by nobody on the way: by https, or on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_secrets(given: Iterable[Any]) -> None:
+    """Raises `UsageError` for a value with a secret: Prefect keeps parameters and shows them."""
+    for value in given:
+        if isinstance(value, str) and without_secrets(value) != value:
+            raise UsageError(
+                f"{without_secrets(value)}: a secret in it would be a parameter of the flow run, "
+                "which Prefect keeps and shows. Leave it out: of a database by PGPASSFILE or a "
+                "service file, of an API by the environment variable that token_env names"
+            )
 
 
 def _flow(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -42,9 +69,11 @@ def _flow(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
     from resumable_tasks import flow_state
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        refuse_secrets([*args, *kwargs.values()])
         return flow_state(fn(*args, **kwargs))
 
     async def arun(*args: Any, **kwargs: Any) -> Any:
+        refuse_secrets([*args, *kwargs.values()])
         return flow_state(await fn(*args, **kwargs))
 
     made: Any = functools.update_wrapper(arun if inspect.iscoroutinefunction(fn) else run, fn)

@@ -38,7 +38,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from flows._command import command, partition_folder
-from flows._prefect import Unreachable, as_flow
+from flows._prefect import Unreachable, as_flow, is_private
 from resumable_tasks import (
     InvalidItems,
     ItemFailure,
@@ -246,7 +246,7 @@ def ingest(
     """
     if "httpx" not in sys.modules:
         raise UsageError("httpx is not installed: pip install 'resumable-tasks[http]'")
-    _check(url, key, detail)
+    _check(url, key, detail, secret=bool(token_env))
     date = date or scheduled_date(tz=tz)
     dated = url.replace("{date}", str(date))
     api = Api(dated, key, items, next_field, detail, _token(token_env))
@@ -329,11 +329,13 @@ def _token(variable: str) -> str:
     return token
 
 
-def _check(url: str, key: str, detail: str) -> None:
+def _check(url: str, key: str, detail: str, *, secret: bool) -> None:
     for name, address in (("url", url), ("detail", detail or url)):
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise UsageError(f"{name} is no address that begins with http:// and has no password")
+        if secret and not is_private(address):
+            raise UsageError(f"{name} begins with http://, where all can read the token: https://")
     if (detail and "{key}" not in detail) or key == "record":
         raise UsageError("detail has no {key} in it, or key is the column of the whole record")
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import openai
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
+from flows._prefect import is_private
 from resumable_tasks import UsageError, current_batch
 
 _INSTRUCTIONS = (
@@ -72,6 +73,8 @@ class Model:
             numbers = [math.nan, None]
         if not all(price is None or 0 <= price < math.inf for price in numbers):
             raise UsageError(f"OPENAI_INPUT_PRICE and OPENAI_OUTPUT_PRICE are no prices: {prices}")
+        if url and not is_private(url):
+            raise UsageError("OPENAI_BASE_URL begins with http://: all can read the key; https://")
         return cls(name, key, url or None, *numbers)
 
     def client(self) -> openai.AsyncOpenAI:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resumable_tasks.base.text import without_secrets as without_secrets
     from resumable_tasks.checkpoint.estimate import Estimate as Estimate
     from resumable_tasks.checkpoint.settings import Failing as Failing
     from resumable_tasks.checkpoint.snapshot.snapshot import Snapshot as Snapshot
@@ -41,6 +42,7 @@ _NAMES = {
     " CheckpointMismatch CheckpointUnusable CommitStateUnknown DuplicateKey Fenced Interrupted"
     " InvalidItems InvalidKey JobFailed MissingResult ResultConflict ResumableTasksError StoreError"
     " Unfinished UsageError WorkerLost",
+    "base.text": "without_secrets",
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",
     "task.redo": "redo",

@@ -6,6 +6,8 @@ import logging
 from contextvars import ContextVar
 from typing import Any
 
+from resumable_tasks.base.text import without_secrets
+
 logger = logging.getLogger("resumable_tasks")
 
 # A context variable, so that two runs in one process log to their own places.
@@ -15,17 +17,21 @@ destination: ContextVar[logging.Logger | logging.LoggerAdapter[Any]] = ContextVa
 
 
 def info(message: str, *values: object) -> None:
-    destination.get().info(message, *values, stacklevel=2)
+    destination.get().info(message, *map(_shown, values), stacklevel=2)
 
 
 def warning(message: str, *values: object) -> None:
-    destination.get().warning(message, *values, stacklevel=2)
+    destination.get().warning(message, *map(_shown, values), stacklevel=2)
 
 
 def error(message: str, *values: object) -> None:
-    destination.get().error(message, *values, stacklevel=2)
+    destination.get().error(message, *map(_shown, values), stacklevel=2)
 
 
 def exception(message: str, *values: object) -> None:
     """With the traceback of the exception that is being handled."""
-    destination.get().exception(message, *values, stacklevel=2)
+    destination.get().exception(message, *map(_shown, values), stacklevel=2)
+
+
+def _shown(value: object) -> object:
+    return without_secrets(str(value)) if isinstance(value, (str, BaseException)) else value

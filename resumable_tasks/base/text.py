@@ -15,9 +15,30 @@ def clean(text: str, limit: int | None = None) -> str:
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
-def without_password(url: str) -> str:
-    """The URL without the password that stands in it."""
-    return re.sub(r"(://[^:/]*):.*@", r"\1:***@", url)
+# What stands before the host of a URL. A port is none of it, though an @ may follow in the path.
+_USER_INFO = re.compile(
+    r"(://)(?:[^\s:/?#@\[\'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s\'\"<>]*|[^\s:/?#@\'\"<>]+)@"
+)
+_NAMED = re.compile(
+    r"([?&;#](?:[^=&;#\s\'\"<>]*(?:pass|pwd|secret|token|sign|credential|auth|api[-_.]?key|"
+    r"access[-_.]?key)[^=&;#\s\'\"<>]*|key|sig|code|session|jwt)=)[^&;#\s\'\"<>]*",
+    re.IGNORECASE,
+)
+_OF_A_DSN = re.compile(r"\b((?:ssl)?(?:password|passwd|pwd)\s*=\s*)(\'[^\']*\'|[^\s;&\'\"]+)", re.I)
+_STARS = "***"
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown: in its URLs, no user, no password, no token and no key.
+
+    Whatever shows a URL, or an error of somebody else's that may name one, shows it by this.
+    """
+    if "://" in text:
+        text = _USER_INFO.sub(rf"\g<1>{_STARS}@", text)
+        text = _NAMED.sub(rf"\g<1>{_STARS}", text)
+    if "=" in text:
+        text = _OF_A_DSN.sub(rf"\g<1>{_STARS}", text)
+    return text
 
 
 def count(number: float, noun: str) -> str:

@@ -161,6 +161,18 @@ class Receipt:
     failures: tuple[Failure, ...] = ()
 
 
+class GaveWay(Exception):
+    """The unit is given up for another writer, who waits for a lock that it held, or the reverse.
+
+    Nothing of it is committed. Its outcomes are to be added again, each to a unit of its own;
+    ``wait`` until that may succeed where it has not, without holding anything meanwhile.
+    """
+
+    def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
+        super().__init__("another writer has a lock that this commit needs")
+        self.wait = wait
+
+
 class Unit(ABC):
     """One commit in the making: all of it becomes durable, or nothing.
 
@@ -177,7 +189,8 @@ class Unit(ABC):
     def add(self, outcome: Done) -> Done:
         """Take an outcome into the unit; the outcome as it will be committed.
 
-        Raises `ResultConflict` where its rows do not fit; the unit is as it was then.
+        Raises `ResultConflict` where its rows do not fit; the unit is as it was then. Raises
+        `GaveWay` where another writer must go first: the unit is of no more use.
         """
 
     @abstractmethod
@@ -185,6 +198,7 @@ class Unit(ABC):
         """Make all that was added durable in one step.
 
         Raises `Fenced`, `StoreError` or `CommitStateUnknown`: the checkpoint is of no more use.
+        Raises `GaveWay` as `add` does.
         """
 
 

@@ -31,7 +31,7 @@ Example:
 _STATUS_EPILOG = """\b
 Exit codes:
   0   done         all rows are done
-  1   failed       all are done but those that failed
+  1   failed       all are done but those that failed or are parked
   2   usage        no such table, or it is not prepared
   3   running      a run is at work
   5   spent        rows are left, and the last run has used up its budget
@@ -166,6 +166,8 @@ def _status_lines(found: TableStatus) -> Iterator[str]:
     yield f"  completed    {found.completed:,} of {count(found.rows, 'row')}"
     kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in found.errors.items())
     yield f"  failed       {f'{found.failed:,}: {kinds}' if kinds else 'none'}"
+    if found.parked:
+        yield f"  parked       {count(found.parked, 'row')}: kept, not in the table yet"
     yield f"  left         {found.left:,}"
     for run in found.running:
         yield f"  at work      {_run(run)}, for {duration(run['seconds'])}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from resumable_tasks.base import log
-from resumable_tasks.checkpoint.form import Checkpoint
+from resumable_tasks.checkpoint.form import Checkpoint, GaveWay
 from resumable_tasks.engine.refused import add_what_fits
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -34,7 +34,25 @@ def accept(
     """
     waiting = checkpoint.parked()
     groups = (waiting[at : at + _AT_ONCE] for at in range(0, len(waiting), _AT_ONCE))
-    return sum(_accept(checkpoint, scheme, results, some, convert) for some in groups)
+    return sum(_accept_or_each(checkpoint, scheme, results, some, convert) for some in groups)
+
+
+def _accept_or_each(
+    checkpoint: Checkpoint,
+    scheme: KeyScheme,
+    results: ResultsMode,
+    some: Sequence[Failure],
+    convert: Convert | None,
+) -> int:
+    """Accept these; one that another writer is at stays parked, and its neighbours do not."""
+    try:
+        return _accept(checkpoint, scheme, results, some, convert)
+    except GaveWay as other:
+        if len(some) > 1:
+            each = ([item] for item in some)
+            return sum(_accept_or_each(checkpoint, scheme, results, it, convert) for it in each)
+        log.warning("key %s stays parked for now: %s", keys.shorten(some[0].key), other)
+        return 0
 
 
 def _accept(
@@ -66,7 +84,7 @@ def _accept(
         return 0
     table = matched.table
     schema = table.schema if table is not None else None
-    done = Done(batch, matched.done, matched.completed, table, schema=schema)
+    done = Done(batch, matched.done, matched.completed, table, schema=schema, rows=matched.rows)
     with checkpoint.begin() as unit:
         added, _ = add_what_fits(unit, checkpoint, scheme, done)
         return unit.commit().completed if added else 0

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from resumable_tasks.base import log
-from resumable_tasks.checkpoint.form import Checkpoint, Receipt
+from resumable_tasks.checkpoint.form import Checkpoint, GaveWay, Receipt, Unit
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.events import Committed, Stopping
 from resumable_tasks.engine.failing import Decision, FailureHandling
@@ -28,6 +28,9 @@ from resumable_tasks.items.keys import join
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
+
+# So often a batch by itself waits for another writer, each time for as long as its form waits.
+_TRIES = 6
 
 
 class _Wake:
@@ -287,12 +290,48 @@ class Committer:
         owed = self._spending.to_record(settled, at_end=at_end)
         if not settled and owed is None:
             return
+        try:
+            self._settle_together(settled, owed)
+        except GaveWay:
+            self._settle_together((), owed)
+            self._settle_each(settled)
+
+    def _settle_each(self, settled: Sequence[Done]) -> None:
+        """Commit each by itself: while it waits for another writer it holds nothing.
+
+        Where that writer does not come to an end, the results are parked.
+        """
+        waiting = sorted(settled, key=lambda outcome: outcome.batch.number)
+        for _ in range(_TRIES):
+            left: list[Done] = []
+            for outcome in waiting:
+                try:
+                    self._settle_together([outcome])
+                except GaveWay as other:
+                    left.append(outcome)
+                    wait = other.wait
+            if not left:
+                return
+            wait()
+            waiting = left
+        for outcome in waiting:
+            log.warning("batch %d: another writer keeps its rows; parked", outcome.batch.number)
+            self._settle_together([outcome], add=self._refused.park)
+
+    def _settle_together(
+        self,
+        settled: Sequence[Done],
+        owed: Done | None = None,
+        *,
+        add: Callable[[Unit, Done], list[Done]] | None = None,
+    ) -> None:
+        add = add or self._refused.add
         accepted: list[Done] = []
         with self._checkpoint.begin() as unit:
             if owed is not None:
                 unit.add(owed)
             for outcome in settled:
-                accepted += self._refused.add(unit, self._with_items(outcome))
+                accepted += add(unit, self._with_items(outcome))
             receipt = unit.commit() if accepted or owed is not None else None
         if receipt is not None and accepted:
             self._committed(receipt, accepted)

@@ -45,6 +45,14 @@ class Refused:
         self._count(found)
         return found
 
+    def park(self, unit: Unit, outcome: Done) -> list[Done]:
+        """Add the outcome with its rows parked, since another writer does not let go of them."""
+        why = (
+            f"another writer has not let go of the rows of batch {outcome.batch.id}; the next run "
+            "takes the result over"
+        )
+        return [unit.add(self._parked(outcome, ResultConflict(why)))]
+
     def _count(self, added: list[Done]) -> None:
         """Nothing of a batch could be stored: one more, in a row?"""
         parked = [each for done in added for each in done.failures if each.parked]
@@ -64,7 +72,9 @@ class Refused:
         rows = _rows_by_key(outcome, self._scheme)
         parked: list[Parked] = [(key, rows[key], error) for key in keys.parse_lines(outcome.done)]
         found = outcome.failures + failures.parked(outcome.batch, parked, 1)
-        return replace(outcome, done=b"", completed=0, table=None, schema=None, failures=found)
+        return replace(
+            outcome, done=b"", completed=0, table=None, schema=None, rows=None, failures=found
+        )
 
 
 def add_what_fits(
@@ -97,11 +107,14 @@ def _halves(outcome: Done, scheme: KeyScheme) -> list[Done]:
 
 
 def _part(outcome: Done, lines: list[bytes], scheme: KeyScheme) -> Done:
-    table = outcome.table
+    table, rows = outcome.table, outcome.rows
+    wanted = set(lines)
+    if rows is not None:
+        found = scheme.lines_of(rows, wanted)
+        rows = [row for row, line in zip(rows, found, strict=True) if line in wanted]
     if table is not None:
         import pyarrow as pa
 
-        wanted = set(lines)
         here = [line in wanted for line in scheme.lines_of(table, wanted)]
         table = table.filter(pa.array(here, pa.bool_()))
         table = _retyped(table) if table.num_rows else None
@@ -111,6 +124,7 @@ def _part(outcome: Done, lines: list[bytes], scheme: KeyScheme) -> Done:
         completed=len(lines),
         table=table,
         schema=table.schema if table is not None else None,
+        rows=rows,
     )
 
 
@@ -129,9 +143,11 @@ def _rows_by_key(outcome: Done, scheme: KeyScheme) -> dict[keys.Key, list[dict[s
     rows: dict[keys.Key, list[dict[str, object]]] = {
         key: [] for key in keys.parse_lines(outcome.done)
     }
-    if outcome.table is not None:
-        lines = scheme.lines_of(outcome.table, set(keys.split(outcome.done)))
-        for line, row in zip(lines, _plain_rows(outcome.table), strict=True):
+    found = outcome.rows if outcome.rows is not None else outcome.table
+    if found is not None:
+        lines = scheme.lines_of(found, set(keys.split(outcome.done)))
+        plain = found if outcome.rows is not None else _plain_rows(found)
+        for line, row in zip(lines, plain, strict=True):
             rows[keys.parse(line)].append(row)
     return rows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Protocol
@@ -251,14 +251,19 @@ class KeyScheme:
         # A tuple in a single column stands as its canonical text.
         return (canonical(key).decode() if isinstance(key, tuple) else key,)
 
-    def lines_of(self, rows: pa.Table, among: Lines = ()) -> list[bytes]:
+    def lines_of(
+        self, rows: pa.Table | Sequence[Mapping[str, Any]], among: Lines = ()
+    ) -> list[bytes]:
         """The canonical key of each row: the inverse of `values`.
 
         In a single column the text ``["a",1]`` may be a tuple or a string: the string if that is
         ``among`` the keys that the rows can belong to, else the tuple. `clash` keeps the two out
         of one checkpoint. Raises `InvalidKey` if a row holds what no key is.
         """
-        columns = [rows.column(name).to_pylist() for name in self.columns]
+        if isinstance(rows, Sequence):
+            columns = [[row[name] for row in rows] for name in self.columns]
+        else:
+            columns = [rows.column(name).to_pylist() for name in self.columns]
         if self.composite:
             return canonical_all(list(zip(*columns, strict=True)))[1]
         # A handler's own rows may hold a tuple as it is, which Arrow keeps as a list.

@@ -18,11 +18,13 @@ class Columns:
 
     ``schema`` has the declared columns, with their types in all partitions; None if there are
     none. A column of type null is there in all partitions, and its type is inferred. The values
-    of the columns in ``json`` are kept as JSON text.
+    of the columns in ``json`` are kept as JSON text. ``as_rows``: the checkpoint takes rows as they
+    are, since its columns have types of their own.
     """
 
     schema: pa.Schema | None = None
     json: frozenset[str] = frozenset()
+    as_rows: bool = False
 
     @property
     def inferred(self) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.text import without_secrets
 from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -108,5 +109,5 @@ def _describe(error: BaseException | str) -> tuple[str, str, str]:
 
 
 def _text(value: str, limit: int) -> str:
-    """Text that can be written as UTF-8, whatever the exception held."""
-    return value[:limit].encode("utf-8", "backslashreplace").decode()
+    """Text that can be written as UTF-8 and shown, whatever the exception held."""
+    return without_secrets(value[:limit]).encode("utf-8", "backslashreplace").decode()

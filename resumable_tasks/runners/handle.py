@@ -167,7 +167,9 @@ class Call:
         table = matched.table
         cost = 0.0
         if work.cost is not None:
-            cost = cost_of(work.cost, CallOutcome(batch, table, failed, times.seconds, value))
+            cost = cost_of(
+                work.cost, CallOutcome(batch, matched.table_shown, failed, times.seconds, value)
+            )
         schema = table.schema if table is not None else None
         shard = None
         if table is not None and work.writer is not None:
@@ -177,7 +179,7 @@ class Call:
                 return Fatal(batch, error)
         return Done(
             *(batch, matched.done, matched.completed, table, shard, schema),
-            *(failed, left_out, cost, times),
+            *(failed, left_out, cost, times, matched.rows),
         )
 
 

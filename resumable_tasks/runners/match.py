@@ -8,7 +8,7 @@ are parked because their rows cannot be stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ _FEW = 3
 class Matched:
     """A batch's rows, the canonical keys that are complete, and the items that failed.
 
-    ``parked`` are items whose rows, here as dicts, cannot be stored, and why.
+    ``parked`` are items whose rows, here as dicts, cannot be stored, and why. ``rows`` stand
+    instead of the table where the columns say so.
     """
 
     table: pa.Table | None
@@ -43,6 +44,16 @@ class Matched:
     completed: int
     failed: Sequence[tuple[Key, BaseException | str]] = ()
     parked: Sequence[Parked] = ()
+    rows: list[Row] | None = None
+
+    @property
+    def table_shown(self) -> pa.Table | None:
+        """The rows as a table, or as much of them as one holds."""
+        if self.rows is None:
+            return self.table
+        from resumable_tasks.runners.tables import table_of_what_fits
+
+        return table_of_what_fits(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,12 @@ def match(
         if _is_as_declared(found.rows, columns):
             return _complete(found.rows, found.keys, failed, batch, results)
         found = _Found(found.rows.to_pylist(), found.keys)
+    if columns.as_rows:
+        from resumable_tasks.runners.rows import plain_row
+
+        matched = _complete(None, found.keys, failed, batch, results)
+        rows = [plain_row(row, columns.json) for row in found.rows]
+        return replace(matched, rows=rows or None)
     table, bad = _separated(found, batch, dict(failed), columns)
     matched = _complete(table, found.keys, failed, batch, results, bad.keys())
     if not bad:
@@ -95,6 +112,8 @@ def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
     """True if a table need not be looked at row by row, to become what was declared."""
     if columns.json & set(table.column_names):
         return False
+    if columns.as_rows:
+        return True
     for field in columns.schema or ():
         if field.name not in table.column_names:
             return False

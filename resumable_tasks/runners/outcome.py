@@ -118,7 +118,9 @@ class Done:
 
     ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
     Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
-    a remote worker); all three are None if there are no rows. ``failures`` are the items that
+    a remote worker); all three are None if there are no rows. Where the checkpoint takes rows as
+    they are, those of a handler that returned dicts are in ``rows`` instead, each with its key.
+    ``failures`` are the items that
     failed, ``left_out`` the places in the batch of those that failed because the handler returned
     no row for them. ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
     """
@@ -133,6 +135,7 @@ class Done:
     left_out: tuple[int, ...] = ()
     cost: float = 0.0
     times: Times = Times()
+    rows: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,18 @@ def to_table(rows: Sequence[Row], columns: Columns = INFERRED) -> pa.Table | Non
     return table
 
 
+def table_of_what_fits(rows: Sequence[Row]) -> pa.Table | None:
+    """The rows as columns, without the columns whose values have no type in common."""
+    import pyarrow as pa
+
+    arrays: dict[str, pa.Array] = {}
+    for name, values in _by_column(rows, None).items():
+        found, unfit = _column(name, values, INFERRED)
+        if not unfit:
+            arrays[name] = found
+    return pa.table(arrays) if arrays else None
+
+
 def separate(rows: Sequence[Row], columns: Columns = INFERRED) -> tuple[pa.Table | None, Odd]:
     """All rows as a table, if all can be stored; else which cannot, beside the others, and why."""
     import pyarrow as pa

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.sql.database import Database, all_rows, is_locked
+from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line
+from resumable_tasks.checkpoint.sql.refusals import is_locked
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.checkpoint.sql.unreadable import is_of_the_driver, unreadable
 from resumable_tasks.errors import StoreError, UsageError
@@ -125,7 +126,7 @@ class Claims:
             query = query.where(tables.after(after))
         query = query.order_by(*tables.key).limit(self._page)
         try:
-            return self._fetched(query)
+            return self._unlocked(query)
         except (ArithmeticError, TypeError, ValueError, StoreError) as error:
             if isinstance(error, StoreError) and not is_of_the_driver(error):
                 raise
@@ -133,6 +134,17 @@ class Claims:
             if found is None:
                 raise
             raise found from error
+
+    def _unlocked(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
+        """`_fetched`, and once more where two drivers waited for each other's claims."""
+        while True:
+            try:
+                return self._fetched(query)
+            except StoreError as error:
+                if not self._shared or not is_locked(error) or self.stop():
+                    raise
+                said = first_line(error.__cause__ or error)
+                log.warning("no rows could be claimed now (%s); trying again", said)
 
     def _fetched(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
         tables = self._tables
@@ -147,6 +159,7 @@ class Claims:
             self._database.end_if_silent(connection, tables.spec.claim_seconds)
             rows = all_rows(connection, query)
             last = self._key(rows[-1]) if rows else None
+            tables.refuse_twice([self._key(row) for row in rows])
             taken = self._take(connection, rows) if rows else set()
         fault_point("sql.claimed")
         return [row for row in rows if self._key(row) in taken], last
@@ -159,6 +172,15 @@ class Claims:
         self.row_bytes = found / len(rows)
         fit = int(min(self._most, _PAGE_BYTES / max(self.row_bytes, 1.0)))
         self._page = self._batch_size * max(1, fit // self._batch_size)
+
+    def take(self, these: Sequence[Any]) -> set[Any]:
+        """Claim these rows, wherever they stand; the keys that are ours now."""
+        ours: set[Any] = set(these)
+        if self._shared:
+            with self._database.writing() as connection:
+                rows = [self._tables.named(key) for key in these]
+                ours = self._take(connection, rows) if rows else set()
+        return ours
 
     def _key(self, row: Row) -> Any:
         return self._tables.key_of([row[name] for name in self._tables.spec.keys])

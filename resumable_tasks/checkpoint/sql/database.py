@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from resumable_tasks.base.text import without_secrets
 from resumable_tasks.checkpoint.sql.remedies import remedy
 from resumable_tasks.checkpoint.sql.spec import INSTALL
 from resumable_tasks.errors import StoreError, UsageError
@@ -45,10 +46,10 @@ class Database:
                     f"asyncio: write {kind}:// instead of {url.drivername}://"
                 )
         except sa.exc.ArgumentError as error:
-            raise UsageError(f"SqlCheckpoint: {error}") from None
+            raise UsageError(f"SqlCheckpoint: {without_secrets(str(error))}") from None
         self.sqlite = kind == "sqlite"
         self._ping = False
-        self.url = url.render_as_string(hide_password=True)
+        self.url = shown_url(url)
         # An engine that was given is its owner's to dispose of.
         engine: sa.Engine | None = given if isinstance(given, sa.Engine) else None
         self._owned = self.sqlite or engine is None
@@ -162,6 +163,13 @@ class Database:
             raise
         return connection
 
+    def in_transaction(self, connection: sa.Connection) -> bool:
+        """False where a trigger or a constraint of SQLite has ended the whole transaction."""
+        if not self.sqlite:
+            return True
+        driver: Any = connection.connection.dbapi_connection
+        return bool(driver.in_transaction)
+
     def end_if_silent(self, connection: sa.Connection, seconds: float) -> None:
         """Have PostgreSQL end this transaction if we say nothing in it for so long.
 
@@ -222,21 +230,17 @@ def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str,
         return [dict(row) for row in found.mappings()]
 
 
-def is_locked(error: BaseException) -> bool:
-    """True if PostgreSQL refused to wait for another session's lock."""
-    return sqlstate(error) == _LOCK_NOT_AVAILABLE
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's code for what it refused; None if there is none."""
-    found: str | None = getattr(getattr(error.__cause__, "orig", None), "sqlstate", None)
-    return found
-
-
 def first_line(error: BaseException) -> str:
     """The database's own words, without the statement and its parameters."""
     text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return without_secrets(text.splitlines()[0]) if text else type(error).__name__
+
+
+def shown_url(url: sa.URL) -> str:
+    """The URL as it may be shown. The name of the user stays: commands need it."""
+    user, url = url.username, url.set(username=None, password=None)
+    shown = without_secrets(url.render_as_string())
+    return shown.replace("://", f"://{user}@", 1) if user else shown
 
 
 def _leave_transactions_to_us(connection: Any, _: object) -> None:

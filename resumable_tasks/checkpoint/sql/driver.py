@@ -38,8 +38,9 @@ class TableCheckpoint(Checkpoint):
         self._tables = tables
         self._results = Results(database, tables)
         self._results.check()
-        json = job.columns.json | self._results.json_columns
-        self.columns = replace(job.columns, json=json)
+        # JSON in a column of text, where the job says so; in one of JSON the database sees to that.
+        json = job.columns.json - self._results.json_columns
+        self.columns = replace(job.columns, json=json, as_rows=True)
         self._run_row = RunRow(database, tables, self.run, job)
         began = self._run_row.take(takeover=opening.takeover, identity=opening.identity)
         self._failures = FailuresTable(database, tables, self.run, began, job)
@@ -48,7 +49,8 @@ class TableCheckpoint(Checkpoint):
         self._how = "error"
         try:
             self.expected, completed = self._results.count_items()
-            self.found = Found(completed, self._failures.count())
+            failed, parked = self._failures.count()
+            self.found = Found(completed, failed, parked=parked)
             self.planner = TablePlanner(
                 job.planning, self._claims(job), completed, suspects=self._failures.suspects
             )
@@ -84,6 +86,12 @@ class TableCheckpoint(Checkpoint):
         found = self._failures.set_aside()
         self.planner.total += len(found)  # which never came by
         return found
+
+    def parked(self) -> list[Failure]:
+        found = self._failures.parked()
+        # What another run has claimed, that one takes over.
+        ours = self.planner.claim([failure.key for failure in found])
+        return [failure for failure in found if failure.key in ours]
 
     def stop_when(self, stop: Callable[[], bool]) -> None:
         self.planner.stop_when(stop)

@@ -1,4 +1,8 @@
-"""The side table of failures: what failed, how often over all runs, and what is set aside."""
+"""The side table of failures: what failed, how often over all runs, and what is set aside.
+
+An item that is parked has its rows there, with the item if the job keeps it, in the column of the
+item: ``{"$rows": […], "$item": …}``. A column of its own is one that tables of earlier runs lack.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,18 @@ from resumable_tasks.runners.outcome import Failure
 # What stands before the message of an error that a call with other items has raised too: a
 # column would be one more that tables of earlier runs do not have.
 _OF_BATCH = "(of its batch) "
+_ROWS, _ITEM = "$rows", "$item"
+
+
+def is_parked(failures: sa.Table) -> Any:
+    """The condition that a row of the failures' table is about an item that is parked."""
+    return failures.c.item.startswith(f'{{"{_ROWS}":')
+
+
+def _kept(failure: Failure) -> str | None:
+    if failure.rows is not None:
+        return json.dumps({_ROWS: failure.rows, _ITEM: failure.item})
+    return json.dumps(failure.item) if failure.item is not None else None
 
 
 class FailuresTable:
@@ -47,21 +63,32 @@ class FailuresTable:
         c = self._tables.failures.c
         if not self._job.retry_failed:
             return [~self._of_row()]
-        not_now = sa.or_(c.run == self._run, c.failed_at >= self._began)
+        not_now = sa.or_(
+            c.run == self._run, c.failed_at >= self._began, is_parked(self._tables.failures)
+        )
         if self._job.max_attempts is not None:
             not_now = sa.or_(not_now, c.attempts >= self._job.max_attempts)
         return [~self._of_row(not_now)]
 
     def set_aside(self) -> list[Failure]:
-        """The failures of earlier runs that this one has not tried again."""
+        """The failures of earlier runs that this one has not tried again, and what is parked."""
         failures, job = self._tables.failures, self._job
-        if job.retry_failed and job.max_attempts is None:
-            return []
         query = sa.select(failures).where(
             failures.c.run != self._run, failures.c.failed_at < self._began, self._still_there
         )
         if job.retry_failed:
-            query = query.where(failures.c.attempts >= job.max_attempts)
+            aside = is_parked(failures)
+            if job.max_attempts is not None:
+                aside = sa.or_(aside, failures.c.attempts >= job.max_attempts)
+            query = query.where(aside)
+        return self._found(query)
+
+    def parked(self) -> list[Failure]:
+        """The items whose results are kept and were not taken by the tables, with their rows."""
+        failures = self._tables.failures
+        return self._found(sa.select(failures).where(is_parked(failures), self._still_there))
+
+    def _found(self, query: sa.Select[Any]) -> list[Failure]:
         with self._database.reading() as connection:
             return [self._failure(row) for row in connection.execute(query).mappings()]
 
@@ -77,14 +104,18 @@ class FailuresTable:
         with self._database.reading() as connection:
             return {keys.canonical(tables.key_of(row)) for row in connection.execute(query)}
 
-    def count(self) -> int:
-        """Count the rows that failed and are not done since; called before the first commit."""
-        query = sa.select(sa.func.count()).select_from(self._tables.failures)
+    def count(self) -> tuple[int, int]:
+        """Count the rows that failed, and those that are parked, and are not done since.
+
+        Called before the first commit.
+        """
+        failures, every = self._tables.failures, sa.func.count()
+        counts = sa.select(every, every.filter(is_parked(failures))).select_from(failures)
         with self._database.reading() as connection:
             # What fails from now on is not tried again by this run.
-            self._any = bool(connection.execute(query).scalar_one())
-            found: int = connection.execute(query.where(self._still_there)).scalar_one()
-        return found
+            self._any = bool(connection.execute(counts).scalar_one())
+            found, parked = connection.execute(counts.where(self._still_there)).one()
+        return found - parked, parked
 
     @property
     def _still_there(self) -> Any:
@@ -101,7 +132,10 @@ class FailuresTable:
         values = {name: row[name] for name in fields}
         if row["message"].startswith(_OF_BATCH):
             values |= {"message": row["message"][len(_OF_BATCH) :], "error_of": "batch"}
-        return Failure(key, item=json.loads(row["item"]) if row["item"] else None, **values)
+        item = json.loads(row["item"]) if row["item"] else None
+        if isinstance(item, dict) and _ROWS in item:
+            return Failure(key, item=item[_ITEM], rows=tuple(item[_ROWS]), **values)
+        return Failure(key, item=item, **values)
 
     def record(self, connection: sa.Connection, many: Sequence[Failure]) -> tuple[Failure, ...]:
         """Write these failures, with the attempts of the runs before counted in."""
@@ -132,7 +166,7 @@ class FailuresTable:
             "batch": failure.batch,
             "time": failure.time,
             "traceback": failure.traceback,
-            "item": json.dumps(failure.item) if failure.item is not None else None,
+            "item": _kept(failure),
             "run": self._run,
         }
         # PostgreSQL's text holds every character but one.

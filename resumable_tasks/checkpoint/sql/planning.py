@@ -49,6 +49,10 @@ class TablePlanner(Planner):
         """About how many bytes a row has."""
         return self._claims.row_bytes
 
+    def claim(self, these: Sequence[Any]) -> Set[Any]:
+        """Claim these rows, wherever they stand; the keys that are ours now."""
+        return self._claims.take(these)
+
     def stop_when(self, stop: Callable[[], bool]) -> None:
         """End, rather than wait for rows that others have, once this is true."""
         self._claims.stop = stop

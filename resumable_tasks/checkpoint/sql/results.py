@@ -11,19 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, TIMESTAMP
 
 from resumable_tasks.checkpoint.form import Job
-from resumable_tasks.checkpoint.sql.database import Database, sqlstate
+from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.failures import FailuresTable
 from resumable_tasks.checkpoint.sql.spec import MOST_KEYS
 from resumable_tasks.checkpoint.sql.tables import Tables
+from resumable_tasks.checkpoint.sql.types import for_sqlite
 from resumable_tasks.errors import UsageError
+from resumable_tasks.runners.outcome import Done
 
 Row = dict[str, Any]
-
-# PostgreSQL's codes for a lock that was waited for too long, and for two that wait for each other.
-LOCKED = {"55P03", "40P01"}
-# Values too large for an index, raised by a trigger, of a type that does not become the column's:
-# that the statements as such are right was tried before.
-_ABOUT_VALUES = {"54000", "P0001", "42804", "42846", "42883"}
 
 
 class Results:
@@ -55,7 +51,9 @@ class Results:
         for kind in of_json.values():
             kind.none_as_null = True  # None is no value, and not JSON's null
         self.json_columns = frozenset(of_json)
-        """The fields of the handler's rows that are kept as JSON."""
+        if database.sqlite:
+            for column in columns:
+                column.type = for_sqlite(column.type)
 
     def check(self) -> None:
         """Try what a run does to the tables, on no row. Raises `UsageError` for what it may not.
@@ -95,34 +93,55 @@ class Results:
             rows, done = connection.execute(query.where(*tables.considered)).one()
         return rows, done
 
-    def lock(self, connection: sa.Connection, these: Sequence[Any]) -> list[Any]:
-        """Lock those of these rows that are left to do; their keys."""
+    def lock(self, connection: sa.Connection, these: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Lock those of these rows that are left to do: their keys, and those that another holds.
+
+        None is waited for: whoever holds it may wait for what this transaction has.
+        """
         tables = self._tables
-        query = sa.select(*tables.key).order_by(*tables.key).with_for_update(of=tables.items)
+        query = sa.select(*tables.key).order_by(*tables.key)
+        free = query.with_for_update(of=tables.items, skip_locked=True)
         found: list[Any] = []
+        held: list[Any] = []
         for some in chunks(these):
-            left = query.where(tables.is_in(tables.items, some), tables.undone)
-            found += [tables.key_of(row) for row in connection.execute(left)]
-        return found
+            left = tables.is_in(tables.items, some), tables.undone
+            mine = [tables.key_of(row) for row in connection.execute(free.where(*left))]
+            tables.refuse_twice(mine)
+            found += mine
+            if len(mine) < len(some) and not self._database.sqlite:
+                every = [tables.key_of(row) for row in connection.execute(query.where(*left))]
+                held += set(every).difference(mine)
+        return found, held
+
+    def wait_for(self, connection: sa.Connection, key: Any) -> None:
+        """Wait for whoever holds this row, as long as the connection waits for locks."""
+        tables = self._tables
+        query = sa.select(*tables.key).where(tables.is_in(tables.items, [key]))
+        connection.execute(query.with_for_update(of=tables.items))
+
+    def rows_of(self, outcome: Done) -> list[Row]:
+        """The rows of an outcome as Python values. Raises ``ValueError`` for text that is no JSON.
+
+        Arrow has one type a column, so in a column of JSON its text is JSON.
+        """
+        if outcome.rows is not None:
+            return [dict(row) for row in outcome.rows]
+        rows: list[Row] = outcome.table.to_pylist() if outcome.table is not None else []
+        for row in rows:
+            texts = [name for name in self.json_columns if isinstance(row.get(name), str)]
+            row |= {name: json.loads(row[name]) for name in texts}
+        return rows
 
     def write(self, connection: sa.Connection, rows: list[Row], done: Sequence[Any]) -> None:
         """Write the handler's rows, and set the column of these keys.
 
         Raises what the database raises if it refuses them, and ``ValueError``.
         """
-        spec, items = self._tables.spec, self._tables.items
-        if spec.columns and rows:
-            rows = self._fit(rows, items, spec.columns)
-            if self._at_once:
-                self._update_at_once(connection, rows)
-            else:
-                self._update_each(connection, rows)
+        if self._tables.spec.columns and rows:
+            self._update(connection, list(map(self._updates, rows)))
         else:
             if self.table is not None and rows:
-                named = dict(zip(spec.keys, spec.results_keys, strict=True))
-                fields = [named.get(name, name) for name in rows[0]]
-                rows = [dict(zip(fields, row.values(), strict=True)) for row in rows]
-                connection.execute(sa.insert(self.table), self._fit(rows, self.table, fields))
+                self._insert(connection, self.table, rows)
             self.set_done(connection, done)
         self._check_set(connection, done)
         if self._deferred:
@@ -131,6 +150,13 @@ class Results:
             with connection.begin_nested() as tried:
                 connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
                 tried.rollback()
+
+    def _update(self, connection: sa.Connection, rows: list[Row]) -> None:
+        names = self._tables.spec.columns
+        if self._at_once and all(_alike([row[name] for row in rows]) for name in names):
+            self._update_at_once(connection, rows)
+        else:
+            self._update_each(connection, rows)
 
     def _update_each(self, connection: sa.Connection, rows: list[Row]) -> None:
         spec, items = self._tables.spec, self._tables.items
@@ -175,30 +201,43 @@ class Results:
                     "the UPDATE that sets it: a trigger or a policy of the table is in the way"
                 )
 
-    def _fit(self, rows: list[Row], table: sa.Table, names: Sequence[str]) -> list[Row]:
-        """The rows as the table takes them. Raises ``ValueError`` where a field is missing."""
-        # A field that only other rows of the batch have.
-        unknown = [name for name in rows[0] if name not in table.c]
-        extra = {name for name in unknown if all(row[name] is None for row in rows)}
-        if extra:
-            names = [name for name in names if name not in extra]
-            rows = [{name: row[name] for name in row if name not in extra} for row in rows]
-        for name in names:
-            if name not in rows[0]:
-                raise ValueError(
-                    f"the rows have no field {name!r} (they have {', '.join(rows[0])})"
-                )
-            if name not in table.c:
+    def _updates(self, row: Row) -> Row:
+        """The key and the new values of a row. Raises ``ValueError`` if it has none of them."""
+        names = self._tables.spec.columns
+        left_out = [name for name in names if name not in row]
+        # Beside a name that the table has not, the one that is left out may be misspelt.
+        odd = any(str(name) not in self._tables.items.c for name in row)
+        if left_out and (odd or len(left_out) == len(names)):
+            raise ValueError(
+                f"the row has no field {left_out[0]!r} (it has {', '.join(map(str, row))})"
+            )
+        return {name: row.get(name) for name in (*self._tables.spec.keys, *names)}
+
+    def _insert(self, connection: sa.Connection, table: sa.Table, rows: list[Row]) -> None:
+        """Insert rows. What a row leaves out has the column's default, whatever others have."""
+        alike: dict[tuple[str, ...], list[Row]] = {}
+        for row in rows:
+            fit = self._inserts(table, row)
+            alike.setdefault(tuple(fit), []).append(fit)
+        for each in alike.values():
+            connection.execute(sa.insert(table), each)
+
+    def _inserts(self, table: sa.Table, row: Row) -> Row:
+        """The row by the names of the table. Raises ``ValueError`` for a value without a column."""
+        spec = self._tables.spec
+        own = dict(zip(spec.keys, spec.results_keys, strict=True))
+        fit = {own.get(name, name): value for name, value in row.items()}
+        lost = [name for name in fit if not isinstance(name, str) or name not in table.c]
+        for name in lost:
+            if fit.pop(name) is not None:
                 raise ValueError(f"table {table.fullname} has no column {name!r}")
-        as_json = [name for name in names if isinstance(table.c[name].type, sa.JSON)]
-        if not as_json:
-            return rows
-        return [{**row, **{name: _from_json(row[name]) for name in as_json}} for row in rows]
+        return fit
 
 
-def _from_json(value: Any) -> Any:
-    # Text unless the handler gave Arrow, which has structures of its own.
-    return json.loads(value) if isinstance(value, str) else value
+def _alike(values: Sequence[Any]) -> bool:
+    """True if an array holds these values without making one kind of them of another."""
+    kinds = {(type(v), getattr(v, "tzinfo", None) is None) for v in values if v is not None}
+    return len(kinds) < 2
 
 
 def _plain() -> set[Any]:
@@ -225,17 +264,6 @@ def count_left(database: Database, tables: Tables, job: Job) -> tuple[int, int, 
         every = connection.execute(query.where(*undone)).scalar_one()
         left = connection.execute(query.where(*undone, *to_try)).scalar_one()
     return rows, done, left, every - left
-
-
-def is_about_values(error: BaseException) -> bool:
-    """True if the database or its driver refused values, and not the work as such."""
-    cause, state = error.__cause__, sqlstate(error)
-    if state is not None:
-        return state[:2] in ("22", "23") or state in _ABOUT_VALUES
-    if not isinstance(cause, sa.exc.DBAPIError):
-        return isinstance(cause, sa.exc.StatementError)
-    kinds = sa.exc.DataError, sa.exc.IntegrityError, sa.exc.InterfaceError, sa.exc.ProgrammingError
-    return isinstance(cause, kinds) and not cause.connection_invalidated
 
 
 def chunks(many: Sequence[Any]) -> Iterator[Sequence[Any]]:

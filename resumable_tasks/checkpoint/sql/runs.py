@@ -126,6 +126,10 @@ class RunRow:
             raise Fenced(
                 f"{self._tables.url} was taken over from this run; what it had committed stands"
             )
+        self.set_limits(connection)
+
+    def set_limits(self, connection: sa.Connection) -> None:
+        """How long this transaction waits, and that its COMMIT is durable."""
         if not self._database.sqlite:
             # Whoever has turned that off can lose the last commits when the power goes. And who
             # waits for a lock without an end cannot say so.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from resumable_tasks.checkpoint.sql.database import Database
+from resumable_tasks.checkpoint.sql.failures import is_parked
 from resumable_tasks.checkpoint.sql.runs import is_gone
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
@@ -17,9 +18,10 @@ Status = Literal["done", "failed", "incomplete", "spent", "running"]
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """The count of ``rows``; ``completed``, ``failed`` and ``left`` add up to it.
+    """The count of ``rows``; ``completed``, ``failed``, ``parked`` and ``left`` add up to it.
 
-    ``errors`` are the failed rows by the class of their error. ``claimed`` rows are with one of
+    ``errors`` are the failed rows by the class of their error, ``parked`` those whose result is
+    kept and was not taken by the tables. ``claimed`` rows are with one of
     the runs at work, which ``running`` lists: run, host, pid, and for how many seconds.
     ``last_run`` is the one that began last, with how it ``ended``: None if it has not said so.
     """
@@ -31,6 +33,7 @@ class TableStatus:
     rows: int
     completed: int
     failed: int
+    parked: int
     left: int
     claimed: int
     errors: dict[str, int]
@@ -50,8 +53,9 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
         .select_from(tables.claims)
         .where(sa.exists().where(runs.c.run == tables.claims.c.run, alive))
     )
+    each = sa.func.count()
     kinds = (
-        sa.select(failures.c.error, sa.func.count())
+        sa.select(failures.c.error, each, each.filter(is_parked(failures)))
         # No join: where= names columns of the items' table, without saying so.
         .where(
             sa.exists(
@@ -62,7 +66,7 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
             )
         )
         .group_by(failures.c.error)
-        .order_by(sa.func.count().desc(), failures.c.error)
+        .order_by(each.desc(), failures.c.error)
     )
     who = [runs.c.run, runs.c.job, runs.c.version, runs.c.host, runs.c.pid, runs.c.machine]
     seconds = (database.now - runs.c.began).label("seconds")
@@ -72,24 +76,27 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
             items
         )
         rows, completed = connection.execute(found.where(*tables.considered)).one()
-        errors = dict(connection.execute(kinds).tuples().all())
+        found_kinds = connection.execute(kinds).all()
         claimed = connection.execute(claims).scalar_one()
         at_work = [dict(run) for run in connection.execute(newest.where(alive)).mappings()]
         last = connection.execute(newest.limit(1)).mappings().first()
     # Until its time is over a run counts as alive for those who cannot look for its process.
     running = [run for run in at_work if not is_gone(run["machine"], run["pid"])]
     named = running[0] if running else last
-    failed = sum(errors.values())
-    left = rows - completed - failed
+    errors = {error: many - parked for error, many, parked in found_kinds if many > parked}
+    failed, parked = sum(errors.values()), sum(parked for _, _, parked in found_kinds)
+    left = rows - completed - failed - parked
+    unfinished = failed or parked
     incomplete: Status = "spent" if last and last["ended"] == "spent" else "incomplete"
     return TableStatus(
         table=tables.url,
         job=named["job"] if named else None,
         version=named["version"] if named else None,
-        status="running" if running else incomplete if left else "failed" if failed else "done",
+        status="running" if running else incomplete if left else "failed" if unfinished else "done",
         rows=rows,
         completed=completed,
         failed=failed,
+        parked=parked,
         left=left,
         claimed=claimed,
         errors=errors,

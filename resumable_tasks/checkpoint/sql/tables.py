@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -246,6 +247,19 @@ class Tables:
             )
         self.check_key()
 
+    def refuse_twice(self, found: Sequence[Any]) -> None:
+        """Raise if rows have the same key: a unique one does not reach into tables that inherit."""
+        if len(set(found)) < len(found):
+            raise self.twice(*Counter(found).most_common(1)[0])
+
+    def twice(self, key: Any, rows: int) -> CheckpointUnusable:
+        """The error of a key that several rows have."""
+        return CheckpointUnusable(
+            f"key {key!r} stands in {rows:,} rows of table {self.spec.table}: a key names one "
+            "row, also in the tables that inherit from this one; fix the rows, or name more "
+            "columns in key="
+        )
+
     @property
     def init(self) -> str:
         """The command that prepares the table."""
@@ -286,16 +300,15 @@ class Tables:
                     f"{nulls:,} rows of table {spec.table} have no key ({names} is NULL): give "
                     "them one, or name another column, that every row has"
                 )
-            if unique:
+            if unique and not _has_heirs(connection, items):
                 return
             _refuse_view(connection, items.name, items.schema)
             twice = sa.select(*self.key, sa.func.count()).group_by(*self.key)
             found = connection.execute(twice.having(sa.func.count() > 1).limit(1)).first()
         if found:
-            raise CheckpointUnusable(
-                f"key {self.key_of(found)!r} stands in {found[-1]:,} rows of table {spec.table}: "
-                "a key names one row; fix the rows, or name more columns in key="
-            )
+            raise self.twice(self.key_of(found), found[-1])
+        if unique:
+            return
         quote = self._database.plain.identifier_preparer
         index = quote.quote(f"{items.name}_{spec.keys[0]}_unique")
         columns = ", ".join(map(quote.quote, spec.keys))
@@ -303,6 +316,18 @@ class Tables:
             f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX {index} ON "
             f"{quote.format_table(items)} ({columns}), and run again"
         )
+
+
+def _has_heirs(connection: sa.Connection, items: sa.Table) -> bool:
+    """True if the rows of other tables are this one's too, where its unique key does not reach."""
+    if connection.dialect.name != "postgresql":
+        return False
+    name = connection.dialect.identifier_preparer.format_table(items)
+    query = sa.text(
+        "SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent "
+        "WHERE inhparent = CAST(:name AS regclass) AND relkind = 'r')"
+    )
+    return bool(connection.execute(query, {"name": name}).scalar_one())
 
 
 def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | tuple[str, ...]:

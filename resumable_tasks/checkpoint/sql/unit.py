@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.form import Receipt, Unit
-from resumable_tasks.checkpoint.sql.database import Database, first_line, sqlstate
+from resumable_tasks.checkpoint.form import GaveWay, Receipt, Unit
+from resumable_tasks.checkpoint.sql.database import Database, first_line
 from resumable_tasks.checkpoint.sql.failures import FailuresTable
 from resumable_tasks.checkpoint.sql.planning import TablePlanner
-from resumable_tasks.checkpoint.sql.results import LOCKED, Results, chunks, is_about_values
+from resumable_tasks.checkpoint.sql.refusals import (
+    is_about_a_lock,
+    is_about_a_row,
+    is_locked,
+    sqlstate,
+)
+from resumable_tasks.checkpoint.sql.results import Results, chunks
 from resumable_tasks.checkpoint.sql.runs import RunRow
 from resumable_tasks.checkpoint.sql.tables import Tables
-from resumable_tasks.errors import CommitStateUnknown, ResultConflict, StoreError, UsageError
+from resumable_tasks.errors import (
+    CommitStateUnknown,
+    ResultConflict,
+    ResumableTasksError,
+    StoreError,
+)
 from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Done, Failure
 
@@ -51,11 +63,15 @@ class TableUnit(Unit):
         self._planner = planner
         self._connection: sa.Connection | None = None
         self._transaction: sa.RootTransaction | None = None
+        self._given: list[Done] = []
         self._added: list[Done] = []
         self._rows = 0
 
     def __exit__(self, *_: object) -> None:
         """End a transaction of which nothing was committed."""
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self._transaction is None:
             return
         with self._working():
@@ -69,33 +85,26 @@ class TableUnit(Unit):
         """Write the outcome's rows. What is gone meanwhile, or another's, is left out of it.
 
         Raises `ResultConflict` where the database refuses the rows; none of them is in the
-        transaction then.
+        transaction then. Raises `GaveWay` where another has a lock that they need.
         """
-        # No table here has a place for rows that it does not take: their items have failed.
-        failed = tuple(replace(failure, rows=None) for failure in outcome.failures)
-        outcome = replace(outcome, failures=failed)
         with self._working():
-            try:
-                if outcome.completed or outcome.failures:
-                    outcome = self._written_at_last(outcome)
-            except (ArithmeticError, TypeError, ValueError) as error:
-                raise self._refused(outcome, error) from error
-            except (StoreError, UsageError) as error:
-                if is_about_values(error):
-                    raise self._refused(outcome, error.__cause__ or error) from error
-                raise
-        self._added.append(outcome)
+            given = outcome
+            if outcome.completed or outcome.failures:
+                outcome = self._written(outcome)
+            self._given.append(given)
+            self._added.append(outcome)
         return outcome
 
     def commit(self) -> Receipt:
         with self._working():
             connection = self._begun()
             failed: list[Failure] = []
-            with self._database.errors():
+            with self._giving_way():
                 for outcome in self._added:
                     failed += self._failures.record(connection, outcome.failures)
             fault_point("sql.written")
-            self._commit_transaction()
+            with self._giving_way():
+                self._commit_transaction()
             fault_point("sql.committed")
         self.number += 1
         completed = sum(outcome.completed for outcome in self._added)
@@ -104,45 +113,115 @@ class TableUnit(Unit):
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        self.busy = True
+        before, self.busy = self.busy, True
         try:
             yield
         finally:
-            self.busy = False
-
-    def _written_at_last(self, outcome: Done) -> Done:
-        while True:
-            try:
-                return self._written(outcome)
-            except StoreError as error:
-                if sqlstate(error) not in LOCKED:
-                    raise
-                log.warning(
-                    "rows of %s are locked by another session of the database (%s); waiting for "
-                    "it, pg_blocking_pids() says which it is",
-                    self._tables.spec.table,
-                    first_line(error.__cause__ or error),
-                )
+            self.busy = before
 
     def _written(self, outcome: Done) -> Done:
-        connection = self._begun()
-        rows = outcome.table.to_pylist() if outcome.table is not None else []
         done = keys.parse_lines(outcome.done)
         failed = outcome.failures
-        with self._database.errors(), connection.begin_nested():
-            ours = self._take_back(connection, outcome, [*done, *(each.key for each in failed)])
+        rows = 0
+        with self._savepoint() as connection:
+            these = [*done, *(each.key for each in failed)]
+            ours = self._take_back(connection, outcome, these, set(done))
             if ours is not None:
                 done = [key for key in done if key in ours]
                 failed = tuple(failure for failure in failed if failure.key in ours)
-                rows = [row for row in rows if self._key_in(row) in ours]
             if done:
-                self._results.write(connection, rows, done)
+                with self._refusing(outcome):
+                    rows = self._write(connection, outcome, done)
                 self._failures.forget(connection, done)
-        self._rows += len(rows)
+        self._rows += rows
         if ours is None:
-            return replace(outcome, table=None)
+            return replace(outcome, table=None, rows=None)
         lines = keys.join(map(keys.canonical, done))
-        return replace(outcome, table=None, done=lines, completed=len(done), failures=failed)
+        return replace(
+            outcome, table=None, rows=None, done=lines, completed=len(done), failures=failed
+        )
+
+    def _once_more(self) -> None:
+        """Write in a new transaction what was in the one that is gone."""
+        before, self._given, self._added, self._rows = self._given, [], [], 0
+        try:
+            for outcome in before:
+                self.add(outcome)
+        except ResultConflict:
+            raise GaveWay from None  # others have written meanwhile
+
+    def _write(self, connection: sa.Connection, outcome: Done, done: list[Any]) -> int:
+        ours = set(done)
+        every = self._results.rows_of(outcome)
+        rows = [row for row in every if self._key_in(row) in ours]
+        self._results.write(connection, rows, done)
+        return len(rows)
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[sa.Connection]:
+        """A part of the transaction that is in it as a whole, or not at all."""
+        with self._giving_way():
+            connection = self._begun()
+        savepoint = connection.begin_nested()
+        try:
+            with self._giving_way():
+                yield connection
+                savepoint.commit()
+        except GaveWay:
+            raise
+        except BaseException:
+            if not self._database.in_transaction(connection):  # a trigger has ended all of it
+                self._give_up()
+                self._once_more()
+            elif not connection.invalidated:
+                with self._database.errors():
+                    savepoint.rollback()
+            raise
+
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        """Give up the whole transaction for a lock that another has, so that it can go on."""
+        try:
+            with self._database.errors():
+                yield
+        except StoreError as error:
+            if not is_locked(error):
+                raise
+            self._give_up()
+            raise GaveWay(partial(self._wait, first_line(error.__cause__ or error))) from error
+
+    def _wait(self, why: str, key: Any = None) -> None:
+        """Say who is waited for; where that is one row, wait for it, with nothing in hand."""
+        with self._working():
+            if key is not None:
+                try:
+                    with self._database.writing() as connection:
+                        self._run_row.set_limits(connection)
+                        self._results.wait_for(connection, key)
+                    return
+                except StoreError as error:
+                    if not is_locked(error):
+                        raise
+            log.warning(
+                "rows of %s are locked by another session of the database (%s); waiting for it%s",
+                self._tables.spec.table,
+                why,
+                "" if self._database.sqlite else ", pg_blocking_pids() says which it is",
+            )
+
+    @contextmanager
+    def _refusing(self, outcome: Done) -> Iterator[None]:
+        """What the database, or its driver, has against the rows is a `ResultConflict`."""
+        try:
+            yield
+        except (ResumableTasksError, MemoryError):
+            raise
+        except sa.exc.SQLAlchemyError as error:
+            if not is_about_a_row(error):
+                raise
+            raise self._refused(outcome, getattr(error, "orig", None) or error) from error
+        except Exception as error:  # values are anybody's objects, and are asked for their form
+            raise self._refused(outcome, error) from error
 
     def _key_in(self, row: Mapping[str, Any]) -> Any:
         names = self._tables.spec.keys
@@ -156,13 +235,17 @@ class TableUnit(Unit):
         )
 
     def _take_back(
-        self, connection: sa.Connection, outcome: Done, these: Sequence[Any]
+        self, connection: sa.Connection, outcome: Done, these: Sequence[Any], done: Set[Any]
     ) -> set[Any] | None:
-        """Lock these rows and end our claims of them.
+        """Lock these rows and end our claims of them. Raises `GaveWay` if one that is done is held.
 
         Those that are left to do, and ours; None if all of them are.
         """
-        locked = self._results.lock(connection, these)
+        locked, held = self._results.lock(connection, these)
+        if wanted := [key for key in held if key in done]:
+            self._give_up()
+            raise GaveWay(partial(self._wait, f"such as {keys.shorten(wanted[0])}", wanted[0]))
+        locked += held  # of a row that has failed nothing is written but that
         if self._database.sqlite:
             ours = set(locked)
         else:
@@ -215,12 +298,13 @@ class TableUnit(Unit):
         try:
             self._transaction.commit()
         except sa.exc.DBAPIError as error:
-            # Where the server has answered, it has not committed, nor has SQLite that waits for a
-            # reader. Where the connection is lost it may have, and to write once more could write
-            # twice.
-            answered = getattr(error.orig, "sqlstate", None) and not error.connection_invalidated
+            # Where the server has answered, it has not committed. Where the connection is lost it
+            # may have, and to write once more could write twice.
+            if is_about_a_lock(error):
+                raise
+            answered = sqlstate(error) and not error.connection_invalidated
             url = self._tables.url
-            if answered or getattr(error.orig, "sqlite_errorname", None) == "SQLITE_BUSY":
+            if answered:
                 raise StoreError(f"{url}: {first_line(error)}. Nothing was committed") from error
             raise CommitStateUnknown(
                 f"{url}: the connection was lost during a commit: {first_line(error)}. "

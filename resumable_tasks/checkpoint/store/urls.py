@@ -19,6 +19,6 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     if named.lower().startswith("file://"):
         return LocalStore.at_url(named)
     raise UsageError(
-        f"{what} {text.without_password(named)!r}: this version keeps {what}s in directories "
+        f"{what} {text.without_secrets(named)!r}: this version keeps {what}s in directories "
         "only; give a path on a disk (of a database: SqlCheckpoint, `resumable sql`)"
     )

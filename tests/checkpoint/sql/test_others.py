@@ -105,7 +105,7 @@ def test_time_that_is_up_while_others_have_the_rest_is_no_good_end(
             task.run(checkpoint=checkpoint)
     assert (undone(db), db.one("SELECT ended FROM lessons_processed_at_runs")) == (
         20,
-        "interrupted",
+        "spent",
     )
     assert task.run(checkpoint=checkpoint).completed == 20
 

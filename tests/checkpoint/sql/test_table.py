@@ -226,7 +226,7 @@ def test_what_the_database_refuses_fails_its_item_alone(db: Db, prepared: Prepar
 
     with pytest.raises(JobFailed) as failed:
         same.run(checkpoint=checkpoint)
-    (failure,) = failed.value.result.failures
+    (failure,) = failed.value.result.parked_items
     assert failure.key in (5, 31)
     assert failure.error == "ResultConflict"
     assert "lessons" in failure.message

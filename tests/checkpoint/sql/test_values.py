@@ -78,7 +78,7 @@ def test_values_that_are_refused_are_found_without_another_call(
 
     with pytest.raises(JobFailed) as caught:
         resumable_task(label, batch_size=20, concurrency=1).run(checkpoint=checkpoint)
-    failed = {failure.key: failure for failure in caught.value.result.failures}
+    failed = {failure.key: failure for failure in caught.value.result.parked_items}
     assert (sorted(failed), caught.value.result.completed) == ([7, 8, 33], 57)
     assert all(each.error == "ResultConflict" and says in each.message for each in failed.values())
     assert set(handled.values()) == {1}
@@ -112,7 +112,7 @@ def test_a_value_that_does_not_fit_its_column_is_not_cut(
         tolerated_failures=1,
     )
     run = task.run(checkpoint=checkpoint)
-    assert [failure.key for failure in run.failures] == [1]
+    assert [failure.key for failure in run.parked_items] == [1]
     assert db.one("SELECT count(*) FROM lessons WHERE label IS NULL AND id IN (1, 3)") == 2
     assert db.one("SELECT label::text FROM lessons WHERE id = 2") in (str(good), "{a,b}")
 
@@ -163,7 +163,7 @@ def test_what_a_trigger_does_elsewhere_fails_its_row_alone(db: Db) -> None:
         tolerated_failures=1,
     )
     run = task.run(checkpoint=checkpoint)
-    assert ([failure.key for failure in run.failures], run.completed) == ([30], 29)
+    assert ([failure.key for failure in run.parked_items], run.completed) == ([30], 29)
 
 
 def test_a_field_that_the_table_lacks_fails_the_rows_that_have_it(db: Db) -> None:
@@ -176,8 +176,8 @@ def test_a_field_that_the_table_lacks_fails_the_rows_that_have_it(db: Db) -> Non
         return [{"id": r["id"], "label": "x", **({"zz": 1} if r["id"] == 7 else {})} for r in rows]
 
     run = resumable_task(label, tolerated_failures=1).run(checkpoint=checkpoint)
-    assert ([failure.key for failure in run.failures], run.completed) == ([7], 59)
-    assert "no column 'zz'" in run.failures[0].message
+    assert ([failure.key for failure in run.parked_items], run.completed) == ([7], 59)
+    assert "no column 'zz'" in run.parked_items[0].message
 
 
 @pytest.mark.usefixtures("postgres")
@@ -196,7 +196,7 @@ def test_a_row_whose_column_does_not_stay_set_is_a_failure(db: Db, prepared: Pre
 
     with pytest.raises(JobFailed) as caught:
         resumable_task(label, batch_size=10).run(checkpoint=checkpoint)
-    (failure,) = caught.value.result.failures
+    (failure,) = caught.value.result.parked_items
     assert (failure.key, caught.value.result.completed) == (5, 39)
     assert "a trigger or a policy of the table is in the way" in failure.message
     assert set(handled.values()) == {1}
@@ -216,7 +216,7 @@ def test_a_run_ends_where_nothing_of_it_can_be_kept(db: Db, prepared: Prepared) 
         time.sleep(0.02)
         return [{"id": row["id"], "label": "no number"} for row in rows]
 
-    with pytest.raises(JobFailed, match="batches in a row were refused"):
+    with pytest.raises(JobFailed, match="batches in a row could be stored"):
         resumable_task(label, batch_size=10, concurrency=2).run(checkpoint=checkpoint)
     assert len(handled) < 1_000
     assert set(handled.values()) == {1}
