@@ -19,9 +19,9 @@ from resumable_tasks.cli.look import json_option
 @click.option("--seconds-per-item", type=float, required=True, help="How long one takes.")
 @click.option("--external-api", is_flag=True, help="It calls a service with limits or a price.")
 @click.option("--cost-per-item", type=float, default=0.0, help="What an item costs, in any unit.")
-@click.option("--not-idempotent", is_flag=True, help="Run again as a whole, it would do harm.")
+@click.option("--not-idempotent", is_flag=True, help="Repeating the whole job would do harm.")
 @click.option("--in-table", is_flag=True, help="The items are rows of a database's table.")
-@click.option("--structure", is_flag=True, help="The state is a cursor or sums, no set of keys.")
+@click.option("--structure", is_flag=True, help="The state is a cursor or sums, not keys.")
 @click.option(
     "--concurrency", type=int, default=4, show_default=True, help="How many batches at once."
 )

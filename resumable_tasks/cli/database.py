@@ -56,7 +56,7 @@ def _names_a_table(command: Callable[..., None]) -> Callable[..., None]:
             default="processed_at",
             show_default=True,
             metavar="COLUMN",
-            help="that is to be NULL while a row is to be handled",
+            help="that is NULL until a row is done",
         ),
         click.option(
             "--key",
@@ -80,7 +80,7 @@ def _names_a_table(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAME[:TYPE]",
     help="a column for results; of type TEXT unless said otherwise",
 )
-@click.option("--apply", is_flag=True, help="run the statements, and not only print them")
+@click.option("--apply", is_flag=True, help="run the statements instead of only printing them")
 def init(
     url: str, table: str, key: tuple[str, ...], done: str, columns: tuple[str, ...], apply: bool
 ) -> None:
@@ -174,7 +174,7 @@ def _status_lines(found: TableStatus) -> Iterator[str]:
     if found.running:
         yield f"  claimed      {count(found.claimed, 'row')}"
     elif found.last_run is not None:
-        how = found.last_run["ended"] or "it has not said how: it died, or gives no sign of life"
+        how = found.last_run["ended"] or "unknown: it died, or has no heartbeat"
         yield f"  last run     {_run(found.last_run)}: {clean(how, 80)}"
 
 

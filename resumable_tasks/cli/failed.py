@@ -31,7 +31,7 @@ from resumable_tasks.runners.outcome import Failure
 )
 @checkpoint_argument
 @click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
-@click.option("--quarantined", is_flag=True, help="Only items that are not tried any more.")
+@click.option("--quarantined", is_flag=True, help="Only items that are no longer tried.")
 @click.option("--parked", is_flag=True, help="Only items whose result does not fit the table.")
 @click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
 @click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")

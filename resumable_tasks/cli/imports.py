@@ -23,31 +23,31 @@ from resumable_tasks.cli.look import json_option
 )
 @click.argument("file", type=click.Path())
 @click.option("--checkpoint", required=True, help="The checkpoint's directory, new or not.")
-@click.option("--job", help="The name of the job; else the first run names it.")
-@click.option("--key", multiple=True, help="The job's key=; several make one key.")
-@click.option("--version", help="The version of the job; else that of the first run.")
+@click.option("--job", help="The name of the job; by default, the first run's.")
+@click.option("--key", multiple=True, help="The job's key=; repeat it for a composite key.")
+@click.option("--version", help="The job's version; by default, the first run's.")
 @click.option(
     "--results",
     type=click.Choice(["one", "many", "none"]),
-    help="The job's results; none makes no rows, many makes rows of all lines of an item.",
+    help="The job's results=: none keeps no rows, many keeps all lines of an item.",
 )
 @click.option(
     "--format",
     type=click.Choice(["jsonl", "lines"]),
-    help="What the file is, if its name and first line do not tell.",
+    help="The format, if the file's name and first line do not show it.",
 )
 @click.option(
     "--key-type",
     type=click.Choice(["string", "int"]),
-    help="What the keys are; others are converted.",
+    help="The type of the keys; others are converted.",
 )
-@click.option("--failed-too", is_flag=True, help="Also lines of items that failed or are not done.")
+@click.option("--failed-too", is_flag=True, help="Include items that failed or are not done.")
 @click.option("--skip-failed", is_flag=True, help="Leave out items that failed or are not done.")
 @click.option(
     "--done-if",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="A line that says so is done; VALUE * is any.",
+    help="Such lines are done; VALUE * matches any.",
 )
 @click.option(
     "--failed-if",
@@ -55,8 +55,10 @@ from resumable_tasks.cli.look import json_option
     metavar="FIELD=VALUE",
     help="A line that says so is not done.",
 )
-@click.option("--keys-only", is_flag=True, help="Make no rows, whatever the job's results are.")
-@click.option("--complete", is_flag=True, help="FILE is whole: take a last line without an end.")
+@click.option("--keys-only", is_flag=True, help="Keep no rows, whatever results= the job has.")
+@click.option(
+    "--complete", is_flag=True, help="FILE is complete: accept a last line without a newline."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
 @json_option
 def import_progress(
@@ -89,13 +91,13 @@ def import_progress(
         columns = ", ".join(f"{clean(name, 80)} {kind}" for name, kind in done.columns.items())
         text.append(f"columns: {columns}")
     elif done.imported and not done.rows and done.results != "none":
-        text.append("without results: a table or a publish will not have them")
+        text.append("without results: table() and publish() will not include them")
     if done.key == "item" and not options["key"]:
         text.append("the items are their own keys; if the job's key= is a field, say --key")
     if done.torn is not None:
         text.append(
-            f"line {done.torn:,} has no end and may be torn: left out, its item is done again; "
-            "if the file was written to its end, say --complete"
+            f"line {done.torn:,} has no newline and may be torn: it is left out, and its item is "
+            "done again; if the file is complete, give --complete"
         )
     if not dry_run:
         text.append(f"next: run the job with checkpoint={clean(repr(done.checkpoint))}")

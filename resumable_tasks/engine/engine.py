@@ -136,8 +136,8 @@ class Engine:
             answered = self._committer.join(None if drained else _ABANDON_SECONDS)
         if not answered:
             raise CommitStateUnknown(
-                f"the place of {self._checkpoint.url} does not answer; whether the last "
-                "commit has landed, the next run finds out. Run the same command again"
+                f"{self._checkpoint.url} does not respond. The next run finds out whether the last "
+                "commit landed; run the same command again"
             )
         ended_by = self._committer.broken or self._committer.tally.fatal
         if ended_by is not None:

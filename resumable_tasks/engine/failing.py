@@ -225,7 +225,7 @@ class FailureHandling:
         known = [held for held in self._held if held.times.ended < began]
         if not self.paused or not (known or tried):
             return self._release(known)
-        log.info("a call has succeeded: the run goes on")
+        log.info("a call succeeded: the run continues")
         service_is_back = self._step(Evidence.SUCCESS) is breaker.Order.AGAIN
         if service_is_back:
             self._service_back_at = began
@@ -297,8 +297,8 @@ class FailureHandling:
             self._step(Evidence.MANY_FAILED)
             log.warning(
                 "%d batches in a row have failed with %s: the run pauses, and tries one at a time "
-                "for up to %g s; no attempt is counted meanwhile (if the items are at fault, and "
-                "not a service: pause_after=None)",
+                "for up to %g s; no attempt is counted meanwhile. If the items are bad and the "
+                "service is fine, set pause_after=None",
                 len(self._row.all),
                 _describe(failed),
                 self._breaker.patience if isinstance(self._breaker, breaker.Paused) else 0.0,
@@ -309,9 +309,9 @@ class FailureHandling:
     def _doubt_handler(self) -> doubt.Doubted:
         """Begin to test whether anything works, where waiting is of no use."""
         log.warning(
-            "nothing has succeeded since %s failed, the last with %s: a few items are tried by "
-            "themselves, and a few more batches, before the run ends (if the items are at fault, "
-            "and not the handler: pause_after=None)",
+            "nothing has succeeded since %s failed, the last with %s: trying a few single items, "
+            "and a few more batches, before the run ends. If the items are bad and the handler is "
+            "fine, set pause_after=None",
             _batches(len(self._held)),
             _describe(self._held[-1]),
         )
@@ -396,7 +396,7 @@ class FailureHandling:
                     self._service_back_at = now
             case breaker.Paused(pause=pause, until=until) if pause and last is not None:
                 log.warning(
-                    "still failing, with %s: tried again in %.0f s", _describe(last), until - now
+                    "still failing, with %s: next try in %.0f s", _describe(last), until - now
                 )
             case breaker.Open(seconds=seconds) if last is not None:
                 self._why = (

@@ -73,7 +73,7 @@ class Submitter:
             group.future = task.submit(group.order)
         except (TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
-                f"Prefect cannot send a task run to another process: {error}. It sends the "
-                "flow's parameters with it: these must be such as can be pickled"
+                f"Prefect cannot send a task run to another process: {error}. The "
+                "flow's parameters are sent with it, and must be picklable"
             ) from error
         group.future.add_done_callback(lambda _: ended(group))

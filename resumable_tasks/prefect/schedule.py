@@ -99,8 +99,8 @@ def _schedules_zone(flow_run: FlowRun) -> datetime.tzinfo | None:
             deployment = client.read_deployment(flow_run.deployment_id)
     except ObjectNotFound as error:
         raise UsageError(
-            "the deployment of this flow run is gone, and its schedule with it: say whose date it "
-            "is, by scheduled_date(tz=…)"
+            "the deployment of this flow run is gone, and its schedule with it: give the time "
+            "zone, scheduled_date(tz=…)"
         ) from error
     made_by = flow_run.created_by.id if flow_run.created_by is not None else None
     schedules = (
@@ -112,6 +112,6 @@ def _schedules_zone(flow_run: FlowRun) -> datetime.tzinfo | None:
     if len(found) > 1:
         raise UsageError(
             f"the schedules of deployment {deployment.name!r} are in several time zones "
-            f"({', '.join(sorted(found))}): say whose date it is, by scheduled_date(tz=…)"
+            f"({', '.join(sorted(found))}): give one, scheduled_date(tz=…)"
         )
     return _zone(found.pop()) if found else None

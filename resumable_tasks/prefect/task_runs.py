@@ -38,8 +38,7 @@ class Causes:
             if frames and cause not in self._known:
                 self._known.add(cause)
                 log.error(
-                    "batch %05d: a call has failed; others that fail so are told of in one line:"
-                    "\n%s",
+                    "batch %05d: a call failed; more of this kind are logged in one line:\n%s",
                     outcome.batch.number,
                     failure.traceback,
                 )

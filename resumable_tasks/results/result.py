@@ -190,8 +190,8 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
         )
     if result.parked:
         parts.append(
-            "What is parked is not handled again. Give schema= or json_columns= that it fits, and "
-            "run the same command again: it is taken over without a call"
+            "Parked items are not handled again. Give schema= or json_columns= that they fit, and "
+            "run the same command again: they are taken over without a call"
         )
     return "\n".join(parts)
 

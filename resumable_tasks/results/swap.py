@@ -65,7 +65,8 @@ def alone(target: Path) -> Iterator[None]:
         while not _locked(handle, target):
             if time.monotonic() > until:
                 raise StoreError(
-                    f"another publisher is at work in {target.parent}, and does not come to its end"
+                    f"another publisher is at work in {target.parent} and does not finish",
+                    remedy="End it, and publish again",
                 )
             time.sleep(_PAUSE)
         yield
@@ -204,7 +205,9 @@ def remove_published(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError as error:
-        log.warning("%s holds files that publish has not written; it was left: %s", folder, error)
+        log.warning(
+            "%s holds files that publish did not write; it was left there: %s", folder, error
+        )
 
 
 def _is_folder(path: Path) -> bool:

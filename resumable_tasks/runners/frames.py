@@ -33,7 +33,7 @@ def to_arrow(value: Any) -> pa.Table | Rows:
         return found
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         what = f"{type(value).__name__} {shorten(value, 60)}"
-        raise BadResult(f"the handler's {what} is no Arrow table: {error}") from error
+        raise BadResult(f"the handler's {what} is not an Arrow table: {error}") from error
 
 
 def _arrow(value: Any) -> pa.Table:

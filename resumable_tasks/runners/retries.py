@@ -55,7 +55,7 @@ class Retry:
         known = delay is None or callable(delay) or all(map(checks.is_number, delays))
         if isinstance(delay, str) or not known:
             raise UsageError(
-                f"Retry: delay={delay!r} is no number of seconds, no list of them, and no wait "
+                f"Retry: delay={delay!r} is not a number of seconds, a list of them or a wait "
                 "strategy of tenacity"
             )
         types = on if isinstance(on, tuple) else (on,)
@@ -63,8 +63,8 @@ class Retry:
         are_types = are_types or (callable(on) and not isinstance(on, type))
         if on is not None and not are_types:
             raise UsageError(
-                f"Retry: on={on!r} is no class of exceptions, no tuple of them, and no callable "
-                "that is given an exception"
+                f"Retry: on={on!r} is not a class of exceptions, a tuple of them or a callable "
+                "that takes an exception"
             )
 
     def policy(self, patience: float) -> RetryPolicy:
@@ -135,8 +135,8 @@ def delay_of(given: RetryDelay, retries: int) -> RetryDelay:
             return tuple(given(retries)) or 0.0
         except TypeError as error:
             raise UsageError(
-                f"Retry: delay={given!r} is a callable that gives no list of delays for {retries} "
-                f"retries: {error}. Give it so, or give a wait strategy of tenacity"
+                f"Retry: delay={given!r} does not return a list of delays for {retries} retries: "
+                f"{error}. Give a callable that does, or a wait strategy of tenacity"
             ) from error
     return given
 
@@ -177,8 +177,8 @@ class Attempts:
         self._waited += pause
         if self._waited > self._policy.patience:
             raise GiveUp(
-                f"a call that is told to wait, {self._waited:g} s in all, which is longer than "
-                f"give_up_after={self._policy.patience:g}; the last time by "
+                f"a call that was told to wait for {self._waited:g} s in all, longer than "
+                f"give_up_after={self._policy.patience:g}; last by "
                 f"{name_of(error)}: {message_of(error)}"
             )
         return pause

@@ -220,5 +220,5 @@ def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> lis
     if outside and items:
         reasons.append("calls to the outside have limits or a price")
     if not idempotent and items:
-        reasons.append("run again as a whole, it would do harm")
+        reasons.append("repeating the whole job would do harm")
     return reasons

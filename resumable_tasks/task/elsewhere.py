@@ -50,8 +50,8 @@ class DoneElsewhere(Look):
                 as_named = f", name={job!r}" if job != self._job else ""
                 log.warning(
                     "%s: this checkpoint is new, and %s of the first %s are completed in %s (job "
-                    "%s). If this is the same job, stop now, and go on there: %s%s. "
-                    "If not, all is as it should be",
+                    "%s). If this is the same job, stop now, and continue there: %s%s. "
+                    "If it is another, ignore this",
                     self._job,
                     f"{known:,}",
                     count(len(lines), "item"),

@@ -122,7 +122,7 @@ class JobOptions:
         self._check_tolerated()
         self._check_columns()
         if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
-            raise UsageError(f"tags={self.tags!r} is no list of strings")
+            raise UsageError(f"tags={self.tags!r} is not a list of strings")
 
     def _check_objects(self) -> None:
         retries = self.retries
@@ -139,12 +139,14 @@ class JobOptions:
     def _check_columns(self) -> None:
         names = self.json_columns
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise UsageError(f"json_columns={names!r} is no list of columns' names")
+            raise UsageError(f"json_columns={names!r} is not a list of columns' names")
         taken = set(names) & set(KeyScheme(self.key).columns)
         if taken:
-            raise UsageError(f"json_columns={names!r}: {min(taken)!r} is the key, which stays")
+            raise UsageError(
+                f"json_columns={names!r}: {min(taken)!r} is the key, which stays what it is"
+            )
         if self.results == "none" and (self.schema is not None or names):
-            raise UsageError('schema= and json_columns= are of rows, and results="none" has none')
+            raise UsageError('schema= and json_columns= describe rows, and results="none" has none')
 
     def _check_concurrency(self) -> None:
         concurrency = self.concurrency

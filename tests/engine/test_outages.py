@@ -141,7 +141,7 @@ def test_pause_after_none_handles_everything_whatever_fails(
     with pytest.raises(JobFailed):
         alone.run(ITEMS[:80], checkpoint=place)
     assert calls == [4] * 20
-    assert "tried again in" not in caplog.text
+    assert "next try in" not in caplog.text
 
 
 def test_ctrl_c_ends_a_pause(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

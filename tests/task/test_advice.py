@@ -246,12 +246,12 @@ def test_a_run_warns_while_its_first_batches_take_too_long(
 
     def job(items: list[int]) -> None:
         end = time.monotonic() + (60 if said else 0.3)
-        while time.monotonic() < end and "no batch has ended" not in caplog.text:
+        while time.monotonic() < end and "no batch has finished" not in caplog.text:
             time.sleep(0.01)
 
     task = resumable_task(job, name="job", results="none", batch_size=batch_size)
     task.run(range(items), checkpoint=tmp_path / "c")
-    assert caplog.text.count("no batch has ended for") == said
+    assert caplog.text.count("no batch has finished for") == said
 
 
 def test_a_source_that_is_slow_is_no_batch_that_takes_long(
@@ -269,7 +269,7 @@ def test_a_source_that_is_slow_is_no_batch_that_takes_long(
 
     task = resumable_task(job, name="job", results="none", batch_size=2)
     task.run(items(), checkpoint=tmp_path / "c")
-    assert "no batch has ended" not in caplog.text
+    assert "no batch has finished" not in caplog.text
 
 
 def rerun(place: Path, before: Any, after: Any) -> None:
@@ -295,7 +295,7 @@ def test_a_rerun_whose_keys_are_all_unknown_is_warned_of_once(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         rerun(tmp_path / "c", before, after)
-    assert caplog.text.count("their keys change from run to run") == warned
+    assert caplog.text.count("their keys change between runs") == warned
 
 
 def test_items_that_have_all_changed_are_known(
@@ -307,4 +307,4 @@ def test_items_that_have_all_changed_are_known(
     for number in (1, 2):
         run = task.run([{"id": i, "n": number} for i in range(60)], checkpoint=tmp_path / "c")
     assert run.completed == 60
-    assert "their keys change from run to run" not in caplog.text
+    assert "their keys change between runs" not in caplog.text

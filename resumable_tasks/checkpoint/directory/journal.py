@@ -369,7 +369,7 @@ class Journal:
                 continue  # nothing is there: the same bytes again
             except StoreError as error:
                 raise CommitStateUnknown(
-                    f"whether record {commit.number} is committed could not be found out: {error}",
+                    f"cannot tell whether record {commit.number} is committed: {error}",
                     safe="Nothing is lost: the next run finds out",
                 ) from error
             if other.nonce == commit.nonce:

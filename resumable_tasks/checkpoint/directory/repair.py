@@ -97,7 +97,7 @@ def repair(store: Store) -> Report:
                 continue  # a run that is alive has committed: its shards count now
             mending.mend()
             return report
-        raise CheckpointHeld(f"runs go on committing to {store.url}: stop them first")
+        raise CheckpointHeld(f"{store.url}: runs keep committing; stop them first")
     finally:
         hold.release()
         disk.let_go(store)

@@ -175,8 +175,8 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
             columns.append(cast_column(column, field.type))
         else:
             raise ResultConflict(
-                f"column {field.name!r} of the results is {column.type} in rows that are stored, "
-                f"and is to be {field.type}, in which not each of its values stays what it is"
+                f"column {field.name!r} of the results is {column.type} in the stored rows, and "
+                f"{field.type} cannot hold each of their values unchanged"
             )
     return pa.table(columns, schema=pa.schema(fields))
 

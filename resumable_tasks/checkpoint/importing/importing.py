@@ -102,9 +102,7 @@ def import_file(
     """
     began = time.monotonic()
     if failed_too and skip_failed:
-        raise UsageError(
-            "items that have failed are taken (--failed-too) or left out (--skip-failed), not both"
-        )
+        raise UsageError("give --failed-too or --skip-failed, not both")
     store = open_store(os.fspath(checkpoint))
     is_there = manifest.NAME in store.list("")
     there = read_checkpoint(store) if is_there else None

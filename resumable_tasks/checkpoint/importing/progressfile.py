@@ -84,8 +84,8 @@ class Reader:
             # Most often a file that was joined without an end, and not one that a crash tore.
             self.wrong(
                 self._torn,
-                "it has no end and may be torn, and no other line has an item: if the file was "
-                "written to its end, say --complete (in Python complete=True)",
+                "it has no newline and may be torn, and no other line has an item: if the file is "
+                "complete, give --complete (in Python complete=True)",
             )
         names = self._names(rows[0]) if rows else ()
         failed = 0
@@ -107,8 +107,8 @@ class Reader:
         name = self._scheme.fields[0] if self._scheme.fields else "id"
         target = Path(self._path).with_suffix(".jsonl")
         return UsageError(
-            f"{self._path}: a CSV is not read. DuckDB makes JSON lines of it, with the key as text "
-            "(say --key-type int if the job's keys are integers): duckdb -c \"COPY (FROM read_csv("
+            f"{self._path}: CSV is not read. DuckDB makes JSON lines of it, with the key as text "
+            "(give --key-type int if the job's keys are integers): duckdb -c \"COPY (FROM read_csv("
             f"'{self._path}', types={{'{name}': 'VARCHAR'}})) TO '{target}' (FORMAT json)\""
         )
 
@@ -123,7 +123,7 @@ class Reader:
         except UnicodeDecodeError as error:
             number = error.object.count(b"\n", 0, error.start) + 1
             if error.reason != "unexpected end of data" or self._complete:
-                self.wrong(number, f"it is no UTF-8 ({error.reason}); is the file compressed?")
+                self.wrong(number, f"it is not UTF-8 ({error.reason}); is the file compressed?")
             self._torn = number
             return error.object[: error.start].decode()
         return text + "\n" if self._complete and not text.endswith("\n") else text
@@ -142,7 +142,7 @@ class Reader:
                 found, end = _DECODER.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
                 number = getattr(error, "lineno", 1)
-                self.wrong(number, f"it is no JSON, or a part of an array: {error}")
+                self.wrong(number, f"it is not JSON, or it is part of an array: {error}")
             one_key = found and self._scheme.composite and not {list, dict} & set(map(type, found))
             if not text[end:].strip() and not one_key:
                 self._place = f"{self._path}: element "
@@ -167,7 +167,7 @@ class Reader:
             return _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             what = "if a crash tore it, take it out: its item is done again"
-            self.wrong(number, f"it is no JSON: {error}; {what}")
+            self.wrong(number, f"it is not JSON: {error}; {what}")
 
     def _ids(self, text: str) -> list[Any]:
         lines, rest = self._split(text)
@@ -175,7 +175,7 @@ class Reader:
             self._torn = text.count("\n") + 1
         for number, line in zip(self._numbers, lines, strict=True):
             if line[:1] in ('"', "{", "[") or "\0" in line:
-                self.wrong(number, "it is no plain id; is it JSON? Then say --format jsonl")
+                self.wrong(number, "it is not a plain id; if it is JSON, give --format jsonl")
             if line[:1] == "#" or "\t" in line or line != line.strip():
                 what = "it is a comment, has a tab, or a blank at its edge: take that out"
                 self.wrong(number, f"{what}; in JSON it may be part of an id")
@@ -194,7 +194,7 @@ class Reader:
         if dict in kinds:
             for number, kind in zip(self._numbers, kinds, strict=True):
                 if kind is not dict:
-                    self.wrong(number, "it is no JSON object, and others are")
+                    self.wrong(number, "it is not a JSON object, and others are")
             return values
         if list in kinds and fields and not self._scheme.composite:
             number = self._numbers[kinds.index(list)]
@@ -272,14 +272,14 @@ class Reader:
         if self._key_type == "string":
             return str(key) if type(key) is int else key
         if type(key) is str and not _is_integer(key):
-            self.wrong(number, f"its key {keys.shorten(key)} is no integer")
+            self.wrong(number, f"its key {keys.shorten(key)} is not an integer")
         return int(key) if type(key) is str else key
 
     def _canonical(self, many: list[Any]) -> tuple[list[Key], list[bytes]]:
         wanted = len(self._scheme.fields) if self._scheme.composite else 0
         for number, key in zip(self._numbers, many, strict=True) if wanted else ():
             if type(key) is not tuple or len(key) != wanted:
-                self.wrong(number, f"its key {keys.shorten(key)} is no list of {wanted}")
+                self.wrong(number, f"its key {keys.shorten(key)} is not a list of {wanted}")
         lines = []
         for number, key in zip(self._numbers, many, strict=True):
             try:

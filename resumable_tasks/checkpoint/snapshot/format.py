@@ -137,8 +137,8 @@ def decode(data: bytes, number: int) -> Generation:
         return Generation(number, head["version"], head["time"], lines[1], state)
     except RecursionError:  # its checksum is right: this is no damage
         raise UsageError(
-            f"{file_of(number)} is nested too deeply to be read from so many calls deep: open the "
-            "snapshot further up in the program, or raise sys.setrecursionlimit(). Nothing was "
+            f"{file_of(number)} is nested too deeply to be read at this depth of calls: open the "
+            "snapshot higher up in the program, or raise sys.setrecursionlimit(). Nothing was "
             "changed"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -190,14 +190,14 @@ def refuse_foreign(store: Store) -> None:
 def _read(store: Store, number: int, files: dict[str, int]) -> bytes:
     name = file_of(number)
     if name not in files and name in disk.names(store, ""):
-        raise damaged(number, "it is no file, but a folder, a link or the like")
+        raise damaged(number, "it is not a regular file")
     try:
         return store.read(name)
     except FileNotFoundError:
         raise damaged(number, "it has gone while it was being read") from None
     except StoreError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LOST:
-            raise damaged(number, f"the disk does not give it ({error.__cause__})") from error
+            raise damaged(number, f"the disk cannot read it ({error.__cause__})") from error
         raise
 
 
@@ -226,7 +226,7 @@ def encode_state(state: Any, name: str) -> bytes:
         raise UsageError(f"{refused.before}{where} {refused}") from None
     except RecursionError:
         raise UsageError(
-            f"{name} cannot be written from so many calls deep: save it further up in the "
+            f"{name} cannot be written at this depth of calls: save it higher up in the "
             "program, or raise sys.setrecursionlimit()"
         ) from None
 
@@ -240,7 +240,7 @@ def _refuse_changes(value: Any, depth: int) -> None:
             _refuse_surrogates(value)
     elif kind is float:
         if not math.isfinite(value):
-            raise _Refused(f"is {value!r}, which JSON has not; use None or a string")
+            raise _Refused(f"is {value!r}, which JSON does not have; use None or a string")
     elif kind is int:
         if value.bit_length() > 4096:
             raise _Refused("is an integer of more than 4,096 bits; use hex() of it")

@@ -89,7 +89,7 @@ class Snapshot:
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name}={value!r} is not a whole number from 1")
         if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
-            raise UsageError(f"seconds={seconds!r} is no number of seconds, nor None")
+            raise UsageError(f"seconds={seconds!r} is not a number of seconds, or None")
         self._store = _store_at(path)
         self._every, self._seconds = every, seconds
         self._version, self._migrate = version, migrate
@@ -147,7 +147,7 @@ class Snapshot:
             self._load()
             if in_temporary_folder(self._store.url):
                 log.warning(
-                    "the snapshot %s lies in a temporary folder, which the system empties: name "
+                    "the snapshot %s is in a temporary directory that the system may empty; choose "
                     "another path for work that matters",
                     self.path,
                 )
@@ -180,7 +180,7 @@ class Snapshot:
         ``count``: so many steps at once.
         """
         if type(count) is not int or count < 0:
-            raise UsageError(f"step() takes a number of steps, and {count!r} is none")
+            raise UsageError(f"step() takes a number of steps, not {count!r}")
         self._check_open()
         self._check_fence()
         self._steps += count
@@ -285,8 +285,8 @@ class Snapshot:
         if self._open and self._pid != os.getpid():
             raise UsageError(
                 f"the snapshot {self.path} was opened by process {self._pid}, and this one, "
-                f"{os.getpid()}, was forked from it: only that one can use it. Give the child what "
-                "it needs of the state, and take up what it has done in the parent"
+                f"{os.getpid()}, was forked from it: only that one can use it. Pass the child what "
+                "it needs, and let the parent record its results"
             )
 
     def _check_fence(self) -> None:
@@ -305,7 +305,7 @@ class Snapshot:
 
 def _store_at(path: str | os.PathLike[str]) -> Store:
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise UsageError(f"a snapshot's path is a str or a Path, and {path!r} is none")
+        raise UsageError(f"a snapshot's path is a str or a Path, not {path!r}")
     place = os.fspath(path)
     if not place:
         raise UsageError("a snapshot's path is empty; name a folder")

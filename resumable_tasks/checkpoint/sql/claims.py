@@ -251,9 +251,9 @@ class Claims:
             if connection.execute(this).first() is None:
                 return None  # done meanwhile, or deleted
         raise UsageError(
-            f"row {key!r} of table {tables.spec.table} can be read and not be locked: a policy of "
-            "the table lets this user SELECT it and not UPDATE it. Let it by a policy FOR UPDATE, "
-            "or leave such rows out by where="
+            f"row {key!r} of table {tables.spec.table} can be read but not locked: a policy of "
+            "the table allows this user SELECT but not UPDATE. Allow it by a policy FOR UPDATE, or "
+            "exclude such rows by where="
         )
 
     def _others_have_some(self) -> bool:
@@ -292,7 +292,7 @@ class Heartbeat:
                 if not self._beat():
                     return  # it was taken over; the next commit says so
             except (StoreError, UsageError) as error:
-                log.warning("the sign of life could not be given: %s", error)
+                log.warning("the heartbeat could not be written: %s", error)
 
     def stop(self) -> None:
         self._over.set()

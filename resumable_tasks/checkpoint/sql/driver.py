@@ -121,12 +121,14 @@ class TableCheckpoint(Checkpoint):
         if self._unit is not None and self._unit.busy:
             # The committer waits for the database, with its connection and with our claims. Once
             # this process is gone, or silent for long enough, they are free.
-            log.warning("the database still does not answer; the rows that are left are not freed")
+            log.warning(
+                "the database still does not answer; the claims of this run are not released"
+            )
             return
         try:
             self._run_row.leave(self._how)
         except (StoreError, UsageError) as error:
             # Advisory: without it the claims expire by themselves.
-            log.warning("the rows that are left could not be given back: %s", error)
+            log.warning("the claims of this run could not be released: %s", error)
         finally:
             self._database.close()

@@ -60,7 +60,7 @@ def read_results(spec: TableSpec) -> pa.Table:
 
     if not spec.columns and not spec.results_table:
         raise UsageError(
-            "this job keeps no results but that a row is done: give SqlCheckpoint columns=, "
+            "this job keeps no results, only that a row is done: give SqlCheckpoint columns=, "
             "results_table= or shards="
         )
     database = Database(spec.database)

@@ -255,7 +255,7 @@ class Tables:
     def twice(self, key: Any, rows: int) -> CheckpointUnusable:
         """The error of a key that several rows have."""
         return CheckpointUnusable(
-            f"key {key!r} stands in {rows:,} rows of table {self.spec.table}: a key names one "
+            f"key {key!r} is in {rows:,} rows of table {self.spec.table}: a key names one "
             "row, also in the tables that inherit from this one; fix the rows, or name more "
             "columns in key="
         )

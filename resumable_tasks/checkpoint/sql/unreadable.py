@@ -30,8 +30,8 @@ def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> Usag
             said = _objection(database, tables, key, [column])
             if said is not None:
                 return UsageError(
-                    f"row {key!r} of table {tables.spec.table} cannot be read, for its column "
-                    f"{column.name!r}: {said}. Fix the value, or leave such rows out by where="
+                    f"row {key!r} of table {tables.spec.table} cannot be read, because of column "
+                    f"{column.name!r}: {said}. Fix the value, or exclude such rows by where="
                 )
     return None
 

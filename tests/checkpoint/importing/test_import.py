@@ -161,7 +161,7 @@ def test_a_file_whose_only_line_may_be_torn_is_refused(
     tmp_path: Path, text: str | bytes, name: str
 ) -> None:
     done = cli("import", file(tmp_path, text, name), "--checkpoint", tmp_path / "checkpoint")
-    assert (done.exit_code, "say --complete" in done.stderr) == (2, True)
+    assert (done.exit_code, "give --complete" in done.stderr) == (2, True)
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -189,9 +189,9 @@ def test_of_a_complete_file_the_last_line_is_taken(
 @pytest.mark.parametrize(
     ("text", "name", "says"),
     [
-        ('{"id":"a"}\n{"id":"b', "x.jsonl", "x.jsonl:2: it is no JSON"),
-        (b'{"id":"a"}\n{"id":"\xc3', "x.jsonl", "x.jsonl:2: it is no UTF-8"),
-        ("a\nb\0", "x.txt", "x.txt:2: it is no plain id"),
+        ('{"id":"a"}\n{"id":"b', "x.jsonl", "x.jsonl:2: it is not JSON"),
+        (b'{"id":"a"}\n{"id":"\xc3', "x.jsonl", "x.jsonl:2: it is not UTF-8"),
+        ("a\nb\0", "x.txt", "x.txt:2: it is not a plain id"),
     ],
 )
 def test_of_a_complete_file_the_last_line_has_to_be_whole(
@@ -206,22 +206,22 @@ def test_of_a_complete_file_the_last_line_has_to_be_whole(
 @pytest.mark.parametrize(
     ("text", "name", "says"),
     [
-        ('{"id":"a"}\n{"id":"b\n{"id":"c"}\n', "x.jsonl", "x.jsonl:2: it is no JSON"),
+        ('{"id":"a"}\n{"id":"b\n{"id":"c"}\n', "x.jsonl", "x.jsonl:2: it is not JSON"),
         (
             '{"id":"a"}\n\n{"id":"b"},{"id":"d"}\n{"id":"c"}\n',
             "x.jsonl",
-            "x.jsonl:3: it is no JSON",
+            "x.jsonl:3: it is not JSON",
         ),
-        ('{"id":"a"}\n{"id":"b\n', "x.jsonl", "x.jsonl:2: it is no JSON"),
+        ('{"id":"a"}\n{"id":"b\n', "x.jsonl", "x.jsonl:2: it is not JSON"),
         ('{"id":"a"}\n{"n":1}\n', "x.jsonl", "x.jsonl:2: it has no field 'id'"),
         ('{"n":1}\n', "x.jsonl", "x.jsonl:1: it has no field 'id' (it has ['n'])"),
-        ('{"id":"a"}\n"b"\n', "x.jsonl", "x.jsonl:2: it is no JSON object"),
+        ('{"id":"a"}\n"b"\n', "x.jsonl", "x.jsonl:2: it is not a JSON object"),
         ('{"id":"a"}\n{"id":null}\n', "x.jsonl", "x.jsonl:2: the key is None"),
         ('{"id":"a"}\n{"id":1.0}\n', "x.jsonl", "x.jsonl:2: a key cannot be a float"),
         ('{"id":"a"}\n{"id":true}\n', "x.jsonl", "x.jsonl:2: a key cannot be a boolean"),
-        (b'{"id":"a"}\n{"id":"\xff"}\n{"id":"b"}\n', "x.jsonl", "x.jsonl:2: it is no UTF-8"),
+        (b'{"id":"a"}\n{"id":"\xff"}\n{"id":"b"}\n', "x.jsonl", "x.jsonl:2: it is not UTF-8"),
         ("1\n2\n", "x.txt", "x.txt:1: its key 1 may be the number or the text"),
-        ('7\n"a"\n', "x.txt", "x.txt:2: it is no plain id; is it JSON?"),
+        ('7\n"a"\n', "x.txt", "x.txt:2: it is not a plain id; if it is JSON"),
     ],
 )
 def test_any_other_damage_names_the_line_and_nothing_is_imported(
@@ -234,9 +234,9 @@ def test_any_other_damage_names_the_line_and_nothing_is_imported(
 
 
 def test_a_number_with_a_leading_zero_is_no_integer(tmp_path: Path) -> None:
-    with pytest.raises(InvalidItems, match=r":2: its key '007' is no integer"):
+    with pytest.raises(InvalidItems, match=r":2: its key '007' is not an integer"):
         take(file(tmp_path, "1\n007\n", "x.txt"), key=(), key_type="int")
-    with pytest.raises(InvalidItems, match=r":2: its key 'b' is no list of 2"):
+    with pytest.raises(InvalidItems, match=r":2: its key 'b' is not a list of 2"):
         take(file(tmp_path, '{"key":["a",1]}\n{"key":"b"}\n'), key=("x", "y"))
 
 
@@ -467,8 +467,8 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "imported 2 items, 2 rows, into" in done.stdout
     assert "1 line of items that have a later line: left out" in done.stdout
-    assert "line 4 has no end and may be torn" in done.stdout
-    assert "written to its end, say --complete" in done.stdout
+    assert "line 4 has no newline and may be torn" in done.stdout
+    assert "if the file is complete, give --complete" in done.stdout
     again = json.loads(cli(*given, "--json").stdout)
     assert (again["imported"], again["skipped"], again["dry_run"]) == (0, 2, False)
 

@@ -51,28 +51,33 @@ def test_what_is_there_is_taken(
     [
         ('["a","b",null]', "x.json", {}, "x.json: element 3: the key is None"),
         ('[{"id":1},{"n":1}]', "x.json", {}, "x.json: element 2: it has no field 'id'"),
-        ('["a",{"id":1}]', "x.json", {}, "x.json: element 1: it is no JSON object"),
-        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is no JSON, or a part of an array"),
-        ('["a","b', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
-        (b'["a","\xc3', "x.json", {}, "x.json:1: it is no JSON, or a part of an array"),
+        ('["a",{"id":1}]', "x.json", {}, "x.json: element 1: it is not a JSON object"),
+        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is not JSON, or it is part of an array"),
+        ('["a","b', "x.json", {}, "x.json:1: it is not JSON, or it is part of an array"),
+        (b'["a","\xc3', "x.json", {}, "x.json:1: it is not JSON, or it is part of an array"),
         ('"a"\n["a",1]\n', "x.jsonl", {}, "x.jsonl:2: it is a list, and the key is one field"),
-        ('# done\n{"id":"a"}\n', "x.jsonl", {}, "x.jsonl:1: it is no JSON"),
-        ('# done\n{"id":"a"}\n', "x.ndjson", {}, "x.ndjson:1: it is no JSON"),
+        ('# done\n{"id":"a"}\n', "x.jsonl", {}, "x.jsonl:1: it is not JSON"),
+        ('# done\n{"id":"a"}\n', "x.ndjson", {}, "x.ndjson:1: it is not JSON"),
         ('# done\n{"id":"a"}\n', "x.txt", {}, "x.txt:1: it is a comment"),
-        ('a\n{"id":"a"}\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
-        ('a\n["a"]\n', "x.txt", {}, "x.txt:2: it is no plain id; is it JSON?"),
+        ('a\n{"id":"a"}\n', "x.txt", {}, "x.txt:2: it is not a plain id; if it is JSON"),
+        ('a\n["a"]\n', "x.txt", {}, "x.txt:2: it is not a plain id; if it is JSON"),
         ("a\n b\n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
         ("a\nb \n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
         ("a\nb\tc\n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
-        (b'{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
-        (b'\xef\xbb\xbf{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is no UTF-8"),
-        (b"\xff\xfea\x00\n\x00", "x.txt", {}, "x.txt:1: it is no UTF-8"),
+        (b'{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is not UTF-8"),
+        (b'\xef\xbb\xbf{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is not UTF-8"),
+        (b"\xff\xfea\x00\n\x00", "x.txt", {}, "x.txt:1: it is not UTF-8"),
         ('{"id":1}\n{"id":2,"status":"Failed"}\n', "x.jsonl", {}, "x.jsonl:2: it says status"),
         ('{"id":1}\n{"id":2,"error":"no"}\n', "x.jsonl", {}, "x.jsonl:2: it says error: 'no'"),
         ('{"id":1}\n{"id":2,"ok":false}\n', "x.jsonl", {}, "x.jsonl:2: it says ok: False"),
         ('[{"id":2,"success":false}]', "x.json", {}, "element 1: it says success: False"),
         ('{"id":"a"}\n', "x.jsonl", {"key": ("url",)}, "x.jsonl:1: it has no field 'url'"),
-        ('{"id":"a"}\n', "x.jsonl", {"key_type": "int"}, "x.jsonl:1: its key 'a' is no integer"),
+        (
+            '{"id":"a"}\n',
+            "x.jsonl",
+            {"key_type": "int"},
+            "x.jsonl:1: its key 'a' is not an integer",
+        ),
         ("1\n" + "9" * 5000 + "\n", "x.txt", {"key_type": "int"}, "x.txt:2: its key '9999"),
     ],
 )
@@ -93,7 +98,7 @@ def test_the_command_says_what_comes_along(tmp_path: Path) -> None:
         assert "columns: id string, price double, n string\n" in cli(*given, *options).stdout
     path.write_text('{"id":"c"}\n')
     text = cli(*given).stdout
-    assert "without results: a table or a publish will not have them" in text
+    assert "without results: table() and publish() will not include them" in text
     path.write_text('{"id":"d","ok":false}\n')
     refused = cli(*given)
     assert (refused.exit_code, "--failed-too" in refused.stderr) == (2, True)

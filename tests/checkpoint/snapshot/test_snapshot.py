@@ -393,7 +393,7 @@ def test_a_place_that_is_no_place_is_refused(tmp_path: Path) -> None:
     ):
         Snapshot("s3://bucket/state")
     for path in (b"state", 7, None):
-        with pytest.raises(UsageError, match="is a str or a Path, and"):
+        with pytest.raises(UsageError, match="is a str or a Path, not"):
             Snapshot(path)  # type: ignore[arg-type]
 
 
@@ -447,7 +447,7 @@ def test_a_snapshot_in_a_temporary_folder_is_warned_of(
 ) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     make(tmp_path / "s", {})
-    assert "lies in a temporary folder" in caplog.text
+    assert "is in a temporary directory" in caplog.text
     caplog.clear()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "other"))
     monkeypatch.setattr("resumable_tasks.checkpoint.store.local._TEMPORARY", ())

@@ -56,7 +56,7 @@ def test_what_is_no_file_is_damage_and_saves_go_on_after_it(
     replace(generations(tmp_path)[-1])
     with Snapshot(tmp_path) as taken:
         assert taken.state == {"n": 1}
-        assert "it is no file" in caplog.text
+        assert "it is not a regular file" in caplog.text
         for number in (3, 4, 5, 6):
             taken.state["n"] = number
             taken.save()
@@ -70,7 +70,7 @@ def test_where_the_only_one_is_no_file_nothing_begins_anew(tmp_path: Path, repla
     (only,) = generations(tmp_path)
     replace(only)
     (tmp_path / "elsewhere").unlink(missing_ok=True)
-    with pytest.raises(CheckpointDamaged, match="it is no file") as caught:
+    with pytest.raises(CheckpointDamaged, match="it is not a regular file") as caught:
         loaded(tmp_path)
     assert caught.value.files == (only.name,)
 
@@ -93,7 +93,7 @@ def test_a_disk_that_does_not_give_the_newest_costs_one_generation(
     fail_to_read(monkeypatch, generations(tmp_path)[-1], errno.EIO)
     with Snapshot(tmp_path) as taken:
         assert taken.state == {"n": 1}
-    assert "the disk does not give it" in caplog.text
+    assert "the disk cannot read it" in caplog.text
     assert max(numbers(tmp_path)) == 3
 
 
@@ -190,6 +190,6 @@ def test_too_little_room_to_read_is_no_damage(
         "resumable_tasks.checkpoint.snapshot.format._refuse_changes", lambda *_: None
     )
     make(tmp_path, {"n": 1}, nested(600))
-    with pytest.raises(UsageError, match="nested too deeply to be read from so many calls deep"):
+    with pytest.raises(UsageError, match="nested too deeply to be read at this depth of calls"):
         deeper(room() - 400, lambda: loaded(tmp_path))
     assert loaded(tmp_path) == nested(600)

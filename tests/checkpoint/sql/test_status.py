@@ -80,7 +80,7 @@ resumable_task(lambda rows: os.kill(os.getpid(), signal.SIGKILL), name="label", 
     assert died.returncode == -signal.SIGKILL, died.stderr
     found = sql_status(db.url)
     assert found.exit_code == 75
-    assert "it has not said how" in found.stdout
+    assert "unknown: it died" in found.stdout
 
 
 def test_what_is_not_there_is_said(db: Db) -> None:

@@ -118,7 +118,7 @@ def test_rows_that_a_policy_shows_and_does_not_give(postgres_url: str, other_use
         "CREATE POLICY half_written ON lessons FOR UPDATE USING (mod(id, 2) = 0)",
     )
     given = SqlCheckpoint(other_user, table="lessons", key="id", columns=["label"])
-    with pytest.raises(UsageError, match="row 1 of table lessons can be read and not be locked"):
+    with pytest.raises(UsageError, match="row 1 of table lessons can be read but not locked"):
         label.run(checkpoint=given)
     half = SqlCheckpoint(
         other_user, table="lessons", key="id", columns=["label"], where="id % 2 = 0"
