@@ -206,5 +206,5 @@ def json_text(name: str, values: list[Any]) -> tuple[list[str | None], Odd]:
         try:
             texts.append(encoding.as_text(value))
         except BadResult as error:
-            odd[at] = f"column {name!r} is no JSON: {error}"
+            odd[at] = f"column {name!r} is not JSON: {error}"
     return texts, odd
