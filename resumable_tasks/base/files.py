@@ -40,7 +40,7 @@ class TooLarge(OSError):
 
 
 def kind_of(mode: int) -> str | None:
-    """What a name stands for that is no plain file, by its mode; None for a plain file."""
+    """The kind of what a name stands for, by its mode; None for a plain file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 

@@ -1,4 +1,4 @@
-"""Which completed items are to be done again."""
+"""The choice of completed items to redo."""
 
 from __future__ import annotations
 

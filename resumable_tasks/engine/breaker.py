@@ -101,7 +101,7 @@ class Order(Enum):
 
 
 def step(state: State, evidence: Evidence, now: float) -> tuple[State, Order]:
-    """The state that follows, and what is to be done. ``now``: seconds of a monotonic clock."""
+    """The next state, and the order that goes with it. ``now``: seconds of a monotonic clock."""
     match state, evidence:
         case Closed(), Evidence.MANY_FAILED:
             return Paused(state.patience, state.tail, now, until=now), Order.NOTHING

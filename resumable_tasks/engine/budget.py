@@ -141,12 +141,12 @@ class Spending:
 
     @property
     def _room(self) -> float:
-        """What may still be spent."""
+        """The cost that may still be spent."""
         return min(self._rooms)[0]
 
     @property
     def _rooms(self) -> list[tuple[float, str]]:
-        """What each limit of the cost leaves, and the limit in words."""
+        """The rest of each limit of the cost, and the limit in words."""
         rooms = []
         if self.budget.cost is not None:
             spent = self._found.used.cost + self.spent

@@ -226,7 +226,7 @@ class Committer:
         return decision.again
 
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
-        """Those batches that the budget affords; if not all, the run ends and leaves the others."""
+        """The batches that the budget affords; if not all, the run ends and leaves the others."""
         out = self._flight.items - sum(len(outcome.batch) for outcome in group)
         for at, batch in enumerate(again):
             if not self._spending.affords(len(batch), out):
@@ -244,7 +244,7 @@ class Committer:
         self._stop.event.set()
 
     def _commit(self, group: Sequence[Outcome]) -> list[Batch]:
-        """Commit what is settled; the batches that are to be handled again."""
+        """Commit what is settled; return the batches to handle again."""
         settled: list[Done] = []
         again: list[Batch] = []
         fatal: BaseException | None = None

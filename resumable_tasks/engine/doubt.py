@@ -65,7 +65,7 @@ class Order(Enum):
 def step(
     state: State, *, in_a_row: int, nothing_else: bool, has_worked: bool
 ) -> tuple[State, Order]:
-    """The state that follows, while no call succeeds, and what is to be done.
+    """The next state while no call succeeds, and the order that goes with it.
 
     ``in_a_row`` batches have failed one after the other, ``nothing_else`` is left to be handled,
     the handler ``has_worked`` before in this run.

@@ -345,7 +345,7 @@ class FailureHandling:
         return Decision()
 
     def _at_the_end(self) -> Decision:
-        """Nothing can tell any more what the held batches have failed of."""
+        """Give up finding out why the held batches failed."""
         if self._pause_after is None:
             return self._release(self._held)
         if any(held.error.outage for held in self._held):

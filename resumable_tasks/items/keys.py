@@ -145,7 +145,7 @@ def twin(line: bytes) -> bytes | None:
 
 
 def sortable(key: Key) -> tuple[Any, ...]:
-    """What keys are sorted by: integers come before strings."""
+    """The sort key of a key: integers come before strings."""
     parts = key if isinstance(key, tuple) else (key,)
     return tuple((isinstance(part, str), part) for part in parts)
 

@@ -220,7 +220,7 @@ class Planner:
             yield self._batch(left, suspects=True)
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
-        """Choose from these consecutive items those that are to be handled; counts them all."""
+        """Choose the items to handle from these consecutive ones; counts them all."""
         found, lines = self._keyed(items, extract)
         if self._looks:
             self._look(lines)
@@ -273,7 +273,7 @@ class Planner:
         return columns
 
     def _admit(self, lines: list[bytes], taken: list[int] | None) -> Sequence[int]:
-        """Return the indexes of these consecutive keys that are to be handled.
+        """Return the indexes of the keys to handle among these consecutive ones.
 
         Counts all of them.
         """
@@ -316,7 +316,7 @@ class Planner:
         return sorted({*missing, *failed})
 
     def _wanted(self, line: bytes, fingerprint: int | None, position: int) -> bool:
-        """True if this item is to be handled: it is missing, or has changed."""
+        """True if this item must be handled: it is missing, or has changed."""
         stored = self._done.get(line)
         if stored is not None and fingerprint not in (None, stored):
             assert fingerprint is not None

@@ -51,7 +51,7 @@ class Fed:
     def take(
         self, most: int, linger: float | None = None, holding: bool = False
     ) -> list[Any] | None:
-        """As many items; fewer at the end, or once the first has waited ``linger`` seconds.
+        """Read so many items; fewer at the end, or once the first has waited ``linger`` seconds.
 
         None: that time is over, and there is none. ``holding``: whoever asks has items since the
         call before, which have waited too. Raises what the source raises, after its items.

@@ -34,7 +34,7 @@ class SuspectsApart:
         return bool(self._kept)
 
     def next_chunk(self, *, all_there_are: bool = False) -> Chunk | None:
-        """As many suspects as fill a batch; at the end, all that there are; or None."""
+        """Enough suspects to fill a batch; at the end, all that are left; or None."""
         if not self._kept:
             return None
         count = sum(map(len, self._kept))

@@ -11,7 +11,7 @@ _PLAIN = re.compile(r"(?!\d+[.)])['\"(]*[^\W_](?:[^\W_]|[ ,.;:'\"()/=%?!…-])*"
 
 
 def code(text: str, limit: int | None = None) -> str:
-    """Any text as code of markdown, one line, in which nothing is anything but itself."""
+    """Any text as one line of code in Markdown, shown exactly as it is."""
     text = clean(text, limit)
     fence = "`" * (_longest_fence(text) + 1)
     # Then no backtick of its own meets the fence, and no space of its own is taken away.

@@ -23,7 +23,7 @@ class Kind(IntEnum):
 
 
 class Waiting:
-    """The batches that no task run has, by kind, each in the order in which they are to be sent."""
+    """The batches without a task run, by kind, in the order of sending."""
 
     def __init__(self) -> None:
         self._queues: dict[Kind, deque[Batch]] = {kind: deque() for kind in Kind}

@@ -49,7 +49,7 @@ def pickled(work: Work, processes: int) -> bytes:
 
 
 def lean_context() -> AbstractContextManager[Any]:
-    """The flow run around, but for the flow's function.
+    """The surrounding flow run, without the flow's function.
 
     Prefect sends the flow with every task run: that of a script with all that it refers to, the
     items among it, that of a module by a name that workers may not know.

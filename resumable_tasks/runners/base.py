@@ -51,6 +51,6 @@ class Runner(ABC):
 
 
 def is_coroutine_function(handler: Callable[..., Any]) -> bool:
-    """True if a handler is to be awaited; also for an object with an async ``__call__``."""
+    """True if a handler must be awaited; also for an object with an async ``__call__``."""
     call = getattr(handler, "__call__", None)  # noqa: B004 - the method is what is asked about
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What is known of the columns of a job's results before there are any.
+    """The known columns of a job's results before there are any.
 
     ``schema`` has the declared columns, with their types in all partitions; None if there are
     none. A column of type null is there in all partitions, and its type is inferred. The values

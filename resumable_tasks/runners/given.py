@@ -1,4 +1,4 @@
-"""What a handler is given: items of its own, so that what it does to them reaches nobody else.
+"""The handler's own copies of the items: nobody else sees what it does to them.
 
 A retry, the halves of a failed batch and the keys of the rows see the items as they came.
 """

@@ -40,7 +40,7 @@ def _chains(error: BaseException, most: int) -> Iterator[tuple[BaseException, ..
 
 
 def name_of(error: BaseException) -> str:
-    """The name of an error's class; that of a group's members, where they have one."""
+    """The name of an error's class; for a group, of its members if they share one."""
     names = {type(each).__name__ for each in leaves(error)}
     return names.pop() if len(names) == 1 else type(error).__name__
 

@@ -66,7 +66,7 @@ def current_batch() -> CurrentBatch:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """All that a worker needs to handle a batch. Crosses to another process as it is.
+    """Everything a worker needs to handle a batch. Crosses to another process as it is.
 
     ``writer`` is set where workers write their own shards, because their rows would be too much
     to send back. ``cost`` is a field of the rows, or a callable of a call's outcome. ``isolate``:

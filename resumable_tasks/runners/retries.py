@@ -148,7 +148,7 @@ def _default_wait(tenacity: Any) -> Callable[..., Any]:
 
 
 class GiveUp(Exception):
-    """The run is to end, as interrupted: nothing is to be called before it is over anyway."""
+    """A call was told to wait longer than the run is patient; the run ends as interrupted."""
 
 
 class Attempts:
@@ -163,7 +163,7 @@ class Attempts:
         self.number = first
 
     def pause_after(self, error: BaseException) -> float | None:
-        """Seconds until the next call, which this is told of; None if there is to be none.
+        """Seconds until the next call, which this counts; None if there is none.
 
         Raises `GiveUp` if the call is told to wait for longer than there is patience.
         """

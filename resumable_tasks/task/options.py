@@ -187,7 +187,7 @@ class JobOptions:
 
     @property
     def columns(self) -> Columns:
-        """What is declared of the columns of the results. Raises `UsageError`."""
+        """The declared columns of the results. Raises `UsageError`."""
         return columns_of(self.schema, self.json_columns)
 
     @property

@@ -120,7 +120,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parts(function: Any, code: CodeType, path: str | None) -> Iterator[str]:
-    """The source of the function, then that of each thing of its file that it uses, by name."""
+    """The source of the function, then of each name in its file that it uses, in order."""
     if path is not None and os.path.getsize(path) <= _MOST_BYTES:
         with open(path, encoding="utf-8") as file:
             tree = ast.parse(file.read())

@@ -119,7 +119,7 @@ class FormSuite:
         raise NotImplementedError
 
     def fix(self, place: Path) -> None:
-        """Do what the documents say is to be done about damage."""
+        """Carry out the documented remedy for damage."""
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Iterator[Bench]:

@@ -149,7 +149,7 @@ class DirectoryCheckpoint(Checkpoint):
             raise
 
     def _is_for_another(self, wanted: Manifest) -> bool:
-        """True if this checkpoint is to be archived for a new one. Raises `CheckpointMismatch`."""
+        """True if a new checkpoint replaces this one. Raises `CheckpointMismatch`."""
         found, state = self.manifest.named(self.state.names), self.state
         return is_for_another(self.store, found, wanted, state, self._job)
 

@@ -37,7 +37,7 @@ STRAY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was found of a checkpoint: its readable records by number, and the names of damage.
+    """The readable records of a checkpoint by number, and the names of what is damaged.
 
     ``converted`` are the records whose line endings were changed; they are readable.
     """

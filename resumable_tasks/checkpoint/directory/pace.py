@@ -55,7 +55,7 @@ class Pace:
 
     @property
     def used(self) -> Used:
-        """What the flow run that drives has used, in tries before this one; nothing outside."""
+        """The use of the driving flow run in earlier tries; nothing outside of a flow run."""
         return self._used.get(self._flow_run, Used())
 
     def _use(self, more: Used) -> None:

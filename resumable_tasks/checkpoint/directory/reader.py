@@ -154,7 +154,7 @@ class Reader:
 
     @property
     def total(self) -> float | None:
-        """What all runs may spend together, as the last one was told; None if it was not."""
+        """The budget of all runs together, as the last one had it; None if it had none."""
         return self.last.claim.info.get("total") if self.last else None
 
     @property

@@ -133,7 +133,7 @@ class KeyIndex:
 
 
 def shard_of_each(commits: Iterable[Commit]) -> dict[bytes, str]:
-    """In which shard each completed key has its rows by these records; "" if it has none."""
+    """The shard that holds the rows of each completed key, by these records; "" if none."""
     found: dict[bytes, str] = {}
     for commit in commits:
         for line in keys.split(commit.retracted):

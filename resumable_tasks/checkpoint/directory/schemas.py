@@ -264,7 +264,7 @@ def _is_nan_alone(before: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
-    """The type before, but for its nulls, to which nothing can be cast."""
+    """The type before, except that its nulls take the new type: nothing can be cast to null."""
     import pyarrow as pa
 
     if pa.types.is_null(before):

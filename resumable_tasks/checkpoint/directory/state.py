@@ -161,7 +161,7 @@ class State:
                 self.done.add(key, fingerprint)
 
     def follow_scheme(self, scheme: Any) -> None:
-        """A run takes fingerprints in this way; those that were taken in another say nothing."""
+        """Take fingerprints of this kind from here on; those of another kind say nothing."""
         if scheme is not None and scheme != self.fingerprint:
             if self.fingerprint is not None:
                 self.done.forget_positions()

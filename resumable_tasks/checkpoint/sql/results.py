@@ -56,7 +56,7 @@ class Results:
                 column.type = for_sqlite(column.type)
 
     def check(self) -> None:
-        """Try what a run does to the tables, on no row. Raises `UsageError` for what it may not.
+        """Try on no row what a run does to the tables. Raises `UsageError` if it lacks a right.
 
         So types that do not fit, and rights that are missing, cost no call of the handler.
         """

@@ -120,7 +120,7 @@ class Tables:
 
     @property
     def undone(self) -> Any:
-        """The condition that a row is to be handled."""
+        """The condition under which a row is handled."""
         if isinstance(self.done.type, sa.Boolean):
             return self.done.is_not(sa.true())
         return self.done.is_(None)

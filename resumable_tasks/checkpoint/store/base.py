@@ -47,7 +47,7 @@ class Store(ABC):
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Put-if-absent: True means durable, and that of all callers ever only this one has won.
+        """Put if absent. True: the bytes are durable, and no other caller ever gets True.
 
         False means that the name is taken. Raises `CreateUnknown` if neither is certain.
         """

@@ -47,7 +47,7 @@ class Disk(ABC):
 
     @abstractmethod
     def read_within(self, name: str, limit: int) -> bytes:
-        """`read`, of no more than so many bytes. Raises `CheckpointDamaged` for a longer file."""
+        """Read at most so many bytes. Raises `CheckpointDamaged` for a longer file."""
 
     @abstractmethod
     def move(self, name: str, to: str) -> None:

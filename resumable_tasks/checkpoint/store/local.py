@@ -159,7 +159,7 @@ class LocalStore(Store, Disk):
             return False
 
     def _new_place(self) -> str:
-        """Where the directory is now, for a message; empty where the system does not tell."""
+        """The place of the directory now, for a message; empty if the system does not tell."""
         try:
             return f", to {os.readlink(f'/proc/self/fd/{self._handle}')}"
         except OSError:

@@ -140,7 +140,7 @@ def test_a_key_that_inheritance_repeats_is_named(db: Db, prepared: Prepared) -> 
         "INSERT INTO more (id, text) VALUES (7, 'twice')",
     )
     task = resumable_task(lambda rows: pytest.fail("called"), name="label")
-    with pytest.raises(UsageError, match=r"key 7 stands in 2 rows") as caught:
+    with pytest.raises(UsageError, match=r"key 7 is in 2 rows") as caught:
         task.run(checkpoint=checkpoint)
     assert caught.value.exit_code == 2
     assert "same command" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_a_key_that_inheritance_repeats_in_the_middle(db: Db, prepared: Prepared
             db.do("INSERT INTO more (id, text) VALUES (455, 'twice')")
         return [{"id": row["id"], "label": "x"} for row in rows]
 
-    with pytest.raises(UsageError, match=r"key 455 stands in 2 rows"):
+    with pytest.raises(UsageError, match=r"key 455 is in 2 rows"):
         label.run(checkpoint=checkpoint)
 
 
