@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 MOST_BATCHES = 256
 # A scheduler's messages are not the place for more; one batch is sent however large it is.
 MOST_BYTES = 10_000_000
@@ -15,13 +13,11 @@ class Pace:
     """The number of batches in a task run, and the pause between looks into the outbox.
 
     ``size``: batches a task run, as last decided. ``pause``: seconds between two looks.
-    ``heard``: when something last began or came back.
     """
 
     def __init__(self) -> None:
         self.size = 1
         self.pause = POLL_SECONDS
-        self.heard = time.monotonic()
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0.0
@@ -32,16 +28,12 @@ class Pace:
 
     def add_seconds(self, seconds: float) -> None:
         """Take in how long a batch took that has come back."""
-        self.hear()
         self._handled += 1
         self._seconds += seconds
 
     def add_look(self, seconds: float) -> None:
         """Look less often where the store is slow, or full."""
         self.pause = min(max(POLL_SECONDS, 10 * seconds), MOST_POLL_SECONDS)
-
-    def hear(self) -> None:
-        self.heard = time.monotonic()
 
     def group_size(self, seconds: float) -> int:
         """The number of batches that fill these seconds, by what batches have taken so far."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -32,22 +32,30 @@ from resumable_tasks.base import log
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
+from resumable_tasks.engine.isolation import settled
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.groups import Group, Submitter
 from resumable_tasks.prefect.pace import MOST_BYTES, MOST_POLL_SECONDS, Pace
+from resumable_tasks.prefect.silence import Silence
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.waiting import Kind, Waiting
 from resumable_tasks.prefect.wire import lean_context, pickled
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.handle import Work, failed_whole
-from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
+from resumable_tasks.runners.handle import Raised, Work, failed_call, failed_whole
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
 from resumable_tasks.runners.pickling import compact
 
 # A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
 SECONDS = 5.0
 _OVERDUE_SECONDS = 10.0
-_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """In the inbox: nothing more will come; ``abandon``: nor is anything waited for."""
+
+    abandon: bool
 
 
 class RemoteTaskRuns(Runner):
@@ -76,15 +84,17 @@ class RemoteTaskRuns(Runner):
         self._done, self._stopping = done, stopping
         self._work = work
         crosses = pickled(work, self.concurrency)  # or raises, before anything is opened
-        self._inbox: SimpleQueue[Batch | Group | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Batch | Group | Close] = SimpleQueue()
         self._waiting = Waiting()
         self._groups: list[Group] = []
         self._broken: BaseException | None = None
-        self._closed = self._abandoned = self._stopped = False
+        self._closing: Close | None = None
+        self._stopped = False
         assert isinstance(work.writer, ShardWriter)
         self._outbox = Outbox(work.writer.store, work.writer.epoch)
         self._outbox.open()
         self._submitter = Submitter(self._runs, crosses, self._outbox)
+        self._silence = Silence(self._outbox, work.retry.patience)
         self._thread = threading.Thread(
             target=copy_context().run,
             args=(self._run, lean_context()),
@@ -106,8 +116,7 @@ class RemoteTaskRuns(Runner):
             self._inbox.put(packed)
 
     def close(self, *, abandon: bool) -> None:
-        self._abandoned = abandon
-        self._inbox.put(None)
+        self._inbox.put(Close(abandon))
         if not abandon:
             self._thread.join()
         try:
@@ -120,7 +129,7 @@ class RemoteTaskRuns(Runner):
     def _run(self, context: AbstractContextManager[Any]) -> None:
         """The thread: until it is closed and nothing runs any more."""
         with context:
-            while not (self._closed and (self._abandoned or not self._groups)):
+            while self._closing is None or (self._groups and not self._closing.abandon):
                 try:
                     self._take_inbox()
                     if self._stopping.is_set():
@@ -145,12 +154,14 @@ class RemoteTaskRuns(Runner):
             except Empty:
                 return
             wait = 0.0
-            if found is None:
-                self._closed = True
+            if isinstance(found, Close):
+                self._closing = found
             elif isinstance(found, Group):
                 found.ended = True
             elif self._broken is not None:
                 self._give_back([found], self._broken)
+            elif self._silence.over:
+                self._done(Dropped(found, self._silence.over))
             elif self._waiting.add(found) is Kind.NEW:
                 self._pace.add_size(len(found.items))
 
@@ -187,8 +198,9 @@ class RemoteTaskRuns(Runner):
     def _start(self, batches: list[Batch], isolated: bool) -> None:
         group = self._submitter.group(batches, isolated)
         # Before anything can go wrong, so that the batches are given back then.
+        if not self._groups:
+            self._silence.begin()
         self._groups.append(group)
-        self._pace.hear()
         self._submitter.submit(group, self._inbox.put)
 
     def _look_after_groups(self) -> None:
@@ -206,8 +218,8 @@ class RemoteTaskRuns(Runner):
                 self._finish(group)
             elif _is_overdue(group):
                 self._finish(group)
-        if began - self._pace.heard > _PATIENCE_SECONDS:
-            self._warn_of_silence()
+        if self._silence.listen(group.number for group in self._groups):
+            self._give_up(self._silence.over)
         self._pace.add_look(time.monotonic() - began)
 
     def _take(self, group: Group, numbers: Sequence[int]) -> None:
@@ -216,18 +228,36 @@ class RemoteTaskRuns(Runner):
             if outcome is not None:
                 del group.missing[number]
                 self._waiting.accept()
+                self._silence.hear()
                 self._pace.add_seconds(0.0 if isinstance(outcome, Fatal) else outcome.times.seconds)
                 self._runs.causes.tell(outcome)
-                self._done(_by_our_clock(_unpacked(outcome)))
+                self._done(self._with_lost_calls(_by_our_clock(_unpacked(outcome))))
 
-    def _warn_of_silence(self) -> None:
-        self._pace.hear()
-        if not any(self._outbox.has_begun(group.number) for group in self._groups):
-            log.warning(
-                "no worker has begun any of the %d task runs that wait: are there workers, and "
-                "are they free?",
-                len(self._groups),
-            )
+    def _with_lost_calls(self, outcome: Outcome) -> Outcome:
+        """The outcome at the cost of the calls too whose workers were lost before."""
+        losses = self._waiting.losses_of(outcome.batch)
+        if not losses or not isinstance(outcome, (Done, Failed)):
+            return outcome
+        return replace(outcome, cost=outcome.cost + self._lost(outcome.batch, losses, None).cost)
+
+    def _give_up(self, why: str) -> None:
+        """End the run, since all workers are lost; what they were at is left to the next.
+
+        But for the batch that has taken the last worker with it, after others: it has failed.
+        """
+        self._outbox.close()
+        for group in tuple(self._groups):
+            self._take(group, list(group.missing))
+            left = list(group.missing.values())
+            begun = self._outbox.has_begun(group.number)
+            self._let_go(group)
+            if begun and left and self._waiting.losses_of(left[0]) == Kind.ALONE:
+                failed = self._lost(left.pop(0), Kind.ALONE + 1, None)
+                self._done(settled(failed, isolate=self._work.isolate))
+            for batch in left:
+                self._done(Dropped(batch, why))
+        for batch in self._waiting.clear():
+            self._done(Dropped(batch, why))
 
     def _finish(self, group: Group) -> None:
         """Let a group go. What has not come of it is lost, unless it was not to begin."""
@@ -235,12 +265,7 @@ class RemoteTaskRuns(Runner):
         why = _why(group.future) if lost else None
         begun = bool(lost) and self._outbox.has_begun(group.number)
         taken_over = bool(lost) and not self._outbox.is_open()
-        self._outbox.withdraw(group.number)
-        for number in group.batches:
-            self._outbox.remove(number)
-        group.future = None  # else Dask would run it again, were its result lost
-        group.order.empty()
-        self._groups.remove(group)  # not before all that may go wrong
+        self._let_go(group)
         if not lost:
             return
         if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
@@ -251,6 +276,14 @@ class RemoteTaskRuns(Runner):
         else:
             self._submitter.pool_is_broken |= isinstance(why, BrokenExecutor)
             self._send_again(group, lost, why, begun)
+
+    def _let_go(self, group: Group) -> None:
+        self._outbox.withdraw(group.number)
+        for number in group.batches:
+            self._outbox.remove(number)
+        group.future = None  # else Dask would run it again, were its result lost
+        group.order.empty()
+        self._groups.remove(group)  # not before all that may go wrong
 
     def _send_again(
         self, group: Group, lost: list[Batch], why: BaseException | None, begun: bool
@@ -271,11 +304,19 @@ class RemoteTaskRuns(Runner):
         losses = self._waiting.lose(suspect)
         if losses is None:
             return
+        self._done(self._lost(suspect, losses, why))
+
+    def _lost(self, batch: Batch, losses: int, why: BaseException | None) -> Failed:
+        """The failure of a batch whose workers were lost, at the cost of as many calls."""
         error = WorkerLost(
-            f"the worker of this batch was lost, {losses} times ({why!r}). A system kills a "
-            "process that takes too much memory: try a smaller batch_size"
+            f"the worker of this batch was lost, {losses} times{f' ({why!r})' if why else ''}. A "
+            "system kills a process that takes too much memory: try a smaller batch_size"
         )
-        self._done(_unpacked(failed_whole(self._work, suspect, error, losses)))
+        packed = isinstance(batch.items, bytes)
+        whole = replace(batch, items=cloudpickle.loads(batch.items)) if packed else batch
+        now = time.monotonic()
+        failed = failed_call(self._work, whole, Raised(error, losses, Times(0.0, now, now)))
+        return replace(failed, cost=losses * failed.cost)
 
 
 def _unpacked(outcome: Outcome) -> Outcome:

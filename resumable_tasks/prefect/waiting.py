@@ -64,6 +64,10 @@ class Waiting:
         """Note that a task run has begun."""
         self._refused = 0
 
+    def losses_of(self, batch: Batch) -> int:
+        """The number of workers that were lost while handling this batch, up to now."""
+        return self._losses.get(batch.number, 0)
+
     def lose(self, batch: Batch) -> int | None:
         """Have a batch sent again whose worker was lost; how many were lost, if that is enough."""
         losses = self._losses[batch.number] = self._losses.get(batch.number, 0) + 1

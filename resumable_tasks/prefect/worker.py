@@ -20,6 +20,7 @@ from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.prefect.silence import beating
 from resumable_tasks.prefect.task_runs import Tally
 from resumable_tasks.prefect.workorder import WorkOrder
 from resumable_tasks.runners.base import is_coroutine_function
@@ -70,6 +71,11 @@ def handle_group(order: WorkOrder) -> State[None]:
         if {sent[0] for sent in order.batches} <= outbox.numbers():
             return Completed(message="done before, by a worker that was lost")
         raise WorkerLost("the worker that had begun this task run was lost")
+    with beating(outbox, number):
+        return _handle_all(order, outbox, withdrawn)
+
+
+def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State[None]:
     work = _work(order.work)
     tally = Tally(work.isolate)
     while order.batches:

@@ -9,6 +9,7 @@ Nothing of it counts before the driver has committed it. Of the driver of epoch 
     outbox/e3-open       for as long as this driver wants batches to begin
     outbox/e3-t7         for as long as it waits for its task run 7
     outbox/e3-t7-begun   created by the worker that has begun task run 7: no other begins it
+    outbox/e3-t7-alive   the sign of life of that worker, written anew every so often
     outbox/e3-42         what became of batch 42
 
 A worker looks for the first two before every batch. They go when the driver stops, gives the task
@@ -89,11 +90,20 @@ class Outbox:
         """True once a worker has begun this task run."""
         return self._read(f"t{task_run}-begun") is not None
 
+    def beat(self, task_run: int, number: int) -> None:
+        """Give a sign of life of the worker that has begun this task run: each another number."""
+        self.store.put(self._path(f"t{task_run}-alive"), b"%d" % number)
+
+    def last_beat(self, task_run: int) -> bytes | None:
+        """The last sign of life; None if there was none."""
+        return self._read(f"t{task_run}-alive")
+
     def withdraw(self, task_run: int) -> None:
         """Have no worker begin this task run, or another batch of it."""
         # In this order: at no time could a worker begin it a second time.
         self.store.delete(self._path(f"t{task_run}"))
         self.store.delete(self._path(f"t{task_run}-begun"))
+        self.store.delete(self._path(f"t{task_run}-alive"))
 
     def put(self, outcome: Done | Failed | Fatal) -> None:
         """Leave the outcome of a batch, durable on return. Raises `StoreError`."""

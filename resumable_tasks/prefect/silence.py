@@ -1,0 +1,107 @@
+"""Silence: how long no worker has given a sign of life, when that is said, and when it is enough.
+
+A sign is a task run that begins, an outcome, and the beat of a worker that has begun one. Only the
+workers' own can be relied on: where all of them are lost for good, Dask and Ray wait without a word
+for others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from resumable_tasks.base import log
+from resumable_tasks.checkpoint.directory.outbox import Outbox
+from resumable_tasks.errors import StoreError
+
+BEAT_SECONDS = 10.0
+# Two beats may be late, and it is said within a minute.
+PATIENCE_SECONDS = 45.0
+
+
+@contextmanager
+def beating(outbox: Outbox, task_run: int) -> Iterator[None]:
+    """In a worker: while entered, give a sign of life now and then."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count(1):
+            if ended.wait(BEAT_SECONDS) or not outbox.expects(task_run):
+                return
+            with suppress(StoreError):  # a place that is gone is told of by the next outcome
+                outbox.beat(task_run, number)
+
+    thread = threading.Thread(target=beat, name="resumable-alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class Silence:
+    """The driver's ear. ``patience``: after so many seconds of silence the run gives up.
+
+    Only in the middle of a run: before any worker has been heard, a cluster may still be starting.
+    ``over``: why to give up, once that is so.
+    """
+
+    def __init__(
+        self, outbox: Outbox, patience: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._outbox = outbox
+        self._patience = patience
+        self._clock = clock
+        self._last = self._said = self._looked = clock()
+        self._signs: dict[int, tuple[bool, bytes | None]] = {}
+        self._ever = False
+        self.over = ""
+
+    def begin(self) -> None:
+        """A task run is submitted while no other goes on: there was nothing to be heard before."""
+        self._last = self._said = self._clock()
+
+    def hear(self) -> None:
+        """A worker has done something."""
+        self._last = self._said = self._clock()
+        self._ever = True
+
+    def listen(self, task_runs: Iterable[int]) -> bool:
+        """Look for signs of life of these task runs; whether it is `over`."""
+        now = self._clock()
+        if now - max(self._last, self._looked) < min(BEAT_SECONDS, PATIENCE_SECONDS) / 2:
+            return False
+        self._looked = now
+        signs = {
+            number: (self._outbox.has_begun(number), self._outbox.last_beat(number))
+            for number in task_runs
+        }
+        if any(sign != self._signs.get(number, (False, None)) for number, sign in signs.items()):
+            self.hear()
+        self._signs = signs
+        silent = now - self._last
+        if self._ever and silent > self._patience:
+            self.over = f"silence: no worker has given a sign of life for {silent:.0f} s"
+        elif now - max(self._last, self._said) > PATIENCE_SECONDS:
+            self._said = now
+            self._say(silent, sum(begun for begun, _ in signs.values()))
+        return bool(self.over)
+
+    def _say(self, silent: float, begun: int) -> None:
+        if not begun:
+            log.warning(
+                "no worker has begun any of the %d task runs that wait: are there workers, and "
+                "are they free?",
+                len(self._signs),
+            )
+            return
+        log.warning(
+            "no worker has given a sign of life for %.0f s, and %d of %d task runs have begun: "
+            "were all workers lost? The run ends after give_up_after=%g s of silence, and what is "
+            "done is safe",
+            *(silent, begun, len(self._signs), self._patience),
+        )
