@@ -160,4 +160,9 @@ def _joined(items: list[Any]) -> Rows:
         return [item for some in items for item in some]
     import pyarrow as pa
 
-    return pa.concat_batches(items)
+    try:
+        return pa.concat_batches(items)
+    except pa.ArrowInvalid:  # the text of all is too long for one array
+        from resumable_tasks.items import arrow
+
+        return pa.concat_batches([arrow.with_large_offsets(batch) for batch in items])

@@ -401,11 +401,13 @@ def _is_arrow(items: Any) -> bool:
 def _record_batches(items: Any) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
+    from resumable_tasks.items import arrow
+
     if hasattr(items, "scanner"):
-        return iter(items.to_batches())
+        return arrow.record_batches(iter(items.to_batches()))
     if hasattr(items, "__arrow_c_stream__"):
-        return iter(pa.RecordBatchReader.from_stream(items))
-    return iter([pa.record_batch(items)])
+        return arrow.record_batches(iter(pa.RecordBatchReader.from_stream(items)))
+    return arrow.record_batches(iter([pa.record_batch(items)]))
 
 
 def _rows(items: Any) -> Iterable[Any]:

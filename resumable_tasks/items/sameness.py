@@ -106,5 +106,10 @@ def sample_of(items: Any, most: int) -> Any:
     if isinstance(items, (list, tuple)):
         return list(items[:: -(-len(items) // most)]) if items else None
     if hasattr(items, "take") and hasattr(items, "num_rows") and items.num_rows:
-        return items.take(list(range(0, items.num_rows, -(-items.num_rows // most))))
+        import pyarrow as pa
+
+        # Not taken: of views, and of columns of more than 2 GiB, Arrow takes no rows.
+        table = items if isinstance(items, pa.Table) else pa.Table.from_batches([items])
+        places = range(0, items.num_rows, -(-items.num_rows // most))
+        return pa.concat_tables([table.slice(at, 1) for at in places])
     return None

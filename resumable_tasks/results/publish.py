@@ -63,6 +63,8 @@ def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
 
     Without positions all are by key. Integers come before strings.
     """
+    from resumable_tasks.items import arrow
+
     found = table(rows)
     if found.num_rows == 0:
         return found
@@ -71,7 +73,7 @@ def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
     for at, (line, key) in enumerate(zip(lines, keys.parse_lines(keys.join(lines)), strict=True)):
         position = positions.get(line) if positions is not None else None
         order.append((1, keys.sortable(key), at) if position is None else (0, position, at))
-    return found.take([entry[-1] for entry in sorted(order)])
+    return arrow.taken(found, [entry[-1] for entry in sorted(order)])
 
 
 def given_rows(rows: CommittedRows, given: KeyTable) -> CommittedRows:
@@ -212,7 +214,7 @@ def _write_file(path: Path, rows: pa.Table) -> None:
             rows,
             file,
             compression="zstd",
-            row_group_size=max(1_000, _ROW_GROUP_BYTES // per_row),
+            row_group_size=max(1, _ROW_GROUP_BYTES // per_row),
             write_page_checksum=True,
         )
         file.flush()

@@ -16,6 +16,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from resumable_tasks.errors import BadResult, UsageError
+from resumable_tasks.items import arrow
 from resumable_tasks.items.keys import shorten
 from resumable_tasks.runners import build, jsontype, storable
 from resumable_tasks.runners.columns import json_field
@@ -57,7 +58,7 @@ def _checked(schema: pa.Schema) -> pa.Schema:
             raise UsageError(
                 f"schema=: column {field.name!r} is {field.type}, which Parquet has not"
             )
-    return pa.schema([each.with_type(storable.plain(each.type)) for each in schema])
+    return pa.schema([each.with_type(arrow.plain(each.type)) for each in schema])
 
 
 def _annotations(schema: type) -> dict[str, Any]:

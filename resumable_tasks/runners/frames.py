@@ -110,9 +110,10 @@ def _plain_table(table: pa.Table) -> pa.Table | Rows:
     """
     import pyarrow as pa
 
+    from resumable_tasks.items import arrow
     from resumable_tasks.runners import storable
 
-    schema = pa.schema([field.with_type(storable.plain(field.type)) for field in table.schema])
+    schema = pa.schema([field.with_type(arrow.plain(field.type)) for field in table.schema])
     if not all(storable.is_storable(kind) for kind in schema.types):
         return storable.to_rows(table)
-    return table if schema.equals(table.schema) else storable.cast(table, schema)
+    return table if schema.equals(table.schema) else arrow.cast(table, schema)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FOLDER = "shards"
+# Bytes in memory above which a table is not put into one piece: text has offsets of 32 bits.
+_LARGE = 2**30
 
 
 def new_path(epoch: int) -> str:
@@ -40,8 +42,9 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
 
     if len(tables) == 1:
         return tables[0]
-    # Parquet writes one long column at half the cost of many short ones.
-    return pa.concat_tables(tables).combine_chunks()
+    found = pa.concat_tables(tables)
+    # Parquet writes one long column at half the cost of many short ones, as far as it can be one.
+    return found if found.nbytes > _LARGE else found.combine_chunks()
 
 
 def encode(table: pa.Table) -> memoryview:
@@ -53,6 +56,10 @@ def encode(table: pa.Table) -> memoryview:
     pq.write_table(
         table,
         sink,
+        # Arrow reads no lists of text of more than 2 GiB in one group.
+        row_group_size=max(1, table.num_rows * _LARGE // table.nbytes)
+        if table.nbytes > _LARGE
+        else None,
         compression="zstd",
         # A shard is small and read whole: dictionaries and statistics cost more than they save.
         use_dictionary=False,
@@ -98,7 +105,10 @@ def read(store: Store, shard: Shard) -> pa.Table:
 def _read(source: pq.ParquetFile) -> pa.Table:
     # Not on Arrow's threads: one that lets go of Python's bytes while the interpreter shuts down
     # aborts the process, with all work done (seen in 22 of 60 short scripts, pyarrow 26).
-    return source.read(use_threads=False)
+    groups = range(source.metadata.num_row_groups)
+    if len(groups) < 2:
+        return source.read(use_threads=False)
+    return pa.concat_tables([source.read_row_group(at, use_threads=False) for at in groups])
 
 
 def checked_bytes(store: Store, shard: Shard) -> bytes:
