@@ -29,7 +29,7 @@ class Budget:
 
     Args:
         items: how many items the handler is called with, at most.
-        seconds: how long the run begins new batches.
+        seconds: how long the run begins new batches; what runs then has ``grace_seconds``.
         cost: what the run may spend. No batch is begun that would exceed it at the average cost
             of an item up to then.
         total: what all runs of the checkpoint may spend together, in the same way. What they have

@@ -127,6 +127,7 @@ class Committer:
         if isinstance(outcome, Fatal) or (isinstance(outcome, Dropped) and outcome.why):
             # Now, and not when the committer sees it: others are on their way.
             self._stop.event.set()
+        self._flight.out.pop(outcome.batch.number, None)
         self._queue.put(outcome)
 
     def wake(self) -> None:
@@ -155,6 +156,7 @@ class Committer:
                     self.failing.held,
                 )
                 for batch in again:
+                    self._flight.out[batch.number] = batch
                     self._submit(batch)
             self._settle((), at_end=True)
         except BaseException as error:  # noqa: BLE001 - raised by the engine, in the caller's thread
@@ -210,7 +212,10 @@ class Committer:
         failing = self.failing
         if not self._stop.begun:
             if self._spending.over is not None:
-                self._begin_to_stop(self._stop.note_budget(self._spending.over), math.inf)
+                # A call that hangs must not keep a run beyond its time.
+                late = self._spending.seconds_left == 0.0
+                grace_seconds = self._rules.grace_seconds if late else math.inf
+                self._begin_to_stop(self._stop.note_budget(self._spending.over), grace_seconds)
             elif failing.give_up is not None:
                 self._begin_to_stop(failing.give_up, self._rules.grace_seconds)
         if self._stop.begun:

@@ -27,6 +27,7 @@ from resumable_tasks.engine.feeder import Feeder
 from resumable_tasks.engine.flight import Flight, Stop
 from resumable_tasks.engine.window import Window
 from resumable_tasks.errors import CommitStateUnknown
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Failure
@@ -53,7 +54,7 @@ class Ending:
     completed: int
     failures: tuple[Failure, ...]
     parked: tuple[Failure, ...]
-    abandoned: int
+    abandoned: tuple[Batch, ...]
     spent: float
     cost_each: float | None
     seconds: float
@@ -104,6 +105,7 @@ class Engine:
             window,
             self._committer.failing.may_begin,
             self._committer.wake,
+            None if work.timeout is None else work.timeout + rules.grace_seconds,
         )
         self._began = time.monotonic()
 
@@ -118,7 +120,8 @@ class Engine:
         self._began = time.monotonic()
         self._runner.start(self._work, self._committer.take, self._stop.event)
         self._committer.start()
-        abandoned, drained, all_of_them = 0, False, False
+        abandoned: list[Batch] = []
+        drained = all_of_them = False
         try:
             all_of_them = self._feeder.feed(items)
             drained = self._drain()
@@ -130,7 +133,7 @@ class Engine:
             drained = self._drain()
             raise
         finally:
-            abandoned = 0 if drained else self._flight.batches
+            abandoned = [] if drained else self._unfinished()
             self._stop.event.set()
             self._runner.close(abandon=not drained)
             answered = self._committer.join(None if drained else _ABANDON_SECONDS)
@@ -147,7 +150,14 @@ class Engine:
     def _drain(self) -> bool:
         return self._feeder.drain(lambda: self._committer.broken is not None)
 
-    def _ending(self, all_of_them: bool, abandoned: int) -> Ending:
+    def _unfinished(self) -> list[Batch]:
+        """The batches that are being handled, as far as the runner tells."""
+        out = dict(self._flight.out)
+        return [out[number] for number in list(self._runner.calls) if number in out] or [
+            *out.values()
+        ]
+
+    def _ending(self, all_of_them: bool, abandoned: list[Batch]) -> Ending:
         tally, stop = self._committer.tally, self._stop
         # A budget that is used up has ended nothing where nothing is left.
         complete = all_of_them and not tally.left and not abandoned and not stop.asked
@@ -159,7 +169,7 @@ class Engine:
             tally.completed,
             tuple(tally.failures),
             tuple(tally.parked),
-            abandoned,
+            tuple(abandoned),
             self._spending.spent,
             self._spending.cost_each,
             time.monotonic() - self._began,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,7 +19,8 @@ POLL_SECONDS = 0.05
 
 class Feeder:
     """Submits the batches of a run. ``may_begin`` says whether one more may begin, ``wake`` tells
-    the committer that there is no item for now.
+    the committer that there is no item for now. A call that nobody can end hangs after
+    ``hang_after`` seconds.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Feeder:
         window: Window,
         may_begin: Callable[[], bool],
         wake: Callable[[], None],
+        hang_after: float | None = None,
     ) -> None:
         self._planner = planner
         self._runner = runner
@@ -40,6 +43,7 @@ class Feeder:
         self._window = window
         self._may_begin = may_begin
         self._wake = wake
+        self._hang_after = hang_after
 
     def feed(self, items: Iterable[Any]) -> bool:
         """Submit the batches of these items; whether that was all of them."""
@@ -63,7 +67,9 @@ class Feeder:
             why = self._stop.note_budget(self._spending.used_up)
             log.info("%s: no further batch begins", why)
         if allowed:
-            self._runner.submit(batch if whole else batch.slice(0, allowed, batch.number, None))
+            batch = batch if whole else batch.slice(0, allowed, batch.number, None)
+            self._flight.out[batch.number] = batch
+            self._runner.submit(batch)
         return whole
 
     def _wait_for_room(self, items: int) -> int:
@@ -84,7 +90,19 @@ class Feeder:
                     flight.items += items
                     return items
                 flight.changed.wait(POLL_SECONDS)
+                self._stop_if_all_hang()
         return 0
+
+    def _stop_if_all_hang(self) -> None:
+        """End the run if nothing but calls that hang is left, or they leave no room for others."""
+        if self._hang_after is None or not self._runner.calls:
+            return
+        before = time.monotonic() - self._hang_after
+        hanging = sum(began < before for began in list(self._runner.calls.values()))
+        if hanging and hanging >= min(self._runner.concurrency, len(self._flight.out)):
+            why = f"calls that hang: {hanging} have not ended within their timeout and the grace"
+            if self._stop.begin(why, 0.0):
+                log.warning("%s; the run ends without them", why)
 
     def drain(self, broken: Callable[[], bool]) -> bool:
         """Wait until nothing is out; False if the grace is over before, or commits have failed."""
@@ -96,4 +114,5 @@ class Feeder:
                 if self._stop.overdue:
                     return False
                 flight.changed.wait(POLL_SECONDS)
+                self._stop_if_all_hang()
         return not broken()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from resumable_tasks.items.batch import Batch
+
 
 class Flight:
     """The batches in flight: submitted, and not yet committed.
@@ -18,6 +20,8 @@ class Flight:
         self.items = 0
         self.held = 0
         self.at_end = False
+        # Those of them that have not come back, by their numbers.
+        self.out: dict[int, Batch] = {}
         self.changed = threading.Condition()
 
     def settle(self, batches: int, items: int, held: int) -> None:

@@ -142,8 +142,8 @@ class ThreadTaskRuns(Runner):
 
     def _execute(self, batch: Batch) -> Outcome:
         if self._loop is None:
-            return execute(self._work, batch, self._stopping)
-        call = functools.partial(aexecute, self._work, batch, self._stopping)
+            return execute(self._work, batch, self._stopping, running=self.calls)
+        call = functools.partial(aexecute, self._work, batch, self._stopping, self.calls)
         return self._loop.spawn(call, copy_context()).result()
 
     def _next(self, until: float) -> Batch | None:

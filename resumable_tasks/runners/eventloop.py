@@ -26,6 +26,7 @@ from resumable_tasks.runners.handle import (
     Work,
     calls,
     failed_call,
+    noted,
 )
 from resumable_tasks.runners.limits import Entry
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
@@ -158,18 +159,21 @@ class AsyncRunner(Runner):
         try:
             async with self._slots:
                 if not self._stopping.is_set():
-                    outcome = await aexecute(self._work, batch, self._stopping)
+                    outcome = await aexecute(self._work, batch, self._stopping, self.calls)
         finally:
             self._done(outcome)
 
 
-async def aexecute(work: Work, batch: Batch, stopping: Stopping) -> Outcome:
+async def aexecute(
+    work: Work, batch: Batch, stopping: Stopping, running: dict[int, float] | None = None
+) -> Outcome:
     """`execute` for a coroutine handler."""
 
     async def do(step: Step) -> Answer:
         match step:
             case Call():
-                return await _call(step)
+                with noted(running, batch):
+                    return await _call(step)
             case Pause():
                 return Dropped(batch) if await _wait(step.seconds, stopping) else None
             case Enter():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -262,19 +263,42 @@ def _with_earlier(outcome: Outcome, earlier: Times, spent: float) -> Outcome:
     return outcome
 
 
-def execute(work: Work, batch: Batch, stopping: Stopping = NEVER, first: int = 1) -> Outcome:
-    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome."""
+def execute(
+    work: Work,
+    batch: Batch,
+    stopping: Stopping = NEVER,
+    first: int = 1,
+    running: dict[int, float] | None = None,
+) -> Outcome:
+    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome.
+
+    While it is called, ``running`` says since when, by the number of the batch.
+    """
 
     def do(step: Step) -> Answer:
         match step:
             case Call():
-                return _watched(step)
+                with noted(running, batch):
+                    return _watched(step)
             case Pause():
                 return Dropped(batch) if stopping.wait(step.seconds) else None
             case Enter():
                 return enter(work, batch, stopping)
 
     return drive(calls(work, batch, first), do)
+
+
+@contextmanager
+def noted(running: dict[int, float] | None, batch: Batch) -> Iterator[None]:
+    """While entered, ``running`` says since when this batch is called with."""
+    if running is None:
+        yield
+        return
+    running[batch.number] = time.monotonic()
+    try:
+        yield
+    finally:
+        del running[batch.number]
 
 
 def enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fatal:

@@ -58,7 +58,9 @@ class ThreadRunner(Runner):
                 self._done(Dropped(batch))
                 continue
             # Each batch sees the caller's context variables, and changes only its own.
-            outcome = self._context.copy().run(execute, self._work, batch, self._stopping)
+            outcome = self._context.copy().run(
+                execute, self._work, batch, self._stopping, running=self.calls
+            )
             if isinstance(outcome, (Done, Failed)):
                 self._recent.append(outcome.times.seconds)
             self._done(outcome)

@@ -41,7 +41,9 @@ class JobOptions:
         timeout: seconds that a call may take, after which it has failed with ``TimeoutError`` (and
             is retried, if it may be): a coroutine is cancelled, a process is killed and replaced.
             A plain function on a thread cannot be stopped: it is reported as overdue, and its
-            results count when they come.
+            results count when they come; but once such calls alone are left, or leave no room for
+            others, and ``grace_seconds`` more are over, the run ends without them and names their
+            items.
         schema: the columns of the results and their types, the same in every run and partition: a
             ``pyarrow.Schema``, a pydantic model or a dataclass. By default they are inferred. A
             result that does not fit is kept, and its item *parked*.

@@ -25,6 +25,7 @@ from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
+from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from resumable_tasks.prefect.flow_run import FlowRun
 
+_MOST_NAMED = 10
 _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
 
 
@@ -439,13 +441,24 @@ def _describe_stop(result: RunResult, ending: Ending) -> str:
     return (
         f"interrupted by {ending.stopped}: {result.completed:,} items were completed in this run, "
         f"{result.skipped:,} before"
-        + (f"; {ending.abandoned:,} batches did not end in time" if ending.abandoned else "")
+        + _describe_unfinished(ending)
         + (f", at a cost of {result.cost:.4g}" if result.cost else "")
         + (f"; what remains: {result.remaining}" if result.remaining else "")
         + f". All is safe in {result.checkpoint}. "
         + ("Raise the budget, or r" if ending.by_budget else "R")
         + "un the same command again to resume"
     )
+
+
+def _describe_unfinished(ending: Ending) -> str:
+    """The batches that did not end in time, by the keys of their items."""
+    if not ending.abandoned:
+        return ""
+    found = [key for batch in ending.abandoned for key in batch.keys]
+    named = ", ".join(keys.shorten(key) for key in found[:_MOST_NAMED])
+    more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+    batches = "1 batch" if len(ending.abandoned) == 1 else f"{len(ending.abandoned):,} batches"
+    return f"; {batches} did not end in time, with the keys {named}{more}"
 
 
 def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate | None:

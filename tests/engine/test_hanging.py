@@ -1,0 +1,61 @@
+"""Calls that hang: the run ends in order, names their items, and keeps no process and no place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from resumable_tasks import Budget, resumable_task
+
+def plain(rows):
+    if "hangs" in rows[0]["id"]:
+        time.sleep(600)
+    return rows
+
+async def coroutine(rows):
+    return plain(rows)
+
+given = [{{"id": name}} for name in {names!r}]
+job = resumable_task({handler}, name="job", key="id", batch_size=1, concurrency=2, grace_seconds=1,
+                     {options})
+job.run(given, checkpoint=sys.argv[1])
+"""
+GOOD = [f"good{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("handler", "names", "options", "code", "least"),
+    [
+        ("plain", ["hangs", *GOOD], "timeout=1", 75, 20),
+        ("plain", ["hangs1", "hangs2", *GOOD], "timeout=1", 75, 0),
+        ("plain", [*GOOD, "hangs"], "budget=Budget(seconds=2)", 5, 20),
+        ("coroutine", [*GOOD, "hangs"], "timeout=1", 75, 18),
+    ],
+    ids=["one of two threads", "both threads", "a budget of time", "a coroutine"],
+)
+def test_a_run_with_calls_that_hang_ends_and_names_their_items(
+    tmp_path: Path, handler: str, names: list[str], options: str, code: int, least: int
+) -> None:
+    def start(these: list[str]) -> subprocess.CompletedProcess[str]:
+        program = PROGRAM.format(handler=handler, names=these, options=options)
+        return subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "c"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    done = start(names)
+    assert done.returncode == code, done.stderr
+    said = done.stderr.splitlines()[-1]
+    for name in names:
+        assert (f"'{name}'" in said) >= ("hangs" in name), said
+    lines = "".join(file.read_text() for file in tmp_path.glob("c/journal/*.jsonl"))
+    assert sum(f'"{name}"' in lines for name in GOOD) >= least
+    # Nobody holds the checkpoint.
+    assert start(GOOD).returncode == 0
