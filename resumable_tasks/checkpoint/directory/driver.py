@@ -186,7 +186,7 @@ class DirectoryCheckpoint(Checkpoint):
         if self._job.max_attempts is not None:
             info["max_attempts"] = self._job.max_attempts
         if opening.total is not None:
-            info["total"] = opening.total
+            info["budget"] = opening.total
         described = described_fingerprint(self._job)
         if described is not None:
             info["fingerprint"] = described

@@ -155,7 +155,7 @@ class Reader:
     @property
     def total(self) -> float | None:
         """The budget of all runs together, as the last one had it; None if it had none."""
-        return self.last.claim.info.get("total") if self.last else None
+        return self.last.claim.info.get("budget") if self.last else None
 
     @property
     def exit_code(self) -> int:

@@ -11,6 +11,7 @@ _HEAD = ("kind", "run", "time", "nonce", "previous")
 _COUNTS = ("keys", "failures", "retracted")
 # Of `info`, whatever decides or is counted.
 _INFO: dict[str, type | tuple[type, ...]] = {
+    "budget": (int, float),
     "copied": int,
     "cost": (int, float),
     "expected": int,
