@@ -12,12 +12,12 @@ from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter
 from resumable_tasks.items.keys import KeyScheme, KeySpec
-from resumable_tasks.runners.columns import Columns, columns_of
 from resumable_tasks.runners.limits import Adaptive, parse_rates
 from resumable_tasks.runners.retries import Retry
 
 if TYPE_CHECKING:
     from resumable_tasks.items.plan import BatchFormat, OnDuplicate
+    from resumable_tasks.runners.columns import Columns
     from resumable_tasks.runners.outcome import Cost, ResultsMode
 
 RunnerName = Literal["auto", "local", "processes", "prefect"]
@@ -190,6 +190,8 @@ class JobOptions:
     @property
     def columns(self) -> Columns:
         """The declared columns of the results. Raises `UsageError`."""
+        from resumable_tasks.runners.columns import columns_of
+
         return columns_of(self.schema, self.json_columns)
 
     @property

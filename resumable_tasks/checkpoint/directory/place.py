@@ -16,7 +16,6 @@ from resumable_tasks.checkpoint.directory.driver import (
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
-from resumable_tasks.checkpoint.directory.redo import redo
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import (
     Checkpoint,
@@ -100,6 +99,8 @@ class Directory(Place):
         return DirectoryReader(self.store())
 
     def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+        from resumable_tasks.checkpoint.directory.redo import redo
+
         return redo(self.store(), choice, dry_run=dry_run)
 
 
