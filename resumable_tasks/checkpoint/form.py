@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from resumable_tasks.base.clock import now
 from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.settings import OnVersionChange
@@ -258,6 +259,11 @@ class Checkpoint(ABC):
     def failures_listed(self) -> str:
         """The command or query that lists the failures."""
         return f"`resumable failures {shlex.quote(self.url)}`"
+
+    @property
+    def redo_hint(self) -> str:
+        """The command or call that has all that is completed now done again."""
+        return f"`redo(checkpoint, before={now()[:19]!r})` in Python"
 
     @property
     def quarantine_hint(self) -> str:

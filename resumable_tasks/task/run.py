@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
-from resumable_tasks.base.clock import now
 from resumable_tasks.base.signals import use_exit_codes
-from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
@@ -308,9 +306,9 @@ class Run:
         if found.edited:
             log.warning(
                 "%s: the handler's code is not what it was when these items were completed; their "
-                "results stay. To have them done again: %s; --key or --where choose some of them",
+                "results stay. To have them done again: %s; key and where choose some of them",
                 self._options.name,
-                command("redo", checkpoint.url, "--before", f"{now()[:19]}Z"),
+                checkpoint.redo_hint,
             )
         path = place.local_path()
         if self._is_default and not (found.completed or found.failed):

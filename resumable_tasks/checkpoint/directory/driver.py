@@ -9,7 +9,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory import (
     handlers,
     holder,
@@ -383,6 +385,10 @@ class DirectoryCheckpoint(Checkpoint):
 
     def parked(self) -> list[Failure]:
         return list(self.state.parked.values())
+
+    @property
+    def redo_hint(self) -> str:
+        return command("redo", self.url, "--before", f"{now()[:19]}Z")
 
     def estimate(self, items: int) -> Estimate:
         return self.state.pace.estimate(items)

@@ -29,15 +29,20 @@ class Handlers:
         if not said:
             return
         before, self.code = self.code, said.get("code")
-        if completed and not told and before and self.code:
-            # Digests of two versions of Python say nothing of each other.
-            same_python = before.partition(":")[0] == self.code.partition(":")[0]
-            self.edited = same_python and before != self.code
+        self.edited = completed and not told and is_edited(before, self.code)
         origin = said.get("file"), said.get("function")
         if not completed:
             self.origins = [origin]
         elif origin not in self.origins:
             self.origins.append(origin)
+
+
+def is_edited(before: str | None, now: str | None) -> bool:
+    """True if these digests of code are known to be of two codes."""
+    if not before or not now:
+        return False
+    # Those of two versions of Python say nothing of each other.
+    return before != now and before.partition(":")[0] == now.partition(":")[0]
 
 
 def describe(origin: Origin) -> dict[str, Any]:

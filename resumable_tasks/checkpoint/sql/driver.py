@@ -50,7 +50,8 @@ class TableCheckpoint(Checkpoint):
         try:
             self.expected, completed = self._results.count_items()
             failed, parked = self._failures.count()
-            self.found = Found(completed, failed, parked=parked)
+            edited = self._run_row.edited and completed > 0
+            self.found = Found(completed, failed, parked=parked, edited=edited)
             self.planner = TablePlanner(
                 job.planning, self._claims(job), completed, suspects=self._failures.suspects
             )

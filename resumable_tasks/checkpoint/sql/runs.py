@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from resumable_tasks.checkpoint.directory import holder
+from resumable_tasks.checkpoint.directory import handlers, holder
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.tables import Tables
@@ -28,6 +28,8 @@ class RunRow:
         self._job = job
         self._until = database.now + tables.spec.claim_seconds
         runs = tables.runs.c
+        self.edited = False
+        """Whether the handler's code is another than in the run before."""
         self._mine = [runs.run == run, runs.ended.is_(None)]
 
     def take(self, *, takeover: bool, identity: Mapping[str, str] | None) -> float:
@@ -57,16 +59,24 @@ class RunRow:
                     machine=_machine(),
                     began=self._database.now,
                     alive_until=self._until,
-                    identity=json.dumps(dict(identity or {})),
+                    identity=json.dumps({**(identity or {}), **self._code}),
                 )
             )
             began = sa.select(runs.c.began).where(runs.c.run == self.run)
             return float(connection.execute(began).scalar_one())
 
+    @property
+    def _code(self) -> dict[str, str]:
+        """The digest of the handler's code, if it is known."""
+        code = self._job.origin.code if self._job.origin is not None else None
+        return {"code": code} if code is not None else {}
+
     def _check_job(self, connection: sa.Connection) -> None:
         runs, job = self._tables.runs, self._job
         last = connection.execute(
-            sa.select(runs.c.job, runs.c.version).order_by(runs.c.began.desc()).limit(1)
+            sa.select(runs.c.job, runs.c.version, runs.c.identity)
+            .order_by(runs.c.began.desc())
+            .limit(1)
         ).first()
         if last is None:
             return
@@ -81,6 +91,9 @@ class RunRow:
                 f'run is of {job.version!r}: on_version_change="reuse" keeps what is '
                 f"completed; to redo it, SET {self._tables.spec.done} = NULL where it is to be"
             )
+        if last.version == job.version:
+            before = json.loads(last.identity).get("code")
+            self.edited = handlers.is_edited(before, self._code.get("code"))
 
     def _refuse_second(self, connection: sa.Connection) -> None:
         runs = self._tables.runs

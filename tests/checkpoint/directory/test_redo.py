@@ -28,7 +28,11 @@ from resumable_tasks import (
     resumable_task,
 )
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_manifest
+from resumable_tasks.checkpoint.directory.driver import (
+    DirectoryCheckpoint,
+    read_checkpoint,
+    read_manifest,
+)
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.directory.where import Where
 from resumable_tasks.checkpoint.store.urls import open_store
@@ -138,6 +142,7 @@ def test_a_run_that_sleeps_meanwhile_commits_nothing_any_more(place: Path) -> No
     sleeper = DirectoryCheckpoint.open(store, read_manifest(store))
     sleeper.close()  # its lock has gone; it does not know
     redo(place, keys=[3])
+    assert read_checkpoint(store)[1].epoch == sleeper.state.epoch + 1
     with pytest.raises(CheckpointHeld):
         sleeper.end("done", {})
     assert labels(job("new").run(ITEMS, checkpoint=place))[3] == "new"

@@ -96,3 +96,16 @@ def test_a_boolean_column_does_not_say_when(db: Db) -> None:
         redo(checkpoint, before="2026-11-23")
     assert redo(checkpoint, keys=[2]) == [2]
     assert job("new").run(checkpoint=checkpoint).completed == 1
+
+
+@pytest.mark.parametrize("form", ["columns", "shards"])
+def test_an_edited_handler_is_said_once(
+    db: Db, prepared: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    checkpoint = prepared(9, **{form: ["label"] if form == "columns" else tmp_path / "c"})
+    for say, said in (("old", 0), ("old", 0), ("new", 1), ("new", 0)):
+        caplog.clear()
+        job(say).run(checkpoint=checkpoint)
+        found = [text for text in caplog.messages if "code is not what it was" in text]
+        assert len(found) == said
+        assert all("redo" in text and "before" in text for text in found)
