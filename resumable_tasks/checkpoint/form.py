@@ -1,4 +1,4 @@
-"""The seam between a run and what remembers it, whatever form that has.
+"""The seam between a run and its checkpoint, whatever form the checkpoint has.
 
 ::
 
@@ -10,9 +10,9 @@
         checkpoint.end(…), checkpoint.close()
     place.reader() → Reader                   the rows of all runs, for others
 
-The engine, a run and its result know nothing else of a checkpoint. A form of your own needs these
-four; one class may be all of them. `resumable_tasks.testing.form_suite` holds each form to the
-contract.
+The engine, a run and its result know nothing else about a checkpoint. A form of your own needs
+these four; one class may be all of them. `resumable_tasks.testing.form_suite` holds each form to
+the contract.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The state that earlier runs have left. Counts are items.
+    """The state that earlier runs left behind. Counts are items.
 
     ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
     ``last`` the run that was at work before and when it was, both None if unknown. ``parked``
@@ -184,7 +184,7 @@ class Unit(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:  # noqa: B027 - most have nothing open
-        """Let go of what was not committed."""
+        """Release what was not committed."""
 
     @abstractmethod
     def add(self, outcome: Done) -> Done:
@@ -230,18 +230,18 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the checkpoint. Commits nothing; may be called more than once."""
+        """Release the checkpoint. Commits nothing; may be called more than once."""
 
     def left_alone(self) -> list[Failure]:
         """The items of earlier runs that this one has not tried: failed, or parked."""
         return []
 
     def parked(self) -> list[Failure]:
-        """The items whose results are kept and do not fit the table, each with its rows."""
+        """The items whose results are kept but do not fit the table, each with its rows."""
         return []
 
     def rows_of(self, outcome: Done) -> pa.Table | None:
-        """The rows of an outcome that is not committed yet, wherever a worker has put them."""
+        """The rows of an uncommitted outcome, wherever a worker has put them."""
         return outcome.table
 
     def estimate(self, items: int) -> Estimate:
@@ -289,14 +289,14 @@ class CommittedRows:
 
 
 class Reader(ABC):
-    """Reads what all runs have committed, also while runs are at work. Survives a pickle."""
+    """A reader of what all runs have committed, even while runs are at work. Can be pickled."""
 
     @abstractmethod
     def read(self, use: Callable[[CommittedRows], T]) -> T:
         """Call ``use`` with the rows of one moment.
 
-        Again from the start where what it reads has been replaced and swept meanwhile. Raises
-        `CheckpointDamaged` that names the file.
+        Calls it again from the start if what it reads was replaced and swept meanwhile. Raises
+        `CheckpointDamaged`, which names the file.
         """
 
     @abstractmethod
@@ -327,7 +327,7 @@ class Place(ABC):
 
     @abstractmethod
     def open(self, job: Job, opening: Opening) -> Checkpoint:
-        """Open for writing: recover, and fence whoever was at work before.
+        """Open for writing: recover, and fence every earlier run.
 
         Raises `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable` or
         `StoreError`; nothing of the checkpoint is changed then.
@@ -335,7 +335,7 @@ class Place(ABC):
 
     @abstractmethod
     def reader(self) -> Reader:
-        """Whoever reads the rows."""
+        """The reader of the rows."""
 
     def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
         """Make the chosen items missing, durable on return, or only say which; their keys."""
