@@ -18,6 +18,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+LINK_TO_FILE = "a symbolic link to a file"
 # Errors with which an open refuses what is no plain file: ELOOP for a link (EMLINK and EFTYPE on
 # some systems), EISDIR for a folder, ENXIO and ENODEV for pipes, sockets and devices.
 _NOT_PLAIN = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENODEV}

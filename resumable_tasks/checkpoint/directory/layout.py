@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+
+from resumable_tasks.base.files import LINK_TO_FILE
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.store import disk
@@ -15,6 +18,25 @@ def odd(store: Store) -> dict[str, str]:
     """The names in ``journal`` and ``shards`` of what is no plain file, and what is wrong."""
     found = {**disk.odd(store, JOURNAL), **disk.odd(store, SHARDS)}
     return {name: f"it is {what}, not a plain file" for name, what in found.items()}
+
+
+def refuse_links(store: Store) -> None:
+    """Raises `CheckpointDamaged` where links lead to files that may be those of the checkpoint.
+
+    To move them aside would be to give up what is there, and to follow them, to trust whoever has
+    made them. A person knows.
+    """
+    found = {**disk.odd(store, JOURNAL), **disk.odd(store, SHARDS)}
+    links = tuple(name for name, what in found.items() if what == LINK_TO_FILE)
+    if links:
+        more = f", and {len(links) - 1:,} more are" if len(links) > 1 else ""
+        raise CheckpointDamaged(
+            f"it is {LINK_TO_FILE}{more}; what they lead to may be whole, so nothing was changed",
+            files=links,
+            place=store.url,
+            remedy=f"Make a checkpoint of the files themselves (`cp -RL {shlex.quote(store.url)} "
+            "COPY`), or remove links that lead elsewhere; then repair that",
+        )
 
 
 def is_headless(store: Store) -> bool:

@@ -76,7 +76,7 @@ def repair(store: Store) -> Report:
 
     Raises `CheckpointHeld` while a run is at work, `UsageError` if there is no checkpoint, and
     `CheckpointDamaged` if ``job.json`` itself is damaged and the first record does not tell what
-    it held.
+    it held, or if there are links to files, which only a person can tell from the files themselves.
     """
     if not disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
         raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}")
@@ -90,6 +90,7 @@ def repair(store: Store) -> Report:
                 raise manifest.damaged(store, "it is damaged, and nothing else tells what it held")
             if not report.damages:
                 return report
+            layout.refuse_links(store)
             mending = Mending(store, found, run)
             try:
                 mending.fence()

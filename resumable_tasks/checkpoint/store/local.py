@@ -26,7 +26,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.base.files import NotPlain, TooLarge, kind_of, open_plain, read_plain
+from resumable_tasks.base.files import (
+    LINK_TO_FILE,
+    NotPlain,
+    TooLarge,
+    kind_of,
+    open_plain,
+    read_plain,
+)
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.disk import Disk
 from resumable_tasks.errors import (
@@ -181,8 +188,18 @@ class LocalStore(Store, Disk):
         return {name: there.st_size for name, there in self._all(folder) if _plain(there)}
 
     def odd(self, folder: str) -> dict[str, str]:
-        kinds = ((name, kind_of(there.st_mode)) for name, there in self._all(folder))
-        return {name: kind for name, kind in kinds if kind is not None}
+        found: dict[str, str] = {}
+        for name, there in self._all(folder):
+            if (kind := kind_of(there.st_mode)) is not None:
+                found[name] = LINK_TO_FILE if self._leads_to_file(name) else kind
+        return found
+
+    def _leads_to_file(self, name: str) -> bool:
+        try:
+            with self._in(name) as (folder, base):
+                return _plain(os.stat(base, dir_fd=folder))
+        except OSError:
+            return False
 
     def _all(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         """Every name in a folder but for those of unfinished writes, and what it stands for."""
