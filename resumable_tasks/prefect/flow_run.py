@@ -25,6 +25,7 @@ from resumable_tasks.errors import (
 )
 from resumable_tasks.items.sources import Handed, accompany
 from resumable_tasks.prefect import remote, threads
+from resumable_tasks.prefect.cancels import CancelWatch
 from resumable_tasks.prefect.limits import GlobalLimit
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.telemetry import Telemetry
@@ -46,6 +47,7 @@ class FlowRun:
         self._context = context
         self.id = str(context.flow_run.id)
         self.in_task_run = TaskRunContext.get() is not None
+        self._cancels: CancelWatch | None = None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -107,7 +109,9 @@ class FlowRun:
         at SIGTERM, at a time-out, when it is suspended. See `sources.accompany`.
         (The handler of SIGTERM must stay Prefect's own: else it takes a cancel for a crash.)
         """
-        result, failure, signal = accompany(work, items, request_stop, self.raise_if_suspended)
+        self._cancels = CancelWatch(self.id, request_stop)
+        with self._cancels:
+            result, failure, signal = accompany(work, items, request_stop, self.raise_if_suspended)
         if signal is not None:
             raise signal from failure
         if failure is not None:
@@ -121,14 +125,16 @@ class FlowRun:
 
         Raises ``CancelledError`` as whoever waits would, and ``Pause`` once all is committed.
         """
-        while not work.done():
-            await asyncio.wait([work], timeout=_POLL_SECONDS)
-            try:
-                self.raise_if_suspended()
-            except BaseException as pause:
-                request_stop(type(pause).__name__, False)
-                await asyncio.wait([work])
-                raise pause from work.result()[1]
+        self._cancels = CancelWatch(self.id, request_stop)
+        with self._cancels:
+            while not work.done():
+                await asyncio.wait([work], timeout=_POLL_SECONDS)
+                try:
+                    self.raise_if_suspended()
+                except BaseException as pause:
+                    request_stop(type(pause).__name__, False)
+                    await asyncio.wait([work])
+                    raise pause from work.result()[1]
 
     @contextmanager
     def logging(self) -> Iterator[None]:
@@ -149,11 +155,15 @@ class FlowRun:
         """The error as Prefect is to see it.
 
         A run that has ended by itself before its items has failed, where an `Interrupted` would
-        be taken for a crash, which is rerun at once.
+        be taken for a crash, which is rerun at once. One that was cancelled is Cancelled.
         Of two executions of one flow run, under one id, the one that does not hold the checkpoint
         must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
         changes no state. Prefect logs nothing of why, so that it is logged here.
         """
+        if isinstance(error, Interrupted) and self._cancels is not None and self._cancels.cancelled:
+            log.warning("%s", error)
+            self._cancels.confirm()
+            return Abort("this flow run was cancelled")
         if isinstance(error, Interrupted) and error.by_itself:
             return Unfinished(str(error), result=error.result, exit_code=error.exit_code)
         if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:

@@ -1,0 +1,57 @@
+"""Cancels in Prefect of a flow run that a script has started, of which nobody tells the script."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelled
+
+from resumable_tasks.base import log
+
+EVERY_SECONDS = 10.0
+
+
+class CancelWatch:
+    """While entered, asks the API now and then whether the flow run is to be cancelled.
+
+    Only where neither a worker nor ``serve`` has started the flow run: those send signals.
+    """
+
+    def __init__(self, flow_run: str, request_stop: Callable[[str, bool], None]) -> None:
+        self._flow_run = UUID(flow_run)
+        self._request_stop = request_stop
+        self._over = threading.Event()
+        self.cancelled = False
+
+    def __enter__(self) -> CancelWatch:
+        if "PREFECT__FLOW_RUN_ID" not in os.environ:
+            threading.Thread(target=self._look, name="resumable-cancels", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        while not self._over.wait(EVERY_SECONDS):
+            try:
+                # A client for each look: an API that is away, or comes back elsewhere, is no end.
+                with get_client(sync_client=True) as client:
+                    state = client.read_flow_run(self._flow_run).state
+            except Exception:  # noqa: BLE001, S112 - a run goes on without its API
+                continue
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                self.cancelled = True
+                self._request_stop("a cancel in Prefect", False)
+                return
+
+    def confirm(self) -> None:
+        """Tell Prefect that the flow run has ended as it was asked to."""
+        try:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._flow_run, Cancelled(), force=True)
+        except Exception as error:  # noqa: BLE001 - the run has ended all the same
+            log.warning("Prefect could not be told that this flow run is cancelled: %r", error)
