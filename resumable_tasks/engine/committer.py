@@ -22,7 +22,7 @@ from resumable_tasks.engine.failing import Decision, FailureHandling
 from resumable_tasks.engine.flight import Flight, Stop
 from resumable_tasks.engine.refused import Refused
 from resumable_tasks.engine.window import Window
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import join
 from resumable_tasks.runners import failures
@@ -321,7 +321,13 @@ class Committer:
             waiting = left
         for outcome in waiting:
             log.warning("batch %d: another writer keeps its rows; parked", outcome.batch.number)
-            self._settle_together([outcome], add=self._refused.park)
+            try:
+                self._settle_together([outcome], add=self._refused.park)
+            except GaveWay as other:
+                raise StoreError(
+                    f"{self._checkpoint.url}: {other}, and keeps it. What was committed before "
+                    "stands. Let that writer end, and run the same command again"
+                ) from other
 
     def _settle_together(
         self,

@@ -190,8 +190,9 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
         )
     if result.parked:
         parts.append(
-            "Parked items are not handled again. Give schema= or json_columns= that they fit, and "
-            "run the same command again: they are taken over without a call"
+            "Parked items are not handled again. Let the table take them (by schema= or "
+            "json_columns=; in a database by its columns and constraints), and run the same "
+            "command again: they are taken over without a call"
         )
     return "\n".join(parts)
 

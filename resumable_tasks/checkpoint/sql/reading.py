@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import Key, KeyScheme
 
@@ -89,7 +90,25 @@ def read_results(spec: TableSpec) -> pa.Table:
     finally:
         database.close()
     each: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
-    return pa.table(each or [[] for _ in names], names=names)
+    each = each or [[] for _ in names]
+    return pa.table([_column(*named) for named in zip(names, each, strict=True)], names=names)
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    """A column of Arrow. Raises `BadResult` where SQLite, which has no types, has several in it."""
+    import pyarrow as pa
+
+    moments = [value for value in values if isinstance(value, datetime)]
+    if len({moment.tzinfo is None for moment in moments}) > 1:
+        why = "some of its moments have an offset, and some have none"
+    else:
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            why = str(error)
+    raise BadResult(
+        f"column {name!r} cannot be read as one of Arrow: {why}. Read it from the database"
+    )
 
 
 def read_keys(spec: TableSpec) -> Iterator[Key]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from resumable_tasks import Budget, JobFailed, SqlCheckpoint, resumable_task
+from resumable_tasks import BadResult, Budget, JobFailed, SqlCheckpoint, resumable_task
 from tests.checkpoint.sql.conftest import Db
 
 Rows = list[dict[str, Any]]
@@ -108,6 +108,24 @@ def test_values_do_not_colour_each_other_in_sqlite(
     db = Db(f"sqlite:///{tmp_path / 'test.db'}")
     found = stored(db, place, kind, values, batch_size, "v")
     assert found == wanted
+
+
+def test_a_column_of_sqlite_with_two_kinds_of_moments_is_read_as_none_of_both(
+    tmp_path: Path,
+) -> None:
+    db = Db(f"sqlite:///{tmp_path / 'test.db'}")
+    db.make(2, columns="v TIMESTAMP")
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["v"])
+    db.prepare(checkpoint)
+    moments = {1: NAIVE, 2: EAST}
+    task = resumable_task(
+        lambda rows: [{"id": r["id"], "v": moments[r["id"]]} for r in rows], name="job"
+    )
+    run = task.run(checkpoint=checkpoint)
+    with pytest.raises(BadResult, match="'v' cannot be read"):
+        run.table()
+    db.do("DELETE FROM lessons WHERE id = 1")
+    assert run.table().column("v").to_pylist() == [EAST]
 
 
 class Colour(enum.Enum):

@@ -26,8 +26,8 @@ def url(postgres_url: str) -> str:
 
 
 def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
-    """Row 1000 + n has the result of row n, and a column is unique: one of the two is stored."""
-    db.make(2_000)
+    """Two rows each have one result, and its column is unique: one of the two is stored."""
+    db.make(600)
     db.do("CREATE TABLE labels (id INTEGER, code INTEGER UNIQUE)")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="labels")
     db.prepare(checkpoint)
@@ -38,7 +38,7 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     def code(rows: Rows) -> Rows:
         handled.update(row["id"] for row in rows)
         # Each driver meets the values of the other's in the other order.
-        return [{"id": r["id"], "code": min(r["id"], 2_001 - r["id"])} for r in rows]
+        return [{"id": r["id"], "code": min(r["id"], 601 - r["id"])} for r in rows]
 
     task = resumable_task(code, batch_size=20, concurrency=4, failing=Failing(pause_after=None))
 
@@ -54,10 +54,10 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     for thread in threads:
         thread.join(240)
         assert not thread.is_alive()
-    assert db.one("SELECT count(*) FROM labels") == 1_000
-    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 1_000
-    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 1_000 == sum(parked)
-    assert len(handled) == 2_000
+    assert db.one("SELECT count(*) FROM labels") == 300
+    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 300
+    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 300 == sum(parked)
+    assert len(handled) == 600
     assert set(handled.values()) == {1}
 
 
@@ -66,7 +66,7 @@ class Others:
 
     def __init__(self, db: Db, checkpoint: SqlCheckpoint) -> None:
         self.handled: Counter[int] = Counter()
-        self.let_go = threading.Event()
+        self._gates = {first: threading.Event() for first in (1, 11, 21)}
         self._db, self._checkpoint = db, checkpoint
         self.result: Any = None
         self._thread = threading.Thread(target=self._drive, daemon=True)
@@ -79,12 +79,18 @@ class Others:
 
     def _label(self, rows: Rows) -> Rows:
         self.handled.update(row["id"] for row in rows)
-        self.let_go.wait(60)
+        self._gates[rows[0]["id"]].wait(60)
         return [{"id": row["id"], "label": "x"} for row in rows]
 
     def start(self) -> None:
         self._thread.start()
         until("all are handled", lambda: len(self.handled) == 30)
+
+    def come_back(self, *firsts: int) -> None:
+        """The batches that begin with these rows come back, one after the other."""
+        for first in firsts:
+            self._gates[first].set()
+            time.sleep(0.3)
 
     def done(self) -> int:
         count: int = self._db.one(
@@ -100,8 +106,7 @@ class Others:
 
 
 @pytest.fixture
-def others(db: Db, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Others:
-    monkeypatch.setattr(runs, "LOCK_SECONDS", 1)
+def others(db: Db, prepared: Prepared) -> Others:
     return Others(db, prepared(30))
 
 
@@ -112,8 +117,10 @@ def test_a_session_that_takes_two_rows_in_the_other_order_goes_on(db: Db, others
         # The first batch waits, so that the other two are committed in one transaction.
         first.exec_driver_sql("SELECT id FROM lessons WHERE id = 5 FOR UPDATE")
         session.exec_driver_sql("UPDATE lessons SET text = 'new' WHERE id = 25")
-        others.let_go.set()
-        time.sleep(0.5)
+        others.come_back(1)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        until("the first batch waits", lambda: db.one(waiting))
+        others.come_back(11, 21)
         first.rollback()
         until("the first batch is committed", lambda: others.done() >= 10)
         session.exec_driver_sql("UPDATE lessons SET text = 'new' WHERE id IN (3, 15)")
@@ -122,11 +129,14 @@ def test_a_session_that_takes_two_rows_in_the_other_order_goes_on(db: Db, others
     assert (others.done(), db.one("SELECT count(*) FROM lessons WHERE text = 'new'")) == (30, 3)
 
 
-def test_a_row_that_is_locked_for_long_holds_up_nothing_else(db: Db, others: Others) -> None:
+def test_a_row_that_is_locked_for_long_holds_up_nothing_else(
+    db: Db, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 1)
     with db.engine.connect() as session:
         others.start()
         session.exec_driver_sql("SELECT id FROM lessons WHERE id = 5 FOR UPDATE")
-        others.let_go.set()
+        others.come_back(1, 11, 21)
         until("the other batches are committed", lambda: others.done() == 20)
         result = others.end()  # while the session goes on
     assert (result.completed, result.parked, result.failed) == (20, 10, 0)
