@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from resumable_tasks.items.batch import Rows
@@ -48,8 +49,12 @@ def own(items: list[Any]) -> list[Any]:
 
     Other objects, such as clients and rows of a database's session, are not copied.
     """
+    if set(map(type, items)) == {dict} and _ATOMS.issuperset(
+        map(type, chain.from_iterable(map(dict.values, items)))
+    ):
+        return list(map(dict.copy, items))
     known: dict[int, Any] = {}
-    return [item if type(item) in _ATOMS else _own(item, known) for item in items]
+    return [_own(item, known) for item in items]
 
 
 def _own(value: Any, known: dict[int, Any]) -> Any:
@@ -65,7 +70,7 @@ def _own(value: Any, known: dict[int, Any]) -> Any:
                 found[name] = _own(each, known)
         return found
     if kind is list:
-        if set(map(type, value)) <= _ATOMS:
+        if _ATOMS.issuperset(map(type, value)):
             return value.copy()
         found = known[id(value)] = []
         found.extend(_own(each, known) for each in value)

@@ -164,7 +164,8 @@ class Call:
             failed = failures.records(batch, matched.failed, self.number)
             missing = {key for key, error in matched.failed if isinstance(error, MissingResult)}
             left_out = tuple(at for at, key in enumerate(batch.keys) if key in missing)
-        failed += failures.parked(batch, matched.parked, self.number)
+        if matched.parked:
+            failed += failures.parked(batch, matched.parked, self.number)
         table = matched.table
         cost = 0.0
         if work.cost is not None:

@@ -26,6 +26,7 @@ from uuid import UUID
 
 MOST_DEEP = 200
 _AS_THEY_ARE = frozenset({type(None), bool, int, float, str, bytes, Decimal, UUID, date, time})
+_TEXT = frozenset({str})
 _LEAVES = _AS_THEY_ARE | {datetime, timedelta}
 _TEXTS = (
     *(PurePath, IPv4Address, IPv6Address),
@@ -40,10 +41,12 @@ def plain(value: Any, depth: int = 0) -> Any:
     if kind in _LEAVES or depth > MOST_DEEP:
         return value
     if kind is list or kind is tuple:
-        if set(map(type, value)) <= _LEAVES:
+        if _LEAVES.issuperset(map(type, value)):
             return value if kind is list else list(value)
         return [plain(each, depth + 1) for each in value]
     if kind is dict:
+        if _LEAVES.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value)):
+            return value
         return {_name(name): plain(each, depth + 1) for name, each in value.items()}
     fields = fields_of(value)
     if fields is not None:

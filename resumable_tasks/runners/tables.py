@@ -123,6 +123,8 @@ def column(name: str, values: list[Any]) -> tuple[pa.Array | None, Odd]:
     for alias in _QUICK.get(next(iter(kinds)), ()) if len(kinds) == 1 else ():
         with contextlib.suppress(OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
             return pa.array(values, pa.type_for_alias(alias)), {}
+    if (found := _together(values)) is not None:
+        return found
     values = _without_nan(list(map(plain, values)))
     return _together(values) or _apart(name, values)
 

@@ -65,10 +65,12 @@ def why_no_place(value: Any, depth: int = 0) -> str | None:
 def _type_of(values: Sequence[Any], depth: int) -> pa.DataType:
     if depth > _MOST_DEEP:
         raise NoType
-    kinds = dict.fromkeys(map(type, values))
-    kinds.pop(type(None), None)
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and type(None) not in kinds:
+        return _typed(kinds.pop(), values, depth)
+    kinds.discard(type(None))
     if len(kinds) == 1:
-        return _typed(next(iter(kinds)), [each for each in values if each is not None], depth)
+        return _typed(kinds.pop(), [each for each in values if each is not None], depth)
     numbers = [value for value in values if type(value) is int] if float in kinds else ()
     if any(float(value) != value for value in numbers):
         raise NoType
@@ -77,7 +79,7 @@ def _type_of(values: Sequence[Any], depth: int) -> pa.DataType:
     return reduce(_joined, found, pa.null())
 
 
-def _typed(kind: type, values: list[Any], depth: int) -> pa.DataType:
+def _typed(kind: type, values: Sequence[Any], depth: int) -> pa.DataType:
     if kind is list:
         return pa.list_(_type_of(list(chain.from_iterable(values)), depth + 1))
     if kind is dict:
@@ -96,7 +98,7 @@ def _typed(kind: type, values: list[Any], depth: int) -> pa.DataType:
     raise NoPlace(f"of the class {kind.__module__}.{kind.__qualname__}, which no column holds")
 
 
-def _text(values: list[str]) -> pa.DataType:
+def _text(values: Sequence[str]) -> pa.DataType:
     if not all(map(_is_text, values)):
         raise NoPlace("text with a lone surrogate, which is not Unicode and has no UTF-8")
     return pa.string()
@@ -112,7 +114,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _integer(values: list[int]) -> pa.DataType:
+def _integer(values: Sequence[int]) -> pa.DataType:
     least, most = min(values), max(values)
     if least < -_INT64 or most >= _UINT64:
         raise NoPlace("an integer of more than 64 bits")
@@ -123,7 +125,7 @@ def _integer(values: list[int]) -> pa.DataType:
     return pa.uint64()
 
 
-def _decimal(values: list[Decimal]) -> pa.DataType:
+def _decimal(values: Sequence[Decimal]) -> pa.DataType:
     if not all(value.is_finite() for value in values):
         raise NoPlace("a decimal that is no number (NaN or infinite)")
     whole = scale = 0
@@ -150,7 +152,7 @@ def _decimal_type(whole: int, scale: int) -> pa.DataType | None:
     return pa.decimal128(digits, scale) if digits <= _DIGITS else pa.decimal256(digits, scale)
 
 
-def _datetime(values: list[datetime]) -> pa.DataType:
+def _datetime(values: Sequence[datetime]) -> pa.DataType:
     aware = [value for value in values if value.utcoffset() is not None]
     try:
         for value in aware:
@@ -162,13 +164,13 @@ def _datetime(values: list[datetime]) -> pa.DataType:
     return pa.timestamp("us", "UTC" if aware else None)
 
 
-def _time(values: list[time]) -> pa.DataType:
+def _time(values: Sequence[time]) -> pa.DataType:
     if any(value.tzinfo is not None for value in values):
         raise NoPlace("a time of day with an offset, for which there is no type")
     return pa.time64("us")
 
 
-def _timedelta(values: list[timedelta]) -> pa.DataType:
+def _timedelta(values: Sequence[timedelta]) -> pa.DataType:
     if any(abs(value) >= _LONGEST for value in values):
         raise NoPlace("a timedelta of more than 292,000 years")
     return pa.duration("us")
@@ -176,7 +178,7 @@ def _timedelta(values: list[timedelta]) -> pa.DataType:
 
 _LONGEST = timedelta(microseconds=_INT64 - 1)
 
-_OF_KIND: dict[type, Callable[[list[Any]], pa.DataType]] = {
+_OF_KIND: dict[type, Callable[[Sequence[Any]], pa.DataType]] = {
     bool: lambda _: pa.bool_(),
     int: _integer,
     float: lambda _: pa.float64(),
