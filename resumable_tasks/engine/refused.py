@@ -14,7 +14,9 @@ from resumable_tasks.errors import ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.outcome import Done, Parked, Times
+from resumable_tasks.runners.encoding import decode
+from resumable_tasks.runners.match import match
+from resumable_tasks.runners.outcome import Done, Failure, Parked, Times
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,11 +41,41 @@ class Refused:
         self.hopeless: str | None = None
 
     def add(self, unit: Unit, outcome: Done) -> list[Done]:
-        """Add the outcome, or parts of it; these as they will be committed."""
-        found, refused = add_what_fits(unit, self._checkpoint, self._scheme, outcome)
+        """Add the outcome, or parts of it; these as they will be committed.
+
+        What has been set apart from the other rows of its batch may fit the checkpoint all the
+        same, and better than those.
+        """
+        apart = tuple(failure for failure in outcome.failures if failure.parked)
+        others = tuple(failure for failure in outcome.failures if not failure.parked)
+        bare = replace(outcome, failures=others) if apart else outcome
+        found, refused = add_what_fits(unit, self._checkpoint, self._scheme, bare)
         found += [unit.add(self._parked(each, error)) for each, error in refused]
+        if apart:
+            found += self._add_apart(unit, outcome, apart)
         self._count(found)
         return found
+
+    def _add_apart(self, unit: Unit, outcome: Done, apart: tuple[Failure, ...]) -> list[Done]:
+        """Add the rows of items that are to be parked, as far as they fit; park the others."""
+        places = {key: at for at, key in enumerate(outcome.batch.keys)}
+        indexes = [places[failure.key] for failure in apart]
+        batch = outcome.batch.choose(indexes, outcome.batch.number, outcome.batch.part_of)
+        rows = [decode(row) for failure in apart for row in failure.rows or ()]
+        matched = match(rows, batch, self._scheme, "many", self._checkpoint.columns)
+        found: list[Done] = []
+        if matched.table is not None:
+            done = Done(
+                batch,
+                matched.done,
+                matched.completed,
+                matched.table,
+                schema=matched.table.schema,
+            )
+            found, _ = add_what_fits(unit, self._checkpoint, self._scheme, done)
+        stored = {key for done in found for key in keys.parse_lines(done.done)}
+        left = tuple(failure for failure in apart if failure.key not in stored)
+        return [*found, unit.add(Done(outcome.batch, failures=left))] if left else found
 
     def park(self, unit: Unit, outcome: Done) -> list[Done]:
         """Add the outcome with its rows parked, since another writer does not let go of them."""

@@ -94,7 +94,7 @@ class Batch:
         keys, found = self.keys[start:stop], self.fingerprints[start:stop]
         return Batch(number, keys, b"\n".join(lines), items, part_of, self.suspects, found)
 
-    def choose(self, indexes: Sequence[int], number: int, part_of: Part) -> Batch:
+    def choose(self, indexes: Sequence[int], number: int, part_of: Part | None) -> Batch:
         """Some of its items, by their indexes, as a batch of their own."""
         lines = self.lines.split(b"\n")
         items = _chosen(self.items, indexes)

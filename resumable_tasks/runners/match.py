@@ -196,7 +196,7 @@ def _match_rows(
     real = [row for row in rows if row is not None] if failed else rows
     present = _keys_of_rows(real, columns, scheme.composite)
     if present is not None:
-        return _Found(real, present)
+        return _Found(real, _of_tuples(present, batch, scheme))
     _check_names(dict.fromkeys(name for row in real for name in row), columns)
     if len(rows) != len(batch) or (results == "many" and rows):
         raise _wrong_shape(
@@ -272,6 +272,14 @@ def _in_order(batch: Batch, given: Given | None) -> list[Key]:
             "list"
         )
     return [batch.keys[at] for at in order]
+
+
+def _of_tuples(present: list[Any], batch: Batch, scheme: KeyScheme) -> list[Any]:
+    """The keys of rows, where tuples stand as text in their single column: as they are stored."""
+    if scheme.composite or tuple not in set(map(type, batch.keys)):
+        return present
+    texts = {scheme.values(key)[0]: key for key in batch.keys}
+    return [texts.get(key, key) if type(key) is str else key for key in present]
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:

@@ -141,3 +141,26 @@ def test_where_no_type_prevails_one_half_of_the_rows_is_kept_and_none_is_handled
     task = resumable_task(job, key="id", batch_size=4, tolerated_failures=1.0)
     run = task.run([{"id": n} for n in range(8)], checkpoint=tmp_path / "checkpoint")
     assert (run.completed, run.parked, set(handled.values())) == (4, 4, {1})
+
+
+@pytest.mark.parametrize("key", ["id", lambda item: ("page", item["id"])], ids=["field", "tuple"])
+def test_rows_fit_the_checkpoint_or_do_not_whatever_most_of_their_batch_are(
+    tmp_path: Path, key: Any
+) -> None:
+    """Else a batch of mostly text would take its numbers with it."""
+    first_of(tmp_path / "c", key)
+    values = {n: "text" if n % 10 < 6 else n for n in range(10, 50)}
+    task = resumable_task(
+        lambda items: [{"id": i["id"], "value": values[i["id"]]} for i in items],
+        name="job",
+        key=key,
+        batch_size=10,
+        tolerated_failures=1.0,
+    )
+    run = task.run([{"id": n} for n in values], checkpoint=tmp_path / "c")
+    assert (run.completed, run.parked) == (16, 24)
+    assert {"text"} == {each.rows[0]["value"] for each in run.parked_items if each.rows}
+    task = task.with_options(json_columns=["value"])
+    run = task.run([{"id": n} for n in values], checkpoint=tmp_path / "c")
+    assert (run.skipped, run.completed, run.parked) == (40, 0, 0)
+    assert not verify(open_store(str(tmp_path / "c"))).damages
