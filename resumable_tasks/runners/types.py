@@ -1,6 +1,6 @@
 """Types of columns: which one holds these values, and which one holds what two of them hold.
 
-A type is taken only if each value comes back from it as it was; see docs/design/0018-values.md.
+A type is taken only if each value comes back from it as it was; see docs/design/0020-values.md.
 Structures without a common form are JSON; all else without a common type has none.
 """
 
