@@ -99,6 +99,7 @@ class Directory(Place):
         return DirectoryReader(self.store())
 
     def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
+
         from resumable_tasks.checkpoint.directory.redo import redo
 
         return redo(self.store(), choice, dry_run=dry_run)
