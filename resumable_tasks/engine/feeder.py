@@ -11,7 +11,7 @@ from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.flight import Flight, Stop
 from resumable_tasks.engine.window import Window
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.plan import Planner, Waiting
+from resumable_tasks.items.plan import Planner, Waiting, made_ahead
 from resumable_tasks.runners.base import Runner
 
 POLL_SECONDS = 0.05
@@ -47,7 +47,11 @@ class Feeder:
 
     def feed(self, items: Iterable[Any]) -> bool:
         """Submit the batches of these items; whether that was all of them."""
-        for batch in self._planner.batches(items):
+        batches: Iterable[Batch | Waiting] = self._planner.batches(items)
+        if made_ahead(items):
+            batches = list(batches)
+            self._planner.check_bad()
+        for batch in batches:
             # What is held must not wait for the next item.
             self._flight.at_end = isinstance(batch, Waiting)
             if isinstance(batch, Waiting):

@@ -16,7 +16,7 @@ from collections.abc import (
     Set,
 )
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OnDuplicate = Literal["error", "skip"]
+OnBadItem = Literal["error", "fail"]
 BatchFormat = Literal["auto", "rows", "arrow"]
+
+
+# So many items on end without one usable key have a wrong key= .
+_MOST_BAD = 100
+_MOST_AHEAD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class Planning:
     on_duplicate: OnDuplicate = "error"
     changes: Changes | None = None
     linger: float | None = None
+    on_bad_item: OnBadItem | None = "error"
 
     @property
     def scheme(self) -> KeyScheme:
@@ -114,7 +121,8 @@ class Planner:
     ``adopted`` are the completed keys whose items had no fingerprint and have one now, and those
     that had failed since (``failed``) and are not to be handled again any more.
     Items that failed by themselves before come in batches of their own, the others in their order.
-    ``changed`` counts the completed items whose fingerprint is another than it was.
+    ``changed`` counts the completed items whose fingerprint is another than it was. ``bad`` are
+    the items that are not handled and fail, because of their keys, by their positions.
     """
 
     def __init__(
@@ -125,7 +133,6 @@ class Planner:
         failed: Mapping[bytes, FailedBefore] | None = None,
     ) -> None:
         self._planning = planning
-        self._scheme = planning.scheme
         self._done = done
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
@@ -136,6 +143,7 @@ class Planner:
         self.skipped = 0
         self.duplicates = 0
         self.changed = 0
+        self.bad: list[tuple[int, InvalidItems]] = []
         # Whether the items were left before their end because the run stops.
         self.cut_short = False
         self._numbers = count()
@@ -144,6 +152,10 @@ class Planner:
     def look_with(self, look: Look) -> None:
         """Have the first items looked at before any is planned."""
         self._looks.append(look)
+
+    @cached_property
+    def _scheme(self) -> KeyScheme:
+        return self._planning.scheme
 
     def next_number(self) -> int:
         """The number of one more batch of this run. Safe in any thread."""
@@ -221,12 +233,38 @@ class Planner:
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
         """Choose the items to handle from these consecutive ones; counts them all."""
+        try:
+            return self._chosen_of(items, extract)
+        except InvalidKey:
+            if self._planning.on_bad_item == "error":
+                raise
+        each = [self._chosen_one(items[at : at + 1], extract) for at in range(len(items))]
+        return Chunk.joined([chunk for chunk in each if len(chunk)] or each[:1])
+
+    def _chosen_one(self, item: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
+        """`_chosen` for one item, which fails if it has no usable key."""
+        try:
+            return self._chosen_of(item, extract)
+        except InvalidKey as error:
+            self.bad.append((self.total, error))
+            self.total += 1
+            if self.total == len(self.bad) == _MOST_BAD:
+                raise self.bad[0][1] from None  # key= is at fault, and not the items
+            return Chunk([], [], (), item[:0])
+
+    def _chosen_of(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
         found, lines = self._keyed(items, extract)
         if self._looks:
             self._look(lines)
         fingerprinter = self._planning.fingerprinter
         taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
         return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
+
+    def check_bad(self) -> None:
+        """Raise `InvalidKey` if half of the items or more have no usable key: it is key= then."""
+        unusable = [error for _, error in self.bad if isinstance(error, InvalidKey)]
+        if unusable and 2 * len(unusable) >= self.total:
+            raise unusable[0]
 
     def _suspected(self) -> Suspected | None:
         """The test for items that failed by themselves before; None if none did."""
@@ -239,6 +277,8 @@ class Planner:
         self, chunk: Any, extract: Callable[[Any], list[Any]]
     ) -> tuple[list[Key], list[bytes]]:
         """The keys of consecutive items, and their canonical forms."""
+        if self._planning.on_bad_item == "fail":
+            extract = _contained(extract)
         try:
             return keys.canonical_all(extract(chunk))
         except InvalidKey:
@@ -293,14 +333,20 @@ class Planner:
         each: list[int] = []
         for at, line in enumerate(lines):
             if not self.seen.add(line, first + at):
-                if self._planning.on_duplicate == "error":
-                    raise self._duplicate(line, first + at)
-                self.duplicates += 1
+                self._take_duplicate(line, first + at)
             elif self._wanted(line, taken[at] if taken else None, first + at):
                 each.append(at)
             else:
                 self.skipped += 1
         return self._without_set_aside(lines, each) if self._set_aside else each
+
+    def _take_duplicate(self, line: bytes, position: int) -> None:
+        if self._planning.on_duplicate == "skip":
+            self.duplicates += 1
+        elif self._planning.on_bad_item == "fail":
+            self.bad.append((position, self._duplicate(line, position)))
+        else:
+            raise self._duplicate(line, position)
 
     def _without_set_aside(self, lines: list[bytes], chosen: Sequence[int]) -> Sequence[int]:
         """Failed items that are not to be tried again are left out, and remembered."""
@@ -378,6 +424,28 @@ class Planner:
                     f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}'
                 ) from error
         return items
+
+
+def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+    """The same; what it raises is that an item has no usable key."""
+
+    def contained(items: Any) -> list[Any]:
+        try:
+            return extract(items)
+        except InvalidKey:
+            raise
+        except Exception as error:
+            raise InvalidKey(f"key= raised {type(error).__name__}: {error}") from error
+
+    return contained
+
+
+def made_ahead(items: Any) -> bool:
+    """True for a list or a table, all of which is planned before the first call: an error in it
+    costs nothing then. Not for millions of items, whose batches would take too much memory.
+    """
+    table = hasattr(items, "__len__") and hasattr(items, "__arrow_c_stream__")
+    return (table or isinstance(items, (list, tuple))) and len(items) <= _MOST_AHEAD
 
 
 def is_read_by_iteration(items: Any) -> bool:

@@ -38,6 +38,15 @@ def records(
     return tuple(found)
 
 
+def of_bad_items(bad: Iterable[tuple[int, BaseException]]) -> list[Failure]:
+    """A record for each item that has no key to be recorded under: these are in no journal."""
+    time = now()
+    return [
+        Failure(f"item {position}", *_describe(error)[:2], 0, "", time, position=position)
+        for position, error in bad
+    ]
+
+
 def whole_batch(batch: Batch, error: BaseException, attempts: int) -> tuple[Failure, ...]:
     """A record for each item of a batch whose handler raised."""
     return records(batch, ((key, error) for key in batch.keys), attempts)

@@ -56,6 +56,9 @@ class Failure:
     ``rows`` is set where the item has not failed but is *parked*: what the handler returned for it
     does not fit the table. They are all rows of the item, whole, in the encoding of
     `resumable_tasks.runners.encoding`.
+
+    ``position`` is set where the item has no usable key, or one that another item has: its place
+    among the items, from 0, by which ``key`` names it.
     """
 
     key: Key
@@ -68,6 +71,7 @@ class Failure:
     item: Any = None
     error_of: Literal["item", "batch"] = "item"
     rows: tuple[Any, ...] | None = None
+    position: int | None = None
 
     @property
     def parked(self) -> bool:

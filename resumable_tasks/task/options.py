@@ -16,7 +16,7 @@ from resumable_tasks.runners.limits import Adaptive, parse_rates
 from resumable_tasks.runners.retries import Retry
 
 if TYPE_CHECKING:
-    from resumable_tasks.items.plan import BatchFormat, OnDuplicate
+    from resumable_tasks.items.plan import BatchFormat, OnBadItem, OnDuplicate
     from resumable_tasks.runners.columns import Columns
     from resumable_tasks.runners.outcome import Cost, ResultsMode
 
@@ -80,6 +80,11 @@ class JobOptions:
         linger: seconds after which a batch is handled though it is not full, where the items come
             from a generator or an async iterable: a queue, a paginated API. By default a batch
             waits until it is full, or the items end.
+        on_bad_item: an item without a usable key, or with the key of one before it, ``"fail"``:
+            it stands in the failures, with its position, and the others are handled; or it is an
+            ``"error"`` that ends the run. By default one without a usable key fails, and the same
+            key twice is an error. A list or a table is looked through before the first call, so
+            that an error costs nothing; so it is if half of its items have no usable key.
     """
 
     name: str = ""
@@ -105,6 +110,7 @@ class JobOptions:
     budget: Budget = Budget()
     changes: Changes | None = None
     linger: float | None = None
+    on_bad_item: OnBadItem | None = None
 
     def __post_init__(self) -> None:
         checks.job_name(self.name)
@@ -113,6 +119,7 @@ class JobOptions:
         checks.choice("runner", self.runner, ("auto", "local", "processes", "prefect"))
         checks.choice("batch_format", self.batch_format, ("auto", "rows", "arrow"))
         checks.choice("on_duplicate", self.on_duplicate, ("error", "skip"))
+        checks.choice("on_bad_item", self.on_bad_item, ("error", "fail", None))
         checks.whole_number("batch_size", self.batch_size, 1)
         checks.above_zero("timeout", self.timeout)
         checks.above_zero("linger", self.linger)

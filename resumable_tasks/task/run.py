@@ -27,6 +27,7 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
+from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.limits import Limits, parse_rates
@@ -149,6 +150,7 @@ class Run:
                 options.on_duplicate,
                 options.changes,
                 options.linger,
+                options.on_bad_item,
             ),
             options.most_at_once,
             options.failing.max_attempts,
@@ -340,7 +342,8 @@ class Run:
         parked = [*ending.parked, *(failure for failure in left if failure.parked)]
         left = [failure for failure in left if not failure.parked]
         quarantined = left if options.failing.retry_failed else []
-        failed = [*ending.failures, *([] if options.failing.retry_failed else left)]
+        bad = failures.of_bad_items(planner.bad)
+        failed = [*ending.failures, *bad, *([] if options.failing.retry_failed else left)]
         return RunResult(
             job=options.name,
             checkpoint=checkpoint.url,

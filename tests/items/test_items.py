@@ -183,10 +183,11 @@ REFUSED: list[tuple[Any, str]] = [
 def test_a_key_that_cannot_be_one_is_refused_with_its_position(
     key: Any, says: str, place: Path
 ) -> None:
-    job = resumable_task(lambda items: None, name="job", key="id", results="none", batch_size=2)
+    options: Any = {"key": "id", "results": "none", "batch_size": 2, "on_bad_item": "error"}
+    job = resumable_task(lambda items: None, name="job", **options)
     items = [{"id": i} for i in range(5)] + [{"id": key}] + [{"id": 99}]
     with pytest.raises(InvalidKey, match=f"item 5: .*{says}"):
-        job.run(items, checkpoint=place)
+        job.run(iter(items), checkpoint=place)
     # What came before it in whole batches is done and safe.
     assert job.run([{"id": i} for i in range(5)], checkpoint=place).skipped == 4
 

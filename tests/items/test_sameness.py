@@ -92,8 +92,9 @@ def test_keys_of_both_types_are_items_of_their_own(tmp_path: Path) -> None:
 def test_a_sample_finds_no_fault_before_its_item(tmp_path: Path) -> None:
     task, handled = job(batch_size=1, key=lambda item: item["id"])
     task.run(rows([0]), checkpoint=tmp_path / "c")
+    strict = task.with_options(on_bad_item="error")
     with pytest.raises(InvalidKey, match="item 2: the key is None"):
-        task.run(rows([0, 1, None]), checkpoint=tmp_path / "c")
+        strict.run(iter(rows([0, 1, None])), checkpoint=tmp_path / "c")
     with pytest.raises(KeyError):
-        task.run([*rows([0, 2]), {}], checkpoint=tmp_path / "c")
+        task.run(iter([*rows([0, 2]), {}]), checkpoint=tmp_path / "c")
     assert handled == rows([0, 1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 from resumable_tasks.checkpoint.form import Job
@@ -38,7 +39,8 @@ class TablePlanner(Planner):
         set_aside: Set[bytes] = frozenset(),
         suspects: Callable[[Sequence[Row]], Set[bytes]] = lambda page: frozenset(),
     ) -> None:
-        super().__init__(planning, KeyTable(), set_aside)
+        # A row without a usable key cannot be marked as failed: where= has to leave it out.
+        super().__init__(replace(planning, on_bad_item="error"), KeyTable(), set_aside)
         self._claims = claims
         self._suspects_of = suspects
         self._suspects: Set[bytes] = frozenset()
