@@ -247,6 +247,17 @@ class Tables:
             )
         self.check_key()
 
+    def _has_heirs(self, connection: sa.Connection) -> bool:
+        """True if rows of other tables are this one's too, where its unique key does not reach."""
+        if self.sqlite:
+            return False
+        name = self._database.plain.identifier_preparer.format_table(self.items)
+        query = sa.text(
+            "SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent "
+            "WHERE inhparent = CAST(:name AS regclass) AND relkind = 'r')"
+        )
+        return bool(connection.execute(query, {"name": name}).scalar_one())
+
     def refuse_twice(self, found: Sequence[Any]) -> None:
         """Raise if rows have the same key: a unique one does not reach into tables that inherit."""
         if len(set(found)) < len(found):
@@ -300,7 +311,7 @@ class Tables:
                     f"{nulls:,} rows of table {spec.table} have no key ({names} is NULL): give "
                     "them one, or name another column, that every row has"
                 )
-            if unique and not _has_heirs(connection, items):
+            if unique and not self._has_heirs(connection):
                 return
             _refuse_view(connection, items.name, items.schema)
             twice = sa.select(*self.key, sa.func.count()).group_by(*self.key)
@@ -316,18 +327,6 @@ class Tables:
             f"nothing keeps {names} of table {spec.table} unique: CREATE UNIQUE INDEX {index} ON "
             f"{quote.format_table(items)} ({columns}), and run again"
         )
-
-
-def _has_heirs(connection: sa.Connection, items: sa.Table) -> bool:
-    """True if the rows of other tables are this one's too, where its unique key does not reach."""
-    if connection.dialect.name != "postgresql":
-        return False
-    name = connection.dialect.identifier_preparer.format_table(items)
-    query = sa.text(
-        "SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent "
-        "WHERE inhparent = CAST(:name AS regclass) AND relkind = 'r')"
-    )
-    return bool(connection.execute(query, {"name": name}).scalar_one())
 
 
 def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | tuple[str, ...]:
