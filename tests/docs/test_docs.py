@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.docs.pages import BLOCKS, PAGES, Block
 
 
@@ -56,7 +59,8 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
     env = environment()
     if prefect:
         env |= request.getfixturevalue("prefect_env")
-    done = subprocess.run(
+    run: Any = partial(warm.run, prefect=True) if prefect else subprocess.run
+    done = run(
         [sys.executable, *([] if prefect else ["-W", "error"]), tmp_path / "script.py"],
         cwd=tmp_path / "here",
         env=env,

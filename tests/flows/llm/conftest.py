@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ pytest.importorskip("openai")
 
 from flows.llm_classify import classify, main
 from resumable_tasks import JobFailed, RunResult
+from tests import warm
 from tests.flows.llm.protocol import MODEL
 from tests.flows.llm.server import KEY, Llm, serving
 from tests.flows.llm.texts import LABELS, right_label, texts
@@ -121,7 +123,8 @@ class Job:
 
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """As a command, to its end."""
-        return subprocess.run(
+        run: Any = partial(warm.run, prefect=True) if _in_prefect(environment) else subprocess.run
+        return run(
             self.command(*arguments),
             cwd=self.place,
             env={**self.environment, **environment},
@@ -133,7 +136,10 @@ class Job:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """As a command in the background, that leads a process group of its own."""
         with (self.place / "output.txt").open("ab") as output:
-            return subprocess.Popen(
+            start: Any = (
+                partial(warm.start, prefect=True) if _in_prefect(environment) else subprocess.Popen
+            )
+            return start(
                 self.command(*arguments),
                 cwd=self.place,
                 env={**self.environment, **environment},
@@ -167,6 +173,10 @@ class Job:
         assert len(rows) == len(wanted)
         assert {row["id"]: row["label"] for row in rows} == wanted
         assert all(row["model"] == MODEL and row["cost"] > 0 for row in rows)
+
+
+def _in_prefect(environment: dict[str, str]) -> bool:
+    return "PREFECT_API_URL" in environment
 
 
 @pytest.fixture
