@@ -145,6 +145,24 @@ def test_the_times_to_stop_fit_each_other() -> None:
             assert int(stop) > in_all
 
 
+def test_secrets_are_files_and_no_container_has_more_rights_than_it_needs() -> None:
+    compose = in_yaml("compose.yaml")
+    assert compose["secrets"] == {"postgres_password": {"environment": "POSTGRES_PASSWORD"}}
+    for name, service in compose["services"].items():
+        assert "no-new-privileges:true" in service["security_opt"]
+        said = json.dumps([service.get("environment", {}), service.get("command", "")])
+        assert "${" not in said, f"a secret of {name} is in its environment"
+    pod = job()["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
 def test_the_window_of_the_automation_is_some_heartbeats() -> None:
     (deployment,) = in_yaml("prefect.yaml")["deployments"]
     beat = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
@@ -277,13 +295,16 @@ class Composed:
 
     def __post_init__(self) -> None:
         self.home.mkdir()
+        (self.home / "password").write_text("secret")
         self.shell = Shell(environment(self.home / "prefect"), self.home)
         self.services = in_yaml("compose.yaml")["services"]
 
     def translated(self, text: str) -> str:
         """Hosts, ports and folders as they are here."""
-        text = re.sub(r"\$\{POSTGRES_PASSWORD:\?[^}]*\}", "secret", text)
+        text = text.replace("/run/secrets/postgres_password", str(self.home / "password"))
+        text = text.replace("$$", "$")
         text = re.sub(r"\b(server|postgres):(\d+)\b", r"127.0.0.1:\2", text)
+        text = "127.0.0.1" if text == "postgres" else text
         text = re.sub(r"\b(4200|5432|8080)\b", lambda found: str(self.ports[found[1]]), text)
         return text.replace("/data", str(self.home / "data"))
 
@@ -298,7 +319,8 @@ class Composed:
 
     def start(self, service: str) -> subprocess.Popen[bytes]:
         self.shell.folder = self.image.folder
-        return self.shell.start(service, *self.services[service]["command"], **self.env(service))
+        command = map(self.translated, self.services[service]["command"])
+        return self.shell.start(service, *command, **self.env(service))
 
     def run(self, service: str) -> str:
         command = self.services[service]["command"]
