@@ -719,6 +719,9 @@ class TroubledStore(Store, disk.Disk):
     def check_place(self, names: Iterable[str] = ()) -> None:
         disk.check_place(self.inner, names)
 
+    def names(self, folder: str) -> set[str]:
+        return disk.names(self.inner, folder)
+
     def odd(self, folder: str) -> dict[str, str]:
         return disk.odd(self.inner, folder)
 

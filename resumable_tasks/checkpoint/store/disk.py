@@ -42,6 +42,10 @@ class Disk(ABC):
         """
 
     @abstractmethod
+    def names(self, folder: str) -> set[str]:
+        """The names that `list` gives, and those of what is no plain file."""
+
+    @abstractmethod
     def odd(self, folder: str) -> dict[str, str]:
         """The names in this folder of what is no plain file, and what that is."""
 
@@ -108,7 +112,7 @@ def odd(store: Store, folder: str) -> dict[str, str]:
 
 def names(store: Store, folder: str) -> set[str]:
     """The names that are taken in a folder, whatever takes them."""
-    return {*store.list(folder), *odd(store, folder)}
+    return store.names(folder) if isinstance(store, Disk) else set(store.list(folder))
 
 
 def read(store: Store, name: str, limit: int) -> bytes:

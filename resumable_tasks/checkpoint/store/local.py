@@ -185,30 +185,40 @@ class LocalStore(Store, Disk):
                 ) from error
 
     def list(self, folder: str) -> dict[str, int]:
-        return {name: there.st_size for name, there in self._all(folder) if _plain(there)}
+        found: dict[str, int] = {}
+        for name, entry in self._all(folder):
+            if entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    found[name] = entry.stat(follow_symlinks=False).st_size
+        return found
+
+    def names(self, folder: str) -> set[str]:
+        return {name for name, _ in self._all(folder)}
 
     def odd(self, folder: str) -> dict[str, str]:
         found: dict[str, str] = {}
-        for name, there in self._all(folder):
-            if (kind := kind_of(there.st_mode)) is not None:
-                found[name] = LINK_TO_FILE if self._leads_to_file(name) else kind
+        for name, entry in self._all(folder):
+            if not entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    kind = kind_of(entry.stat(follow_symlinks=False).st_mode)
+                    if kind is not None:
+                        found[name] = LINK_TO_FILE if self._leads_to_file(name) else kind
         return found
 
-    def _leads_to_file(self, name: str) -> bool:
-        try:
-            with self._in(name) as (folder, base):
-                return _plain(os.stat(base, dir_fd=folder))
-        except OSError:
-            return False
-
-    def _all(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Every name in a folder but for those of unfinished writes, and what it stands for."""
+    def _all(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Every name in a folder but for those of unfinished writes."""
         prefix = f"{folder}/" if folder else ""
         with self._errors("list", folder):
             for entry in self._entries(folder):
                 if not entry.name.endswith(_TEMP_SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):  # gone since
-                        yield prefix + entry.name, entry.stat(follow_symlinks=False)
+                    yield prefix + entry.name, entry
+
+    def _leads_to_file(self, name: str) -> bool:
+        try:
+            with self._in(name) as (folder, base):
+                return kind_of(os.stat(base, dir_fd=folder).st_mode) is None
+        except OSError:
+            return False
 
     def create(self, name: str, data: bytes) -> bool:
         with self._errors("write", name), self._in(name) as (folder, base):
@@ -467,10 +477,6 @@ def _make_durably(path: Path) -> None:
 
 def _folder_of(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _plain(there: os.stat_result) -> bool:
-    return kind_of(there.st_mode) is None
 
 
 def _is_shared(folder: os.stat_result) -> bool:
