@@ -185,6 +185,9 @@ def _why_unfit(values: list[Any], kind: pa.DataType) -> str | None:
             odd = next((value for value in there if type(value) not in wanted), None)
             if odd is not None:
                 return f"it is of type {type(odd).__name__}"
+    broken = (type(value) is float and not value.is_integer() for value in there)
+    if pa.types.is_integer(kind) and any(broken):  # Arrow would cut the rest off
+        return "it is no whole number"
     if pa.types.is_timestamp(kind):
         for value in there:
             if type(value) is datetime and (value.utcoffset() is None) != (kind.tz is None):
