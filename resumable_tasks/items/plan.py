@@ -444,7 +444,9 @@ def made_ahead(items: Any) -> bool:
     """True for a list or a table, all of which is planned before the first call: an error in it
     costs nothing then. Not for millions of items, whose batches would take too much memory.
     """
-    table = hasattr(items, "__len__") and hasattr(items, "__arrow_c_stream__")
+    # The length of what a database has yet to run would be a query of its own, left open.
+    there = type(items).__module__.startswith(("pyarrow", "polars", "pandas"))
+    table = there and hasattr(items, "__len__") and hasattr(items, "__arrow_c_stream__")
     return (table or isinstance(items, (list, tuple))) and len(items) <= _MOST_AHEAD
 
 
