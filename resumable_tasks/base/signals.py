@@ -1,7 +1,7 @@
 """Ends a process in order: Ctrl-C, SIGTERM and a scheduler's signals ask every run to stop.
 
 Only the main thread can handle signals in Python. A run in the main thread handles them itself; a
-run in another thread is told of them by `resumable_tasks.base.overhearing`.
+run in another thread is told of them by `resumable_tasks.base.thread_signals`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Interrupts:
         if self.in_main_thread:
             _take_signals(event_loop=self.event_loop)
         else:
-            _overhearing().begin()
+            _thread_signals().begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,7 +118,7 @@ class Interrupts:
         if self.in_main_thread and not any(each.in_main_thread for each in active):
             _give_signals_back()
             if active:
-                _overhearing().begin()
+                _thread_signals().begin()
 
     def ask(self, name: str) -> None:
         """Ask the run to stop. Safe in a signal handler."""
@@ -158,11 +158,11 @@ def read(take: Callable[[], T]) -> T:
         _reading = False
 
 
-def _overhearing() -> ModuleType:
+def _thread_signals() -> ModuleType:
     """The module, which a program whose runs are in its main thread has no use for."""
-    from resumable_tasks.base import overhearing
+    from resumable_tasks.base import thread_signals
 
-    return overhearing
+    return thread_signals
 
 
 def _take_signals(*, event_loop: bool) -> None:
@@ -196,7 +196,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     for run in runs:
         run.ask(signal.Signals(number).name)
     if not all(run.in_main_thread for run in runs):
-        _overhearing().told(number)
+        _thread_signals().told(number)
     _set_alarm(min(run.seconds_left for run in runs))
     here = [run for run in runs if run.in_main_thread and not run.event_loop]
     if any(run.signals > 1 for run in here):
@@ -231,8 +231,8 @@ def caught_in_c() -> set[int]:
     Those that Python handles are among them; empty where the system does not tell.
     """
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            masks = [line.split()[1] for line in status if line.startswith("SigCgt:")]
+        with open("/proc/self/status", "rb") as status:
+            masks = [line.split()[1] for line in status if line.startswith(b"SigCgt:")]
     except OSError:
         return set()
     mask = int(masks[0], 16) if masks else 0

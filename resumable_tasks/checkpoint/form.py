@@ -31,8 +31,8 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.plan import Planner, Planning
-from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.outcome import Done, Failure, ResultsMode, Shard
+from resumable_tasks.runners.values.columns import INFERRED, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

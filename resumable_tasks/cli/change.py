@@ -36,7 +36,7 @@ def repair(checkpoint: str, as_json: bool) -> None:
     go to the folder `damaged` of the checkpoint. What is not damaged stays completed.
     """
     from resumable_tasks.checkpoint.directory import repair as repairs
-    from resumable_tasks.checkpoint.directory.mend import FOLDER
+    from resumable_tasks.checkpoint.directory.moving import FOLDER
 
     store = _existing(checkpoint)
     before = disk.names(store, FOLDER)

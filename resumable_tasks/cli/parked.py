@@ -21,8 +21,8 @@ from resumable_tasks.engine.accept import accept as accept_parked
 from resumable_tasks.errors import EXIT_FAILED, UsageError
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.runners.columns import columns_of
 from resumable_tasks.runners.outcome import Failure, ResultsMode
+from resumable_tasks.runners.values.columns import columns_of
 
 
 @click.command(

@@ -11,9 +11,9 @@ from resumable_tasks.engine.refused import add_what_fits
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.encoding import decode
 from resumable_tasks.runners.match import match
 from resumable_tasks.runners.outcome import Done, Failure, ResultsMode
+from resumable_tasks.runners.values.encoding import decode
 
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes of a parked row one that fits the table."""

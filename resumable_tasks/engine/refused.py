@@ -14,9 +14,9 @@ from resumable_tasks.errors import ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.encoding import decode
 from resumable_tasks.runners.match import match
 from resumable_tasks.runners.outcome import Done, Failure, Parked, Times
+from resumable_tasks.runners.values.encoding import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -57,7 +57,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
 
     Where there is no exact form for a value of them, the item has failed instead.
     """
-    from resumable_tasks.runners import encoding
+    from resumable_tasks.runners.values import encoding
 
     found: list[Failure] = []
     for key, rows, error in items:

@@ -24,7 +24,6 @@ from resumable_tasks.items.batch import Batch, Cause, ErrorKind
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
-from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
 from resumable_tasks.runners.environment import of_the_environment
 from resumable_tasks.runners.given import Given
@@ -46,6 +45,7 @@ from resumable_tasks.runners.outcome import (
     Times,
 )
 from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy
+from resumable_tasks.runners.values.columns import INFERRED, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,10 +16,10 @@ from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultC
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key, KeyScheme
-from resumable_tasks.runners import frames
-from resumable_tasks.runners.columns import INFERRED, Columns
 from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.outcome import ItemFailure, Parked, ResultsMode
+from resumable_tasks.runners.values import frames
+from resumable_tasks.runners.values.columns import INFERRED, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +51,7 @@ class Matched:
         """The rows as a table, or as much of them as one holds."""
         if self.rows is None:
             return self.table
-        from resumable_tasks.runners.tables import table_of_what_fits
+        from resumable_tasks.runners.values.tables import table_of_what_fits
 
         return table_of_what_fits(self.rows)
 
@@ -127,8 +127,8 @@ def _separated(
     found: _Found, batch: Batch, failed: dict[Key, Any], columns: Columns
 ) -> tuple[pa.Table | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
     """The rows that can be stored, as a table; the others by their items' keys, and why."""
-    from resumable_tasks.runners import tables
-    from resumable_tasks.runners.plain import plain
+    from resumable_tasks.runners.values import tables
+    from resumable_tasks.runners.values.plain import plain
 
     rows = found.rows
     assert isinstance(rows, list)
@@ -401,7 +401,7 @@ def _match_arrow(
         )
     values = zip(table.column_names, table.columns, strict=True)
     _check_permutations({n: v.to_pylist() for n, v in values if _may_be_keys(v)}, batch)
-    from resumable_tasks.runners import tables
+    from resumable_tasks.runners.values import tables
 
     in_order = _in_order(batch, given)
     for at, column in enumerate(columns):
@@ -425,7 +425,7 @@ def _to_dict(row: Any) -> Row | None:
         return None
     if isinstance(row, dict):
         return row
-    from resumable_tasks.runners.plain import fields_of
+    from resumable_tasks.runners.values.plain import fields_of
 
     fields = fields_of(row)
     if fields is None:

@@ -55,7 +55,7 @@ class Failure:
 
     ``rows`` is set where the item has not failed but is *parked*: what the handler returned for it
     does not fit the table. They are all rows of the item, whole, in the encoding of
-    `resumable_tasks.runners.encoding`.
+    `resumable_tasks.runners.values.encoding`.
 
     ``position`` is set where the item has no usable key, or one that another item has: its place
     among the items, from 0, by which ``key`` names it.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Set
 from typing import Any
 
-from resumable_tasks.runners.plain import plain
+from resumable_tasks.runners.values.plain import plain
 
 
 def plain_row(row: Mapping[str, Any], json_columns: Set[str] = frozenset()) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from resumable_tasks.runners.retries import Retry
 
 if TYPE_CHECKING:
     from resumable_tasks.items.plan import BatchFormat, OnBadItem, OnDuplicate
-    from resumable_tasks.runners.columns import Columns
     from resumable_tasks.runners.outcome import Cost, ResultsMode
+    from resumable_tasks.runners.values.columns import Columns
 
 RunnerName = Literal["auto", "local", "processes", "prefect"]
 
@@ -197,7 +197,7 @@ class JobOptions:
     @property
     def columns(self) -> Columns:
         """The declared columns of the results. Raises `UsageError`."""
-        from resumable_tasks.runners.columns import columns_of
+        from resumable_tasks.runners.values.columns import columns_of
 
         return columns_of(self.schema, self.json_columns)
 

@@ -101,7 +101,7 @@ def test_items_of_every_type_are_cut_failed_and_resumed(
 
 
 def test_rows_of_long_columns_are_taken_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from resumable_tasks.runners import jsontype
+    from resumable_tasks.runners.values import jsontype
 
     monkeypatch.setattr(arrow, "_LARGE", 100)  # all columns are long
     rows = [

@@ -16,8 +16,8 @@ import pytest
 
 from resumable_tasks import resumable_task
 from resumable_tasks.errors import UsageError
-from resumable_tasks.runners.columns import columns_of, json_names
-from resumable_tasks.runners.tables import separate
+from resumable_tasks.runners.values.columns import columns_of, json_names
+from resumable_tasks.runners.values.tables import separate
 
 
 class Color(enum.Enum):

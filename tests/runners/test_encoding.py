@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_tasks.runners.encoding import CannotEncode, decode, encode
+from resumable_tasks.runners.values.encoding import CannotEncode, decode, encode
 
 _ZONES = st.none() | st.integers(-1439, 1439).map(lambda m: timezone(timedelta(minutes=m)))
 _SCALARS = (

@@ -14,8 +14,8 @@ from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.jsontype import JSON
 from resumable_tasks.runners.match import Matched, match
+from resumable_tasks.runners.values.jsontype import JSON
 
 
 def matched(frame: Any, count: int = 2) -> Matched:

@@ -21,12 +21,12 @@ from resumable_tasks.errors import ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.columns import Columns
 from resumable_tasks.runners.failures import parked
-from resumable_tasks.runners.jsontype import JSON
 from resumable_tasks.runners.match import Matched, match
-from resumable_tasks.runners.plain import plain
-from resumable_tasks.runners.tables import separate, to_table
+from resumable_tasks.runners.values.columns import Columns
+from resumable_tasks.runners.values.jsontype import JSON
+from resumable_tasks.runners.values.plain import plain
+from resumable_tasks.runners.values.tables import separate, to_table
 
 
 def batch_of(count: int) -> Batch:

@@ -53,8 +53,8 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.items.sameness import OfTheSameKey
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.columns import Columns, json_names
 from resumable_tasks.runners.outcome import Done, Failure, Shard
+from resumable_tasks.runners.values.columns import Columns, json_names
 
 if TYPE_CHECKING:
     import pyarrow as pa

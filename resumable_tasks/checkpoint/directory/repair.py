@@ -19,7 +19,7 @@ from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
-from resumable_tasks.checkpoint.directory.mend import STRAY, Findings, Mending
+from resumable_tasks.checkpoint.directory.moving import STRAY, Findings, Repairs
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.recover import recovered_manifest
 from resumable_tasks.checkpoint.directory.state import State
@@ -91,12 +91,12 @@ def repair(store: Store) -> Report:
             if not report.damages:
                 return report
             layout.refuse_links(store)
-            mending = Mending(store, found, run)
+            repairs = Repairs(store, found, run)
             try:
-                mending.fence()
+                repairs.fence()
             except Fenced:
                 continue  # a run that is alive has committed: its shards count now
-            mending.mend()
+            repairs.carry_out()
             return report
         raise CheckpointHeld(f"{store.url}: runs keep committing; stop them first")
     finally:

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import ResultConflict
-from resumable_tasks.runners.columns import JSON_MARK, Columns, json_field, json_names, json_text
+from resumable_tasks.runners.values.columns import (
+    JSON_MARK,
+    Columns,
+    json_field,
+    json_names,
+    json_text,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +90,7 @@ class ResultSchema:
 
         Structures that do not are JSON. Raises `ResultConflict` for others.
         """
-        from resumable_tasks.runners import jsontype, types
+        from resumable_tasks.runners.values import jsontype, types
 
         names = [name for name in names if not jsontype.is_json(unified.field(name).type)]
         for table in tables if names else ():
@@ -110,7 +116,7 @@ class ResultSchema:
 
 
 def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
-    """The schema that holds both: see `resumable_tasks.runners.types.join`.
+    """The schema that holds both: see `resumable_tasks.runners.values.types.join`.
 
     Whether the values then stay what they are is for `keeps` to say.
     Raises `ResultConflict` with the column, both types and the batch if there is none.
@@ -134,7 +140,7 @@ def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
 def _joined(before: pa.DataType, now: pa.DataType) -> pa.DataType | None:
     import pyarrow as pa
 
-    from resumable_tasks.runners import types
+    from resumable_tasks.runners.values import types
 
     found = types.join(before, now)
     if found is None and not (types.is_structure(before) or types.is_structure(now)):
@@ -235,7 +241,7 @@ def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
     import pyarrow as pa
 
     from resumable_tasks.errors import BadResult
-    from resumable_tasks.runners import jsontype
+    from resumable_tasks.runners.values import jsontype
 
     if column not in rows.column_names:
         return True
@@ -291,7 +297,7 @@ def may_have_json(text: str | None) -> bool:
 def schema_from_text(text: str) -> pa.Schema:
     import pyarrow as pa
 
-    from resumable_tasks.runners import jsontype  # noqa: F401 - types of its own are known then
+    from resumable_tasks.runners.values import jsontype  # noqa: F401 - types of its own are known then
 
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
@@ -313,7 +319,7 @@ def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def is_cast_by_arrow(before: pa.Schema, after: pa.Schema) -> bool:
     """True if Arrow's own cast makes columns of the first schema what `cast_column` does."""
-    from resumable_tasks.runners import jsontype
+    from resumable_tasks.runners.values import jsontype
 
     pairs = [(field.type, after.field(field.name).type) for field in before]
     return not any(
@@ -327,7 +333,7 @@ def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from resumable_tasks.runners import jsontype, plain
+    from resumable_tasks.runners.values import jsontype, plain
 
     if column.type.equals(kind):
         return column

@@ -88,7 +88,7 @@ def read(store: Store, shard: Shard) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from resumable_tasks.runners import jsontype  # noqa: F401 - Parquet names its type
+    from resumable_tasks.runners.values import jsontype  # noqa: F401 - Parquet names its type
 
     data = checked_bytes(store, shard)
     try:

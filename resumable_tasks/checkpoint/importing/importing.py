@@ -21,8 +21,9 @@ from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import BadResult, InvalidItems, UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme, join
-from resumable_tasks.runners import match, tables
+from resumable_tasks.runners import match
 from resumable_tasks.runners.outcome import Done, ResultsMode
+from resumable_tasks.runners.values import tables
 
 # A record of the journal is read whole; a file of fewer items is taken over in one step.
 _PER_COMMIT = 1_000_000

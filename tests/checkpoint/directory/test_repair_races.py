@@ -11,10 +11,10 @@ import pytest
 
 from resumable_tasks import CheckpointDamaged, CheckpointHeld, resumable_task
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory import mend
+from resumable_tasks.checkpoint.directory import moving
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.journal import Journal, decode
-from resumable_tasks.checkpoint.directory.mend import Mending
+from resumable_tasks.checkpoint.directory.moving import Repairs
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.form import Opening
@@ -114,14 +114,14 @@ def test_a_run_that_goes_on_while_a_repair_moves_things_commits_nothing(
     live.start()
     in_hand.wait(30)
     records(place)[1].write_bytes(b"damaged")
-    mend_all = Mending.mend
+    carry_out = Repairs.carry_out
 
-    def late(self: Mending) -> None:
+    def late(self: Repairs) -> None:
         go_on.set()
         live.join()
-        mend_all(self)
+        carry_out(self)
 
-    monkeypatch.setattr(Mending, "mend", late)
+    monkeypatch.setattr(Repairs, "carry_out", late)
     repair(NoLocks(place))
     assert ended == ["fenced"]
     assert told <= set(DirectoryReader(LocalStore(place)).completed_keys())
@@ -134,19 +134,19 @@ def test_what_is_committed_while_a_repair_looks_around_counts(
     """It looks again, and finds the record and the shard."""
     job.run(ITEMS[:20], checkpoint=place)
     records(place)[1].write_bytes(b"damaged")
-    fence, tries = Mending.fence, []
+    fence, tries = Repairs.fence, []
 
-    def late(self: Mending) -> None:
+    def late(self: Repairs) -> None:
         tries.append(1)
         if len(tries) == 1:
             store = LocalStore(place)
             path = f"shards/e1-{'0' * 16}.parquet"
             store.put(path, min((place / "shards").iterdir()).read_bytes())
             log = Journal.after(store, self._records[max(self._records)])
-            log.append(mend.Commit("close", 1, "other"))
+            log.append(moving.Commit("close", 1, "other"))
         fence(self)
 
-    monkeypatch.setattr(Mending, "fence", late)
+    monkeypatch.setattr(Repairs, "fence", late)
     repair(LocalStore(place))
     assert len(tries) == 2
     assert verify(LocalStore(place)).damages == []

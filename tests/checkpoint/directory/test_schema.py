@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from resumable_tasks import JobFailed, resumable_task
-from resumable_tasks.runners.jsontype import JSON
+from resumable_tasks.runners.values.jsontype import JSON
 
 
 def run(values: list[Any], place: Path, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.plan import Planner, Planning
-from resumable_tasks.runners.tables import array
+from resumable_tasks.runners.values.tables import array
 from tests.proof.properties import strategies
 
 

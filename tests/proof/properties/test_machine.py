@@ -18,7 +18,7 @@ from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import Journal
-from resumable_tasks.checkpoint.directory.mend import Mending
+from resumable_tasks.checkpoint.directory.moving import Repairs
 from resumable_tasks.checkpoint.directory.replace import KeyIndex, Superseded, Superseder
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.errors import Fenced, ResumableTasksError
@@ -107,7 +107,7 @@ WORDS = {
     "what is adopted has no fingerprint": (
         State._adopt, "self.done.add(key, fingerprint)", "self.done.add(key, -1)"),
     "a repair breaks the chain": (
-        Mending._substitute, "if after else {}", "if None else {}"),
+        Repairs._substitute, "if after else {}", "if None else {}"),
     "a repair does not see that keys come twice": (
         repair._examine_keys, "if twice:", "if None:"),
 }  # fmt: skip

@@ -17,9 +17,9 @@ from resumable_tasks import Failing, resumable_task
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.runners.encoding import decode
 from resumable_tasks.runners.failures import parked
 from resumable_tasks.runners.match import Matched, match
+from resumable_tasks.runners.values.encoding import decode
 
 ZONES = st.none() | st.integers(-1439, 1439).map(lambda m: dt.timezone(dt.timedelta(minutes=m)))
 SCALARS = (

@@ -1,4 +1,4 @@
-"""Mends a damaged checkpoint: first every run is fenced, then damage is moved aside.
+"""Repairs a damaged checkpoint: first every run is fenced, then damage is moved aside.
 
 ``docs/design/0004-repair.md`` has the order of the steps, and why.
 """
@@ -48,8 +48,8 @@ class Findings:
     converted: frozenset[str]
 
 
-class Mending:
-    """The mending of what was found, by one run of `repair`."""
+class Repairs:
+    """The repairs of what was found, by one run of `repair`."""
 
     def __init__(self, store: Store, found: Findings, run: str) -> None:
         self._store = store
@@ -88,7 +88,7 @@ class Mending:
         self._epoch = epoch + 1
         log.append(Commit("repair", self._epoch, self._run, info=self._info))
 
-    def mend(self) -> None:
+    def carry_out(self) -> None:
         """Move the damage aside. Only after the fence, and only what is older than that."""
         disk.prepare(self._store, (FOLDER,))
         if manifest.NAME in self._found.bad:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.errors import BadResult, ResultConflict
 from resumable_tasks.items.keys import shorten
-from resumable_tasks.runners import encoding
-from resumable_tasks.runners.columns import INFERRED, Columns, json_field
-from resumable_tasks.runners.plain import plain
+from resumable_tasks.runners.values import encoding
+from resumable_tasks.runners.values.columns import INFERRED, Columns, json_field
+from resumable_tasks.runners.values.plain import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +98,7 @@ def _column(name: str, values: list[Any], columns: Columns) -> tuple[pa.Array | 
     if columns.schema is not None and name in columns.schema.names:
         import pyarrow as pa
 
-        from resumable_tasks.runners import declared
+        from resumable_tasks.runners.values import declared
 
         field = columns.schema.field(name)
         if not pa.types.is_null(field.type):
@@ -149,7 +149,7 @@ def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
     """The column of these plain values; None if it is not that simple."""
     import pyarrow as pa
 
-    from resumable_tasks.runners import build, jsontype, types
+    from resumable_tasks.runners.values import build, jsontype, types
 
     try:
         kind = types.type_of(values)
@@ -164,7 +164,7 @@ def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
 
 def _apart(name: str, values: list[Any]) -> tuple[None, Odd]:
     """The values that have no place at all, or not in the type that prevails."""
-    from resumable_tasks.runners import types
+    from resumable_tasks.runners.values import types
 
     odd: Odd = {}
     groups: dict[Any, list[int]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from resumable_tasks.runners import encoding
+from resumable_tasks.runners.values import encoding
 
 NAME = "resumable.json"
 
@@ -23,7 +23,7 @@ class _Value(pa.ExtensionScalar):  # type: ignore[misc]
 
 
 class JsonType(pa.ExtensionType):  # type: ignore[misc]
-    """Text that is JSON, in the encoding of `resumable_tasks.runners.encoding`."""
+    """Text that is JSON, in the encoding of `resumable_tasks.runners.values.encoding`."""
 
     def __init__(self) -> None:
         super().__init__(pa.string(), NAME)

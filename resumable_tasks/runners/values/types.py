@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from resumable_tasks.runners.jsontype import JSON, is_json
+from resumable_tasks.runners.values.jsontype import JSON, is_json
 
 _MOST_DEEP = 32
 _DIGITS, _MOST_DIGITS = 38, 76

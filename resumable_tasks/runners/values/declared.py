@@ -18,10 +18,10 @@ import pyarrow as pa
 from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.items import arrow
 from resumable_tasks.items.keys import shorten
-from resumable_tasks.runners import build, jsontype, storable
-from resumable_tasks.runners.columns import json_field
-from resumable_tasks.runners.plain import plain
-from resumable_tasks.runners.tables import WAYS_OUT, Odd
+from resumable_tasks.runners.values import build, jsontype, storable
+from resumable_tasks.runners.values.columns import json_field
+from resumable_tasks.runners.values.plain import plain
+from resumable_tasks.runners.values.tables import WAYS_OUT, Odd
 
 _OPEN = pa.null()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from resumable_tasks.runners.jsontype import is_json
+from resumable_tasks.runners.values.jsontype import is_json
 
 
 def is_storable(kind: pa.DataType) -> bool:

@@ -65,7 +65,7 @@ def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
     """
     if schema is None:
         return Columns(json=frozenset(json_columns))
-    from resumable_tasks.runners import declared
+    from resumable_tasks.runners.values import declared
 
     found = declared.schema_of(schema)
     of_json = frozenset(json_columns) | json_names(found)
@@ -77,7 +77,7 @@ def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
 
 def json_text(name: str, values: Iterable[Any]) -> list[str | None]:
     """The values of a column as JSON text; None stays no value. Raises `BadResult`."""
-    from resumable_tasks.runners import tables
+    from resumable_tasks.runners.values import tables
 
     texts, odd = tables.json_text(name, list(values))
     for why in odd.values():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from resumable_tasks.runners import jsontype
+from resumable_tasks.runners.values import jsontype
 
 
 def array(values: list[Any], kind: pa.DataType) -> pa.Array:

@@ -111,7 +111,7 @@ def _plain_table(table: pa.Table) -> pa.Table | Rows:
     import pyarrow as pa
 
     from resumable_tasks.items import arrow
-    from resumable_tasks.runners import storable
+    from resumable_tasks.runners.values import storable
 
     schema = pa.schema([field.with_type(arrow.plain(field.type)) for field in table.schema])
     if not all(storable.is_storable(kind) for kind in schema.types):
