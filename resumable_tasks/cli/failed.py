@@ -189,8 +189,9 @@ def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
         del fields["item"]
     if failure.error_of == "item":
         del fields["error_of"]
-    if failure.rows is None:
-        del fields["rows"]
+    for name in ("rows", "position"):
+        if fields[name] is None:
+            del fields[name]
     return fields
 
 

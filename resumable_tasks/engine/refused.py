@@ -16,7 +16,6 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.match import match
 from resumable_tasks.runners.outcome import Done, Failure, Parked, Times
-from resumable_tasks.runners.values.encoding import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +60,8 @@ class Refused:
         places = {key: at for at, key in enumerate(outcome.batch.keys)}
         indexes = [places[failure.key] for failure in apart]
         batch = outcome.batch.choose(indexes, outcome.batch.number, outcome.batch.part_of)
+        from resumable_tasks.runners.values.encoding import decode
+
         rows = [decode(row) for failure in apart for row in failure.rows or ()]
         matched = match(rows, batch, self._scheme, "many", self._checkpoint.columns)
         found: list[Done] = []

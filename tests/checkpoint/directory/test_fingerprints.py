@@ -131,6 +131,8 @@ def test_two_keys_of_the_same_text_are_not_in_one_checkpoint(tmp_path: Path, fir
     with pytest.raises(InvalidKey, match=r"stand as the same text in column 'key'") as caught:
         job.run([one, third, other])
     assert repr(Alike.KEYS[0]) in str(caught.value)
+    assert not job.handled  # a list is looked through before the first call
+    job.run([one, third])
     with pytest.raises(InvalidKey, match="Make both keys tuples, or both strings"):
         job.run([other])  # neither in a later run
     for etag in ("new", "newer"):

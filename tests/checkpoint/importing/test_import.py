@@ -397,7 +397,7 @@ def test_rows_whose_types_do_not_fit_are_refused(tmp_path: Path) -> None:
     take(file(tmp_path, '{"id":"a","n":1}\n'), results="one")
     with pytest.raises(ResultConflict, match="'n'"):
         take(file(tmp_path, '{"id":"b","n":"x"}\n'))
-    with pytest.raises(InvalidItems, match=r"column 'n' of the file .*--keys-only .*keys_only="):
+    with pytest.raises(InvalidItems, match=r"column 'n' is .*--keys-only .*keys_only="):
         take(file(tmp_path, '{"id":"b","n":"x"}\n{"id":"c","n":1}\n'))
     assert cli("keys", tmp_path / "checkpoint").stdout == '"a"\n'
 

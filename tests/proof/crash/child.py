@@ -11,7 +11,6 @@ import asyncio
 import errno
 import functools
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -35,6 +34,7 @@ from resumable_tasks.errors import CheckpointHeld
 from resumable_tasks.testing import faults
 
 SPEC = "CRASH_SPEC"
+DRIVER = "RESUMABLE_TASKS_TEST_DRIVER"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _spec() -> Spec:
 @functools.cache
 def _arm_worker() -> None:
     """In a worker process: what is to go wrong in it."""
-    if multiprocessing.parent_process() is not None:
+    if os.environ[DRIVER] != str(os.getpid()):
         faults.install(faults.parse(_spec().worker_faults))
         if _spec().worker_fail:
             _fail(*_spec().worker_fail.split(":"))
@@ -169,10 +169,11 @@ def make(spec: Spec) -> ResumableTask[Any]:
 
 def run(spec: Spec) -> None:
     """Carry a specification out, in a process that does nothing else."""
-    os.environ[SPEC] = json.dumps(asdict(spec))
+    os.environ[SPEC], os.environ[DRIVER] = json.dumps(asdict(spec)), str(os.getpid())
     if spec.ignore_interrupts:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if spec.user and os.geteuid() == 0:
+        "".encode("unicode_escape")  # whoever is nobody may not read it later
         os.setgroups([])
         os.setgid(spec.user)
         os.setuid(spec.user)
@@ -218,7 +219,7 @@ def run(spec: Spec) -> None:
     faults._armed.clear()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     spec = replace(spec, hang_seconds=0.0, interrupt_at=0)
-    os.environ[SPEC] = json.dumps(asdict(spec))
+    os.environ[SPEC], os.environ[DRIVER] = json.dumps(asdict(spec)), str(os.getpid())
     _job(spec)
 
 
