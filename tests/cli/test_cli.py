@@ -962,7 +962,7 @@ def test_many_looks_do_not_hinder_a_run_from_starting(done: Path) -> None:
 
 def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
     place = tmp_path / "c"
-    with at_work(place, items=60) as process:
+    with at_work(place, items=60, seconds=0.08) as process:
         watch = real("watch", place, "--interval", "0.1", "--json")
         assert process.wait(30) == 0
     assert watch.returncode == 0
