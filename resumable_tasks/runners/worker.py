@@ -31,6 +31,7 @@ from resumable_tasks.runners.handle import (
     Call,
     Enter,
     Pause,
+    Raised,
     Step,
     Work,
     call_handler,
@@ -38,7 +39,7 @@ from resumable_tasks.runners.handle import (
     enter,
     failed_whole,
 )
-from resumable_tasks.runners.outcome import Dropped, Outcome
+from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 from resumable_tasks.runners.pickling import contain
 
 _POLL_SECONDS = 0.5
@@ -188,6 +189,18 @@ def prepare(pipe: Connection, driver: int) -> Work:
     return work
 
 
+def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
+    """The answer; whoever has looked for Prefect's run in here is told why there is none."""
+    if not isinstance(answer, Raised) or type(answer.error).__name__ != "MissingContextError":
+        return answer
+    why = UsageError(
+        f'runner="processes": the handler has asked for Prefect\'s run ({answer.error}), and a '
+        "process of its own knows nothing of the flow run. Use logging.getLogger(__name__) there, "
+        'or leave the runner out: threads, and "prefect" with a process pool, know the run'
+    )
+    return Fatal(call.batch, why)
+
+
 def serve(pipe: Connection, work: Work) -> None:
     """In a worker process: batches as they come."""
 
@@ -196,7 +209,7 @@ def serve(pipe: Connection, work: Work) -> None:
         match step:
             case Call():
                 pipe.send(("call", step.number))
-                return call_handler(step)
+                return _in_no_flow_run(step, call_handler(step))
             case Pause():
                 pipe.send(("pause", step.spent))
                 time.sleep(step.seconds)

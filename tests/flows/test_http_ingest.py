@@ -351,8 +351,6 @@ def test_another_account_is_not_given_the_pages_of_the_first(
         (says(200, [], link="<http://127.0.0.1:9/>; rel=next"), "on another server"),
         (says(200, [], link="<https://127.0.0.1/>; rel=next"), "on another server"),
         (says(200, [], link="<?after=c20>; rel=next"), "is named again as a later one"),
-        (says(200, [{"name": "no key"}]), "id"),
-        (says(200, ["text"]), "id"),
     ],
 )
 def test_a_page_that_is_of_no_use_is_named_and_what_came_before_it_is_done(
@@ -362,13 +360,22 @@ def test_a_page_that_is_of_no_use_is_named_and_what_came_before_it_is_done(
     with pytest.raises(InvalidItems) as caught:
         take(tmp_path, api)
     assert said in str(caught.value)
-    if said != "id":
-        assert f"{api.url}{THIRD}" in str(caught.value)
-        assert not list((tmp_path / "checkpoint/http-pages").iterdir())  # no copy can be the cause
+    assert f"{api.url}{THIRD}" in str(caught.value)
+    assert not list((tmp_path / "checkpoint/http-pages").iterdir())  # no copy can be the cause
     assert api.count(THIRD) == 1
     api.always.clear()
     result = take(tmp_path, api)
     assert (result.skipped, result.completed) == (20, 15)
+
+
+@pytest.mark.parametrize("record", [{"name": "no key"}, "text"])
+def test_a_record_without_a_key_fails_alone(record: Any, api: Api, tmp_path: Path) -> None:
+    api.always[THIRD] = says(200, [record])
+    with pytest.raises(JobFailed, match="has no field 'id'") as caught:
+        take(tmp_path, api)
+    result = caught.value.result
+    assert result is not None
+    assert (result.completed, result.failed, result.failures[0].position) == (20, 1, 20)
 
 
 def test_an_only_page_is_taken_with_a_warning(
@@ -408,8 +415,8 @@ def test_all_dates_are_one_dataset_whatever_the_records_are(api: Api, tmp_path: 
         ("http://me:s3cret@h/", {}, "has no password"),
         ("http://h/", {"detail": "http://h/{id}"}, "no {key} in it"),
         ("http://h/", {"key": "record"}, "the column of the whole record"),
-        ("http://h/", {"token_env": "s3cret"}, "token_env names no environment variable"),
-        ("http://h/", {"token_env": "BAD_TOKEN"}, "token_env names no environment variable"),
+        ("https://h/", {"token_env": "s3cret"}, "token_env names no environment variable"),
+        ("https://h/", {"token_env": "BAD_TOKEN"}, "token_env names no environment variable"),
     ],
 )
 def test_what_cannot_be_is_refused_and_no_secret_is_shown(

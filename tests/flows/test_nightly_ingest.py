@@ -52,9 +52,9 @@ def keys_in_journal(cwd: Path, date: str = DATE) -> int:
 
 @pytest.fixture(scope="session")
 def slow_tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """Files that take more than a second to parse, one after the other."""
+    """Files that take some seconds to parse, one after the other."""
     tree = tmp_path_factory.mktemp("slow") / "tree"
-    body = "".join(f"def f{i}(a, b):\n    return [a + b * {i}, (a, b)]\n" for i in range(250))
+    body = "".join(f"def f{i}(a, b):\n    return [a + b * {i}, (a, b)]\n" for i in range(800))
     for i in range(120):
         folder = tree / f"p{i % 10}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from resumable_tasks import CommitStateUnknown, SqlCheckpoint, StoreError, resumable_task
+from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql import planning
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.runs import RunRow
 from resumable_tasks.checkpoint.sql.tables import Tables
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.items.plan import Planning
 from tests.checkpoint.sql import oracle
 from tests.checkpoint.sql.child import Spec
 from tests.checkpoint.sql.conftest import Db
@@ -209,7 +210,7 @@ def test_a_row_that_was_claimed_in_between_is_left_to_the_run_that_has_it(
     checkpoint = prepared(10)
     with contextlib.closing(Database(db.url)) as database:
         tables = Tables(database, checkpoint)
-        options = JobOptions(name="label", results="one")
+        options = Job("label", "1", "one", Planning())
         claims = []
         for run in ("one", "two"):
             RunRow(database, tables, run, options).take(takeover=False, identity=None)

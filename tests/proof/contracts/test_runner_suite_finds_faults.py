@@ -133,9 +133,9 @@ class SharesOneContext(ThreadRunner):
             def copy(self):
                 return self
 
-            def run(self, *call):
+            def run(self, *call, **more):
                 with lock:
-                    return context.run(*call)
+                    return context.run(*call, **more)
 
         self._context = Shared()
 
