@@ -7,12 +7,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import polars
 import pyarrow as pa
 import pytest
 
 from resumable_tasks import JobFailed, resumable_task
 from resumable_tasks.items import arrow
+
+polars = pytest.importorskip("polars")
 
 COUNT = 40
 

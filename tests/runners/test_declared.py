@@ -11,13 +11,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 import pyarrow as pa
-import pydantic
 import pytest
 
 from resumable_tasks import resumable_task
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.values.columns import columns_of, json_names
 from resumable_tasks.runners.values.tables import separate
+
+pydantic = pytest.importorskip("pydantic")
 
 
 class Color(enum.Enum):

@@ -6,7 +6,6 @@ import datetime as dt
 from typing import Any
 from uuid import UUID
 
-import polars
 import pyarrow as pa
 import pytest
 
@@ -16,6 +15,8 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners.match import Matched, match
 from resumable_tasks.runners.values.jsontype import JSON
+
+polars = pytest.importorskip("polars")
 
 
 def matched(frame: Any, count: int = 2) -> Matched:

@@ -12,9 +12,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-import attrs
 import pyarrow as pa
-import pydantic
 import pytest
 
 from resumable_tasks.errors import ResultConflict
@@ -27,6 +25,10 @@ from resumable_tasks.runners.values.columns import Columns
 from resumable_tasks.runners.values.jsontype import JSON
 from resumable_tasks.runners.values.plain import plain
 from resumable_tasks.runners.values.tables import separate, to_table
+
+pydantic = pytest.importorskip("pydantic")
+
+attrs = pytest.importorskip("attrs")
 
 
 def batch_of(count: int) -> Batch:
