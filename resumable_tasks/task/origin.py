@@ -14,6 +14,7 @@ import inspect
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from types import CodeType
@@ -25,6 +26,9 @@ _MOST_BYTES = 1_000_000
 _PLAIN = (str, int, float, bool, type(None))
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITION = (*_FUNCTION, ast.ClassDef)
+# Python 3.11 raises SystemError where two threads parse at once (gh-106905), as runs do that
+# begin together; what other code parses meanwhile is not ours to hold back.
+_PARSING = threading.Lock()
 
 
 def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
@@ -99,9 +103,11 @@ def _digest(function: Any, path: str | None, bound: tuple[Any, ...]) -> str | No
     if code is None:
         return None
     try:
-        parts = list(_parts(function, code, path))
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return None  # without readable source nothing is known of its code
+        with _PARSING:
+            parts = list(_parts(function, code, path))
+    except (OSError, SyntaxError, ValueError, RecursionError, SystemError):
+        # Without readable source nothing is known of its code. SystemError: see `_PARSING`.
+        return None
     parts += [repr(value) for value in (*bound, *_closed_over(function)) if _is_plain(value)]
     text = "\n".join(parts).encode(errors="surrogatepass")
     # What `ast` writes differs from one version of Python to the next.
