@@ -269,7 +269,7 @@ class Interrupted(_InParts, KeyboardInterrupt):
 class BudgetUsedUp(Interrupted):
     """The run has ended because a limit of its `Budget` is reached; what it has done is safe.
 
-    An exit code of its own: scripts that run again whatever was interrupted must not spend anew.
+    Has an exit code of its own: scripts that rerun what was interrupted must not spend it again.
     """
 
     exit_code = EXIT_BUDGET

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -253,12 +254,7 @@ def by_a_signal(error: BaseException) -> bool:
         code = getattr(handler, "__code__", None)
         if code is not None and handler is not _handle:
             _handlers.add(code)
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in _handlers:
-            return True
-        trace = trace.tb_next
-    return False
+    return any(frame.f_code in _handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def ends_the_program(error: BaseException) -> bool:

@@ -70,7 +70,8 @@ def failures(
         failed = state.quarantined
     if export is not None:
         _export(failed, export)
-        output.lines([f"{count(len(failed), 'failed item')} written to {clean(export)}"])
+        kind = "parked item" if parked else "failed item"
+        output.lines([f"{count(len(failed), kind)} written to {clean(export)}"])
         return
     if jsonl:
         for failure in failed:
@@ -82,7 +83,7 @@ def failures(
         kinds.setdefault(failure.error, []).append(failure)
     groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     document: dict[str, Any] = {
-        "failed": len(failed),
+        "failed": len(state.failures if parked else failed),
         "quarantined": len(state.quarantined),
         "parked": len(state.parked),
         "errors": [
@@ -100,7 +101,7 @@ def failures(
         text += [line for failure in some for line in _lines(failure, traceback)]
     if state.parked and not (parked or quarantined):
         text.append(
-            f"{count(len(state.parked), 'item')} more parked: kept, and not in the table; "
+            f"{count(len(state.parked), 'item')} parked: kept, and not in the table; "
             f"{command('failures', checkpoint, '--parked')} lists them"
         )
     if state.quarantined and not (parked or quarantined):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resumable_tasks.errors import CheckpointMismatch, InvalidItems, InvalidKey
 from resumable_tasks.items import keys
+from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
 
 # So many items are looked at where none is known, or looks like a completed one.
@@ -54,6 +55,37 @@ class OfAnotherType(Look):
             )
         self._seen += len(lines)
         return self._seen >= _ENOUGH
+
+
+class OfTheColumn(Look):
+    """Refuses keys that have no place beside those of before in the column that holds the key."""
+
+    def __init__(
+        self, done: KeyTable, scheme: KeyScheme, kinds: Callable[[], Mapping[str, type]]
+    ) -> None:
+        """``kinds``: of the columns of the results that hold text or integers; asked if need be."""
+        self._done = done
+        self._scheme = scheme
+        self._kinds = kinds
+
+    def look(self, lines: Sequence[bytes]) -> bool:
+        """Raise `InvalidItems` if none of these keys is completed, and none fits its column."""
+        if len(self._done.missing(lines)) < len(lines):
+            return True
+        kinds = self._kinds()
+        each = [self._scheme.values(keys.parse(line)) for line in lines]
+        for at, name in enumerate(self._scheme.columns):
+            kind = kinds.get(name)
+            if kind is not None and not any(isinstance(values[at], kind) for values in each):
+                raise InvalidItems(
+                    f"the keys of the items have changed their type: {keys.shorten(each[0][at])} "
+                    f"is an item's now, and column {name!r} of the results holds "
+                    f"{'text' if kind is str else 'integers'}, so that no row could be stored",
+                    safe="Nothing was handled",
+                    remedy="Give the keys the type that they had (`resumable keys` lists them); "
+                    "or, if these are other items, name another checkpoint=",
+                )
+        return True
 
 
 class OfTheSameKey(Look):

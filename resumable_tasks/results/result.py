@@ -164,17 +164,18 @@ class RunResult:
 
 def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     """The message of `JobFailed`: how many, of which kinds, with an example each."""
-    parts = [
-        f"{result.failed:,} of {result.total:,} items of {result.job} failed; "
-        f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}:",
-        *_kinds(result.failures),
-    ]
-    if result.parked:
-        parts += [
-            f"{result.parked:,} items are parked: what the handler returned for them is kept in "
-            "the checkpoint and does not fit the table:",
-            *_kinds(result.parked_items),
-        ]
+    done = f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}"
+    of_all = f" of {result.total:,} items of {result.job}"
+    parked = (
+        "parked: what the handler returned for them is kept in the checkpoint and does not fit "
+        "the table"
+    )
+    if result.failed or not result.parked:
+        parts = [f"{result.failed:,}{of_all} failed; {done}:", *_kinds(result.failures)]
+        parts += [f"{result.parked:,} items are {parked}:"] if result.parked else []
+    else:
+        parts = [f"{result.parked:,}{of_all} are {parked}; {done}:"]
+    parts += _kinds(result.parked_items)
     if result.quarantined and not result.failed:
         parts.append(
             f"{result.quarantined:,} are quarantined, and were not tried: "
@@ -183,16 +184,20 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     if ended_early:
         parts.append(f"The run has ended before its items: {ended_early}.")
     listed = result.failures_listed or f"`resumable failures {result.checkpoint}`"
-    if result.failed or ended_early:
+    if result.failed:
         parts.append(
             "Remove the cause and run the same command again: only what failed is handled. "
             f"{listed} lists them"
         )
+    elif ended_early:
+        parts.append(
+            "Remove the cause and run the same command again: only what is left is handled"
+        )
     if result.parked:
         parts.append(
-            "Parked items are not handled again. Let the table take them (by schema= or "
-            "json_columns=; in a database by its columns and constraints), and run the same "
-            "command again: they are taken over without a call"
+            "Parked items are not paid for again. Give schema= or json_columns= that they fit (in "
+            "a database, change its columns or constraints) and run the same command again: they "
+            "are taken over without a call"
         )
     return "\n".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
 
 from resumable_tasks.runners.groups import chains
 
@@ -33,9 +34,5 @@ def _is_of_it(error: BaseException) -> bool:
 
 
 def _raised_in_the_environment(error: KeyError) -> bool:
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code is _LOOKS_UP_A_VARIABLE:
-            return True
-        trace = trace.tb_next
-    return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is _LOOKS_UP_A_VARIABLE for frame, _ in frames)

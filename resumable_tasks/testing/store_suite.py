@@ -107,7 +107,7 @@ class StoreSuite:
             assert store.create("journal/7", data) is False
             assert self.oracle(store) == {"journal/7": b"first"}
 
-    def test_a_deleted_name_can_be_created_anew(self, store: Store) -> None:
+    def test_a_deleted_name_can_be_created_again(self, store: Store) -> None:
         assert store.create("journal/7", b"first")
         store.delete("journal/7")
         assert store.create("journal/7", b"second") is True

@@ -98,3 +98,21 @@ def test_a_sample_finds_no_fault_before_its_item(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         task.run(iter([*rows([0, 2]), {}]), checkpoint=tmp_path / "c")
     assert handled == rows([0, 1, 2])
+
+
+@pytest.mark.parametrize("make", [list, iter, pa.Table.from_pylist])
+@pytest.mark.parametrize(
+    ("before", "now"), [("lesson-{}".format, int), (int, "lesson-{}".format)], ids=["text", "ints"]
+)
+def test_keys_that_no_row_could_stand_beside_the_others_with_cost_nothing(
+    tmp_path: Path, make: Make, before: Any, now: Any
+) -> None:
+    """The column of the key has one type, and the new keys are no twins of the old ones."""
+    answers = resumable_task(lambda items: [{"id": i["id"]} for i in items], name="work", key="id")
+    answers.run(rows(map(before, range(50))), checkpoint=tmp_path / "c")
+    task, handled = job(results="one", name="work")
+    with pytest.raises(InvalidItems, match="column 'id' of the results holds"):
+        task.run(make(rows(map(now, range(50)))), checkpoint=tmp_path / "c")
+    assert not handled
+    # Where one of them is known, the others may be what they like.
+    assert answers.run(rows([before(1), before(60)]), checkpoint=tmp_path / "c").skipped == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ from resumable_tasks.errors import (
 )
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.items.sameness import OfTheSameKey
+from resumable_tasks.items.sameness import OfTheColumn, OfTheSameKey
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.outcome import Done, Failure, Shard
 from resumable_tasks.runners.values.columns import Columns, json_names
@@ -234,6 +235,9 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
+        if state.schema:
+            kinds = partial(schemas.kinds_of, state.schema)
+            self.planner.look_with(OfTheColumn(state.done, job.planning.scheme, kinds))
         if job.same_key and state.done and self._key_has_moved:
             self.planner.look_with(OfTheSameKey(state.done, self.url))
         self._superseder = Superseder(self.store, self.manifest, state)

@@ -9,7 +9,7 @@ Nothing of it counts before the driver has committed it. Of the driver of epoch 
     outbox/e3-open       for as long as this driver wants batches to begin
     outbox/e3-t7         for as long as it waits for its task run 7
     outbox/e3-t7-begun   created by the worker that has begun task run 7: no other begins it
-    outbox/e3-t7-alive   the sign of life of that worker, written anew every so often
+    outbox/e3-t7-alive   the heartbeat of that worker, written every few seconds
     outbox/e3-42         what became of batch 42
 
 A worker looks for the first two before every batch. They go when the driver stops, gives the task

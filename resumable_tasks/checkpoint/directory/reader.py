@@ -175,7 +175,9 @@ class Reader:
         if self.status == "failed" and self.state.parked and not self.state.failures:
             return (
                 f"{command('failures', place, '--parked')} lists the results that do not fit the "
-                f"table; {command('accept', place)} takes them over once they do"
+                "table. Give the job schema= or json_columns= that they fit and run the same "
+                f"command again, or {command('accept', place, '--json-column', 'COLUMN')}: no call "
+                "is repeated"
             )
         if self.status == "failed":
             return (

@@ -294,6 +294,19 @@ def may_have_json(text: str | None) -> bool:
     return text is not None and JSON_MARK in base64.b64decode(text)
 
 
+def kinds_of(text: str | None) -> dict[str, type]:
+    """The columns of a schema that hold text or integers, as Python's types."""
+    import pyarrow as pa
+
+    found: dict[str, type] = {}
+    for field in schema_from_text(text) if text else ():
+        if pa.types.is_integer(field.type):
+            found[field.name] = int
+        elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            found[field.name] = str
+    return found
+
+
 def schema_from_text(text: str) -> pa.Schema:
     import pyarrow as pa
 

@@ -91,7 +91,7 @@ class Job:
         return self.task.with_options(changes=None).run([], checkpoint=self.place)
 
 
-def test_ten_of_a_thousand_that_have_changed_are_done_anew(tmp_path: Path) -> None:
+def test_ten_of_a_thousand_that_have_changed_are_done_again(tmp_path: Path) -> None:
     job = Job(tmp_path, changes=Changes("etag"))
     assert job.run(items_of(1000)).completed == 1000
     changed = {f"k{n}": "new" for n in range(5, 1000, 100)}

@@ -211,7 +211,7 @@ CASES = [
     (ChecksThenPuts, "of_racing_threads_exactly_one_creates_a_name"),
     (ChecksThenPuts, "of_racing_processes_exactly_one_creates_a_name"),
     (CreateOverwrites, "a_taken_name_is_left_as_it_is", "create"),
-    (CreateSaysTheNameIsTaken, "a_deleted_name_can_be_created_anew"),
+    (CreateSaysTheNameIsTaken, "a_deleted_name_can_be_created_again"),
     (LoserTakesAll, "a_taken_name_is_left_as_it_is", "put"),
     (LoserTakesAll, "of_racing_threads_exactly_one_creates_a_name"),
     (WritesInPlace, "nobody_sees_half_a_file", "put"),
