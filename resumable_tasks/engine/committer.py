@@ -110,7 +110,7 @@ class Committer:
         self._window = window
         self._rules = rules
         self._tell = tell
-        self._refused = Refused(checkpoint, work.scheme, rules.pause_after)
+        self._refused = Refused(checkpoint, work, rules.pause_after)
         self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | None] = SimpleQueue()
         self._thread = threading.Thread(
             target=copy_context().run,

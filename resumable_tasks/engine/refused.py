@@ -14,6 +14,7 @@ from resumable_tasks.errors import ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
+from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.match import match
 from resumable_tasks.runners.outcome import Done, Failure, Parked, Times
 
@@ -32,9 +33,9 @@ class Refused:
     ``pause_after`` of None it never should.
     """
 
-    def __init__(self, checkpoint: Checkpoint, scheme: KeyScheme, pause_after: int | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, work: Work, pause_after: int | None) -> None:
         self._checkpoint = checkpoint
-        self._scheme = scheme
+        self._work = work
         self._never = pause_after is None
         self._batches = self._items = 0
         self.hopeless: str | None = None
@@ -48,7 +49,7 @@ class Refused:
         apart = tuple(failure for failure in outcome.failures if failure.parked)
         others = tuple(failure for failure in outcome.failures if not failure.parked)
         bare = replace(outcome, failures=others) if apart else outcome
-        found, refused = add_what_fits(unit, self._checkpoint, self._scheme, bare)
+        found, refused = add_what_fits(unit, self._checkpoint, self._work.scheme, bare)
         found += [unit.add(self._parked(each, error)) for each, error in refused]
         if apart:
             found += self._add_apart(unit, outcome, apart)
@@ -63,7 +64,9 @@ class Refused:
         from resumable_tasks.runners.values.encoding import decode
 
         rows = [decode(row) for failure in apart for row in failure.rows or ()]
-        matched = match(rows, batch, self._scheme, "many", self._checkpoint.columns)
+        matched = match(
+            rows, batch, self._work.scheme, self._work.results, self._checkpoint.columns
+        )
         found: list[Done] = []
         if matched.table is not None:
             done = Done(
@@ -73,7 +76,7 @@ class Refused:
                 matched.table,
                 schema=matched.table.schema,
             )
-            found, _ = add_what_fits(unit, self._checkpoint, self._scheme, done)
+            found, _ = add_what_fits(unit, self._checkpoint, self._work.scheme, done)
         stored = {key for done in found for key in keys.parse_lines(done.done)}
         left = tuple(failure for failure in apart if failure.key not in stored)
         return [*found, unit.add(Done(outcome.batch, failures=left))] if left else found
@@ -102,7 +105,7 @@ class Refused:
 
     def _parked(self, outcome: Done, error: ResultConflict) -> Done:
         """The outcome with its items parked, because of this error."""
-        rows = _rows_by_key(outcome, self._scheme)
+        rows = _rows_by_key(outcome, self._work.scheme)
         parked: list[Parked] = [(key, rows[key], error) for key in keys.parse_lines(outcome.done)]
         found = outcome.failures + failures.parked(outcome.batch, parked, 1)
         return replace(

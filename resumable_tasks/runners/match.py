@@ -7,17 +7,19 @@ are parked because their rows cannot be stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base import log
 from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key, KeyScheme
 from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.outcome import ItemFailure, Parked, ResultsMode
+from resumable_tasks.runners.strays import Strays, strays
 from resumable_tasks.runners.values import frames
 from resumable_tasks.runners.values.columns import INFERRED, Columns
 
@@ -90,22 +92,49 @@ def match(
                 )
             return _complete(None, None, failed, batch, results)
         found = _match_rows(rows, batch, scheme, results, dict(failed), given)
+    found, failed, parked, note = _told_apart(found, failed, batch, results)
+    apart = {keys.canonical(key) for key, _, _ in parked}
     if not isinstance(found.rows, list):
         if _is_as_declared(found.rows, columns):
-            return _complete(found.rows, found.keys, failed, batch, results)
+            matched = _complete(found.rows, found.keys, failed, batch, results, apart, note)
+            return replace(matched, parked=parked)
         found = _Found(found.rows.to_pylist(), found.keys)
     if columns.as_rows:
         from resumable_tasks.runners.rows import plain_row
 
-        matched = _complete(None, found.keys, failed, batch, results)
+        matched = _complete(None, found.keys, failed, batch, results, apart, note)
         rows = [plain_row(row, columns.json) for row in found.rows]
-        return replace(matched, rows=rows or None)
+        return replace(matched, rows=rows or None, parked=parked)
     table, bad = _separated(found, batch, dict(failed), columns)
-    matched = _complete(table, found.keys, failed, batch, results, bad.keys())
-    if not bad:
-        return matched
+    matched = _complete(table, found.keys, failed, batch, results, apart | bad.keys(), note)
     set_apart = [(keys.parse(line), rows, why) for line, (why, rows) in bad.items()]
-    return Matched(matched.table, matched.done, matched.completed, matched.failed, set_apart)
+    return replace(matched, parked=[*parked, *set_apart]) if parked or set_apart else matched
+
+
+def _told_apart(
+    found: _Found, failed: Failed, batch: Batch, results: ResultsMode
+) -> tuple[_Found, Failed, list[Parked], str]:
+    """The rows that are each of one item of the batch; what is parked of the others, and a note."""
+    if found.keys is None or (not failed and _are_in_order(found.keys, batch, results)):
+        return found, failed, [], ""
+    known = {keys.canonical(key): error for key, error in failed}
+    rows = found.rows
+    stray = strays(
+        *(found.keys, known, batch, results),
+        lambda: rows if isinstance(rows, list) else rows.to_pylist(),
+    )
+    if stray is None:
+        return found, failed, [], ""
+    kept = [found.keys[at] for at in stray.kept]
+    of_them = [rows[at] for at in stray.kept] if isinstance(rows, list) else _taken(rows, stray)
+    failed = [(key, stray.failed.get(keys.canonical(key), error)) for key, error in failed]
+    return _Found(of_them, kept), failed, stray.parked, stray.note
+
+
+def _taken(rows: pa.Table, stray: Strays) -> pa.Table:
+    import pyarrow as pa
+
+    return rows.take(pa.array(stray.kept, pa.int64()))
 
 
 def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
@@ -170,12 +199,18 @@ def _take_failures(returned: Any, batch: Batch, results: ResultsMode) -> tuple[l
     rows = returned if isinstance(returned, list) else list(returned)
     failed = [(row.key, row.error) for row in rows if type(row) is ItemFailure]
     known = set(keys.split(batch.lines)) if failed else set()
-    for key, _ in failed:
-        if _canonical_of(key, "an ItemFailure") not in known:
-            raise BadResult(
-                f"the handler returned an ItemFailure for key {keys.shorten(key)}, "
-                "which is not in its batch"
-            )
+    foreign = [key for key, _ in failed if _canonical_of(key, "an ItemFailure") not in known]
+    if foreign:
+        note = (
+            f"the handler returned an ItemFailure for key {keys.shorten(foreign[0])}, "
+            "which is not in its batch"
+        )
+        if results != "one" or len(failed) == len(rows):
+            raise BadResult(note)
+        # The item that it is meant for has no row, and so has failed.
+        log.warning("batch %d: %s: it is left out", batch.number, note)
+        failed = [(key, error) for key, error in failed if key not in foreign]
+        rows = [row for row in rows if type(row) is not ItemFailure or row.key not in foreign]
     if results == "none":
         rows = [row for row in rows if type(row) is not ItemFailure]
     return rows, failed
@@ -307,23 +342,20 @@ def _complete(
     batch: Batch,
     results: ResultsMode,
     parked: Set[bytes] = frozenset(),
+    note: str = "",
 ) -> Matched:
     """Decide which items are done, given the keys of the rows (None: every item has its row)."""
-    in_order = found is None or (
-        # Equal, and not as 1 equals True; tuples are looked into below.
-        results == "one" and found == batch.keys and set(map(type, found)) <= {str, int}
-    )
+    in_order = found is None or _are_in_order(found, batch, results)
     if in_order and not failed and not parked:
         return Matched(table, batch.lines, len(batch))
     lines = dict(zip(keys.split(batch.lines), batch.keys, strict=True))
     failures = {keys.canonical(key): error for key, error in failed}
-    if found is not None:
-        seen = _seen(found, lines, failures.keys(), results)
-        if results == "one":
-            for line in lines:
-                if line not in seen and line not in failures:
-                    error = MissingResult("the handler returned no row for this item")
-                    failures[line] = error
+    if found is not None and results == "one":
+        seen = {keys.canonical(key) for key in found}
+        for line in lines:
+            if not (line in seen or line in failures or line in parked):
+                but = f", but {note}" if note else ""
+                failures[line] = MissingResult(f"the handler returned no row for this item{but}")
     done = [line for line in lines if line not in failures and line not in parked]
     return Matched(
         table if table is not None and table.num_rows else None,
@@ -333,34 +365,9 @@ def _complete(
     )
 
 
-def _seen(
-    found: list[Key], lines: Mapping[bytes, Key], failed: Set[bytes], results: ResultsMode
-) -> dict[bytes, int]:
-    """The keys that have rows. Raises `BadResult` for those that should have none."""
-    canonical = [
-        _canonical_of(key, f"row {at} of the handler's result") for at, key in enumerate(found)
-    ]
-    seen: dict[bytes, int] = {}
-    for at, (key, line) in enumerate(zip(found, canonical, strict=True)):
-        if line not in lines:
-            error = BadResult(
-                f"row {at} of the handler's result has key {keys.shorten(key)}, "
-                "which is not in its batch"
-            )
-            # Where no row has a key of the batch, no row of another batch will.
-            error.of_shape = not any(each in lines for each in canonical)
-            raise error
-        if line in failed:
-            raise BadResult(
-                f"the handler returned a row and an ItemFailure for key {keys.shorten(key)}"
-            )
-        if results == "one" and line in seen:
-            raise BadResult(
-                f"rows {seen[line]} and {at} of the handler's result have the same key "
-                f'{keys.shorten(key)}; say results="many" if an item may have many rows'
-            )
-        seen[line] = at
-    return seen
+def _are_in_order(found: list[Key], batch: Batch, results: ResultsMode) -> bool:
+    # Equal, and not as 1 equals True; tuples are looked into.
+    return results == "one" and found == batch.keys and set(map(type, found)) <= {str, int}
 
 
 def _wrong_shape(message: str) -> BadResult:

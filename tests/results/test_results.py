@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,6 @@ WRONG: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a foreign key": (lambda rows: [{"id": "other", "v": 1}], "key 'other'.*not in its batch"),
     "a key of another type": (lambda rows: [{"id": 7, "v": 1}], "key 7.*not in its batch"),
     "some rows without key": (lambda rows: [first(rows), {"v": 1}], "row 1 .* has no"),
-    "a key twice": (lambda rows: [first(rows), first(rows)], "rows 0 and 1 .* the same key"),
     "not a row": (lambda rows: [1, 2, 3], "int 1.*a row is a dict"),
     "an object Arrow does not know": (
         lambda rows: [{"id": r["id"], "v": object()} for r in rows],
@@ -83,10 +84,6 @@ WRONG: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a field that is no string": (lambda rows: [{"id": r["id"], 7: 1} for r in rows], "named 7"),
     "a table of the wrong length": (lambda rows: pa.table({"v": [1]}), "1 rows for 3 items"),
     "a failure of another item": (lambda rows: [ItemFailure("other", "no")], "ItemFailure.*other"),
-    "a row and a failure": (
-        lambda rows: [first(rows), ItemFailure(rows[0]["id"], "no")],
-        "a row and an ItemFailure",
-    ),
 }
 
 
@@ -112,6 +109,81 @@ def test_a_wrong_result_is_named_nothing_is_lost_and_the_next_run_goes_on(
     fixed = resumable_task(good, name="job", key="id", batch_size=2).run(ITEMS, checkpoint=place)
     assert (fixed.completed, fixed.skipped) == (3, 3)
     assert fixed.table(ordered=True).column("id").to_pylist() == [i["id"] for i in ITEMS]
+
+
+STRAYS: dict[str, tuple[Callable[[list[Any]], list[Any]], str, int, int]] = {
+    "a row of a foreign key": (
+        lambda rows: [{**row, "id": "other"} if row["id"] == "k4" else row for row in rows],
+        "has key 'other', which is not in its batch",
+        *(1, 0),
+    ),
+    "one more row than items": (
+        lambda rows: [*rows, {"id": "other"}] if rows[0]["id"] == "k3" else rows,
+        "",
+        *(0, 0),
+    ),
+    "a key twice": (
+        lambda rows: [*rows, {"id": "k4"}] if rows[0]["id"] == "k3" else rows,
+        "rows 1 and 3 .* have the same key 'k4'",
+        *(0, 1),
+    ),
+    "a row and a failure": (
+        lambda rows: [*rows, ItemFailure("k4", "no")] if rows[0]["id"] == "k3" else rows,
+        "a row and an ItemFailure for key 'k4'",
+        *(1, 0),
+    ),
+    "a failure of another item": (
+        lambda rows: [ItemFailure("other", "no") if r["id"] == "k4" else r for r in rows],
+        "key 'other', which is not in its batch",
+        *(1, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STRAYS)
+@pytest.mark.parametrize("arrow", [False, True])
+def test_rows_that_are_not_of_one_item_cost_their_neighbours_nothing(
+    kind: str, arrow: bool, place: Path
+) -> None:
+    returns, says, failed, parked = STRAYS[kind]
+    paid: Counter[str] = Counter()
+
+    def job(rows: list[dict[str, Any]]) -> Any:
+        paid.update(row["id"] for row in rows)
+        found = returns([{"id": row["id"], "n": row["n"]} for row in rows])
+        if arrow and not any(isinstance(row, ItemFailure) for row in found):
+            return pa.Table.from_pylist(found)
+        return found
+
+    task = resumable_task(job, name="job", key="id", batch_size=3, tolerated_failures=1)
+    result = task.run(ITEMS, checkpoint=place)
+    counts = (result.completed, result.failed, result.parked)
+    assert counts == (6 - failed - parked, failed, parked)
+    # One that has no row is looked for once more, alone.
+    again = failed if kind != "a row and a failure" else 0
+    assert paid == Counter({row["id"]: 1 for row in ITEMS}) + Counter({"k4": again})
+    with contextlib.nullcontext() if not says else pytest.raises(JobFailed, match=says):
+        result.raise_for_failures()
+    assert sorted(result.table()["id"].to_pylist()) == [
+        row["id"] for row in ITEMS if row["id"] != "k4" or not (failed or parked)
+    ]
+    if kind == "a key twice":
+        assert [row["id"] for row in result.parked_items[0].rows or ()] == ["k4", "k4"]
+
+
+def test_a_foreign_row_among_many_is_an_error_since_any_item_may_lack_it(place: Path) -> None:
+    task = resumable_task(
+        lambda rows: [*rows, {"id": "other"}] if len(rows) > 1 else rows,
+        name="job",
+        key="id",
+        results="many",
+        batch_size=3,
+        failing=Failing(isolate=False),
+    )
+    with pytest.raises(JobFailed, match="has key 'other', which is not in its batch") as caught:
+        task.run(ITEMS, checkpoint=place)
+    assert caught.value.result is not None
+    assert caught.value.result.failed == 6
 
 
 def test_of_three_types_in_one_column_those_that_do_not_fit_are_parked(place: Path) -> None:

@@ -177,6 +177,8 @@ def test_a_signal_to_the_whole_group_costs_no_call_in_a_worker(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under nohup, as in a background job, SIGHUP is ignored by whoever is started.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     called = tmp_path / "c.called"
     try:

@@ -147,27 +147,48 @@ def refused(returned, job: Job, results: str = "one") -> None:
     assert not isinstance(caught.value, MissingResult)
 
 
+def told_apart(returned, job: Job, completed: set, missing: set, parked: set) -> None:
+    """Matched: each item is in one of these, and the table has the rows of the first alone."""
+    matched = match(returned, job.batch, job.scheme, "one")
+    assert set(keys.parse_lines(matched.done)) == completed
+    assert {key for key, error in matched.failed if isinstance(error, MissingResult)} == missing
+    assert len(matched.failed) == len(missing)
+    assert {key for key, _, _ in matched.parked} == parked
+    rows = matched.table.num_rows if matched.table is not None else 0
+    assert rows == len(completed) == matched.completed
+
+
 @given(st.data(), jobs(least=1), jobs(least=1), forms, st.sampled_from(["one", "many"]))
-def test_a_row_of_another_batch_is_refused(data, job, other, form, results) -> None:
+def test_a_row_of_another_batch_costs_its_own_item_at_most(data, job, other, form, results) -> None:
     assume(job.scheme == other.scheme)
     assume([type(key) for key in job.batch.keys[:1]] == [type(other.batch.keys[0])])
     foreign = [row for key, row in zip(other.batch.keys, other.rows, strict=True)
                if key not in job.batch.keys]  # fmt: skip
     assume(foreign)
-    rows = data.draw(st.permutations([*job.rows, foreign[0]]))
-    refused(as_form(rows, form), job, results)
-    rows = data.draw(st.permutations([*job.rows[1:], foreign[0]]))
-    refused(as_form(rows, form), job, results)
+    whole = as_form(data.draw(st.permutations([*job.rows, foreign[0]])), form)
+    lacking = as_form(data.draw(st.permutations([*job.rows[1:], foreign[0]])), form)
+    first, *others = job.batch.keys
+    if results == "many" or not others:
+        refused(lacking, job, results)
+    if results == "many":
+        refused(whole, job, results)  # which item it is of is not known: any may lack a row
+    else:
+        told_apart(whole, job, {first, *others}, set(), set())
+        if others:
+            told_apart(lacking, job, set(others), {first}, set())
 
 
 @given(st.data(), jobs(least=1), forms)
-def test_two_rows_of_one_item_are_refused(data, job, form) -> None:
-    twice = data.draw(st.sampled_from(job.rows))
-    refused(as_form(data.draw(st.permutations([*job.rows, twice])), form), job)
-    if len(job.rows) > 1:
-        other = next(row for row in job.rows if row is not twice)
-        instead = [twice if row is other else row for row in job.rows]
-        refused(as_form(instead, form), job)
+def test_two_rows_of_one_item_are_parked_with_it(data, job, form) -> None:
+    at = data.draw(st.integers(0, len(job.rows) - 1))
+    key, others = job.batch.keys[at], {*job.batch.keys} - {job.batch.keys[at]}
+    rows = data.draw(st.permutations([*job.rows, job.rows[at]]))
+    told_apart(as_form(rows, form), job, others, set(), {key})
+    if others:
+        gone = (at + 1) % len(job.rows)
+        instead = [job.rows[at] if n == gone else row for n, row in enumerate(job.rows)]
+        missing = job.batch.keys[gone]
+        told_apart(as_form(instead, form), job, others - {missing}, {missing}, {key})
 
 
 @given(st.data(), jobs(least=1), forms)

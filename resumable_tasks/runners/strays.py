@@ -1,0 +1,101 @@
+"""Rows that are not of one item of the batch: their neighbours are kept, without another call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.errors import BadResult, InvalidKey
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import Key
+from resumable_tasks.runners.outcome import Parked, ResultsMode
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """The rows of a batch that are told apart: by their places, ``kept`` are those of one item.
+
+    ``parked`` items have two rows. ``failed`` have an `ItemFailure` and a row. ``note`` names a row
+    whose key is not of the batch, for whoever looks for the items that have none.
+    """
+
+    kept: list[int]
+    parked: list[Parked]
+    failed: dict[bytes, BadResult]
+    note: str = ""
+
+
+def strays(
+    found: Sequence[Key],
+    failed: Mapping[bytes, Any],
+    batch: Batch,
+    results: ResultsMode,
+    rows: Callable[[], Sequence[Row]],
+) -> Strays | None:
+    """What is to be told apart of rows with these keys; None if each is of one item.
+
+    An item with two rows where it may have one is parked with them; one with a row and an
+    `ItemFailure` has failed. A row whose key is not in the batch is left out, with a warning, where
+    each item has one row: the item that it is meant for has none, and so has failed. Raises
+    `BadResult` where an item may have any number of rows, or no row has a key of the batch.
+    """
+    lines = dict(zip(keys.split(batch.lines), batch.keys, strict=True))
+    of_rows = [_line_of(key) for key in found]
+    places: dict[bytes, list[int]] = {}
+    for at, line in enumerate(of_rows):
+        places.setdefault(line, []).append(at)
+    foreign = [at for at, line in enumerate(of_rows) if line not in lines]
+    contradicted = {
+        line: BadResult(
+            f"the handler returned a row and an ItemFailure for key {keys.shorten(lines[line])}"
+        )
+        for line in places.keys() & failed.keys()
+    }
+    twice = {
+        line: each
+        for line, each in places.items()
+        if results == "one" and len(each) > 1 and line in lines and line not in failed
+    }
+    if not (foreign or contradicted or twice):
+        return None
+    note = ""
+    if foreign:
+        note = (
+            f"row {foreign[0]} of the handler's result has key "
+            f"{keys.shorten(found[foreign[0]])}, which is not in its batch"
+        )
+        if results == "many" or not places.keys() & lines.keys():
+            error = BadResult(note)
+            # Where no row has a key of the batch, no row of another batch will.
+            error.of_shape = not places.keys() & lines.keys()
+            raise error
+        more = f" (and {len(foreign) - 1:,} more)" if len(foreign) > 1 else ""
+        log.warning("batch %d: %s%s: it is left out", batch.number, note, more)
+    each_row = rows() if twice else ()
+    parked: list[Parked] = [
+        (lines[line], [each_row[at] for at in each], _same_key(lines[line], each))
+        for line, each in twice.items()
+    ]
+    apart = {*contradicted, *twice}
+    kept = [at for at, line in enumerate(of_rows) if line in lines and line not in apart]
+    return Strays(kept, parked, contradicted, note)
+
+
+def _same_key(key: Key, rows: Sequence[int]) -> BadResult:
+    return BadResult(
+        f"rows {rows[0]} and {rows[1]} of the handler's result have the same key "
+        f'{keys.shorten(key)}; say results="many" if an item may have many rows'
+    )
+
+
+def _line_of(key: Any) -> bytes:
+    """The canonical form of a row's key; empty, as no item's is, for what is no key."""
+    try:
+        return keys.canonical(key)
+    except InvalidKey:
+        return b""
