@@ -211,7 +211,8 @@ def _set_alarm(seconds: float) -> None:
     if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _end_what_blocks):
         signal.signal(signal.SIGALRM, _end_what_blocks)
         with contextlib.suppress(OverflowError, ValueError):  # a grace without end
-            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+            # Again after a while: what blocks may take the exception for its own.
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), BLOCKED_SECONDS)
 
 
 def _end_what_blocks(number: int, frame: FrameType | None) -> None:

@@ -173,7 +173,7 @@ async def aexecute(
         match step:
             case Call():
                 with noted(running, batch):
-                    return await _call(step)
+                    return await _call(step, stopping)
             case Pause():
                 return Dropped(batch) if await _wait(step.seconds, stopping) else None
             case Enter():
@@ -182,10 +182,11 @@ async def aexecute(
     return await adrive(calls(work, batch), do)
 
 
-async def _call(call: Call) -> Outcome | Raised:
+async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
     items = call.begin()
     try:
-        return call.returned(await _within_timeout(call.work, items))
+        value = await _within_timeout(call.work, items, stopping)
+        return Dropped(call.batch) if value is _NOT_BEGUN else call.returned(value)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -197,13 +198,20 @@ async def _call(call: Call) -> Outcome | Raised:
         return call.raised(error)
 
 
-async def _handled(work: Work, items: Any) -> Any:
+_NOT_BEGUN = object()
+
+
+async def _handled(work: Work, items: Any, stopping: Stopping) -> Any:
     """The value of the handler, in a task of its own: a cancel of that one is no order to us.
 
-    What the handler raises is given back as a value, since ``SystemExit`` in a task ends its loop.
+    `_NOT_BEGUN` if the run has stopped since the task was made: another coroutine may have blocked
+    the loop in between. What the handler raises is given back as a value, since ``SystemExit`` in
+    a task ends its loop.
     """
 
     async def contained() -> tuple[Any, BaseException | None]:
+        if stopping.is_set():
+            return _NOT_BEGUN, None
         try:
             return await work.handler(items), None
         except GeneratorExit:
@@ -217,12 +225,12 @@ async def _handled(work: Work, items: Any) -> Any:
     return value
 
 
-async def _within_timeout(work: Work, items: Any) -> Any:
+async def _within_timeout(work: Work, items: Any, stopping: Stopping) -> Any:
     if work.timeout is None:
-        return await _handled(work, items)
+        return await _handled(work, items, stopping)
     try:
         async with asyncio.timeout(work.timeout) as limit:
-            return await _handled(work, items)
+            return await _handled(work, items, stopping)
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own
