@@ -98,7 +98,7 @@ def _last_run(reader: Reader, run: LastRun) -> str:
             + f"of {n.get('total', 0):,}"
         )
         if not reader.state.closed:
-            text += "; repaired since, so items are missing again"
+            text += "; a repair or redo since has taken items out, which the next run handles"
     elif reader.holder is not None:
         text += f"at work, {len(reader.state.done) - run.found:,} completed so far"
     else:

@@ -67,14 +67,14 @@ def redo(
         "dry_run": dry_run,
     }
     if dry_run:
-        text = [f"the next run would handle {estimate} again"]
+        text = [f"the next run would handle these again: {estimate}"]
     elif done:
         text = [
-            f"{count(len(done), 'item')} of {len(state.done):,} are to be done again",
-            f"next: run the same command again: it handles {estimate}",
+            f"{len(done):,} of {count(len(state.done), 'completed item')} will be handled again",
+            f"next: run the same command again; it handles {estimate}",
         ]
     else:
-        text = ["no completed item is so; nothing was changed"]
+        text = ["no completed item matches; nothing was changed"]
     output.show(as_json, document, text)
 
 

@@ -723,7 +723,7 @@ def test_a_status_after_a_repair_says_what_is_missing(done: Path) -> None:
     cli("repair", done)
     result = cli("status", done)
     assert result.exit_code == 75
-    assert "repaired since, so items are missing again" in result.stdout
+    assert "a repair or redo since has taken items out" in result.stdout
 
 
 # --- publish

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from resumable_tasks import JobFailed, ResumableTask, resumable_task
+from resumable_tasks import CheckpointMismatch, JobFailed, ResumableTask, resumable_task
 from resumable_tasks.checkpoint.directory.reader import Reader as DirectoryReader
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store.urls import open_store
@@ -139,3 +139,20 @@ def test_a_declared_schema_is_the_type_of_each_partition(tmp_path: Path) -> None
     with pytest.raises(JobFailed) as caught:
         task.run([{"id": 2, "v": "text"}], checkpoint=tmp_path, partition="b")
     assert caught.value.result.parked == 1
+
+
+@pytest.mark.parametrize("kind", ["string", "bool", "date32", "binary", "timestamp[us]"])
+def test_rows_of_before_are_never_turned_into_something_else(tmp_path: Path, kind: str) -> None:
+    """An integer could be written as text, and no one would know that it had been one."""
+    import pyarrow as pa
+
+    def job(items: Rows) -> Rows:
+        return [{**item, "n": item["id"]} for item in items]
+
+    task = resumable_task(job, key="id")
+    task.run(ITEMS, checkpoint=tmp_path / "c")
+    declared = task.with_options(schema=pa.schema([("n", pa.type_for_alias(kind))]))
+    with pytest.raises(CheckpointMismatch, match="'n' of the results is int64 in the stored rows"):
+        declared.run(ITEMS, checkpoint=tmp_path / "c")
+    run = task.run(ITEMS, checkpoint=tmp_path / "c")
+    assert run.table(ordered=True)["n"].to_pylist() == list(range(100))
