@@ -302,7 +302,8 @@ class Run:
             checkpoint.url,
             f"{found.completed:,} items are done and will be skipped, {found.failed:,} failed "
             "before and will be tried again"
-            if found.completed or found.failed
+            + (f", {found.parked:,} are parked and will not" if found.parked else "")
+            if found.completed or found.failed or found.parked
             else "new, all items will be handled",
         )
         if found.edited:

@@ -115,11 +115,14 @@ def test_what_chooses_nothing_is_refused(place: Path, choice: dict[str, Any], sa
 
 
 def test_the_command(place: Path) -> None:
-    assert "would handle these again: 10 items" in cli("redo", place, "--where", "even", "--dry-run").stdout
+    said = cli("redo", place, "--where", "even", "--dry-run").stdout
+    assert "would handle these again: 10 items" in said
     done = cli("redo", place, "--key", "4", "--key", "7")
-    assert "2 of 20 completed items will be handled again\nnext: run the same command" in done.stdout
+    assert (
+        "2 of 20 completed items will be handled again\nnext: run the same command" in done.stdout
+    )
     assert json.loads(cli("redo", place, "--where", "not even", "--json").stdout)["items"] == 9
-    assert "no completed item is so" in cli("redo", place, "--where", "id = 4").stdout
+    assert "no completed item matches" in cli("redo", place, "--where", "id = 4").stdout
     assert cli("redo", place, "--key", "4").exit_code == 2
     assert cli("redo", place).exit_code == 2
     status = json.loads(cli("status", place, "--json").stdout)
