@@ -41,7 +41,7 @@ def begin() -> None:
     """Tell the runs off the main thread of signals, until there are no such runs."""
     global _listener
     with _lock:
-        _stop_thread_signals()
+        _forget_all()
         _overhear()
         if _listener is None:
             _listener = threading.Thread(target=_listen, name="resumable-signals", daemon=True)
@@ -66,7 +66,7 @@ def _listen() -> None:
     while True:
         with _lock:
             if not _others():
-                _stop_thread_signals()
+                _forget_all()
                 _listener = None
                 return
             _overhear()
@@ -162,7 +162,7 @@ def _is_of_asyncio(handler: Any) -> bool:
     return getattr(getattr(handler, "func", None), "__name__", "") == "_on_sigint"
 
 
-def _stop_thread_signals() -> None:
+def _forget_all() -> None:
     for number in list(_pipes):
         _forget(number)
 
@@ -182,7 +182,7 @@ def _after_fork() -> None:
     """A child has none of our runs, and ends at a signal as any process does."""
     global _lock, _listener, _ended_by
     _lock, _listener, _ended_by = threading.Lock(), None, None
-    _stop_thread_signals()
+    _forget_all()
 
 
 os.register_at_fork(after_in_child=_after_fork)
