@@ -235,11 +235,11 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
+        if job.same_key and state.done and self._key_has_moved:
+            self.planner.look_with(OfTheSameKey(state.done, self.url))
         if state.schema:
             kinds = partial(schemas.kinds_of, state.schema)
             self.planner.look_with(OfTheColumn(state.done, job.planning.scheme, kinds))
-        if job.same_key and state.done and self._key_has_moved:
-            self.planner.look_with(OfTheSameKey(state.done, self.url))
         self._superseder = Superseder(self.store, self.manifest, state)
         self._declare(job.columns)
 

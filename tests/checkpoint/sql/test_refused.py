@@ -199,7 +199,7 @@ def test_what_is_parked_is_kept_and_taken_over_without_a_call(db: Db) -> None:
         ]
 
     task = resumable_task(label, batch_size=20, concurrency=1, results="one")
-    with pytest.raises(JobFailed, match="2 items are parked") as caught:
+    with pytest.raises(JobFailed, match="2 of 60 items of label are parked") as caught:
         task.run(checkpoint=checkpoint)
     assert (caught.value.result.completed, caught.value.result.parked) == (58, 2)
 
