@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 
 from resumable_tasks.errors import StoreError
 
@@ -59,3 +60,15 @@ class Store(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a name; no error if it is not there."""
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The bytes under each of these names, in their order, read ahead where reads are slow.
+
+        Raises what `read` does, in the place of the name that it is about.
+        """
+        return map(self.read, names)
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        """Remove names, many at once where that is faster; no error for those not there."""
+        for name in names:
+            self.delete(name)
