@@ -4,9 +4,11 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +22,7 @@ for _suite in ("store", "journal", "runner", "form"):
     pytest.register_assert_rewrite(f"resumable_tasks.testing.{_suite}_suite")
 
 from resumable_tasks import ResumableTask, resumable_task  # noqa: E402
+from resumable_tasks.testing.s3server import S3Server  # noqa: E402
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -70,6 +73,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def place(tmp_path: Path) -> Path:
     """Where a test's checkpoint goes; it does not exist yet."""
     return tmp_path / "checkpoint"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A place in a bucket that nobody else uses, and the server that has it."""
+
+    server: S3Server
+    prefix: str
+
+    @property
+    def url(self) -> str:
+        return f"s3://test/{self.prefix}"
+
+    @property
+    def google_url(self) -> str:
+        """The same place, in the words of Google's storage."""
+        return f"gs://test/{self.prefix}"
+
+    def stored(self) -> dict[str, bytes]:
+        """What is there, by names below the place, read past the network."""
+        found = self.server.stored("test").items()
+        start = f"{self.prefix}/"
+        return {name.removeprefix(start): data for name, data in found if name.startswith(start)}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A server of this test's own, which clients find by the environment; children as well."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    with S3Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield Bucket(server, f"of-a-test/{uuid4().hex[:8]}")
 
 
 @pytest.fixture
