@@ -59,7 +59,7 @@ def redo(
     )
     estimate = state.pace.estimate(len(done))
     document = {
-        "checkpoint": Directory(checkpoint).local_path(),
+        "checkpoint": Directory(checkpoint).store().url,
         "items": len(done),
         "keys": done,
         "seconds": estimate.seconds,

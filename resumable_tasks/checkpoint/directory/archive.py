@@ -25,6 +25,8 @@ def archive(store: Store, run: str) -> str:
     # its next commit that it was moved.
     with contextlib.suppress(FileNotFoundError, CheckpointDamaged, CheckpointMismatch):
         _fence(store, run)
+    if holder.read(store).get("run") == run:
+        store.delete(holder.NAME)  # where there are no locks, nobody would see that it has ended
     return disk.archive(store)
 
 

@@ -144,6 +144,7 @@ class DirectoryCheckpoint(Checkpoint):
                 return cls.open(store, wanted, job, opening)
             hold.check()
             checkpoint._claim(wanted, opening)
+            disk.check_current(store)
             checkpoint._sweep()
             return checkpoint
         except BaseException:
@@ -298,8 +299,7 @@ class DirectoryCheckpoint(Checkpoint):
         left = [
             path for path in self.store.list(outbox.FOLDER) if 0 < outbox.epoch_of(path) < epoch
         ]
-        for path in (*orphans, *left):
-            self.store.delete(path)
+        self.store.delete_all((*orphans, *left))
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, JOURNAL, lambda name: (record_number(name) or 0) < number)

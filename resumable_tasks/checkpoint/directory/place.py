@@ -27,7 +27,8 @@ from resumable_tasks.checkpoint.form import (
     Reader,
 )
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -50,8 +51,11 @@ class Directory(Place):
         """The store that has its bytes."""
         return open_store(self.path)
 
-    def local_path(self) -> str:
-        return open_store(self.path).url if "://" in self.path else self.path
+    def local_path(self) -> str | None:
+        store = self.store()
+        if not isinstance(store, LocalStore):
+            return None
+        return store.url if is_url(self.path) else self.path
 
     def keeps_spending(self) -> bool:
         return True

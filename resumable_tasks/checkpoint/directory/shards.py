@@ -151,7 +151,7 @@ def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Da
 
     if not shards:
         return pads.dataset(schema.empty_table())
-    if not isinstance(store, disk.Disk):
+    if not isinstance(store, disk.Files):
         return pads.dataset([schemas.cast(read(store, shard), schema) for shard in shards])
     filesystem, root = store.filesystem()
     verify = pads.ParquetFragmentScanOptions(page_checksum_verification=True)

@@ -1,4 +1,4 @@
-"""Services that only a disk has: folders to make and flush, unfinished writes, locks, files.
+"""Services that only some stores have, most of them a disk: folders to flush, locks, files.
 
 A store need have none of this. The functions below ask a store that has it, and do without where a
 store has not.
@@ -17,7 +17,27 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 
-class Disk(ABC):
+class Files(ABC):
+    """A service of stores whose names Arrow can read by itself."""
+
+    @abstractmethod
+    def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        """A file system of pyarrow and the path in it under which the names stand."""
+
+
+class Incarnations(ABC):
+    """A service of stores that cannot move a place aside: a reset begins its next incarnation."""
+
+    @abstractmethod
+    def archive(self) -> str:
+        """Begin the next incarnation, losing nothing; the url by which this one can be read."""
+
+    @abstractmethod
+    def check_current(self) -> None:
+        """Raises `Fenced` if another incarnation has begun since this one was found."""
+
+
+class Disk(Files):
     """The second, optional half of a store's contract."""
 
     @abstractmethod
@@ -82,10 +102,6 @@ class Disk(ABC):
     def archive(self) -> str:
         """Move the whole place aside under a new name, losing nothing; the new place's url."""
 
-    @abstractmethod
-    def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        """A file system of pyarrow and the path in it under which the names stand."""
-
 
 def prepare(store: Store, folders: tuple[str, ...]) -> None:
     """Make the place ready for writing. Raises `CheckpointUnusable`."""
@@ -146,9 +162,15 @@ def locked(store: Store, name: str) -> bool:
 
 
 def archive(store: Store) -> str:
-    """Move the whole place aside; its new url. Raises `CheckpointUnusable` where that cannot be."""
-    if not isinstance(store, Disk):
+    """Set the whole place aside; its url then. Raises `CheckpointUnusable` where that cannot be."""
+    if not isinstance(store, (Disk, Incarnations)):
         raise CheckpointUnusable(
             f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
         )
     return store.archive()
+
+
+def check_current(store: Store) -> None:
+    """Raises `Fenced` if the place was set aside by a reset; a disk tells at each commit."""
+    if isinstance(store, Incarnations):
+        store.check_current()

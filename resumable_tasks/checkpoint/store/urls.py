@@ -3,22 +3,72 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from resumable_tasks.base import text
 from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.clients import Bucket
 from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.errors import UsageError
+
+SCHEMES = ("s3", "gs", "az")
+_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+
+
+def is_url(place: str | Path) -> bool:
+    """True for what names a place by a scheme, and so is no path."""
+    return "://" in os.fspath(place)
 
 
 def open_store(place: str | Path, what: str = "checkpoint") -> Store:
-    """The store at a place. Raises `UsageError` for one that this version cannot reach."""
+    """The store at a place; nothing is read. Raises `UsageError` for one that cannot be reached.
+
+    The URL of a bucket is taken as it is written: nothing in it is decoded, and the parts of its
+    path are those of the keys.
+    """
     named = os.fspath(place)
-    if "://" not in named:
+    if squeezed := _SQUEEZED.match(named):
+        raise UsageError(
+            f"{what} {text.without_secrets(named)!r} was a URL, which Path() has made a path of",
+            remedy=f"Give it as a text: {squeezed[1]}://…; a directory of such a name is ./{named}",
+        )
+    if not is_url(named):
         return LocalStore(Path(named).expanduser())
-    if named.lower().startswith("file://"):
+    scheme, _, rest = named.partition("://")
+    scheme = scheme.lower()
+    if scheme == "file":
         return LocalStore.at_url(named)
-    raise UsageError(
-        f"{what} {text.without_secrets(named)!r}: this version keeps {what}s in directories "
-        "only; give a path on a disk (of a database: SqlCheckpoint, `resumable sql`)"
-    )
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{what} {text.without_secrets(named)!r}: {what}s live in directories and buckets",
+            remedy="Give a path, or s3://bucket/prefix, gs://… or az://container/prefix (of a "
+            "database: SqlCheckpoint, `resumable sql`)",
+        )
+    bucket, _, prefix = rest.partition("/")
+    wrong = _wrong(bucket, prefix)
+    if wrong:
+        raise UsageError(
+            f"{what} {text.without_secrets(named)!r}: {wrong}",
+            remedy=f"Write {scheme}://bucket/prefix; an endpoint and credentials are named by the "
+            "environment, see docs/buckets.md",
+        )
+    return ObjectStore(Bucket(scheme, bucket), prefix.removesuffix("/"))
+
+
+def _wrong(bucket: str, prefix: str) -> str:
+    """What keeps this from being a place in a bucket; empty if nothing does."""
+    if "@" in bucket:
+        return "no user or password can stand in it"
+    if any(sign in bucket + prefix for sign in "?#"):
+        return "no query can stand in it"
+    if not _BUCKET.fullmatch(bucket):
+        return f"{bucket!r} cannot name a bucket"
+    if not prefix.isprintable() or "\\" in prefix:
+        return "its path has a sign that cannot be in the name of an object"
+    parts = prefix.removesuffix("/").split("/") if prefix else []
+    if any(part in ("", ".", "..") for part in parts):
+        return "its path has an empty part, or one of dots alone"
+    return ""

@@ -389,9 +389,9 @@ def test_a_place_that_is_no_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty"):
         Snapshot("")
     with pytest.raises(
-        UsageError, match=r"^snapshot 's3://bucket/state': this version keeps snapshots in dir"
+        UsageError, match=r"^snapshot 'ftp://host/state': snapshots live in directories and buckets"
     ):
-        Snapshot("s3://bucket/state")
+        Snapshot("ftp://host/state")
     for path in (b"state", 7, None):
         with pytest.raises(UsageError, match="is a str or a Path, not"):
             Snapshot(path)  # type: ignore[arg-type]
@@ -498,7 +498,7 @@ def test_a_url_of_a_file_names_the_folder_that_the_path_does(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [place.name]
 
 
-@pytest.mark.parametrize("url", ["file://host/place", "file:///place?a=1", "s3://bucket/place"])
+@pytest.mark.parametrize("url", ["file://host/place", "file:///place?a=1", "ftp://host/place"])
 def test_a_url_of_elsewhere_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
         Snapshot(url)

@@ -1,0 +1,192 @@
+"""Clients of object stores, made from the environment as each cloud's own tools read it.
+
+No secret is handed on: what a client needs it finds where it runs, so that a store which crosses to
+another process carries none.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base.text import without_secrets
+from resumable_tasks.errors import CheckpointUnusable, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+
+    Client = S3Store | GCSStore | AzureStore
+
+INSTALL = 'pip install "resumable-tasks[object]"'
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE where boto3 is installed",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS to the path of the key's file",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_KEY",
+}
+_TIMEOUT = timedelta(seconds=30)
+_RETRIES: RetryConfig = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3)},
+}
+_NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
+# Where one of these is set, no file has to be read for credentials.
+_AWS_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+# The process that has made the first request. Another, forked from it, would wait for ever for
+# threads that it does not have.
+_first_used_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket of S3 (``s3``), Google Cloud Storage (``gs``) or Azure (``az``) and its name."""
+
+    scheme: str
+    name: str
+
+
+def client(bucket: Bucket, *, retries: bool) -> Client:
+    """The client of this process for a bucket; with ``retries`` it tries again what it can.
+
+    Raises `UsageError` where obstore or credentials are missing, and `CheckpointUnusable` in a
+    process that was forked from one that has used a bucket.
+    """
+    global _first_used_in
+    here = os.getpid()
+    if _first_used_in is None:
+        _first_used_in = here
+    elif _first_used_in != here:
+        raise CheckpointUnusable(
+            f"{bucket.scheme}://{bucket.name}: this process was forked from one that had used a "
+            "bucket, and would wait for ever for threads that only the other has",
+            remedy='Start processes with multiprocessing.get_context("spawn") or "forkserver", or '
+            "fork before the first use of a bucket",
+        )
+    return _client(bucket, retries)
+
+
+@lru_cache(maxsize=16)
+def _client(bucket: Bucket, retries: bool) -> Client:
+    try:
+        from obstore import store
+        from obstore.exceptions import BaseError
+    except ImportError:
+        raise UsageError(
+            f"{bucket.scheme}://{bucket.name}: a checkpoint in a bucket needs obstore, which is "
+            f"not installed: {INSTALL}"
+        ) from None
+    endpoint = _endpoint(bucket.scheme)
+    options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=5)}
+    if endpoint.startswith("http://"):
+        options["allow_http"] = True  # whoever names such an endpoint means it
+    retry = _RETRIES if retries else _NO_RETRIES
+    try:
+        if bucket.scheme == "s3":
+            provider: Any = _provider()
+            return store.S3Store(
+                bucket.name,
+                client_options=options,
+                retry_config=retry,
+                credential_provider=provider,
+            )
+        if bucket.scheme == "gs":
+            return store.GCSStore(bucket.name, client_options=options, retry_config=retry)
+        return store.AzureStore(bucket.name, client_options=options, retry_config=retry)
+    except (BaseError, ValueError) as error:
+        raise UsageError(
+            f"{bucket.scheme}://{bucket.name}: the settings of its client, which come from the "
+            f"environment, do not fit: {without_secrets(str(error).splitlines()[0])[:300]}"
+        ) from None
+
+
+def _endpoint(scheme: str) -> str:
+    """The endpoint that the environment names, or ``""``. Raises `UsageError` for one with a user.
+
+    Errors of the client show its URL, and would show the password in it.
+    """
+    names = {
+        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+        "gs": ("GOOGLE_ENDPOINT_URL", "GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST"),
+        "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    }[scheme]
+    for name in names:
+        found = os.environ.get(name, "")
+        if not found:
+            continue
+        if "@" in urllib.parse.urlsplit(found).netloc:
+            raise UsageError(
+                f"{name} has a user in it: {without_secrets(found)}",
+                remedy="Take it out, and give the credentials by the variables that are for them",
+            )
+        return found
+    return ""
+
+
+def _provider() -> Any:
+    """A source of AWS credentials that only boto3 knows (profiles, SSO); None without need.
+
+    Raises `UsageError` where the environment names a profile and boto3 is not there.
+    """
+    if any(map(os.environ.get, _AWS_KEYS)) or os.environ.get("AWS_SKIP_SIGNATURE"):
+        return None
+    files = (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"),
+    )
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+    if profile is None and not any(Path(file).expanduser().is_file() for file in files):
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        return Boto3CredentialProvider()
+    except ImportError:
+        raise UsageError(
+            "AWS credentials are to come from "
+            + (f"the profile {profile}" if profile else "~/.aws")
+            + ", which the client of buckets reads with boto3 only",
+            remedy="pip install boto3; or put them into the environment: "
+            'eval "$(aws configure export-credentials --format env)"',
+        ) from None
+    except Exception as error:
+        raise UsageError(
+            f"the AWS credentials{f' of profile {profile}' if profile else ''} cannot be used: "
+            f"{without_secrets(str(error).splitlines()[0])[:300]}",
+            remedy="`aws sts get-caller-identity` shows whether they are there",
+        ) from error
+
+
+def filesystem(bucket: Bucket) -> pyarrow.fs.FileSystem:
+    """Arrow's own file system for a bucket, for reading.
+
+    One that is written in Python ends the interpreter by an abort at exit (seen in 23 of 30 short
+    scripts with pyarrow 26), so no other is used. It takes its credentials from the cloud's chain.
+    """
+    import pyarrow.fs as pafs
+
+    endpoint = urllib.parse.urlsplit(_endpoint(bucket.scheme))
+    if bucket.scheme == "az":
+        account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+        named = {"blob_storage_authority": endpoint.netloc} if endpoint.netloc else {}
+        if endpoint.scheme == "http":
+            named["blob_storage_scheme"] = "http"
+        key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
+        return pafs.AzureFileSystem(account, account_key=key, **named)
+    named = {"endpoint_override": endpoint.netloc + endpoint.path} if endpoint.netloc else {}
+    if endpoint.scheme:
+        named["scheme"] = endpoint.scheme
+    if bucket.scheme == "gs":
+        return pafs.GcsFileSystem(**named)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return pafs.S3FileSystem(region=region, **named)

@@ -1,0 +1,346 @@
+"""A store in a bucket: S3 and what speaks as it does, Google Cloud Storage, Azure.
+
+Whatever a request is answered, or if it is not: `ObjectStore.create` finds out what has come of it.
+Each object that it makes carries a nonce, by which it knows its own from another's, and a reply
+that was lost from a name that was taken. See ``docs/design/0023-buckets.md``.
+
+The keys of a checkpoint stand below its URL as the files of one stand in a directory. A reset
+cannot move them. It begins the next *incarnation*, whose keys stand below ``@1``, ``@2``, …: a run
+that sleeps through it wakes up among the keys that it knows.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resumable_tasks.base.clock import now
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.text import clean, without_secrets
+from resumable_tasks.checkpoint.store import clients
+from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.checkpoint.store.clients import Bucket
+from resumable_tasks.checkpoint.store.disk import Files, Incarnations
+from resumable_tasks.errors import CheckpointUnusable, Fenced, StoreError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+T = TypeVar("T")
+_NONCE = "resumable-nonce"
+# What takes longer in one request is sent in parts: each has to be through within the time-out.
+_ONE_REQUEST = 16 << 20
+_PART = 8 << 20
+_AHEAD = 32
+_MOST_DELETED = 1000  # by one request, as S3 takes them
+_PATIENCE = 60.0
+_LONGEST_PAUSE = 3.0
+_NUMBERED = re.compile(r"@([0-9]{1,9})(\.json)?")
+_STATUS = re.compile(r"status code: ([0-9]{3}[A-Za-z ]*)")
+_CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
+_QUERY = re.compile(r"\?\S+")
+
+
+class ObjectStore(Store, Files, Incarnations):
+    """Objects below a prefix of a bucket. Exactly one of any number of racing `create` is told so.
+
+    Errors of the service are tried again for about a minute. Works in threads and in processes
+    that were spawned, and takes its credentials from the environment of each.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str) -> None:
+        """``prefix``: without a slash at its ends. One that ends in ``/@2`` names that incarnation.
+
+        ``@0`` is the first, whose keys have no such part.
+        """
+        self.url = f"{bucket.scheme}://{bucket.name}" + (f"/{prefix}" if prefix else "")
+        self._bucket = bucket
+        root, _, last = prefix.rpartition("/")
+        named = re.fullmatch(r"@([0-9]{1,9})", last)
+        self._root = root if named else prefix
+        self._named = int(named[1]) if named else None
+        self._incarnation = self._named
+        self._resolving = threading.Lock()
+        # A first request that is denied is a place that cannot be used; a later one, an incident.
+        self._answered = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._bucket, self.url, self._root, self._named, self._incarnation)
+
+    # The five of a store
+
+    def read(self, name: str) -> bytes:
+        key = self._key(name)
+        return self._request("read", name, lambda obs, client: bytes(obs.get(client, key).bytes()))
+
+    def list(self, folder: str) -> dict[str, int]:
+        top = self._resolve()
+        if not folder:
+            return top if top is not None else self._listed(self._key(""))[0]
+        found = self._listed(self._key(folder))[0]
+        return {f"{folder}/{name}": size for name, size in found.items()}
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._create(self._key(name), name, data)
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        key = self._key(name)
+        # Arrow's views are of signed bytes, which obstore takes for numbers.
+        plain = memoryview(data).cast("B")
+
+        def put(obs: Any, client: Any) -> None:
+            in_parts = len(plain) > _ONE_REQUEST
+            obs.put(client, key, plain, use_multipart=in_parts, chunk_size=_PART)
+
+        self._request("write", name, put)
+
+    def delete(self, name: str) -> None:
+        self._delete([name])
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        self._resolve()
+        return in_order(self.read, names, _AHEAD)
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        rest = iter(names)
+        while some := list(islice(rest, _MOST_DELETED)):
+            self._delete(some)
+
+    def _delete(self, names: Sequence[str]) -> None:
+        keys = [self._key(name) for name in names]
+        try:
+            self._request("delete", names[0], lambda obs, client: obs.delete(client, keys))
+        except FileNotFoundError:  # Azure minds
+            for name in names if len(names) > 1 else ():
+                self.delete(name)
+
+    # Files and incarnations
+
+    def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        return clients.filesystem(self._bucket), f"{self._bucket.name}/{self._key('')}".rstrip("/")
+
+    def archive(self) -> str:
+        self._resolve()
+        if self._named is not None or self._incarnation is None:
+            raise CheckpointUnusable(
+                f"{self.url} is one incarnation of a checkpoint, and can only be read",
+                remedy="Name the checkpoint itself, without the last part",
+            )
+        here, following = self._incarnation, self._incarnation + 1
+        marker = json.dumps({"incarnation": following, "after": here, "time": now()}).encode()
+        # Whoever was faster has archived the same.
+        self._create(_joined(self._root, f"@{following}.json"), f"@{following}.json", marker)
+        self._incarnation = None
+        return f"{self.url}/@{here}"
+
+    def check_current(self) -> None:
+        if self._named is not None or self._incarnation is None:
+            return
+        following = self._incarnation + 1
+        if self._head(_joined(self._root, f"@{following}.json"), "its reset") is not None:
+            raise Fenced(
+                f"the checkpoint {self.url} was reset while this run was at work on it",
+                safe=f"What this run had committed is in {self.url}/@{self._incarnation}",
+            )
+
+    def _resolve(self) -> dict[str, int] | None:
+        """Find the incarnation that counts, once; the names at its top if that has shown them."""
+        with self._resolving:
+            if self._incarnation is not None:
+                return None
+            top, folders = self._listed(self._root)
+            numbered = [_NUMBERED.fullmatch(name) for name in (*top, *folders)]
+            self._incarnation = max((int(n[1]) for n in numbered if n), default=0)
+            if self._incarnation:
+                return None
+            return top
+
+    def _key(self, name: str) -> str:
+        self._resolve()
+        numbered = f"@{self._incarnation}" if self._incarnation else ""
+        return _joined(self._root, numbered, name)
+
+    # Requests
+
+    def _listed(self, prefix: str) -> tuple[dict[str, int], set[str]]:
+        """The names right below a prefix with their sizes, and the folders there."""
+
+        def listed(obs: Any, client: Any) -> Any:
+            return obs.list_with_delimiter(client, prefix or None)
+
+        found = self._request("list", prefix.removeprefix(self._root).strip("/"), listed)
+        start = len(prefix) + 1 if prefix else 0
+        # A folder's marker, which consoles make, has the name of the folder itself.
+        objects = {o["path"][start:]: o["size"] for o in found["objects"] if o["path"][start:]}
+        return objects, {path[start:] for path in found["common_prefixes"]}
+
+    def _create(self, key: str, name: str, data: bytes) -> bool:
+        nonce = secrets.token_hex(8)
+        unsure = False
+        error: Exception | None = None
+        for _ in _tries():
+            try:
+                self._put_new(key, data, nonce)
+                return True
+            except _foreign() as caught:
+                error = caught
+            fault_point("object.unsettled")
+            refused = _is_refusal(error)
+            found = self._head(key, name)
+            if found is None:
+                if _is_denial(error):
+                    raise self._failed("write", name, error) from None
+                # A name that was taken and is free again was in the way for a moment only.
+                unsure = unsure or not refused
+                continue
+            if found.get(_NONCE) is not None:
+                return bool(found[_NONCE] == nonce)
+            # The service has dropped the nonce, or another program has made the object.
+            if (refused and not unsure) or self.read(name) != data:
+                return False
+            raise CreateUnknown(f"{self.url}/{name} is there, and may be this run's or another's")
+        assert error is not None
+        if unsure:
+            raise CreateUnknown(
+                f"cannot tell whether {self.url}/{name} was created: {_told(error)}"
+            )
+        raise self._failed("write", name, error) from None
+
+    def _put_new(self, key: str, data: bytes, nonce: str) -> None:
+        import obstore
+
+        client = clients.client(self._bucket, retries=False)
+        kept: Any = {_NONCE: nonce}
+        obstore.put(client, key, data, mode="create", attributes=kept, use_multipart=False)
+        self._answered = True
+
+    def _head(self, key: str, name: str) -> dict[str, Any] | None:
+        """The metadata of an object, None if there is none. Raises `CreateUnknown`."""
+
+        def head(obs: Any, client: Any) -> dict[str, Any]:
+            return dict(obs.get(client, key, options={"head": True}).attributes)
+
+        try:
+            return self._request("look at", name, head)
+        except FileNotFoundError:
+            return None
+        except StoreError as error:
+            raise CreateUnknown(str(error)) from error
+
+    def _request(self, verb: str, name: str, call: Callable[[Any, Any], T]) -> T:
+        """What the call returns for obstore and a client, tried again as long as it may help."""
+        client = clients.client(self._bucket, retries=True)
+        import obstore
+
+        error: Exception | None = None
+        for number in _tries():
+            try:
+                found = call(obstore, client)
+                self._answered = True
+                return found
+            except FileNotFoundError as caught:
+                if _is_without_bucket(caught):
+                    raise self._failed(verb, name, caught) from None
+                self._answered = True
+                raise FileNotFoundError(f"{self.url}/{name}") from None
+            except _foreign() as caught:
+                error = caught
+                if _is_without_bucket(caught) or (number and _is_denial(caught)):
+                    break
+        assert error is not None
+        raise self._failed(verb, name, error) from None
+
+    def _failed(self, verb: str, name: str, error: Exception) -> Exception:
+        """The error of ours for one of the client's."""
+        where = f"{self.url}/{name}" if name else self.url
+        what = f"cannot {verb} {where}: {_told(error)}"
+        if _is_without_bucket(error):
+            return CheckpointUnusable(
+                f"{self.url}: there is no bucket {self._bucket.name!r}, as far as the credentials "
+                "show",
+                remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
+                "service of your own",
+            )
+        if not _is_denial(error):
+            return StoreError(
+                f"{what}. Nothing that was committed is lost",
+                remedy="Run the same command again once the service answers",
+            )
+        remedy = (
+            "The credentials need permission to read, write, list and delete below this prefix; "
+            "a clock that is off by minutes is refused in the same way"
+        )
+        if "RequestTimeTooSkewed" in str(error):
+            remedy = "Set this machine's clock: the service takes no request of another time"
+        if _lacks_credentials(error):
+            what = f"{self.url}: no credentials were found in the environment or on this machine"
+            remedy = f"Set {clients.CREDENTIALS[self._bucket.scheme]}; see docs/buckets.md"
+        kind = StoreError if self._answered else CheckpointUnusable
+        return kind(f"{what}. Nothing that was committed is lost", remedy=remedy)
+
+
+def _again(
+    bucket: Bucket, url: str, root: str, named: int | None, incarnation: int | None
+) -> ObjectStore:
+    """A store in another process: among the same keys, whatever was reset meanwhile."""
+    found = ObjectStore(bucket, root)
+    found.url, found._named, found._incarnation = url, named, incarnation
+    return found
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(filter(None, parts))
+
+
+def _foreign() -> tuple[type[Exception], ...]:
+    """The errors that the client raises."""
+    from obstore.exceptions import BaseError
+
+    return BaseError, OSError, ValueError
+
+
+def _is_refusal(error: Exception) -> bool:
+    """True if the service says that the name is taken. A 409 of S3 only says: not now."""
+    return "status code: 412" in str(error) or "BlobAlreadyExists" in str(error)
+
+
+def _is_denial(error: Exception) -> bool:
+    named = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+    return named or _lacks_credentials(error)
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    """True if none were in the environment, and the machine, which was asked next, has no role."""
+    return "//169.254." in str(error)
+
+
+def _is_without_bucket(error: Exception) -> bool:
+    return any(word in str(error) for word in ("NoSuchBucket", "ContainerNotFound"))
+
+
+def _told(error: Exception) -> str:
+    """One line about an error of the client, without what a URL may hold."""
+    text = str(error)
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if status:
+        return clean(status[1].strip() + (f", {code[1]}" if code else ""))
+    return clean(without_secrets(_QUERY.sub("?…", text.partition("\n")[0])), 200)
+
+
+def _tries() -> Iterator[int]:
+    """Number the tries of a request, with growing pauses between them, for about a minute."""
+    until = time.monotonic() + _PATIENCE
+    for number in count():
+        yield number
+        pause = min(_LONGEST_PAUSE, 0.1 * 2**number) * random.uniform(0.5, 1)
+        if time.monotonic() + pause > until:
+            return
+        time.sleep(pause)
