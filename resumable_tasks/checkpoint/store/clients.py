@@ -36,6 +36,7 @@ _RETRIES: RetryConfig = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3)},
 }
 _NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
+_PREFIXES = ("AWS_", "GOOGLE_", "STORAGE_", "AZURE_")
 # Where one of these is set, no file has to be read for credentials.
 _AWS_KEYS = (
     "AWS_ACCESS_KEY_ID",
@@ -73,11 +74,16 @@ def client(bucket: Bucket, *, retries: bool) -> Client:
             remedy='Start processes with multiprocessing.get_context("spawn") or "forkserver", or '
             "fork before the first use of a bucket",
         )
-    return _client(bucket, retries)
+    return _client(bucket, retries, _environment())
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    """All that a client is made from, which a program may change while it runs."""
+    return tuple(item for item in os.environ.items() if item[0].startswith(_PREFIXES))
 
 
 @lru_cache(maxsize=16)
-def _client(bucket: Bucket, retries: bool) -> Client:
+def _client(bucket: Bucket, retries: bool, _: tuple[tuple[str, str], ...]) -> Client:
     try:
         from obstore import store
         from obstore.exceptions import BaseError
@@ -106,7 +112,8 @@ def _client(bucket: Bucket, retries: bool) -> Client:
     except (BaseError, ValueError) as error:
         raise UsageError(
             f"{bucket.scheme}://{bucket.name}: the settings of its client, which come from the "
-            f"environment, do not fit: {without_secrets(str(error).splitlines()[0])[:300]}"
+            f"environment, do not fit: {without_secrets(str(error).splitlines()[0])[:300]}",
+            remedy=f"Set {CREDENTIALS[bucket.scheme]}; see docs/buckets.md",
         ) from None
 
 
