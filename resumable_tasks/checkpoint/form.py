@@ -46,13 +46,15 @@ class Origin:
     """The origin of a handler. Parts that cannot be known are None.
 
     ``file`` is below the working directory, or only a name, ``function`` a qualified name, and
-    ``code`` a digest. ``named``: the user has named the job or its checkpoint outright.
+    ``code`` a digest. ``named``: the user has named the job or its checkpoint outright. ``path``
+    is where the file is on this machine.
     """
 
     file: str | None
     function: str | None
     code: str | None
     named: bool
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Found:
     items have a result that does not fit the table. ``ended`` is how that run has ended, None if it
     has not said. ``spent`` is the cost of all runs, None where the checkpoint does not keep it;
     ``used`` is what earlier tries of the same flow run have used. ``edited``: the
-    handler's code is another than when items were completed.
+    handler's code is another than when items were completed; ``handlers``: so are its function
+    and file, which were the first and are the second of these.
     """
 
     completed: int = 0
@@ -123,6 +126,7 @@ class Found:
     spent: float | None = None
     used: Used = Used()
     edited: bool = False
+    handlers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,21 +14,17 @@ import inspect
 import os
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
 
+from resumable_tasks.base.source import parse, parse_file
 from resumable_tasks.checkpoint.form import Origin
 
-_MOST_BYTES = 1_000_000
 _PLAIN = (str, int, float, bool, type(None))
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITION = (*_FUNCTION, ast.ClassDef)
-# Python 3.11 raises SystemError where two threads parse at once (gh-106905), as runs do that
-# begin together; what other code parses meanwhile is not ours to hold back.
-_PARSING = threading.Lock()
 
 
 def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
@@ -43,6 +39,7 @@ def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
         getattr(function, "__qualname__", None),
         _digest(function, path, bound),
         named,
+        path,
     )
 
 
@@ -103,10 +100,9 @@ def _digest(function: Any, path: str | None, bound: tuple[Any, ...]) -> str | No
     if code is None:
         return None
     try:
-        with _PARSING:
-            parts = list(_parts(function, code, path))
+        parts = list(_parts(function, code, path))
     except (OSError, SyntaxError, ValueError, RecursionError, SystemError):
-        # Without readable source nothing is known of its code. SystemError: see `_PARSING`.
+        # Without readable source nothing is known of its code. SystemError: see `parse`.
         return None
     parts += [repr(value) for value in (*bound, *_closed_over(function)) if _is_plain(value)]
     text = "\n".join(parts).encode(errors="surrogatepass")
@@ -127,11 +123,9 @@ def _is_plain(value: Any) -> bool:
 
 def _parts(function: Any, code: CodeType, path: str | None) -> Iterator[str]:
     """The source of the function, then of each name in its file that it uses, in order."""
-    if path is not None and os.path.getsize(path) <= _MOST_BYTES:
-        with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
-    else:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    tree = parse_file(path) if path is not None else None
+    if tree is None:
+        tree, path = parse(textwrap.dedent(inspect.getsource(function))), None
     first = code.co_firstlineno if path is not None else 1
     root = next((node for node in ast.walk(tree) if _is_at(node, first, code.co_name)), None)
     if root is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.signals import use_exit_codes
+from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
@@ -308,9 +309,9 @@ class Run:
         )
         if found.edited:
             log.warning(
-                "%s: the handler's code is not what it was when these items were completed; their "
-                "results stay. To have them done again: %s; key and where choose some of them",
+                "%s: %s. To have them done again: %s; key and where choose some of them",
                 self._options.name,
+                _describe_edit(found.handlers),
                 checkpoint.redo_hint,
             )
         path = place.local_path()
@@ -412,6 +413,19 @@ class Run:
 
             return AsyncRunner(options.most_at_once, self._loop)
         return ThreadRunner(options.most_at_once)
+
+
+def _describe_edit(handlers: tuple[str, str] | None) -> str:
+    if handlers is None:
+        return (
+            "the handler's code is not what it was when these items were completed; their results "
+            "stay"
+        )
+    then, now = map(clean, handlers)
+    return (
+        f"the handler is not the one that completed these items (then: {then}; now: {now}); their "
+        "results stay. If this is another job, stop now, and give it a checkpoint= of its own"
+    )
 
 
 def _refuse_in_a_worker(name: str) -> None:

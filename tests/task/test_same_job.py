@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(path: Path, text: str = JOB, name: str = "process") -> ResumableTask[Any]:
     """The job of a script with this text."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -104,6 +104,93 @@ def test_functions_within_functions_are_told_apart() -> None:
     one().run(ITEMS)
     with pytest.raises(CheckpointMismatch, match=r"one.<locals>.process"):
         two().run(ITEMS)
+
+
+SUNG = JOB.replace("say", "sing")
+NAMED = {
+    "another script": ("a.py", "b.py", JOB, SUNG, "refused"),
+    "a copy": ("a.py", "b.py", JOB, JOB, "nothing"),
+    "another of one name in two folders": ("a/job.py", "b/job.py", JOB, SUNG, "both files"),
+    "an edit": ("a.py", "a.py", JOB, SUNG, "one file"),
+}
+
+
+@pytest.mark.parametrize("change", NAMED)
+def test_two_scripts_that_name_one_checkpoint_share_nothing_silently(
+    here: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    first, second, before, now, said = NAMED[change]
+    load(here / first, before).run(ITEMS, checkpoint="out")
+    other = load(here / second, now)
+    if said == "refused":
+        for dry_run in (True, False):
+            with pytest.raises(CheckpointMismatch) as caught:
+                other.run(ITEMS, checkpoint="out", dry_run=dry_run)
+            assert "process in a.py, which is still there" in str(caught.value)
+            assert "this run:   process in b.py" in str(caught.value)
+        assert load(here / first, before).run(ITEMS, checkpoint="out").skipped == 30
+        return
+    found = warnings_of(caplog, lambda: other.run(ITEMS, checkpoint="out"))
+    assert len(found) == (said != "nothing")
+    both = [f"process in {first}" in each and f"process in {second}" in each for each in found]
+    assert both == [said == "both files"] * len(found)
+    assert warnings_of(caplog, lambda: other.run(ITEMS, checkpoint="out")) == []
+
+
+def test_one_word_lets_another_script_go_on_with_a_named_checkpoint(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(here / "a.py").run(ITEMS, checkpoint="out")
+    other = load(here / "b.py", SUNG)
+
+    def reuse() -> object:
+        return other.run(ITEMS, checkpoint="out", on_version_change="reuse")
+
+    found = warnings_of(caplog, reuse)
+    assert len(found) == 1
+    assert "process in a.py; now: process in b.py" in found[0]
+    assert other.run([*ITEMS, {"id": 30}], checkpoint="out").skipped == 30
+    assert load(here / "a.py").run(ITEMS, checkpoint="out").skipped == 30
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_script_that_moved_goes_on_with_a_named_checkpoint(
+    here: Path, caplog: pytest.LogCaptureFixture, edited: bool
+) -> None:
+    load(here / "a.py").run(ITEMS, checkpoint="out")
+    (here / "a.py").unlink()
+    moved = load(here / "jobs" / "b.py", SUNG if edited else JOB)
+    found = warnings_of(caplog, lambda: moved.run(ITEMS, checkpoint="out"))
+    assert len(found) == edited
+    assert all("process in a.py; now: process in jobs/b.py" in each for each in found)
+    assert all("another job" in each and "checkpoint= of its own" in each for each in found)
+
+
+def test_a_name_that_two_scripts_give_their_job_is_a_word(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = JOB.replace('key="id"', 'key="id", name="texts"')
+    load(here / "a.py", named).run(ITEMS, checkpoint="out")
+    other = load(here / "b.py", named.replace("say", "sing"))
+    assert len(warnings_of(caplog, lambda: other.run(ITEMS, checkpoint="out"))) == 1
+
+
+def test_functions_within_functions_are_told_apart_where_the_checkpoint_is_named() -> None:
+    def one() -> ResumableTask[Any]:
+        def process(items: list[Any]) -> list[Any]:
+            return [{"a": 1} for _ in items]
+
+        return resumable_task(process, key="id")
+
+    def two() -> ResumableTask[Any]:
+        def process(items: list[Any]) -> list[Any]:
+            return [{"b": 2} for _ in items]
+
+        return resumable_task(process, key="id")
+
+    one().run(ITEMS, checkpoint="out")
+    with pytest.raises(CheckpointMismatch, match=r"two.<locals>.process"):
+        two().run(ITEMS, checkpoint="out")
 
 
 def test_nothing_is_another_functions_that_completed_nothing(here: Path) -> None:

@@ -233,6 +233,7 @@ class DirectoryCheckpoint(Checkpoint):
             state.pace.cost,
             state.pace.used,
             state.handlers.edited,
+            state.handlers.moved,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
@@ -503,7 +504,7 @@ def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State
     manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
     restarts = _restarts(store, found, state, job)
     if not restarts and state.done:
-        handlers.check(store, state.handlers, job.origin)
+        handlers.check(store.url, state.handlers, job)
     return restarts
 
 

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from resumable_tasks.checkpoint.form import Origin
-from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.form import Job, Origin
 from resumable_tasks.errors import CheckpointMismatch
+
+_Place = tuple[str | None, str | None]
+"""The file and the qualified name of a function, each None if unknown."""
 
 
 @dataclass(slots=True)
 class Handlers:
     """The fold of what claims say of handlers.
 
-    ``origins`` are the files and functions of the runs since something was completed. ``edited``:
-    the last run's code is another than that of the run before, by which items were completed.
+    ``origins`` are the files and functions of the runs since something was completed, ``last`` is
+    that of the last run. ``edited``: its code is another than that of the run before, by which
+    items were completed. ``moved`` are the two functions, as text, if they are not one.
     """
 
-    origins: list[tuple[str | None, str | None]] = field(default_factory=list)
+    origins: list[_Place] = field(default_factory=list)
+    last: _Place = (None, None)
     code: str | None = None
     edited: bool = False
+    moved: tuple[str, str] | None = None
 
     def follow(self, said: Mapping[str, Any] | None, *, completed: bool, told: bool) -> None:
         """Take in one more claim. ``told``: its version says that the handler is another."""
-        self.edited = False
+        self.edited, self.moved = False, None
         if not said:
             return
-        before, self.code = self.code, said.get("code")
-        self.edited = completed and not told and is_edited(before, self.code)
-        origin = said.get("file"), said.get("function")
+        code, last = self.code, self.last
+        self.code, self.last = said.get("code"), (said.get("file"), said.get("function"))
+        if completed and not told:
+            self.edited = is_edited(code, self.code) or (
+                code != self.code and not _may_be(_in_any_folder(last), _in_any_folder(self.last))
+            )
+            if self.edited and not _may_be(last, self.last):
+                self.moved = _text(*last), _text(*self.last)
         if not completed:
-            self.origins = [origin]
-        elif origin not in self.origins:
-            self.origins.append(origin)
+            self.origins = [self.last]
+        elif self.last not in self.origins:
+            self.origins.append(self.last)
 
 
 def is_edited(before: str | None, now: str | None) -> bool:
@@ -47,9 +58,7 @@ def is_edited(before: str | None, now: str | None) -> bool:
 
 def describe(origin: Origin) -> dict[str, Any]:
     """The origin as a claim says it."""
-    found = asdict(origin)
-    del found["named"]
-    return found
+    return {"file": origin.file, "function": origin.function, "code": origin.code}
 
 
 def argument(path: str) -> str:
@@ -58,26 +67,71 @@ def argument(path: str) -> str:
     return f"checkpoint={(path if partition == 'default' else folder)!r}"
 
 
-def check(store: Store, known: Handlers, origin: Origin | None) -> None:
-    """Raise `CheckpointMismatch` where only the name of a function leads to this checkpoint.
+def check(place: str, known: Handlers, job: Job) -> None:
+    """Raise `CheckpointMismatch` where another job's handler has only its name in common.
 
-    Two scripts in one folder may have functions of the same name.
+    Two scripts may have functions of the same name. Where only that name leads to the checkpoint,
+    any other place of the function is another's. Where the checkpoint was named, a script may have
+    been edited, renamed and moved; but two functions that are both there are two.
     """
-    if origin is None or origin.named or not known.origins:
+    origin = job.origin
+    if origin is None or not known.origins:
         return
-    if any(_may_be(each, (origin.file, origin.function)) for each in known.origins):
+    this = origin.file, origin.function
+    if any(_may_be(each, this) for each in known.origins):
+        return
+    if not origin.named:
+        raise CheckpointMismatch(
+            f"the checkpoint {place} has this job's name, and was made by another function:\n"
+            f"  checkpoint: {_text(*known.origins[-1])}\n  this run:   {_text(*this)}",
+            safe="Nothing was handled",
+            remedy="Ways out: if this is another job, give it a name of its own, name=…; if it is "
+            f"the same job and has moved, name the checkpoint outright, once: {argument(place)}",
+        )
+    if job.on_version_change == "reuse" or not is_edited(known.code, origin.code):
+        return
+    last = known.last
+    by_name_alone = all(_bare(place) == job.name for place in (last, this))
+    if not by_name_alone or _may_be(_in_any_folder(last), _in_any_folder(this)):
+        return
+    if not _stands(last, origin):
         return
     raise CheckpointMismatch(
-        f"the checkpoint {store.url} has this job's name, and was made by another function:\n"
-        f"  checkpoint: {_text(*known.origins[-1])}\n  this run:   "
-        f"{_text(origin.file, origin.function)}",
+        f"the checkpoint {place} was made by another function of this name:\n  checkpoint: "
+        f"{_text(*last)}, which is still there\n  this run:   {_text(*this)}",
         safe="Nothing was handled",
-        remedy="Ways out: if this is another job, give it a name of its own, name=…; if it is the "
-        f"same job and has moved, name the checkpoint outright, once: {argument(store.url)}",
+        remedy="Ways out: if this is another job, give it a checkpoint= of its own; if it goes on "
+        'with the same job, say so once: on_version_change="reuse"',
     )
 
 
-def _may_be(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> bool:
+def _stands(place: _Place, origin: Origin) -> bool:
+    """True if that function is still in its file: here, or beside the file of this one."""
+    from resumable_tasks.base.source import defines
+
+    file, function = place
+    if file is None or function is None:
+        return False
+    paths = [file]
+    if origin.path is not None:
+        paths.append(os.path.join(os.path.dirname(origin.path), os.path.basename(file)))
+    return any(
+        (path, function) != (origin.path, origin.function) and defines(path, function)
+        for path in map(os.path.realpath, paths)
+    )
+
+
+def _in_any_folder(place: _Place) -> _Place:
+    """The place without its folder: another one for each release, machine or working directory."""
+    file, function = place
+    return file and file.rpartition("/")[2], function
+
+
+def _bare(place: _Place) -> str:
+    return str(place[1]).rpartition(".")[2]
+
+
+def _may_be(one: _Place, other: _Place) -> bool:
     return all(a == b or a is None or b is None for a, b in zip(one, other, strict=True))
 
 

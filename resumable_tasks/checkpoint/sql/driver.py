@@ -38,20 +38,22 @@ class TableCheckpoint(Checkpoint):
         self._tables = tables
         self._results = Results(database, tables)
         self._results.check()
+        self.expected, completed = self._results.count_items()
         # JSON in a column of text, where the job says so; in one of JSON the database sees to that.
         json = job.columns.json - self._results.json_columns
         self.columns = replace(job.columns, json=json, as_rows=True)
         self._run_row = RunRow(database, tables, self.run, job)
-        began = self._run_row.take(takeover=opening.takeover, identity=opening.identity)
+        began = self._run_row.take(
+            takeover=opening.takeover, identity=opening.identity, completed=completed
+        )
         self._failures = FailuresTable(database, tables, self.run, began, job)
         self._heartbeat = Heartbeat(self._run_row.beat, tables.spec.claim_seconds)
         self._unit: TableUnit | None = None
         self._how = "error"
         try:
-            self.expected, completed = self._results.count_items()
             failed, parked = self._failures.count()
-            edited = self._run_row.edited and completed > 0
-            self.found = Found(completed, failed, parked=parked, edited=edited)
+            edited, moved = self._run_row.handlers.edited, self._run_row.handlers.moved
+            self.found = Found(completed, failed, parked=parked, edited=edited, handlers=moved)
             self.planner = TablePlanner(
                 job.planning, self._claims(job), completed, suspects=self._failures.suspects
             )

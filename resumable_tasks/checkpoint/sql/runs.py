@@ -28,20 +28,22 @@ class RunRow:
         self._job = job
         self._until = database.now + tables.spec.claim_seconds
         runs = tables.runs.c
-        self.edited = False
-        """Whether the handler's code is another than in the run before."""
+        self.handlers = handlers.Handlers()
+        """The handlers of the run before and of this one."""
         self._mine = [runs.run == run, runs.ended.is_(None)]
 
-    def take(self, *, takeover: bool, identity: Mapping[str, str] | None) -> float:
+    def take(
+        self, *, takeover: bool, identity: Mapping[str, str] | None, completed: int = 0
+    ) -> float:
         """Enter this run; when it began, by the database's clock.
 
-        Raises `CheckpointHeld` on SQLite while another is at work, `CheckpointMismatch` if the
-        runs before were of another job or version.
+        ``completed`` rows are there. Raises `CheckpointHeld` on SQLite while another is at work,
+        `CheckpointMismatch` if the runs before were of another job or version.
         """
         runs = self._tables.runs
         me = holder.me(self.run)
         with self._database.writing() as connection:
-            self._check_job(connection)
+            self._check_job(connection, completed > 0)
             self._end_gone(connection)
             others = sa.update(runs).where(runs.c.ended.is_(None))
             if takeover:
@@ -59,19 +61,20 @@ class RunRow:
                     machine=_machine(),
                     began=self._database.now,
                     alive_until=self._until,
-                    identity=json.dumps({**(identity or {}), **self._code}),
+                    identity=json.dumps({**(identity or {}), **self._handler}),
                 )
             )
             began = sa.select(runs.c.began).where(runs.c.run == self.run)
             return float(connection.execute(began).scalar_one())
 
     @property
-    def _code(self) -> dict[str, str]:
-        """The digest of the handler's code, if it is known."""
-        code = self._job.origin.code if self._job.origin is not None else None
-        return {"code": code} if code is not None else {}
+    def _handler(self) -> dict[str, str]:
+        """The file, function and digest of the handler, as far as they are known."""
+        origin = self._job.origin
+        known = handlers.describe(origin) if origin is not None else {}
+        return {name: value for name, value in known.items() if value is not None}
 
-    def _check_job(self, connection: sa.Connection) -> None:
+    def _check_job(self, connection: sa.Connection, completed: bool) -> None:
         runs, job = self._tables.runs, self._job
         last = connection.execute(
             sa.select(runs.c.job, runs.c.version, runs.c.identity)
@@ -91,9 +94,11 @@ class RunRow:
                 f'run is of {job.version!r}: on_version_change="reuse" keeps what is '
                 f"completed; to redo it, SET {self._tables.spec.done} = NULL where it is to be"
             )
-        if last.version == job.version:
-            before = json.loads(last.identity).get("code")
-            self.edited = handlers.is_edited(before, self._code.get("code"))
+        self.handlers.follow(json.loads(last.identity), completed=False, told=False)
+        if completed:
+            handlers.check(self._tables.url, self.handlers, job)
+        told = last.version != job.version
+        self.handlers.follow(self._handler, completed=completed, told=told)
 
     def _refuse_second(self, connection: sa.Connection) -> None:
         runs = self._tables.runs

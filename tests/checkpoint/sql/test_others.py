@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Budget, Failing, Interrupted, SqlCheckpoint, resumable_task
+from resumable_tasks import (
+    Budget,
+    CheckpointMismatch,
+    Failing,
+    Interrupted,
+    ResumableTask,
+    SqlCheckpoint,
+    resumable_task,
+)
 from tests.checkpoint.sql.conftest import Db
 
 Rows = list[dict[str, Any]]
@@ -201,3 +209,39 @@ def test_tables_in_a_schema_with_names_of_any_kind(db: Db, place: dict[str, Any]
     assert (rows.num_rows, set(rows.column(field).to_pylist())) == (500, {"x"})
     key = "id" if "columns" in place else "lesson_id"
     assert sorted(rows.column(key).to_pylist()) == list(range(1, 501))
+
+
+def one() -> ResumableTask[Any]:
+    @resumable_task(batch_size=10)
+    def label(rows: Rows) -> Rows:
+        return [{"id": row["id"], "label": "one"} for row in rows]
+
+    return label
+
+
+def two() -> ResumableTask[Any]:
+    @resumable_task(batch_size=10)
+    def label(rows: Rows) -> Rows:
+        return [{"id": row["id"], "label": "two"} for row in rows]
+
+    return label
+
+
+def test_another_function_of_the_same_name_does_not_share_a_column_silently(
+    db: Db, prepared: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = prepared(20)
+    one().run(checkpoint=checkpoint)
+    db.do("UPDATE lessons SET processed_at = NULL WHERE id > 10")
+    with pytest.raises(CheckpointMismatch, match=r"one.<locals>.label in .*, which is still there"):
+        two().run(checkpoint=checkpoint)
+    assert undone(db) == 10
+    assert two().run(checkpoint=checkpoint, on_version_change="reuse").completed == 10
+    assert "then: one.<locals>.label in" in caplog.text
+
+
+def test_rows_that_none_has_completed_are_any_functions(db: Db, prepared: Prepared) -> None:
+    checkpoint = prepared(20)
+    one().run(checkpoint=checkpoint)
+    db.do("UPDATE lessons SET processed_at = NULL")
+    assert two().run(checkpoint=checkpoint).completed == 20
