@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 T = TypeVar("T")
-_NONCE = "resumable-nonce"
+_NONCE = "nonce"  # Azure takes only what could name a variable
 # What takes longer in one request is sent in parts: each has to be through within the time-out.
 _ONE_REQUEST = 16 << 20
 _PART = 8 << 20
