@@ -29,7 +29,10 @@ CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS to the path of the key's file",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_KEY",
 }
-_TIMEOUT = timedelta(seconds=30)
+# A service that says nothing for so long is asked again. What is large arrives in pieces, each of
+# which counts as a sign of life; what is sent has to be through by then.
+_SILENCE = timedelta(seconds=20)
+_LONGEST = timedelta(minutes=10)
 _RETRIES: RetryConfig = {
     "max_retries": 4,
     "retry_timeout": timedelta(seconds=60),
@@ -93,7 +96,11 @@ def _client(bucket: Bucket, retries: bool, _: tuple[tuple[str, str], ...]) -> Cl
             f"not installed: {INSTALL}"
         ) from None
     endpoint = _endpoint(bucket.scheme)
-    options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=5)}
+    options: ClientConfig = {
+        "timeout": _LONGEST,
+        "read_timeout": _SILENCE,
+        "connect_timeout": timedelta(seconds=5),
+    }
     if endpoint.startswith("http://"):
         options["allow_http"] = True  # whoever names such an endpoint means it
     retry = _RETRIES if retries else _NO_RETRIES

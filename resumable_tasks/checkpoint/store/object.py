@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NONCE = "nonce"  # Azure takes only what could name a variable
-# What takes longer in one request is sent in parts: each has to be through within the time-out.
-_ONE_REQUEST = 16 << 20
-_PART = 8 << 20
+# What is larger is sent in parts, few at a time: on a slow line each has to be through in time.
+_ONE_REQUEST = 8 << 20
+_PART = 5 << 20
+_PARTS_AT_ONCE = 2
 _AHEAD = 32
 _MOST_DELETED = 1000  # by one request, as S3 takes them
 _PATIENCE = 60.0
@@ -98,7 +99,12 @@ class ObjectStore(Store, Files, Incarnations):
 
         def put(obs: Any, client: Any) -> None:
             in_parts = len(plain) > _ONE_REQUEST
-            obs.put(client, key, plain, use_multipart=in_parts, chunk_size=_PART)
+            obs.put(
+                *(client, key, plain),
+                use_multipart=in_parts,
+                chunk_size=_PART,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
 
         self._request("write", name, put)
 
