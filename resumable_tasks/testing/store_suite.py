@@ -16,7 +16,8 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from multiprocessing.synchronize import Barrier
@@ -27,10 +28,10 @@ from typing import Any
 import pytest
 
 from resumable_tasks.checkpoint.store import disk
-from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import ResumableTasksError
 
 FOLDERS = ("journal", "shards")
-RACERS = 50
 _PROCESSES = 5
 _PATIENCE = 60.0
 
@@ -40,6 +41,12 @@ class StoreSuite:
 
     half_seen_rounds = 15
     """How many large values are written while readers look on."""
+    racers = 50
+    """How many creators race for one name; a multiple of 5."""
+    secret = ""
+    """A secret by which the stores reach their medium: it is looked for where none may be."""
+    faults: Sequence[str] = ()
+    """What can be made to go wrong with the medium, by the names that `failing` knows."""
 
     def make_store(self, tmp_path: Path) -> Store:
         """A new store at a place below ``tmp_path`` that does not exist yet."""
@@ -52,6 +59,24 @@ class StoreSuite:
     def oracle(self, store: Store) -> dict[str, bytes]:
         """All names with their bytes, read past the store, whatever else lies there included."""
         raise NotImplementedError
+
+    def failing(self, store: Store, fault: str, share: float) -> AbstractContextManager[Any]:
+        """Inside it requests fail in one of `faults`: the next one (share 0), or this share of all.
+
+        Whatever is still under way in the medium has come to its end when it is left.
+        """
+        raise NotImplementedError
+
+    def mark_folders(self, store: Store) -> bool:
+        """Put past the store what consoles and gateways leave for the place and its ``journal``.
+
+        In a bucket objects of 0 bytes, whose names end in a slash. False if the medium has none.
+        """
+        return False
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "fault" in metafunc.fixturenames:
+            metafunc.parametrize("fault", self.faults)
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -87,6 +112,16 @@ class StoreSuite:
         store.put("shards/a", memoryview(bytearray(b"xabcx"))[1:4])
         assert self.oracle(store) == {"shards/a": b"abc"}
 
+    @pytest.mark.parametrize("code", ["b", "h", "d"])
+    def test_put_takes_a_view_of_items_of_any_kind_for_its_bytes(
+        self, store: Store, code: str
+    ) -> None:
+        """The views that Arrow gives are of signed bytes."""
+        items = array(code, [-1, 0, 1, -100, 100] * 1000)
+        store.put("shards/a", memoryview(items))
+        assert self.oracle(store) == {"shards/a": items.tobytes()}
+        assert store.list("shards") == {"shards/a": len(items.tobytes())}
+
     @pytest.mark.parametrize("name", ["none", "journal/none", "no-such-folder/none"])
     def test_reading_what_is_not_there(self, store: Store, name: str) -> None:
         with pytest.raises(FileNotFoundError):
@@ -97,6 +132,45 @@ class StoreSuite:
         store.put("holder.json", b"short")
         assert store.read("holder.json") == b"short"
         assert self.oracle(store) == {"holder.json": b"short"}
+
+    # Many names at once
+
+    def test_read_all_gives_the_bytes_in_the_order_of_the_names(self, store: Store) -> None:
+        names = [f"journal/{number * 37 % 300}" for number in range(300)]
+        self._put_all(store, names)
+        assert list(store.read_all(names)) == [name.encode() for name in names]
+        assert list(store.read_all(iter(names[:3] * 2))) == [n.encode() for n in names[:3] * 2]
+        assert list(store.read_all([])) == []
+
+    def test_read_all_names_what_is_missing_in_its_place(self, store: Store) -> None:
+        names = [f"journal/{number}" for number in range(100)]
+        self._put_all(store, [name for name in names if name != "journal/50"])
+        found = store.read_all(names)
+        assert [next(found) for _ in range(50)] == [name.encode() for name in names[:50]]
+        with pytest.raises(FileNotFoundError):
+            next(found)
+
+    def test_read_all_may_be_left_before_its_end(self, store: Store) -> None:
+        names = [f"journal/{number}" for number in range(100)]
+        self._put_all(store, names)
+        found = store.read_all(names)
+        assert next(found) == names[0].encode()
+        del found
+        assert list(store.read_all(names[:2])) == [name.encode() for name in names[:2]]
+
+    def test_delete_all_takes_away_these_names_and_minds_none_that_is_missing(
+        self, store: Store
+    ) -> None:
+        names = [f"shards/{number}" for number in range(2500)]
+        there = [names[at] for at in (0, 1, 998, 999, 1000, 1001, 1999, 2000, 2001, -1)]
+        self._put_all(store, [*there, "top", "journal/stays"])
+        store.delete_all(iter(["no-such-folder/a", *names[1:], "top", "top"]))
+        assert self.oracle(store) == {"shards/0": b"shards/0", "journal/stays": b"journal/stays"}
+        store.delete_all([])
+
+    def _put_all(self, store: Store, names: Iterable[str]) -> None:
+        for name in names:
+            store.put(name, name.encode())
 
     # Put-if-absent
 
@@ -115,7 +189,7 @@ class StoreSuite:
 
     def test_of_racing_threads_exactly_one_creates_a_name(self, store: Store) -> None:
         for name in (f"journal/{number}" for number in range(10)):
-            won = _race(store, name, range(RACERS))
+            won = _race(store, name, range(self.racers))
             assert len(won) == 1
             assert self.oracle(store)[name] == _value(won[0])
         assert len(self.oracle(store)) == 10
@@ -125,7 +199,7 @@ class StoreSuite:
         context = multiprocessing.get_context("spawn")
         answers: Any = context.SimpleQueue()
         barrier = context.Barrier(_PROCESSES)
-        each = RACERS // _PROCESSES
+        each = self.racers // _PROCESSES
         processes = [
             context.Process(
                 target=_race_in_process,
@@ -145,14 +219,14 @@ class StoreSuite:
         assert self.oracle(store) == {name: _value(won[name][0]) for name in names}
 
     def test_racing_puts_leave_one_of_the_values_whole(self, store: Store) -> None:
-        _together([partial(store.put, "holder.json", _value(n)) for n in range(RACERS)])
+        _together([partial(store.put, "holder.json", _value(n)) for n in range(self.racers)])
         assert list(self.oracle(store)) == ["holder.json"]
-        assert self.oracle(store)["holder.json"] in {_value(n) for n in range(RACERS)}
+        assert self.oracle(store)["holder.json"] in {_value(n) for n in range(self.racers)}
 
     def test_threads_that_write_different_names_do_not_disturb_each_other(
         self, store: Store
     ) -> None:
-        wanted = {f"shards/{n}": _value(n) for n in range(RACERS)}
+        wanted = {f"shards/{n}": _value(n) for n in range(self.racers)}
         _together([partial(store.put, name, value) for name, value in wanted.items()])
         assert self.oracle(store) == wanted
 
@@ -222,9 +296,101 @@ class StoreSuite:
         assert store.read("journal/a") == b"1"
         assert store.create("journal/a", b"2") is False
 
+    def test_a_pickle_works_in_another_process_and_holds_no_secret(self, store: Store) -> None:
+        store.put("journal/a", b"1")
+        if self.secret:
+            for shown in (pickle.dumps(store), repr(store).encode(), store.url.encode()):
+                assert self.secret.encode() not in shown, "the store shows its secret"
+        process = multiprocessing.get_context("spawn").Process(target=_work_there, args=(store,))
+        process.start()
+        process.join(_PATIENCE)
+        assert process.exitcode == 0
+        assert self.oracle(store) == {"journal/a": b"1", "journal/b": b"2"}
+
     def test_the_url_leads_back_to_the_place(self, store: Store) -> None:
         store.put("journal/a", b"1")
         assert self.store_at(store.url).read("journal/a") == b"1"
+
+    # What goes wrong
+
+    def test_a_create_that_fails_is_settled(self, store: Store, fault: str) -> None:
+        with self.failing(store, fault, 0):
+            told = _told(partial(store.create, "journal/7", b"mine"))
+        there = self.oracle(store).get("journal/7")
+        assert told is not False, "nobody else has taken the name"
+        assert there in (None, b"mine")
+        if told is True:
+            assert there == b"mine"
+        elif not isinstance(told, CreateUnknown):
+            assert there is None, f"{told!r}, and the name is taken"
+        assert store.create("journal/7", b"again") is (there is None)
+
+    @pytest.mark.parametrize("data", [b"mine", b"another's"])
+    def test_a_create_of_a_taken_name_that_fails_is_never_won(
+        self, store: Store, fault: str, data: bytes
+    ) -> None:
+        """Though the very same bytes be there."""
+        store.create("journal/7", b"another's")
+        with self.failing(store, fault, 0):
+            told = _told(partial(store.create, "journal/7", data))
+        assert told is False or isinstance(told, Exception)
+        assert self.oracle(store) == {"journal/7": b"another's"}
+
+    def test_of_racers_whose_requests_fail_at_most_one_wins(self, store: Store, fault: str) -> None:
+        for name in ("journal/0", "journal/1", "journal/2"):
+            told: dict[int, object] = {}
+
+            def create(racer: int, name: str = name, told: dict[int, object] = told) -> None:
+                told[racer] = _told(partial(store.create, name, b"%d" % racer))
+
+            with self.failing(store, fault, 0.3):
+                _together([partial(create, racer) for racer in range(self.racers)])
+            there = self.oracle(store).get(name)
+            won = [racer for racer, answer in told.items() if answer is True]
+            unknown = [racer for racer, answer in told.items() if isinstance(answer, CreateUnknown)]
+            assert len(won) <= 1
+            if there is None:
+                assert not won
+                assert False not in told.values(), "the name was taken, and nobody has it"
+            else:
+                assert int(there) in (won or unknown)
+
+    def test_what_fails_raises_an_error_of_the_tree_and_what_does_not_is_done(
+        self, store: Store, fault: str
+    ) -> None:
+        names = ["journal/0", "journal/1", "journal/2"]
+        values = [name.encode() for name in names]
+        self._put_all(store, names)
+        calls: dict[str, tuple[Callable[[], object], object]] = {
+            "read": (partial(store.read, names[0]), values[0]),
+            "read all": (lambda: list(store.read_all(names)), values),
+            "list": (partial(store.list, "journal"), dict.fromkeys(names, 9)),
+            "put": (partial(store.put, "holder.json", b"new"), None),
+            "delete": (partial(store.delete, "shards/none"), None),
+            "delete all": (partial(store.delete_all, ["shards/none", "top"]), None),
+        }
+        told: dict[str, object] = {}
+        for what, (call, wanted) in calls.items():
+            with self.failing(store, fault, 0):
+                told[what] = _told(call)
+            assert isinstance(told[what], Exception) or told[what] == wanted, what
+        there = self.oracle(store)
+        if there.pop("holder.json", None) != b"new":
+            assert told["put"] is not None
+        assert there == dict(zip(names, values, strict=True))
+
+    def test_markers_of_folders_are_no_files(self, store: Store) -> None:
+        if not self.mark_folders(store):
+            pytest.skip("this medium has no markers of folders")
+        assert store.list("") == {}
+        assert store.list("journal") == {}
+        assert store.create("journal/a", b"1")
+        store.put("job.json", b"{}")
+        assert store.list("journal") == {"journal/a": 1}
+        assert store.list("") == {"job.json": 2}
+        for name in ("journal", "journal/"):
+            with pytest.raises(FileNotFoundError):
+                store.read(name)
 
 
 class DiskSuite(StoreSuite):
@@ -378,6 +544,20 @@ class DiskSuite(StoreSuite):
 
 def _value(racer: int) -> bytes:
     return b"%d," % racer * 2_000
+
+
+def _told(call: Callable[[], object]) -> object:
+    """What a call returns, or raises of the library's own errors."""
+    try:
+        return call()
+    except ResumableTasksError as error:
+        return error
+
+
+def _work_there(store: Store) -> None:
+    assert store.read("journal/a") == b"1"
+    assert store.create("journal/a", b"2") is False
+    assert store.create("journal/b", b"2") is True
 
 
 def _race(store: Store, name: str, racers: Iterable[int]) -> list[int]:

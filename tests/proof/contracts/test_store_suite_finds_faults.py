@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from resumable_tasks.checkpoint.store import local
+from resumable_tasks.checkpoint.store.base import CreateUnknown
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.errors import CheckpointDamaged, StoreError
 from resumable_tasks.testing.store_suite import FOLDERS, DiskSuite
 from tests.proof.contracts.disk_stores import OnDisk
 
-FOUND = (AssertionError, pytest.fail.Exception, FileNotFoundError, CheckpointDamaged)
+FOUND = (AssertionError, pytest.fail.Exception, OSError, CheckpointDamaged)
 
 
 class ChecksThenPuts(LocalStore):
@@ -120,6 +121,152 @@ class ListsNoSizes(LocalStore):
 class DeleteMinds(LocalStore):
     def delete(self, name):
         os.unlink(self.root / name)
+
+
+class CountsItems(LocalStore):
+    def put(self, name, data):
+        super().put(name, bytes(data)[: len(data)])
+
+
+class TakesViewsForNumbers(LocalStore):
+    def put(self, name, data):
+        super().put(name, bytes(int(number) & 127 for number in data))
+
+
+class ReadsInItsOwnOrder(LocalStore):
+    def read_all(self, names):
+        return map(self.read, sorted(names))
+
+
+class ReadsFirstThings(LocalStore):
+    def read_all(self, names):
+        return super().read_all(list(names)[:256])
+
+
+class ReadsAllOrNothing(LocalStore):
+    def read_all(self, names):
+        return iter(list(super().read_all(names)))
+
+
+class PassesOverWhatIsMissing(LocalStore):
+    def read_all(self, names):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield self.read(name)
+
+
+class DeletesThousand(LocalStore):
+    def delete_all(self, names):
+        super().delete_all(list(names)[:1000])
+
+
+class DeletesUpToWhatIsMissing(LocalStore):
+    def delete_all(self, names):
+        with contextlib.suppress(FileNotFoundError):
+            for name in names:
+                os.unlink(self.root / name)
+
+
+class ShowsMarkers(LocalStore):
+    def list(self, folder):
+        return super().list(folder) | {folder: 0}
+
+
+class ReadsMarkers(LocalStore):
+    def read(self, name):
+        return b"" if name.rstrip("/") == "journal" else super().read(name)
+
+
+class Failing(LocalStore):
+    """Of those below each deals with a create that fails in a way that it should not."""
+
+    broken = False
+
+    def create(self, name, data):
+        return self.after_failing(name, data) if self.broken else super().create(name, data)
+
+    def after_failing(self, name, data):
+        raise StoreError("the request failed")
+
+
+class RaisesWhatTheClientRaises(Failing):
+    def after_failing(self, name, data):
+        raise OSError("the client says so")
+
+
+class TakesItsOwnForAnothers(Failing):
+    def after_failing(self, name, data):
+        super(Failing, self).create(name, data)
+        return False
+
+
+class SaysDoneUnasked(Failing):
+    def after_failing(self, name, data):
+        return True
+
+
+class SaysFailedThoughDone(Failing):
+    def after_failing(self, name, data):
+        super(Failing, self).create(name, data)
+        raise StoreError("the request failed")
+
+
+class TakesTheSameBytesForItsOwn(Failing):
+    def after_failing(self, name, data):
+        return super(Failing, self).create(name, data) or self.read(name) == data
+
+
+class PutsWhatItIsUnsureOf(Failing):
+    def after_failing(self, name, data):
+        self.put(name, data)
+        raise CreateUnknown("the request failed")
+
+
+class SaysTakenWhereNothingIs(Failing):
+    def after_failing(self, name, data):
+        return False
+
+
+class WhoeverComesWins(Failing):
+    def after_failing(self, name, data):
+        super(Failing, self).create(name, data)
+        return True
+
+
+class PutsNothing(Failing):
+    def put(self, name, data):
+        if not self.broken:
+            super().put(name, data)
+
+
+class ListsNothing(Failing):
+    def list(self, folder):
+        return {} if self.broken else super().list(folder)
+
+
+class CarriesItsSecret(LocalStore):
+    secret = "canary"
+
+    def __reduce__(self):
+        return _with_secret, (self.root, self.secret)
+
+
+def _with_secret(root, secret):
+    return CarriesItsSecret(root)
+
+
+class ShowsItsSecret(LocalStore):
+    def __repr__(self):
+        return "LocalStore(key='canary')"
+
+
+_MADE = {}
+
+
+class WorksInItsOwnProcess(LocalStore):
+    def __reduce__(self):
+        _MADE[str(self.root)] = self
+        return _MADE.__getitem__, (str(self.root),)
 
 
 class SweepAsksNobody(LocalStore):
@@ -226,6 +373,36 @@ CASES = [
     (ListsThousand, "list_is_whole_whatever_the_number"),
     (ListsNoSizes, "list_shows_the_names_of_one_folder_with_their_sizes"),
     (DeleteMinds, "delete_takes_away_one_name_and_minds_none_that_is_missing"),
+    (CountsItems, "put_takes_a_view_of_items_of_any_kind_for_its_bytes", "h"),
+    (TakesViewsForNumbers, "put_takes_a_view_of_items_of_any_kind_for_its_bytes", "b"),
+    (ReadsInItsOwnOrder, "read_all_gives_the_bytes_in_the_order_of_the_names"),
+    (ReadsFirstThings, "read_all_gives_the_bytes_in_the_order_of_the_names"),
+    (ReadsAllOrNothing, "read_all_names_what_is_missing_in_its_place"),
+    (PassesOverWhatIsMissing, "read_all_names_what_is_missing_in_its_place"),
+    (DeletesThousand, "delete_all_takes_away_these_names_and_minds_none_that_is_missing"),
+    (DeletesUpToWhatIsMissing, "delete_all_takes_away_these_names_and_minds_none_that_is_missing"),
+    (DeleteMinds, "delete_all_takes_away_these_names_and_minds_none_that_is_missing"),
+    (ShowsMarkers, "markers_of_folders_are_no_files"),
+    (ReadsMarkers, "markers_of_folders_are_no_files"),
+    (RaisesWhatTheClientRaises, "a_create_that_fails_is_settled", "error"),
+    (TakesItsOwnForAnothers, "a_create_that_fails_is_settled", "error"),
+    (SaysDoneUnasked, "a_create_that_fails_is_settled", "error"),
+    (SaysFailedThoughDone, "a_create_that_fails_is_settled", "error"),
+    (
+        TakesTheSameBytesForItsOwn,
+        "a_create_of_a_taken_name_that_fails_is_never_won",
+        "error",
+        b"another's",
+    ),
+    (PutsWhatItIsUnsureOf, "a_create_of_a_taken_name_that_fails_is_never_won", "error", b"mine"),
+    (SaysTakenWhereNothingIs, "of_racers_whose_requests_fail_at_most_one_wins", "error"),
+    (SaysFailedThoughDone, "of_racers_whose_requests_fail_at_most_one_wins", "error"),
+    (WhoeverComesWins, "of_racers_whose_requests_fail_at_most_one_wins", "error"),
+    (PutsNothing, "what_fails_raises_an_error_of_the_tree_and_what_does_not_is_done", "error"),
+    (ListsNothing, "what_fails_raises_an_error_of_the_tree_and_what_does_not_is_done", "error"),
+    (CarriesItsSecret, "a_pickle_works_in_another_process_and_holds_no_secret"),
+    (ShowsItsSecret, "a_pickle_works_in_another_process_and_holds_no_secret"),
+    (WorksInItsOwnProcess, "a_pickle_works_in_another_process_and_holds_no_secret"),
     (SweepAsksNobody, "sweep_removes_the_unfinished_writes_that_are_dead", ""),
     (SweepNamesNoFolder, "sweep_removes_the_unfinished_writes_that_are_dead", "shards/"),
     (SweepTakesWhatIsFinished, "sweep_never_removes_what_is_finished"),
@@ -250,6 +427,20 @@ CASES = [
 )
 def test_the_suite_finds(kind: type[LocalStore], test: str, arguments, tmp_path: Path) -> None:
     class Suite(OnDisk, DiskSuite):
+        faults = ("error",)
+        secret = "canary"
+
+        @contextlib.contextmanager
+        def failing(self, store, fault, share):
+            store.broken = True
+            try:
+                yield
+            finally:
+                store.broken = False
+
+        def mark_folders(self, store):
+            return True
+
         def make_store(self, tmp_path):
             return kind(tmp_path / "place")
 
