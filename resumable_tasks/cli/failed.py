@@ -13,6 +13,7 @@ import click
 
 from resumable_tasks.base.files import open_plain
 from resumable_tasks.base.text import clean, command, count
+from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.repair import release
 from resumable_tasks.cli import output
@@ -21,6 +22,8 @@ from resumable_tasks.errors import InvalidKey, StoreError, UsageError
 from resumable_tasks.items import keys as keys_
 from resumable_tasks.items.keys import Lines
 from resumable_tasks.runners.outcome import Failure
+
+_FEW = 5
 
 
 @click.command(
@@ -64,17 +67,20 @@ def failures(
         raise UsageError("give --quarantined or --parked: no item is both")
     if jsonl and as_json:
         raise UsageError("give --json or --jsonl, not both")
-    state = Reader.at(checkpoint).state
+    reader = Reader.at(checkpoint)
+    state = reader.state
     failed = list((state.parked if parked else state.failures).values())
     if quarantined:
         failed = state.quarantined
+    keyless = Keyless() if parked or quarantined else reader.keyless
     if export is not None:
-        _export(failed, export)
+        each = [*failed, *keyless.first]
+        _export(each, export)
         kind = "parked item" if parked else "failed item"
-        output.lines([f"{count(len(failed), kind)} written to {clean(export)}"])
+        output.lines([f"{count(len(each), kind)} written to {clean(export)}"])
         return
     if jsonl:
-        for failure in failed:
+        for failure in (*failed, *keyless.first):
             if not output.write(output.dumps(_fields(failure, traceback)) + "\n", utf8=True):
                 return
         return
@@ -86,6 +92,10 @@ def failures(
         "failed": len(state.failures if parked else failed),
         "quarantined": len(state.quarantined),
         "parked": len(state.parked),
+        "without_key": {
+            "count": keyless.there,
+            "first": [_fields(failure, traceback) for failure in keyless.first],
+        },
         "errors": [
             {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
             for kind, each in groups
@@ -95,10 +105,11 @@ def failures(
         document["failures"] = [_fields(failure, traceback) for failure in failed]
     shown = [(kind, each if show_all else each[:1], len(each)) for kind, each in groups]
     which = "is quarantined" if quarantined else "is parked" if parked else "has failed"
-    text = [] if failed else [f"no item {which}"]
+    text = [] if failed or keyless.there else [f"no item {which}"]
     for kind, some, n in shown:
         text.append(f"{n:,} × {clean(kind, 80)}" + ("" if show_all else ", for example"))
         text += [line for failure in some for line in _lines(failure, traceback)]
+    text += _keyless_lines(keyless, show_all)
     if state.parked and not (parked or quarantined):
         text.append(
             f"{count(len(state.parked), 'item')} parked: kept, and not in the table; "
@@ -190,6 +201,8 @@ def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
         del fields["item"]
     if failure.error_of == "item":
         del fields["error_of"]
+    if failure.position is not None:
+        fields["key"] = None
     for name in ("rows", "position"):
         if fields[name] is None:
             del fields[name]
@@ -209,9 +222,20 @@ def _lines(failure: Failure, traceback: bool) -> Iterator[str]:
         yield from (f"    | {line}" for line in trace.split("\n"))
 
 
+def _keyless_lines(keyless: Keyless, show_all: bool) -> Iterator[str]:
+    if not keyless.there:
+        return
+    yield f"{keyless}; each run fails them until their keys are fixed"
+    shown = keyless.first if show_all else keyless.first[:_FEW]
+    for failure in shown:
+        yield f"  {clean(failure.message, output.MESSAGE_CHARS)}"
+    if keyless.there > len(shown):
+        yield f"  and {keyless.there - len(shown):,} more"
+
+
 def _export(failed: list[Failure], path: str) -> None:
     """Write the failures to a file, whole or not at all."""
-    rows = [{**_fields(failure, True), "key": failure.key} for failure in failed]
+    rows = [_fields(failure, True) for failure in failed]
     temp = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         if not path.endswith((".jsonl", ".ndjson", ".parquet")):
@@ -237,7 +261,7 @@ def _write_parquet(rows: list[dict[str, Any]], file: IO[bytes]) -> None:
 
     names = ("key", "error", "message", "attempts", "batch", "time", "traceback")
     columns = {}
-    for name in (*names, "item", "error_of", "rows"):
+    for name in (*names, "item", "error_of", "rows", "position"):
         values = [row.get(name) for row in rows]
         if name not in names and not any(value is not None for value in values):
             continue

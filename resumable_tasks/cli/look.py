@@ -69,6 +69,8 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     failed = count(len(state.failures), "item") if state.failures else "none"
     kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in reader.errors().items())
     yield f"  failed       {failed}" + (f": {kinds}" if kinds else "")
+    if reader.keyless.there:
+        yield f"  and          {reader.keyless}"
     if state.parked:
         yield f"  parked       {count(len(state.parked), 'item')}: kept, not in the table yet"
     if state.pace.cost or reader.total is not None:

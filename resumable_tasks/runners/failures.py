@@ -39,7 +39,7 @@ def records(
 
 
 def of_bad_items(bad: Iterable[tuple[int, BaseException]]) -> list[Failure]:
-    """A record for each item that has no key to be recorded under: these are in no journal."""
+    """A record for each item that has no key to be recorded under; the end of a run names them."""
     time = now()
     return [
         Failure(f"item {position}", *_describe(error)[:2], 0, "", time, position=position)

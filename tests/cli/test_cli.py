@@ -551,6 +551,7 @@ def test_failures_of_none(done: Path) -> None:
         "failed": 0,
         "quarantined": 0,
         "parked": 0,
+        "without_key": {"count": 0, "first": []},
         "errors": [],
     }
 

@@ -16,6 +16,7 @@ from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory import (
     handlers,
     holder,
+    keyless,
     layout,
     manifest,
     outbox,
@@ -415,7 +416,7 @@ class DirectoryCheckpoint(Checkpoint):
                 "unchanged, and are compared from the next run on",
                 f"{adopted.count:,}",
             )
-        info = {"how": how, **counts}
+        info = {"how": how, **counts, **keyless.told(self.planner.bad)}
         if self._key_has_moved:
             info["names"] = {**self.state.names, "key": self.manifest.key}
         close = Commit(kind="close", epoch=self.state.epoch, run=self.run, info=info)

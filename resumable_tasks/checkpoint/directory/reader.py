@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from resumable_tasks.base.text import command
-from resumable_tasks.checkpoint.directory import holder, layout, manifest, shards
+from resumable_tasks.checkpoint.directory import holder, keyless, layout, manifest, shards
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_number
+from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
@@ -67,6 +68,7 @@ class Reader:
 
     ``last`` is the last run, ``last_commit`` the time of the last commit, ``holder`` the live run
     that holds the checkpoint (empty if it has not said who it is), None if there is none.
+    ``keyless`` are the items without a usable key of the last run that has ended by itself.
     """
 
     def __init__(self, store: Store) -> None:
@@ -75,6 +77,7 @@ class Reader:
         self.state = State(place=store.url)
         self.last: LastRun | None = None
         self.last_commit: str | None = None
+        self.keyless = Keyless()
         self.holder: dict[str, Any] | None = None
         self.damage: CheckpointDamaged | None = None
         self._journal = Journal(store, self._manifest.id)
@@ -125,6 +128,7 @@ class Reader:
             self.last = LastRun(self._bare(), len(self.state.done))
         elif commit.kind == "close" and self.last is not None:
             self.last = LastRun(self.last.claim, self.last.found, self._bare())
+            self.keyless = keyless.read(commit.info, commit.time)
         elif commit.kind == "commit":
             self.last_commit = commit.time
 
@@ -144,7 +148,7 @@ class Reader:
             return "incomplete"
         if close.info.get("how") in ("interrupted", "spent"):
             return "spent" if close.info["how"] == "spent" else "interrupted"
-        left = self.state.failures or self.state.parked
+        left = self.state.failures or self.state.parked or self.keyless.there
         return "failed" if left or close.info.get("how") == "failed" else "done"
 
     @property
@@ -217,6 +221,7 @@ class Reader:
             "bytes": state.bytes,
             "failed": len(state.failures),
             "errors": self.errors(),
+            "without_key": self.keyless.there,
             "parked": len(state.parked),
             "spent": state.pace.cost,
             "total": self.total,

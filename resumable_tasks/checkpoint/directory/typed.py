@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from resumable_tasks.checkpoint.directory import keyless
 from resumable_tasks.runners.outcome import Failure, Shard
 
 _HEAD = ("kind", "run", "time", "nonce", "previous")
@@ -64,3 +65,4 @@ def _check_info(info: Any) -> None:
             raise TypeError(f"{name} in its info is of another type")
     if not all(isinstance(path, str) for path in info.get("retracted_shards") or ()):
         raise TypeError("a retracted shard is no path")
+    keyless.read(info, "")

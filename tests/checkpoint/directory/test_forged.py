@@ -97,6 +97,26 @@ def test_a_record_whose_end_says_what_none_does_is_damaged(
             act()
 
 
+ITEM = {"position": 1, "error": "InvalidKey", "message": "item 1"}
+KEYLESS = [
+    [],
+    {"count": 1},
+    {"count": "1", "first": []},
+    {"count": 1, "first": {}},
+    {"count": 1, "first": [7]},
+    *({"count": 1, "first": [{**ITEM, name: None}]} for name in ITEM),
+]
+
+
+@pytest.mark.parametrize("value", KEYLESS, ids=repr)
+def test_an_end_whose_items_without_keys_are_none_is_damaged(value: Any, filled: Path) -> None:
+    number = len(list((filled / "journal").iterdir())) - 1
+    forge(filled, number, lambda head, end: head["info"].update(keyless=value))
+    for act in acts(filled):
+        with pytest.raises(CheckpointDamaged):
+            act()
+
+
 @pytest.mark.parametrize("value", [[], None, 7, "", True], ids=repr)
 @pytest.mark.parametrize("field", ["id", "job", "version", "results", "created", "format"])
 def test_a_manifest_with_a_value_of_another_type_is_ours(

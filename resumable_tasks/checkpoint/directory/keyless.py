@@ -1,0 +1,61 @@
+"""Items without a usable key, which no record can be about: the end of a run names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resumable_tasks.base.text import clean, count
+from resumable_tasks.runners.outcome import Failure
+
+# A record names so many of them, with so much of each message.
+_MOST, _MESSAGE_CHARS = 100, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Keyless:
+    """The items of a run that failed because of their keys, and how many ``there`` were of them.
+
+    ``first`` are at most a hundred, by position.
+    """
+
+    there: int = 0
+    first: tuple[Failure, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{count(self.there, 'item')} without a usable key of their own, in the last run"
+
+
+def told(bad: Sequence[tuple[int, BaseException]]) -> dict[str, Any]:
+    """What the end of a run says of these items, by their positions."""
+    if not bad:
+        return {}
+    from resumable_tasks.runners import failures
+
+    first = [
+        {
+            "position": each.position,
+            "error": each.error,
+            "message": clean(each.message, _MESSAGE_CHARS),
+        }
+        for each in failures.of_bad_items(bad[:_MOST])
+    ]
+    return {"keyless": {"count": len(bad), "first": first}}
+
+
+def read(info: Mapping[str, Any], time: str) -> Keyless:
+    """What the end of a run, at that time, has said. Raises ``TypeError`` if no run says so."""
+    said = info.get("keyless")
+    if said is None:
+        return Keyless()
+    there, first = said["count"], said["first"]
+    if type(there) is not int or not isinstance(first, list):
+        raise TypeError("its items without keys are none")
+    found = []
+    for each in first:
+        position, error, message = each["position"], each["error"], each["message"]
+        if type(position) is not int or not isinstance(error, str) or not isinstance(message, str):
+            raise TypeError("an item without a key is none")
+        found.append(Failure(f"item {position}", error, message, 0, "", time, position=position))
+    return Keyless(there, tuple(found))
