@@ -33,6 +33,7 @@ POINTS: dict[str, str] = {
     "commit.shard_written": "the rows are durable, no record names them",
     "journal.before_create": "a record is about to be created",
     "journal.created": "a record is durable, the journal in memory does not know it",
+    "object.unsettled": "a create in a bucket was not answered by success",
     "publish.exchanged": "the new dataset is in place, not all of the old one is removed",
     "publish.staged": "the new dataset lies beside the old one, durable",
     "shard.before_put": "the rows are encoded, nothing is written",

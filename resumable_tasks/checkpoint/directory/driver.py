@@ -221,6 +221,8 @@ class DirectoryCheckpoint(Checkpoint):
 
     def _begin(self, before: Commit | None) -> None:
         """Take stock, once this run is the one that drives."""
+        self.store = disk.patient(self.store)
+        self._journal.wait_longer()
         state, job = self.state, self._job
         self.job = self.manifest.job
         self.found = Found(

@@ -300,6 +300,10 @@ class Journal:
         journal._advance(last)
         return journal
 
+    def wait_longer(self) -> None:
+        """Wait long for a service that does not answer: from here on there are results to keep."""
+        self._store = disk.patient(self._store)
+
     def read_new(self) -> Iterator[Commit]:
         """The records that this object has not yet seen, verified, in order.
 

@@ -112,6 +112,7 @@ def _client(bucket: Bucket, retries: bool, _: tuple[tuple[str, str], ...]) -> Cl
                 client_options=options,
                 retry_config=retry,
                 credential_provider=provider,
+                conditional_put="etag",  # whatever the environment says: all hangs on it
             )
         if bucket.scheme == "gs":
             return store.GCSStore(bucket.name, client_options=options, retry_config=retry)

@@ -37,6 +37,14 @@ class Incarnations(ABC):
         """Raises `Fenced` if another incarnation has begun since this one was found."""
 
 
+class Patient(ABC):
+    """A service of stores that may not answer for a while."""
+
+    @abstractmethod
+    def patient(self) -> Store:
+        """The same place for a run at work: it tries long, since results wait to be kept."""
+
+
 class Disk(Files):
     """The second, optional half of a store's contract."""
 
@@ -101,6 +109,11 @@ class Disk(Files):
     @abstractmethod
     def archive(self) -> str:
         """Move the whole place aside under a new name, losing nothing; the new place's url."""
+
+
+def patient(store: Store) -> Store:
+    """The store for a run at work; see `Patient.patient`."""
+    return store.patient() if isinstance(store, Patient) else store
 
 
 def prepare(store: Store, folders: tuple[str, ...]) -> None:

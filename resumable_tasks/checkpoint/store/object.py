@@ -12,23 +12,21 @@ that sleeps through it wakes up among the keys that it knows.
 from __future__ import annotations
 
 import json
-import random
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.base.text import clean, without_secrets
-from resumable_tasks.checkpoint.store import clients
+from resumable_tasks.checkpoint.store import answers, clients
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.clients import Bucket
-from resumable_tasks.checkpoint.store.disk import Files, Incarnations
+from resumable_tasks.checkpoint.store.disk import Files, Incarnations, Patient
 from resumable_tasks.errors import CheckpointUnusable, Fenced, StoreError
 
 if TYPE_CHECKING:
@@ -42,19 +40,19 @@ _PART = 5 << 20
 _PARTS_AT_ONCE = 2
 _AHEAD = 32
 _MOST_DELETED = 1000  # by one request, as S3 takes them
-_PATIENCE = 60.0
-_LONGEST_PAUSE = 3.0
+# How long a request is tried again: one of a run at work, whose results are lost without it, and
+# any other. Refusals of whoever asks are not so often over soon.
+_AT_WORK, _ELSE = 900.0, 60.0
+_DENIED_AT_WORK, _DENIED_ELSE = 30.0, 3.0
+_SILENCE = 20.0
 _NUMBERED = re.compile(r"@([0-9]{1,9})(\.json)?")
-_STATUS = re.compile(r"status code: ([0-9]{3}[A-Za-z ]*)")
-_CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
-_QUERY = re.compile(r"\?\S+")
 
 
-class ObjectStore(Store, Files, Incarnations):
+class ObjectStore(Store, Files, Incarnations, Patient):
     """Objects below a prefix of a bucket. Exactly one of any number of racing `create` is told so.
 
-    Errors of the service are tried again for about a minute. Works in threads and in processes
-    that were spawned, and takes its credentials from the environment of each.
+    Errors of the service are tried again for a minute, and for 15 by a `patient` store. Works in
+    threads and in processes that were spawned, and takes its credentials from the environment.
     """
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
@@ -70,11 +68,20 @@ class ObjectStore(Store, Files, Incarnations):
         self._named = int(named[1]) if named else None
         self._incarnation = self._named
         self._resolving = threading.Lock()
+        self._at_work = False
         # A first request that is denied is a place that cannot be used; a later one, an incident.
         self._answered = False
+        self._has_warned = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._bucket, self.url, self._root, self._named, self._incarnation)
+        return _again, self._parts(at_work=self._at_work)
+
+    def patient(self) -> ObjectStore:
+        self._resolve()
+        return _again(*self._parts(at_work=True))
+
+    def _parts(self, *, at_work: bool) -> tuple[Bucket, str, str, int | None, int | None, bool]:
+        return self._bucket, self.url, self._root, self._named, self._incarnation, at_work
 
     # The five of a store
 
@@ -192,33 +199,39 @@ class ObjectStore(Store, Files, Incarnations):
         nonce = secrets.token_hex(8)
         unsure = False
         error: Exception | None = None
-        for _ in _tries():
+        for since in answers.tries(self._patience):
             try:
                 self._put_new(key, data, nonce)
                 return True
-            except _foreign() as caught:
+            except answers.foreign() as caught:
                 error = caught
             fault_point("object.unsettled")
-            refused = _is_refusal(error)
+            refused = answers.is_refusal(error)
             found = self._head(key, name)
             if found is None:
-                if _is_denial(error):
-                    raise self._failed("write", name, error) from None
+                if self._is_hopeless(error, since):
+                    break
                 # A name that was taken and is free again was in the way for a moment only.
-                unsure = unsure or not refused
+                unsure = unsure or not (refused or answers.is_final(error))
                 continue
             if found.get(_NONCE) is not None:
                 return bool(found[_NONCE] == nonce)
             # The service has dropped the nonce, or another program has made the object.
-            if (refused and not unsure) or self.read(name) != data:
+            if (refused and not unsure) or not self._holds(name, data):
                 return False
             raise CreateUnknown(f"{self.url}/{name} is there, and may be this run's or another's")
         assert error is not None
         if unsure:
             raise CreateUnknown(
-                f"cannot tell whether {self.url}/{name} was created: {_told(error)}"
+                f"cannot tell whether {self.url}/{name} was created: {answers.told(error)}"
             )
         raise self._failed("write", name, error) from None
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:  # somebody has removed it since it was seen, and may have made it
+            return True
 
     def _put_new(self, key: str, data: bytes, nonce: str) -> None:
         import obstore
@@ -247,106 +260,72 @@ class ObjectStore(Store, Files, Incarnations):
         import obstore
 
         error: Exception | None = None
-        for number in _tries():
+        for since in answers.tries(self._patience):
             try:
                 found = call(obstore, client)
                 self._answered = True
                 return found
-            except FileNotFoundError as caught:
-                if _is_without_bucket(caught):
-                    raise self._failed(verb, name, caught) from None
+            except answers.foreign() as caught:
+                error = caught
+            if isinstance(error, FileNotFoundError) and not answers.is_without_bucket(error):
                 self._answered = True
                 raise FileNotFoundError(f"{self.url}/{name}") from None
-            except _foreign() as caught:
-                error = caught
-                if _is_without_bucket(caught) or (number and _is_denial(caught)):
-                    break
+            if self._is_hopeless(error, since):
+                break
         assert error is not None
         raise self._failed(verb, name, error) from None
+
+    @property
+    def _patience(self) -> float:
+        return _AT_WORK if self._at_work else _ELSE
+
+    def _is_hopeless(self, error: Exception, since: float) -> bool:
+        """True if a request that has failed for so many seconds is not to be tried again."""
+        if answers.is_without_bucket(error) or answers.is_final(error):
+            return since > (_DENIED_AT_WORK if self._at_work else _DENIED_ELSE)
+        if since > _SILENCE and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "%s: %s. Trying again for up to %d minutes",
+                *(self.url, answers.told(error), self._patience / 60),
+            )
+        return False
 
     def _failed(self, verb: str, name: str, error: Exception) -> Exception:
         """The error of ours for one of the client's."""
         where = f"{self.url}/{name}" if name else self.url
-        what = f"cannot {verb} {where}: {_told(error)}"
-        if _is_without_bucket(error):
-            return CheckpointUnusable(
-                f"{self.url}: there is no bucket {self._bucket.name!r}, as far as the credentials "
-                "show",
+        kind = StoreError if self._answered else CheckpointUnusable
+        if answers.is_without_bucket(error):
+            gone = f"{self.url}: there is no bucket {self._bucket.name!r}"
+            return kind(
+                gone + (" any more" if self._answered else "") + ", as far as the credentials show",
                 remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
                 "service of your own",
             )
-        if not _is_denial(error):
-            return StoreError(
-                f"{what}. Nothing that was committed is lost",
-                remedy="Run the same command again once the service answers",
-            )
-        remedy = (
-            "The credentials need permission to read, write, list and delete below this prefix; "
-            "a clock that is off by minutes is refused in the same way"
-        )
-        if "RequestTimeTooSkewed" in str(error):
-            remedy = "Set this machine's clock: the service takes no request of another time"
-        if _lacks_credentials(error):
+        what = f"cannot {verb} {where}: {answers.told(error)}"
+        if answers.lacks_credentials(error):
             what = f"{self.url}: no credentials were found in the environment or on this machine"
-            remedy = f"Set {clients.CREDENTIALS[self._bucket.scheme]}; see docs/buckets.md"
-        kind = StoreError if self._answered else CheckpointUnusable
-        return kind(f"{what}. Nothing that was committed is lost", remedy=remedy)
+        what += ". Nothing that was committed is lost"
+        if not answers.is_final(error):
+            return StoreError(what, remedy="Run the same command again once the service answers")
+        needed = clients.CREDENTIALS[self._bucket.scheme]
+        return kind(what, remedy=answers.remedy(error, needed))
 
 
 def _again(
-    bucket: Bucket, url: str, root: str, named: int | None, incarnation: int | None
+    bucket: Bucket,
+    url: str,
+    root: str,
+    named: int | None,
+    incarnation: int | None,
+    at_work: bool,
 ) -> ObjectStore:
     """A store in another process: among the same keys, whatever was reset meanwhile."""
     found = ObjectStore(bucket, root)
     found.url, found._named, found._incarnation = url, named, incarnation
+    found._at_work = found._answered = at_work
     return found
 
 
 def _joined(*parts: str) -> str:
     return "/".join(filter(None, parts))
-
-
-def _foreign() -> tuple[type[Exception], ...]:
-    """The errors that the client raises."""
-    from obstore.exceptions import BaseError
-
-    return BaseError, OSError, ValueError
-
-
-def _is_refusal(error: Exception) -> bool:
-    """True if the service says that the name is taken. A 409 of S3 only says: not now."""
-    return "status code: 412" in str(error) or "BlobAlreadyExists" in str(error)
-
-
-def _is_denial(error: Exception) -> bool:
-    named = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
-    return named or _lacks_credentials(error)
-
-
-def _lacks_credentials(error: Exception) -> bool:
-    """True if none were in the environment, and the machine, which was asked next, has no role."""
-    return "//169.254." in str(error)
-
-
-def _is_without_bucket(error: Exception) -> bool:
-    return any(word in str(error) for word in ("NoSuchBucket", "ContainerNotFound"))
-
-
-def _told(error: Exception) -> str:
-    """One line about an error of the client, without what a URL may hold."""
-    text = str(error)
-    status, code = _STATUS.search(text), _CODE.search(text)
-    if status:
-        return clean(status[1].strip() + (f", {code[1]}" if code else ""))
-    return clean(without_secrets(_QUERY.sub("?…", text.partition("\n")[0])), 200)
-
-
-def _tries() -> Iterator[int]:
-    """Number the tries of a request, with growing pauses between them, for about a minute."""
-    until = time.monotonic() + _PATIENCE
-    for number in count():
-        yield number
-        pause = min(_LONGEST_PAUSE, 0.1 * 2**number) * random.uniform(0.5, 1)
-        if time.monotonic() + pause > until:
-            return
-        time.sleep(pause)
