@@ -71,8 +71,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, reset, import and sql init --apply only read, and
-    are safe while a run is at work.
+    All commands but retry, redo, accept, repair, reset, import, sql accept and sql init --apply
+    only read, and are safe while a run is at work.
     """
 
 

@@ -48,7 +48,7 @@ def sql() -> None:
     """Prepare a database table whose rows are the items of a job, and look at it."""
 
 
-def _names_a_table(command: Callable[..., None]) -> Callable[..., None]:
+def names_a_table(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and options that say which table."""
     for each in (
         click.option(
@@ -72,7 +72,7 @@ def _names_a_table(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @sql.command(epilog=_EPILOG)
-@_names_a_table
+@names_a_table
 @click.option(
     "--column",
     "columns",
@@ -120,7 +120,7 @@ def init(
 
 
 @sql.command(epilog=_STATUS_EPILOG)
-@_names_a_table
+@names_a_table
 @click.option("--where", metavar="CONDITION", help="of the job's SqlCheckpoint, if it has one")
 @json_option
 @click.pass_context

@@ -16,6 +16,7 @@ from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.form import Job, Opening
 from resumable_tasks.cli import output
+from resumable_tasks.cli.database import names_a_table, sql
 from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.engine.accept import accept as accept_parked
 from resumable_tasks.errors import EXIT_FAILED, UsageError
@@ -23,6 +24,18 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.runners.outcome import Failure, ResultsMode
 from resumable_tasks.runners.values.columns import columns_of
+
+_SQL_EPILOG = """\b
+Exit codes:
+  0  nothing is parked any more
+  1  some of it does not fit yet
+  2  no such table or column; nothing was changed
+  3  SQLite: a run is at work; nothing was changed
+
+\b
+Example:
+  resumable sql accept sqlite:///shop.db --table lessons --column label --convert jobs:shorter
+"""
 
 
 @click.command(
@@ -78,13 +91,9 @@ def accept(
         _end(driver, reader, accepted, left)
     finally:
         driver.close()
-    document = {
-        "checkpoint": reader.store.url,
-        "accepted": accepted,
-        "parked": len(left),
-        "example": {"key": left[0].key, "message": left[0].message} if left else None,
-    }
-    output.show(as_json, document, _lines(checkpoint, accepted, left))
+    document = {"checkpoint": reader.store.url, **_document(accepted, left)}
+    listed = f"{command('failures', checkpoint, '--parked', '--jsonl')} lists them"
+    output.show(as_json, document, _lines(accepted, left, listed))
     context.exit(EXIT_FAILED if left else 0)
 
 
@@ -120,14 +129,82 @@ def _end(
     driver.end(how, {**counts, "accepted": accepted, "parked": len(left)})
 
 
-def _lines(checkpoint: str, accepted: int, left: Sequence[Failure]) -> Iterator[str]:
+@sql.command("accept", epilog=_SQL_EPILOG)
+@names_a_table
+@click.option("--where", metavar="CONDITION", help="of the job's SqlCheckpoint, if it has one")
+@click.option(
+    "--column", "columns", multiple=True, metavar="NAME", help="of the job's columns=, each"
+)
+@click.option("--results-table", metavar="NAME", help="the job's results_table=, instead")
+@click.option(
+    "--results-key", multiple=True, metavar="COLUMN", help="the job's results_key=, if it has one"
+)
+@click.option("--many", is_flag=True, help='for a job with results="many"')
+@click.option(
+    "--json-column",
+    "json_columns",
+    multiple=True,
+    metavar="NAME",
+    help="of the job's json_columns=",
+)
+@click.option(
+    "--convert",
+    metavar="MODULE:FUNCTION",
+    help="a function of a parked row that returns one that fits; both are dicts",
+)
+@json_option
+@click.pass_context
+def accept_in_table(
+    context: click.Context,
+    /,
+    url: str,
+    many: bool,
+    json_columns: tuple[str, ...],
+    convert: str | None,
+    as_json: bool,
+    **named: Any,
+) -> None:
+    """Take over the parked results of a table of the database at URL that fit now.
+
+    The handler is not called. What still does not fit stays parked, as it is. Name the columns or
+    the table that the job's SqlCheckpoint writes to. For a job with shards=, `resumable accept` of
+    its directory does it. Modules are looked for in the current folder too.
+    """
+    if not (named["columns"] or named["results_table"]):
+        raise UsageError("give --column or --results-table, as the job's SqlCheckpoint has them")
+    from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy
+
+    require_sqlalchemy()
+    from resumable_tasks.checkpoint.sql import accepting
+
+    converter = _named(convert) if convert else None
+    spec = accepting.spec_of(url, **named)
+    results: ResultsMode = "many" if many else "one"
+    columns = columns_of(None, json_columns)
+    job = Job("", "", results, Planning(key=spec.key), columns=columns)
+    with accepting.opened(spec, job) as driver:
+        scheme = KeyScheme(spec.key)
+        accepted = accept_parked(driver, scheme, results, converter) if driver is not None else 0
+    left = accepting.parked(spec, job)
+    document = {"table": spec.table, **_document(accepted, left)}
+    listed = f"{command('sql', 'status', url, '--table', spec.table)} counts them"
+    output.show(as_json, document, _lines(accepted, left, listed))
+    context.exit(EXIT_FAILED if left else 0)
+
+
+def _document(accepted: int, left: Sequence[Failure]) -> dict[str, Any]:
+    example = {"key": left[0].key, "message": left[0].message} if left else None
+    return {"accepted": accepted, "parked": len(left), "example": example}
+
+
+def _lines(accepted: int, left: Sequence[Failure], listed: str) -> Iterator[str]:
     if not (accepted or left):
         yield "nothing is parked"
         return
     yield f"{count(accepted, 'item')} accepted, {count(len(left), 'item')} still parked"
     if left:
         yield f"  for example: {clean(left[0].message, output.MESSAGE_CHARS)}"
-        yield f"next: {command('failures', checkpoint, '--parked', '--jsonl')} lists them"
+        yield f"next: {listed}"
     else:
         yield "next: run the same command again, with the same schema= and json_columns="
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -75,12 +76,7 @@ class RunRow:
         return {name: value for name, value in known.items() if value is not None}
 
     def _check_job(self, connection: sa.Connection, completed: bool) -> None:
-        runs, job = self._tables.runs, self._job
-        last = connection.execute(
-            sa.select(runs.c.job, runs.c.version, runs.c.identity)
-            .order_by(runs.c.began.desc())
-            .limit(1)
-        ).first()
+        job, last = self._job, connection.execute(_newest(self._tables)).first()
         if last is None:
             return
         if last.job != job.name:
@@ -160,11 +156,23 @@ class RunRow:
             self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
 
     def leave(self, how: str) -> None:
-        """Give back what is claimed, and say how this run has ended."""
-        claims = self._tables.claims
+        """Give back what is claimed, and say how this run has ended; "": it never was one."""
+        claims, runs = self._tables.claims, self._tables.runs
+        left = sa.update(runs).values(ended=how) if how else sa.delete(runs)
         with self._database.writing() as connection:
             connection.execute(sa.delete(claims).where(claims.c.run == self.run))
-            connection.execute(sa.update(self._tables.runs).where(*self._mine).values(ended=how))
+            connection.execute(left.where(*self._mine))
+
+
+def last_run(database: Database, tables: Tables) -> Any:
+    """The row of the run that began last: its job, version and identity; None if there is none."""
+    with database.reading() as connection:
+        return connection.execute(_newest(tables)).first()
+
+
+def _newest(tables: Tables) -> sa.Select[Any]:
+    c = tables.runs.c
+    return sa.select(c.job, c.version, c.identity).order_by(c.began.desc()).limit(1)
 
 
 def is_gone(machine: str, pid: int) -> bool:
