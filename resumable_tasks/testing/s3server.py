@@ -126,6 +126,7 @@ class S3Server:
         self.log: list[Seen] = []
         self.stopping = threading.Event()
         self._faults: list[Fault] = []
+        self._later: list[threading.Thread] = []
         self._chance = random.Random(0)
         self._lock = threading.Lock()
         self._http = _Listener(("127.0.0.1", port), _Connection)
@@ -191,9 +192,24 @@ class S3Server:
             self._faults += [Fault(kind, rate=each, times=-1, **how) for kind in kinds]
 
     def heal(self) -> None:
-        """Take back all faults."""
+        """Take back all faults, and wait until all that they have put off is applied."""
         with self._lock:
             self._faults.clear()
+            later, self._later = self._later, []
+        for each in later:
+            each.join()
+
+    def apply_later(self, request: Request, seconds: float) -> None:
+        """Apply a request after a time, unless the server is closed before."""
+
+        def apply() -> None:
+            if not self.stopping.wait(seconds):
+                self.objects.apply(request)
+
+        thread = threading.Thread(target=apply, daemon=True)
+        with self._lock:
+            self._later.append(thread)
+            thread.start()
 
     def fault_for(self, request: Request) -> Fault | None:
         with self._lock:
@@ -306,9 +322,7 @@ class _Connection(BaseHTTPRequestHandler):
         if not status or kind.answer == "half":
             self._reset()
         if kind.answer == "reset, then applied":
-            threading.Thread(
-                target=_apply_later, args=(server, request, fault), daemon=True
-            ).start()
+            server.apply_later(request, fault.seconds)
 
     def _reset(self) -> None:
         self.close_connection = True
@@ -356,11 +370,6 @@ def _unchunked(source: io.BufferedIOBase) -> tuple[bytes, dict[str, str]]:
         name, _, value = line.partition(":")
         trailers[name] = value.strip()
     return b"".join(chunks), trailers
-
-
-def _apply_later(server: S3Server, request: Request, fault: Fault) -> None:
-    if not server.stopping.wait(fault.seconds):
-        server.objects.apply(request)
 
 
 def _seen(request: Request, status: int, fault: str = "") -> Seen:
