@@ -83,6 +83,8 @@ class Launcher:
 
     def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
+        self.more: dict[str, str] = {}
+        """Variables of the environment for those that are started from here on."""
         self._children: list[Child] = []
 
     def fork(self, spec: Spec) -> Child:
@@ -102,7 +104,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | self.more,
                 cwd=spec.place,
                 start_new_session=True,
             )
