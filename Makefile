@@ -79,7 +79,10 @@ test-long: setup system
 
 # make test-distributed  the same flow on Dask and on Ray, with workers that are killed
 test-distributed: setup
-	$(BIN)/python -m pytest -n 0 tests/prefect/distributed
+	@# A process has one Ray: the one whose node is killed is not that of the other tests.
+	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_lost_for_good.py
+	$(BIN)/python -m pytest -n 0 tests/prefect/distributed \
+		--ignore tests/prefect/distributed/test_lost_for_good.py
 
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,16 @@ pytestmark = [
 
 
 class Cluster:
-    """A Dask cluster of processes that stay dead."""
+    """A cluster of processes that stay dead."""
 
+    engine: Engine
+
+    def lose_all(self) -> None:
+        """Kill all workers."""
+        raise NotImplementedError
+
+
+class DaskWorkers(Cluster):
     def __init__(self, address: str, workers: list[subprocess.Popen[bytes]]) -> None:
         from prefect_dask import DaskTaskRunner
 
@@ -37,14 +46,33 @@ class Cluster:
     def alive(self) -> int:
         return sum(worker.poll() is None for worker in self.workers)
 
+    def lose_all(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+
+class RayNode(Cluster):
+    """A Ray whose head takes no work, and one node that does."""
+
+    def __init__(self, head: Any) -> None:
+        from prefect_ray import RayTaskRunner
+
+        self._head = head
+        self._node = head.add_node(num_cpus=2, num_gpus=0)
+        self.engine = Engine("ray", lambda: RayTaskRunner(address=head.address), "", 1)
+
+    def lose_all(self) -> None:
+        # Its raylet is killed first, so that it can tell nobody; its workers die with it.
+        self._head.remove_node(self._node, allow_graceful=False)
+
 
 @pytest.fixture
-def cluster(in_prefect: None, tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+def dask_workers(in_prefect: None, tmp_path: Path) -> Iterator[Callable[[int], DaskWorkers]]:
     from distributed import LocalCluster
 
     with ExitStack() as stack:
 
-        def make(count: int) -> Cluster:
+        def make(count: int) -> DaskWorkers:
             local = stack.enter_context(
                 LocalCluster(n_workers=0, dashboard_address=None, silence_logs="CRITICAL")
             )
@@ -63,9 +91,33 @@ def cluster(in_prefect: None, tmp_path: Path) -> Iterator[Callable[[int], Cluste
                 stack.callback(worker.kill)
                 workers.append(worker)
             local.wait_for_workers(count, timeout=120)
-            return Cluster(local.scheduler_address, workers)
+            return DaskWorkers(local.scheduler_address, workers)
 
         yield make
+
+
+@pytest.fixture
+def ray_node(in_prefect: None) -> Iterator[Callable[[int], RayNode]]:
+    library = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as OwnRay
+
+    if library.is_initialized():
+        pytest.skip("this process has another Ray: run this file by itself")
+    with ExitStack() as stack:
+        head = OwnRay(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False},
+        )
+        stack.callback(head.shutdown)
+        stack.callback(library.shutdown)
+        yield lambda count: RayNode(head)
+
+
+@pytest.fixture(params=["dask_workers", "ray_node"])
+def cluster(request: pytest.FixtureRequest) -> Callable[[int], Cluster]:
+    """Makes a cluster of so many workers; on Ray, another node of the same one."""
+    found: Callable[[int], Cluster] = request.getfixturevalue(request.param)
+    return found
 
 
 def test_that_all_workers_are_lost_is_said_and_given_up(
@@ -76,20 +128,19 @@ def test_that_all_workers_are_lost_is_said_and_given_up(
     api: Api,
 ) -> None:
     monkeypatch.setattr(silence, "PATIENCE_SECONDS", 4.0)
-    dask = cluster(2)
+    engine = cluster(2)
     job = work.with_options(
         batch_size=2, concurrency=2, failing=Failing(give_up_after=15), grace_seconds=1
     )
 
     def kill() -> None:
         until(lambda: len(calls(tmp_path, "ended")) >= 4 or len(calls(tmp_path)) >= 6)
-        for worker in dask.workers:
-            worker.kill()
+        engine.lose_all()
 
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(Unfinished, match="no worker has given a sign of life for") as error:
-        dask.engine.run(job, items(tmp_path, 200, seconds=0.5), checkpoint=place)
+        engine.engine.run(job, items(tmp_path, 200, seconds=0.5), checkpoint=place)
     thread.join()
     assert error.value.exit_code == 75
     assert error.value.result is not None
@@ -107,9 +158,9 @@ def test_that_all_workers_are_lost_is_said_and_given_up(
 
 
 def test_a_batch_that_takes_the_last_worker_with_it_has_failed_alone(
-    cluster: Callable[[int], Cluster], place: Path, tmp_path: Path
+    dask_workers: Callable[[int], DaskWorkers], place: Path, tmp_path: Path
 ) -> None:
-    dask = cluster(3)
+    dask = dask_workers(3)
     job = work.with_options(
         batch_size=1, concurrency=2, failing=Failing(give_up_after=15), grace_seconds=1
     )
@@ -125,9 +176,9 @@ def test_a_batch_that_takes_the_last_worker_with_it_has_failed_alone(
 
 
 def test_a_batch_that_kills_its_worker_fails_alone_while_there_are_others(
-    cluster: Callable[[int], Cluster], place: Path, tmp_path: Path
+    dask_workers: Callable[[int], DaskWorkers], place: Path, tmp_path: Path
 ) -> None:
-    dask = cluster(4)
+    dask = dask_workers(4)
     job = work.with_options(batch_size=1, concurrency=2)
     with pytest.raises(JobFailed) as error:
         dask.engine.run(job, items(tmp_path, 60, die=[20]), checkpoint=place)
