@@ -330,7 +330,7 @@ def _ends_the_run(error: BaseException) -> bool:
 def _watched(call: Call) -> Outcome | Raised:
     if call.work.timeout is None:
         return call_handler(call)
-    watch = _Overdue(call.work.timeout, call.batch)
+    watch = _warn_when_overdue(call.work.timeout, call.batch)
     try:
         return call_handler(call)
     finally:
@@ -365,19 +365,18 @@ def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
     return replace(failed, cost=call.spent + cost_of_failed(work.cost, known))
 
 
-class _Overdue(threading.Timer):
-    """Warns when a call takes longer than its timeout: no thread can be made to stop."""
-
-    def __init__(self, timeout: float, batch: Batch) -> None:
-        super().__init__(
+def _warn_when_overdue(timeout: float, batch: Batch) -> threading.Timer:
+    """Say so when a call takes longer than its timeout: no thread can be made to stop."""
+    watch = threading.Timer(
+        timeout,
+        log.warning,
+        (
+            "batch %d is overdue: its call goes on after its timeout of %g s; only a coroutine "
+            'handler, or runner="processes", can be stopped in time',
+            batch.number,
             timeout,
-            log.warning,
-            (
-                "batch %d is overdue: its call goes on after its timeout of %g s; only a coroutine "
-                'handler, or runner="processes", can be stopped in time',
-                batch.number,
-                timeout,
-            ),
-        )
-        self.daemon = True
-        self.start()
+        ),
+    )
+    watch.daemon = True
+    watch.start()
+    return watch

@@ -84,7 +84,7 @@ class ProcessRunner(Runner):
                 lane.join()
 
 
-class _Lane(threading.Thread):
+class _Lane:
     """One process after the other, and the batch that it handles."""
 
     def __init__(
@@ -95,7 +95,8 @@ class _Lane(threading.Thread):
         done: Callable[[Outcome], None],
         stopping: Stopping,
     ) -> None:
-        super().__init__(name="resumable-process", daemon=True)
+        thread = threading.Thread(target=self._run, name="resumable-process", daemon=True)
+        self.start, self.join = thread.start, thread.join
         self._work = work
         self._pickled = pickled
         self._queue = queue
@@ -107,7 +108,7 @@ class _Lane(threading.Thread):
         self._spent = 0.0  # at this step, as far as it is known here
         self._process: Worker | None = None
 
-    def run(self) -> None:
+    def _run(self) -> None:
         while (batch := self._queue.get()) is not None and not self._abandoned:
             if self._stopping.is_set():
                 outcome: Outcome = Dropped(batch)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,12 @@ def test_nothing_of_the_library_prints_pickles_or_evaluates() -> None:
         text = path.read_text()
         for word in (" print(", "import pickle", " eval(", " exec("):
             assert word not in text, f"{path}: {word}"
+
+
+def test_no_class_shares_its_private_names_with_one_of_the_standard_librarys_threads() -> None:
+    # Python 3.13 gave Thread a `_handle`, which took the place of a method of ours.
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                assert not bases & {"Thread", "Timer", "Process"}, f"{path}: {node.name}"
