@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint numbers test test-core test-long test-distributed bench docs docs-serve clean
+.PHONY: help setup system demo lint numbers test test-core test-long test-distributed test-buckets bench docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -51,7 +51,7 @@ numbers: setup
 test: setup system lint test-core
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long" --reruns 1
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
 
@@ -83,6 +83,19 @@ test-distributed: setup
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_lost_for_good.py
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed \
 		--ignore tests/prefect/distributed/test_lost_for_good.py
+
+# Azurite comes by npm; where that is missing, its tests say so and are passed over.
+SERVERS = build/servers/.installed
+$(SERVERS): pyproject.toml constraints.txt $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[servers]"
+	mkdir -p build/servers
+	if command -v npm >/dev/null; then npm install --prefix build/servers --no-audit --no-fund \
+		--loglevel=error azurite@3.35; else echo "npm is missing: without Azurite"; fi
+	touch $@
+
+# make test-buckets  the store of buckets on moto, SeaweedFS and Azurite
+test-buckets: setup $(SERVERS)
+	$(BIN)/python -m pytest -n 0 -m buckets tests/buckets
 
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup
