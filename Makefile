@@ -6,7 +6,11 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
+<<<<<<< HEAD
 .PHONY: help setup system demo lint numbers test test-core test-long test-distributed test-buckets bench docs docs-serve clean
+=======
+.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed bench docs docs-serve clean
+>>>>>>> ae1520c (Tests that need clusters or no extras run beside the rest, and once; long forms of what was proved twelve times)
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -48,21 +52,36 @@ lint: setup
 numbers: setup
 	@$(BIN)/python -m tests.package.numbers
 
-test: setup system lint test-core
+# Each of the three waits for processes and disks much of the time, and so they run side by side.
+test: setup system lint
+	$(MAKE) --no-print-directory -j 3 -O test-main test-engines test-core
+
+test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
+<<<<<<< HEAD
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1
 	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
 	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
+=======
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long" --reruns 1
+>>>>>>> ae1520c (Tests that need clusters or no extras run beside the rest, and once; long forms of what was proved twelve times)
 
-# make test-core  the tests that need no extra, where none is installed
+# A process of its own: Dask and Ray stay loaded. The rest: make test-distributed.
+ENGINES = tests/prefect/distributed/test_engines.py
+test-engines: setup
+	$(BIN)/python -m pytest -p no:cacheprovider -n 0 -m "not long" $(ENGINES) --reruns 1
+
+# make test-core  jobs of every kind where no extra is installed
+# What these prove besides, the rest of the suite proves: what they show here is that nothing of an
+# extra is imported. So they are those that between them call all of the core.
 CORE_VENV ?= .venv-core
-CORE = tests/items tests/package tests/results tests/runners tests/checkpoint/directory \
-	tests/checkpoint/importing tests/proof/contracts/test_local_store_contract.py
+CORE = tests/package/test_package.py tests/package/test_errors.py tests/items tests/results \
+	$(patsubst %,tests/runners/test_%.py,encoding failures matching processes retries values) \
+	$(patsubst %,tests/checkpoint/directory/test_%.py,fingerprints old outbox redo schema) \
+	tests/checkpoint/importing/test_import_forms.py
 test-core: $(CORE_VENV)/.installed
-	@# test_install makes a wheel, test_size reads the sources: once, in `make test`, is enough.
-	$(CORE_VENV)/bin/python -m pytest -n auto -m "not long and not timing" $(CORE) \
-		--ignore tests/package/test_install.py --ignore tests/package/test_size.py
+	$(CORE_VENV)/bin/python -m pytest -p no:cacheprovider -n 0 -m "not long and not timing" $(CORE)
 
 $(CORE_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(CORE_VENV)

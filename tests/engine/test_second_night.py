@@ -79,11 +79,14 @@ def nights(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Nigh
     return found
 
 
-@pytest.mark.parametrize("count", [1, 39, 100])
 @pytest.mark.parametrize(
-    ("handler", "runner"),
-    [(plain, "local"), (coroutine, "local"), (plain, "processes")],
-    ids=["threads", "coroutines", "processes"],
+    ("handler", "runner", "count"),
+    [
+        *((handler, "local", count) for handler in (plain, coroutine) for count in (1, 39, 100)),
+        pytest.param(plain, "processes", 1, marks=pytest.mark.long),
+        (plain, "processes", 39),
+        pytest.param(plain, "processes", 100, marks=pytest.mark.long),
+    ],
 )
 def test_every_night_completes_what_is_fixed(
     handler: Any, runner: Any, count: int, nights: Nights

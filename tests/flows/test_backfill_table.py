@@ -26,7 +26,7 @@ def command(url: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "flows.backfill_table", url, "--local", *more]
 
 
-@pytest.mark.parametrize("rows", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rows", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
     env = {**os.environ, "BACKFILL_SECONDS": "0.01"}
     words = command(db.url, "--make", str(rows))

@@ -25,6 +25,7 @@ from flows import http_ingest
 from flows._prefect import Unreachable
 from flows.http_ingest import ingest
 from resumable_tasks import CheckpointMismatch, InvalidItems, JobFailed, RunResult, UsageError
+from tests import warm
 from tests.flows.api import Api, Fault, Handler, drips, drops, halves, orders, says, serving
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def command(api: Api, *arguments: str) -> list[str]:
 
 
 def run(cwd: Path, api: Api, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         command(api, *arguments),
         cwd=cwd,
         env=ENVIRONMENT,

@@ -19,6 +19,7 @@ import pytest
 
 from flows import python_files
 from resumable_tasks import ItemFailure
+from tests import warm
 
 REPOSITORY = Path(__file__).parents[2]
 DATE = "2026-11-23"
@@ -31,7 +32,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(cwd: Path, *arguments: str, date: str | None = DATE) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         command(*(("--date", date) if date else ()), *arguments),
         cwd=cwd,
         env=ENVIRONMENT,
@@ -54,7 +55,7 @@ def keys_in_journal(cwd: Path, date: str = DATE) -> int:
 def slow_tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """Files that take some seconds to parse, one after the other."""
     tree = tmp_path_factory.mktemp("slow") / "tree"
-    body = "".join(f"def f{i}(a, b):\n    return [a + b * {i}, (a, b)]\n" for i in range(800))
+    body = "".join(f"def f{i}(a, b):\n    return [a + b * {i}, (a, b)]\n" for i in range(400))
     for i in range(120):
         folder = tree / f"p{i % 10}"
         folder.mkdir(parents=True, exist_ok=True)

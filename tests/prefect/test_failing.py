@@ -154,7 +154,7 @@ def test_a_limit_that_is_not_there_is_named(place: Path) -> None:
     assert len(read_checkpoint(open_store(place))[1].done) == 0
 
 
-@pytest.mark.parametrize("count", [1, 39, 100])
+@pytest.mark.parametrize("count", [1, 39, pytest.param(100, marks=pytest.mark.long)])
 def test_every_night_completes_what_is_fixed_in_a_flow_run(
     count: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

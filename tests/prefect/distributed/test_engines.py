@@ -1,4 +1,9 @@
-"""The same flow on Dask, on Ray and in a process pool, by changing one argument."""
+"""The same flow on Dask, on Ray and in a process pool, by changing one argument.
+
+`make test` runs each test where engines can differ in it, and all tests on some engine; the rest
+are for `make test-distributed`. A process pool starts its workers for each flow run, with Prefect's
+imports, and costs most.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+ENGINES = ("dask", "ray", "pool")
 
+
+def on(*short: str, never: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Run on these engines in `make test`, and on the others in the long form."""
+    found = [
+        pytest.param(name, marks=() if name in short else pytest.mark.long)
+        for name in ENGINES
+        if name not in never
+    ]
+    return pytest.mark.parametrize("engine", found, indirect=True)
+
+
+@on(*ENGINES)
 def test_workers_write_shards_and_the_driver_commits(
     engine: Engine, place: Path, tmp_path: Path, api: Api
 ) -> None:
@@ -48,6 +66,7 @@ def test_workers_write_shards_and_the_driver_commits(
     until(lambda: 3 <= task_runs().count("COMPLETED") == len(task_runs()) < 20)
 
 
+@on("dask", "ray")
 def test_finished_batches_are_committed_while_their_task_run_goes_on(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +88,8 @@ def test_finished_batches_are_committed_while_their_task_run_goes_on(
     assert kept
 
 
+# Each has a way of its own to say that a worker has died.
+@on(*ENGINES)
 def test_a_batch_that_kills_its_worker_costs_little_else(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +110,7 @@ def test_a_batch_that_kills_its_worker_costs_little_else(
     assert sum(times - 1 for times in handled.values()) <= 1 + 5 * (engine.together - 1)
 
 
+@on("dask")
 def test_a_bad_item_is_found_by_workers_elsewhere(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +123,7 @@ def test_a_bad_item_is_found_by_workers_elsewhere(
     assert len(calls(tmp_path)) <= 8 + 2 * 6
 
 
+@on("ray")
 def test_results_that_do_not_fit_are_parked_wherever_they_were_made(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +148,7 @@ def test_results_that_do_not_fit_are_parked_wherever_they_were_made(
     assert {row["id"] for row in table.to_pylist() if row["pid"] == '"no number"'} == {13, 20, 21}
 
 
+@on("dask")
 def test_rows_of_a_table_are_handled_elsewhere_and_their_column_follows(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
@@ -161,7 +185,7 @@ def test_rows_of_a_table_are_handled_elsewhere_and_their_column_follows(
         engine.run(work, None, checkpoint=SqlCheckpoint(url, table="rows", key="id"))
 
 
-@pytest.mark.parametrize("engine", ["dask", "pool"], indirect=True)
+@on("dask", never=("ray",))
 def test_nothing_begins_after_a_stop_and_what_has_finished_is_committed(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:

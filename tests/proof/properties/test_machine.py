@@ -180,6 +180,7 @@ FAULTS = {
 RARE = {"a repair does not see that keys come twice", "what is adopted has no fingerprint"}
 # Ten seconds each, with a sister above that is found at once.
 SLOW = {
+    "the sweep asks for no epoch",
     "what shares a shard with a changed item is not copied",
     "open does not mind cut shards",
     "open does not look for the shards",
