@@ -34,7 +34,7 @@ from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import disk
-from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch, Cause, ErrorKind
@@ -84,7 +84,14 @@ class Outbox:
 
     def begin(self, task_run: int) -> bool:
         """True for one worker only, however often a scheduler starts this task run."""
-        return self.store.create(self._path(f"t{task_run}-begun"), b"")
+        name, mine = f"t{task_run}-begun", secrets.token_hex(8).encode()
+        try:
+            return self.store.create(self._path(name), mine)
+        except CreateUnknown as error:
+            there = self._read(name)
+            if there is None or not error.readable_is_durable:
+                raise
+            return there == mine
 
     def has_begun(self, task_run: int) -> bool:
         """True once a worker has begun this task run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,17 @@ class Attack:
     def verify(self) -> None:
         """Have the library read all that counts, and find no damage."""
         assert not verify(open_store(self.bucket.url)).damages
+
+    def lines(self, name: str) -> int:
+        """The number of lines that the children have written to a file of this name."""
+        path = self.place / name
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def ended_well(self, child: Child, codes: Collection[int]) -> None:
+        """It has ended with one of these codes, by itself or by an error of the library's own."""
+        assert child.wait() in codes, child.says()
+        assert "Traceback" not in child.says(), child.says()
+        assert "WorkerLost" not in child.says(), child.says()
 
     def wake(self, zombie: Child) -> int:
         """Let one that sleeps go on, to its end; its exit code."""

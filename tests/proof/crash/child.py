@@ -31,6 +31,7 @@ from typing import Any
 import resumable_tasks
 import resumable_tasks.task.running  # what a run loads must not be among its system calls
 from resumable_tasks import Changes, ResumableTask, resumable_task
+from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.engine import committer
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
 from resumable_tasks.errors import CheckpointHeld
@@ -88,6 +89,8 @@ class Spec:
     """After an error, run once more in the same process, with the faults gone."""
     elsewhere: bool = False
     """On another machine, as far as the library can see: of another name, boot and clock."""
+    silence: float = 0.0
+    """After so many seconds, if not 0, a bucket that says nothing is asked again."""
     version: str = "1"
     on_version_change: str = "error"
 
@@ -121,6 +124,7 @@ def _spec() -> Spec:
 def _arm_worker() -> None:
     """In a worker process: what is to go wrong in it."""
     if os.environ[DRIVER] != str(os.getpid()):
+        _be_impatient(_spec().silence)
         faults.install(faults.parse(_spec().worker_faults))
         if _spec().worker_fail:
             _fail(*_spec().worker_fail.split(":"))
@@ -207,6 +211,7 @@ def run(spec: Spec) -> None:
         os.fsync = lambda handle: (time.sleep(spec.flush_seconds), flush(handle))[1]
     if spec.fail:
         _fail(*spec.fail.split(":"))
+    _be_impatient(spec.silence)
     if spec.elsewhere:
         _move_elsewhere()
     faults.install(faults.parse(spec.faults))
@@ -231,6 +236,12 @@ def run(spec: Spec) -> None:
     spec = replace(spec, hang_seconds=0.0, interrupt_at=0)
     os.environ[SPEC], os.environ[DRIVER] = json.dumps(asdict(spec)), str(os.getpid())
     _job(spec)
+
+
+def _be_impatient(seconds: float) -> None:
+    if seconds:
+        clients._SILENCE = timedelta(seconds=seconds)
+        clients._client.cache_clear()
 
 
 def _move_elsewhere() -> None:
