@@ -6,11 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-<<<<<<< HEAD
-.PHONY: help setup system demo lint numbers test test-core test-long test-distributed test-buckets bench docs docs-serve clean
-=======
-.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed bench docs docs-serve clean
->>>>>>> ae1520c (Tests that need clusters or no extras run beside the rest, and once; long forms of what was proved twelve times)
+.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -59,13 +55,7 @@ test: setup system lint
 test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
-<<<<<<< HEAD
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1
-	@# Clusters and parallel tests do not share cores well. The rest: make test-distributed.
-	$(BIN)/python -m pytest -n 0 tests/prefect/distributed/test_engines.py --reruns 1
-=======
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long" --reruns 1
->>>>>>> ae1520c (Tests that need clusters or no extras run beside the rest, and once; long forms of what was proved twelve times)
 
 # A process of its own: Dask and Ray stay loaded. The rest: make test-distributed.
 ENGINES = tests/prefect/distributed/test_engines.py
