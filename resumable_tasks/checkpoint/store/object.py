@@ -149,8 +149,13 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             )
         here, following = self._incarnation, self._incarnation + 1
         marker = json.dumps({"incarnation": following, "after": here, "time": now()}).encode()
-        # Whoever was faster has archived the same.
-        self._create(_joined(self._root, f"@{following}.json"), f"@{following}.json", marker)
+        name = f"@{following}.json"
+        try:
+            self._create(_joined(self._root, name), name, marker)
+        except CreateUnknown:
+            if self._head(_joined(self._root, name), name) is None:
+                raise
+        # It is there: whoever was faster has archived the same.
         self._incarnation = None
         return f"{self.url}/@{here}"
 
