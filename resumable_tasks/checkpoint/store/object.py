@@ -131,7 +131,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         keys = [self._key(name) for name in names]
         try:
             self._request("delete", names[0], lambda obs, client: obs.delete(client, keys))
-        except FileNotFoundError:  # Azure minds
+        except FileNotFoundError:  # Azure and Google mind
             for name in names if len(names) > 1 else ():
                 self.delete(name)
 
