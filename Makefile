@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench docs docs-serve clean
+.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench hashes docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -105,6 +105,16 @@ $(SERVERS): pyproject.toml constraints.txt $(STAMP)
 # make test-buckets  the store of buckets on moto, SeaweedFS and Azurite
 test-buckets: setup $(SERVERS)
 	$(BIN)/python -m pytest -n 0 -m buckets tests/buckets
+
+# make hashes  deployments/requirements.txt anew, after a change of constraints.txt
+# All files of a version, so that the image can be built for each of its platforms.
+hashes: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	{ echo '# What the image installs, by hash: made by make hashes, from constraints.txt.'; \
+		echo 'hatchling' | $(BIN)/uv pip compile --quiet pyproject.toml - --extra prefect \
+		--constraint constraints.txt --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate; } >deployments/requirements.txt.new
+	mv deployments/requirements.txt.new deployments/requirements.txt
 
 # make bench  the numbers of docs/performance.md, as ratios within one run
 bench: setup

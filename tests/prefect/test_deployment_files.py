@@ -9,20 +9,22 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import (
@@ -116,18 +118,88 @@ def test_all_that_is_copied_into_the_image_is_there_and_let_through() -> None:
         (DEPLOYMENTS / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     )
     assert ignored == "*"
-    wanted = {name.rstrip("/") for line in arguments("COPY") for name in line.split()[:-1]}
+    names = {name.rstrip("/") for line in arguments("COPY") for name in line.split()[:-1]}
+    wanted = {name for name in names if not any(name.startswith(f"{each}/") for each in names)}
     assert {name.removeprefix("!") for name in let_through if name[0] == "!"} == wanted
-    assert all((REPOSITORY / name).exists() for name in wanted)
+    assert all((REPOSITORY / name).exists() for name in names)
 
 
 def test_the_image_is_pinned_and_its_user_is_not_root() -> None:
-    assert ":" in arguments("FROM")[0]
-    assert [line for line in arguments("RUN") if "--constraint constraints.txt" in line]
+    assert arguments("FROM") == ["${BASE}"]
+    assert [":" in line for line in arguments("ARG") if line.startswith("BASE=")] == [True]
     (user,) = arguments("USER")
     assert int(user) > 0
     assert f"--uid {user} " in arguments("RUN")[0]
     assert job()["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(path: Path) -> dict[str, Requirement]:
+    """The requirements of a file of pins, without their hashes."""
+    lines = re.sub(r"\s*\\\n\s*", " ", path.read_text("utf-8")).splitlines()
+    each = [Requirement(line.partition(" --hash=")[0]) for line in lines if line[:1] != "#"]
+    return {normal(requirement.name): requirement for requirement in each}
+
+
+# What the image is: of the machines that it is built for, each takes another choice of packages.
+PLATFORMS = [
+    {
+        "python_version": "3.11",
+        "python_full_version": "3.11.14",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "platform_machine": machine,
+    }
+    for machine in ("x86_64", "aarch64")
+]
+
+
+def needed(platform: dict[str, str]) -> set[str]:
+    """All that the library needs there with its extra prefect, by what packages here say."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    listed = project["project"]
+    left = [*listed["dependencies"], *listed["optional-dependencies"]["prefect"]]
+    left = [*map(Requirement, left)]
+    found: set[tuple[str, str]] = set()
+    while left:
+        requirement = left.pop()
+        for extra in ("", *requirement.extras):
+            if (normal(requirement.name), extra) in found:
+                continue
+            found.add((normal(requirement.name), extra))
+            for text in metadata.requires(requirement.name) or ():
+                inner = Requirement(text)
+                if inner.marker is None or inner.marker.evaluate({**platform, "extra": extra}):
+                    left.append(inner)
+    names = {name for name, _ in found}
+    return names | {normal(Requirement(each).name) for each in project["build-system"]["requires"]}
+
+
+def test_all_that_the_image_installs_is_pinned_by_hash() -> None:
+    path = DEPLOYMENTS / "requirements.txt"
+    installs = [line for line in arguments("RUN") if "pip install" in line]
+    assert "--no-deps --require-hashes --requirement deployments/requirements.txt" in installs[0]
+    assert "--no-deps --no-build-isolation . && pip check" in installs[1]
+    assert len(installs) == 2
+    by_hash, tested = pinned(path), pinned(CONSTRAINTS)
+    for platform in PLATFORMS:
+        there = {
+            name: each.specifier
+            for name, each in by_hash.items()
+            if each.marker is None or each.marker.evaluate(platform)
+        }
+        assert needed(platform) - set(there) == set()
+        assert {name for name, pin in there.items() if tested[name].specifier != pin} == set()
+    text = path.read_text("utf-8")
+    every = re.split(r"^(?=[a-z])", text, flags=re.M | re.I)[1:]
+    assert [each for each in every if "--hash=sha256:" not in each] == []
+    assert re.findall(r"^ *-(?!-hash)|://", text, flags=re.M) == []
 
 
 def test_the_times_to_stop_fit_each_other() -> None:
@@ -249,19 +321,20 @@ class Image:
         return f"{self.root / 'venv/bin'}{os.pathsep}{os.environ['PATH']}"
 
     def build(self) -> None:
+        subprocess.run([sys.executable, "-m", "venv", self.root / "venv"], check=True)
         for name, line in instructions():
             if name == "COPY":
                 *sources, target = line.split()
                 for source in sources:
-                    self._copy(REPOSITORY / source, self.folder / target, into=len(sources) > 1)
+                    self._copy(REPOSITORY / source, self.folder / target, into=target[-1] == "/")
             elif name == "RUN" and line.startswith("pip "):
-                subprocess.run([sys.executable, "-m", "venv", self.root / "venv"], check=True)
                 env = {**os.environ, "PATH": self.path}
-                subprocess.run(shlex.split(line), cwd=self.folder, env=env, check=True)
+                subprocess.run(line, shell=True, cwd=self.folder, env=env, check=True)
 
     def _copy(self, source: Path, target: Path, *, into: bool) -> None:
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
         else:
             target = target / source.name if into else target
             target.parent.mkdir(parents=True, exist_ok=True)
