@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -30,10 +30,12 @@ from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import (
     Journal,
     RecordTaken,
+    numbers,
     record_name,
     record_number,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, look, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.replace import Superseder
@@ -61,10 +63,8 @@ from resumable_tasks.runners.values.columns import Columns, json_names
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_OURS = (manifest.NAME, holder.NAME, holder.LOCK)
 _CLAIM_TRIES = 100
 _AS_IT_COMES = Opening()
-_NO_MANIFEST = "it is missing, and there is a journal"
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -76,7 +76,7 @@ def read_manifest(store: Store) -> Manifest:
         return manifest.read(store)
     except FileNotFoundError:
         if disk.names(store, JOURNAL):
-            raise manifest.damaged(store, _NO_MANIFEST) from None
+            raise manifest.damaged(store, NO_MANIFEST) from None
         raise UsageError(
             f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
             remedy="`resumable ls DIRECTORY` finds those below a directory",
@@ -128,16 +128,18 @@ class DirectoryCheckpoint(Checkpoint):
         `StoreError`; none of them leaves anything changed but a sign of life.
         """
         job = job or Job(wanted.job, wanted.version, "one", Planning())
-        _refuse_foreign(store)
-        disk.prepare(store, (JOURNAL, SHARDS))
+        prepare(store)
         hold = Holder(store, secrets.token_hex(6), opening.identity)
         try:
-            hold.take(takeover=opening.takeover)
-            if disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
-                raise manifest.damaged(store, _NO_MANIFEST)
-            found = manifest.create_or_read(store, wanted)
+            stored, new = look(store)
+            hold.lock(steal=opening.takeover)
+            # Before it is seen who holds it: whoever claims after this has begun meanwhile.
+            listed = [] if new and not hold.locks else numbers(store)
+            hold.take(takeover=opening.takeover, known=len(listed), new=new)
+            found = manifest.establish(store, stored, wanted)
             checkpoint = cls(store, found, job, hold)
-            checkpoint._recover()
+            checkpoint._journal.read_first(listed)
+            there = checkpoint._recover(with_shards=bool(listed) or not new)
             if checkpoint._is_for_another(wanted):
                 archived = archive(store, hold.run)
                 hold.release()
@@ -146,7 +148,7 @@ class DirectoryCheckpoint(Checkpoint):
             hold.check()
             checkpoint._claim(wanted, opening)
             disk.check_current(store)
-            checkpoint._sweep()
+            checkpoint._sweep(there)
             return checkpoint
         except BaseException:
             hold.release()
@@ -158,30 +160,39 @@ class DirectoryCheckpoint(Checkpoint):
         found, state = self.manifest.named(self.state.names), self.state
         return is_for_another(self.store, found, wanted, state, self._job)
 
-    def _recover(self) -> None:
-        """Read the journal. Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken."""
+    def _recover(self, *, with_shards: bool) -> Mapping[str, int]:
+        """Read the journal, and return the listing of the shards, if there may be any.
+
+        Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken.
+        """
+        before = ""
         while True:
-            before = disk.names(self.store, JOURNAL)
             try:
-                self._read_all()
-                return
-            except CheckpointDamaged:
-                # A run that has taken over meanwhile may have replaced what was read, and swept it.
+                return self._read_all(with_shards=with_shards)
+            except CheckpointDamaged as error:
+                # A run that has taken over meanwhile may have replaced what was read, and swept
+                # it. A second look then finds something else.
                 disk.check_place(self.store)
                 self._hold.check()
-                if disk.names(self.store, JOURNAL) == before:
+                if str(error) == before:
                     raise
+                before = str(error)
                 self.state = State(place=self.store.url)
                 self._journal = Journal(self.store, self.manifest.id)
 
-    def _read_all(self) -> None:
+    def _read_all(self, *, with_shards: bool) -> Mapping[str, int]:
         # What a run that died had linked but not flushed is made durable before it is believed.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
-        self.state.apply_all(self._journal.read_new())
-        layout.check(self.store, self.state.records)
+        self._read_new()
+        there = self.store.list(SHARDS) if with_shards else {}
+        layout.check(self.store, self.state.records, shards=bool(there))
         supersede.check(self.store, self.manifest, self.state)
-        shards.check_sizes(self.store, self.state.shards.values())
+        shards.check_sizes(self.store, self.state.shards.values(), there)
+        return there
+
+    def _read_new(self) -> None:
+        self.state.apply_all(self._hold.polite(self._journal.read_new()))
 
     def _claim(self, wanted: Manifest, opening: Opening) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
@@ -211,7 +222,7 @@ class DirectoryCheckpoint(Checkpoint):
             try:
                 claim = self._append(claim)
             except RecordTaken:
-                self.state.apply_all(self._journal.read_new())
+                self._read_new()
                 continue
             self.state.apply(claim)
             self._begin(before)
@@ -291,19 +302,21 @@ class DirectoryCheckpoint(Checkpoint):
             *(self.url, f"{copied.count:,}"),
         )
 
-    def _sweep(self) -> None:
-        """Remove what crashed runs have left behind. Only after the claim: all of it is dead."""
+    def _sweep(self, there: Iterable[str]) -> None:
+        """Remove what crashed runs have left behind. Only after the claim: all of it is dead.
+
+        ``there``: the shards as they were listed before.
+        """
         epoch, number = self.state.epoch, self._journal.next_number
         orphans = [
             path
-            for path in self.store.list(SHARDS)
+            for path in there
             if 0 < shards.epoch_of(path) < epoch and path not in self.state.shards
         ]
         # What workers of older drivers have left, and their leave to go on.
-        left = [
-            path for path in self.store.list(outbox.FOLDER) if 0 < outbox.epoch_of(path) < epoch
-        ]
-        self.store.delete_all((*orphans, *left))
+        outboxes = self.store.list(outbox.FOLDER) if epoch > 1 else ()
+        left = [path for path in outboxes if 0 < outbox.epoch_of(path) < epoch]
+        self.store.delete_all([*orphans, *left])
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, JOURNAL, lambda name: (record_number(name) or 0) < number)
@@ -324,7 +337,7 @@ class DirectoryCheckpoint(Checkpoint):
         assert outcome.schema is not None
         there = chain(
             (self._rows(before) for before in pending if before.schema is not None),
-            (shards.read(self.store, shard) for shard in self.state.shards.values()),
+            shards.read_all(self.store, self.state.shards.values()),
         )
         return self._schema.widened(
             schema, outcome.schema, outcome.batch.id, lambda: self._rows(outcome), there
@@ -520,20 +533,6 @@ def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
         manifest.check_version(store, version, job.version)
         manifest.check_fingerprint(store, before, described)
     return False
-
-
-def _refuse_foreign(store: Store) -> None:
-    """A folder with other things in it is no place for a checkpoint."""
-    try:
-        there = store.list("")
-    except CheckpointUnusable:
-        return  # prepare() says what is wrong
-    foreign = sorted(name for name in there if name not in _OURS)
-    if foreign and manifest.NAME not in there:
-        raise CheckpointUnusable(
-            f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "
-            "name a directory of its own, which need not exist yet"
-        )
 
 
 def _fingerprints(outcome: Done) -> Iterator[tuple[bytes, int]]:

@@ -2,24 +2,28 @@
 
 Nothing of safety hangs on this (that is the journal's fencing); it saves the second run the
 trouble, and the first one its batches in flight. A lock of the operating system, which dies with
-its process, decides where there is one; elsewhere the heartbeat does, by being seen to move: no
-clock of one machine is compared with another's.
+its process, decides where there is one. Elsewhere a holder whose process was on this machine and
+has ended is dead; any other lives if its heartbeat is seen to move: no clock of one machine is
+compared with another's. Several that start at once are told apart by the journal: a run that finds
+another's claim in the place of its own gives way.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from resumable_tasks.base import log
+from resumable_tasks.base import log, process
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
@@ -31,12 +35,15 @@ from resumable_tasks.errors import (
 NAME = "holder.json"
 LOCK = "holder.lock"
 BEAT_SECONDS = 5.0
-# Without locks a holder is given up after this long without a beat.
-WATCH_SECONDS = 3 * BEAT_SECONDS
+# Without locks a holder is given up after so many beats that did not come; who only looks, and
+# takes nothing from anybody, waits for less.
+WATCHED_BEATS, LOOKED_BEATS = 3.0, 1.5
 # `status` shares the lock for an instant, to see whether anybody has it.
 _LOCK_TRIES = 5
 _MOST_BYTES = 64 << 10
 _LOCK_PAUSE = 0.1
+# Records of a run that is at work.
+_OF_WORK = ("claim", "commit")
 
 
 def me(run: str) -> dict[str, Any]:
@@ -50,9 +57,14 @@ class Holder:
     def __init__(self, store: Store, run: str, identity: Mapping[str, str] | None = None) -> None:
         self.run = run
         self._store = store
-        self._record = {**me(run), **(identity or {}), "since": now(), "beat": 0}
+        here = {"machine": process.machine(), "started": process.started(os.getpid())}
+        self._record = {**me(run), **(identity or {}), **here, "since": now(), "beat": 0}
         self._release_lock: Callable[[], None] | None = None
-        self._locks = True
+        self.locks = True
+        """Whether a lock has decided who may begin."""
+        # Records from this number on are of runs that have begun since.
+        self._known = math.inf
+        self._failed = False
         self._stop = threading.Event()
         # By a weak reference: a hold that is lost sight of ends, and its lock with it.
         self._thread = threading.Thread(
@@ -60,30 +72,53 @@ class Holder:
         )
         self._thread.daemon = True
 
-    def take(self, *, takeover: bool) -> None:
-        """Begin to hold. Raises `CheckpointHeld`, which says by whom, unless ``takeover``."""
+    def lock(self, *, steal: bool) -> None:
+        """Take the lock, if there are locks. Raises `CheckpointHeld` unless ``steal``."""
+        for attempt in range(_LOCK_TRIES):
+            if self._try_lock(steal=steal):
+                return
+            if attempt == 0:
+                # A hold of this process whose release was interrupted may lie in a cycle.
+                gc.collect()
+            if attempt < _LOCK_TRIES - 1:
+                time.sleep(_LOCK_PAUSE)
+        raise held(self._store, read(self._store))
+
+    def take(self, *, takeover: bool, known: float = math.inf, new: bool = False) -> None:
+        """Begin to hold. Raises `CheckpointHeld`, which says by whom, unless ``takeover``.
+
+        ``known``: so many records were there before this, for `polite`. ``new``: there was nobody.
+        """
         try:
-            for attempt in range(_LOCK_TRIES):
-                if self._try_lock(steal=takeover):
-                    break
-                if attempt == 0:
-                    # A hold of this process whose release was interrupted may lie in a cycle.
-                    gc.collect()
-                if attempt < _LOCK_TRIES - 1:
-                    time.sleep(_LOCK_PAUSE)
-            else:
-                raise held(self._store, read(self._store))
-            if not self._locks and not takeover:
-                self._watch()
+            if self._release_lock is None and self.locks:
+                self.lock(steal=takeover)
+            if not self.locks and not takeover:
+                self._known = known
+                if not new and (other := Watch(self._store, WATCHED_BEATS).holder()):
+                    raise held(self._store, other)
             self._write()
             self._thread.start()
         except BaseException:
             self._let_go()
             raise
 
+    def polite(self, commits: Iterable[Commit]) -> Iterator[Commit]:
+        """These records. Raises `CheckpointHeld` at one of a run that has begun since `take`.
+
+        Where locks decide, and in a takeover, there is none.
+        """
+        for commit in commits:
+            if commit.number >= self._known and commit.kind in _OF_WORK:
+                other = {"run": commit.run, "since": commit.time, **commit.info}
+                raise held(self._store, other)
+            yield commit
+
     def check(self) -> None:
-        """Raises `CheckpointHeld` if another has taken over since; the last moment to be polite."""
-        other = read(self._store)
+        """Raises `CheckpointHeld` if another has taken over since; the last moment to be polite.
+
+        Where there are no locks, the journal says so: see `polite`.
+        """
+        other = read(self._store) if self.locks else {}
         if other.get("run", self._record["run"]) != self._record["run"]:
             raise held(self._store, other)
 
@@ -110,33 +145,23 @@ class Holder:
         try:
             self._release_lock = disk.lock(self._store, LOCK, steal=steal)
         except NotImplementedError:
-            self._locks = False
+            self.locks = False
             return True
         return self._release_lock is not None
-
-    def _watch(self) -> None:
-        """Wait for the holder's next beat where there are no locks; without one it is dead."""
-        before = read(self._store)
-        until = time.monotonic() + WATCH_SECONDS
-        while before and time.monotonic() < until:
-            time.sleep(BEAT_SECONDS / 10)
-            after = read(self._store)
-            if not after:
-                return
-            if after != before:
-                raise held(self._store, after)
 
     def _write(self) -> None:
         self._record["beat"] += 1
         self._store.put(NAME, json.dumps(self._record).encode() + b"\n")
 
     def beat(self) -> None:
-        """Give one more sign of life; one that cannot be given is only logged."""
+        """Give one more sign of life; one that cannot be given is only logged, once."""
         try:
             self._write()
         except ResumableTasksError as error:
             # Advisory: what matters is found out by the next commit.
-            log.warning("the heartbeat could not be written: %s", error)
+            if not self._failed:
+                log.warning("the heartbeat could not be written: %s", error)
+            self._failed = True
 
 
 def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:
@@ -157,12 +182,53 @@ def read(store: Store) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_held(store: Store) -> bool:
-    """True if a live run holds the checkpoint, as far as can be told without waiting."""
-    try:
-        return disk.locked(store, LOCK)
-    except NotImplementedError:
-        return bool(read(store))
+class Watch:
+    """Tells who holds a checkpoint, to one who may ask more than once. Writes nothing.
+
+    ``beats``: for how many beats to wait for a holder's next one, where nothing else tells whether
+    it is alive. A holder whose beat did not come is not waited for again.
+    """
+
+    def __init__(self, store: Store, beats: float = LOOKED_BEATS) -> None:
+        self._store = store
+        self._beats = beats
+        # A process that lives may have given the checkpoint up, and not have been able to say so.
+        self._trusts_processes = beats <= LOOKED_BEATS
+        self._seen: dict[str, Any] = {}
+        self._until = -math.inf
+
+    def holder(self) -> dict[str, Any] | None:
+        """The live holder; empty if it gives no name, None if nobody holds the checkpoint."""
+        try:
+            return read(self._store) if disk.locked(self._store, LOCK) else None
+        except NotImplementedError:
+            return self._moving(read(self._store))
+
+    def _moving(self, found: dict[str, Any]) -> dict[str, Any] | None:
+        """The holder if it lives, where there are no locks."""
+        here, gone = _process_of(found)
+        if not found or gone:
+            return None
+        if here and self._trusts_processes:
+            return found
+        if found != self._seen:
+            known, self._seen = bool(self._seen), found
+            self._until = time.monotonic() + self._beats * BEAT_SECONDS
+            if known:
+                return found  # a beat has come since the last look
+        while time.monotonic() < self._until:
+            time.sleep(BEAT_SECONDS / 10)
+            if (after := read(self._store)) != found:
+                return self._moving(after)
+        return None
+
+
+def _process_of(found: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the holder's process was on this machine, and whether it has ended."""
+    noted, pid, since = (found.get(name) for name in ("machine", "pid", "started"))
+    if not isinstance(noted, str) or type(pid) is not int or not isinstance(since, str):
+        return False, False
+    return process.is_here(noted), process.is_gone(noted, pid, since)
 
 
 def held(store: Store, holder: dict[str, Any]) -> CheckpointHeld:

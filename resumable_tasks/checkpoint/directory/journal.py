@@ -278,6 +278,18 @@ def read(store: Store, name: str) -> bytes:
     return disk.read(store, name, MOST_BYTES)
 
 
+def numbers(store: Store, first: int = 0) -> list[int]:
+    """The numbers of the records from this one on, in order."""
+    # A listing is no snapshot: a record created during it can be missed and its successor
+    # seen. What is still missing in a second listing was not there.
+    for last_try in (False, True):
+        names = map(record_number, disk.names(store, FOLDER))
+        found = sorted(n for n in names if n is not None and n >= first)
+        if not found or found[-1] == first + len(found) - 1 or last_try:
+            break
+    return found
+
+
 class Journal:
     """The journal of one checkpoint, as one reader or driver knows it.
 
@@ -291,7 +303,12 @@ class Journal:
         self._stands_for: str | None = None
         self._epoch = 0
         self._usable = True
+        self._listed: list[int] | None = None
         self.next_number = 0
+
+    def read_first(self, listed: list[int]) -> None:
+        """Let the next `read_new` read the records of this listing, and no later ones."""
+        self._listed = listed
 
     @classmethod
     def after(cls, store: Store, last: Commit) -> Journal:
@@ -310,12 +327,16 @@ class Journal:
         Raises `CheckpointDamaged` for one that is missing before another, unreadable, or does not
         continue the one before it. Concurrent appends are no damage.
         """
-        for number in self._numbers_from(self.next_number):
+        listed, self._listed = self._listed, None
+        if listed is None:
+            listed = numbers(self._store, self.next_number)
+        each = disk.read_all(self._store, ((record_name(number), MOST_BYTES) for number in listed))
+        for number in listed:
             name = record_name(self.next_number)
             if number != self.next_number:
                 raise _damaged(name, "it is missing, and a later record is there", self._store.url)
             try:
-                data = read(self._store, name)
+                data = next(each)
             except FileNotFoundError:
                 raise _damaged(
                     name, "it has gone while it was being read", self._store.url
@@ -400,16 +421,6 @@ class Journal:
             safe="What this run had committed stands; the batches in flight were left to the other",
             holder={"run": other.run, "since": other.time, **other.info},
         )
-
-    def _numbers_from(self, first: int) -> list[int]:
-        # A listing is no snapshot: a record created during it can be missed and its successor
-        # seen. What is still missing in a second listing was not there.
-        for last_try in (False, True):
-            names = map(record_number, disk.names(self._store, FOLDER))
-            numbers = sorted(n for n in names if n is not None and n >= first)
-            if not numbers or numbers[-1] == first + len(numbers) - 1 or last_try:
-                break
-        return numbers
 
     def _follow(self, commit: Commit) -> Commit:
         name = record_name(commit.number)

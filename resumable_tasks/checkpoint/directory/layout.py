@@ -47,10 +47,13 @@ def is_headless(store: Store) -> bool:
     return bool(store.list(SHARDS)) and not disk.names(store, JOURNAL)
 
 
-def check(store: Store, records: int) -> None:
-    """Raises `CheckpointDamaged` for a journal of so many records, and the shards beside it."""
+def check(store: Store, records: int, *, shards: bool = True) -> None:
+    """Raises `CheckpointDamaged` for a journal of so many records, and the shards beside it.
+
+    ``shards``: False where there are known to be none.
+    """
     found = odd(store)
-    if not records and is_headless(store):
+    if not records and shards and is_headless(store):
         found[JOURNAL] = HEADLESS
     if found:
         files = tuple(found)

@@ -97,22 +97,31 @@ def has_no_fields(key: Any) -> bool:
     return key == "item" or (isinstance(key, dict) and "callable" in key)
 
 
-def create_or_read(store: Store, wanted: Manifest) -> Manifest:
-    """The manifest that stands in the store; this one, if there was none.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest as it stands in the store, byte by byte."""
 
-    Proves on the way that the store's put-if-absent refuses a name that is taken.
+    manifest: Manifest
+    data: bytes
+
+
+def establish(store: Store, found: Stored | None, wanted: Manifest) -> Manifest:
+    """The manifest that was found in the store; this one, created, if there was none.
+
+    Proves on the way that the store's put-if-absent refuses a name that is taken: by the bytes that
+    stand there, so that nothing is lost where it does not. Raises `CheckpointUnusable`.
     """
-    wanted = Manifest(
-        wanted.job, wanted.version, wanted.key, wanted.results, secrets.token_hex(16), now()
-    )
-    data = _encoded(wanted)
-    made = _create(store, data)
-    if made and _create(store, data):
+    if found is None:
+        made = replace(wanted, id=secrets.token_hex(16), created=now(), format=FORMAT)
+        found = Stored(made, _encoded(made))
+        if not _create(store, found.data):
+            found = _found(store)  # another run was quicker
+    if _create(store, found.data):
         raise CheckpointUnusable(
             f"{store.url}: this store lets two callers create one name, so two runs could not "
             "be kept apart there; use another place"
         )
-    return wanted if made else read(store)
+    return found.manifest
 
 
 def _create(store: Store, data: bytes) -> bool:
@@ -130,10 +139,23 @@ def read(store: Store) -> Manifest:
     Raises ``FileNotFoundError`` if there is none, `CheckpointDamaged` if it is unreadable, and
     `CheckpointMismatch` if it is of a format that this version does not know.
     """
+    return _found(store).manifest
+
+
+def find(store: Store) -> Stored | None:
+    """The manifest that stands in the store, None if there is none. Raises as `read` does."""
     try:
-        found = json.loads(disk.read(store, NAME, _MOST_BYTES))
+        return _found(store)
+    except FileNotFoundError:
+        return None
+
+
+def _found(store: Store) -> Stored:
+    try:
+        data = disk.read(store, NAME, _MOST_BYTES)
+        found = json.loads(data)
         if (version := found["format"]) == FORMAT:
-            return parsed(found)
+            return Stored(parsed(found), data)
         if type(version) is not int:
             raise TypeError("its format is no number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

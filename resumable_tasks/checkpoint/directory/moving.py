@@ -194,6 +194,6 @@ class Repairs:
 def _schema(store: Store, good: list[Shard]) -> str | None:
     """The unified schema of these shards, read from the files themselves."""
     unified = None
-    for shard in good:
-        unified = schemas.unify(unified, shards.read(store, shard).schema, shard.path)
+    for shard, rows in zip(good, shards.read_all(store, good), strict=True):
+        unified = schemas.unify(unified, rows.schema, shard.path)
     return schemas.schema_to_text(unified) if unified is not None else None

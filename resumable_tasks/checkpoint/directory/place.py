@@ -136,8 +136,8 @@ def _read(store: Store, use: Callable[[CommittedRows], T]) -> T:
         schema = _schema(state)
 
         def tables() -> Iterator[pa.Table]:
-            for shard in state.shards.values():
-                yield schemas.cast(shards.read(store, shard), schema)
+            for rows in shards.read_all(store, state.shards.values()):
+                yield schemas.cast(rows, schema)
 
         identity = {"job": found.job, "checkpoint": found.id, "records": state.records}
         return use(CommittedRows(schema, tables, found.key, identity))

@@ -81,6 +81,7 @@ class Reader:
         self.holder: dict[str, Any] | None = None
         self.damage: CheckpointDamaged | None = None
         self._journal = Journal(store, self._manifest.id)
+        self._watch = holder.Watch(store)
 
     @property
     def manifest(self) -> Manifest:
@@ -100,11 +101,11 @@ class Reader:
         What stands before the damage has then been read.
         """
         # The holder first: a run that ends meanwhile must not look as if it had died.
-        self.holder = live_holder(self.store)
+        self.holder = self._watch.holder()
         for commit in self._journal.read_new():
             self._apply(commit)
         if self.holder is None and not self.state.closed:
-            self.holder = live_holder(self.store)  # or it has only just begun
+            self.holder = self._watch.holder()  # or it has only just begun
 
     def examine(self) -> None:
         """`read_new`, and whether the shards are there; ``damage`` is what is wrong, if anything.
@@ -251,11 +252,6 @@ def describe_run(run: LastRun) -> dict[str, Any]:
         "ended": run.close.time if run.close else None,
         **{name: info.get(name) for name in _OF_A_RUN},
     }
-
-
-def live_holder(store: Store) -> dict[str, Any] | None:
-    """The current holder of the checkpoint; empty if it gives no name, None if nobody holds it."""
-    return holder.read(store) if holder.is_held(store) else None
 
 
 def is_checkpoint(store: Store) -> bool:

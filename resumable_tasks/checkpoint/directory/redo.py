@@ -124,8 +124,8 @@ def _fitting(store: Store, found: Manifest, state: State, condition: str) -> set
     schema = schemas.schema_from_text(state.schema)
     where, scheme = Where(condition, schema), KeyScheme.of(found.key)
     lines: set[bytes] = set()
-    for shard in state.shards.values():
-        rows = schemas.cast(shards.read(store, shard), schema)
+    for found_rows in shards.read_all(store, state.shards.values()):
+        rows = schemas.cast(found_rows, schema)
         each = scheme.lines_of(rows, state.done)
         lines.update(each[at] for at in where.fitting(rows))
     return lines

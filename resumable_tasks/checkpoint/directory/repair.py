@@ -142,12 +142,10 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     doubled = supersede.doubled([records[number] for number in sorted(records)], state)
     report.damages += [Damage(path, supersede.DOUBLED, items) for path, items in doubled.items()]
     listed = store.list(shards.FOLDER)
-    for path, shard in state.shards.items():
-        try:
-            shards.checked_bytes(store, shard)
-        except CheckpointDamaged as error:
-            if path not in doubled:
-                report.damages.append(Damage(path, error.detail, owners[path]))
+    each = list(state.shards.values())
+    for shard, data in zip(each, shards.checked_each(store, each), strict=True):
+        if isinstance(data, CheckpointDamaged) and shard.path not in doubled:
+            report.damages.append(Damage(shard.path, data.detail, owners[shard.path]))
     if not records and layout.is_headless(store):
         report.damages.append(Damage(JOURNAL, layout.HEADLESS, None))
     bad = {damage.file for damage in report.damages}
@@ -217,10 +215,11 @@ def _examine_journal(
             report.damages.append(Damage(record_name(number), what, None))
         else:
             last = number
-    for number in range(last + 1):
+    wanted = [(record_name(number), journal.MOST_BYTES) for number in range(last + 1)]
+    for number, data in enumerate(disk.read_each(store, wanted)):
         name = record_name(number)
         try:
-            record, was_converted = _read_record(store, name)
+            record, was_converted = _read_record(data, name)
         except FileNotFoundError:
             report.damages.append(Damage(name, "it is missing", None))
             continue
@@ -241,9 +240,10 @@ def _examine_journal(
     return records, converted
 
 
-def _read_record(store: Store, name: str) -> tuple[Commit, bool]:
+def _read_record(data: bytes | Exception, name: str) -> tuple[Commit, bool]:
     """A record, and whether its line endings were changed. Raises as `decode` does."""
-    data = journal.read(store, name)
+    if isinstance(data, Exception):
+        raise data
     if b"\r\n" not in data:
         return journal.decode(data, name), False
     return journal.decode(journal.unconverted(data), name), True

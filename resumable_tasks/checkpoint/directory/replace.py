@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory import schemas, shards
-from resumable_tasks.checkpoint.directory.journal import Journal, decode, read, record_name
+from resumable_tasks.checkpoint.directory.journal import MOST_BYTES, Journal, decode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, InvalidKey
 from resumable_tasks.items import keys
@@ -113,9 +114,10 @@ class KeyIndex:
                     )
                 # The last record that completes it counts: whatever came before was taken back.
                 asked.setdefault(numbers.pop(), set()).add(line)
-            for number in sorted(asked):
-                name = record_name(number)
-                for section in decode(read(self._store, name), name, self._store.url).sections():
+            names = [(record_name(number), MOST_BYTES) for number in sorted(asked)]
+            each = zip(sorted(asked), names, disk.read_all(self._store, names), strict=True)
+            for number, (name, _), data in each:
+                for section in decode(data, name, self._store.url).sections():
                     found = asked[number].intersection(section.lines)
                     for line in found:
                         del left[line]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from resumable_tasks.base import process
 from resumable_tasks.checkpoint.directory import handlers, holder
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql.database import Database
@@ -59,7 +58,7 @@ class RunRow:
                     version=self._job.version,
                     host=me["host"],
                     pid=me["pid"],
-                    machine=_machine(),
+                    machine=process.machine(),
                     began=self._database.now,
                     alive_until=self._until,
                     identity=json.dumps({**(identity or {}), **self._handler}),
@@ -122,7 +121,7 @@ class RunRow:
     def _end_gone(self, connection: sa.Connection) -> None:
         runs = self._tables.runs
         open_ones = connection.execute(sa.select(runs).where(runs.c.ended.is_(None)))
-        gone = [run.run for run in open_ones if is_gone(run.machine, run.pid)]
+        gone = [run.run for run in open_ones if process.is_gone(run.machine, run.pid)]
         if gone:
             mine = sa.update(runs).where(runs.c.run.in_(gone), runs.c.ended.is_(None))
             connection.execute(mine.values(ended="lost"))
@@ -173,28 +172,3 @@ def last_run(database: Database, tables: Tables) -> Any:
 def _newest(tables: Tables) -> sa.Select[Any]:
     c = tables.runs.c
     return sa.select(c.job, c.version, c.identity).order_by(c.began.desc()).limit(1)
-
-
-def is_gone(machine: str, pid: int) -> bool:
-    """True if a run's process was on this machine and has ended."""
-    if not machine or machine != _machine():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def _machine() -> str:
-    """The boot of the machine, and its set of pids; empty where there is no way to know.
-
-    Not the host's name, which copies of a machine share.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return ""

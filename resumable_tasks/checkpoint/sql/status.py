@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from resumable_tasks.base import process
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.failures import is_parked
-from resumable_tasks.checkpoint.sql.runs import is_gone
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.checkpoint.sql.tables import Tables
 
@@ -81,7 +81,7 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
         at_work = [dict(run) for run in connection.execute(newest.where(alive)).mappings()]
         last = connection.execute(newest.limit(1)).mappings().first()
     # Until its time is over a run counts as alive for those who cannot look for its process.
-    running = [run for run in at_work if not is_gone(run["machine"], run["pid"])]
+    running = [run for run in at_work if not process.is_gone(run["machine"], run["pid"])]
     named = running[0] if running else last
     errors = {error: many - parked for error, many, parked in found_kinds if many > parked}
     failed, parked = sum(errors.values()), sum(parked for _, _, parked in found_kinds)

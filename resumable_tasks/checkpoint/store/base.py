@@ -61,6 +61,13 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Remove a name; no error if it is not there."""
 
+    def is_empty(self, folders: Iterable[str]) -> bool:
+        """True if nothing is here: at the top, and in these folders. One request where it can be.
+
+        May say False for what is in other folders.
+        """
+        return not any(map(self.list, ("", *folders)))
+
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """The bytes under each of these names, in their order, read ahead where reads are slow.
 

@@ -7,11 +7,12 @@ store has not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, starmap
 from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointUnusable
+from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -147,6 +148,31 @@ def names(store: Store, folder: str) -> set[str]:
 def read(store: Store, name: str, limit: int) -> bytes:
     """The bytes under a name, on a disk no more than ``limit``; see `Disk.read_within`."""
     return store.read_within(name, limit) if isinstance(store, Disk) else store.read(name)
+
+
+def read_all(store: Store, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
+    """`read` of each name and limit, in their order, read ahead where reads are slow.
+
+    Raises what `read` does, in the place of the name that it is about.
+    """
+    if isinstance(store, Disk):
+        return starmap(store.read_within, wanted)
+    return store.read_all(name for name, _ in wanted)
+
+
+def read_each(
+    store: Store, wanted: Sequence[tuple[str, int]]
+) -> Iterator[bytes | FileNotFoundError | CheckpointDamaged]:
+    """`read_all`, with the error in the place of what is missing or damaged."""
+    at = 0
+    while at < len(wanted):
+        try:
+            for data in read_all(store, islice(wanted, at, None)):
+                at += 1
+                yield data
+        except (FileNotFoundError, CheckpointDamaged) as error:
+            at += 1
+            yield error
 
 
 def sync(store: Store, folder: str) -> None:

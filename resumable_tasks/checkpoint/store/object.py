@@ -67,6 +67,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         self._root = root if named else prefix
         self._named = int(named[1]) if named else None
         self._incarnation = self._named
+        self._folders: set[str] = set()
         self._resolving = threading.Lock()
         self._at_work = False
         # A first request that is denied is a place that cannot be used; a later one, an incident.
@@ -117,6 +118,11 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
     def delete(self, name: str) -> None:
         self._delete([name])
+
+    def is_empty(self, folders: Iterable[str]) -> bool:
+        top = self._resolve()
+        here, inside = self._listed(self._key("")) if top is None else (top, self._folders)
+        return not here and not inside
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         self._resolve()
@@ -175,6 +181,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             if self._incarnation is not None:
                 return None
             top, folders = self._listed(self._root)
+            self._folders = folders
             numbered = [_NUMBERED.fullmatch(name) for name in (*top, *folders)]
             self._incarnation = max((int(n[1]) for n in numbered if n), default=0)
             if self._incarnation:

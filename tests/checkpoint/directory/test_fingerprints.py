@@ -589,18 +589,18 @@ def test_a_reader_whose_rows_are_done_anew_and_swept_begins_again(
 ) -> None:
     job = Job(tmp_path, changes=Changes("etag"), batch_size=100)
     run = job.run(items_of(10))
-    read = shards.read
+    read = shards.read_all
 
-    def slow(store, shard):
-        monkeypatch.setattr(shards, "read", read)
+    def slow(store, wanted):
+        monkeypatch.setattr(shards, "read_all", read)
         job.run(items_of(10, k3="new"))
         job.run(items_of(10, k3="new"))
-        return read(store, shard)
+        return read(store, wanted)
 
     for look in (run.table, lambda: run.publish(tmp_path / "published")):
-        monkeypatch.setattr(shards, "read", slow)
+        monkeypatch.setattr(shards, "read_all", slow)
         look()
-        assert shards.read is read
+        assert shards.read_all is read
         job.run(items_of(10))
     assert run.table().num_rows == 10
 

@@ -15,10 +15,14 @@ import pytest
 
 from resumable_tasks import CheckpointHeld, Fenced, resumable_task
 from resumable_tasks.checkpoint.directory import holder as holder_module
-from resumable_tasks.checkpoint.directory.holder import Holder, is_held, read
+from resumable_tasks.checkpoint.directory.holder import Holder, Watch, read
 from resumable_tasks.checkpoint.store.local import LocalStore
 
 ITEMS = [{"id": i} for i in range(40)]
+
+
+def _is_held(store: LocalStore) -> bool:
+    return Watch(store).holder() is not None
 
 
 @pytest.fixture
@@ -38,9 +42,9 @@ def test_a_second_one_is_refused_and_told_who_holds_it(store: LocalStore) -> Non
     hold = taken(store, "first")
     with pytest.raises(CheckpointHeld, match=rf"run first on host .*, pid {os.getpid()}, since 20"):
         taken(store, "second")
-    assert is_held(store)
+    assert _is_held(store)
     hold.release()
-    assert not is_held(store)
+    assert not _is_held(store)
     assert read(store) == {}
     taken(store, "second").release()
 
@@ -60,9 +64,9 @@ def test_after_a_takeover_the_lock_is_the_new_ones(store: LocalStore) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_hold_that_is_lost_sight_of_is_free(store: LocalStore) -> None:
     hold: Holder | None = taken(store, "first")
-    assert is_held(store)
+    assert _is_held(store)
     del hold
-    assert not is_held(store)
+    assert not _is_held(store)
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_dead_run(place: Path) -> None:
@@ -85,11 +89,11 @@ time.sleep(60)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
-        assert is_held(LocalStore(place))
+        assert _is_held(LocalStore(place))
         parent.kill()
         parent.wait()
         time.sleep(0.1)
-        assert not is_held(LocalStore(place))
+        assert not _is_held(LocalStore(place))
     finally:
         parent.stdout.close()
         os.kill(child, signal.SIGKILL)
@@ -109,7 +113,6 @@ def test_without_locks_a_heartbeat_that_moves_refuses_and_one_that_rests_does_no
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holder_module, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(holder_module, "WATCH_SECONDS", 1.0)
     store = WithoutLocks(place)
     store.prepare(())
     first = taken(store, "first")

@@ -73,7 +73,7 @@ def sweep_before_the_claim() -> None:
 
     def first(self: DirectoryCheckpoint, *about: Any) -> None:
         self.state.epoch += 1
-        sweep(self)
+        sweep(self, self.store.list(shards.FOLDER))
         self.state.epoch -= 1
         claim(self, *about)
 
@@ -82,7 +82,7 @@ def sweep_before_the_claim() -> None:
 
 @mutant
 def sweep_whatever_the_epoch() -> None:
-    def sweep(self: DirectoryCheckpoint) -> None:
+    def sweep(self: DirectoryCheckpoint, there: object) -> None:
         for path in self.store.list(shards.FOLDER):
             if path not in self.state.shards:
                 self.store.delete(path)
@@ -93,7 +93,7 @@ def sweep_whatever_the_epoch() -> None:
 
 @mutant
 def no_sweep() -> None:
-    DirectoryCheckpoint._sweep = lambda self: None  # type: ignore[method-assign]
+    DirectoryCheckpoint._sweep = lambda self, there: None  # type: ignore[method-assign]
 
 
 @mutant

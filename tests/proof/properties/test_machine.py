@@ -56,12 +56,12 @@ WORDS = {
     "the sweep comes before the claim": (
         DirectoryCheckpoint.open,
         "checkpoint._claim(",
-        "checkpoint.state.epoch += 1; checkpoint._sweep(); checkpoint.state.epoch -= 1; "
+        "checkpoint.state.epoch += 1; checkpoint._sweep(there); checkpoint.state.epoch -= 1; "
         "checkpoint._claim("),
     "a claim enters no new epoch": (
         DirectoryCheckpoint._claim, "epoch=self.state.epoch + 1", "epoch=self.state.epoch or 1"),
     "a second run is let in": (
-        Holder.take, "self._try_lock(steal=takeover)", "self._try_lock(steal=True)"),
+        Holder.lock, "self._try_lock(steal=steal)", "self._try_lock(steal=True)"),
     "a journal record is overwritten": (
         Journal._create,
         "self._store.create(name, data)",
@@ -76,7 +76,7 @@ WORDS = {
         "for o in (*local, *remote) if"),
     "open does not look for the shards": (
         DirectoryCheckpoint._read_all,
-        "shards.check_sizes(self.store, self.state.shards.values())",
+        "shards.check_sizes(self.store, self.state.shards.values(), there)",
         "pass"),
     "open does not mind cut shards": (
         shards.check_sizes, "there.get(shard.path) != shard.bytes", "shard.path not in there"),
@@ -89,7 +89,7 @@ WORDS = {
     "retracted shards still count": (
         State.apply, "self.shards.pop(path, None)", "None"),
     "verify reads no checksums": (
-        repair._examine, "shards.checked_bytes(store, shard)", "store.read(shard.path)"),
+        repair._examine, "shards.checked_each(store, each)", "each"),
     "a repair retracts the wrong keys": (
         supersede.shard_of_each, "fromkeys(section.lines,", "fromkeys(section.lines[1:],"),
     "old rows are copied with those that stay": (

@@ -1,0 +1,59 @@
+"""The first look at a place where a checkpoint is to be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from resumable_tasks.checkpoint.directory import holder, manifest
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.manifest import Stored
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointUnusable
+from resumable_tasks.items import keys
+
+NO_MANIFEST = "it is missing, and there is a journal"
+_OURS = (manifest.NAME, holder.NAME, holder.LOCK)
+
+
+def prepare(store: Store) -> None:
+    """Make the place ready for writing. Raises `CheckpointUnusable`, and has changed nothing."""
+    if isinstance(store, disk.Disk):
+        try:
+            there = store.list("")
+        except CheckpointUnusable:
+            there = {}  # to make it ready says what is wrong
+        _refuse_foreign(store, there)
+    disk.prepare(store, (JOURNAL, SHARDS))
+
+
+def look(store: Store) -> tuple[Stored | None, bool]:
+    """The manifest, None if there is none, and whether there is nothing at all.
+
+    Raises `CheckpointUnusable` for a place with other things in it, `CheckpointDamaged` for a
+    journal without a manifest.
+    """
+    if store.is_empty((JOURNAL, SHARDS)):
+        return None, True
+    found = manifest.find(store)
+    if found is not None:
+        return found, False
+    # The top last: another run that has just begun makes the manifest before any record.
+    records, there = disk.names(store, JOURNAL), store.list("")
+    if manifest.NAME in there:
+        return manifest.find(store), False
+    _refuse_foreign(store, there)
+    if records:
+        raise manifest.damaged(store, NO_MANIFEST)
+    return None, False
+
+
+def _refuse_foreign(store: Store, there: Iterable[str]) -> None:
+    """A folder with other things in it is no place for a checkpoint."""
+    foreign = sorted(name for name in there if name not in _OURS)
+    if foreign and manifest.NAME not in there:
+        raise CheckpointUnusable(
+            f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "
+            "name a directory of its own, which need not exist yet"
+        )
