@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -343,16 +344,18 @@ class Committer:
                 unit.add(owed)
             for outcome in settled:
                 accepted += add(unit, self._with_items(outcome))
+            began = time.monotonic()
             receipt = unit.commit() if accepted or owed is not None else None
+            seconds = time.monotonic() - began
         if receipt is not None and accepted:
-            self._committed(receipt, accepted)
+            self._committed(receipt, accepted, seconds)
 
-    def _committed(self, receipt: Receipt, accepted: Sequence[Done]) -> None:
+    def _committed(self, receipt: Receipt, accepted: Sequence[Done], seconds: float) -> None:
         """Take in what has become durable."""
         self.tally.completed += receipt.completed
         for failure in receipt.failures:
             (self.tally.parked if failure.parked else self.tally.failures).append(failure)
-        self._window.widen(accepted, receipt.size)
+        self._window.widen(accepted, receipt.size, seconds)
         if self._refused.hopeless or (receipt.failures and self._rules.fail_fast):
             self._fail(self._refused.hopeless or "fail_fast=True")
         self._tell(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from statistics import median
 
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.outcome import Done
 
-# As many batches as are handled in this time, about that of two commits, so that handlers need
-# not wait for the disk; and no more than these many, or this many bytes of shards.
+# As many batches as are handled in the time of two commits, so that handlers need not wait for
+# them: a batch that ends just after one has begun waits for that one and its own. On a disk that is
+# about this time; elsewhere it is measured. And no more than these many, or this many bytes of
+# shards.
 OUT_SECONDS = 0.008
+_MEASURED = 5
 MOST_BATCHES_OUT = 256
 _MOST_BYTES = 16_000_000
 
@@ -23,22 +28,26 @@ class Window:
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0
+        self._commits: deque[float] = deque(maxlen=_MEASURED)
         self.long_batches = LongBatches()
         self.batches = runner.window
 
-    def widen(self, outcomes: Sequence[Done], shard_bytes: int) -> None:
-        """Take in what was committed: where handlers are quick, commits are what takes time."""
+    def widen(self, outcomes: Sequence[Done], shard_bytes: int, commit_seconds: float) -> None:
+        """Take in what was committed, and how long that took: handlers need not wait for it."""
         self.long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
         worked = [outcome for outcome in outcomes if outcome.completed]
         self._handled += len(worked)
         self._seconds += sum(outcome.times.seconds for outcome in worked)
         self._bytes += shard_bytes
+        # The middle one: a commit that had to wait for a service that was down says nothing.
+        self._commits.append(commit_seconds)
+        out_seconds = max(OUT_SECONDS, 2 * median(self._commits))
         if not self._handled:
             return
         cheap = min(
             MOST_BATCHES_OUT,
-            self._runner.concurrency * OUT_SECONDS * self._handled / max(self._seconds, 1e-9),
+            self._runner.concurrency * out_seconds * self._handled / max(self._seconds, 1e-9),
             _MOST_BYTES * self._handled / max(self._bytes, 1),
         )
         self.batches = max(self._runner.window, int(cheap))
