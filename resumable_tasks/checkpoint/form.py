@@ -86,12 +86,14 @@ class Opening:
     ``takeover``: take it from a run that is stuck. ``expected``: how many items the run has; None
     if that is unknown. ``identity``: by what else this run is known, such as an orchestrator's id.
     ``total``: what all runs of the checkpoint may spend together, for others to see.
+    ``given_up``: true once nobody waits for the opening any more, which must not fence others then.
     """
 
     takeover: bool = False
     expected: int | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     total: float | None = None
+    given_up: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +350,10 @@ class Place(ABC):
     def local_path(self) -> str | None:
         """The path on this machine, if that is where it is."""
         return None
+
+    def may_hang(self) -> bool:
+        """True if whoever opens it may wait for a service that does not answer."""
+        return False
 
     def keeps_spending(self) -> bool:
         """True if `Found.spent` is kept: what a unit's outcomes have cost is recorded with them."""

@@ -61,6 +61,14 @@ class Ending:
     retried: int
 
 
+def no_response(url: str) -> CommitStateUnknown:
+    """The error for a checkpoint whose last commit is not waited for any longer."""
+    return CommitStateUnknown(
+        f"{url} does not respond. The next run finds out whether the last commit landed; run the "
+        "same command again"
+    )
+
+
 class Engine:
     """One run. ``run`` is called once."""
 
@@ -138,10 +146,7 @@ class Engine:
             self._runner.close(abandon=not drained)
             answered = self._committer.join(None if drained else _ABANDON_SECONDS)
         if not answered:
-            raise CommitStateUnknown(
-                f"{self._checkpoint.url} does not respond. The next run finds out whether the last "
-                "commit landed; run the same command again"
-            )
+            raise no_response(self._checkpoint.url)
         ended_by = self._committer.broken or self._committer.tally.fatal
         if ended_by is not None:
             raise ended_by

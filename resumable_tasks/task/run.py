@@ -38,6 +38,7 @@ from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.origin import origin_of
 from resumable_tasks.task.partitions import folder_of
+from resumable_tasks.task.patience import Patience
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,6 +67,7 @@ class Run:
         self._loop = loop
         self._flow_run = flow_run
         self._stop_requests: list[tuple[str, bool]] = []
+        self._patience = Patience(self._stop_requests)
         self._engine: Engine | None = None
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
@@ -117,11 +119,11 @@ class Run:
                 checkpoint.expected = opening.expected
             return self._with(place, checkpoint, job, runner)
         finally:
-            checkpoint.close()
+            self._patience.close(place, checkpoint)
 
     def _opened(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
         """The checkpoint, once what was parked and fits now has been taken over."""
-        checkpoint = place.open(job, opening)
+        checkpoint = self._patience.open(place, job, opening)
         if not checkpoint.found.parked:
             return checkpoint
         from resumable_tasks.engine.accept import accept
@@ -135,7 +137,7 @@ class Run:
             return checkpoint
         log.info("%s: %s parked results fit now; taken over without a call", job.name, accepted)
         checkpoint.close()
-        return place.open(job, opening)  # its planner is to know them as completed
+        return self._patience.open(place, job, opening)  # its planner is to know them as completed
 
     def _job(self) -> Job:
         """The job, as a place is told of it."""
@@ -179,7 +181,8 @@ class Run:
             self._warn_of_nothing_new(result, checkpoint)
             changed = {"changed": result.changed} if result.changed else {}
             counts = {name: getattr(result, name) for name in _COUNTS} | changed
-            checkpoint.end(how, {**counts, "seconds": result.seconds})
+            counts["seconds"] = result.seconds
+            self._patience.end(place, checkpoint, how, counts)
         finally:
             engine.tell_end(how)
         return self._concluded(how, result, ending, checkpoint)

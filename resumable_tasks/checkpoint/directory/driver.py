@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.hanging import GaveUp
 from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory import (
     handlers,
@@ -219,6 +220,8 @@ class DirectoryCheckpoint(Checkpoint):
             info |= named
             before = self.state.last
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
+            if opening.given_up():
+                raise GaveUp
             try:
                 claim = self._append(claim)
             except RecordTaken:

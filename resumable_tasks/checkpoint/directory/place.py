@@ -57,6 +57,9 @@ class Directory(Place):
             return None
         return store.url if is_url(self.path) else self.path
 
+    def may_hang(self) -> bool:
+        return self.local_path() is None
+
     def keeps_spending(self) -> bool:
         return True
 

@@ -1,0 +1,81 @@
+"""Calls that may hang, such as those of a service: made so that whoever waits can give up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.05
+
+
+class GaveUp(Exception):
+    """The call has not ended in time. What comes of it, if anything does, is for nobody."""
+
+
+class Call(Generic[T]):
+    """A call in a thread of its own, which does not keep the process from ending.
+
+    ``late`` is called there with what the call has returned after it was given up.
+    """
+
+    def __init__(self, call: Callable[[], T], late: Callable[[T], object] = lambda _: None) -> None:
+        self._call = call
+        self._late = late
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._value: T
+        self._error: BaseException | None = None
+        self.given_up = False
+
+    def wait(self, patience: Callable[[], float | None]) -> T:
+        """What the call returns, or raises.
+
+        ``patience`` is asked every few moments for how many seconds to wait on, from then on; None:
+        for as long as it takes. Raises `GaveUp`.
+        """
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._make,), name="resumable-call", daemon=True
+        )
+        thread.start()
+        left: float | None = None  # from when there was a limit first
+        try:
+            while not self._over.wait(_POLL_SECONDS):
+                seconds = patience()
+                if seconds is not None:
+                    left = seconds if left is None else min(left, seconds)
+                if left is not None:
+                    left -= _POLL_SECONDS
+                    if left <= 0:
+                        raise GaveUp
+        except BaseException as error:
+            with self._lock:
+                self.given_up = True
+                ended = self._over.is_set()
+            if not ended:
+                raise
+            if not isinstance(error, GaveUp):
+                self._end_late()
+                raise
+        thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _make(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # noqa: BLE001 - raised by the one who waits
+            self._error = error
+        with self._lock:
+            self._over.set()
+            given_up = self.given_up
+        if given_up:
+            self._end_late()
+
+    def _end_late(self) -> None:
+        if self._error is None:
+            self._late(self._value)

@@ -1,0 +1,82 @@
+"""Opens and closes checkpoints whose service may not answer, for a run that may be asked to stop.
+
+A call of such a service cannot be ended, and a signal is not seen within it. So these are made in
+another thread, and the run waits for them only as long as nobody asks it to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.hanging import Call, GaveUp
+from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place
+from resumable_tasks.engine.engine import no_response
+from resumable_tasks.errors import Interrupted
+
+# From a request to stop on; and at the end of a run that was asked before.
+_ASKED_SECONDS, _ASKED_BEFORE_SECONDS = 1.0, 5.0
+
+
+class Patience:
+    """The patience of one run, which was or will be asked to stop by these ``requests``."""
+
+    def __init__(self, requests: Sequence[tuple[str, bool]]) -> None:
+        self._requests = requests
+
+    def open(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
+        """`Place.open`. Raises `Interrupted` if the run is asked to stop and there is no answer."""
+        if not place.may_hang():
+            return place.open(job, opening)
+
+        def given_up() -> bool:
+            return call.given_up
+
+        call: Call[Checkpoint] = Call(
+            lambda: place.open(job, replace(opening, given_up=given_up)), late=Checkpoint.close
+        )
+        try:
+            return call.wait(lambda: _ASKED_SECONDS if self._requests else None)
+        except GaveUp:
+            raise Interrupted(
+                f"interrupted by {self._requests[0][0]}: {job.name} has not opened its checkpoint, "
+                "which does not respond",
+                safe="No item was handled",
+                remedy="Run the same command again",
+            ) from None
+
+    def end(self, place: Place, checkpoint: Checkpoint, how: str, counts: dict[str, Any]) -> None:
+        """`Checkpoint.end`. Raises `CommitStateUnknown` if the run is to stop without an answer."""
+        if not place.may_hang():
+            checkpoint.end(how, counts)
+            return
+        try:
+            Call(lambda: checkpoint.end(how, counts)).wait(self._at_the_end())
+        except GaveUp:
+            raise no_response(checkpoint.url) from None
+
+    def close(self, place: Place, checkpoint: Checkpoint) -> None:
+        """`Checkpoint.close`, which is given up if the run is to stop and there is no answer."""
+        if not place.may_hang():
+            checkpoint.close()
+            return
+        try:
+            Call(checkpoint.close).wait(self._at_the_end())
+        except GaveUp:
+            log.warning(
+                "%s does not respond, so that it could not be given up: for others it looks held "
+                "until this process has ended, or its heartbeat is missed",
+                checkpoint.url,
+            )
+
+    def _at_the_end(self) -> Callable[[], float | None]:
+        before = len(self._requests)
+
+        def seconds() -> float | None:
+            if len(self._requests) > before:
+                return _ASKED_SECONDS
+            return _ASKED_BEFORE_SECONDS if before else None
+
+        return seconds
