@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 from resumable_tasks import ItemFailure, JobFailed, __version__, resumable_task
 from resumable_tasks.base.text import duration
-from resumable_tasks.checkpoint.directory import reader
+from resumable_tasks.checkpoint.directory import holder, reader
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -273,7 +273,13 @@ def test_status_of_a_checkpoint_whose_lock_cannot_be_opened(
 
     monkeypatch.setattr(LocalStore, "locked", refuse)
     assert cli("status", done).exit_code == 0
-    (done / "holder.json").write_text('{"run": "r1", "host": "far", "pid": 7, "since": "x"}')
+    # Then only a heartbeat that moves tells that somebody is at work.
+    monkeypatch.setattr(holder, "BEAT_SECONDS", 0.5)
+    about = {"run": "r1", "host": "far", "pid": 7, "since": "x"}
+    (done / "holder.json").write_text(json.dumps({**about, "beat": 1}))
+    assert cli("status", done).exit_code == 0
+    read, beats = holder.read, iter(range(2, 10_000))
+    monkeypatch.setattr(holder, "read", lambda store: {**read(store), "beat": next(beats)})
     result = cli("status", done)
     assert result.exit_code == 3
     assert "run r1 on far (pid 7)" in result.stdout
