@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 
 from resumable_tasks.base.text import clean, without_secrets
@@ -18,7 +19,9 @@ _QUERY = re.compile(r"\?\S+")
 _PASSING = {404, 408, 409, 412, 425, 429}
 _PASSING_CODES = {"RequestTimeout", "OperationAborted", "SlowDown"}
 # Of one object among many that were to be deleted, in an answer whose status is 200.
-_DENIED_CODES = {"AccessDenied"}
+_DENIED = {"AccessDenied"}
+_WITHOUT_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
 def foreign() -> tuple[type[Exception], ...]:
@@ -28,61 +31,68 @@ def foreign() -> tuple[type[Exception], ...]:
     return BaseError, OSError, ValueError, NotImplementedError
 
 
-def is_refusal(error: Exception) -> bool:
-    """True if the service says that the name is taken. A 409 of S3 only says: not now."""
-    return "status code: 412" in str(error) or "BlobAlreadyExists" in str(error)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An error of the client, without its text: a service may repeat there what it was sent."""
+
+    told: str
+    """One line about it."""
+    code: str
+    """The service's own word for it."""
+    refused: bool
+    """The name is taken. A 409 of S3 is none: it only says, not now."""
+    denied: bool
+    """The service refuses whoever asks."""
+    final: bool
+    """The same request will hardly ever be answered otherwise."""
+    missing: bool
+    """There is no such object."""
+    without_credentials: bool
+    """None were in the environment, and the machine, which was asked next, has no role."""
+
+    @property
+    def without_bucket(self) -> bool:
+        """True if the service knows no such bucket."""
+        return self.code in _WITHOUT_BUCKET
+
+    def remedy(self, needed: str) -> str:
+        """A way out for one who is refused; ``needed``: the names of the credentials."""
+        if self.without_credentials:
+            return f"Set {needed}; see docs/buckets.md"
+        if self.code == "RequestTimeTooSkewed":
+            return "Set this machine's clock: the service takes no request of another time"
+        if self.code in _EXPIRED:
+            return "The credentials have expired: get new ones, and run the same command again"
+        if self.denied:
+            return (
+                "The credentials need permission to read, write, list and delete below this "
+                "prefix; a clock that is off by minutes is refused in the same way"
+            )
+        return "Check the endpoint, the region and the credentials; see docs/buckets.md"
 
 
-def is_denial(error: Exception) -> bool:
-    """True if the service refuses whoever asks."""
-    named = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
-    return named or _code(error) in _DENIED_CODES or lacks_credentials(error)
-
-
-def is_final(error: Exception) -> bool:
-    """True if the same request will hardly ever be answered otherwise."""
-    if isinstance(error, (ValueError, NotImplementedError)) or is_denial(error):
-        return True
-    if "Received redirect" in str(error):
-        return True
-    found = _STATUS.search(str(error))
-    status = int(found[1][:3]) if found else 0
-    return 400 <= status < 500 and status not in _PASSING and _code(error) not in _PASSING_CODES
-
-
-def lacks_credentials(error: Exception) -> bool:
-    """True if none were in the environment, and the machine, which was asked next, has no role."""
-    return "//169.254." in str(error)
-
-
-def is_without_bucket(error: Exception) -> bool:
-    """True if the service knows no such bucket."""
-    return _code(error) in ("NoSuchBucket", "ContainerNotFound")
-
-
-def remedy(error: Exception, needed: str) -> str:
-    """A way out for one who is refused; ``needed``: the names of the credentials."""
-    if lacks_credentials(error):
-        return f"Set {needed}; see docs/buckets.md"
-    if _code(error) == "RequestTimeTooSkewed":
-        return "Set this machine's clock: the service takes no request of another time"
-    if _code(error) in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
-        return "The credentials have expired: get new ones, and run the same command again"
-    if is_denial(error):
-        return (
-            "The credentials need permission to read, write, list and delete below this prefix; "
-            "a clock that is off by minutes is refused in the same way"
-        )
-    return "Check the endpoint, the region and the credentials; see docs/buckets.md"
-
-
-def told(error: Exception) -> str:
-    """One line about an error of the client, without what a URL may hold."""
+def of(error: Exception) -> Answer:
+    """The answer that the client has made this error of."""
     text = str(error)
-    status, code = _STATUS.search(text), _code(error)
-    if status or code:
-        return clean(", ".join(filter(None, (status[1].strip() if status else "", code))))
-    return clean(without_secrets(_QUERY.sub("?…", text.partition("\n")[0])), 200)
+    status, coded = _STATUS.search(text), _CODE.search(text)
+    code = (coded[1] or coded[2]) if coded else ""
+    alone = "//169.254." in text
+    denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+    denied = denied or code in _DENIED or alone
+    number = int(status[1][:3]) if status else 0
+    final = 400 <= number < 500 and number not in _PASSING and code not in _PASSING_CODES
+    final = final or denied or code in _WITHOUT_BUCKET or "Received redirect" in text
+    words = filter(None, (status[1].strip() if status else "", code))
+    return Answer(
+        told=clean(", ".join(words))
+        or clean(without_secrets(_QUERY.sub("?…", text.partition("\n")[0])), 200),
+        code=code,
+        refused=number == 412 or "BlobAlreadyExists" in text,
+        denied=denied,
+        final=final or isinstance(error, (ValueError, NotImplementedError)),
+        missing=isinstance(error, FileNotFoundError) and code not in _WITHOUT_BUCKET,
+        without_credentials=alone,
+    )
 
 
 def tries(patience: float) -> Iterator[float]:
@@ -95,8 +105,3 @@ def tries(patience: float) -> Iterator[float]:
         if time.monotonic() + pause > began + patience:
             return
         time.sleep(pause)
-
-
-def _code(error: Exception) -> str:
-    found = _CODE.search(str(error))
-    return (found[1] or found[2]) if found else ""

@@ -11,6 +11,7 @@ import urllib.parse
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +81,17 @@ def client(bucket: Bucket, *, retries: bool) -> Client:
     return _client(bucket, retries, _environment())
 
 
-def _environment() -> tuple[tuple[str, str], ...]:
-    """All that a client is made from, which a program may change while it runs."""
-    return tuple(item for item in os.environ.items() if item[0].startswith(_PREFIXES))
+def _environment() -> bytes:
+    """A digest of all that a client is made from, which a program may change while it runs.
+
+    No more than that: what is kept or passed on may be shown with a traceback.
+    """
+    names = (name for name in os.environ if name.startswith(_PREFIXES))
+    return blake2b(repr([(name, os.environ[name]) for name in names]).encode()).digest()
 
 
 @lru_cache(maxsize=16)
-def _client(bucket: Bucket, retries: bool, _: tuple[tuple[str, str], ...]) -> Client:
+def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
     try:
         from obstore import store
         from obstore.exceptions import BaseError
@@ -140,8 +145,9 @@ def _endpoint(scheme: str) -> str:
         if not found:
             continue
         if "@" in urllib.parse.urlsplit(found).netloc:
+            found = without_secrets(found)  # also for whoever shows the variables of a traceback
             raise UsageError(
-                f"{name} has a user in it: {without_secrets(found)}",
+                f"{name} has a user in it: {found}",
                 remedy="Take it out, and give the credentials by the variables that are for them",
             )
         return found

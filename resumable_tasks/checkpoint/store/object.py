@@ -24,6 +24,7 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.store import answers, clients
 from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.answers import Answer
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.clients import Bucket
 from resumable_tasks.checkpoint.store.disk import Files, Incarnations, Patient
@@ -210,34 +211,31 @@ class ObjectStore(Store, Files, Incarnations, Patient):
     def _create(self, key: str, name: str, data: bytes) -> bool:
         nonce = secrets.token_hex(8)
         unsure = False
-        error: Exception | None = None
+        answer: Answer | None = None
         for since in answers.tries(self._patience):
             try:
                 self._put_new(key, data, nonce)
                 return True
-            except answers.foreign() as caught:
-                error = caught
+            except answers.foreign() as error:
+                answer = answers.of(error)
             fault_point("object.unsettled")
-            refused = answers.is_refusal(error)
             found = self._head(key, name)
             if found is None:
-                if self._is_hopeless(error, since):
+                if self._is_hopeless(answer, since):
                     break
                 # A name that was taken and is free again was in the way for a moment only.
-                unsure = unsure or not (refused or answers.is_final(error))
+                unsure = unsure or not (answer.refused or answer.final)
                 continue
             if found.get(_NONCE) is not None:
                 return bool(found[_NONCE] == nonce)
             # The service has dropped the nonce, or another program has made the object.
-            if (refused and not unsure) or not self._holds(name, data):
+            if (answer.refused and not unsure) or not self._holds(name, data):
                 return False
             raise CreateUnknown(f"{self.url}/{name} is there, and may be this run's or another's")
-        assert error is not None
+        assert answer is not None
         if unsure:
-            raise CreateUnknown(
-                f"cannot tell whether {self.url}/{name} was created: {answers.told(error)}"
-            )
-        raise self._failed("write", name, error) from None
+            raise CreateUnknown(f"cannot tell whether {self.url}/{name} was created: {answer.told}")
+        raise self._failed("write", name, answer) from None
 
     def _holds(self, name: str, data: bytes) -> bool:
         try:
@@ -271,57 +269,57 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         client = clients.client(self._bucket, retries=True)
         import obstore
 
-        error: Exception | None = None
+        answer: Answer | None = None
         for since in answers.tries(self._patience):
             try:
                 found = call(obstore, client)
                 self._answered = True
                 return found
-            except answers.foreign() as caught:
-                error = caught
-            if isinstance(error, FileNotFoundError) and not answers.is_without_bucket(error):
+            except answers.foreign() as error:
+                answer = answers.of(error)
+            if answer.missing:
                 self._answered = True
                 raise FileNotFoundError(f"{self.url}/{name}") from None
-            if self._is_hopeless(error, since):
+            if self._is_hopeless(answer, since):
                 break
-        assert error is not None
-        raise self._failed(verb, name, error) from None
+        assert answer is not None
+        raise self._failed(verb, name, answer) from None
 
     @property
     def _patience(self) -> float:
         return _AT_WORK if self._at_work else _ELSE
 
-    def _is_hopeless(self, error: Exception, since: float) -> bool:
+    def _is_hopeless(self, answer: Answer, since: float) -> bool:
         """True if a request that has failed for so many seconds is not to be tried again."""
-        if answers.is_without_bucket(error) or answers.is_final(error):
+        if answer.final:
             return since > (_DENIED_AT_WORK if self._at_work else _DENIED_ELSE)
         if since > _SILENCE and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "%s: %s. Trying again for up to %d minutes",
-                *(self.url, answers.told(error), self._patience / 60),
+                *(self.url, answer.told, self._patience / 60),
             )
         return False
 
-    def _failed(self, verb: str, name: str, error: Exception) -> Exception:
+    def _failed(self, verb: str, name: str, answer: Answer) -> Exception:
         """The error of ours for one of the client's."""
         where = f"{self.url}/{name}" if name else self.url
         kind = StoreError if self._answered else CheckpointUnusable
-        if answers.is_without_bucket(error):
+        if answer.without_bucket:
             gone = f"{self.url}: there is no bucket {self._bucket.name!r}"
             return kind(
                 gone + (" any more" if self._answered else "") + ", as far as the credentials show",
                 remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
                 "service of your own",
             )
-        what = f"cannot {verb} {where}: {answers.told(error)}"
-        if answers.lacks_credentials(error):
+        what = f"cannot {verb} {where}: {answer.told}"
+        if answer.without_credentials:
             what = f"{self.url}: no credentials were found in the environment or on this machine"
         what += ". Nothing that was committed is lost"
-        if not answers.is_final(error):
+        if not answer.final:
             return StoreError(what, remedy="Run the same command again once the service answers")
         needed = clients.CREDENTIALS[self._bucket.scheme]
-        return kind(what, remedy=answers.remedy(error, needed))
+        return kind(what, remedy=answer.remedy(needed))
 
 
 def _again(
