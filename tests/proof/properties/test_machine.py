@@ -83,7 +83,7 @@ WORDS = {
     "done keys are planned again": (
         KeyTable.missing, "not in hot", "is not None"),
     "failures are never forgotten": (
-        State.apply, "self.failures.pop(key, None)", "pass"),
+        State._forget, "self.failures.pop(line, None)", "pass"),
     "retracted keys stay done": (
         State.apply, "self.done.remove(key)", "pass"),
     "retracted shards still count": (
