@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import sys
 from dataclasses import asdict
 
@@ -127,8 +126,8 @@ def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: 
 def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
     """Archive CHECKPOINT, so that the next run starts from nothing.
 
-    Nothing is deleted: the whole directory gets a new name beside the old one. Works for a damaged
-    checkpoint too.
+    Nothing is deleted: a directory gets a new name beside the old one; in a bucket, the next run
+    works below a new number. Works for a damaged checkpoint too.
     """
     store = _existing(checkpoint)
     holds = _what_it_holds(store)
@@ -145,7 +144,7 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
         hold.release()
     text = [
         f"archived to {clean(archived)}",
-        f"the next run starts from nothing; to undo: mv {clean(shlex.join((archived, store.url)))}",
+        f"the next run starts from nothing; to undo: {clean(disk.way_back(store, archived))}",
     ]
     output.show(as_json, {"checkpoint": store.url, "archived": archived}, text)
 
@@ -155,8 +154,8 @@ def _existing(checkpoint: str) -> Store:
     store = open_store(checkpoint)
     if not is_checkpoint(store):
         raise UsageError(
-            f"{store.url} is not a checkpoint; `resumable ls DIRECTORY` finds those below a "
-            "directory"
+            f"{store.url} is not a checkpoint; `resumable ls PLACE` finds those below a directory "
+            "or bucket"
         )
     return store
 

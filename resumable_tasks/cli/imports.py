@@ -22,7 +22,7 @@ from resumable_tasks.cli.look import json_option
     "\n  resumable import ids.txt --job send --checkpoint checkpoints/send --dry-run",
 )
 @click.argument("file", type=click.Path())
-@click.option("--checkpoint", required=True, help="The checkpoint's directory, new or not.")
+@click.option("--checkpoint", required=True, help="The checkpoint's directory or URL, new or not.")
 @click.option("--job", help="The name of the job; by default, the first run's.")
 @click.option("--key", multiple=True, help="The job's key=; repeat it for a composite key.")
 @click.option("--version", help="The job's version; by default, the first run's.")

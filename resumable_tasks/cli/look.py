@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from resumable_tasks.base.text import clean, command, count, duration
+from resumable_tasks.checkpoint.directory import finding
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.reader import LastRun, Reader, is_archived, is_checkpoint
+from resumable_tasks.checkpoint.directory.reader import LastRun, Reader
+from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.cli import output
-from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, ResumableTasksError, UsageError
+from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, UsageError
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.directory.repair import Report
@@ -122,22 +122,32 @@ def _holder(reader: Reader) -> str:
 
 @click.command(
     "ls",
-    epilog="\b\nExamples:\n  resumable ls\n  resumable ls checkpoints --json",
+    epilog="\b\nExamples:\n  resumable ls\n  resumable ls checkpoints --json"
+    "\n  resumable ls s3://bucket/checkpoints",
 )
-@click.argument("directory", default=".resumable")
+@click.argument("place", default=".resumable")
 @json_option
-def list_checkpoints(directory: str, as_json: bool) -> None:
-    """List all checkpoints in and below DIRECTORY.
+def list_checkpoints(place: str, as_json: bool) -> None:
+    """List all checkpoints in and below PLACE, a directory or the URL of one in a bucket.
 
-    Archived ones too; DIRECTORY is .resumable by default. Symbolic links are not followed. Exits
-    with 0, whatever the checkpoints' states are.
+    Archived ones too; PLACE is .resumable by default. Symbolic links are not followed. Exits with
+    0, whatever the checkpoints' states are.
     """
-    if not Path(directory).is_dir():
-        raise UsageError(f"{directory} is not a directory: name one that holds checkpoints")
-    found = [_entry(path) for path in _find(directory)]
+    there = list(finding.find(place, _tell))
+    places = [each.place for each in there]
+    far = is_url(place)
+    described = in_order(_described, places, finding.AHEAD) if far else map(_described, places)
+    found = [
+        {"path": each.place, "archived": each.archived} | what
+        for each, what in zip(there, described, strict=True)
+    ]
     output.show(as_json, found, _table(found))
     if not found and not as_json:
-        output.note(f"there are no checkpoints below {directory}")
+        output.note(f"there are no checkpoints below {place}")
+
+
+def _tell(error: OSError) -> None:
+    output.note(f"cannot look into {error.filename}: {error.strerror}")
 
 
 def _table(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -152,40 +162,14 @@ def _table(found: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _find(directory: str) -> Iterator[str]:
-    def tell(error: OSError) -> None:
-        output.note(f"cannot look into {error.filename}: {error.strerror}")
-
-    for path, folders, _ in os.walk(directory, onerror=tell):
-        if _looks_like_one(path):
-            yield path
-            # Thousands of files, none of them a checkpoint. A partition may lie beside them.
-            folders[:] = [
-                name for name in folders if name not in ("journal", "shards", "outbox", "damaged")
-            ]
-        folders.sort()
-
-
-def _looks_like_one(path: str) -> bool:
+def _described(place: str) -> dict[str, Any]:
     try:
-        return is_checkpoint(LocalStore(path))
-    except (ResumableTasksError, OSError):
-        # A row of its own says what is wrong.
-        return os.path.lexists(os.path.join(path, "job.json"))
-
-
-def _entry(path: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "path": path,
-        "archived": is_archived(os.path.abspath(path)),
-    }
-    try:
-        reader = Reader(LocalStore(path))
+        reader = Reader(open_store(place) if is_url(place) else LocalStore(place))
         reader.examine()
-        return entry | reader.describe()
+        return reader.describe()
     except Exception as error:  # noqa: BLE001 - whatever it is, the other rows are worth having
         damaged = isinstance(error, CheckpointDamaged)
-        return entry | {"status": "damaged" if damaged else "unusable", "error": str(error)}
+        return {"status": "damaged" if damaged else "unusable", "error": str(error)}
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -48,13 +48,16 @@ def watch(
     reader = Reader(open_store(checkpoint))
     rate = Rate()
     with _display(reader, as_json) as show:
+        reader.examine()
         while True:
-            reader.examine()
             rate.add(time.monotonic(), len(reader.state.done))
             going_on = show(rate.value) and reader.status == "running"
             if once or not going_on:
                 break
             time.sleep(interval)
+            reader.follow()
+            if reader.status != "running":
+                reader.examine()  # its end, with all that only a full look shows
     if reader.damage is not None:
         raise reader.damage
     if not as_json and reader.status != "running":

@@ -26,7 +26,8 @@ class RunArguments:
             an Arrow table, record batch, reader or dataset; a data frame that speaks the
             Arrow PyCapsule interface. Read once, lazily. Left out with a `SqlCheckpoint`.
         checkpoint: the checkpoint's directory; by default
-            ``.resumable/<name>/<partition or "default">`` under the working directory. Or a
+            ``.resumable/<name>/<partition or "default">`` under the working directory. A place in
+            a bucket is a URL: ``s3://bucket/prefix``, ``gs://…``, ``az://…``. Or a
             `SqlCheckpoint`: the rows of a database table are the items.
         partition: which occurrence of a repeating job this is: a text, a date, or for hourly runs
             a datetime, which is the same in every time zone; a folder below ``checkpoint``.

@@ -27,7 +27,7 @@ def redo(
     ``before``, an item is chosen if it fits them all.
 
     Args:
-        checkpoint: the checkpoint's directory, with the partition if it has one; or a
+        checkpoint: the checkpoint's directory or URL, with the partition if it has one; or a
             `SqlCheckpoint`.
         keys: these items.
         where: a condition in SQL on an item's rows, such as ``"label = 'other'"``. In a directory

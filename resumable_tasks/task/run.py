@@ -452,7 +452,7 @@ def as_place(
         return checkpoint.partition(part) if part else checkpoint
     base = Directory(os.fspath(checkpoint))
     if not base.path:
-        raise UsageError("checkpoint is an empty path; name a directory")
+        raise UsageError("checkpoint is an empty path; name a directory, or a URL")
     return base.partition(part) if part else base
 
 

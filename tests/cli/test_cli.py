@@ -1006,8 +1006,9 @@ def test_watch_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.Monkey
     read = LocalStore.read_within
 
     def counted(self: LocalStore, name: str, limit: int | None) -> bytes:
+        data = read(self, name, limit)
         reads.append(name)
-        return read(self, name, limit)
+        return data
 
     monkeypatch.setattr(LocalStore, "read_within", counted)
     with at_work(tmp_path / "c", items=60):

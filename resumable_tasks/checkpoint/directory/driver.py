@@ -80,7 +80,7 @@ def read_manifest(store: Store) -> Manifest:
             raise manifest.damaged(store, NO_MANIFEST) from None
         raise UsageError(
             f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
-            remedy="`resumable ls DIRECTORY` finds those below a directory",
+            remedy="`resumable ls PLACE` finds those below a directory or bucket",
         ) from None
 
 

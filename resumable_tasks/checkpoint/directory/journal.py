@@ -343,6 +343,19 @@ class Journal:
                 ) from None
             yield self._follow(decode(data, name, self._store.url))
 
+    def follow(self) -> Iterator[Commit]:
+        """The records that have come since, as `read_new`, found without a listing.
+
+        One that is missing ends it, whatever comes behind; `read_new` tells that this is damage.
+        """
+        while True:
+            name = record_name(self.next_number)
+            try:
+                data = read(self._store, name)
+            except FileNotFoundError:
+                return
+            yield self._follow(decode(data, name, self._store.url))
+
     def append(self, commit: Commit) -> Commit:
         """Durable on return, as the next record after all that this object has seen.
 

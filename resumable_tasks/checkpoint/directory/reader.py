@@ -100,12 +100,26 @@ class Reader:
 
         What stands before the damage has then been read.
         """
+        self._read(self._journal.read_new())
+
+    def _read(self, commits: Iterator[Commit]) -> None:
         # The holder first: a run that ends meanwhile must not look as if it had died.
         self.holder = self._watch.holder()
-        for commit in self._journal.read_new():
+        for commit in commits:
             self._apply(commit)
         if self.holder is None and not self.state.closed:
             self.holder = self._watch.holder()  # or it has only just begun
+
+    def follow(self) -> None:
+        """Read what has come since the last look, with few requests and no listing.
+
+        For who looks again and again; `examine` finds what this passes over. ``damage`` is what is
+        wrong, if anything.
+        """
+        try:
+            self._read(self._journal.follow())
+        except CheckpointDamaged as error:
+            self.damage = error
 
     def examine(self) -> None:
         """`read_new`, and whether the shards are there; ``damage`` is what is wrong, if anything.

@@ -81,7 +81,7 @@ def import_file(
 
     Args:
         path: the file, in UTF-8.
-        checkpoint: the checkpoint's directory, new or not.
+        checkpoint: the checkpoint's directory or URL, new or not.
         job, version, key, results: those of the job; by default those of the checkpoint, if there
             is one. In a new one the first run names what is left open, but for ``key`` if there
             are rows or keys of several parts, where the items then are their own keys.

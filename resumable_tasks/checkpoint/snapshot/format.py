@@ -19,6 +19,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
@@ -173,7 +174,7 @@ def numbers(store: Store) -> list[int]:
 
 def refuse_foreign(store: Store) -> None:
     """Raise `CheckpointUnusable` where something else lives, so that nothing is mixed with it."""
-    if os.path.isfile(store.url):
+    if isinstance(store, LocalStore) and os.path.isfile(store.url):
         raise CheckpointUnusable(
             f"{store.url} is a file; a snapshot is a folder: name another path, and give what "
             "the file holds as initial="

@@ -33,7 +33,7 @@ from resumable_tasks.checkpoint.snapshot.format import (
 from resumable_tasks.checkpoint.snapshot.generations import Generations
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.checkpoint.store.local import in_temporary_folder
+from resumable_tasks.checkpoint.store.local import LocalStore, in_temporary_folder
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import (
     CheckpointDamaged,
@@ -64,7 +64,8 @@ class Snapshot:
     be saved. Not for use by several threads at once, nor by forked children.
 
     Args:
-        path: the snapshot's folder, which need not exist.
+        path: the snapshot's folder, which need not exist, or a place in a bucket
+            (``s3://bucket/prefix``).
         every: steps from one save to the next.
         seconds: how long a step may go unsaved, looked at when the next one ends; None: however
             long.
@@ -145,7 +146,7 @@ class Snapshot:
             disk.sync(self._store, "")  # what is believed must be durable
             disk.sweep(self._store, "", lambda name: number_of(name) is not None)
             self._load()
-            if in_temporary_folder(self._store.url):
+            if isinstance(self._store, LocalStore) and in_temporary_folder(self.path):
                 log.warning(
                     "the snapshot %s is in a temporary directory that the system may empty; choose "
                     "another path for work that matters",

@@ -6,6 +6,7 @@ store has not.
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, starmap
@@ -32,6 +33,10 @@ class Incarnations(ABC):
     @abstractmethod
     def archive(self) -> str:
         """Begin the next incarnation, losing nothing; the url by which this one can be read."""
+
+    @abstractmethod
+    def way_back(self, archived: str) -> str:
+        """What a person does to have what was archived under this url again, as a text."""
 
     @abstractmethod
     def check_current(self) -> None:
@@ -207,6 +212,13 @@ def archive(store: Store) -> str:
             f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
         )
     return store.archive()
+
+
+def way_back(store: Store, archived: str) -> str:
+    """What a person does to have again what was archived under this url."""
+    if isinstance(store, Incarnations):
+        return store.way_back(archived)
+    return f"mv {shlex.join((archived, store.url))}"
 
 
 def check_current(store: Store) -> None:

@@ -99,9 +99,11 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return {f"{folder}/{name}": size for name, size in found.items()}
 
     def create(self, name: str, data: bytes) -> bool:
+        self._refuse_writes()
         return self._create(self._key(name), name, data)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
+        self._refuse_writes()
         key = self._key(name)
         # Arrow's views are of signed bytes, which obstore takes for numbers.
         plain = memoryview(data).cast("B")
@@ -135,6 +137,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             self._delete(some)
 
     def _delete(self, names: Sequence[str]) -> None:
+        self._refuse_writes()
         keys = [self._key(name) for name in names]
         try:
             self._request("delete", names[0], lambda obs, client: obs.delete(client, keys))
@@ -148,12 +151,9 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return clients.filesystem(self._bucket), f"{self._bucket.name}/{self._key('')}".rstrip("/")
 
     def archive(self) -> str:
+        self._refuse_writes()
         self._resolve()
-        if self._named is not None or self._incarnation is None:
-            raise CheckpointUnusable(
-                f"{self.url} is one incarnation of a checkpoint, and can only be read",
-                remedy="Name the checkpoint itself, without the last part",
-            )
+        assert self._incarnation is not None
         here, following = self._incarnation, self._incarnation + 1
         marker = json.dumps({"incarnation": following, "after": here, "time": now()}).encode()
         name = f"@{following}.json"
@@ -165,6 +165,21 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         # It is there: whoever was faster has archived the same.
         self._incarnation = None
         return f"{self.url}/@{here}"
+
+    def way_back(self, archived: str) -> str:
+        number = int(archived.rpartition("/@")[2]) + 1
+        return f"delete the object {self.url}/@{number}.json before a run begins there"
+
+    def _refuse_writes(self) -> None:
+        if self._named is not None:
+            raise CheckpointUnusable(
+                f"{self.url} is one incarnation of a checkpoint, and can only be read",
+                remedy="Name the checkpoint itself, without the last part",
+            )
+
+    def look(self, below: str) -> tuple[dict[str, int], set[str]]:
+        """The names right below this path of the place, and the folders; of no incarnation."""
+        return self._listed(_joined(self._root, below))
 
     def check_current(self) -> None:
         if self._named is not None or self._incarnation is None:

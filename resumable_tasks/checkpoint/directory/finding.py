@@ -1,0 +1,100 @@
+"""Finds the checkpoints below a directory, or below a prefix of a bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from resumable_tasks.checkpoint.directory import manifest
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.reader import is_archived, is_checkpoint
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.errors import ResumableTasksError, UsageError
+
+# Thousands of files each, none of them a checkpoint.
+_INSIDE = frozenset({JOURNAL, SHARDS, "outbox", "damaged", "snapshots"})
+_MARKER = re.compile(r"@([0-9]{1,9})(\.json)?")
+AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place that looks like a checkpoint. ``archived``: no run goes on there."""
+
+    place: str
+    archived: bool
+
+
+def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
+    """What looks like a checkpoint at this place and below it, by name.
+
+    ``tell`` is called for each directory that cannot be read. In a bucket this asks one listing
+    for each prefix, and goes into no checkpoint but for its partitions. Raises `UsageError` for
+    what is no directory and no URL of one.
+    """
+    store = open_store(place, "place")
+    if isinstance(store, ObjectStore):
+        yield from sorted(_in_bucket(store), key=lambda found: found.place)
+        return
+    path = store.url if is_url(place) else place
+    if not Path(path).is_dir():
+        raise UsageError(
+            f"{place} is not a directory: name one that holds checkpoints, or the URL of a bucket"
+        )
+    yield from _in_directory(path, tell)
+
+
+def _in_directory(directory: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
+    for path, folders, _ in os.walk(directory, onerror=tell):
+        if _looks_like_one(path):
+            yield Found(path, is_archived(os.path.abspath(path)))
+            # A partition may lie beside them.
+            folders[:] = [name for name in folders if name not in _INSIDE]
+        folders.sort()
+
+
+def _looks_like_one(path: str) -> bool:
+    try:
+        return is_checkpoint(LocalStore(path))
+    except (ResumableTasksError, OSError):
+        # A row of its own says what is wrong.
+        return os.path.lexists(os.path.join(path, manifest.NAME))
+
+
+def _in_bucket(store: ObjectStore) -> Iterator[Found]:
+    """The places level by level, with many listings on their way at a time."""
+    level = [""]
+    while level:
+        following: list[str] = []
+        for below, (names, folders) in zip(level, in_order(store.look, level, AHEAD), strict=True):
+            place = f"{store.url}/{below}".rstrip("/")
+            found = list(_incarnations(place, names, folders))
+            yield from found
+            skipped = {name for name in folders if _MARKER.fullmatch(name)}
+            skipped |= _INSIDE if found else set()
+            following += [f"{below}/{name}".lstrip("/") for name in folders - skipped]
+        level = following
+
+
+def _incarnations(place: str, names: dict[str, int], folders: set[str]) -> Iterator[Found]:
+    markers = filter(None, map(_MARKER.fullmatch, (*names, *folders)))
+    current = max((int(marker[1]) for marker in markers), default=0)
+    if _is_one(place, names, folders):
+        yield Found(f"{place}/@0", True) if current else Found(place, False)
+    for number in range(1, current + 1):
+        if f"@{number}" in folders:
+            yield Found(place if number == current else f"{place}/@{number}", number < current)
+
+
+def _is_one(place: str, names: dict[str, int], folders: set[str]) -> bool:
+    if JOURNAL in folders and manifest.NAME in names:
+        return True
+    # A program of another kind may have one of them too.
+    return (JOURNAL in folders or manifest.NAME in names) and is_checkpoint(open_store(place))
