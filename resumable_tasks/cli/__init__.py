@@ -16,6 +16,7 @@ from resumable_tasks import __version__
 from resumable_tasks.cli import output
 from resumable_tasks.cli.advise import advise
 from resumable_tasks.cli.change import publish, repair, reset
+from resumable_tasks.cli.check import check
 from resumable_tasks.cli.database import sql
 from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.imports import import_progress
@@ -71,8 +72,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, reset, import, sql accept and sql init --apply
-    only read, and are safe while a run is at work.
+    All commands but retry, redo, accept, repair, reset, import, check, sql accept and sql init
+    --apply only read, and are safe while a run is at work.
     """
 
 
@@ -92,6 +93,7 @@ for _command in (
     watch,
     import_progress,
     advise,
+    check,
     sql,
 ):
     main.add_command(_command)

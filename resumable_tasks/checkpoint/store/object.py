@@ -31,6 +31,8 @@ from resumable_tasks.checkpoint.store.disk import Files, Incarnations, Patient
 from resumable_tasks.errors import CheckpointUnusable, Fenced, StoreError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pyarrow.fs
 
 T = TypeVar("T")
@@ -56,10 +58,10 @@ class ObjectStore(Store, Files, Incarnations, Patient):
     threads and in processes that were spawned, and takes its credentials from the environment.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str) -> None:
+    def __init__(self, bucket: Bucket, prefix: str, *, fresh: bool = False) -> None:
         """``prefix``: without a slash at its ends. One that ends in ``/@2`` names that incarnation.
 
-        ``@0`` is the first, whose keys have no such part.
+        ``@0`` is the first, whose keys have no such part. ``fresh``: nothing has ever been there.
         """
         self.url = f"{bucket.scheme}://{bucket.name}" + (f"/{prefix}" if prefix else "")
         self._bucket = bucket
@@ -67,7 +69,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         named = re.fullmatch(r"@([0-9]{1,9})", last)
         self._root = root if named else prefix
         self._named = int(named[1]) if named else None
-        self._incarnation = self._named
+        self._incarnation = 0 if fresh else self._named
         self._folders: set[str] = set()
         self._resolving = threading.Lock()
         self._at_work = False
@@ -144,6 +146,22 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         except FileNotFoundError:  # Azure and Google mind
             for name in names if len(names) > 1 else ():
                 self.delete(name)
+
+    # What only `resumable check` asks
+
+    def fresh(self, name: str) -> ObjectStore:
+        """The place of this name below this one, where nothing has ever been."""
+        return ObjectStore(self._bucket, _joined(self._root, name), fresh=True)
+
+    def written(self, name: str) -> tuple[datetime, bool]:
+        """When that was by the service's clock, and whether it keeps an object's metadata."""
+        key = self._key(name)
+
+        def head(obs: Any, client: Any) -> tuple[datetime, bool]:
+            found = obs.get(client, key, options={"head": True})
+            return found.meta["last_modified"], _NONCE in found.attributes
+
+        return self._request("look at", name, head)
 
     # Files and incarnations
 

@@ -1,0 +1,275 @@
+"""Finds out by trying whether a place can hold checkpoints; for whoever owns the place."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from resumable_tasks.base.text import count, duration
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.errors import ResumableTasksError, UsageError
+
+Verdict = Literal["good", "note", "bad"]
+
+RACERS = 16
+# One more than a page of a listing has.
+NAMES = 1001
+_LARGE = (16 << 20) + 1
+_ASKED = 20
+# S3 refuses requests of a clock that is off by a quarter of an hour.
+_CLOCK_SECONDS = 60.0
+# What the services call the right that each of these needs.
+_RIGHTS = {
+    "write": "s3:PutObject, storage.objects.create",
+    "read": "s3:GetObject, storage.objects.get",
+    "list": "s3:ListBucket, storage.objects.list",
+    "delete": "s3:DeleteObject, storage.objects.delete",
+}
+_FOLDERS = ("probe", "many")
+_NAME = "probe/first"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one probe has shown: ``good``, ``bad`` (no checkpoint can be kept there), or a note."""
+
+    probe: str
+    verdict: Verdict
+    said: str
+
+
+class _Unfit(Exception):
+    """The place has done something that no checkpoint survives."""
+
+
+def check(place: str, names: int = NAMES) -> Iterator[Finding]:
+    """What the place can do, probe by probe, in a fresh folder of it that is removed at the end.
+
+    ``names``: how many objects are listed and deleted at once. Raises `UsageError` for what is
+    neither a directory nor the URL of one in a bucket.
+    """
+    found = open_store(place, "place")
+    name = f"resumable-check-{secrets.token_hex(6)}"
+    if isinstance(found, ObjectStore):
+        store: Store = found.fresh(name)
+    elif Path(found.url).is_dir():
+        store = LocalStore(Path(found.url) / name)
+    else:
+        raise UsageError(f"{place} is not a directory: name one that is there, or a URL")
+    probes = _Probes(store, names)
+    try:
+        yield from probes.all()
+    finally:
+        left = probes.clear()
+        if left:
+            yield Finding("clean up", "note", left)
+
+
+class _Probes:
+    def __init__(self, store: Store, names: int) -> None:
+        self._store = store
+        self._names = [f"many/{number:05d}" for number in range(names)]
+        self._data = secrets.token_bytes(64)
+        self._wrote = False
+
+    def all(self) -> Iterator[Finding]:
+        permissions = [
+            self._tried("write", self._write),
+            self._tried("read", self._read),
+            self._tried("list", self._list),
+            self._tried("delete", self._delete),
+        ]
+        yield from permissions
+        if any(finding.verdict == "bad" for finding in permissions):
+            return  # all that follows would fail for the same reason
+        probes: list[tuple[str, Callable[[], str | Finding]]] = [
+            ("missing name", self._missing),
+            ("put if absent", self._put_if_absent),
+            ("race", self._race),
+            ("large object", self._large),
+            ("listing and deleting", self._many),
+        ]
+        if isinstance(self._store, ObjectStore):
+            probes += [("metadata", self._metadata), ("clock", self._clock)]
+        else:
+            probes += [("locks", self._locks)]
+        for name, probe in [*probes, ("latency", self._latency)]:
+            yield self._tried(name, probe)
+
+    def clear(self) -> str:
+        """Remove what the probes have made; what is left if that is not possible."""
+        if isinstance(self._store, LocalStore):
+            shutil.rmtree(self._store.url, ignore_errors=True)
+            return ""
+        try:
+            for folder in _FOLDERS:
+                self._store.delete_all(self._store.list(folder))
+        except ResumableTasksError:
+            return f"objects below {self._store.url} could not be removed; delete them yourself"
+        return ""
+
+    def _tried(self, name: str, probe: Callable[[], str | Finding]) -> Finding:
+        try:
+            said = probe()
+        except FileNotFoundError:
+            return Finding(name, "bad", "what was just written is not there")
+        except (_Unfit, ResumableTasksError) as error:
+            right = _RIGHTS.get(name) if isinstance(self._store, ObjectStore) else None
+            return Finding(name, "bad", f"{error}" + (f" ({right})" if right else ""))
+        return said if isinstance(said, Finding) else Finding(name, "good", said)
+
+    # One permission each
+
+    def _write(self) -> str:
+        disk.prepare(self._store, _FOLDERS)
+        self._store.put(_NAME, self._data)
+        self._wrote = True
+        return "an object can be written"
+
+    def _read(self) -> str:
+        try:
+            found = self._store.read(_NAME)
+        except FileNotFoundError:
+            if self._wrote:
+                raise
+            return "an object can be asked for"
+        if found != self._data:
+            raise _Unfit("what was read is not what was written")
+        return "an object can be read, and is what was written"
+
+    def _list(self) -> str:
+        found = self._store.list("probe")
+        if not self._wrote:
+            return "a listing can be asked for"
+        if found != {_NAME: len(self._data)}:
+            raise _Unfit("an object that was just written is not listed, or with another size")
+        return "what was written is listed at once"
+
+    def _delete(self) -> str:
+        self._store.delete(_NAME)
+        if _NAME in self._store.list("probe"):
+            raise _Unfit("an object that was just deleted is still listed")
+        return "an object can be deleted, and is gone at once"
+
+    # What the protocol builds on
+
+    def _missing(self) -> str:
+        self._store.delete("probe/never-there")
+        try:
+            self._store.read("probe/never-there")
+        except FileNotFoundError:
+            return "a missing object is told from a refusal"
+        raise _Unfit("an object that was never written can be read")
+
+    def _put_if_absent(self) -> str:
+        name = "probe/absent"
+        first = self._store.create(name, b"first")
+        second = self._store.create(name, b"second")
+        held = self._store.read(name)
+        if not first:
+            raise _Unfit("a free name was said to be taken")
+        if second or held != b"first":
+            raise _Unfit(
+                "put-if-absent is ignored: a name that was taken was written again. Two runs would "
+                "destroy each other's records there. Use a service that knows If-None-Match"
+            )
+        return "a name that is taken is refused, and stays as it is"
+
+    def _race(self) -> str:
+        name = "probe/raced"
+        with ThreadPoolExecutor(RACERS) as racers:
+            tried = racers.map(lambda n: self._store.create(name, b"%d" % n), range(RACERS))
+            winners = [number for number, won in enumerate(tried) if won]
+        if len(winners) != 1 or self._store.read(name) != b"%d" % winners[0]:
+            raise _Unfit(
+                f"of {RACERS} that created one name at once, {len(winners)} were told that they "
+                "had: two runs could commit the same items there"
+            )
+        return f"of {RACERS} that create one name at once, exactly one does"
+
+    def _large(self) -> str:
+        data = secrets.token_bytes(1 << 16) * (_LARGE // (1 << 16)) + b"."
+        began = time.monotonic()
+        self._store.put("probe/large", data)
+        seconds = time.monotonic() - began
+        if self._store.read("probe/large") != data:
+            raise _Unfit("a large object was not read as it was written")
+        return f"16 MB are written in {duration(seconds)}, and read as they were"
+
+    def _many(self) -> str:
+        with ThreadPoolExecutor(RACERS) as threads:
+            for _ in threads.map(lambda name: self._store.put(name, b"."), self._names):
+                pass
+        listed = set(self._store.list("many"))
+        if listed != set(self._names):
+            raise _Unfit(f"of {count(len(self._names), 'object')} {len(listed):,} are listed")
+        self._store.delete_all(self._names)
+        if left := len(self._store.list("many")):
+            raise _Unfit(f"{left:,} of {len(self._names):,} deleted objects are still listed")
+        return f"{count(len(self._names), 'object')} are listed, and deleted together"
+
+    # What is good to know
+
+    def _metadata(self) -> Finding:
+        assert isinstance(self._store, ObjectStore)
+        self._store.create("probe/described", b".")
+        if self._store.written("probe/described")[1]:
+            return Finding("metadata", "good", "metadata of an object is kept")
+        return Finding(
+            "metadata",
+            "note",
+            "metadata of objects is dropped: after a reply that was lost a run may have to end and "
+            "be started again. Nothing is lost or doubled by that",
+        )
+
+    def _clock(self) -> Finding:
+        assert isinstance(self._store, ObjectStore)
+        self._store.put("probe/clock", b".")
+        off = (self._store.written("probe/clock")[0] - datetime.now(UTC)).total_seconds()
+        if abs(off) < _CLOCK_SECONDS:
+            return Finding("clock", "good", "this machine's clock is that of the service")
+        way = "behind" if off > 0 else "ahead of"
+        return Finding(
+            "clock",
+            "note",
+            f"this machine's clock is {duration(abs(off))} {way} the service's: set it, since S3 "
+            "refuses requests from 15 minutes on",
+        )
+
+    def _locks(self) -> Finding:
+        try:
+            release = disk.lock(self._store, "probe/lock")
+        except NotImplementedError:
+            release = None
+        if release is None:
+            said = "there are no locks: a second run waits some seconds to see whether one is alive"
+            return Finding("locks", "note", said)
+        release()
+        return Finding("locks", "good", "locks tell at once whether a run is at work")
+
+    def _latency(self) -> str:
+        wrote, read = [], []
+        for number in range(_ASKED):
+            began = time.monotonic()
+            self._store.create(f"probe/latency-{number}", self._data)
+            between = time.monotonic()
+            self._store.read(f"probe/latency-{number}")
+            wrote.append(between - began)
+            read.append(time.monotonic() - between)
+        write, again = statistics.median(wrote), statistics.median(read)
+        return (
+            f"a write takes {write * 1000:.0f} ms, a read {again * 1000:.0f} ms (median of "
+            f"{_ASKED}); a commit about {2 * write * 1000:.0f} ms"
+        )
