@@ -1053,11 +1053,11 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(tmp_path: Path) -> None:
 
 def test_watch_on_a_terminal(tmp_path: Path) -> None:
     place = tmp_path / "c"
-    with at_work(place, items=60):
+    with at_work(place, items=300):
         text, exit_code = on_a_terminal(["watch", str(place), "--interval", "0.1"])
     assert exit_code == 0
     assert "slow: running" in text
-    assert "slow: done, 60/60 completed" in text
+    assert "slow: done, 300/300 completed" in text
 
 
 def test_the_rate_is_that_of_the_last_minute() -> None:
