@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -281,17 +281,28 @@ class Checkpoint(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the rows: two pieces of one name are the same rows, whenever they are read."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommittedRows:
     """The rows of one moment. ``tables`` gives them piece by piece, all of this ``schema``.
 
     ``key`` describes the job's key as a manifest does, ``identity`` the state that was read, for
-    whoever notes it beside a copy.
+    whoever notes it beside a copy. Where a copy can be added to, ``pieces`` say what ``tables``
+    gives, and ``after`` gives it without the first so many; both are empty elsewhere.
     """
 
     schema: pa.Schema
     tables: Callable[[], Iterator[pa.Table]]
     key: Any
     identity: Mapping[str, Any] = field(default_factory=dict)
+    pieces: Sequence[Piece] = ()
+    after: Callable[[int], Iterator[pa.Table]] | None = None
 
 
 class Reader(ABC):

@@ -14,14 +14,9 @@ from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.results.publish import (
-    TARGET_BYTES,
-    Published,
-    given_rows,
-    ordered_table,
-    publish,
-    table,
-)
+from resumable_tasks.results.form import Published
+from resumable_tasks.results.publish import PublishForm, publish
+from resumable_tasks.results.rows import TARGET_BYTES, Wanted, ordered_table, table
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -97,7 +92,7 @@ class RunResult:
         given = self._given if only_given else None
 
         def whole(rows: CommittedRows) -> pa.Table:
-            rows = rows if given is None else given_rows(rows, given)
+            rows = Wanted(given=given).of(rows)
             return ordered_table(rows, self.positions) if ordered else table(rows)
 
         return self._reader.read(whole)
@@ -114,18 +109,21 @@ class RunResult:
         self,
         dest: str | Path,
         *,
+        form: PublishForm = "parquet",
         ordered: bool = False,
         only_given: bool = False,
         target_bytes: int = TARGET_BYTES,
     ) -> Published:
-        """Write all committed rows to the folder ``dest`` as compacted Parquet.
+        """Write all committed rows to ``dest``: Parquet files in a folder, or a Delta table.
 
-        A reader of the folder sees the old dataset or the new one, never a part. ``ordered`` and
-        ``only_given`` as for `table`. See `resumable_tasks.results.publish.publish`.
+        A reader of ``dest`` sees the old dataset or the new one, never a part. ``form="delta"``
+        keeps a table there (extra ``delta``). ``ordered`` and ``only_given`` as for `table`. See
+        `resumable_tasks.results.publish.publish`.
         """
         return publish(
             self._reader,
             dest,
+            form=form,
             ordered=ordered,
             positions=self.positions,
             given=self._given if only_given else None,

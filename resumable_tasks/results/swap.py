@@ -36,6 +36,8 @@ def refuse_foreign(target: Path) -> None:
     if not target.is_dir():
         raise UsageError(f"{target} is a file; publish to a folder")
     foreign = sorted({path.name for path in target.iterdir()} - _ours(target))
+    if "_delta_log" in foreign:
+        raise UsageError(f"{target} is a Delta table; publish to it with form='delta'")
     if foreign:
         raise UsageError(
             f"{target} holds {keys.shorten(foreign[0])}, which publish has not written there, and "

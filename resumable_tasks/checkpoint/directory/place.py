@@ -22,6 +22,7 @@ from resumable_tasks.checkpoint.form import (
     CommittedRows,
     Job,
     Opening,
+    Piece,
     Place,
     Preview,
     Reader,
@@ -138,12 +139,15 @@ def _read(store: Store, use: Callable[[CommittedRows], T]) -> T:
     with reading(store) as (found, state):
         schema = _schema(state)
 
-        def tables() -> Iterator[pa.Table]:
-            for rows in shards.read_all(store, state.shards.values()):
+        chosen = list(state.shards.values())
+
+        def after(count: int) -> Iterator[pa.Table]:
+            for rows in shards.read_all(store, chosen[count:]):
                 yield schemas.cast(rows, schema)
 
         identity = {"job": found.job, "checkpoint": found.id, "records": state.records}
-        return use(CommittedRows(schema, tables, found.key, identity))
+        pieces = [Piece(f"{shard.path} {shard.checksum}", shard.rows) for shard in chosen]
+        return use(CommittedRows(schema, lambda: after(0), found.key, identity, pieces, after))
 
 
 @retry_if_swept

@@ -40,7 +40,7 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.fingerprints import Fingerprinter, digest
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.results import publish
+from resumable_tasks.results.rows import table as all_rows
 from resumable_tasks.runners.outcome import Done
 
 
@@ -514,7 +514,7 @@ def rows_in(folder: Path) -> dict[int, str]:
     store = open_store(folder)
     assert verify(store).damages == []
     _, state = read_checkpoint(store)
-    rows = DirectoryReader(store).read(publish.table).to_pylist()
+    rows = DirectoryReader(store).read(all_rows).to_pylist()
     assert len(rows) == len({row["id"] for row in rows}) == len(state.done)
     return {row["id"]: row["v"] for row in rows}
 

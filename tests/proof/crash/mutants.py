@@ -277,7 +277,7 @@ def batches_are_out_without_limit() -> None:
 @mutant
 def publish_in_place() -> None:
     from resumable_tasks.base.faults import fault_point
-    from resumable_tasks.results import publish
+    from resumable_tasks.results import folder
 
     def exchange(stage: Path, target: Path) -> None:
         target.mkdir(exist_ok=True)
@@ -288,7 +288,7 @@ def publish_in_place() -> None:
             path.rename(target / path.name)
         stage.rmdir()
 
-    publish.put_in_place = exchange
+    folder.put_in_place = exchange
 
 
 @mutant

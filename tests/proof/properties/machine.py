@@ -28,7 +28,7 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.fingerprints import Changes, digest, to_text
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.results import publish
+from resumable_tasks.results.rows import table as all_rows
 from resumable_tasks.runners.outcome import Done, Failure
 from tests.proof.properties import raw
 
@@ -591,6 +591,6 @@ class CheckpointMachine(RuleBasedStateMachine):
             assert state.done.get(keys.canonical(key)) == print_, key
         assert set(state.failures) == {keys.canonical(key) for key in self.failed}
         if state.schema:
-            table = DirectoryReader(self.store).read(publish.table)
+            table = DirectoryReader(self.store).read(all_rows)
             found = zip(*(table.column(name).to_pylist() for name in ("id", "v")), strict=True)
             assert sorted(found) == sorted(self.done.items())

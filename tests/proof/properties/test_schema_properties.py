@@ -22,7 +22,7 @@ from resumable_tasks.errors import BadResult, ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.results import publish
+from resumable_tasks.results.rows import table as all_rows
 from resumable_tasks.runners.match import match
 from resumable_tasks.runners.outcome import Done
 
@@ -148,7 +148,7 @@ def commit_all(cells, groups: list[int], remote: list[bool], root: Path) -> None
     if not kept:
         assert state.shards == {}
         return
-    rows = DirectoryReader(store).read(publish.table).to_pylist()
+    rows = DirectoryReader(store).read(all_rows).to_pylist()
     assert sorted(row["id"] for row in rows) == sorted(kept)
     for row in rows:
         wanted = kept[row["id"]]

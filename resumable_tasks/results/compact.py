@@ -1,0 +1,74 @@
+"""Rows as Parquet files of about a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROW_GROUP_BYTES = 32_000_000
+# Bytes of Arrow memory that become about one byte of Parquet, to begin with.
+_FIRST_RATIO = 4.0
+
+
+def write_files(
+    rows: Iterator[pa.Table],
+    schema: pa.Schema,
+    target_bytes: int,
+    write_one: Callable[[pa.Table], int],
+) -> tuple[int, int]:
+    """Give ``write_one`` the rows of one file after another; how many rows and bytes they have.
+
+    ``write_one`` tells how many bytes it has written. Rows that are none are one file.
+    """
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    in_memory = files = count = size = 0
+    ratio = _FIRST_RATIO
+
+    def write() -> None:
+        nonlocal in_memory, files, size, ratio
+        written = write_one(pa.concat_tables(waiting) if waiting else schema.empty_table())
+        ratio = max(1.0, in_memory / max(written, 1))
+        files += 1
+        size += written
+        waiting.clear()
+        in_memory = 0
+
+    for part in rows:
+        count += part.num_rows
+        for piece in _pieces(part, int(target_bytes * ratio)):
+            waiting.append(piece)
+            in_memory += piece.nbytes
+            if in_memory >= target_bytes * ratio:
+                write()
+    if waiting or not files:
+        write()
+    return count, size
+
+
+def _pieces(part: pa.Table, limit: int) -> Iterator[pa.Table]:
+    """A table in slices of at most about this many bytes of memory."""
+    if part.nbytes <= limit:
+        yield part
+        return
+    rows = max(1, part.num_rows * limit // part.nbytes)
+    for start in range(0, part.num_rows, rows):
+        yield part.slice(start, rows)
+
+
+def write_parquet(rows: pa.Table, sink: Any) -> None:
+    """Write a file for readers of columns, into a file object or a stream of Arrow's."""
+    import pyarrow.parquet as pq
+
+    per_row = max(1, rows.nbytes // max(rows.num_rows, 1))
+    pq.write_table(
+        rows,
+        sink,
+        compression="zstd",
+        row_group_size=max(1, _ROW_GROUP_BYTES // per_row),
+        write_page_checksum=True,
+    )

@@ -1,0 +1,286 @@
+"""A Delta table that holds the rows of a checkpoint, each exactly once.
+
+The table itself says what it holds: each commit carries, as application transactions of Delta,
+
+- ``resumable-tasks/<checkpoint>``: how many records the checkpoint had,
+- ``resumable-tasks/rows``: a digest of the rows that the table holds from then on,
+- ``resumable-tasks/count``: how many these are.
+
+A publisher looks at the table, and writes on the very object that it has looked at: Delta refuses
+a commit if another one with the same application has come in between. Whatever comes back, an error
+or no answer, the table is looked at again. See ``docs/design/0023-forms-of-publish.md``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from resumable_tasks.base import text
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.text import clean, without_secrets
+from resumable_tasks.checkpoint.form import CommittedRows
+from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
+from resumable_tasks.items.keys import shorten
+from resumable_tasks.results.deltatypes import delta_schema, to_delta
+from resumable_tasks.results.form import Form, Published
+from resumable_tasks.results.rows import Wanted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import CommitProperties, DeltaTable
+
+INSTALL = 'pip install "resumable-tasks[delta]"'
+T = TypeVar("T")
+_APP = "resumable-tasks"
+_ROWS, _COUNT = f"{_APP}/rows", f"{_APP}/count"
+_LOG = "_delta_log"
+_COLOUR = re.compile(r"\x1b\[\d*m|↳ ")
+# In a path; by experiment with deltalake 1.6.
+_CHARACTERS = re.compile(r"[\x00-\x1f\x7f%\[\]|^\\]")
+_TRIES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next commit to a table: all rows, or those after the first ``after`` pieces."""
+
+    mode: Literal["append", "overwrite"]
+    after: int = 0
+
+
+class Copy:
+    """The rows to be published, by the names that a table has for them.
+
+    ``digests`` are of the first 0, 1, … pieces, the last of all rows. Rows that are not known by
+    pieces have a digest that no other rows have, and are not counted: -1.
+    """
+
+    def __init__(self, rows: CommittedRows, schema: pa.Schema) -> None:
+        checkpoint = rows.identity.get("checkpoint")
+        self._app = f"{_APP}/{checkpoint}" if checkpoint else None
+        self._records = int(rows.identity.get("records", 0))
+        self._digests = [_number(secrets.token_bytes(8))]
+        self._count = -1
+        self.rows, self.schema = rows, schema
+        if rows.after is not None:
+            known = (str(checkpoint), rows.schema.to_string(truncate_metadata=False), str(schema))
+            whole = blake2b("\n".join(known).encode(), digest_size=8)
+            self._digests = [_number(whole.digest())]
+            for piece in rows.pieces:
+                whole.update(f"\n{piece.name}".encode())
+                self._digests.append(_number(whole.digest()))
+            self._count = sum(piece.rows for piece in rows.pieces)
+
+    def step(self, table: DeltaTable) -> Step | None:
+        """The commit that makes the table this copy; None if it is that already, or a later one."""
+        held = table.transaction_version(_ROWS)
+        if held == self._digests[-1]:
+            return None
+        published = table.transaction_version(self._app) if self._app else None
+        if published is not None and published > self._records:
+            return None
+        if held in self._digests:
+            return Step("append", self._digests.index(held))
+        return Step("overwrite")
+
+    def tables(self, step: Step, wanted: Wanted) -> Iterator[pa.Table]:
+        """The rows that a step writes, with the types of Delta."""
+        after = self.rows.after
+        some = after is not None and step.mode == "append"
+        for part in after(step.after) if after and some else wanted.tables(self.rows):
+            yield to_delta(part, self.schema)
+
+    def transactions(self) -> CommitProperties:
+        """The words in which a commit says what the table holds from then on."""
+        named = {_ROWS: self._digests[-1], _COUNT: self._count}
+        return _properties(named | ({self._app: self._records} if self._app else {}))
+
+
+class Delta(Form):
+    """A Delta table of its own.
+
+    A reader sees the rows of one version, whole. Rows that have come since the last publishing are
+    appended; if some were taken back, replaced or retyped since, all are written again, in one
+    commit. However many publishers run at once, die or get no answer, the table holds each row
+    once. ``ordered`` is refused: the rows of a table have no order.
+    """
+
+    def __init__(self, dest: str) -> None:
+        self.dest = dest
+
+    def check(self, wanted: Wanted) -> None:
+        if find_spec("deltalake") is None:
+            raise UsageError(f"{self.dest}: a Delta table needs deltalake: {INSTALL}")
+        if wanted.ordered:
+            raise UsageError(
+                "ordered=True: the rows of a Delta table have no order",
+                remedy="Sort them where they are read, or publish Parquet",
+            )
+        wrong = sorted(set(_CHARACTERS.findall(self.dest)))
+        if wrong:
+            raise UsageError(
+                f"{clean(self.dest)}: deltalake finds no table in a place with {clean(wrong[0])!r} "
+                "in its name; name another"
+            )
+        self._trying(lambda: self._look(None))
+
+    def write(self, rows: CommittedRows, wanted: Wanted) -> Published:
+        copy = Copy(rows, delta_schema(rows.schema))
+        return self._trying(lambda: self._bring_up(copy, wanted))
+
+    def _bring_up(self, copy: Copy, wanted: Wanted) -> Published:
+        """Look, and write what the table lacks, if anything."""
+        from deltalake import WriterProperties, write_deltalake
+
+        table = self._look(copy.schema)
+        assert table is not None
+        step = copy.step(table)
+        if step is None:
+            return self._published(table)
+        fault_point("publish.looked")
+        source = _Source(copy.tables(step, wanted))
+        try:
+            write_deltalake(
+                table,
+                source.reader(copy.schema),
+                mode=step.mode,
+                schema_mode="overwrite" if step.mode == "overwrite" else None,
+                target_file_size=wanted.target_bytes,
+                writer_properties=WriterProperties(compression="ZSTD"),
+                commit_properties=copy.transactions(),
+            )
+        finally:
+            source.raise_own()
+        fault_point("publish.exchanged")
+        return self._published(table)
+
+    def _look(self, schema: pa.Schema | None) -> DeltaTable | None:
+        """The table as it is now. Where there is none, one without rows is made, or None given.
+
+        Raises `UsageError` where others have written.
+        """
+        from deltalake import DeltaTable
+
+        if os.path.isfile(self.dest):
+            raise UsageError(f"{self.dest} is a file; a Delta table is a folder")
+        if not DeltaTable.is_deltatable(self.dest):
+            self._refuse_foreign_files()
+            if schema is None:
+                return None
+            # First of all, so that each other step is one from a table that was looked at.
+            DeltaTable.create(
+                self.dest, schema, commit_properties=_properties({_ROWS: 0, _COUNT: 0})
+            )
+        table = DeltaTable(self.dest)
+        _refuse_foreign_commits(table, self.dest)
+        return table
+
+    def _refuse_foreign_files(self) -> None:
+        there = os.listdir(self.dest) if os.path.isdir(self.dest) else []
+        found = sorted(set(there) - {_LOG})
+        if found:
+            raise UsageError(
+                f"{self.dest} holds {shorten(found[0])}, and is no Delta table; name a place of "
+                "its own"
+            )
+
+    def _published(self, table: DeltaTable) -> Published:
+        import pyarrow as pa
+
+        files = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pydict()
+        return Published(self.dest, table.count(), tuple(files["path"]), sum(files["size_bytes"]))
+
+    def _trying(self, call: Callable[[], T]) -> T:
+        """Call, and look again after whatever error deltalake has; our own are raised.
+
+        Raises `StoreError` if that does not help.
+        """
+        import tenacity
+
+        tries = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(_TRIES),
+            wait=tenacity.wait_random_exponential(0.05, max=2),
+            retry=tenacity.retry_if_exception(_is_others),
+        )
+        try:
+            return tries(call)
+        except tenacity.RetryError as error:
+            raise StoreError(
+                f"cannot publish to {self.dest}: {_said(error.last_attempt.exception())}",
+                safe="The table is as it was, or holds all rows: publishing again finds out",
+                remedy="Fix the cause and publish again",
+            ) from None
+
+
+def _is_others(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, ResumableTasksError)
+
+
+def _refuse_foreign_commits(table: DeltaTable, dest: str) -> None:
+    """Raise `UsageError` for a table that others have made, or written to."""
+    count = table.transaction_version(_COUNT)
+    if count is None:
+        raise UsageError(
+            f"{dest} is a Delta table that publish has not made; name a place of its own"
+        )
+    if count >= 0 and table.count() != count:
+        raise UsageError(
+            f"{dest} holds {text.count(table.count(), 'row')} where publish has written {count:,}: "
+            "another program writes to this table",
+            safe="Nothing was written",
+            remedy="Publish to a place of its own, or restore the version that publish wrote",
+        )
+
+
+class _Source:
+    """A stream of tables that remembers its own error: deltalake makes a text of it."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._error: Exception | None = None
+
+    def reader(self, schema: pa.Schema) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(schema, self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for table in self._tables:
+                yield from table.to_batches()
+        except Exception as error:
+            self._error = error
+            raise
+        fault_point("publish.staged")
+
+    def raise_own(self) -> None:
+        """Raise the error that has ended the stream, if one has."""
+        if self._error is not None:
+            raise self._error
+
+
+def _number(digest: bytes) -> int:
+    """A digest as a version of Delta: an integer of 63 bits that is not 0."""
+    return int.from_bytes(digest, "big") >> 1 or 1
+
+
+def _properties(versions: Mapping[str, int]) -> CommitProperties:
+    from deltalake import CommitProperties, Transaction
+
+    named = [Transaction(app, version) for app, version in versions.items()]
+    return CommitProperties(app_transactions=named)
+
+
+def _said(error: BaseException | None) -> str:
+    """The words of an error of deltalake's, as one line, without its colours and its traces."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines()]
+    told = itertools.takewhile(lambda line: not line.startswith(("0:", "stack backtrace")), lines)
+    return clean(without_secrets(": ".join(filter(None, told)) or type(error).__name__), 300)

@@ -1,0 +1,75 @@
+"""Committed rows as others want them: in memory, in order, of some items only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.checkpoint.form import CommittedRows
+from resumable_tasks.items import keys
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.items.keytable import KeyTable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TARGET_BYTES = 128_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The rows that are to be published, and how: see `resumable_tasks.results.publish.publish`."""
+
+    ordered: bool = False
+    positions: KeyTable | None = None
+    given: KeyTable | None = None
+    target_bytes: int = TARGET_BYTES
+
+    def of(self, rows: CommittedRows) -> CommittedRows:
+        """The rows of the items that are wanted."""
+        return rows if self.given is None else given_rows(rows, self.given)
+
+    def tables(self, rows: CommittedRows) -> Iterator[pa.Table]:
+        """These rows piece by piece, in the order that is wanted."""
+        return iter([ordered_table(rows, self.positions)]) if self.ordered else rows.tables()
+
+
+def table(rows: CommittedRows) -> pa.Table:
+    """All rows in memory, in commit order."""
+    import pyarrow as pa
+
+    parts = list(rows.tables())
+    return pa.concat_tables(parts) if parts else rows.schema.empty_table()
+
+
+def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
+    """All rows in memory: by item, then those of other items by key.
+
+    Without positions all are by key. Integers come before strings.
+    """
+    from resumable_tasks.items import arrow
+
+    found = table(rows)
+    if found.num_rows == 0:
+        return found
+    lines = KeyScheme.of(rows.key).lines_of(found, positions or ())
+    order: list[tuple[Any, ...]] = []
+    for at, (line, key) in enumerate(zip(lines, keys.parse_lines(keys.join(lines)), strict=True)):
+        position = positions.get(line) if positions is not None else None
+        order.append((1, keys.sortable(key), at) if position is None else (0, position, at))
+    return arrow.taken(found, [entry[-1] for entry in sorted(order)])
+
+
+def given_rows(rows: CommittedRows, given: KeyTable) -> CommittedRows:
+    """The rows of these items, without those of all others."""
+    import pyarrow as pa
+
+    scheme = KeyScheme.of(rows.key)
+
+    def tables() -> Iterator[pa.Table]:
+        for part in rows.tables():
+            lines = scheme.lines_of(part, given)
+            yield part.filter(pa.array([line in given for line in lines], pa.bool_()))
+
+    return replace(rows, tables=tables, pieces=(), after=None)
