@@ -327,6 +327,11 @@ class Reader(ABC):
     def check_publishable(self) -> None:  # noqa: B027 - most are
         """Raises `UsageError` where the rows are not for publishing."""
 
+    @property
+    def files_at(self) -> str | None:
+        """The path or URL below which the files are that this reads; None if there are none."""
+        return None
+
 
 class Place(ABC):
     """The place of a checkpoint: its address and its form."""

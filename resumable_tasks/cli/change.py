@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +19,9 @@ from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option
 from resumable_tasks.errors import ResumableTasksError, UsageError
+
+if TYPE_CHECKING:
+    from resumable_tasks.results.publish import PublishForm
 
 
 @click.command(
@@ -66,10 +69,18 @@ def repair(checkpoint: str, as_json: bool) -> None:
 
 @click.command(
     epilog="\b\nExamples:\n  resumable publish checkpoints/classify results/labels"
-    "\n  resumable publish checkpoints/classify results/labels --ordered --target-mb 512",
+    "\n  resumable publish checkpoints/classify results/labels --ordered --target-mb 512"
+    "\n  resumable publish checkpoints/classify s3://bucket/labels --form delta",
 )
 @checkpoint_argument
 @click.argument("dest")
+@click.option(
+    "--form",
+    type=click.Choice(["parquet", "delta"]),
+    default="parquet",
+    show_default=True,
+    help="Parquet files, or a Delta table, to which what has come since is appended.",
+)
 @click.option(
     "--ordered",
     is_flag=True,
@@ -83,23 +94,26 @@ def repair(checkpoint: str, as_json: bool) -> None:
     help="About how many megabytes a file has.",
 )
 @json_option
-def publish(checkpoint: str, dest: str, ordered: bool, target_mb: int, as_json: bool) -> None:
-    """Write the committed rows of CHECKPOINT to the folder DEST.
+def publish(
+    checkpoint: str, dest: str, form: PublishForm, ordered: bool, target_mb: int, as_json: bool
+) -> None:
+    """Write the committed rows of CHECKPOINT to DEST, a folder or a place in a bucket.
 
-    As a compacted Parquet dataset. A reader of DEST sees the dataset that was there before or the
-    new one, never a part. DEST is replaced as a whole, and refused if it holds anything that
-    publish has not written there.
+    As a compacted Parquet dataset, or into a Delta table. A reader sees what was there before or
+    the new rows, never a part. DEST is refused if it holds anything that publish has not written
+    there.
     """
-    from resumable_tasks.checkpoint.directory.place import Directory
+    from resumable_tasks.checkpoint.directory.place import DirectoryReader
     from resumable_tasks.results import publish as publishing
 
     reader = Reader.at(checkpoint)
     store = reader.store
-    place, target = os.path.realpath(store.url), os.path.realpath(dest)
-    if os.path.commonpath([place, target]) == place:
-        raise UsageError(f"{dest} lies in the checkpoint itself; name a folder outside of it")
     result = publishing.publish(
-        Directory(store.url).reader(), dest, ordered=ordered, target_bytes=target_mb * 1_000_000
+        DirectoryReader(store),
+        dest,
+        form=form,
+        ordered=ordered,
+        target_bytes=target_mb * 1_000_000,
     )
     text = (
         f"published {count(result.rows, 'row')} in {count(len(result.files), 'file')}, "

@@ -27,6 +27,10 @@ from resumable_tasks.base import text
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.form import CommittedRows
+from resumable_tasks.checkpoint.store import clients, disk
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import is_url
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 from resumable_tasks.items.keys import shorten
 from resumable_tasks.results.deltatypes import delta_schema, to_delta
@@ -46,6 +50,7 @@ _COLOUR = re.compile(r"\x1b\[\d*m|↳ ")
 # In a path; by experiment with deltalake 1.6.
 _CHARACTERS = re.compile(r"[\x00-\x1f\x7f%\[\]|^\\]")
 _TRIES = 12
+_PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,9 @@ class Delta(Form):
     once. ``ordered`` is refused: the rows of a table have no order.
     """
 
-    def __init__(self, dest: str) -> None:
-        self.dest = dest
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.dest = store.url
 
     def check(self, wanted: Wanted) -> None:
         if find_spec("deltalake") is None:
@@ -145,6 +151,7 @@ class Delta(Form):
         step = copy.step(table)
         if step is None:
             return self._published(table)
+        self._check_conditions(table)
         fault_point("publish.looked")
         source = _Source(copy.tables(step, wanted))
         try:
@@ -167,25 +174,58 @@ class Delta(Form):
 
         Raises `UsageError` where others have written.
         """
-        from deltalake import DeltaTable
-
         if os.path.isfile(self.dest):
             raise UsageError(f"{self.dest} is a file; a Delta table is a folder")
-        if not DeltaTable.is_deltatable(self.dest):
+        table = self._table()
+        if table is None:
             self._refuse_foreign_files()
             if schema is None:
                 return None
             # First of all, so that each other step is one from a table that was looked at.
-            DeltaTable.create(
-                self.dest, schema, commit_properties=_properties({_ROWS: 0, _COUNT: 0})
-            )
-        table = DeltaTable(self.dest)
+            self._create(schema)
+            table = self._table()
+            assert table is not None
         _refuse_foreign_commits(table, self.dest)
         return table
 
+    def _table(self) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        # `is_deltatable` would keep all other threads of Python waiting.
+        try:
+            return DeltaTable(self.dest, storage_options=_options(self.dest))
+        except TableNotFoundError:
+            return None
+
+    def _create(self, schema: pa.Schema) -> None:
+        from deltalake import DeltaTable
+
+        DeltaTable.create(
+            self.dest,
+            schema,
+            storage_options=_options(self.dest),
+            commit_properties=_properties({_ROWS: 0, _COUNT: 0}),
+        )
+
+    def _check_conditions(self, table: DeltaTable) -> None:
+        """Raise `StoreError` where a bucket replaces what was only to be put if absent.
+
+        Two publishers would both commit there. The same bytes are put, so nothing is lost.
+        """
+        if isinstance(self._store, LocalStore):
+            return
+        name = f"{_LOG}/{table.version():020}.json"
+        if self._store.create(name, self._store.read(name)):
+            raise StoreError(
+                f"the service of {self.dest} ignores If-None-Match, so that two publishers at once "
+                "would double rows",
+                safe="Nothing was written",
+                remedy="Publish Parquet (without form='delta'), or use another service",
+            )
+
     def _refuse_foreign_files(self) -> None:
-        there = os.listdir(self.dest) if os.path.isdir(self.dest) else []
-        found = sorted(set(there) - {_LOG})
+        found = sorted(disk.names(self._store, "") - {_LOG})
         if found:
             raise UsageError(
                 f"{self.dest} holds {shorten(found[0])}, and is no Delta table; name a place of "
@@ -206,7 +246,7 @@ class Delta(Form):
         import tenacity
 
         tries = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(_TRIES),
+            stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_after_delay(_PATIENCE),
             wait=tenacity.wait_random_exponential(0.05, max=2),
             retry=tenacity.retry_if_exception(_is_others),
         )
@@ -218,10 +258,19 @@ class Delta(Form):
                 safe="The table is as it was, or holds all rows: publishing again finds out",
                 remedy="Fix the cause and publish again",
             ) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise StoreError(
+                f"cannot publish to {self.dest}: deltalake has panicked: {_said(error)}",
+                remedy="In a process that was forked after deltalake was used, start it by spawn",
+            ) from None
 
 
 def _is_others(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, ResumableTasksError)
+    """True for an error after which the table is looked at again."""
+    ours = isinstance(error, ResumableTasksError) and not isinstance(error, CreateUnknown)
+    return isinstance(error, Exception) and not ours
 
 
 def _refuse_foreign_commits(table: DeltaTable, dest: str) -> None:
@@ -270,6 +319,20 @@ class _Source:
 def _number(digest: bytes) -> int:
     """A digest as a version of Delta: an integer of 63 bits that is not 0."""
     return int.from_bytes(digest, "big") >> 1 or 1
+
+
+def _options(dest: str) -> dict[str, str] | None:
+    """The options of deltalake's client; the rest comes from the environment.
+
+    Commits are put if absent; an environment that forbids it ends in an error.
+    """
+    if not is_url(dest):
+        return None
+    common = {"timeout": "30s", "connect_timeout": "5s", "max_retries": "4"}
+    scheme = dest.partition("://")[0]
+    plain = clients.endpoint(scheme).startswith("http://")
+    conditional = {"conditional_put": "etag"} if scheme == "s3" else {}
+    return common | conditional | ({"allow_http": "true"} if plain else {})
 
 
 def _properties(versions: Mapping[str, int]) -> CommitProperties:

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from resumable_tasks.base import log, text
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.results.bucket import InBucket
 from resumable_tasks.results.folder import Folder
 from resumable_tasks.results.form import Form, Published
 from resumable_tasks.results.rows import TARGET_BYTES, Wanted
@@ -40,6 +41,10 @@ def publish(
     """
     reader.check_publishable()
     destination = _destination(dest, form)
+    if reader.files_at is not None and _is_within(destination.dest, reader.files_at):
+        raise UsageError(
+            f"{destination.dest} lies in the checkpoint itself; name a place outside of it"
+        )
     wanted = Wanted(ordered, positions, given, target_bytes)
     destination.check(wanted)
 
@@ -52,6 +57,13 @@ def publish(
     return result
 
 
+def _is_within(place: str, other: str) -> bool:
+    """True for a path or URL below another one, or the same."""
+    if not is_url(other):
+        other = os.path.realpath(other)
+    return f"{place}/".startswith(f"{other.rstrip('/')}/")
+
+
 def _destination(dest: str | Path, form: PublishForm) -> Form:
     """The form that is published at this place. Raises `UsageError` where there is none."""
     if form not in get_args(PublishForm):
@@ -61,7 +73,7 @@ def _destination(dest: str | Path, form: PublishForm) -> Form:
     if form == "delta":
         from resumable_tasks.results.delta import Delta
 
-        return Delta(str(folder or store.url))
+        return Delta(store if folder is None else LocalStore(folder))
     if folder is not None:
         return Folder(folder)
-    raise UsageError(f"{store.url}: only folders and Delta tables can be published to")
+    return InBucket(store)

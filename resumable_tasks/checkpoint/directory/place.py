@@ -123,6 +123,10 @@ class DirectoryReader(Reader):
 
     store: Store
 
+    @property
+    def files_at(self) -> str:
+        return self.store.url
+
     def read(self, use: Callable[[CommittedRows], T]) -> T:
         return _read(self.store, use)
 

@@ -100,13 +100,13 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
             f"{bucket.scheme}://{bucket.name}: a checkpoint in a bucket needs obstore, which is "
             f"not installed: {INSTALL}"
         ) from None
-    endpoint = _endpoint(bucket.scheme)
+    address = endpoint(bucket.scheme)
     options: ClientConfig = {
         "timeout": _LONGEST,
         "read_timeout": _SILENCE,
         "connect_timeout": timedelta(seconds=5),
     }
-    if endpoint.startswith("http://"):
+    if address.startswith("http://"):
         options["allow_http"] = True  # whoever names such an endpoint means it
     retry = _RETRIES if retries else _NO_RETRIES
     try:
@@ -130,7 +130,7 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
         ) from None
 
 
-def _endpoint(scheme: str) -> str:
+def endpoint(scheme: str) -> str:
     """The endpoint that the environment names, or ``""``. Raises `UsageError` for one with a user.
 
     Errors of the client show its URL, and would show the password in it.
@@ -196,17 +196,17 @@ def filesystem(bucket: Bucket) -> pyarrow.fs.FileSystem:
     """
     import pyarrow.fs as pafs
 
-    endpoint = urllib.parse.urlsplit(_endpoint(bucket.scheme))
+    address = urllib.parse.urlsplit(endpoint(bucket.scheme))
     if bucket.scheme == "az":
         account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
-        named = {"blob_storage_authority": endpoint.netloc} if endpoint.netloc else {}
-        if endpoint.scheme == "http":
+        named = {"blob_storage_authority": address.netloc} if address.netloc else {}
+        if address.scheme == "http":
             named["blob_storage_scheme"] = "http"
         key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
         return pafs.AzureFileSystem(account, account_key=key, **named)
-    named = {"endpoint_override": endpoint.netloc + endpoint.path} if endpoint.netloc else {}
-    if endpoint.scheme:
-        named["scheme"] = endpoint.scheme
+    named = {"endpoint_override": address.netloc + address.path} if address.netloc else {}
+    if address.scheme:
+        named["scheme"] = address.scheme
     if bucket.scheme == "gs":
         return pafs.GcsFileSystem(**named)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
