@@ -6,7 +6,7 @@ files that no other has, and the pointer last. Files are removed when nobody is 
 more: those that the pointer names, and those that the one before it named, stay.
 
 Their names say after which version they were begun, so that what another publisher is still
-writing is told from what a dead one has left. See ``docs/design/0023-forms-of-publish.md``.
+writing is told from what a dead one has left. See ``docs/design/0024-forms-of-publish.md``.
 """
 
 from __future__ import annotations

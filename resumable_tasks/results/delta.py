@@ -8,7 +8,7 @@ The table itself says what it holds: each commit carries, as application transac
 
 A publisher looks at the table, and writes on the very object that it has looked at: Delta refuses
 a commit if another one with the same application has come in between. Whatever comes back, an error
-or no answer, the table is looked at again. See ``docs/design/0023-forms-of-publish.md``.
+or no answer, the table is looked at again. See ``docs/design/0024-forms-of-publish.md``.
 """
 
 from __future__ import annotations

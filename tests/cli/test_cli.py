@@ -784,6 +784,15 @@ def test_publish_refuses_what_is_not_its_own(done: Path, tmp_path: Path) -> None
     assert snapshot(done) == before
 
 
+def test_publish_into_a_delta_table(done: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert document("publish", done, tmp_path / "out", "--form", "delta")["rows"] == 20
+    result = cli("publish", done, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "form='delta'" in result.stderr
+    assert cli("publish", done, done / "out", "--form", "delta").exit_code == 2
+
+
 @pytest.mark.parametrize("harm", [flip, Path.unlink])
 def test_publish_refuses_damage(done: Path, tmp_path: Path, harm: Callable[[Path], None]) -> None:
     harm(shards(done)[0])
