@@ -87,9 +87,9 @@ class Attack:
         path = self.place / name
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    def ended_well(self, child: Child, codes: Collection[int]) -> None:
-        """It has ended with one of these codes, by itself or by an error of the library's own."""
-        assert child.wait() in codes, child.says()
+    def ended_well(self, child: Child, codes: Collection[int], seconds: float = 120.0) -> None:
+        """It ends with one of these codes, by itself or by an error of the library's own."""
+        assert child.wait(seconds) in codes, child.says()
         assert "Traceback" not in child.says(), child.says()
         assert "WorkerLost" not in child.says(), child.says()
 

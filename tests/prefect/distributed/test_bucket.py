@@ -1,0 +1,75 @@
+"""Workers of Dask write to a bucket, die, and lose nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Bucket
+from tests.prefect.distributed import oracle
+from tests.prefect.distributed.conftest import THREADS, WORKERS
+from tests.prefect.distributed.handlers import items, work
+
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture
+def task_runner(in_prefect: None, bucket: Bucket) -> Iterator[Any]:
+    """A cluster whose processes are started where the bucket is known."""
+    from distributed import LocalCluster
+    from prefect_dask import DaskTaskRunner
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=THREADS,
+            dashboard_address=None,
+            local_directory=folder,
+            silence_logs="CRITICAL",
+            memory_limit=0,
+        ) as cluster,
+    ):
+        yield DaskTaskRunner(address=cluster.scheduler_address)
+
+
+def mirror(bucket: Bucket, to: Path) -> Path:
+    for folder in ("outbox", "shards"):
+        (to / folder).mkdir(parents=True, exist_ok=True)
+    for name, data in bucket.stored().items():
+        path = to / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    return to
+
+
+def test_a_worker_that_is_killed_costs_no_row_and_the_next_run_goes_on(
+    task_runner: Any, bucket: Bucket, tmp_path: Path
+) -> None:
+    from prefect import flow
+
+    def run(count: int, **special: Any) -> Any:
+        def job() -> Any:
+            return work.run(items(tmp_path, count, **special), checkpoint=bucket.url)
+
+        return flow(job, name="bucket", task_runner=task_runner)()
+
+    first = run(24, die_once=[7], seconds=0.05)
+    assert (first.completed, first.failed) == (24, 0)
+    assert (tmp_path / "died").exists()
+    assert first.table().num_rows == 24
+    second = run(40, run=2)
+    assert (second.completed, second.skipped) == (16, 24)
+    place = mirror(bucket, tmp_path / "mirror")
+    oracle.each_once(place, set(range(40)))
+    assert not oracle.orphans(place)
+    assert not oracle.outbox(place)
+    written_by = {row["pid"] for row in oracle.rows(place)}
+    assert len(written_by) > 1, "by workers, and not by the driver"
