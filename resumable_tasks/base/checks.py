@@ -37,31 +37,44 @@ def whole_number(name: str, value: object, least: int, *, or_none: bool = False)
         return
     if type(value) is not int or value < least:
         none = ", or None" if or_none else ""
-        raise UsageError(f"{name}={value!r} is not a whole number from {least}{none}")
+        raise UsageError(
+            f"{name}={value!r} is not a whole number from {least}{none}",
+            remedy=f"Give {name}= such a number",
+        )
 
 
 def above_zero(name: str, value: object) -> None:
     """Check a limit that may be None."""
     if value is not None and not (is_number(value) and value):
-        raise UsageError(f"{name}={value!r} is not a number above 0, or None")
+        raise UsageError(
+            f"{name}={value!r} is not a number above 0, or None",
+            remedy=f"Give {name}= such a number",
+        )
 
 
 def seconds(name: str, value: object) -> None:
     """Check a duration."""
     if not is_number(value):
-        raise UsageError(f"{name}={value!r} is not a number of seconds")
+        raise UsageError(
+            f"{name}={value!r} is not a number of seconds",
+            remedy=f"Give {name}= a number such as 30 or 0.5",
+        )
 
 
 def choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Check one of a few words."""
     if value not in choices:
-        raise UsageError(f"{name}={value!r} is none of {choices}")
+        raise UsageError(
+            f"{name}={value!r} is none of {choices}", remedy=f"Give {name}= one of them"
+        )
 
 
 def flag(name: str, value: object) -> None:
     """Check a switch."""
     if not isinstance(value, bool):
-        raise UsageError(f"{name}={value!r} is neither True nor False")
+        raise UsageError(
+            f"{name}={value!r} is neither True nor False", remedy=f"Give {name}= one of the two"
+        )
 
 
 def instance(name: str, value: object, kind: type, example: str) -> None:

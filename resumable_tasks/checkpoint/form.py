@@ -361,7 +361,10 @@ class Place(ABC):
 
     def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
         """Make the chosen items missing, durable on return, or only say which; their keys."""
-        raise UsageError(f"a {type(self).__name__} cannot have items done again")
+        raise UsageError(
+            f"a {type(self).__name__} cannot have items done again",
+            remedy="Use a checkpoint in a directory or a table for that",
+        )
 
     def local_path(self) -> str | None:
         """The path on this machine, if that is where it is."""
@@ -381,4 +384,7 @@ class Place(ABC):
 
     def partition(self, name: str) -> Place:
         """The place of one occurrence of a repeating job. Raises `UsageError` if there is none."""
-        raise UsageError(f"partition={name!r}: {type(self).__name__} has no partitions")
+        raise UsageError(
+            f"partition={name!r}: {type(self).__name__} has no partitions",
+            remedy="Leave partition= out, or use a checkpoint in a directory",
+        )

@@ -149,7 +149,7 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"nothing was changed: {holds}; give --yes to archive it")
         if not click.confirm(f"{clean(holds)}. Archive it?", err=True):
-            raise UsageError("nothing was changed")
+            raise UsageError("nothing was changed", remedy="Answer y, or give --yes, to archive it")
     hold = Holder(store, secrets.token_hex(6))
     hold.take(takeover=False)
     try:
@@ -169,7 +169,8 @@ def _existing(checkpoint: str) -> Store:
     if not is_checkpoint(store):
         raise UsageError(
             f"{store.url} is not a checkpoint; `resumable ls PLACE` finds those below a directory "
-            "or bucket"
+            "or bucket",
+            remedy="Give the place of one",
         )
     return store
 

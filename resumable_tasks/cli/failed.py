@@ -159,7 +159,8 @@ def retry(
     if unknown:
         raise UsageError(
             f"no item has failed with {clean(unknown[0], 80)}; "
-            f"{command('failures', checkpoint)} lists the errors"
+            f"{command('failures', checkpoint)} lists the errors",
+            remedy="Choose among them",
         )
     released = (
         release(reader.store, lambda failure: keys_.canonical(failure.key) in lines)
@@ -183,7 +184,10 @@ def typed_key(text: str, known: Lines, what: str) -> bytes:
     for form in forms:
         if form in known:
             return form
-    raise UsageError(f"no item with key {clean(text, 120)} {what}; nothing was changed")
+    raise UsageError(
+        f"no item with key {clean(text, 120)} {what}; nothing was changed",
+        remedy="Choose among the keys that the list shows",
+    )
 
 
 def _parsed(text: str) -> Any:
@@ -239,7 +243,10 @@ def _export(failed: list[Failure], path: str) -> None:
     temp = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         if not path.endswith((".jsonl", ".ndjson", ".parquet")):
-            raise UsageError(f"--export {path}: end its name in .jsonl or .parquet")
+            raise UsageError(
+                f"--export {path}: end its name in .jsonl or .parquet",
+                remedy="Name the file for its format",
+            )
         # For its owner alone, as the checkpoint is: errors quote items.
         with os.fdopen(open_plain(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             if path.endswith(".parquet"):
@@ -249,7 +256,10 @@ def _export(failed: list[Failure], path: str) -> None:
                 file.write(text.encode("utf-8", "backslashreplace"))
         os.replace(temp, path)
     except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror or error}") from error
+        raise StoreError(
+            f"{path} could not be written: {error.strerror or error}",
+            remedy="Name a file in a folder that exists, with space left, and export again",
+        ) from error
     finally:
         if os.path.exists(temp):
             os.unlink(temp)

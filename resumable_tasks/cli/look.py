@@ -197,7 +197,7 @@ def keys(checkpoint: str, as_json: bool, jsonl: bool) -> None:
     different keys, and so are their lines.
     """
     if as_json and jsonl:
-        raise UsageError("--json and --jsonl exclude each other")
+        raise UsageError("--json and --jsonl exclude each other", remedy="Give one of them")
     separator = "[" if as_json else ""
     for time, lines in completed_at(open_store(checkpoint)):
         text = output.safe_json(lines.decode("utf-8", "backslashreplace"))

@@ -50,7 +50,10 @@ def write(text: str, *, utf8: bool = False) -> bool:
         return False
     except OSError as error:
         _discard_the_rest()
-        raise StoreError(f"the output could not be written: {error.strerror}") from error
+        raise StoreError(
+            f"the output could not be written: {error.strerror}",
+            remedy="Free some space, or write elsewhere, and run the command again",
+        ) from error
     return True
 
 

@@ -219,4 +219,7 @@ def _named(text: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"{text} cannot be imported: {error}; nothing was changed") from error
+        raise UsageError(
+            f"{text} cannot be imported: {error}; nothing was changed",
+            remedy="Correct the name, or run the command in the folder of the module",
+        ) from error

@@ -57,7 +57,8 @@ class Fingerprinter:
     def __post_init__(self) -> None:
         if not callable(self.spec) and not (isinstance(self.spec, str) and self.spec):
             raise UsageError(
-                f'Changes: by={self.spec!r} is neither a field name, "content", nor a callable'
+                f'Changes: by={self.spec!r} is neither a field name, "content", nor a callable',
+                remedy="Give by= one of the three",
             )
 
     def describe(self) -> Any:

@@ -63,14 +63,22 @@ def canonical(key: object) -> bytes:
 def _canonical_slow(key: object) -> bytes:
     if isinstance(key, tuple):
         if not key:
-            raise InvalidKey("a key cannot be an empty tuple")
+            raise InvalidKey(
+                "a key cannot be an empty tuple", remedy="Name at least one field in key="
+            )
         if any(isinstance(part, tuple) for part in key):
-            raise InvalidKey(f"key {shorten(key)} nests tuples; a composite key is flat")
+            raise InvalidKey(
+                f"key {shorten(key)} nests tuples; a composite key is flat",
+                remedy="Give key= a flat tuple",
+            )
         return b"[" + b",".join(canonical(part) for part in key) + b"]"
     if isinstance(key, bool):
         raise InvalidKey(f"a key cannot be a boolean ({key}); use a string or an integer")
     if key is None:
-        raise InvalidKey("the key is None; every item needs a key of its own")
+        raise InvalidKey(
+            "the key is None; every item needs a key of its own",
+            remedy="Fix the item, or name another field in key=",
+        )
     if isinstance(key, float):
         raise InvalidKey(
             f"a key cannot be a float ({key!r}), since equal floats can print differently; "
@@ -78,7 +86,10 @@ def _canonical_slow(key: object) -> bytes:
         )
     if isinstance(key, str):  # a subclass such as StrEnum or numpy.str_; or the empty string
         if not key:
-            raise InvalidKey("the key is an empty string; every item needs a key of its own")
+            raise InvalidKey(
+                "the key is an empty string; every item needs a key of its own",
+                remedy="Fix the item, or name another field in key=",
+            )
         return canonical(str.__str__(key))
     if hasattr(key, "__index__"):  # IntEnum, numpy integers
         try:
@@ -175,12 +186,16 @@ class KeyScheme:
         names = spec if isinstance(spec, tuple) else (spec,) if isinstance(spec, str) else ()
         if spec is not None and not callable(spec) and not names:
             raise UsageError(
-                f"key={spec!r} is neither a field name, a tuple of names, nor a callable"
+                f"key={spec!r} is neither a field name, a tuple of names, nor a callable",
+                remedy="Give key= one of the three",
             )
         if not all(isinstance(name, str) and name for name in names):
-            raise UsageError(f"key={spec!r}: field names are non-empty strings")
+            raise UsageError(
+                f"key={spec!r}: field names are non-empty strings",
+                remedy="Fix the item, or name another field in key=",
+            )
         if len(set(names)) != len(names):
-            raise UsageError(f"key={spec!r} names a field twice")
+            raise UsageError(f"key={spec!r} names a field twice", remedy="Name each field once")
 
     @classmethod
     def of(cls, described: Any) -> KeyScheme:

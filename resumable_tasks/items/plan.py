@@ -286,7 +286,9 @@ class Planner:
                 try:
                     keys.canonical_all(extract(chunk[at : at + 1]))
                 except InvalidKey as error:
-                    raise InvalidKey(f"item {self.total + at:,}: {error}") from None
+                    raise InvalidKey(
+                        f"item {self.total + at:,}: {error.what}", remedy=error.remedy
+                    ) from None
             raise
 
     def _arrow_keys(self) -> Callable[[pa.RecordBatch], list[Any]]:
@@ -294,7 +296,8 @@ class Planner:
         if not scheme.fields:
             if scheme.spec is None:
                 raise InvalidItems(
-                    "items from Arrow need key=: the column, or the columns, that hold the key"
+                    "items from Arrow need a key",
+                    remedy="Give key= the column, or the columns, that hold it",
                 )
             extract = scheme.extractor()
             return lambda batch: [extract(row) for row in batch.to_pylist()]
@@ -421,7 +424,8 @@ class Planner:
                 return pa.RecordBatch.from_pylist(items)
             except (pa.ArrowException, TypeError, AttributeError) as error:
                 raise InvalidItems(
-                    f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}'
+                    f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}',
+                    remedy="Give such items, or leave batch_format= out",
                 ) from error
         return items
 
@@ -435,7 +439,10 @@ def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]
         except InvalidKey:
             raise
         except Exception as error:
-            raise InvalidKey(f"key= raised {type(error).__name__}: {error}") from error
+            raise InvalidKey(
+                f"key= raised {type(error).__name__}: {error}",
+                remedy="Fix the callable, or the item",
+            ) from error
 
     return contained
 
@@ -489,9 +496,12 @@ def _rows(items: Any) -> Iterable[Any]:
     if isinstance(items, Mapping):
         raise InvalidItems("items is a mapping; say which you mean: .values(), .items() or .keys()")
     if isinstance(items, AsyncIterable):
-        raise InvalidItems("items is an async iterable; `await task.arun(items, …)` takes those")
+        raise InvalidItems("items is an async iterable", remedy="Use `await task.arun(items, …)`")
     if not isinstance(items, Iterable):
-        raise InvalidItems(f"items is a {type(items).__name__}, which cannot be iterated over")
+        raise InvalidItems(
+            f"items is a {type(items).__name__}, which cannot be iterated over",
+            remedy="Give a list, a generator, a table or a data frame",
+        )
     return items
 
 

@@ -43,7 +43,10 @@ class FlowRun:
     def __init__(self) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
-            raise UsageError("no flow run is going on here")
+            raise UsageError(
+                "no flow run is going on here",
+                remedy="Call it in a function that is a Prefect @flow",
+            )
         self._context = context
         self.id = str(context.flow_run.id)
         self.in_task_run = TaskRunContext.get() is not None

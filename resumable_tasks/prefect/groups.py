@@ -74,6 +74,7 @@ class Submitter:
         except (TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"Prefect cannot send a task run to another process: {error}. The "
-                "flow's parameters are sent with it, and must be picklable"
+                "flow's parameters are sent with it, and must be picklable",
+                remedy="Give the flow other parameters, or run it on threads",
             ) from error
         group.future.add_done_callback(lambda _: ended(group))

@@ -110,7 +110,10 @@ class RemoteTaskRuns(Runner):
             # While they are still here to be halved: what cannot be loaded fails, and not the run.
             cloudpickle.loads(packed.items)
         except Exception as error:  # noqa: BLE001 - what cannot cross has failed
-            why = UsageError(f"these items cannot be sent to another process: {error}")
+            why = UsageError(
+                f"these items cannot be sent to another process: {error}",
+                remedy="Give items that can be pickled, such as dicts",
+            )
             self._done(failed_whole(self._work, batch, why, 1))
         else:
             self._inbox.put(packed)
@@ -295,7 +298,8 @@ class RemoteTaskRuns(Runner):
                 raise UsageError(
                     f"{refused} task runs, one after the other, have ended before they "
                     f"began: {why!r}. The workers need the same code and packages as the driver, "
-                    f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API"
+                    f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API",
+                    remedy="Read the log of a worker, and install there what is missing",
                 )
             return
         self._waiting.accept()

@@ -98,7 +98,8 @@ def _not_begun(outbox: Outbox) -> State[None]:
     if MANIFEST not in outbox.store.list(""):
         raise UsageError(
             f"the checkpoint {outbox.store.url} is not there on host {os.uname().nodename}: it has "
-            "to be on a path that the driver and all workers share"
+            "to be on a path that the driver and all workers share",
+            remedy="Name a folder that is mounted on each of them, or a bucket",
         )
     return Cancelled(
         message=f"Nothing was begun: as seen from host {os.uname().nodename}, the run of "
@@ -142,7 +143,8 @@ def _work(data: bytes) -> Work:
 def _not_loaded(what: str, error: Exception) -> UsageError:
     return UsageError(
         f"the {what} that the driver has sent cannot be loaded on host {os.uname().nodename}: "
-        f"{error!r}. The workers need the same code and packages as the driver"
+        f"{error!r}. The workers need the same code and packages as the driver",
+        remedy="Install the same on both, at the same versions, and run again",
     )
 
 

@@ -124,7 +124,7 @@ class Delta(Form):
 
     def check(self, wanted: Wanted) -> None:
         if find_spec("deltalake") is None:
-            raise UsageError(f"{self.dest}: a Delta table needs deltalake: {INSTALL}")
+            raise UsageError(f"{self.dest}: a Delta table needs deltalake", remedy=INSTALL)
         if wanted.ordered:
             raise UsageError(
                 "ordered=True: the rows of a Delta table have no order",
@@ -175,7 +175,10 @@ class Delta(Form):
         Raises `UsageError` where others have written.
         """
         if os.path.isfile(self.dest):
-            raise UsageError(f"{self.dest} is a file; a Delta table is a folder")
+            raise UsageError(
+                f"{self.dest} is a file; a Delta table is a folder",
+                remedy="Name a folder of its own, which need not exist yet",
+            )
         table = self._table()
         if table is None:
             self._refuse_foreign_files()

@@ -25,7 +25,10 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
     import pyarrow as pa
 
     if not schema.names:
-        raise UsageError("the results have no columns, and a Delta table needs one")
+        raise UsageError(
+            "the results have no columns, and a Delta table needs one",
+            remedy="Let the handler return rows with at least one",
+        )
     kinds = [(field, delta_type(field.type)) for field in schema]
     missing = [f"{shorten(field.name)} is {field.type}" for field, kind in kinds if kind is None]
     if missing:
@@ -40,6 +43,7 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
         raise UsageError(
             f"Delta does not tell {same[0]!r} from {same[1]!r}: columns differ in more than case",
             safe="Nothing was written",
+            remedy="Rename one of them",
         )
     return pa.schema([pa.field(field.name, kind) for field, kind in kinds])
 

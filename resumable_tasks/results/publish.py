@@ -67,7 +67,10 @@ def _is_within(place: str, other: str) -> bool:
 def _destination(dest: str | Path, form: PublishForm) -> Form:
     """The form that is published at this place. Raises `UsageError` where there is none."""
     if form not in get_args(PublishForm):
-        raise UsageError(f"form={form!r} is none of {', '.join(map(repr, get_args(PublishForm)))}")
+        raise UsageError(
+            f"form={form!r} is none of {', '.join(map(repr, get_args(PublishForm)))}",
+            remedy="Give form= one of them",
+        )
     store = open_store(dest, "published dataset")
     folder = Path(os.path.realpath(store.root)) if isinstance(store, LocalStore) else None
     if form == "delta":

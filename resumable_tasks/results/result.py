@@ -140,7 +140,8 @@ class RunResult:
         if self.positions is None or (self.total and not len(self.positions)):
             raise UsageError(
                 "only_given=True: which items were given is known in the process of the run, and "
-                "not where they are the rows of a table"
+                "not where they are the rows of a table",
+                remedy="Leave only_given out, or read the rows from the database",
             )
         if not self.read_all:
             raise UsageError(

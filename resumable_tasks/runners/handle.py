@@ -61,7 +61,10 @@ def current_batch() -> CurrentBatch:
     try:
         batch, attempt = current.get()
     except LookupError:
-        raise UsageError("current_batch() is for use inside a handler; none is running") from None
+        raise UsageError(
+            "current_batch() is for use inside a handler; none is running",
+            remedy="Call it where the batch is handled, in the thread that was given it",
+        ) from None
     return CurrentBatch(batch.id, tuple(batch.keys), attempt)
 
 

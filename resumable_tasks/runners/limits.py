@@ -66,7 +66,8 @@ def parse_rate(text: str) -> RateLimit:
     if not found or seconds is None or int(found[1]) < 1 or int(found[3] or 1) < 1:
         raise UsageError(
             f'rate_limit={text!r} is not of the form "60/minute" (calls of the handler), '
-            '"600 items/minute" or "prefect:NAME" (a global concurrency limit of Prefect)'
+            '"600 items/minute" or "prefect:NAME" (a global concurrency limit of Prefect)',
+            remedy="Give rate_limit= one of these forms",
         )
     return RateLimit(
         int(found[1]), float(seconds * int(found[3] or 1)), (found[2] or "").startswith("i")
@@ -77,10 +78,16 @@ def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], lis
     """The rates, and the names of Prefect's limits. Raises `UsageError`."""
     each = [given] if isinstance(given, str) else given or ()
     if not isinstance(each, Sequence) or not all(isinstance(text, str) for text in each):
-        raise UsageError(f"rate_limit={given!r} is neither a string nor a list of them")
+        raise UsageError(
+            f"rate_limit={given!r} is neither a string nor a list of them",
+            remedy="Give rate_limit= one of the two",
+        )
     names = [text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED)]
     if not all(names):
-        raise UsageError(f'rate_limit={given!r}: "prefect:" is followed by the name of a limit')
+        raise UsageError(
+            f'rate_limit={given!r}: "prefect:" is followed by the name of a limit',
+            remedy='Name the limit, as in "prefect:api"',
+        )
     return [parse_rate(text) for text in each if not text.startswith(_NAMED)], names
 
 

@@ -59,7 +59,8 @@ class ProcessRunner(Runner):
         except Exception as error:
             raise UsageError(
                 f"the job cannot be sent to another process: {error}. What Retry(on=…), cost= and "
-                "key= are given must be at the top level of a module"
+                "key= are given must be at the top level of a module",
+                remedy='Move it there, or use runner="local"',
             ) from error
         self._done, self._stopping = done, stopping
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
@@ -212,7 +213,10 @@ class _Lane:
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
                 if kind == "unreadable":
-                    unreadable = UsageError(f"a worker process cannot load these items: {value}")
+                    unreadable = UsageError(
+                        f"a worker process cannot load these items: {value}",
+                        remedy="Give items whose classes a worker can import",
+                    )
                     return failed_whole(self._work, call.batch, unreadable, call.number)
                 # A call has begun (its number), or one has ended (what all have cost) and a pause.
                 deadline, calling = None, kind == "call"

@@ -56,7 +56,8 @@ class Retry:
         if isinstance(delay, str) or not known:
             raise UsageError(
                 f"Retry: delay={delay!r} is not a number of seconds, a list of them or a wait "
-                "strategy of tenacity"
+                "strategy of tenacity",
+                remedy="Give delay= one of these",
             )
         types = on if isinstance(on, tuple) else (on,)
         are_types = all(isinstance(t, type) and issubclass(t, BaseException) for t in types)
@@ -64,7 +65,8 @@ class Retry:
         if on is not None and not are_types:
             raise UsageError(
                 f"Retry: on={on!r} is not a class of exceptions, a tuple of them or a callable "
-                "that takes an exception"
+                "that takes an exception",
+                remedy="Give on= one of these",
             )
 
     def policy(self, patience: float) -> RetryPolicy:

@@ -126,7 +126,7 @@ def advise(
         if not max_loss:
             raise UsageError("max_loss=0 allows nothing: give a number above 0")
     if in_table and structure:
-        raise UsageError("in_table and structure exclude each other: what is to be remembered?")
+        raise UsageError("in_table and structure exclude each other", remedy="Give one of them")
     form: Form = "column" if in_table else "snapshot" if structure else "journal"
     at_once = 1 if structure else max(1, min(concurrency, items))
     if seconds_per_item < _LEAST_SECONDS:
@@ -181,7 +181,10 @@ def _check(name: str, value: Any, least: int, kind: type) -> None:
     kinds = (int,) if kind is int else (int, float)
     if type(value) not in kinds or not least <= value <= _MOST:
         what = "whole number" if kind is int else "number"
-        raise UsageError(f"{name}={keys.shorten(value)} is no {what} from {least} to 1e18")
+        raise UsageError(
+            f"{name}={keys.shorten(value)} is no {what} from {least} to 1e18",
+            remedy=f"Give {name}= such a number",
+        )
 
 
 def _why_smaller(least: float, max_loss: float, at_once: int) -> str:

@@ -131,14 +131,18 @@ class JobOptions:
         self._check_tolerated()
         self._check_columns()
         if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
-            raise UsageError(f"tags={self.tags!r} is not a list of strings")
+            raise UsageError(
+                f"tags={self.tags!r} is not a list of strings",
+                remedy='Give tags= a list such as ["nightly"]',
+            )
 
     def _check_objects(self) -> None:
         retries = self.retries
         if not isinstance(retries, Retry) and (type(retries) is not int or retries < 0):
             raise UsageError(
                 f"retries={retries!r} is neither a whole number from 0 nor a "
-                "Retry(times, delay=…, on=…)"
+                "Retry(times, delay=…, on=…)",
+                remedy="Give retries= one of the two",
             )
         checks.instance("failing", self.failing, Failing, "Failing(isolate=…, …)")
         checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
@@ -148,14 +152,21 @@ class JobOptions:
     def _check_columns(self) -> None:
         names = self.json_columns
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise UsageError(f"json_columns={names!r} is not a list of columns' names")
+            raise UsageError(
+                f"json_columns={names!r} is not a list of columns' names",
+                remedy='Give json_columns= a list such as ["extra"]',
+            )
         taken = set(names) & set(KeyScheme(self.key).columns)
         if taken:
             raise UsageError(
-                f"json_columns={names!r}: {min(taken)!r} is the key, which stays what it is"
+                f"json_columns={names!r}: {min(taken)!r} is the key, which stays what it is",
+                remedy="Leave it out of json_columns=",
             )
         if self.results == "none" and (self.schema is not None or names):
-            raise UsageError('schema= and json_columns= describe rows, and results="none" has none')
+            raise UsageError(
+                'schema= and json_columns= describe rows, and results="none" has none',
+                remedy='Give json_columns= a list such as ["extra"]',
+            )
 
     def _check_concurrency(self) -> None:
         concurrency = self.concurrency
@@ -164,7 +175,8 @@ class JobOptions:
         if type(concurrency) is not int or concurrency < 1:
             raise UsageError(
                 f"concurrency={concurrency!r} is neither a whole number from 1 nor "
-                '"adaptive" nor an Adaptive(lowest, highest)'
+                '"adaptive" nor an Adaptive(lowest, highest)',
+                remedy="Give concurrency= one of the three",
             )
 
     def _check_rates(self) -> None:
@@ -178,7 +190,10 @@ class JobOptions:
 
     def _check_cost(self) -> None:
         if self.cost is not None and not callable(self.cost) and not isinstance(self.cost, str):
-            raise UsageError(f"cost={self.cost!r} is neither a field's name nor a callable")
+            raise UsageError(
+                f"cost={self.cost!r} is neither a field's name nor a callable",
+                remedy="Give cost= one of the two",
+            )
         if isinstance(self.known_cost, str) and self.results == "none":
             raise UsageError(
                 f'cost={self.known_cost!r} is a field of the results, and results="none": give '
@@ -191,7 +206,8 @@ class JobOptions:
         if isinstance(tolerated, bool) or not 0 <= tolerated <= most:
             raise UsageError(
                 f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
-                "them between 0.0 and 1.0"
+                "them between 0.0 and 1.0",
+                remedy="Give tolerated_failures= a number such as 10, or 0.01 for one of a hundred",
             )
 
     @property

@@ -87,11 +87,16 @@ def _check_known(
         if option in known:
             continue
         if option in _OLD:
-            raise UsageError(f"{name}: {option}= is now {_OLD[option]}")
+            raise UsageError(
+                f"{name}: {option}= is now {_OLD[option]}", remedy="Write that instead"
+            )
         if option in others:
-            raise UsageError(f"{name}: {option}= {which}")
+            raise UsageError(f"{name}: {option}= {which}", remedy="Move it there")
         import difflib
 
         near = difflib.get_close_matches(option, known, 1)
         hint = f": do you mean {near[0]}=?" if near else ""
-        raise UsageError(f"{name}: there is no option {option}={hint}")
+        raise UsageError(
+            f"{name}: there is no option {option}={hint}",
+            remedy="Correct its name; help(resumable_task) lists all",
+        )

@@ -407,7 +407,10 @@ class Run:
             )
         if options.runner == "processes":
             if is_coroutine_function(self._handler):
-                raise UsageError(f"{options.name}: a coroutine handler cannot run in processes")
+                raise UsageError(
+                    f"{options.name}: a coroutine handler cannot run in processes",
+                    remedy="Leave runner= out, or make the handler a plain function",
+                )
             from resumable_tasks.runners.processes import ProcessRunner
 
             return ProcessRunner(options.most_at_once)

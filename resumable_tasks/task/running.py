@@ -31,7 +31,8 @@ def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) ->
         if in_event_loop():
             raise UsageError(
                 f"{options.name}: items is an async iterable and an event loop is running: "
-                "`await task.arun(items, …)`"
+                "`await task.arun(items, …)`",
+                remedy="Use `await task.arun(items, …)`",
             )
         from resumable_tasks.runners.eventloop import long_lived
 

@@ -156,7 +156,10 @@ def resumable_task(fn: Any = None, /, **options: Any) -> Any:
     if isinstance(fn, ResumableTask):
         fn = fn.fn
     if not callable(fn):
-        raise UsageError(f"resumable_task takes a function, not a {type(fn).__name__}")
+        raise UsageError(
+            f"resumable_task takes a function, not a {type(fn).__name__}",
+            remedy="Give it the function that handles a batch",
+        )
     name = options.pop("name", None) or str(getattr(fn, "__name__", ""))
     check_job_options(name, options)
     return ResumableTask(fn, JobOptions(name=name, **options))

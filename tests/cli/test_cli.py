@@ -495,7 +495,10 @@ def test_output_that_cannot_be_written_is_one_message(done: Path) -> None:
             [SCRIPT, "keys", done], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert process.returncode == 75
-    assert process.stderr == "resumable: the output could not be written: No space left on device\n"
+    assert process.stderr == (
+        "resumable: the output could not be written: No space left on device. "
+        "Free some space, or write elsewhere, and run the command again\n"
+    )
 
 
 # --- failures

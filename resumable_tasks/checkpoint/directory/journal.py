@@ -377,7 +377,10 @@ class Journal:
         )
         data, checksum = encode(commit)
         if len(data) > MOST_BYTES:
-            raise StoreError(f"record {commit.number} would have {len(data):,} bytes")
+            raise StoreError(
+                f"record {commit.number} would have {len(data):,} bytes",
+                remedy="Give a smaller batch_size, so that a commit is of fewer items",
+            )
         self._create(commit, data)
         commit = replace(commit, checksum=checksum)
         self._advance(commit)
@@ -409,6 +412,7 @@ class Journal:
                 raise CommitStateUnknown(
                     f"cannot tell whether record {commit.number} is committed: {error}",
                     safe="Nothing is lost: the next run finds out",
+                    remedy="Run the same command again",
                 ) from error
             if other.nonce == commit.nonce:
                 return
@@ -433,6 +437,7 @@ class Journal:
             f"{describe(other)}, in epoch {other.epoch} after this run's {mine.epoch}",
             safe="What this run had committed stands; the batches in flight were left to the other",
             holder={"run": other.run, "since": other.time, **other.info},
+            remedy="Let the other run end; run the same command again to do what is then left",
         )
 
     def _follow(self, commit: Commit) -> Commit:

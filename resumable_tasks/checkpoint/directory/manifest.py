@@ -181,7 +181,10 @@ def parsed(fields: dict[str, Any]) -> Manifest:
 def put_back(store: Store, found: Manifest) -> None:
     """Create the manifest again. Raises `StoreError` if it is there."""
     if not _create(store, _encoded(found)):
-        raise StoreError(f"{store.url}: {NAME} was created by another program meanwhile")
+        raise StoreError(
+            f"{store.url}: {NAME} was created by another program meanwhile",
+            remedy="Run the same command again",
+        )
 
 
 def told(found: Manifest) -> dict[str, Any]:

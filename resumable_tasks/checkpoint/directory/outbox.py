@@ -216,4 +216,4 @@ def _error(name: str, message: str) -> BaseException:
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, ResumableTasksError):
         return kind(message)
-    return StoreError(f"{name}: {message}")
+    return StoreError(f"{name}: {message}", remedy="Run the same command again")

@@ -93,7 +93,10 @@ def _chosen(store: Store, found: Manifest, state: State, choice: Choice) -> list
         for line in lines:
             if line not in state.done and line not in state.parked:
                 key = keys.shorten(keys.parse(line))
-                raise UsageError(f"no item with key {key} is completed; nothing was changed")
+                raise UsageError(
+                    f"no item with key {key} is completed; nothing was changed",
+                    remedy=f"Choose among those that `resumable keys {store.url}` lists",
+                )
     if choice.before is not None:
         lines = _both(lines, _completed_before(store, choice.before))
     if choice.where is not None:
@@ -120,7 +123,10 @@ def _completed_before(store: Store, moment: datetime) -> set[bytes]:
 def _fitting(store: Store, found: Manifest, state: State, condition: str) -> set[bytes]:
     """The keys of the items of which a row fits."""
     if state.schema is None:
-        raise UsageError(f"{store.url} has no rows that a condition could be about")
+        raise UsageError(
+            f"{store.url} has no rows that a condition could be about",
+            remedy="Choose by keys= or before=",
+        )
     schema = schemas.schema_from_text(state.schema)
     where, scheme = Where(condition, schema), KeyScheme.of(found.key)
     lines: set[bytes] = set()

@@ -79,7 +79,10 @@ def repair(store: Store) -> Report:
     it held, or if there are links to files, which only a person can tell from the files themselves.
     """
     if not disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
-        raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}")
+        raise UsageError(
+            f"{store.url} is not a checkpoint: no {manifest.NAME}",
+            remedy="Use `resumable ls DIRECTORY` to find those below a directory",
+        )
     disk.prepare(store, (JOURNAL, shards.FOLDER))
     hold = Holder(store, run := secrets.token_hex(6))
     try:
@@ -165,7 +168,10 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
         return manifest.read(store)
     except FileNotFoundError:
         if not disk.names(store, JOURNAL):
-            raise UsageError(f"{store.url} is not a checkpoint: no {manifest.NAME}") from None
+            raise UsageError(
+                f"{store.url} is not a checkpoint: no {manifest.NAME}",
+                remedy="Use `resumable ls DIRECTORY` to find those below a directory",
+            ) from None
         detail = "it is missing"
     except CheckpointDamaged as error:
         detail = error.detail

@@ -54,7 +54,8 @@ class Where:
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise UsageError(
                 f"where {self._condition!r} is no condition on the rows: {error}. Their columns "
-                f"are {', '.join(self._names)}"
+                f"are {', '.join(self._names)}",
+                remedy="Write a condition as of SQL's WHERE, such as label = 'other'",
             ) from error
 
 

@@ -235,7 +235,8 @@ class _Items:
             what = str(error).replace("of the handler's result", "of the file")
             raise InvalidItems(
                 f"{path}: {what}. Nothing was imported; --keys-only (in Python "
-                "keys_only=True) takes the keys without their rows"
+                "keys_only=True) takes the keys without their rows",
+                remedy="Correct the rows, or import the keys alone",
             ) from error
         table = matched.table
         schema = table.schema if table is not None else None

@@ -101,7 +101,10 @@ class Reader:
 
     def wrong(self, number: int, what: str) -> NoReturn:
         """Raise the error for this line or element."""
-        raise InvalidItems(f"{self._place}{number}: {what}. Nothing was imported")
+        raise InvalidItems(
+            f"{self._place}{number}: {what}. Nothing was imported",
+            remedy="Correct it and import again",
+        )
 
     def _table(self) -> UsageError:
         name = self._scheme.fields[0] if self._scheme.fields else "id"
@@ -109,7 +112,8 @@ class Reader:
         return UsageError(
             f"{self._path}: CSV is not read. DuckDB makes JSON lines of it, with the key as text "
             "(give --key-type int if the job's keys are integers): duckdb -c \"COPY (FROM read_csv("
-            f"'{self._path}', types={{'{name}': 'VARCHAR'}})) TO '{target}' (FORMAT json)\""
+            f"'{self._path}', types={{'{name}': 'VARCHAR'}})) TO '{target}' (FORMAT json)\"",
+            remedy="Run that, and import the file that it writes",
         )
 
     def _text(self) -> str:
@@ -117,7 +121,10 @@ class Reader:
         try:
             data = Path(self._path).read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read {self._path}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot read {self._path}: {error.strerror}",
+                remedy="Give the path of a file that this user may read",
+            ) from error
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -285,7 +292,9 @@ class Reader:
             try:
                 lines.append(keys.canonical(key))
             except InvalidKey as error:
-                raise InvalidKey(f"{self._place}{number}: {error}") from None
+                raise InvalidKey(
+                    f"{self._place}{number}: {error.what}", remedy="Correct it and import again"
+                ) from None
         return many, lines
 
 

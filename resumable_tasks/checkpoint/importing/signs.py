@@ -114,7 +114,10 @@ class Signs:
             for text in texts:
                 field, equals, value = text.partition("=")
                 if not equals or not field:
-                    raise UsageError(f"{text!r} is not FIELD=VALUE, such as status=shipped")
+                    raise UsageError(
+                        f"{text!r} is not FIELD=VALUE, such as status=shipped",
+                        remedy="Give a field and the value that it has in completed records",
+                    )
                 self._told[field, value] = "done" if verdict == "done" else "failed"
         self._fields = [field.split(".") for field in dict.fromkeys(f for f, _ in self._told)]
 

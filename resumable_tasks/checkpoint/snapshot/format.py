@@ -224,7 +224,10 @@ def encode_state(state: Any, name: str) -> bytes:
     except _Refused as refused:
         where = name + "".join(reversed(refused.path))
         where = where if len(where) < 500 else f"{where[:60]}…"
-        raise UsageError(f"{refused.before}{where} {refused}") from None
+        raise UsageError(
+            f"{refused.before}{where} {refused}",
+            remedy="Keep in it dicts with text as keys, lists, text, numbers and None",
+        ) from None
     except RecursionError:
         raise UsageError(
             f"{name} cannot be written at this depth of calls: save it higher up in the "

@@ -88,9 +88,15 @@ class Snapshot:
     ) -> None:
         for name, value in (("every", every), ("keep", keep), ("version", version)):
             if type(value) is not int or value < 1:
-                raise UsageError(f"{name}={value!r} is not a whole number from 1")
+                raise UsageError(
+                    f"{name}={value!r} is not a whole number from 1",
+                    remedy=f"Give {name}= such a number",
+                )
         if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
-            raise UsageError(f"seconds={seconds!r} is not a number of seconds, or None")
+            raise UsageError(
+                f"seconds={seconds!r} is not a number of seconds, or None",
+                remedy="Give seconds= a number such as 30, or None to save by steps alone",
+            )
         self._store = _store_at(path)
         self._every, self._seconds = every, seconds
         self._version, self._migrate = version, migrate
@@ -137,7 +143,10 @@ class Snapshot:
         `CheckpointUnusable` if no snapshot can live there.
         """
         if self._open and self._pid == os.getpid():
-            raise UsageError(f"the snapshot {self.path} is open already")
+            raise UsageError(
+                f"the snapshot {self.path} is open already",
+                remedy="Use the one that is open, or leave its `with` block first",
+            )
         use_exit_codes()
         refuse_foreign(self._store)
         disk.prepare(self._store, ())
@@ -181,7 +190,10 @@ class Snapshot:
         ``count``: so many steps at once.
         """
         if type(count) is not int or count < 0:
-            raise UsageError(f"step() takes a number of steps, not {count!r}")
+            raise UsageError(
+                f"step() takes a number of steps, not {count!r}",
+                remedy="Call step() with a whole number from 0, or with none for 1",
+            )
         self._check_open()
         self._check_fence()
         self._steps += count
@@ -306,7 +318,10 @@ class Snapshot:
 
 def _store_at(path: str | os.PathLike[str]) -> Store:
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise UsageError(f"a snapshot's path is a str or a Path, not {path!r}")
+        raise UsageError(
+            f"a snapshot's path is a str or a Path, not {path!r}",
+            remedy="Give the path of a folder",
+        )
     place = os.fspath(path)
     if not place:
         raise UsageError("a snapshot's path is empty; name a folder")

@@ -30,7 +30,8 @@ class Database:
             raise UsageError(
                 f"SqlCheckpoint: {type(given).__name__} is neither a URL nor an engine of "
                 "SQLAlchemy (instead of an async engine give its URL, as postgresql:// or "
-                "sqlite:///)"
+                "sqlite:///)",
+                remedy="Give a URL such as sqlite:///school.db or postgresql://host/database",
             )
         try:
             url = given.url if isinstance(given, sa.Engine) else sa.make_url(given)
@@ -39,14 +40,20 @@ class Database:
                 url = url.set(drivername="postgresql")
                 kind = "postgresql"
             if kind not in ("postgresql", "sqlite"):
-                raise UsageError(f"SqlCheckpoint knows PostgreSQL and SQLite, not {kind}")
+                raise UsageError(
+                    f"SqlCheckpoint knows PostgreSQL and SQLite, not {kind}",
+                    remedy="Use one of these, or a checkpoint in a directory",
+                )
             if url.get_dialect().is_async:
                 raise UsageError(
                     f"SqlCheckpoint asks its database from threads, and {url.drivername} is for "
                     f"asyncio: write {kind}:// instead of {url.drivername}://"
                 )
         except sa.exc.ArgumentError as error:
-            raise UsageError(f"SqlCheckpoint: {without_secrets(str(error))}") from None
+            raise UsageError(
+                f"SqlCheckpoint: {without_secrets(str(error))}",
+                remedy="Give a URL such as sqlite:///school.db or postgresql://host/database",
+            ) from None
         self.sqlite = kind == "sqlite"
         self._ping = False
         self.url = shown_url(url)
@@ -62,7 +69,8 @@ class Database:
             if error.name != "psycopg":
                 install = f"write postgresql://, which takes psycopg 3, or install {error.name}"
             raise UsageError(
-                f"{self.url} needs {error.name}, which is not installed: {install}"
+                f"{self.url} needs {error.name}, which is not installed",
+                remedy=install,
             ) from None
 
     def _sqlite(self, url: sa.URL, given: sa.Engine | None, create: bool) -> sa.Engine:
@@ -71,7 +79,10 @@ class Database:
         assert url.database is not None
         # SQLite would make an empty one. The names of its URIs (file:…) are its own affair.
         if not (create or url.database.startswith("file:") or os.path.exists(url.database)):
-            raise UsageError(f"{self.url}: there is no such file")
+            raise UsageError(
+                f"{self.url}: there is no such file",
+                remedy="Correct the path, which is relative after three slashes: sqlite:///school.db",
+            )
         # Of our own, since its transactions have to begin as writers: one that becomes a
         # writer later is refused, and not made to wait, if another has written meanwhile.
         if given is None:
@@ -205,7 +216,7 @@ class Database:
             said = getattr(error, "orig", None)
             what = remedy(said, sqlite=self.sqlite)
             if what is not None:
-                raise UsageError(f"{self.url}: {first_line(error)}. {what}") from error
+                raise UsageError(f"{self.url}: {first_line(error)}", remedy=what) from error
             if getattr(said, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 raise StoreError(
                     f"{self.url}: {first_line(error)}: a session holds the table, see "

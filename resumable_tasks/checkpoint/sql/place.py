@@ -72,11 +72,13 @@ class SqlCheckpoint(TableSpec, Place):
             )
         if job.planning.key is not None and job.planning.key != self.key:
             raise UsageError(
-                f"{job.name}: key={job.planning.key!r}, and the checkpoint's is {self.key!r}"
+                f"{job.name}: key={job.planning.key!r}, and the checkpoint's is {self.key!r}",
+                remedy="Give both the same key=, or leave it out of the job",
             )
         if job.planning.batch_size > MOST_KEYS:
             raise UsageError(
-                f"{job.name}: a SqlCheckpoint takes batches of {MOST_KEYS:,} items at most"
+                f"{job.name}: a SqlCheckpoint takes batches of {MOST_KEYS:,} items at most",
+                remedy=f"Give batch_size= {MOST_KEYS} or less",
             )
 
     def _check_results(self, job: Job) -> None:

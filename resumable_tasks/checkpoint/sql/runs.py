@@ -137,7 +137,8 @@ class RunRow:
         query = sa.select(self._tables.runs.c.run).where(*self._mine)
         if connection.execute(query).first() is None:
             raise Fenced(
-                f"{self._tables.url} was taken over from this run; what it had committed stands"
+                f"{self._tables.url} was taken over from this run; what it had committed stands",
+                remedy="Let the other run end; run the same command again to do what is then left",
             )
         self.set_limits(connection)
 

@@ -22,7 +22,7 @@ def require_sqlalchemy() -> None:
     Whatever opens a database calls this first: all other files of this folder import SQLAlchemy.
     """
     if find_spec("sqlalchemy") is None:
-        raise UsageError(f"SqlCheckpoint needs SQLAlchemy: {INSTALL}")
+        raise UsageError("SqlCheckpoint needs SQLAlchemy", remedy=INSTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,29 @@ class TableSpec:
         object.__setattr__(self, "columns", tuple(self.columns))
         names = self.keys
         if not names or not all(isinstance(name, str) and name for name in names):
-            raise UsageError(f"key={self.key!r} is neither a column's name nor a tuple of names")
+            raise UsageError(
+                f"key={self.key!r} is neither a column's name nor a tuple of names",
+                remedy="Give key= one of the two",
+            )
         taken = [name for name in self.columns if name in (*names, self.done)]
         if taken:
-            raise UsageError(f"columns={list(self.columns)!r}: {taken[0]!r} has its own use")
+            raise UsageError(
+                f"columns={list(self.columns)!r}: {taken[0]!r} has its own use",
+                remedy="Leave it out of columns=",
+            )
         places = [n for n in ("columns", "results_table", "shards") if getattr(self, n)]
         if len(places) > 1:
             raise UsageError(f"SqlCheckpoint: {' and '.join(places)} exclude each other")
         if self.results_key is not None and len(self.results_keys) != len(names):
-            raise UsageError(f"results_key={self.results_key!r} and key={self.key!r} do not pair")
+            raise UsageError(
+                f"results_key={self.results_key!r} and key={self.key!r} do not pair",
+                remedy="Give results_key= as many columns as key=, in the same order",
+            )
         if not self.claim_seconds > 0:
-            raise UsageError(f"claim_seconds={self.claim_seconds!r} is no number above 0")
+            raise UsageError(
+                f"claim_seconds={self.claim_seconds!r} is no number above 0",
+                remedy="Give claim_seconds= a number such as 300",
+            )
 
     def __reduce__(self) -> tuple[Callable[..., TableSpec], tuple[Any, ...]]:
         # An engine stays behind, its URL is enough to read by.

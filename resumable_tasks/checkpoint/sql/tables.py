@@ -43,7 +43,10 @@ class Tables:
         self.key = [self._key_column(name) for name in spec.keys]
         clash = [name for name in spec.keys if name in (*_OWN_NAMES, "failed_at")]
         if clash:
-            raise UsageError(f"key column {clash[0]!r} has the name of a column of the side tables")
+            raise UsageError(
+                f"key column {clash[0]!r} has the name of a column of the side tables",
+                remedy="Rename that column, or give key= another",
+            )
         schema = self.items.schema
         text, seconds = sa.Text, sa.Double
         self.runs = sa.Table(
@@ -201,12 +204,18 @@ class Tables:
                     resolve_fks=False,  # the tables it refers to, and theirs, are not asked for
                 )
             except sa.exc.NoSuchTableError:
-                raise UsageError(f"{self._database.url} has no table {name!r}") from None
+                raise UsageError(
+                    f"{self._database.url} has no table {name!r}",
+                    remedy="Correct table=, or make the table first",
+                ) from None
         return found
 
     def _key_column(self, name: str) -> sa.Column[Any]:
         if name not in self.items.c:
-            raise UsageError(f"table {self.spec.table} has no column {name!r}, which is the key")
+            raise UsageError(
+                f"table {self.spec.table} has no column {name!r}, which is the key",
+                remedy="Give key= a column of the table",
+            )
         column: sa.Column[Any] = self.items.c[name]
         while isinstance(column.type, postgresql.DOMAIN):
             column.type = column.type.data_type
@@ -217,7 +226,8 @@ class Tables:
         ):
             raise UsageError(
                 f"key column {name!r} of table {self.spec.table} is of type {column.type}; a key "
-                "is of text, integers or UUIDs"
+                "is of text, integers or UUIDs",
+                remedy="Give key= a column of these types",
             )
         return column
 
@@ -237,13 +247,14 @@ class Tables:
         missing += [name for name in (spec.done, *spec.columns) if name not in self.items.c]
         if missing:
             raise UsageError(
-                f"table {spec.table} is not prepared, there is no {missing[0]}: `{self.init}` "
-                "prints what it takes, and with --apply does it"
+                f"table {spec.table} is not prepared, there is no {missing[0]}",
+                remedy=f"Run `{self.init}`, which prints what it takes, and with --apply does it",
             )
         if not self.done.nullable and not isinstance(self.done.type, sa.Boolean):
             raise UsageError(
                 f"column {spec.done!r} of table {spec.table} is NOT NULL: a row is to be handled "
-                "while it is NULL"
+                "while it is NULL",
+                remedy="Drop the constraint, or name another column by done=",
             )
         self.check_key()
 
@@ -343,7 +354,10 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
             try:
                 names = tuple(there.get_pk_constraint(name, schema or None)["constrained_columns"])
             except sa.exc.NoSuchTableError:
-                raise UsageError(f"{database.url} has no table {table!r}") from None
+                raise UsageError(
+                    f"{database.url} has no table {table!r}",
+                    remedy="Correct the table's name, or make the table first",
+                ) from None
     if not names:
         raise UsageError(f"table {table} has no primary key: name the columns of the key by --key")
     return names[0] if len(names) == 1 else names

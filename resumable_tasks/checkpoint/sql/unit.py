@@ -305,7 +305,10 @@ class TableUnit(Unit):
             answered = sqlstate(error) and not error.connection_invalidated
             url = self._tables.url
             if answered:
-                raise StoreError(f"{url}: {first_line(error)}. Nothing was committed") from error
+                raise StoreError(
+                    f"{url}: {first_line(error)}. Nothing was committed",
+                    remedy="Run the same command again",
+                ) from error
             raise CommitStateUnknown(
                 f"{url}: the connection was lost during a commit: {first_line(error)}. "
                 "Whether it has landed, the next run finds out. Run the same command again"

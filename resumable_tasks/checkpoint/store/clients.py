@@ -98,7 +98,8 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
     except ImportError:
         raise UsageError(
             f"{bucket.scheme}://{bucket.name}: a checkpoint in a bucket needs obstore, which is "
-            f"not installed: {INSTALL}"
+            "not installed",
+            remedy=INSTALL,
         ) from None
     address = endpoint(bucket.scheme)
     options: ClientConfig = {

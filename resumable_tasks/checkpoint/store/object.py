@@ -207,6 +207,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             raise Fenced(
                 f"the checkpoint {self.url} was reset while this run was at work on it",
                 safe=f"What this run had committed is in {self.url}/@{self._incarnation}",
+                remedy="Run the same command again; it begins from nothing",
             )
 
     def _resolve(self) -> dict[str, int] | None:

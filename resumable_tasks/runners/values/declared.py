@@ -38,7 +38,8 @@ def schema_of(said: Any) -> pa.Schema:
     if not isinstance(said, type) or not (hints := _annotations(said)):
         raise UsageError(
             f"schema={shorten(said)} is neither a pyarrow.Schema nor a class with annotated "
-            "fields, such as a pydantic model or a dataclass"
+            "fields, such as a pydantic model or a dataclass",
+            remedy="Give schema= one of the two",
         )
     found = {name: _type(hint) for name, hint in hints.items()}
     return _checked(
@@ -52,11 +53,12 @@ def schema_of(said: Any) -> pa.Schema:
 def _checked(schema: pa.Schema) -> pa.Schema:
     """The schema in types that shards keep. Raises `UsageError`."""
     if len(set(schema.names)) < len(schema.names):
-        raise UsageError("schema= names a column twice")
+        raise UsageError("schema= names a column twice", remedy="Name each column once")
     for field in schema:
         if not storable.is_storable(field.type):
             raise UsageError(
-                f"schema=: column {field.name!r} is {field.type}, which Parquet has not"
+                f"schema=: column {field.name!r} is {field.type}, which Parquet has not",
+                remedy="Declare another type, or put the column into json_columns=",
             )
     return pa.schema([each.with_type(arrow.plain(each.type)) for each in schema])
 
@@ -66,7 +68,8 @@ def _annotations(schema: type) -> dict[str, Any]:
         hints = typing.get_type_hints(schema, include_extras=False)
     except (NameError, TypeError) as error:
         raise UsageError(
-            f"schema={schema.__name__}: its annotations cannot be read: {error}"
+            f"schema={schema.__name__}: its annotations cannot be read: {error}",
+            remedy="Import the types that it names where it is defined, or give a pyarrow.Schema",
         ) from error
     if dataclasses.is_dataclass(schema):
         return {each.name: hints[each.name] for each in dataclasses.fields(schema)}

@@ -96,7 +96,7 @@ def test_a_name_that_is_no_error_of_ours_is_not_called(outbox: Outbox) -> None:
         outbox.put(Fatal(batch(), type(name, (Exception,), {})("x")))
         taken = outbox.take(batch())
         assert isinstance(taken, Fatal)
-        assert str(taken.error) == f"{name}: x"
+        assert str(taken.error) == f"{name}: x. Run the same command again"
 
 
 class TestDamage:
