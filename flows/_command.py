@@ -40,9 +40,9 @@ _FROM_TEXT: dict[Any, Callable[[str], Any]] = {
 Given = dict[str, Any]
 
 
-def partition_folder(out: str, date: datetime.date) -> Path:
+def partition_folder(out: str, date: datetime.date) -> str:
     """The folder that a date is published in: one partition of a dataset, named as Hive does."""
-    return Path(out) / f"date={date}"
+    return f"{out.rstrip('/')}/date={date}" if "://" in out else str(Path(out) / f"date={date}")
 
 
 def command(

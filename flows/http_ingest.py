@@ -24,7 +24,9 @@ import json
 import logging
 import os
 import random
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -237,7 +239,7 @@ def ingest(
         token_env: the name of the environment variable that holds a bearer token.
         date: which date; by default that of the scheduled start, and so the same in every retry.
         tz: the time zone of the schedule, such as Europe/Berlin, to tell the date by.
-        checkpoint: the folder of the checkpoints, with one a date below it.
+        checkpoint: the folder or URL of the checkpoints, with one a date below it.
         out: the folder of the dataset, with one a date below it.
         batch_size: records a batch, at most.
         concurrency: batches at once.
@@ -250,7 +252,9 @@ def ingest(
     date = date or scheduled_date(tz=tz)
     dated = url.replace("{date}", str(date))
     api = Api(dated, key, items, next_field, detail, _token(token_env))
-    pages = Pages(api, Path(checkpoint) / "http-pages")
+    # Beside a checkpoint in a bucket no copy is kept.
+    nowhere = tempfile.mkdtemp() if "://" in checkpoint else None
+    pages = Pages(api, Path(nowhere or checkpoint) / "http-pages")
     job = resumable_task(
         lambda records: [row(api, record) for record in records],
         name="http_ingest",
@@ -272,6 +276,8 @@ def ingest(
     finally:
         client(api.token).close()
         client.cache_clear()
+        if nowhere:
+            shutil.rmtree(nowhere)
     result.publish(partition_folder(out, date))
     return result
 

@@ -63,7 +63,7 @@ async def classify(
     Args:
         texts: a file of JSON lines, CSV or Parquet, with id and text.
         labels: what a text may be, such as a,b,c.
-        checkpoint: the folder of the checkpoint.
+        checkpoint: the folder of the checkpoint, or its URL in a bucket.
         publish: the folder for the rows, in Parquet.
         rate_limit: requests at most, such as 60/minute.
         max_cost: stop (5) before more is spent; needs the prices in the environment.

@@ -45,7 +45,7 @@ def ingest(
         sources: files, folders and globs, or the address of one JSON API; {date} is the date.
         date: which date; by default that of the scheduled start, and so the same in every retry.
         tz: the time zone of the schedule, such as Europe/Berlin, to tell the date by.
-        checkpoint: the folder of the checkpoints, with one a date below it.
+        checkpoint: the folder or URL of the checkpoints, with one a date below it.
         out: the folder of the dataset, with one a date below it.
         batch_size: items a batch, at most.
         concurrency: batches at once.
