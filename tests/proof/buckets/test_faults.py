@@ -103,7 +103,7 @@ def attack(bucket: Bucket, fault: str, key: str) -> None:
     server = bucket.server
     HANDLED.clear()
     for life in ("new", "complete", "restarted"):
-        server.fail(fault, key=key, seconds=0.1)
+        server.fail(fault, key=key, seconds=0.03)  # late, and before a second try
         if life == "restarted":
             HANDLED.clear()
         again = {"version": "2", "on_version_change": "restart"} if life == "restarted" else {}
