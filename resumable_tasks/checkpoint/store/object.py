@@ -203,7 +203,8 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         if self._named is not None or self._incarnation is None:
             return
         following = self._incarnation + 1
-        if self._head(_joined(self._root, f"@{following}.json"), "its reset") is not None:
+        name = f"@{following}.json"
+        if self._head(_joined(self._root, name), name) is not None:
             raise Fenced(
                 f"the checkpoint {self.url} was reset while this run was at work on it",
                 safe=f"What this run had committed is in {self.url}/@{self._incarnation}",
