@@ -3,8 +3,9 @@
     RESUMABLE_HOME=/srv/nightly python deployments/serve.py
 
 RESUMABLE_HOME is the absolute path of a folder that is kept: the checkpoints and what is published
-live in it. The deployment is nightly-ingest/nightly, the same that prefect.yaml makes for a work
-pool: have the one or the other.
+live in it. RESUMABLE_CHECKPOINTS names another place for the checkpoints, an absolute path or the
+URL of a bucket, such as s3://bucket/checkpoints. The deployment is nightly-ingest/nightly, the same
+that prefect.yaml makes for a work pool: have the one or the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--home", default=os.environ.get("RESUMABLE_HOME"), help="default: $RESUMABLE_HOME")
+    place = os.environ.get("RESUMABLE_CHECKPOINTS")
+    add("--checkpoints", default=place, help="default: $RESUMABLE_CHECKPOINTS, or in --home")
     add("--name", default="nightly", help="of the deployment (default: %(default)s)")
     add("--tag", default="resumable", help="which automations.yaml goes by (default: %(default)s)")
     # Not between one and three, which the change to and from summer time skips or doubles.
@@ -35,6 +38,11 @@ def main() -> int:
     if not args.home or not Path(args.home).is_absolute():
         parser.error(
             "RESUMABLE_HOME (or --home) must be the absolute path of a folder that is kept"
+        )
+    args.checkpoints = args.checkpoints or f"{args.home}/checkpoints"
+    if "://" not in args.checkpoints and not Path(args.checkpoints).is_absolute():
+        parser.error(
+            "RESUMABLE_CHECKPOINTS (or --checkpoints) must be an absolute path or a bucket's URL"
         )
     if not args.here:
         # On SIGTERM Prefect's `serve` would kill the flow runs at once; see gently.py.
@@ -57,7 +65,7 @@ def serve(args: argparse.Namespace) -> None:
         args.name,
         schedule=Cron(args.cron, timezone=args.tz),
         parameters={
-            "checkpoint": f"{args.home}/checkpoints/nightly_ingest",
+            "checkpoint": f"{args.checkpoints.rstrip('/')}/nightly_ingest",
             "out": f"{args.home}/published/nightly_ingest",
             **args.parameters,
         },

@@ -261,6 +261,37 @@ def test_a_home_that_is_not_absolute_is_not_deployed(home: str) -> None:
     assert not done.stdout
 
 
+@pytest.mark.parametrize(
+    ("place", "deployed"),
+    [
+        ("", "/srv/nightly/checkpoints"),
+        ("/mnt/checkpoints", "/mnt/checkpoints"),
+        ("s3://bucket/checkpoints/", "s3://bucket/checkpoints"),
+        ("checkpoints", None),
+        ("s3:/bucket", None),
+    ],
+)
+def test_checkpoints_are_in_the_home_or_where_they_are_named(
+    place: str, deployed: str | None
+) -> None:
+    (step,) = [
+        step["prefect.deployments.steps.run_shell_script"]
+        for step in in_yaml("prefect.yaml")["build"]
+        if step["prefect.deployments.steps.run_shell_script"]["id"] == "checkpoints"
+    ]
+    done = subprocess.run(
+        shlex.split(step["script"]),
+        env={**os.environ, "RESUMABLE_HOME": "/srv/nightly", "RESUMABLE_CHECKPOINTS": place},
+        capture_output=True,
+        text=True,
+    )
+    if deployed is None:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "RESUMABLE_CHECKPOINTS must be" in done.stderr
+    else:
+        assert (done.returncode, done.stdout.strip()) == (0, deployed)
+
+
 def test_the_automations_are_there_once_however_often_they_are_applied(site: Site) -> None:
     before = {each["id"] for each in automations(site.api, site.name)}
     assert len(before) == 3
