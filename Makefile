@@ -48,9 +48,9 @@ lint: setup
 numbers: setup
 	@$(BIN)/python -m tests.package.numbers
 
-# Each of the three waits for processes and disks much of the time, and so they run side by side.
+# Each of these waits for processes and disks much of the time, and so they run side by side.
 test: setup system lint
-	$(MAKE) --no-print-directory -j 3 -O test-main test-engines test-core
+	$(MAKE) --no-print-directory -j 2 -O test-main test-engines test-core
 
 test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
@@ -106,7 +106,7 @@ $(SERVERS): pyproject.toml constraints.txt $(STAMP)
 test-buckets: setup $(SERVERS)
 	$(BIN)/python -m pytest -n 0 -m buckets tests/buckets
 
-# make hashes  deployments/requirements.txt anew, after a change of constraints.txt
+# make hashes  deployments/requirements.txt once more, after a change of constraints.txt
 # All files of a version, so that the image can be built for each of its platforms.
 hashes: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
