@@ -172,9 +172,7 @@ def test_what_was_reset_is_read_and_never_written(bucket: Bucket, command: tuple
     assert bucket.stored() == before
 
 
-def test_a_look_of_watch_is_three_requests_at_most(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_of_watch_is_two_requests(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     going_on, looks = threading.Event(), []
 
     @resumable_task(key="id", batch_size=1, concurrency=1)
@@ -209,7 +207,7 @@ def test_a_look_of_watch_is_three_requests_at_most(
         run.join(60)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["completed"] == 3
-    assert max(looks[:3]) <= 3
+    assert max(looks[:3]) <= 2  # the holder, and the record that is not there
 
 
 @pytest.mark.parametrize(
