@@ -215,7 +215,8 @@ class Checkpoint(ABC):
     ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
     ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
     checkpoint itself has them. ``columns`` is what is known of the columns of the rows: what the
-    job declares, and what the checkpoint itself knows.
+    job declares, and what the checkpoint itself knows. ``write_seconds`` is how long one write of
+    its opening has taken.
     """
 
     job: str
@@ -225,6 +226,7 @@ class Checkpoint(ABC):
     planner: Planner
     expected: int | None = None
     columns: Columns = INFERRED
+    write_seconds: float | None = None
 
     @abstractmethod
     def begin(self) -> Unit:

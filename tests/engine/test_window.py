@@ -15,9 +15,9 @@ from resumable_tasks.runners.threads import ThreadRunner
 from tests.checkpoint.store.plain import at
 
 
-def after(commits: list[float], *, batch_seconds: float) -> int:
+def after(commits: list[float], *, batch_seconds: float, opened: float | None = None) -> int:
     """The window once batches of this time were committed in these times, one each."""
-    window = Window(ThreadRunner(4))
+    window = Window(ThreadRunner(4), opened)
     batch = Batch(0, [1], b"1", [{"id": 1}])
     for seconds in commits:
         times = Times(began=0.0, ended=batch_seconds, seconds=batch_seconds)
@@ -26,12 +26,19 @@ def after(commits: list[float], *, batch_seconds: float) -> int:
 
 
 def test_it_follows_the_time_of_a_commit() -> None:
-    assert after([0.065], batch_seconds=0.010) == 52
-    assert after([0.003], batch_seconds=0.010) == ThreadRunner(4).window
-    assert after([0.065], batch_seconds=10.0) == ThreadRunner(4).window
-    # One that had to wait for long is no measure.
-    assert after([0.065, 600.0, 0.065], batch_seconds=0.010) == 52
-    assert after([600.0], batch_seconds=0.010) == windows.MOST_BATCHES_OUT
+    few = ThreadRunner(4).window
+    far = [0.065, 0.065]
+    assert after([0.165], batch_seconds=0.010, opened=0.030) == 48
+    assert after(far, batch_seconds=0.010) == 52
+    assert after(far, batch_seconds=10.0) == few
+    # A busy disk is no reason to have more redone after a crash.
+    assert after([0.015, 0.015], batch_seconds=0.010) == few
+    # One that had to load Arrow, or to wait for long, is no measure.
+    assert after([0.100], batch_seconds=0.010) == few
+    assert after([0.100], batch_seconds=0.010, opened=0.004) == few
+    assert after([0.100, 0.003, 0.100, 0.003], batch_seconds=0.010) == few
+    assert after([600.0, *far], batch_seconds=0.010) == 52
+    assert after([600.0, 600.0], batch_seconds=0.010) == windows.MOST_BATCHES_OUT
     # And on a disk nothing is less than it was.
     assert after([0.001], batch_seconds=0.001) == 32
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -222,11 +223,13 @@ class DirectoryCheckpoint(Checkpoint):
             claim = Commit(kind="claim", epoch=self.state.epoch + 1, run=self.run, info=info)
             if opening.given_up():
                 raise GaveUp
+            began = time.monotonic()
             try:
                 claim = self._append(claim)
             except RecordTaken:
                 self._read_new()
                 continue
+            self.write_seconds = time.monotonic() - began
             self.state.apply(claim)
             self._begin(before)
             fault_point("checkpoint.claimed")
