@@ -115,7 +115,8 @@ class Found:
     has not said. ``spent`` is the cost of all runs, None where the checkpoint does not keep it;
     ``used`` is what earlier tries of the same flow run have used. ``edited``: the
     handler's code is another than when items were completed; ``handlers``: so are its function
-    and file, which were the first and are the second of these.
+    and file, which were the first and are the second of these. ``write_seconds`` is how long one
+    write of the opening has taken, None if that is not known.
     """
 
     completed: int = 0
@@ -129,6 +130,7 @@ class Found:
     used: Used = Used()
     edited: bool = False
     handlers: tuple[str, str] | None = None
+    write_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,7 @@ class Checkpoint(ABC):
     ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
     ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
     checkpoint itself has them. ``columns`` is what is known of the columns of the rows: what the
-    job declares, and what the checkpoint itself knows. ``write_seconds`` is how long one write of
-    its opening has taken.
+    job declares, and what the checkpoint itself knows.
     """
 
     job: str
@@ -226,7 +227,6 @@ class Checkpoint(ABC):
     planner: Planner
     expected: int | None = None
     columns: Columns = INFERRED
-    write_seconds: float | None = None
 
     @abstractmethod
     def begin(self) -> Unit:

@@ -92,7 +92,7 @@ class Engine:
         self._spending = spending
         self._flight = Flight()
         self._stop = Stop()
-        window = Window(runner, checkpoint.write_seconds)
+        window = Window(runner, checkpoint.found.write_seconds)
         self._committer = Committer(
             checkpoint,
             runner.submit,

@@ -229,14 +229,14 @@ class DirectoryCheckpoint(Checkpoint):
             except RecordTaken:
                 self._read_new()
                 continue
-            self.write_seconds = time.monotonic() - began
+            seconds = time.monotonic() - began
             self.state.apply(claim)
-            self._begin(before)
+            self._begin(before, seconds)
             fault_point("checkpoint.claimed")
             return
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
 
-    def _begin(self, before: Commit | None) -> None:
+    def _begin(self, before: Commit | None, write_seconds: float) -> None:
         """Take stock, once this run is the one that drives."""
         self.store = disk.patient(self.store)
         self._journal.wait_longer()
@@ -254,6 +254,7 @@ class DirectoryCheckpoint(Checkpoint):
             state.pace.used,
             state.handlers.edited,
             state.handlers.moved,
+            write_seconds,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
