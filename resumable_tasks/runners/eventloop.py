@@ -186,7 +186,6 @@ async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
     items = call.begin()
     try:
         value = await _within_timeout(call.work, items, stopping)
-        return Dropped(call.batch) if value is _NOT_BEGUN else call.returned(value)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -196,6 +195,7 @@ async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
         return failed if isinstance(failed, Fatal) else failed_call(call.work, call.batch, failed)
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
+    return Dropped(call.batch) if value is _NOT_BEGUN else call.returned(value)
 
 
 _NOT_BEGUN = object()

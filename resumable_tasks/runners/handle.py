@@ -318,9 +318,10 @@ def call_handler(call: Call) -> Outcome | Raised:
     """The answer to `Call`, on this thread; the timeout is the caller's to see to."""
     items = call.begin()
     try:
-        return call.returned(call.work.handler(items))
+        value = call.work.handler(items)
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
+    return call.returned(value)
 
 
 def _ends_the_run(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import enum
 import ipaddress
+import math
 import re
 from collections import Counter, OrderedDict, namedtuple
 from decimal import Decimal
@@ -203,6 +204,16 @@ def test_moments_with_several_offsets_are_the_same_moments_in_utc() -> None:
     found = stored(moments)
     assert found == moments
     assert {moment.utcoffset() for moment in found} == {dt.timedelta(0)}
+
+
+def test_nan_is_none_among_all_but_numbers() -> None:
+    nan = float("nan")
+    assert stored(["a", nan, None]) == ["a", None, None]
+    assert stored([dt.date(2026, 1, 1), nan]) == [dt.date(2026, 1, 1), None]
+    assert stored([[1], nan]) == [[1], None]
+    among_numbers = stored([1, nan, None])
+    assert among_numbers[::2] == [1.0, None]
+    assert math.isnan(among_numbers[1])
 
 
 def test_no_value_of_pandas_is_none_among_others() -> None:
