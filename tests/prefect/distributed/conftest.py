@@ -100,7 +100,11 @@ def ray(in_prefect: None) -> Iterator[Engine]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         context = library.init(
-            num_cpus=WORKERS, include_dashboard=False, namespace="prefect", log_to_driver=False
+            address="local",  # whatever other Ray is on this machine
+            num_cpus=WORKERS,
+            include_dashboard=False,
+            namespace="prefect",
+            log_to_driver=False,
         )
     yield Engine(
         "ray",

@@ -113,7 +113,7 @@ def ray_node(in_prefect: None) -> Iterator[Callable[[int], RayNode]]:
         yield lambda count: RayNode(head)
 
 
-@pytest.fixture(params=["dask_workers", "ray_node"])
+@pytest.fixture(params=["dask_workers", pytest.param("ray_node", marks=pytest.mark.long)])
 def cluster(request: pytest.FixtureRequest) -> Callable[[int], Cluster]:
     """Makes a cluster of so many workers; on Ray, another node of the same one."""
     found: Callable[[int], Cluster] = request.getfixturevalue(request.param)
