@@ -67,20 +67,23 @@ def test_a_service_that_is_down_for_a_while_uses_no_attempt_up(
 def test_a_service_that_stays_down_ends_the_run_as_interrupted(
     service: Service, place: Path
 ) -> None:
-    service.seconds = 0.02
+    def goes_down(number: int, ids: list[int]) -> tuple[int, dict[str, str]]:
+        if number == 25:  # most of those before have been answered, and half are still to come
+            service.stop()
+        return 200, {}
+
+    service.answer = goes_down
     task = resumable_task(
         service.label,
         name="job",
         key="id",
         batch_size=20,
+        concurrency=8,
         failing=Failing(give_up_after=2.0),
         grace_seconds=1.0,
     )
-    stop = threading.Timer(0.15, service.stop)
-    stop.start()
     with pytest.raises(Interrupted, match=r"without a success .*URLError") as error:
         task.run(ITEMS, checkpoint=place)
-    stop.join()
     done = state(place)
     assert 0 < len(done.done) < 1_000
     assert done.failures == {}
