@@ -128,7 +128,8 @@ class Holder:
         try:
             if self._thread.is_alive():
                 self._thread.join()
-            if read(self._store).get("run") == self._record["run"]:
+            wrote = self._record["beat"] > 0
+            if wrote and read(self._store).get("run") == self._record["run"]:
                 self._store.delete(NAME)
         except ResumableTasksError as error:
             # Advisory: whoever comes next finds the lock free, whatever the file says.

@@ -50,13 +50,16 @@ def job(bucket: Bucket, fail_at: int = -1, **how: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_a_place_that_refuses_from_the_start_cannot_be_used(bucket: Bucket, kind: str) -> None:
+def test_a_place_that_refuses_from_the_start_cannot_be_used(
+    bucket: Bucket, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bucket.server.fail(kind, times=-1)
     with pytest.raises(CheckpointUnusable, match=REFUSALS[kind][1]) as caught:
         job(bucket)
     assert bucket.server.counts().total() < 30, "asked far too often"
     assert bucket.url in str(caught.value)
     assert not bucket.stored()
+    assert "holder.json" not in caplog.text, "what was never there cannot be removed"
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
