@@ -18,6 +18,8 @@ from prefect.states import Cancelled, Completed
 from resumable_tasks.base import log
 from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
 from resumable_tasks.checkpoint.directory.outbox import Outbox
+from resumable_tasks.checkpoint.directory.shards import ShardWriter
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.silence import beating
@@ -65,18 +67,21 @@ def handle_group(order: WorkOrder) -> State[None]:
     outbox: Outbox = cloudpickle.loads(order.outbox)
     number = order.name[1]
     withdrawn = Withdrawn(outbox, number)
-    if withdrawn.is_set():
+    held = None if withdrawn.is_set() else _by_handle(order)
+    if held is None:
         return _not_begun(outbox)
-    if not outbox.begin(number):
-        if {sent[0] for sent in order.batches} <= outbox.numbers():
+    if not held.begin(number):
+        if {sent[0] for sent in order.batches} <= held.numbers():
             return Completed(message="done before, by a worker that was lost")
         raise WorkerLost("the worker that had begun this task run was lost")
-    with beating(outbox, number):
-        return _handle_all(order, outbox, withdrawn)
+    with beating(held, number):
+        return _handle_all(order, held, withdrawn)
 
 
 def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State[None]:
     work = _work(order.work)
+    if isinstance(work.writer, ShardWriter):
+        work = replace(work, writer=replace(work.writer, store=outbox.store))
     tally = Tally(work.isolate)
     while order.batches:
         if withdrawn.is_set():
@@ -92,6 +97,17 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
         tally.add(outcome)
     order.empty()
     return tally.state()
+
+
+def _by_handle(order: WorkOrder) -> Outbox | None:
+    """The outbox by a handle of its checkpoint; None if another checkpoint is there by now.
+
+    Before a batch ends its path may lead to another one, after a reset, a restart or a move. What
+    this task run writes follows the checkpoint that it was made for. `Withdrawn` goes by the path.
+    """
+    held: Outbox = cloudpickle.loads(order.outbox)
+    disk.prepare(held.store, ())
+    return held if held.is_open() else None
 
 
 def _not_begun(outbox: Outbox) -> State[None]:

@@ -11,6 +11,7 @@ from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import UsageError
+from tests.conftest import Bucket
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,14 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path: Path, monkeypatch: pytest.M
 def test_a_store_that_crosses_stays_in_its_incarnation() -> None:
     other = pickle.loads(pickle.dumps(open_store("s3://bucket/a/@2")))
     assert other.url == "s3://bucket/a/@2"
+
+
+def test_a_worker_s_store_writes_into_the_incarnation_that_it_was_sent_for(bucket: Bucket) -> None:
+    store = open_store(bucket.url)
+    store.put("shards/a", b"")
+    crossed = pickle.dumps(store)
+    assert store.archive() == f"{bucket.url}/@0"
+    store.put("shards/b", b"")
+    pickle.loads(crossed).put("shards/c", b"")
+    assert store.list("shards").keys() == {"shards/b"}
+    assert open_store(f"{bucket.url}/@0").list("shards").keys() == {"shards/a", "shards/c"}
