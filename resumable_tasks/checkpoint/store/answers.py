@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from resumable_tasks.base.text import clean, without_secrets
+from resumable_tasks.checkpoint.store import clients
+from resumable_tasks.checkpoint.store.clients import Bucket
+from resumable_tasks.errors import CheckpointUnusable, StoreError, UsageError
 
 _LONGEST_PAUSE = 3.0
 _STATUS = re.compile(r"status code: ([0-9]{3}[A-Za-z ]*)")
@@ -50,12 +53,31 @@ class Answer:
     without_credentials: bool
     """None were in the environment, and the machine, which was asked next, has no role."""
 
-    @property
-    def without_bucket(self) -> bool:
-        """True if the service knows no such bucket."""
-        return self.code in _WITHOUT_BUCKET
+    def error(
+        self, verb: str, where: str, bucket: Bucket, *, answered: bool
+    ) -> StoreError | UsageError:
+        """The error of ours for it. ``answered``: the service has done what it was asked before.
 
-    def remedy(self, needed: str) -> str:
+        A first request that is refused is a place that cannot be used; a later one, an incident.
+        """
+        kind = StoreError if answered else CheckpointUnusable
+        if self.code in _WITHOUT_BUCKET:
+            return kind(
+                f"cannot {verb} {where}: there is no bucket {bucket.name!r}"
+                + (" any more" if answered else "")
+                + ", as far as the credentials show",
+                remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
+                "service of your own",
+            )
+        what = f"cannot {verb} {where}: {self.told}"
+        if self.without_credentials:
+            what = f"{where}: no credentials were found in the environment or on this machine"
+        what += ". Nothing that was committed is lost"
+        if not self.final:
+            return StoreError(what, remedy="Run the same command again once the service answers")
+        return kind(what, remedy=self._remedy(clients.CREDENTIALS[bucket.scheme]))
+
+    def _remedy(self, needed: str) -> str:
         """A way out for one who is refused; ``needed``: the names of the credentials."""
         if self.without_credentials:
             return f"Set {needed}; see docs/buckets.md"

@@ -337,24 +337,8 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return False
 
     def _failed(self, verb: str, name: str, answer: Answer) -> Exception:
-        """The error of ours for one of the client's."""
         where = f"{self.url}/{name}" if name else self.url
-        kind = StoreError if self._answered else CheckpointUnusable
-        if answer.without_bucket:
-            gone = f"{self.url}: there is no bucket {self._bucket.name!r}"
-            return kind(
-                gone + (" any more" if self._answered else "") + ", as far as the credentials show",
-                remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
-                "service of your own",
-            )
-        what = f"cannot {verb} {where}: {answer.told}"
-        if answer.without_credentials:
-            what = f"{self.url}: no credentials were found in the environment or on this machine"
-        what += ". Nothing that was committed is lost"
-        if not answer.final:
-            return StoreError(what, remedy="Run the same command again once the service answers")
-        needed = clients.CREDENTIALS[self._bucket.scheme]
-        return kind(what, remedy=answer.remedy(needed))
+        return answer.error(verb, where, self._bucket, answered=self._answered)
 
 
 def _again(
