@@ -111,7 +111,7 @@ test-buckets: setup $(SERVERS)
 hashes: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	{ echo '# What the image installs, by hash: made by make hashes, from constraints.txt.'; \
-		echo 'hatchling' | $(BIN)/uv pip compile --quiet pyproject.toml - --extra prefect \
+		echo 'hatchling' | $(BIN)/uv pip compile --quiet pyproject.toml - --extra prefect --extra object \
 		--constraint constraints.txt --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate; } >deployments/requirements.txt.new
 	mv deployments/requirements.txt.new deployments/requirements.txt

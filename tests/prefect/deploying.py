@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests import warm
+from tests.conftest import Bucket
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOYMENTS = REPOSITORY / "deployments"
@@ -172,6 +174,17 @@ def committed(checkpoint: Path) -> int:
         line.startswith('{"key":')
         for file in checkpoint.glob("journal/*.jsonl")
         for line in file.read_text("utf-8").splitlines()
+    )
+
+
+def committed_in(bucket: Bucket, checkpoint: str) -> Counter[str]:
+    """Each key that a checkpoint in a bucket has, and how often."""
+    return Counter(
+        json.loads(line)["key"]
+        for name, data in bucket.stored().items()
+        if name.startswith(f"{checkpoint}/journal/")
+        for line in data.decode().splitlines()
+        if line.startswith('{"key":')
     )
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -26,6 +27,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tests.conftest import Bucket
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import (
     ALL,
@@ -36,7 +38,7 @@ from tests.prefect.deploying import (
     alive,
     children,
     committed,
-    holder,
+    committed_in,
     published,
 )
 from tests.prefect.server import environment, free_port
@@ -104,8 +106,6 @@ def test_the_compose_file_is_what_the_compose_specification_says() -> None:
 
 def test_the_kubernetes_files_are_what_kubernetes_takes() -> None:
     validate = pytest.importorskip("kubernetes_validate").validate
-    for each in yaml.safe_load_all((DEPLOYMENTS / "kubernetes/volumes.yaml").read_text("utf-8")):
-        validate(each, "1.34", strict=True)
     made = job()
     # Prefect's worker demands these two where Kubernetes knows and heeds no such fields.
     assert made["spec"]["template"]["spec"].pop("parallelism") == 1
@@ -161,11 +161,11 @@ PLATFORMS = [
 
 
 def needed(platform: dict[str, str]) -> set[str]:
-    """All that the library needs there with its extra prefect, by what packages here say."""
+    """All that the library needs there with two of its extras, by what packages here say."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
     listed = project["project"]
-    left = [*listed["dependencies"], *listed["optional-dependencies"]["prefect"]]
-    left = [*map(Requirement, left)]
+    extras = listed["optional-dependencies"]
+    left = [*map(Requirement, [*listed["dependencies"], *extras["prefect"], *extras["object"]])]
     found: set[tuple[str, str]] = set()
     while left:
         requirement = left.pop()
@@ -219,11 +219,14 @@ def test_the_times_to_stop_fit_each_other() -> None:
 
 def test_secrets_are_files_and_no_container_has_more_rights_than_it_needs() -> None:
     compose = in_yaml("compose.yaml")
-    assert compose["secrets"] == {"postgres_password": {"environment": "POSTGRES_PASSWORD"}}
+    assert compose["secrets"] == {
+        "postgres_password": {"environment": "POSTGRES_PASSWORD"},
+        "bucket_env": {"environment": "BUCKET_ENV"},
+    }
     for name, service in compose["services"].items():
         assert "no-new-privileges:true" in service["security_opt"]
         said = json.dumps([service.get("environment", {}), service.get("command", "")])
-        assert "${" not in said, f"a secret of {name} is in its environment"
+        assert not re.search(r"(?<!\$)\$\{", said), f"a secret of {name} is in its environment"
     pod = job()["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -289,13 +292,18 @@ def test_kubernetes_starts_one_pod_for_a_flow_run_and_no_second_one() -> None:
     assert made["spec"]["backoffLimit"] == 0
     pod = made["spec"]["template"]["spec"]
     assert pod["restartPolicy"] == "Never"
-    claims = [
-        each["metadata"]["name"]
-        for each in yaml.safe_load_all((DEPLOYMENTS / "kubernetes/volumes.yaml").read_text("utf-8"))
-    ]
-    assert [each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"]] == claims
-    mounted = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
-    assert mounted == {"/data/checkpoints", "/data/published"}
+
+
+def test_pods_and_the_worker_of_compose_keep_nothing() -> None:
+    pod = job()["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "volumes" not in pod
+    assert "volumeMounts" not in container
+    assert container["envFrom"] == [{"secretRef": {"name": "nightly-bucket", "optional": True}}]
+    compose = in_yaml("compose.yaml")
+    assert set(compose["volumes"]) == {"postgres", "server"}
+    assert "volumes" not in compose["services"]["worker"]
+    assert "RESUMABLE_CHECKPOINTS" in compose["services"]["deploy"]["environment"]
     assert "RESUMABLE_HOME=/data" in arguments("ENV")
 
 
@@ -361,6 +369,7 @@ class Composed:
 
     image: Image
     home: Path
+    bucket: Bucket
     ports: dict[str, int] = field(
         default_factory=lambda: {"4200": free_port(), "5432": free_port(), "8080": free_port()}
     )
@@ -369,12 +378,19 @@ class Composed:
     def __post_init__(self) -> None:
         self.home.mkdir()
         (self.home / "password").write_text("secret")
+        lines = [f"{name}={value}\n" for name, value in self.bucket.server.environment().items()]
+        (self.home / "bucket_env").write_text("".join(lines))
+        self.exported = {
+            "RESUMABLE_CHECKPOINTS": self.bucket.url,
+            "RESUMABLE_PUBLISHED": f"{self.bucket.url}/published",
+        }
         self.shell = Shell(environment(self.home / "prefect"), self.home)
         self.services = in_yaml("compose.yaml")["services"]
 
     def translated(self, text: str) -> str:
         """Hosts, ports and folders as they are here."""
         text = text.replace("/run/secrets/postgres_password", str(self.home / "password"))
+        text = text.replace("/run/secrets/bucket_env", str(self.home / "bucket_env"))
         text = text.replace("$$", "$")
         text = re.sub(r"\b(server|postgres):(\d+)\b", r"127.0.0.1:\2", text)
         text = "127.0.0.1" if text == "postgres" else text
@@ -384,7 +400,11 @@ class Composed:
     def env(self, service: str) -> dict[str, str]:
         given = self.services[service].get("environment", {})
         return {
-            **{name: self.translated(value) for name, value in given.items()},
+            **{
+                name: self.exported[name] if value is None else self.translated(value)
+                for name, value in given.items()
+            },
+            "RESUMABLE_HOME": "/data",  # of the image
             "PATH": self.image.path,
             "PREFECT_SERVER_API_PORT": str(self.ports["4200"]),
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports["8080"]),
@@ -469,9 +489,9 @@ def postgres() -> Iterator[int]:
 
 @pytest.mark.long
 def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
-    image: Image, postgres: int, source: Source, tmp_path: Path
+    image: Image, postgres: int, source: Source, bucket: Bucket, tmp_path: Path
 ) -> None:
-    composed = Composed(image, tmp_path / "home")
+    composed = Composed(image, tmp_path / "home", bucket)
     composed.ports["5432"] = postgres
     until(lambda: composed.healthy("postgres"))
     assert not composed.healthy("server")
@@ -489,9 +509,9 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
         path = f"deployments/{deployment['id']}/create_flow_run"
         asked = {"parameters": {"date": "2026-03-01", "sources": [source.url]}}
         run = api.call("POST", path, asked | {"state": {"type": "SCHEDULED"}})["id"]
-        checkpoint = composed.home / "data/checkpoints/nightly_ingest/2026-03-01"
-        until(lambda: committed(checkpoint) >= 250, 120)
-        pid = holder(checkpoint)["pid"]
+        checkpoint = "nightly_ingest/2026-03-01"
+        until(lambda: committed_in(bucket, checkpoint).total() >= 250, 120)
+        pid = json.loads(bucket.stored()[f"{checkpoint}/holder.json"])["pid"]
         assert pid in children(worker.pid)
         worker.send_signal(signal.SIGTERM)  # docker compose stop
         limit = seconds(composed.services["worker"]["stop_grace_period"])
@@ -502,7 +522,9 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
         source.let_go()
         composed.start("worker")
         until(lambda: api.flow_run(run)["state"]["name"] == "Completed", 90)
-        assert published(composed.home / "data/published/nightly_ingest", "2026-03-01") == ALL
+        assert committed_in(bucket, checkpoint) == Counter(ALL)
+        assert any(name.startswith("published/nightly_ingest/date=") for name in bucket.stored())
+        assert not (composed.home / "data").exists()
     finally:
         composed.shell.close()
 

@@ -287,7 +287,7 @@ def test_checkpoints_are_in_the_home_or_where_they_are_named(
     )
     if deployed is None:
         assert (done.returncode, done.stdout) == (2, "")
-        assert "RESUMABLE_CHECKPOINTS must be" in done.stderr
+        assert "must be an absolute path or the URL of a bucket" in done.stderr
     else:
         assert (done.returncode, done.stdout.strip()) == (0, deployed)
 
