@@ -416,7 +416,7 @@ class Composed:
         return self.shell.start(service, *command, **self.env(service))
 
     def run(self, service: str) -> str:
-        command = self.services[service]["command"]
+        command = map(self.translated, self.services[service]["command"])
         return self.shell.run(*command, cwd=self.image.folder, **self.env(service))
 
     def healthy(self, service: str) -> bool:
