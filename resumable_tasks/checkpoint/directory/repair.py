@@ -139,10 +139,10 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     report = Report()
     found = _examine_manifest(store, report)
     records, converted = _examine_journal(store, report, found.id if found else None)
-    _examine_keys(report, records)
-    state = _fold(records)
-    owners = _owners(records)
-    doubled = supersede.doubled([records[number] for number in sorted(records)], state)
+    standing = _examine_keys(report, records)
+    state = _fold(standing)
+    owners = _owners(standing)
+    doubled = supersede.doubled([standing[number] for number in sorted(standing)], state)
     report.damages += [Damage(path, supersede.DOUBLED, items) for path, items in doubled.items()]
     listed = store.list(shards.FOLDER)
     each = list(state.shards.values())
@@ -183,26 +183,31 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
 
 
 def _fold(records: dict[int, Commit]) -> State:
-    """The state by the readable records; a key that comes twice is no matter here."""
+    """The state by the records that stand, but for its keys."""
     state = State()
     for number in sorted(records):
         state.apply(replace(records[number], keys=b"", key_count=0, fingerprints=b""))
     return state
 
 
-def _examine_keys(report: Report, records: dict[int, Commit]) -> None:
-    """Every key is completed once, unless it was retracted in between."""
-    done = KeyTable()
+def _examine_keys(report: Report, records: dict[int, Commit]) -> dict[int, Commit]:
+    """The records that stand: every key is completed once, unless it was retracted in between."""
+    done, standing = KeyTable(), {}
     for number in sorted(records):
-        record, twice = records[number], 0
-        for key in keys.split(record.retracted):
-            done.remove(key)
-        for key in keys.split(record.keys):
-            twice += not done.add(key, number)
+        record = records[number]
+        taken = [key for key in keys.split(record.retracted) if done.remove(key)]
+        lines = list(keys.split(record.keys))
+        twice = len(lines) - len({line for line in lines if line not in done})
         if twice:
             what = f"it completes {count(twice, 'key')} for the second time"
             report.damages.append(Damage(record_name(number), what, record.key_count))
+            lines = taken  # a repair replaces it, so that it takes back nothing either
+        else:
+            standing[number] = record
+        for key in lines:
+            done.add(key, number)
     report.items = len(done)
+    return standing
 
 
 def _examine_journal(

@@ -103,7 +103,7 @@ WORDS = {
         "[*self.fingerprints, *fingerprints,",
         "[*fingerprints, *self.fingerprints,"),
     "what is retracted stays done until the end of its record": (
-        repair._examine_keys, "done.remove(key)", "pass"),
+        repair._examine_keys, "done.remove(key)", "None"),
     "what is adopted has no fingerprint": (
         State._adopt, "self.done.add(key, fingerprint)", "self.done.add(key, -1)"),
     "a repair breaks the chain": (
