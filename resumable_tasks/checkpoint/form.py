@@ -116,7 +116,7 @@ class Found:
     ``used`` is what earlier tries of the same flow run have used. ``edited``: the
     handler's code is another than when items were completed; ``handlers``: so are its function
     and file, which were the first and are the second of these. ``write_seconds`` is how long one
-    write of the opening has taken, None if that is not known.
+    write of the opening has taken, None on a disk.
     """
 
     completed: int = 0

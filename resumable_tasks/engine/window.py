@@ -14,8 +14,7 @@ from resumable_tasks.runners.outcome import Done
 # about this time, and a busy disk is no reason to have more redone after a crash. Far away it is
 # measured. And no more than these many, or this many bytes of shards.
 OUT_SECONDS = 0.008
-_WRITE_FAR_AWAY, _COMMIT_FAR_AWAY = 0.02, 0.025
-_LEAST_MEASURED, _MEASURED = 2, 5
+_MEASURED = 5
 _FIRST_FAR_AWAY = 4
 MOST_BATCHES_OUT = 256
 _MOST_BYTES = 16_000_000
@@ -25,7 +24,7 @@ class Window:
     """The runner's own window, and more batches while they cost next to nothing."""
 
     def __init__(self, runner: Runner, write_seconds: float | None = None) -> None:
-        """``write_seconds``: of a write that was before the first commit, for a first measure."""
+        """``write_seconds``: of a write that was before the first commit; None on a disk."""
         self._runner = runner
         self._handled = 0
         self._seconds = 0.0
@@ -33,10 +32,11 @@ class Window:
         self._commits: deque[float] = deque(maxlen=_MEASURED)
         self.long_batches = LongBatches()
         self.batches = runner.window
-        if write_seconds is not None and write_seconds > _WRITE_FAR_AWAY:
+        if write_seconds is not None:
             self._commits.append(2 * write_seconds)
-            # What the first commit takes longer, since it loads Arrow, handlers do not wait for.
-            self.batches *= _FIRST_FAR_AWAY
+            if write_seconds > OUT_SECONDS:
+                # The first commit takes longer, since it loads Arrow.
+                self.batches *= _FIRST_FAR_AWAY
 
     def widen(self, outcomes: Sequence[Done], shard_bytes: int, commit_seconds: float) -> None:
         """Take in what was committed, and how long that took: handlers need not wait for it."""
@@ -46,8 +46,11 @@ class Window:
         self._handled += len(worked)
         self._seconds += sum(outcome.times.seconds for outcome in worked)
         self._bytes += shard_bytes
-        self._commits.append(commit_seconds)
-        out_seconds = self._out_seconds()
+        out_seconds = OUT_SECONDS
+        if self._commits:
+            # The shortest of some: the first loads what it needs, and others wait for what is busy.
+            self._commits.append(commit_seconds)
+            out_seconds = max(OUT_SECONDS, 2 * min(self._commits))
         if not self._handled:
             return
         cheap = min(
@@ -56,8 +59,3 @@ class Window:
             _MOST_BYTES * self._handled / max(self._bytes, 1),
         )
         self.batches = max(self._runner.window, int(cheap))
-
-    def _out_seconds(self) -> float:
-        # The shortest of some: the first loads what it needs, and others wait for what is busy.
-        shortest = min(self._commits) if len(self._commits) >= _LEAST_MEASURED else 0.0
-        return 2 * shortest if shortest > _COMMIT_FAR_AWAY else OUT_SECONDS

@@ -91,13 +91,12 @@ def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     assert api.flow_run(run)["run_count"] == 2
     # A key that is committed was paid for: none a second time.
     assert committed_in(bucket, CHECKPOINT) == Counter(ALL)
-    batches = len(ALL) // BATCH_SIZE
-    assert len(api.task_runs(run)) <= batches + CONCURRENCY  # those in flight run again
     assert published(out, DATE) == ALL
     kept = {path.relative_to(site).parts[0] for path in site.rglob("*") if path.is_file()}
     assert kept == {"flows", "deployments"}
 
 
+@pytest.mark.xdist_group("deployments")  # the variable is for all who deploy meanwhile
 def test_prefects_variable_names_the_place_of_the_checkpoints(
     api: Api, shell: Shell, bucket: Bucket, name: str, tmp_path: Path
 ) -> None:

@@ -231,12 +231,12 @@ class DirectoryCheckpoint(Checkpoint):
                 continue
             seconds = time.monotonic() - began
             self.state.apply(claim)
-            self._begin(before, seconds)
+            self._begin(before, None if isinstance(self.store, disk.Disk) else seconds)
             fault_point("checkpoint.claimed")
             return
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
 
-    def _begin(self, before: Commit | None, write_seconds: float) -> None:
+    def _begin(self, before: Commit | None, write_seconds: float | None) -> None:
         """Take stock, once this run is the one that drives."""
         self.store = disk.patient(self.store)
         self._journal.wait_longer()
