@@ -158,14 +158,17 @@ class Repairs:
         """Say that the keys of these shards are not completed any more. Before they are moved."""
         commits = Journal(self._store, self._found.manifest.id).read_new()
         places = supersede.shard_of_each(commits)
-        paths = {shard.path for shard in gone}
+        # The record is lost that had handled some keys again, and where their rows were before has
+        # been taken back since.
+        taken_back = {path for path in places.values() if path and path not in state.shards}
+        without = taken_back.union(shard.path for shard in gone)
         log.append(
             Commit(
                 kind="repair",
                 epoch=self._epoch,
                 run=self._run,
                 # Not what has been handled again since: its rows are elsewhere.
-                retracted=keys.join(key for key, path in places.items() if path in paths),
+                retracted=keys.join(key for key, path in places.items() if path in without),
                 # A lost record may have been the one that widened the schema.
                 schema=_schema(self._store, [s for s in state.shards.values() if s not in gone]),
                 info={**self._info, "retracted_shards": [shard.path for shard in gone]},
