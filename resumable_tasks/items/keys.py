@@ -192,7 +192,7 @@ class KeyScheme:
         if not all(isinstance(name, str) and name for name in names):
             raise UsageError(
                 f"key={spec!r}: field names are non-empty strings",
-                remedy="Fix the item, or name another field in key=",
+                remedy='Give key= such a name, as "id"',
             )
         if len(set(names)) != len(names):
             raise UsageError(f"key={spec!r} names a field twice", remedy="Name each field once")

@@ -165,7 +165,7 @@ class JobOptions:
         if self.results == "none" and (self.schema is not None or names):
             raise UsageError(
                 'schema= and json_columns= describe rows, and results="none" has none',
-                remedy='Give json_columns= a list such as ["extra"]',
+                remedy='Leave them out, or give results="one"',
             )
 
     def _check_concurrency(self) -> None:

@@ -81,7 +81,7 @@ def repair(store: Store) -> Report:
     if not disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
         raise UsageError(
             f"{store.url} is not a checkpoint: no {manifest.NAME}",
-            remedy="Use `resumable ls DIRECTORY` to find those below a directory",
+            remedy="Use `resumable ls PLACE` to find those below a directory or bucket",
         )
     disk.prepare(store, (JOURNAL, shards.FOLDER))
     hold = Holder(store, run := secrets.token_hex(6))
@@ -170,7 +170,7 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
         if not disk.names(store, JOURNAL):
             raise UsageError(
                 f"{store.url} is not a checkpoint: no {manifest.NAME}",
-                remedy="Use `resumable ls DIRECTORY` to find those below a directory",
+                remedy="Use `resumable ls PLACE` to find those below a directory or bucket",
             ) from None
         detail = "it is missing"
     except CheckpointDamaged as error:
