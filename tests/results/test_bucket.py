@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-import polars
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -20,6 +18,9 @@ from resumable_tasks.base import faults
 from resumable_tasks.results import delta
 from tests import warm
 from tests.conftest import Bucket
+
+boto3 = pytest.importorskip("boto3")
+polars = pytest.importorskip("polars")
 
 POINTER = "_published.json"
 

@@ -8,10 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import polars
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
 
 from resumable_tasks import CheckpointDamaged, StoreError, UsageError, redo, resumable_task
 from resumable_tasks.base import faults
@@ -21,6 +19,10 @@ from resumable_tasks.checkpoint.directory.repair import repair
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.results import delta
 from resumable_tasks.results.publish import publish
+
+polars = pytest.importorskip("polars")
+deltalake = pytest.importorskip("deltalake")
+DeltaTable, write_deltalake = deltalake.DeltaTable, deltalake.write_deltalake
 
 
 @pytest.fixture(autouse=True)

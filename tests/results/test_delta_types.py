@@ -6,14 +6,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from resumable_tasks import UsageError, resumable_task
 from resumable_tasks.results.deltatypes import delta_schema, to_delta
 from resumable_tasks.runners.values import jsontype
+
+duckdb = pytest.importorskip("duckdb")
+DeltaTable = pytest.importorskip("deltalake").DeltaTable
 
 
 def published(column: pa.Array, place: Path, dest: Path) -> list[Any]:

@@ -236,7 +236,7 @@ class DirectoryCheckpoint(Checkpoint):
             return
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
 
-    def _begin(self, before: Commit | None, write_seconds: float | None) -> None:
+    def _begin(self, before: Commit | None, write_seconds: float | None = None) -> None:
         """Take stock, once this run is the one that drives."""
         self.store = disk.patient(self.store)
         self._journal.wait_longer()

@@ -48,12 +48,14 @@ def test_an_abandoned_run_leaves_nothing_on_the_loop_of_the_process(tmp_path):
 
 def test_a_loop_that_a_coroutine_blocks_is_left_to_it():
     blocked = EventLoop()
-    free = threading.Event()
+    begun, free = threading.Event(), threading.Event()
 
     async def block():
+        begun.set()
         free.wait(60)
 
     blocked.spawn(block, copy_context())
+    assert begun.wait(60)
     blocked.close(abandon=True)
     another = EventLoop()
     assert another.spawn(functools.partial(asyncio.sleep, 0, "runs"), copy_context()).result(10)

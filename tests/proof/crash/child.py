@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import errno
 import functools
 import importlib
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from queue import SimpleQueue
-from types import FrameType, SimpleNamespace
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import resumable_tasks
@@ -334,7 +335,7 @@ def _interrupt(at: int) -> Callable[[], int]:
         nonlocal passed
         if not frame.f_code.co_filename.startswith(library):
             return None
-        if event == "line":
+        if event == "line" and not _leaves_with(frame):
             passed += 1
             if passed == at:
                 where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
@@ -345,6 +346,23 @@ def _interrupt(at: int) -> Callable[[], int]:
 
     sys.settrace(trace)
     return lambda: passed
+
+
+def _leaves_with(frame: FrameType) -> bool:
+    """Whether the line is that of a ``with`` whose body has ended.
+
+    No signal's handler runs between the body and ``__exit__``: Python looks for signals at the
+    end of calls and at jumps back.
+    """
+    code = _instructions(frame.f_code)
+    at = next(n for n, each in enumerate(code) if each.offset == frame.f_lasti)
+    none = ("LOAD_CONST", None)
+    return [(each.opname, each.argval) for each in code[at : at + 3]] == [none] * 3
+
+
+@functools.cache
+def _instructions(code: CodeType) -> list[dis.Instruction]:
+    return list(dis.get_instructions(code))
 
 
 def _committer_first(body: Callable[[], None]) -> None:
