@@ -55,7 +55,7 @@ test: setup system lint
 test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
 	@# What fails is tried once more, and said, but where that could hide a loss (tests/conftest.py).
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1 --durations=30
 
 # A process of its own: Dask and Ray stay loaded. The rest: make test-distributed.
 ENGINES = tests/prefect/distributed/test_engines.py

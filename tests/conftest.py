@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ import pytest
 # from there inherits that. The tests, and all that they start, are to be as in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Images say PYTHONDONTWRITEBYTECODE, and then each process of a test compiles the library: three
+# times as long as the rest of its start. What this process imports is kept compiled, for all.
+sys.dont_write_bytecode = False
 
 # Before any of them is imported: their asserts are to say what they have compared.
 for _suite in ("store", "journal", "runner", "form"):
