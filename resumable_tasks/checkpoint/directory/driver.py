@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -37,7 +37,7 @@ from resumable_tasks.checkpoint.directory.journal import (
     record_number,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
-from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, look, prepare
+from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, is_new, look, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.replace import Superseder
@@ -133,12 +133,19 @@ class DirectoryCheckpoint(Checkpoint):
         prepare(store)
         hold = Holder(store, secrets.token_hex(6), opening.identity)
         try:
-            stored, new = look(store)
+            new = is_new(store)
             hold.lock(steal=opening.takeover)
-            # Before it is seen who holds it: whoever claims after this has begun meanwhile.
-            listed = [] if new and not hold.locks else numbers(store)
-            hold.take(takeover=opening.takeover, known=len(listed), new=new)
-            found = manifest.establish(store, stored, wanted)
+            stored, listed = None, list[int]()
+            if hold.locks or not new:
+                # Before it is seen who holds it: whoever claims after this has begun meanwhile.
+                stored, listed = disk.together(store, partial(look, store), partial(numbers, store))
+            take = partial(hold.take, takeover=opening.takeover, known=len(listed), new=new)
+            establish = partial(manifest.establish, store, stored, wanted)
+            if new or stored is not None:
+                _, found = disk.together(store, take, establish)
+            else:  # whoever holds it is about to make the manifest
+                take()
+                found = establish()
             checkpoint = cls(store, found, job, hold)
             checkpoint._journal.read_first(listed)
             there = checkpoint._recover(with_shards=bool(listed) or not new)
@@ -149,7 +156,6 @@ class DirectoryCheckpoint(Checkpoint):
                 return cls.open(store, wanted, job, opening)
             hold.check()
             checkpoint._claim(wanted, opening)
-            disk.check_current(store)
             checkpoint._sweep(there)
             return checkpoint
         except BaseException:
@@ -186,8 +192,11 @@ class DirectoryCheckpoint(Checkpoint):
         # What a run that died had linked but not flushed is made durable before it is believed.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
-        self._read_new()
-        there = self.store.list(SHARDS) if with_shards else {}
+        there: Mapping[str, int] = {}
+        if with_shards:
+            _, there = disk.together(self.store, self._read_new, partial(self.store.list, SHARDS))
+        else:
+            self._read_new()
         layout.check(self.store, self.state.records, shards=bool(there))
         supersede.check(self.store, self.manifest, self.state)
         shards.check_sizes(self.store, self.state.shards.values(), there)
@@ -312,16 +321,23 @@ class DirectoryCheckpoint(Checkpoint):
     def _sweep(self, there: Iterable[str]) -> None:
         """Remove what crashed runs have left behind. Only after the claim: all of it is dead.
 
-        ``there``: the shards as they were listed before.
+        ``there``: the shards as they were listed before. Raises `Fenced` after a reset.
         """
         epoch, number = self.state.epoch, self._journal.next_number
+        outboxes: Iterable[str] = ()
+        # A reset enters a record first, so that none has come before a claim which is the first.
+        if self.state.records > 1:
+            _, outboxes = disk.together(
+                self.store,
+                partial(disk.check_current, self.store),
+                partial(self.store.list, outbox.FOLDER),
+            )
         orphans = [
             path
             for path in there
             if 0 < shards.epoch_of(path) < epoch and path not in self.state.shards
         ]
         # What workers of older drivers have left, and their leave to go on.
-        outboxes = self.store.list(outbox.FOLDER) if epoch > 1 else ()
         left = [path for path in outboxes if 0 < outbox.epoch_of(path) < epoch]
         self.store.delete_all([*orphans, *left])
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
@@ -444,8 +460,15 @@ class DirectoryCheckpoint(Checkpoint):
         close = Commit(kind="close", epoch=self.state.epoch, run=self.run, info=info)
         texts = bytes(adopted.fingerprints)
         close = replace(close, adopted=bytes(adopted.lines), adopted_fingerprints=texts)
-        self._append(close)
-        self._check_whole()
+        before = self._journal.next_number
+        _, records, there, _ = disk.together(
+            self.store,
+            partial(self._append, close),
+            partial(disk.names, self.store, JOURNAL),
+            partial(self.store.list, SHARDS),
+            self._hold.look,
+        )
+        self._check_whole(before, records, there)
 
     def _append(self, commit: Commit) -> Commit:
         """Append a record, and do not believe it unless it stands where readers look for it.
@@ -466,26 +489,21 @@ class DirectoryCheckpoint(Checkpoint):
             raise
         return commit
 
-    def _check_whole(self) -> None:
+    def _check_whole(self, count: int, records: Set[str], there: Mapping[str, int]) -> None:
         """Raises `CheckpointDamaged` if a record or shard has gone while this run was at work.
 
-        What a newer run has replaced since this one has ended is no loss.
+        ``records`` and ``there`` were listed when there were so many records. What a newer run has
+        replaced since this one has ended is no loss.
         """
         try:
-            self._look_for_all()
+            lost = [name for name in map(record_name, range(count)) if name not in records]
+            if lost:
+                what = "it was removed while this run was at work"
+                raise CheckpointDamaged(what, files=(lost[0],), place=self.store.url)
+            shards.check_sizes(self.store, self.state.shards.values(), there)
         except CheckpointDamaged:
             if not any(True for _ in self._journal.read_new()):
                 raise
-
-    def _look_for_all(self) -> None:
-        there = disk.names(self.store, JOURNAL)
-        lost = [n for n in range(self._journal.next_number) if record_name(n) not in there]
-        if lost:
-            name = record_name(lost[0])
-            raise CheckpointDamaged(
-                "it was removed while this run was at work", files=(name,), place=self.store.url
-            )
-        shards.check_sizes(self.store, self.state.shards.values())
 
     def close(self) -> None:
         """Let go of the checkpoint. Commits nothing; may be called more than once."""

@@ -10,6 +10,7 @@ another's claim in the place of its own gives way.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -65,6 +66,8 @@ class Holder:
         # Records from this number on are of runs that have begun since.
         self._known = math.inf
         self._failed = False
+        # Whether the sign of life was this run's when that was looked at last.
+        self._mine: bool | None = None
         self._stop = threading.Event()
         # By a weak reference: a hold that is lost sight of ends, and its lock with it.
         self._thread = threading.Thread(
@@ -122,20 +125,30 @@ class Holder:
         if other.get("run", self._record["run"]) != self._record["run"]:
             raise held(self._store, other)
 
+    def look(self) -> None:
+        """Look now whether the sign of life is this run's, so that `release` need not.
+
+        An error is met again there.
+        """
+        with contextlib.suppress(ResumableTasksError):
+            self._mine = self._is_mine()
+
     def release(self) -> None:
         """Stop holding; the checkpoint can be taken at once."""
         self._stop.set()
         try:
             if self._thread.is_alive():
                 self._thread.join()
-            wrote = self._record["beat"] > 0
-            if wrote and read(self._store).get("run") == self._record["run"]:
+            if self._is_mine() if self._mine is None else self._mine:
                 self._store.delete(NAME)
         except ResumableTasksError as error:
             # Advisory: whoever comes next finds the lock free, whatever the file says.
             log.warning("%s could not be removed: %s", NAME, error)
         finally:
             self._let_go()
+
+    def _is_mine(self) -> bool:
+        return self._record["beat"] > 0 and read(self._store).get("run") == self.run
 
     def _let_go(self) -> None:
         if self._release_lock is not None:

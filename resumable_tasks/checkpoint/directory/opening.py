@@ -28,25 +28,28 @@ def prepare(store: Store) -> None:
     disk.prepare(store, (JOURNAL, SHARDS))
 
 
-def look(store: Store) -> tuple[Stored | None, bool]:
-    """The manifest, None if there is none, and whether there is nothing at all.
+def is_new(store: Store) -> bool:
+    """True if there is nothing at all at this place."""
+    return store.is_empty((JOURNAL, SHARDS))
+
+
+def look(store: Store) -> Stored | None:
+    """The manifest, None if there is none.
 
     Raises `CheckpointUnusable` for a place with other things in it, `CheckpointDamaged` for a
     journal without a manifest.
     """
-    if store.is_empty((JOURNAL, SHARDS)):
-        return None, True
     found = manifest.find(store)
     if found is not None:
-        return found, False
+        return found
     # The top last: another run that has just begun makes the manifest before any record.
     records, there = disk.names(store, JOURNAL), store.list("")
     if manifest.NAME in there:
-        return manifest.find(store), False
+        return manifest.find(store)
     _refuse_foreign(store, there)
     if records:
         raise manifest.damaged(store, NO_MANIFEST)
-    return None, False
+    return None
 
 
 def _refuse_foreign(store: Store, there: Iterable[str]) -> None:

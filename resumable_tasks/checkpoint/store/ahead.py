@@ -1,4 +1,4 @@
-"""Reads ahead, where each read waits for a service far away."""
+"""Reads ahead, and other calls at once, where each waits for a service far away."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -49,3 +50,29 @@ def in_order(read: Callable[[str], T], names: Iterable[str], width: int) -> Iter
             future.cancel()
         for _ in range(threads):
             jobs.put(None)
+
+
+def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    """What these calls return, in their order, all of them made at once.
+
+    All have ended when this returns or raises: what the first of them in this order has raised.
+    """
+    futures: list[Future[Any]] = []
+    threads: list[threading.Thread] = []
+
+    def make(call: Callable[[], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised by the one who asked
+            future.set_exception(error)
+
+    for call in calls:
+        future: Future[Any] = Future()
+        futures.append(future)
+        target, args = copy_context().run, (make, call, future)
+        thread = threading.Thread(target=target, args=args, name="resumable-ask", daemon=True)
+        threads.append(thread)
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [future.result() for future in futures]

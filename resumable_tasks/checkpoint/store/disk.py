@@ -10,7 +10,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, starmap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable
@@ -178,6 +178,18 @@ def read_each(
         except (FileNotFoundError, CheckpointDamaged) as error:
             at += 1
             yield error
+
+
+def together(store: Store, *calls: Callable[[], Any]) -> list[Any]:
+    """What these calls return, in their order: made at once, on a disk one after the other.
+
+    Raises what the first of them in this order has raised, once all that were made have ended.
+    """
+    if isinstance(store, Disk):
+        return [call() for call in calls]
+    from resumable_tasks.checkpoint.store.ahead import at_once
+
+    return at_once(calls)
 
 
 def sync(store: Store, folder: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resumable_tasks import CheckpointDamaged, CheckpointUnusable, resumable_task
+from resumable_tasks import CheckpointDamaged, CheckpointUnusable, StoreError, resumable_task
 from resumable_tasks.checkpoint.directory import repair as repairs
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.holder import read as read_holder
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from tests.checkpoint.store.plain import AtPlain, Plain, at
 
@@ -86,6 +89,77 @@ def test_a_commit_is_two(place: AtPlain) -> None:
     assert counted.total() == 5 + 2 * committed + len(
         ["close", "list journal", "list shards", "read holder.json", "delete holder.json"]
     )
+
+
+class Met:
+    """Lets calls of these kinds wait for each other, each kind once: alone, one fails."""
+
+    def __init__(self, store: Plain, *kinds: str) -> None:
+        self.left = set(kinds)
+        self.barrier = threading.Barrier(len(kinds), timeout=30)
+        self.lock = threading.Lock()
+        store.before = self
+
+    def __call__(self, method: str, name: str) -> None:
+        kind = f"{method} {name.partition('/')[0]}"
+        with self.lock:
+            waits = kind in self.left
+            self.left.discard(kind)
+        if waits:
+            self.barrier.wait()
+
+
+@pytest.mark.parametrize(
+    ("resumed", "kinds"),
+    [
+        (False, ["put holder.json", "create job.json"]),
+        (True, ["read job.json", "list journal"]),
+        (True, ["read holder.json", "create job.json"]),
+        (True, ["read ahead journal", "list shards"]),
+    ],
+)
+def test_what_an_opening_asks_goes_out_at_once(
+    place: AtPlain, resumed: bool, kinds: list[str]
+) -> None:
+    if resumed:
+        job.run(items(3), checkpoint=place)
+    met = Met(place.plain, *kinds)
+    DirectoryCheckpoint.open(place.plain, WANTED).close()
+    assert not met.left
+
+
+def test_the_end_is_two_rounds_of_requests(place: AtPlain) -> None:
+    checkpoint = DirectoryCheckpoint.open(place.plain, WANTED)
+    met = Met(place.plain, "create journal", "list journal", "list shards", "read holder.json")
+    place.plain.counted()
+    checkpoint.end("done", {})
+    checkpoint.close()
+    assert not met.left
+    assert place.plain.counted().total() == 5
+
+
+def test_a_hold_that_another_has_taken_is_left_to_it_at_the_end(place: AtPlain) -> None:
+    store = place.plain
+    checkpoint = DirectoryCheckpoint.open(store, WANTED)
+    Holder(store, "other")._write()
+    checkpoint.end("done", {})
+    checkpoint.close()
+    assert read_holder(store)["run"] == "other"
+
+
+def test_a_hold_that_cannot_be_looked_at_does_not_fail_a_run(
+    place: AtPlain, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = DirectoryCheckpoint.open(place.plain, WANTED)
+
+    def refuse(method: str, name: str) -> None:
+        if (method, name) == ("read", "holder.json"):
+            raise StoreError("no")
+
+    place.plain.before = refuse
+    checkpoint.end("done", {})
+    checkpoint.close()
+    assert "holder.json could not be removed" in caplog.text
 
 
 def test_what_is_read_is_read_ahead(place: AtPlain) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.ahead import at_once, in_order
 
 
 def readers() -> int:
@@ -54,3 +55,31 @@ def test_what_is_not_read_to_its_end_leaves_no_thread() -> None:
     next(found)
     found.close()  # type: ignore[attr-defined]
     until_they_have_ended()
+
+
+def test_calls_at_once_return_in_their_order() -> None:
+    together = threading.Barrier(3, timeout=30)
+
+    def call(number: int) -> int:
+        together.wait()
+        return number
+
+    assert at_once([partial(call, number) for number in range(3)]) == [0, 1, 2]
+
+
+def test_the_first_error_is_raised_once_all_calls_have_ended() -> None:
+    failed = threading.Event()
+    ended: list[str] = []
+
+    def slow() -> None:
+        failed.wait(30)
+        ended.append("slow")
+        raise KeyError("the first in order")
+
+    def quick() -> None:
+        failed.set()
+        raise ValueError("the first in time")
+
+    with pytest.raises(KeyError, match="the first in order"):
+        at_once([slow, quick, lambda: ended.append("third")])
+    assert sorted(ended) == ["slow", "third"]
