@@ -35,8 +35,14 @@ def prefect_env(prefect_server: tuple[int, Path]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def in_prefect(prefect_env: dict[str, str]) -> Iterator[None]:
     """Flows in this process talk to the server. Not the tests of other modules."""
+    from prefect.context import refresh_global_settings_context
+
     before = dict(os.environ)
     os.environ.update(prefect_env)
+    # Whatever has loaded Prefect before has read the environment then, and knows of no server:
+    # Prefect would start another one, over the same database, and wait for it.
+    refresh_global_settings_context()
     yield
     os.environ.clear()
     os.environ.update(before)
+    refresh_global_settings_context()
