@@ -190,25 +190,26 @@ class Tables:
         return dict(zip(self.spec.keys, values, strict=True))
 
     def reflected(self, name: str) -> sa.Table:
-        """A table as it is in the database."""
+        """A table's columns as they are in the database."""
         schema, _, table = name.rpartition(".")
         with self._database.reading() as connection, warnings.catch_warnings():
             # A type that SQLAlchemy does not know, such as point, is read as text.
             warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
             try:
-                found = sa.Table(
-                    table,
-                    self._metadata,
-                    schema=schema or None,
-                    autoload_with=connection,
-                    resolve_fks=False,  # the tables it refers to, and theirs, are not asked for
-                )
+                columns = sa.inspect(connection).get_columns(table, schema or None)
             except sa.exc.NoSuchTableError:
                 raise UsageError(
                     f"{self._database.url} has no table {name!r}",
                     remedy="Correct table=, or make the table first",
                 ) from None
-        return found
+        # Its keys, indexes and constraints would be six more questions, and are asked for by `check`.
+        return sa.Table(
+            table,
+            self._metadata,
+            *(sa.Column(each["name"], each["type"], nullable=each["nullable"]) for each in columns),
+            schema=schema or None,
+            keep_existing=True,
+        )
 
     def _key_column(self, name: str) -> sa.Column[Any]:
         if name not in self.items.c:
