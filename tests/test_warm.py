@@ -41,6 +41,16 @@ def test_it_is_as_a_fresh_interpreter(code: str, tmp_path: Path) -> None:
     assert tried(warm.run) == tried(subprocess.run)
 
 
+def test_warnings_are_errors_where_they_are_to_be(tmp_path: Path) -> None:
+    code = "import sys, warnings; print(sys.warnoptions, flush=True); warnings.warn('so it is')"
+    for options, returned in (([], 0), (["-W", "error"], 1)):
+        command = [sys.executable, *options, "-c", code]
+        found = [run(command, capture_output=True, text=True) for run in (warm.run, subprocess.run)]
+        assert [each.returncode for each in found] == [returned, returned]
+        assert found[0].stdout == found[1].stdout
+        assert all("UserWarning: so it is" in each.stderr for each in found)
+
+
 def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path) -> None:
     pytest.importorskip("prefect")
     code = (

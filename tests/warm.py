@@ -6,8 +6,8 @@ It is a process of its own, at the head of its own group, to be killed as any ot
 interpreter does: threads are waited for, exit functions run, and the exit code is the same.
 With ``prefect=True`` the parent is another one, which has imported Prefect too: 2 to 6 seconds.
 
-What is itself about a fresh interpreter (what an import loads, a script as a user has it, options
-of Python) starts one, with `subprocess`.
+What is itself about a fresh interpreter (what an import loads, options of Python other than ``-W
+error``) starts one, with `subprocess`.
 """
 
 from __future__ import annotations
@@ -354,6 +354,7 @@ def become(request: dict[str, Any]) -> Callable[[], None]:
     """In the child: what the command of the request would do, as its ``__main__``."""
     import importlib.util
     import types
+    import warnings
 
     env, words = request["env"], request["command"]
     os.environ.clear()
@@ -361,6 +362,10 @@ def become(request: dict[str, Any]) -> Callable[[], None]:
     time.tzset()
     os.chdir(request["cwd"])
     direct = bool(env.get("PYTHONUNBUFFERED"))
+    if words[:2] == ["-W", "error"]:
+        words = words[2:]
+        sys.warnoptions.append("error")  # for the processes that this one starts
+        warnings.simplefilter("error")
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -377,7 +382,8 @@ def become(request: dict[str, Any]) -> Callable[[], None]:
         sys.argv = words
         code = compile(Path(words[0]).read_bytes(), words[0], "exec")
     more = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [first, *more, *(path for path in sys.path if path != str(ROOT))]
+    # The repository last, where an editable install has it.
+    sys.path[:] = [first, *more, *(path for path in sys.path if path != str(ROOT)), str(ROOT)]
     if words[0] == "-m":
         found = importlib.util.find_spec(words[1])
         if found is not None and found.submodule_search_locations is not None:
