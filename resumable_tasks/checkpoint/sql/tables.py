@@ -202,7 +202,7 @@ class Tables:
                     f"{self._database.url} has no table {name!r}",
                     remedy="Correct table=, or make the table first",
                 ) from None
-        # Its keys, indexes and constraints would be six more questions, and are asked for by `check`.
+        # Keys, indexes and constraints would be six more questions; `check` asks those it needs.
         return sa.Table(
             table,
             self._metadata,
