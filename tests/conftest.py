@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -63,10 +65,41 @@ def proofs_of_proofs(items: list[pytest.Item]) -> None:
             counts[name] += 1
 
 
+def samples(items: list[pytest.Item]) -> None:
+    """Mark as long what a sample of a test's parametrizations can do without.
+
+    The sample is of the tests that are marked so, the same at each run, and has each value of each
+    parameter, with ``pairs=True`` each two values of any two parameters together: of a product that
+    is to be tried as a whole only now and then.
+    """
+    products: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample") and not item.get_closest_marker("long"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, left in products.items():
+        Random(name).shuffle(left)
+        seen: set[Any] = set()
+        while left:
+            chosen = max(left, key=lambda item: len(tried_by(item) - seen))
+            left.remove(chosen)
+            if tried_by(chosen) <= seen:
+                chosen.add_marker(pytest.mark.long)
+            seen |= tried_by(chosen)
+
+
+def tried_by(item: pytest.Item) -> set[Any]:
+    """The values that a test has for its parameters, or all two of them."""
+    marked = item.get_closest_marker("sample")
+    assert marked is not None
+    values = sorted((name, repr(value)) for name, value in item.callspec.params.items())  # type: ignore[attr-defined]
+    return set(combinations(values, 2) if marked.kwargs.get("pairs") else values)
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m "not long"` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What compares clocks fails where other work holds it up; what is wrong fails each time."""
     proofs_of_proofs(items)
+    samples(items)
     for item in items:
         if item.get_closest_marker("timing"):
             item.add_marker(pytest.mark.flaky(reruns=2))

@@ -79,6 +79,7 @@ def nights(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Nigh
     return found
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     ("handler", "runner", "count"),
     [
@@ -158,6 +159,7 @@ def test_without_isolation_the_error_is_said_to_be_the_batchs(place: Path) -> No
         assert {(failure.error_of, failure.attempts) for failure in found} == {("batch", attempts)}
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["local", "processes"])
 @pytest.mark.parametrize("handler", ["short", "text", "one_row"])
 def test_results_of_a_wrong_shape_end_the_run_at_once(

@@ -30,6 +30,7 @@ async def on_a_loop(items: Rows) -> Rows:
     return on_threads(items)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["auto", "local"])
 @pytest.mark.parametrize("handler", [on_threads, on_a_loop])
 @pytest.mark.parametrize("shown", [True, False])

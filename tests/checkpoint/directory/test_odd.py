@@ -96,6 +96,7 @@ def hit(place: Path, which: str) -> Path:
     return sorted((place / "journal").iterdir())[record[which]]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("odd", [*ODD, huge])
 @pytest.mark.parametrize("which", ["first", "middle", "last", "shard"])
 def test_what_is_no_plain_file_is_damage_and_is_mended(

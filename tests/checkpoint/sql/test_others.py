@@ -71,6 +71,7 @@ def test_a_failed_row_that_is_gone_is_no_failure(db: Db, prepared: Prepared) -> 
     assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 0
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     "fix", ["DELETE FROM lessons", "UPDATE lessons SET processed_at = '2026-01-01'"]
 )

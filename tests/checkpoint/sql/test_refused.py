@@ -122,6 +122,7 @@ class Odd:
         raise AttributeError(name)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("bad", [2**80, "half \ud83d", "\0", Odd(), {"a": Odd()}])
 def test_a_value_that_no_driver_can_send(db: Db, prepared: Prepared, bad: Any) -> None:
     checkpoint = prepared(60)

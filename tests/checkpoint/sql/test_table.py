@@ -373,6 +373,7 @@ def test_dry_run_writes_nothing(db: Db, prepared: Prepared) -> None:
     assert db.one("SELECT count(*) FROM lessons_processed_at_runs") == 0
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["threads", "async", "processes"])
 def test_on_every_local_runner(db: Db, prepared: Prepared, runner: str) -> None:
     checkpoint = prepared(60)
