@@ -19,6 +19,7 @@ import pytest
 
 pytest.importorskip("prefect")
 
+from tests import warm
 from tests.flows.api import Api, orders, says, serving
 from tests.prefect import server
 from tests.prefect.api import Api as Prefect
@@ -62,8 +63,23 @@ def command(api: Api, *arguments: str) -> list[str]:
 def run(
     cwd: Path, environment: dict[str, str], command: list[str]
 ) -> subprocess.CompletedProcess[str]:
+    """In a fresh interpreter: what is asked may be whether Prefect is loaded."""
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def run_with_prefect(
+    cwd: Path, environment: dict[str, str], command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    return warm.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        prefect=True,
     )
 
 
@@ -87,8 +103,8 @@ def test_a_script_with_a_server_is_a_flow_run_and_its_state_says_how_it_went(
     arguments = ("--from", DATE, "--to", "2026-11-24", "--out", out, "--limit", "20")
     started = command(api, *arguments, "--token-env", "API_TOKEN")
 
-    first = run(tmp_path, environment, started)
-    second = run(tmp_path, environment, started)
+    first = run_with_prefect(tmp_path, environment, started)
+    second = run_with_prefect(tmp_path, environment, started)
 
     assert first.returncode == 1, first.stderr
     assert second.returncode == 0, second.stderr
@@ -124,13 +140,13 @@ def test_killed_in_a_flow_run_and_resumed_without_prefect(
     api.before = lambda path: time.sleep(0.02 * path.startswith("/detail"))
     place, out = tmp_path / "checkpoint", str(tmp_path / "published")
     arguments = ("--date", DATE, "--checkpoint", str(place), "--out", out, "--batch-size", "5")
-    process = subprocess.Popen(
+    process = warm.start(
         command(api, *arguments),
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        prefect=True,
     )
     end = time.monotonic() + 60
     while done_in(place) < 50:
@@ -165,14 +181,15 @@ def test_a_server_that_fails_the_flow_run_ends_it_with_75(
         "def fails(**_): raise httpx.ConnectError('refused')\n"
         f"_command.command(http_ingest.ingest, fails)(['http://h/', '--date', {DATE!r}])\n"
     )
-    failed = run(tmp_path, environment, [sys.executable, "-c", script])
+    failed = run_with_prefect(tmp_path, environment, [sys.executable, "-c", script])
     assert failed.returncode == 75
     assert "failed the flow run: ConnectError('refused'). What is done is" in failed.stderr
 
 
 def test_no_server_is_started_where_none_answers(api: Api, tmp_path: Path) -> None:
     url = f"http://me:s3cret@127.0.0.1:{server.free_port()}/api"
-    refused = run(tmp_path, {**ENVIRONMENT, "PREFECT_API_URL": url}, command(api))
+    environment = {**ENVIRONMENT, "PREFECT_API_URL": url}
+    refused = run_with_prefect(tmp_path, environment, command(api))
     assert refused.returncode == 75
     assert "no answer from the Prefect server at 127.0.0.1:" in refused.stderr
     assert "--local to run without it" in refused.stderr
