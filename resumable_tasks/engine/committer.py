@@ -11,24 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.checkpoint.form import Checkpoint, GaveWay, Receipt, Unit
 from resumable_tasks.engine.budget import Spending
-from resumable_tasks.engine.events import Committed, Stopping
+from resumable_tasks.engine.events import Committed, Tell
 from resumable_tasks.engine.failing import Decision, FailureHandling
-from resumable_tasks.engine.flight import Flight, Stop
+from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.refused import Refused
+from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.window import Window
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import join
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.handle import Work
-from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
 
 # So often a batch by itself waits for another writer, each time for as long as its form waits.
 _TRIES = 6
@@ -44,39 +44,6 @@ class _StopRequest:
 
     reason: str
     grace_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A run's rules for failures, and how long a stop waits for running batches."""
-
-    isolate: bool = True
-    pause_after: int | None = 5
-    give_up_after: float = 600.0
-    keep_items: bool = False
-    fail_fast: bool = False
-    grace_seconds: float = 25.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run has come to. ``left`` batches were not handled. ``parked`` items have a result
-    that does not fit the table. ``why_failed`` is what ended the run before its items, where that
-    is a failure of the job.
-    """
-
-    completed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    parked: list[Failure] = field(default_factory=list)
-    left: int = 0
-    why_failed: str | None = None
-    fatal: BaseException | None = None
-
-
-class Tell(Protocol):
-    """Tells the listeners an event of this run."""
-
-    def __call__(self, kind: type[Any], **fields: Any) -> None: ...
 
 
 class Committer:
@@ -190,11 +157,7 @@ class Committer:
                     group.append(found)
 
     def _begin_to_stop(self, reason: str, grace_seconds: float) -> None:
-        if not self._stop.begin(reason, grace_seconds):
-            return
-        limit = f" (up to {grace_seconds:g} s)" if grace_seconds < math.inf else ""
-        log.warning("%s: finishing running batches%s; ask again to stop now", reason, limit)
-        self._tell(Stopping, reason=reason, running=self._flight.batches)
+        begin_to_stop(self._stop, reason, grace_seconds, self._flight.batches, self._tell)
 
     def _seconds_until_due(self) -> float | None:
         # A batch of one item has nothing to divide; in a pause nothing is wrong with the batches.

@@ -14,23 +14,26 @@ parts go out again from the committer's thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.signals import ItemsLeft, by_a_signal
 from resumable_tasks.checkpoint.form import Checkpoint
 from resumable_tasks.engine.budget import Spending
-from resumable_tasks.engine.committer import Committer, Rules
 from resumable_tasks.engine.events import Committed, Listeners, Progress, RunFinished
-from resumable_tasks.engine.feeder import Feeder
-from resumable_tasks.engine.flight import Flight, Stop
-from resumable_tasks.engine.window import Window
+from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
+from resumable_tasks.engine.rules import Rules
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.plan import Waiting, made_ahead
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Failure
+
+if TYPE_CHECKING:
+    from resumable_tasks.engine.committer import Committer
+    from resumable_tasks.runners.handle import Work
 
 _ABANDON_SECONDS = 5.0
 
@@ -70,13 +73,17 @@ def no_response(url: str) -> CommitStateUnknown:
 
 
 class Engine:
-    """One run. ``run`` is called once."""
+    """One run. ``run`` is called once.
+
+    ``work`` gives what the workers need, and is asked once there is a batch to be handled: a run
+    with nothing left to do starts nothing, and loads nothing of what handles and commits.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         runner: Runner,
-        work: Work,
+        work: Callable[[], Work],
         listeners: Listeners,
         *,
         expected: int | None,
@@ -88,33 +95,13 @@ class Engine:
         self._work = work
         self._listeners = listeners
         self._expected = expected
-        self._grace_seconds = rules.grace_seconds
+        self._rules = rules
         self._spending = spending
         self._flight = Flight()
         self._stop = Stop()
-        window = Window(runner, checkpoint.found.write_seconds)
-        self._committer = Committer(
-            checkpoint,
-            runner.submit,
-            work,
-            self._flight,
-            self._stop,
-            spending,
-            window,
-            rules,
-            self.tell,
-        )
-        self._feeder = Feeder(
-            checkpoint.planner,
-            runner,
-            self._flight,
-            self._stop,
-            spending,
-            window,
-            self._committer.failing.may_begin,
-            self._committer.wake,
-            None if work.timeout is None else work.timeout + rules.grace_seconds,
-        )
+        # Requests to stop, as long as there is no committer to take them.
+        self._requests: list[tuple[str, float]] = []
+        self._committer: Committer | None = None
         self._began = time.monotonic()
 
     def run(self, items: Iterable[Any]) -> Ending:
@@ -126,34 +113,109 @@ class Engine:
         grace.
         """
         self._began = time.monotonic()
-        self._runner.start(self._work, self._committer.take, self._stop.event)
-        self._committer.start()
-        abandoned: list[Batch] = []
-        drained = all_of_them = False
+        batches = self._planned(items)
+        first, all_of_them = self._first(batches)
+        if first is None:
+            return self._ending(Tally(), all_of_them, [])
+        return self._work_through(chain([first], batches))
+
+    def _planned(self, items: Iterable[Any]) -> Iterator[Batch | Waiting]:
+        planner = self._checkpoint.planner
+        batches: Iterable[Batch | Waiting] = planner.batches(items)
+        if made_ahead(items):
+            batches = list(batches)
+            planner.check_bad()
+        yield from batches
+
+    def _first(self, batches: Iterable[Batch | Waiting]) -> tuple[Batch | None, bool]:
+        """The first batch, None if there is none or the run stops; whether all items were read."""
         try:
-            all_of_them = self._feeder.feed(items)
-            drained = self._drain()
+            for batch in batches:
+                if self.stopping:
+                    break
+                if isinstance(batch, Batch):
+                    return batch, False
         except ItemsLeft:  # by a signal, which the run has been told of
-            drained = self._drain()
+            self._begin_to_stop()
+            return None, False
         except BaseException as error:  # the items' own, or a host that ends the program
             if not isinstance(error, Exception) or by_a_signal(error):
                 self.request_stop(type(error).__name__)
-            drained = self._drain()
+            self._begin_to_stop()
+            raise
+        self._begin_to_stop()
+        return None, not (self._stop.begun or self._checkpoint.planner.cut_short)
+
+    def _begin_to_stop(self) -> None:
+        """Do what was asked for, in the thread that reads the items, while nothing runs."""
+        over = self._spending.over
+        if over is not None and not self._requests:
+            self._requests.append((self._stop.note_budget(over), self._rules.grace_seconds))
+        for reason, grace_seconds in self._requests:
+            begin_to_stop(self._stop, reason, grace_seconds, 0, self.tell)
+
+    def _work_through(self, batches: Iterable[Batch | Waiting]) -> Ending:
+        """Handle and commit these batches, of which there is one at least."""
+        from resumable_tasks.engine.committer import Committer
+        from resumable_tasks.engine.feeder import Feeder
+        from resumable_tasks.engine.window import Window
+
+        checkpoint, runner, work = self._checkpoint, self._runner, self._work()
+        window = Window(runner, checkpoint.found.write_seconds)
+        committer = Committer(
+            checkpoint,
+            runner.submit,
+            work,
+            self._flight,
+            self._stop,
+            self._spending,
+            window,
+            self._rules,
+            self.tell,
+        )
+        feeder = Feeder(
+            checkpoint.planner,
+            runner,
+            self._flight,
+            self._stop,
+            self._spending,
+            window,
+            committer.failing.may_begin,
+            committer.wake,
+            None if work.timeout is None else work.timeout + self._rules.grace_seconds,
+        )
+        self._committer = committer
+        for request in self._requests:
+            committer.request_stop(*request)
+        runner.start(work, committer.take, self._stop.event)
+        committer.start()
+
+        def drain() -> bool:
+            return feeder.drain(lambda: committer.broken is not None)
+
+        abandoned: list[Batch] = []
+        drained = all_of_them = False
+        try:
+            all_of_them = feeder.feed(batches)
+            drained = drain()
+        except ItemsLeft:  # by a signal, which the run has been told of
+            drained = drain()
+        except BaseException as error:  # the items' own, or a host that ends the program
+            if not isinstance(error, Exception) or by_a_signal(error):
+                self.request_stop(type(error).__name__)
+            drained = drain()
             raise
         finally:
             abandoned = [] if drained else self._unfinished()
             self._stop.event.set()
-            self._runner.close(abandon=not drained)
-            answered = self._committer.join(None if drained else _ABANDON_SECONDS)
+            runner.close(abandon=not drained)
+            answered = committer.join(None if drained else _ABANDON_SECONDS)
         if not answered:
-            raise no_response(self._checkpoint.url)
-        ended_by = self._committer.broken or self._committer.tally.fatal
+            raise no_response(checkpoint.url)
+        ended_by = committer.broken or committer.tally.fatal
         if ended_by is not None:
             raise ended_by
-        return self._ending(all_of_them, abandoned)
-
-    def _drain(self) -> bool:
-        return self._feeder.drain(lambda: self._committer.broken is not None)
+        return self._ending(committer.tally, all_of_them, abandoned)
 
     def _unfinished(self) -> list[Batch]:
         """The batches that are being handled, as far as the runner tells."""
@@ -162,8 +224,8 @@ class Engine:
             *out.values()
         ]
 
-    def _ending(self, all_of_them: bool, abandoned: list[Batch]) -> Ending:
-        tally, stop = self._committer.tally, self._stop
+    def _ending(self, tally: Tally, all_of_them: bool, abandoned: list[Batch]) -> Ending:
+        stop = self._stop
         # A budget that is used up has ended nothing where nothing is left.
         complete = all_of_them and not tally.left and not abandoned and not stop.asked
         return Ending(
@@ -184,7 +246,7 @@ class Engine:
     @property
     def retried(self) -> int:
         """The number of batches that needed more than one call with the same items, so far."""
-        return len(self._committer.failing.retried)
+        return len(self._committer.failing.retried) if self._committer is not None else 0
 
     def tell_end(self, how: str) -> None:
         """Tell the listeners that this run has ended, and how."""
@@ -193,21 +255,27 @@ class Engine:
     @property
     def stopping(self) -> bool:
         """True once the run takes no more items."""
-        return self._stop.begun
+        if self._stop.begun or self._committer is not None:
+            return self._stop.begun
+        return bool(self._requests) or self._spending.over is not None
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
         """Ask the run to stop: soon, or at once, which leaves running batches alone.
 
         Safe in a signal handler and in any thread.
         """
-        grace_seconds = 0.0 if at_once else self._grace_seconds
+        grace_seconds = 0.0 if at_once else self._rules.grace_seconds
         # Here too: a commit that waits for others, such as for a lock, keeps the queue waiting.
         self._stop.ask(grace_seconds)
-        self._committer.request_stop(reason, grace_seconds)
+        # First into the list, which another thread reads once it has made the committer. A request
+        # that comes in between is made twice, which does no harm.
+        self._requests.append((reason, grace_seconds))
+        if self._committer is not None:
+            self._committer.request_stop(reason, grace_seconds)
 
     def progress(self) -> Progress:
         """The progress of the run."""
-        tally = self._committer.tally
+        tally = self._committer.tally if self._committer is not None else Tally()
         return Progress(
             tally.completed,
             len(tally.failures),

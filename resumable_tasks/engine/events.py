@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.items.keys import Key, parse_lines
@@ -113,6 +114,12 @@ class RunFinished(Event):
 
 
 Listener = Callable[[Event], None]
+
+
+class Tell(Protocol):
+    """Tells the listeners an event of this run."""
+
+    def __call__(self, kind: type[Any], **fields: Any) -> None: ...
 
 
 @dataclass(slots=True)

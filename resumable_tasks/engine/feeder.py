@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.flight import Flight, Stop
 from resumable_tasks.engine.window import Window
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.plan import Planner, Waiting, made_ahead
+from resumable_tasks.items.plan import Planner, Waiting
 from resumable_tasks.runners.base import Runner
 
 POLL_SECONDS = 0.05
@@ -45,12 +44,8 @@ class Feeder:
         self._wake = wake
         self._hang_after = hang_after
 
-    def feed(self, items: Iterable[Any]) -> bool:
-        """Submit the batches of these items; whether that was all of them."""
-        batches: Iterable[Batch | Waiting] = self._planner.batches(items)
-        if made_ahead(items):
-            batches = list(batches)
-            self._planner.check_bad()
+    def feed(self, batches: Iterable[Batch | Waiting]) -> bool:
+        """Submit these batches; whether they were all, and of all items."""
         for batch in batches:
             # What is held must not wait for the next item.
             self._flight.at_end = isinstance(batch, Waiting)

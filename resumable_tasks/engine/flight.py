@@ -1,11 +1,16 @@
-"""State shared by the feeding and the committing thread: the batches in flight, and the stop."""
+"""State shared by the feeding and the committing thread: batches in flight, the stop, the tally."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from dataclasses import dataclass, field
 
+from resumable_tasks.base import log
+from resumable_tasks.engine.events import Stopping, Tell
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.outcome import Failure
 
 
 class Flight:
@@ -86,3 +91,27 @@ class Stop:
     def overdue(self) -> bool:
         """True once running batches are no longer waited for."""
         return self._deadline is not None and time.monotonic() > self._deadline
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has come to. ``left`` batches were not handled. ``parked`` items have a result
+    that does not fit the table. ``why_failed`` is what ended the run before its items, where that
+    is a failure of the job.
+    """
+
+    completed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    parked: list[Failure] = field(default_factory=list)
+    left: int = 0
+    why_failed: str | None = None
+    fatal: BaseException | None = None
+
+
+def begin_to_stop(stop: Stop, reason: str, grace_seconds: float, running: int, tell: Tell) -> None:
+    """Let no batch begin any more while so many are running, and say so, once."""
+    if not stop.begin(reason, grace_seconds):
+        return
+    limit = f" (up to {grace_seconds:g} s)" if grace_seconds < math.inf else ""
+    log.warning("%s: finishing running batches%s; ask again to stop now", reason, limit)
+    tell(Stopping, reason=reason, running=running)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TARGET_BYTES = 128_000_000
 _ROW_GROUP_BYTES = 32_000_000
 # Bytes of Arrow memory that become about one byte of Parquet, to begin with.
 _FIRST_RATIO = 4.0

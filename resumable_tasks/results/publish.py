@@ -13,9 +13,10 @@ from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.results.bucket import InBucket
+from resumable_tasks.results.compact import TARGET_BYTES
 from resumable_tasks.results.folder import Folder
 from resumable_tasks.results.form import Form, Published
-from resumable_tasks.results.rows import TARGET_BYTES, Wanted
+from resumable_tasks.results.rows import Wanted
 
 PublishForm = Literal["parquet", "delta"]
 

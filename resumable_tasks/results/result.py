@@ -14,14 +14,15 @@ from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
-from resumable_tasks.results.form import Published
-from resumable_tasks.results.publish import PublishForm, publish
-from resumable_tasks.results.rows import TARGET_BYTES, Wanted, ordered_table, table
+from resumable_tasks.results.compact import TARGET_BYTES
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
+
+    from resumable_tasks.results.form import Published
+    from resumable_tasks.results.publish import PublishForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class RunResult:
         `CheckpointDamaged` that names the file, and `UsageError` where it is not known which
         items were given.
         """
+        from resumable_tasks.results.rows import Wanted, ordered_table, table
+
         given = self._given if only_given else None
 
         def whole(rows: CommittedRows) -> pa.Table:
@@ -120,6 +123,8 @@ class RunResult:
         keeps a table there (extra ``delta``). ``ordered`` and ``only_given`` as for `table`. See
         `resumable_tasks.results.publish.publish`.
         """
+        from resumable_tasks.results.publish import publish
+
         return publish(
             self._reader,
             dest,

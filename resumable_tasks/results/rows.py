@@ -10,11 +10,10 @@ from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.results.compact import TARGET_BYTES
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-TARGET_BYTES = 128_000_000
 
 
 @dataclass(frozen=True, slots=True)

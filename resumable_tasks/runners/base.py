@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Outcome
+
+if TYPE_CHECKING:
+    from resumable_tasks.runners.handle import Work
 
 
 class Runner(ABC):

@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.handle import Work, execute
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Outcome
+
+if TYPE_CHECKING:
+    from resumable_tasks.runners.handle import Work
 
 # A handler that is quicker than this is not waiting for anything that others could wait for too.
 _CHEAP_SECONDS = 0.0005
@@ -53,6 +56,8 @@ class ThreadRunner(Runner):
                 thread.join()
 
     def _run(self, number: int) -> None:
+        from resumable_tasks.runners.handle import execute
+
         while (batch := self._next(number)) is not None:
             if self._stopping.is_set():
                 self._done(Dropped(batch))

@@ -10,14 +10,14 @@ from resumable_tasks.base import checks
 from resumable_tasks.checkpoint.settings import Failing
 from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
-from resumable_tasks.items.fingerprints import Changes, Fingerprinter
 from resumable_tasks.items.keys import KeyScheme, KeySpec
-from resumable_tasks.runners.limits import Adaptive, parse_rates
-from resumable_tasks.runners.retries import Retry
 
 if TYPE_CHECKING:
+    from resumable_tasks.items.fingerprints import Changes, Fingerprinter
     from resumable_tasks.items.plan import BatchFormat, OnBadItem, OnDuplicate
+    from resumable_tasks.runners.limits import Adaptive
     from resumable_tasks.runners.outcome import Cost, ResultsMode
+    from resumable_tasks.runners.retries import Retry
     from resumable_tasks.runners.values.columns import Columns
 
 RunnerName = Literal["auto", "local", "processes", "prefect"]
@@ -137,17 +137,26 @@ class JobOptions:
             )
 
     def _check_objects(self) -> None:
+        self._check_retries()
+        checks.instance("failing", self.failing, Failing, "Failing(isolate=…, …)")
+        checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
+        if self.changes is not None:
+            from resumable_tasks.items.fingerprints import Changes
+
+            checks.instance("changes", self.changes, Changes, "Changes(by, then=…)")
+
+    def _check_retries(self) -> None:
         retries = self.retries
-        if not isinstance(retries, Retry) and (type(retries) is not int or retries < 0):
+        if type(retries) is int and retries >= 0:
+            return
+        from resumable_tasks.runners.retries import Retry
+
+        if not isinstance(retries, Retry):
             raise UsageError(
                 f"retries={retries!r} is neither a whole number from 0 nor a "
                 "Retry(times, delay=…, on=…)",
                 remedy="Give retries= one of the two",
             )
-        checks.instance("failing", self.failing, Failing, "Failing(isolate=…, …)")
-        checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
-        if self.changes is not None:
-            checks.instance("changes", self.changes, Changes, "Changes(by, then=…)")
 
     def _check_columns(self) -> None:
         names = self.json_columns
@@ -170,9 +179,11 @@ class JobOptions:
 
     def _check_concurrency(self) -> None:
         concurrency = self.concurrency
-        if concurrency == "adaptive" or isinstance(concurrency, Adaptive):
+        if concurrency == "adaptive" or (type(concurrency) is int and concurrency >= 1):
             return
-        if type(concurrency) is not int or concurrency < 1:
+        from resumable_tasks.runners.limits import Adaptive
+
+        if not isinstance(concurrency, Adaptive):
             raise UsageError(
                 f"concurrency={concurrency!r} is neither a whole number from 1 nor "
                 '"adaptive" nor an Adaptive(lowest, highest)',
@@ -180,6 +191,10 @@ class JobOptions:
             )
 
     def _check_rates(self) -> None:
+        if self.rate_limit is None:
+            return
+        from resumable_tasks.runners.limits import parse_rates
+
         rates, _ = parse_rates(self.rate_limit)
         for rate in rates:
             if rate.of_items and rate.count < self.batch_size:
@@ -220,6 +235,8 @@ class JobOptions:
     @property
     def retry(self) -> Retry:
         """The retries of the job, in whichever form they were given."""
+        from resumable_tasks.runners.retries import Retry
+
         return self.retries if isinstance(self.retries, Retry) else Retry(self.retries)
 
     @property
@@ -230,6 +247,10 @@ class JobOptions:
     @property
     def adaptive(self) -> Adaptive | None:
         """The bounds of an adaptive concurrency; None if it is fixed."""
+        if isinstance(self.concurrency, int):
+            return None
+        from resumable_tasks.runners.limits import Adaptive
+
         if isinstance(self.concurrency, Adaptive):
             return self.concurrency
         return Adaptive() if self.concurrency == "adaptive" else None
@@ -245,7 +266,11 @@ class JobOptions:
 
     def fingerprinter(self) -> Fingerprinter | None:
         """The maker of the items' fingerprints; None if there are none."""
-        return None if self.changes is None else Fingerprinter(self.changes.by)
+        if self.changes is None:
+            return None
+        from resumable_tasks.items.fingerprints import Fingerprinter
+
+        return Fingerprinter(self.changes.by)
 
     def tolerates(self, failed: int, total: int) -> bool:
         """True if so many failed items out of so many do not fail the run."""

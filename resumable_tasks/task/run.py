@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Pre
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import progress
 from resumable_tasks.engine.budget import Spending
-from resumable_tasks.engine.committer import Rules
 from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
+from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
 from resumable_tasks.items import keys
@@ -30,8 +31,6 @@ from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
-from resumable_tasks.runners.handle import Work
-from resumable_tasks.runners.limits import Limits, parse_rates
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from resumable_tasks.prefect.flow_run import FlowRun
+    from resumable_tasks.runners.handle import Work
+    from resumable_tasks.runners.limits import Limits
 
 _MOST_NAMED = 10
 _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
@@ -200,7 +201,7 @@ class Run:
         engine = Engine(
             checkpoint,
             runner,
-            self._work(checkpoint, job, runner),
+            partial(self._work, checkpoint, job, runner, self._limits()),
             listeners,
             expected=checkpoint.expected,
             rules=Rules(
@@ -221,7 +222,11 @@ class Run:
             arguments.items.stop_when(lambda: engine.stopping)
         return engine
 
-    def _work(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Work:
+    def _work(
+        self, checkpoint: Checkpoint, job: Job, runner: Runner, limits: Limits | None
+    ) -> Work:
+        from resumable_tasks.runners.handle import Work
+
         options = self._options
         return Work(
             handler=self._handler,
@@ -229,7 +234,7 @@ class Run:
             results=options.results,
             retry=options.retry.policy(options.failing.give_up_after),
             timeout=options.timeout,
-            limits=self._limits(),
+            limits=limits,
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
             columns=checkpoint.columns,
@@ -375,6 +380,10 @@ class Run:
 
     def _limits(self) -> Limits | None:
         options = self._options
+        if options.rate_limit is None and options.adaptive is None:
+            return None
+        from resumable_tasks.runners.limits import Limits, parse_rates
+
         rates, names = parse_rates(options.rate_limit)
         if names and self._flow_run is None:
             raise UsageError(

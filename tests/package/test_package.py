@@ -56,7 +56,29 @@ work.run(items, checkpoint="c")
     assert not loaded & {
         *("pyarrow", "prefect", "sqlalchemy", "tenacity", "pyrate_limiter", "rich", "click"),
         *("asyncio", "multiprocessing", "subprocess", "socket", "sqlite3", "uuid", "decimal"),
+        *("tempfile", "shutil", "random", "secrets", "concurrent.futures", "obstore"),
     }
+    ours = {name.removeprefix("resumable_tasks.") for name in loaded}
+    assert not ours & {
+        *("engine.committer", "engine.failing", "engine.breaker", "engine.feeder"),
+        *("runners.handle", "runners.match", "runners.limits", "runners.retries"),
+        *("results.publish", "results.rows", "checkpoint.store.object", "checkpoint.store.clients"),
+    }
+
+
+def test_a_complete_job_starts_no_thread_but_its_heartbeat(tmp_path: Path) -> None:
+    code = """
+import threading
+from resumable_tasks import resumable_task
+started = []
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (started.append(thread.name), start(thread))[1]
+work = resumable_task(lambda rows: rows, name="work", key="id")
+work.run([{"id": i} for i in range(100)], checkpoint="c")
+print(*started)
+"""
+    assert "resumable-commit" in in_a_new_interpreter(code, cwd=tmp_path)
+    assert in_a_new_interpreter(code, cwd=tmp_path).split() == ["resumable-heartbeat"]
 
 
 def test_the_public_names_are_sorted_exist_and_are_all() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -15,6 +14,7 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.hanging import GaveUp
 from resumable_tasks.base.text import command
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import (
     handlers,
     holder,
@@ -131,7 +131,7 @@ class DirectoryCheckpoint(Checkpoint):
         """
         job = job or Job(wanted.job, wanted.version, "one", Planning())
         prepare(store)
-        hold = Holder(store, secrets.token_hex(6), opening.identity)
+        hold = Holder(store, token(6), opening.identity)
         try:
             new = is_new(store)
             hold.lock(steal=opening.takeover)

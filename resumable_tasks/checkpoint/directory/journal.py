@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -35,6 +34,7 @@ from typing import Any
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import typed
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import disk
@@ -372,7 +372,7 @@ class Journal:
             commit,
             number=self.next_number,
             previous=self._last_checksum,
-            nonce=secrets.token_hex(8),
+            nonce=token(8),
             time=commit.time or now(),
         )
         data, checksum = encode(commit)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import (
@@ -112,7 +112,7 @@ def establish(store: Store, found: Stored | None, wanted: Manifest) -> Manifest:
     stand there, so that nothing is lost where it does not. Raises `CheckpointUnusable`.
     """
     if found is None:
-        made = replace(wanted, id=secrets.token_hex(16), created=now(), format=FORMAT)
+        made = replace(wanted, id=token(16), created=now(), format=FORMAT)
         found = Stored(made, _encoded(made))
         if not _create(store, found.data):
             found = _found(store)  # another run was quicker

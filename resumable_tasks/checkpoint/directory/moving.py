@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import (
     holder,
     journal,
@@ -121,7 +121,7 @@ class Repairs:
             run=self._run,
             number=number,
             time=now(),
-            nonce=secrets.token_hex(8),
+            nonce=token(8),
             previous=anchor if number == 0 else before.checksum if before else "",
             info={"stands_for": after.previous} if after else {},
         )

@@ -24,12 +24,12 @@ dies, and wherever, a batch is then committed by one driver or handled again:
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resumable_tasks import errors
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -59,7 +59,7 @@ class Outbox:
 
     store: Store
     epoch: int
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    token: str = field(default_factory=lambda: token(8))
 
     def open(self) -> None:
         """Let workers begin. By the driver, before it sends the first batch."""
@@ -84,7 +84,7 @@ class Outbox:
 
     def begin(self, task_run: int) -> bool:
         """True for one worker only, however often a scheduler starts this task run."""
-        name, mine = f"t{task_run}-begun", secrets.token_hex(8).encode()
+        name, mine = f"t{task_run}-begun", token(8).encode()
         try:
             return self.store.create(self._path(name), mine)
         except CreateUnknown as error:

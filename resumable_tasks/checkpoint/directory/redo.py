@@ -6,10 +6,10 @@ again, as for changed items (`replace`). So at no moment an item that stays is w
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from datetime import datetime
 
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.directory import holder, layout, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
@@ -48,7 +48,7 @@ def redo(store: Store, choice: Choice, *, dry_run: bool = False) -> list[Key]:
         return _sorted(_chosen(store, found, state, choice))
     made = read_manifest(store)
     disk.prepare(store, (JOURNAL, SHARDS))
-    hold = Holder(store, run := secrets.token_hex(6))
+    hold = Holder(store, run := token(6))
     try:
         hold.take(takeover=False)
         disk.sync(store, SHARDS)

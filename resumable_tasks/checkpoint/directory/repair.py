@@ -7,11 +7,11 @@ again.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from resumable_tasks.base.text import count
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import holder, journal, layout, manifest, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
@@ -84,7 +84,7 @@ def repair(store: Store) -> Report:
             remedy="Use `resumable ls PLACE` to find those below a directory or bucket",
         )
     disk.prepare(store, (JOURNAL, shards.FOLDER))
-    hold = Holder(store, run := secrets.token_hex(6))
+    hold = Holder(store, run := token(6))
     try:
         hold.take(takeover=False)
         for _ in range(_FENCE_TRIES):
@@ -118,7 +118,7 @@ def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
         UsageError: there is no checkpoint.
     """
     found = read_manifest(store)
-    hold = Holder(store, run := secrets.token_hex(6))
+    hold = Holder(store, run := token(6))
     hold.take(takeover=False)
     try:
         journal, state = Journal(store, found.id), State(place=store.url)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -27,7 +27,7 @@ _LARGE = 2**30
 
 def new_path(epoch: int) -> str:
     """A path that no other shard has; it names the epoch, so a sweep knows whose it is."""
-    return f"{FOLDER}/e{epoch}-{secrets.token_hex(8)}.parquet"
+    return f"{FOLDER}/e{epoch}-{token(8)}.parquet"
 
 
 def epoch_of(path: str) -> int:

@@ -14,11 +14,8 @@ import errno
 import fcntl
 import functools
 import os
-import secrets
 import stat
 import sys
-import tempfile
-import urllib.parse
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -34,6 +31,7 @@ from resumable_tasks.base.files import (
     open_plain,
     read_plain,
 )
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.disk import Disk
 from resumable_tasks.errors import (
@@ -91,6 +89,8 @@ class LocalStore(Store, Disk):
     @classmethod
     def at_url(cls, url: str) -> LocalStore:
         """The directory of a ``file://`` URL (RFC 8089), as ``Path.as_uri`` makes it."""
+        import urllib.parse
+
         parts = urllib.parse.urlsplit(url)
         if parts.netloc.lower() not in ("", "localhost") or parts.query or parts.fragment:
             raise UsageError(
@@ -364,7 +364,7 @@ class LocalStore(Store, Disk):
 
     def archive(self) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        target = self.root.with_name(f"{self.root.name}.archived-{stamp}-{secrets.token_hex(3)}")
+        target = self.root.with_name(f"{self.root.name}.archived-{stamp}-{token(3)}")
         with self._errors("archive", ""):
             os.rename(self.root, target)
             _sync_folder(target.parent)
@@ -422,7 +422,7 @@ class LocalStore(Store, Disk):
         A failed fsync condemns the file: the kernel marks its pages clean, and the next fsync
         would say yes. So nothing here is tried twice.
         """
-        temp = f".{base}.{secrets.token_hex(4)}{_TEMP_SUFFIX}"
+        temp = f".{base}.{token(4)}{_TEMP_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         handle = open_plain(temp, flags, self._mode(folder), dir_fd=folder)
         try:
@@ -526,8 +526,7 @@ def _unlink_quietly(base: str, folder: int) -> None:
 
 def in_temporary_folder(path: str) -> bool:
     """True if the system deletes things at this path by itself."""
-    folders = set(_TEMPORARY)
-    with contextlib.suppress(OSError):  # there is none that can be written to
-        folders.add(tempfile.gettempdir())
+    named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    folders = {*_TEMPORARY, *filter(None, named)}
     place = os.path.realpath(os.path.expanduser(path))
     return any(place.startswith(os.path.realpath(folder) + os.sep) for folder in folders)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from resumable_tasks.base import text
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.checkpoint.store.clients import Bucket
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.errors import UsageError
 
 SCHEMES = ("s3", "gs", "az")
@@ -55,6 +53,9 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
             remedy=f"Write {scheme}://bucket/prefix; an endpoint and credentials are named by the "
             "environment, see docs/buckets.md",
         )
+    from resumable_tasks.checkpoint.store.clients import Bucket
+    from resumable_tasks.checkpoint.store.object import ObjectStore
+
     return ObjectStore(Bucket(scheme, bucket), prefix.removesuffix("/"))
 
 

@@ -445,11 +445,11 @@ def test_it_can_be_read_and_checked_by_hand(tmp_path: Path) -> None:
 def test_a_snapshot_in_a_temporary_folder_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     make(tmp_path / "s", {})
     assert "is in a temporary directory" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "other"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "other"))
     monkeypatch.setattr("resumable_tasks.checkpoint.store.local._TEMPORARY", ())
     with caplog.at_level(logging.INFO):
         make(tmp_path / "s", {})
@@ -460,7 +460,7 @@ def test_a_snapshot_in_a_temporary_folder_is_warned_of(
 def test_what_the_system_empties_is_temporary_whatever_tmpdir_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "own"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "own"))
     link = tmp_path / "link"
     link.symlink_to("/var/tmp")
     for place in ("/tmp/c", "/var/tmp/a/c", "/dev/shm/c", link / "c", tmp_path / "own" / "c"):

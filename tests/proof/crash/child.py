@@ -30,12 +30,12 @@ from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import resumable_tasks
-import resumable_tasks.task.running  # what a run loads must not be among its system calls
+import resumable_tasks.engine.feeder  # what a run loads must not be among its system calls
+import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
 from resumable_tasks.checkpoint.store import clients
-from resumable_tasks.engine import committer, engine
+from resumable_tasks.engine import committer, window
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
-from resumable_tasks.engine.window import Window
 from resumable_tasks.errors import CheckpointHeld
 from resumable_tasks.testing import faults
 
@@ -250,7 +250,8 @@ def _be_impatient(seconds: float) -> None:
 
 def _keep_the_window() -> None:
     """Have no more in flight than on a disk: how much that is hangs on how busy the machine is."""
-    engine.Window = lambda runner, _: Window(runner)  # type: ignore[attr-defined]
+    here = window.Window
+    window.Window = lambda runner, _: here(runner)  # type: ignore[assignment, misc]
 
 
 def _move_elsewhere() -> None:
