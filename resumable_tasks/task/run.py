@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.container import lost_with
 from resumable_tasks.base.signals import use_exit_codes
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.place import Directory
@@ -325,12 +326,8 @@ class Run:
         path = place.local_path()
         if self._is_default and not (found.completed or found.failed):
             self._look_elsewhere(checkpoint, job)
-        if path is not None and in_temporary_folder(path):
-            log.warning(
-                "the checkpoint %s is in a temporary directory that the system may empty; choose "
-                "another checkpoint= for work that matters",
-                checkpoint.url,
-            )
+        if path is not None:
+            self._warn_of_place(path, checkpoint)
         engine.tell(
             RunStarted,
             found=found.completed,
@@ -338,6 +335,27 @@ class Run:
             expected=checkpoint.expected,
             epoch=found.epoch,
         )
+
+    def _warn_of_place(self, path: str, checkpoint: Checkpoint) -> None:
+        """Warn of a checkpoint that will not be there when it is needed."""
+        if in_temporary_folder(path):
+            log.warning(
+                "the checkpoint %s is in a temporary directory that the system may empty; choose "
+                "another checkpoint= for work that matters",
+                checkpoint.url,
+            )
+        elif self._flow_run is not None and checkpoint.found.epoch <= 1:
+            which = lost_with(path)
+            if which is not None:
+                log.warning(
+                    "the checkpoint %s is on the disk of this %s and is deleted with it: a retry "
+                    "in another %s would begin from nothing. Set checkpoint= to the URL of a "
+                    "bucket (s3://bucket/prefix; RESUMABLE_CHECKPOINTS sets it for the deployments "
+                    "of the repository), or to a path on a volume",
+                    checkpoint.url,
+                    which,
+                    which,
+                )
 
     def _look_elsewhere(self, checkpoint: Checkpoint, job: Job) -> None:
         assert job.origin is not None
