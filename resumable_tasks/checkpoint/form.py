@@ -329,6 +329,11 @@ class Reader(ABC):
     def check_publishable(self) -> None:  # noqa: B027 - most are
         """Raises `UsageError` where the rows are not for publishing."""
 
+    def note_published(  # noqa: B027 - most need not know
+        self, rows: CommittedRows, dest: str, form: str, count: int
+    ) -> None:
+        """Note durably that of these rows so many were published to ``dest``, in this form."""
+
     @property
     def files_at(self) -> str | None:
         """The path or URL below which the files are that this reads; None if there are none."""

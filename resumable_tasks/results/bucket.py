@@ -26,7 +26,7 @@ from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 from resumable_tasks.items.keys import shorten
 from resumable_tasks.results.compact import write_files, write_parquet
-from resumable_tasks.results.form import Form, Published
+from resumable_tasks.results.form import Form, Held, Published, held
 from resumable_tasks.results.rows import Wanted
 from resumable_tasks.results.swap import MARKER
 
@@ -73,6 +73,13 @@ class InBucket(Form):
             safe="What they have published is whole",
             remedy="Publish from one place at a time",
         )
+
+    def held(self, checkpoint: str) -> Held | None:
+        try:
+            marker = self._store.read(MARKER)
+        except FileNotFoundError:
+            return None
+        return held(marker, checkpoint, self._store.list("").__getitem__)
 
     def _try(self, rows: CommittedRows, wanted: Wanted) -> Published | None:
         """Write the files and the pointer; None if others have published too much meanwhile."""

@@ -3,6 +3,7 @@
 The table itself says what it holds: each commit carries, as application transactions of Delta,
 
 - ``resumable-tasks/<checkpoint>``: how many records the checkpoint had,
+- ``resumable-tasks/of``: a digest of the checkpoint's id,
 - ``resumable-tasks/rows``: a digest of the rows that the table holds from then on,
 - ``resumable-tasks/count``: how many these are.
 
@@ -34,7 +35,7 @@ from resumable_tasks.checkpoint.store.urls import is_url
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 from resumable_tasks.items.keys import shorten
 from resumable_tasks.results.deltatypes import delta_schema, to_delta
-from resumable_tasks.results.form import Form, Published
+from resumable_tasks.results.form import Form, Held, Published
 from resumable_tasks.results.rows import Wanted
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "resumable-tasks[delta]"'
 T = TypeVar("T")
 _APP = "resumable-tasks"
-_ROWS, _COUNT = f"{_APP}/rows", f"{_APP}/count"
+_ROWS, _COUNT, _OF = f"{_APP}/rows", f"{_APP}/count", f"{_APP}/of"
 _LOG = "_delta_log"
 _COLOUR = re.compile(r"\x1b\[\d*m|↳ ")
 # In a path; by experiment with deltalake 1.6.
@@ -71,6 +72,7 @@ class Copy:
     def __init__(self, rows: CommittedRows, schema: pa.Schema) -> None:
         checkpoint = rows.identity.get("checkpoint")
         self._app = f"{_APP}/{checkpoint}" if checkpoint else None
+        self._of = _number_of(str(checkpoint))
         self._records = int(rows.identity.get("records", 0))
         self._digests = [_number(secrets.token_bytes(8))]
         self._count = -1
@@ -105,7 +107,7 @@ class Copy:
 
     def transactions(self) -> CommitProperties:
         """The words in which a commit says what the table holds from then on."""
-        named = {_ROWS: self._digests[-1], _COUNT: self._count}
+        named = {_ROWS: self._digests[-1], _COUNT: self._count, _OF: self._of}
         return _properties(named | ({self._app: self._records} if self._app else {}))
 
 
@@ -141,6 +143,26 @@ class Delta(Form):
     def write(self, rows: CommittedRows, wanted: Wanted) -> Published:
         copy = Copy(rows, delta_schema(rows.schema))
         return self._trying(lambda: self._bring_up(copy, wanted))
+
+    def held(self, checkpoint: str) -> Held | None:
+        if find_spec("deltalake") is None:
+            raise UsageError(f"{self.dest}: a Delta table needs deltalake", remedy=INSTALL)
+        return self._trying(lambda: self._held(checkpoint))
+
+    def _held(self, checkpoint: str) -> Held | None:
+        import pyarrow as pa
+
+        table = self._table()
+        if table is None or table.transaction_version(_OF) != _number_of(checkpoint):
+            return None
+        count = table.transaction_version(_COUNT)
+        if count is not None and count >= 0 and table.count() != count:
+            return None  # others have written since
+        there = self._store.list("")
+        files = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
+        if any(there.get(each["path"]) != each["size_bytes"] for each in files):
+            return None
+        return Held(table.transaction_version(f"{_APP}/{checkpoint}") or 0, table.count())
 
     def _bring_up(self, copy: Copy, wanted: Wanted) -> Published:
         """Look, and write what the table lacks, if anything."""
@@ -317,6 +339,10 @@ class _Source:
         """Raise the error that has ended the stream, if one has."""
         if self._error is not None:
             raise self._error
+
+
+def _number_of(checkpoint: str) -> int:
+    return _number(blake2b(checkpoint.encode(), digest_size=8).digest())
 
 
 def _number(digest: bytes) -> int:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.files import read_plain
 from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.errors import StoreError
 from resumable_tasks.results.compact import write_files, write_parquet
-from resumable_tasks.results.form import Form, Published
+from resumable_tasks.results.form import Form, Held, Published, held
 from resumable_tasks.results.rows import Wanted
 from resumable_tasks.results.swap import (
     MARKER,
+    MOST_BYTES,
     ONE_FILE,
     alone,
     flush_folder,
@@ -71,13 +73,21 @@ class Folder(Form):
                 raise
         return result
 
+    def held(self, checkpoint: str) -> Held | None:
+        with self._io_errors("look at"):
+            try:
+                marker = read_plain(self._target / MARKER, MOST_BYTES)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return held(marker, checkpoint, lambda name: (self._target / name).stat().st_size)
+
     @contextlib.contextmanager
-    def _io_errors(self) -> Iterator[None]:
+    def _io_errors(self, verb: str = "publish to") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StoreError(
-                f"cannot publish to {self.dest}: {error}",
+                f"cannot {verb} {self.dest}: {error}",
                 safe="The dataset that was there is untouched",
                 remedy="Fix the cause and publish again",
             ) from error

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from resumable_tasks.base import log, text
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.results.bucket import InBucket
 from resumable_tasks.results.compact import TARGET_BYTES
 from resumable_tasks.results.folder import Folder
-from resumable_tasks.results.form import Form, Published
+from resumable_tasks.results.form import Form, Held, Published
 from resumable_tasks.results.rows import Wanted
 
 PublishForm = Literal["parquet", "delta"]
@@ -49,13 +49,34 @@ def publish(
     wanted = Wanted(ordered, positions, given, target_bytes)
     destination.check(wanted)
 
-    def write(rows: CommittedRows) -> Published:
-        return destination.write(wanted.of(rows), wanted)
+    def write(rows: CommittedRows) -> tuple[CommittedRows, Published]:
+        return rows, destination.write(wanted.of(rows), wanted)
 
-    result = reader.read(write)
+    rows, result = reader.read(write)
+    _note(reader, rows, result, form)
     published = text.count(result.rows, "row"), text.count(len(result.files), "file")
     log.info("published %s in %s to %s", *published, result.dest)
     return result
+
+
+def held(dest: str, form: str, checkpoint: str) -> Held | None:
+    """What is published there of the checkpoint with this id, whole; None if it is not.
+
+    Raises `UsageError` and `StoreError` where that cannot be seen.
+    """
+    return _destination(dest, cast(PublishForm, form)).held(checkpoint)
+
+
+def _note(reader: Reader, rows: CommittedRows, result: Published, form: PublishForm) -> None:
+    """Note it in the checkpoint. Where that cannot be, the rows are published all the same."""
+    try:
+        reader.note_published(rows, result.dest, form, result.rows)
+    except ResumableTasksError as error:
+        log.warning(
+            "published to %s, which could not be noted in the checkpoint, so that `resumable "
+            "prune` takes it for unpublished: %s",
+            *(result.dest, error),
+        )
 
 
 def _is_within(place: str, other: str) -> bool:

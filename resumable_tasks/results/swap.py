@@ -24,7 +24,7 @@ from resumable_tasks.items import keys
 MARKER = "_published.json"
 ONE_FILE = "part-00000.parquet"
 """What the file is called of a dataset that has only one."""
-_MOST_BYTES = 64 << 20
+MOST_BYTES = 64 << 20
 _PATIENCE, _PAUSE = 30.0, 0.02
 _UNNAMED = re.compile(r"[0-9]+\.parquet")
 
@@ -48,7 +48,7 @@ def refuse_foreign(target: Path) -> None:
 def _ours(folder: Path) -> set[str]:
     """The names in a folder that its marker says are of `publish`, and the marker's own."""
     try:
-        record = json.loads(read_plain(folder / MARKER, _MOST_BYTES))
+        record = json.loads(read_plain(folder / MARKER, MOST_BYTES))
         return {MARKER, *map(str, record["files"])}
     except (FileNotFoundError, NotPlain, TooLarge, ValueError, KeyError, TypeError, RecursionError):
         return set()

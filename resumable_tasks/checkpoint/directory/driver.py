@@ -37,6 +37,7 @@ from resumable_tasks.checkpoint.directory.journal import (
     record_number,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, is_new, look, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -343,7 +344,8 @@ class DirectoryCheckpoint(Checkpoint):
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, JOURNAL, lambda name: (record_number(name) or 0) < number)
-        swept += disk.sweep(self.store, "", lambda name: name in (manifest.NAME, holder.NAME))
+        ours = (manifest.NAME, holder.NAME)
+        swept += disk.sweep(self.store, "", lambda name: name in ours or is_note(name))
         if orphans or swept:
             log.info("swept %d orphan shards and %d unfinished writes", len(orphans), swept)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from resumable_tasks.checkpoint.directory import holder, manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.manifest import Stored
+from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -54,7 +55,7 @@ def look(store: Store) -> Stored | None:
 
 def _refuse_foreign(store: Store, there: Iterable[str]) -> None:
     """A folder with other things in it is no place for a checkpoint."""
-    foreign = sorted(name for name in there if name not in _OURS)
+    foreign = sorted(name for name in there if name not in _OURS and not is_note(name))
     if foreign and manifest.NAME not in there:
         raise CheckpointUnusable(
             f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resumable_tasks.base.clock import now
 from resumable_tasks.checkpoint.choice import Choice
-from resumable_tasks.checkpoint.directory import manifest, schemas, shards
+from resumable_tasks.checkpoint.directory import manifest, notes, schemas, shards
 from resumable_tasks.checkpoint.directory.completed import completed_lines
 from resumable_tasks.checkpoint.directory.driver import (
     DirectoryCheckpoint,
@@ -15,6 +16,7 @@ from resumable_tasks.checkpoint.directory.driver import (
     read_checkpoint,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.notes import Note
 from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import (
@@ -132,6 +134,10 @@ class DirectoryReader(Reader):
 
     def dataset(self) -> pads.Dataset:
         return _dataset(self.store)
+
+    def note_published(self, rows: CommittedRows, dest: str, form: str, count: int) -> None:
+        told = rows.identity
+        notes.write(self.store, Note(told["checkpoint"], dest, form, told["records"], count, now()))
 
     def completed_keys(self) -> Iterator[Key]:
         for lines in completed_lines(self.store):

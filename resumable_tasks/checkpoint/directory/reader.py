@@ -17,6 +17,7 @@ from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_number
 from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
@@ -280,7 +281,8 @@ def is_checkpoint(store: Store) -> bool:
         return True  # of a format to come
     except CheckpointDamaged:
         # Other programs have a job.json too.
-        return disk.names(store, "") <= {*_FOLDERS, manifest.NAME, holder.NAME, holder.LOCK}
+        ours = {*_FOLDERS, manifest.NAME, holder.NAME, holder.LOCK}
+        return all(name in ours or is_note(name) for name in disk.names(store, ""))
     return True
 
 

@@ -15,6 +15,8 @@ from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.runners.outcome import Failure, Shard
 
+# The kinds of records that may change which rows count, or what is in them.
+_OF_ROWS = ("commit", "repair", "lost", "redo")
 Line = bytes
 """A key in its canonical form."""
 
@@ -28,7 +30,8 @@ class State:
     shards that count, by path. ``done`` has for each key the fingerprint with which it was
     completed, -1 if there is none that can be compared: only those of the last scheme,
     ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected`` (items) are those of
-    the last run, ``names`` what runs have named of the manifest.
+    the last run, ``names`` what runs have named of the manifest. No record after the first
+    ``changed`` has changed any rows that count.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -45,6 +48,7 @@ class State:
     names: dict[str, Any] = field(default_factory=dict)
     handlers: Handlers = field(default_factory=Handlers)
     records: int = 0
+    changed: int = 0
     runs: int = 0
     # A commit has superseded what no record names: one that was lost. See `replace.doubled`.
     gap: bool = False
@@ -131,6 +135,8 @@ class State:
             self.follow_scheme(commit.info.get("fingerprint"))
         self.epoch = max(self.epoch, commit.epoch)
         self.records += 1
+        if commit.kind in _OF_ROWS and (commit.keys or commit.retracted or commit.kind == "lost"):
+            self.changed = self.records
         self.pace.apply(commit)
         if commit.kind == "archive":
             return  # of what the checkpoint holds, and how its last run ended, it says nothing
