@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.outcome import ItemFailure as ItemFailure
     from resumable_tasks.runners.retries import Retry as Retry
     from resumable_tasks.task.advice import advise as advise
+    from resumable_tasks.task.prune import Pruned as Pruned
+    from resumable_tasks.task.prune import prune as prune
     from resumable_tasks.task.redo import redo as redo
     from resumable_tasks.task.task import ResumableTask as ResumableTask
     from resumable_tasks.task.task import resumable_task as resumable_task
@@ -45,6 +47,7 @@ _NAMES = {
     "base.text": "without_secrets",
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",
+    "task.prune": "Pruned prune",
     "task.redo": "redo",
     "prefect.schedule": "scheduled_date scheduled_time",
     "prefect.states": "flow_state",

@@ -22,6 +22,7 @@ from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.imports import import_progress
 from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
 from resumable_tasks.cli.parked import accept
+from resumable_tasks.cli.prune import prune
 from resumable_tasks.cli.redo import redo
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
@@ -72,8 +73,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, reset, import, check, sql accept and sql init
-    --apply only read, and are safe while a run is at work.
+    All commands but retry, redo, accept, repair, reset, prune, import, check, sql accept and sql
+    init --apply only read, and are safe while a run is at work.
     """
 
 
@@ -90,6 +91,7 @@ for _command in (
     repair,
     publish,
     reset,
+    prune,
     watch,
     import_progress,
     advise,

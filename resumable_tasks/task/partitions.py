@@ -1,11 +1,15 @@
-"""The folder of a partition."""
+"""The folder of a partition, and the moment that its name tells."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from datetime import UTC, date, datetime
 
 from resumable_tasks.base import checks
 from resumable_tasks.errors import UsageError
+
+_MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 
 
 def folder_of(partition: str | date) -> str:
@@ -20,6 +24,20 @@ def folder_of(partition: str | date) -> str:
             "and '.', or a date or datetime"
         )
     return found
+
+
+def moment_of(name: str) -> datetime | None:
+    """The moment that the name of a folder tells, such as ``2026-11-23``; None if it tells none.
+
+    Also of a month, of a week as ISO 8601 has it, and of a date without dashes. Of a moment with a
+    time zone it is the one in UTC.
+    """
+    day, with_time, time = name.removesuffix("Z").partition("T")
+    if _MONTH.fullmatch(day):
+        day += "-01"
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(day + with_time + time.replace("-", ":"))
+    return None
 
 
 def _text(partition: date) -> str:

@@ -34,6 +34,8 @@ POINTS: dict[str, str] = {
     "journal.before_create": "a record is about to be created",
     "journal.created": "a record is durable, the journal in memory does not know it",
     "object.unsettled": "a create in a bucket was not answered by success",
+    "prune.deleted": "some names of a pruned checkpoint are deleted",
+    "prune.ended": "the record that ends a checkpoint for good is durable",
     "publish.exchanged": "the new dataset is in place, not all of the old one is removed",
     "publish.looked": "a Delta table was looked at, nothing is written to it",
     "publish.staged": "the new dataset lies beside the old one, durable, or all of it is read",
@@ -45,6 +47,7 @@ POINTS: dict[str, str] = {
     "sql.written": "rows and their column are written, the transaction is not committed",
     "store.created": "a new name is durable",
     "store.linked": "a new name stands, its folder is not flushed",
+    "store.set_aside": "a place has another name, or its next incarnation has begun",
     "store.renamed": "a name was replaced, its folder is not flushed",
     "store.temp_written": "the bytes are durable under a temporary name",
 }

@@ -744,6 +744,16 @@ class TroubledStore(Store, disk.Disk):
     def archive(self) -> str:
         return disk.archive(self.inner)
 
+    def discard(self) -> Store:
+        return disk.discard(self.inner)
+
+    @property
+    def discarded(self) -> bool:
+        return disk.discarded(self.inner)
+
+    def remove(self, folders: Iterable[str]) -> bool:
+        return disk.remove(self.inner, folders)
+
     def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
         assert isinstance(self.inner, disk.Disk)
         return self.inner.filesystem()

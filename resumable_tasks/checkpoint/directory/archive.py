@@ -1,18 +1,33 @@
-"""Moves a checkpoint aside: for a reset, or for a job that starts over."""
+"""Moves a checkpoint aside: for a reset, for a job that starts over, or to be removed."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 
+from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory import holder, manifest
 from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged, CheckpointMismatch, CheckpointUnusable
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointHeld,
+    CheckpointMismatch,
+    CheckpointUnusable,
+)
 
 _TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A checkpoint as somebody has seen it: its id, and how many records it had."""
+
+    checkpoint: str
+    records: int
 
 
 def archive(store: Store, run: str) -> str:
@@ -25,19 +40,55 @@ def archive(store: Store, run: str) -> str:
     # its next commit that it was moved.
     with contextlib.suppress(FileNotFoundError, CheckpointDamaged, CheckpointMismatch):
         _fence(store, run)
+    _let_go(store, run)
+    return disk.archive(store)
+
+
+def end(store: Store, run: str, seen: Seen) -> None:
+    """End a checkpoint for good, if it is as it was seen: no run goes on in it after this.
+
+    The record of it is the point of no return: whoever opens the place later sets it aside, as
+    `disk.discard` does, and begins from nothing. Raises `CheckpointHeld` if it is not as it was.
+    """
+    log, state = Journal(store, manifest.read(store).id), State(place=store.url)
+    state.apply_all(log.read_new())
+    if state.pruned:
+        return
+    try:
+        if seen != Seen(manifest.read(store).id, state.records):
+            raise _changed(store)
+        log.append(_record(state, run, pruned=True))
+    except RecordTaken:
+        raise _changed(store) from None
+    fault_point("prune.ended")
+
+
+def _changed(store: Store) -> CheckpointHeld:
+    return CheckpointHeld(
+        f"a run has begun in {store.url} meanwhile",
+        safe="Nothing was removed",
+        remedy="Wait for it to end, and prune again",
+    )
+
+
+def _record(state: State, run: str, *, pruned: bool = False) -> Commit:
+    info = holder.me(run)
+    info.pop("run")
+    more = {"pruned": True} if pruned else {}
+    return Commit("archive", state.epoch + 1, run, info=info | more)
+
+
+def _let_go(store: Store, run: str) -> None:
     if holder.read(store).get("run") == run:
         store.delete(holder.NAME)  # where there are no locks, nobody would see that it has ended
-    return disk.archive(store)
 
 
 def _fence(store: Store, run: str) -> None:
     log, state = Journal(store, manifest.read(store).id), State(place=store.url)
-    info = holder.me(run)
-    info.pop("run")
     for _ in range(_TRIES):
         state.apply_all(log.read_new())
         try:
-            log.append(Commit("archive", state.epoch + 1, run, info=info))
+            log.append(_record(state, run))
             return
         except RecordTaken:
             continue

@@ -53,6 +53,7 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
     CheckpointUnusable,
+    Fenced,
     ResultConflict,
     UsageError,
 )
@@ -150,10 +151,8 @@ class DirectoryCheckpoint(Checkpoint):
             checkpoint = cls(store, found, job, hold)
             checkpoint._journal.read_first(listed)
             there = checkpoint._recover(with_shards=bool(listed) or not new)
-            if checkpoint._is_for_another(wanted):
-                archived = archive(store, hold.run)
+            if checkpoint._is_over(wanted):
                 hold.release()
-                log.info("the checkpoint of another version was archived to %s", archived)
                 return cls.open(store, wanted, job, opening)
             hold.check()
             checkpoint._claim(wanted, opening)
@@ -164,10 +163,20 @@ class DirectoryCheckpoint(Checkpoint):
             disk.let_go(store)
             raise
 
-    def _is_for_another(self, wanted: Manifest) -> bool:
-        """True if a new checkpoint replaces this one. Raises `CheckpointMismatch`."""
+    def _is_over(self, wanted: Manifest) -> bool:
+        """True if a new checkpoint replaces this one, which is set aside then.
+
+        Raises `CheckpointMismatch`.
+        """
         found, state = self.manifest.named(self.state.names), self.state
-        return is_for_another(self.store, found, wanted, state, self._job)
+        if state.pruned:
+            disk.discard(self.store)
+            return True
+        if not is_for_another(self.store, found, wanted, state, self._job):
+            return False
+        archived = archive(self.store, self.run)
+        log.info("the checkpoint of another version was archived to %s", archived)
+        return True
 
     def _recover(self, *, with_shards: bool) -> Mapping[str, int]:
         """Read the journal, and return the listing of the shards, if there may be any.
@@ -182,6 +191,7 @@ class DirectoryCheckpoint(Checkpoint):
                 # A run that has taken over meanwhile may have replaced what was read, and swept
                 # it. A second look then finds something else.
                 disk.check_place(self.store)
+                disk.check_current(self.store)
                 self._hold.check()
                 if str(error) == before:
                     raise
@@ -238,6 +248,8 @@ class DirectoryCheckpoint(Checkpoint):
                 claim = self._append(claim)
             except RecordTaken:
                 self._read_new()
+                if self.state.pruned:
+                    raise _pruned(self.url) from None
                 continue
             seconds = time.monotonic() - began
             self.state.apply(claim)
@@ -504,6 +516,7 @@ class DirectoryCheckpoint(Checkpoint):
                 raise CheckpointDamaged(what, files=(lost[0],), place=self.store.url)
             shards.check_sizes(self.store, self.state.shards.values(), there)
         except CheckpointDamaged:
+            disk.check_current(self.store)
             if not any(True for _ in self._journal.read_new()):
                 raise
 
@@ -530,6 +543,13 @@ class DirectoryUnit(Unit):
 
     def commit(self) -> Receipt:
         return self._into._commit(self._added, self._schema)
+
+
+def _pruned(url: str) -> Fenced:
+    return Fenced(
+        f"the checkpoint {url} was pruned as this run began",
+        remedy="Run the same command again; it begins from nothing",
+    )
 
 
 def described_fingerprint(job: Job) -> Any:

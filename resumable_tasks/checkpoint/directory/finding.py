@@ -10,8 +10,8 @@ from pathlib import Path
 
 from resumable_tasks.checkpoint.directory import manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.layout import FOLDERS
 from resumable_tasks.checkpoint.directory.reader import is_archived, is_checkpoint
-from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.object import ObjectStore
@@ -19,8 +19,8 @@ from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
 # Thousands of files each, none of them a checkpoint.
-_INSIDE = frozenset({JOURNAL, SHARDS, "outbox", "damaged", "snapshots"})
-_MARKER = re.compile(r"@([0-9]{1,9})(\.json)?")
+_INSIDE = frozenset(FOLDERS)
+INCARNATION = re.compile(r"@([0-9]{1,9})(\.json)?")
 AHEAD = 16
 
 
@@ -77,14 +77,14 @@ def _in_bucket(store: ObjectStore) -> Iterator[Found]:
             place = f"{store.url}/{below}".rstrip("/")
             found = list(_incarnations(place, names, folders))
             yield from found
-            skipped = {name for name in folders if _MARKER.fullmatch(name)}
+            skipped = {name for name in folders if INCARNATION.fullmatch(name)}
             skipped |= _INSIDE if found else set()
             following += [f"{below}/{name}".lstrip("/") for name in folders - skipped]
         level = following
 
 
 def _incarnations(place: str, names: dict[str, int], folders: set[str]) -> Iterator[Found]:
-    markers = filter(None, map(_MARKER.fullmatch, (*names, *folders)))
+    markers = filter(None, map(INCARNATION.fullmatch, (*names, *folders)))
     current = max((int(marker[1]) for marker in markers), default=0)
     if _is_one(place, names, folders):
         yield Found(f"{place}/@0", True) if current else Found(place, False)

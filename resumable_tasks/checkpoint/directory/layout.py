@@ -11,6 +11,8 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 
+FOLDERS = (JOURNAL, SHARDS, "outbox", "damaged", "snapshots")
+"""All folders of a checkpoint."""
 HEADLESS = "it is empty or missing, and there are shards"
 
 

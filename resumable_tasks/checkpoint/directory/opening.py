@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from resumable_tasks.checkpoint.directory import holder, manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.layout import FOLDERS
 from resumable_tasks.checkpoint.directory.manifest import Stored
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
@@ -15,7 +16,17 @@ from resumable_tasks.errors import CheckpointUnusable
 from resumable_tasks.items import keys
 
 NO_MANIFEST = "it is missing, and there is a journal"
-_OURS = (manifest.NAME, holder.NAME, holder.LOCK)
+
+
+def is_ours(name: str) -> bool:
+    """True for the name of a checkpoint's file at the top of its place."""
+    return name in (manifest.NAME, holder.NAME, holder.LOCK) or is_note(name)
+
+
+def foreign(store: Store) -> list[str]:
+    """The names at the top of a place that are no part of a checkpoint."""
+    there = disk.names(store, "")
+    return sorted(name for name in there if name not in FOLDERS and not is_ours(name))
 
 
 def prepare(store: Store) -> None:
@@ -55,7 +66,7 @@ def look(store: Store) -> Stored | None:
 
 def _refuse_foreign(store: Store, there: Iterable[str]) -> None:
     """A folder with other things in it is no place for a checkpoint."""
-    foreign = sorted(name for name in there if name not in _OURS and not is_note(name))
+    foreign = sorted(name for name in there if not is_ours(name))
     if foreign and manifest.NAME not in there:
         raise CheckpointUnusable(
             f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "

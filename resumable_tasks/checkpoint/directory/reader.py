@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from resumable_tasks.base.text import command
-from resumable_tasks.checkpoint.directory import holder, keyless, layout, manifest, shards
+from resumable_tasks.checkpoint.directory import (
+    holder,
+    keyless,
+    layout,
+    manifest,
+    opening,
+    shards,
+)
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_number
 from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
-from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
@@ -47,12 +53,11 @@ EXIT_CODES: dict[Status, int] = {
 }
 
 _OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
-_FOLDERS = (JOURNAL, shards.FOLDER, "outbox", "damaged")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ARCHIVED = re.compile(r"\.archived-\d{8}T\d{6}-[0-9a-f]+$")
+_ARCHIVED = re.compile(r"\.(archived|pruned)-\d{8}T\d{6}-[0-9a-f]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,13 +286,12 @@ def is_checkpoint(store: Store) -> bool:
         return True  # of a format to come
     except CheckpointDamaged:
         # Other programs have a job.json too.
-        ours = {*_FOLDERS, manifest.NAME, holder.NAME, holder.LOCK}
-        return all(name in ours or is_note(name) for name in disk.names(store, ""))
+        return not opening.foreign(store)
     return True
 
 
 def is_archived(path: str) -> bool:
-    """True for a checkpoint that was archived, or that lies in one that was."""
+    """True for a checkpoint that was archived or pruned, or that lies in one that was."""
     return any(_ARCHIVED.search(part) for part in path.split("/"))
 
 

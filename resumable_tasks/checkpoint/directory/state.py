@@ -52,6 +52,8 @@ class State:
     runs: int = 0
     # A commit has superseded what no record names: one that was lost. See `replace.doubled`.
     gap: bool = False
+    # It is to be removed: no run goes on in it. See `archive.end`.
+    pruned: bool = False
     # Where the checkpoint is, for messages.
     place: str = ""
     last: Commit | None = None
@@ -139,6 +141,7 @@ class State:
             self.changed = self.records
         self.pace.apply(commit)
         if commit.kind == "archive":
+            self.pruned = self.pruned or bool(commit.info.get("pruned"))
             return  # of what the checkpoint holds, and how its last run ended, it says nothing
         # Only what says when and by whom is kept of it, not its keys.
         self.last = replace(

@@ -35,6 +35,19 @@ class Incarnations(ABC):
         """Begin the next incarnation, losing nothing; the url by which this one can be read."""
 
     @abstractmethod
+    def discard(self) -> Store:
+        """Begin the next incarnation, as `archive`; this one, marked as to be removed.
+
+        Of an archived incarnation: mark it. May be called again. Raises `Fenced` if others have
+        archived this one meanwhile.
+        """
+
+    @property
+    @abstractmethod
+    def discarded(self) -> bool:
+        """True for an incarnation that is marked as to be removed."""
+
+    @abstractmethod
     def way_back(self, archived: str) -> str:
         """What a person does to have what was archived under this url again, as a text."""
 
@@ -115,6 +128,22 @@ class Disk(Files):
     @abstractmethod
     def archive(self) -> str:
         """Move the whole place aside under a new name, losing nothing; the new place's url."""
+
+    @abstractmethod
+    def discard(self) -> Store:
+        """Move the whole place aside under a name that says that it is to be removed.
+
+        The store of what has that name. One that has such a name keeps it.
+        """
+
+    @property
+    @abstractmethod
+    def discarded(self) -> bool:
+        """True for a place with such a name."""
+
+    @abstractmethod
+    def remove(self, folders: Iterable[str]) -> bool:
+        """Remove these folders and the place itself, all emptied before; False if one is not."""
 
 
 def patient(store: Store) -> Store:
@@ -224,6 +253,26 @@ def archive(store: Store) -> str:
             f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
         )
     return store.archive()
+
+
+def discard(store: Store) -> Store:
+    """Set the whole place aside, to be removed; what is to be removed. See `Disk.discard`.
+
+    Raises `CheckpointUnusable` where that cannot be.
+    """
+    if not isinstance(store, (Disk, Incarnations)):
+        raise CheckpointUnusable(f"{store.url} cannot be set aside there, and so not be removed")
+    return store.discard()
+
+
+def discarded(store: Store) -> bool:
+    """True for what `discard` has set aside."""
+    return isinstance(store, (Disk, Incarnations)) and store.discarded
+
+
+def remove(store: Store, folders: Iterable[str]) -> bool:
+    """Remove an emptied place; False if something is left. See `Disk.remove`."""
+    return store.remove(folders) if isinstance(store, Disk) else True
 
 
 def way_back(store: Store, archived: str) -> str:

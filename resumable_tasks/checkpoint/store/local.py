@@ -14,6 +14,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import stat
 import sys
 import weakref
@@ -56,6 +57,7 @@ _UNUSABLE = {
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _TEMP_SUFFIX = ".tmp"
+_PRUNED = re.compile(r"\.pruned-\d{8}T\d{6}-[0-9a-f]+$")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Emptied by the system, whatever TMPDIR says.
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
@@ -363,13 +365,38 @@ class LocalStore(Store, Disk):
         return True
 
     def archive(self) -> str:
+        return str(self._set_aside("archived"))
+
+    def discard(self) -> LocalStore:
+        return self if self.discarded else LocalStore(self._set_aside("pruned"))
+
+    @property
+    def discarded(self) -> bool:
+        return _PRUNED.search(self.root.name) is not None
+
+    def _set_aside(self, how: str) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        target = self.root.with_name(f"{self.root.name}.archived-{stamp}-{token(3)}")
+        target = self.root.with_name(f"{self.root.name}.{how}-{stamp}-{token(3)}")
+        self.check_place()  # or what a run has begun there since would be moved
         with self._errors("archive", ""):
             os.rename(self.root, target)
+            fault_point("store.set_aside")
             _sync_folder(target.parent)
         self.let_go()
-        return str(target)
+        return target
+
+    def remove(self, folders: Iterable[str]) -> bool:
+        with self._errors("remove", ""):
+            try:
+                for path in (*(self.root / folder for folder in folders), self.root):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rmdir(path)
+                _sync_folder(self.root.parent)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                return False
+        return True
 
     def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
         from pyarrow.fs import LocalFileSystem

@@ -106,7 +106,9 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         self._refuse_writes()
-        key = self._key(name)
+        self._put(self._key(name), name, data)
+
+    def _put(self, key: str, name: str, data: bytes | memoryview) -> None:
         # Arrow's views are of signed bytes, which obstore takes for numbers.
         plain = memoryview(data).cast("B")
 
@@ -169,20 +171,57 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return clients.filesystem(self._bucket), f"{self._bucket.name}/{self._key('')}".rstrip("/")
 
     def archive(self) -> str:
+        # If it is there, whoever was faster has archived the same.
+        return f"{self.url}/@{self._begin_next(pruned=False)}"
+
+    def discard(self) -> ObjectStore:
+        number = self._named
+        if number is None:
+            number = self._begin_next(pruned=True)
+            if not self._marker(number).get("pruned"):
+                raise Fenced(f"the checkpoint {self.url} was reset meanwhile")
+        elif not self.discarded:
+            marker = self._marker(number)
+            if not marker:
+                raise CheckpointUnusable(f"{self.url} is not archived, and so is not removed")
+            key = _joined(self._root, f"@{number + 1}.json")
+            self._put(key, key, json.dumps(marker | {"pruned": True}).encode())
+        url = f"{self._bucket.scheme}://{_joined(self._bucket.name, self._root, f'@{number}')}"
+        return _again(self._bucket, url, self._root, None, number, False)
+
+    @property
+    def discarded(self) -> bool:
+        return self._named is not None and bool(self._marker(self._named).get("pruned"))
+
+    def _begin_next(self, *, pruned: bool) -> int:
+        """Create the marker of the next incarnation, if it is not there; the number of this one."""
         self._refuse_writes()
         self._resolve()
         assert self._incarnation is not None
         here, following = self._incarnation, self._incarnation + 1
-        marker = json.dumps({"incarnation": following, "after": here, "time": now()}).encode()
+        told = {"incarnation": following, "after": here, "time": now()}
         name = f"@{following}.json"
+        marker = json.dumps(told | ({"pruned": True} if pruned else {})).encode()
         try:
             self._create(_joined(self._root, name), name, marker)
         except CreateUnknown:
             if self._head(_joined(self._root, name), name) is None:
                 raise
-        # It is there: whoever was faster has archived the same.
+        fault_point("store.set_aside")
         self._incarnation = None
-        return f"{self.url}/@{here}"
+        return here
+
+    def _marker(self, number: int) -> dict[str, Any]:
+        """What was told when this incarnation was set aside; empty if it was not."""
+        key = _joined(self._root, f"@{number + 1}.json")
+        try:
+            data = self._request("read", key, lambda obs, c: bytes(obs.get(c, key).bytes()))
+            found = json.loads(data)
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            found = None  # a person has made it
+        return found if isinstance(found, dict) and found else {"incarnation": number + 1}
 
     def way_back(self, archived: str) -> str:
         number = int(archived.rpartition("/@")[2]) + 1
@@ -202,12 +241,14 @@ class ObjectStore(Store, Files, Incarnations, Patient):
     def check_current(self) -> None:
         if self._named is not None or self._incarnation is None:
             return
-        following = self._incarnation + 1
-        name = f"@{following}.json"
-        if self._head(_joined(self._root, name), name) is not None:
+        marker = self._marker(self._incarnation)
+        if marker:
+            kept = f"What this run had committed is in {self.url}/@{self._incarnation}"
+            pruned = bool(marker.get("pruned"))
             raise Fenced(
-                f"the checkpoint {self.url} was reset while this run was at work on it",
-                safe=f"What this run had committed is in {self.url}/@{self._incarnation}",
+                f"the checkpoint {self.url} was {'pruned' if pruned else 'reset'} while this run "
+                "was at work on it",
+                safe="" if pruned else kept,
                 remedy="Run the same command again; it begins from nothing",
             )
 

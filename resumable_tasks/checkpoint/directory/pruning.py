@@ -1,0 +1,155 @@
+"""The partitions of a job's checkpoints, and the removal of one.
+
+A checkpoint is removed in four steps, each of which can be the last one before a crash:
+
+1. a record ends it for good (`archive.end`), if it still is as it was when that was decided;
+2. its place is set aside under a name, or in a bucket by a marker, that says what it is;
+3. ``job.json`` is deleted, without which nothing can be read as a checkpoint;
+4. all else is deleted.
+
+What stands after the first is whole, and after any other one not at its place any more. The next
+pruning finds it and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from resumable_tasks.base import log
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.checkpoint.directory import manifest
+from resumable_tasks.checkpoint.directory.archive import Seen, end
+from resumable_tasks.checkpoint.directory.finding import AHEAD, INCARNATION
+from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.layout import FOLDERS
+from resumable_tasks.checkpoint.directory.opening import is_ours
+from resumable_tasks.checkpoint.directory.reader import is_checkpoint
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.errors import UsageError
+
+_SET_ASIDE = re.compile(r"\.(archived|pruned)-\d{8}T\d{6}-[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is left of one partition's checkpoint at this place.
+
+    ``archived``: by a reset. ``discarded``: by a pruning that has not ended.
+    """
+
+    name: str
+    place: str
+    archived: bool = False
+    discarded: bool = False
+
+
+def partitions(place: str) -> list[Found]:
+    """The checkpoints right below this place, by name.
+
+    Raises `UsageError` for what is no directory and no URL of one.
+    """
+    store = open_store(place, "place")
+    if isinstance(store, ObjectStore):
+        found = _in_bucket(store)
+    else:
+        assert isinstance(store, LocalStore)
+        found = _in_directory(store)
+    return sorted(found, key=lambda each: (each.name, each.place))
+
+
+def _in_directory(store: LocalStore) -> Iterator[Found]:
+    if not store.root.is_dir():
+        raise UsageError(
+            f"{store.url} is not a directory",
+            remedy="Name the one below which the partitions of a job are",
+        )
+    with os.scandir(store.root) as entries:
+        folders = [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+    for folder in folders:
+        within = LocalStore(store.root / folder)
+        name = _SET_ASIDE.split(folder)[0]
+        if disk.discarded(within):
+            yield Found(name, within.url, discarded=True)
+        elif is_checkpoint(within):
+            yield Found(name, within.url, archived=name != folder)
+
+
+def _in_bucket(store: ObjectStore) -> Iterator[Found]:
+    names = sorted(name for name in store.look("")[1] if not INCARNATION.fullmatch(name))
+    for name, (there, folders) in zip(names, in_order(store.look, names, AHEAD), strict=True):
+        place = f"{store.url}/{name}"
+        markers = filter(None, map(INCARNATION.fullmatch, (*there, *folders)))
+        current = max((int(marker[1]) for marker in markers), default=0)
+        left = {number for number in range(1, current + 1) if f"@{number}" in folders}
+        if not folders.isdisjoint(FOLDERS) or any(map(is_ours, there)):
+            left.add(0)
+        for number in sorted(left):
+            if number == current:
+                if is_checkpoint(open_store(place)):
+                    yield Found(name, place)
+            else:
+                older = f"{place}/@{number}"
+                discarded = disk.discarded(open_store(older))
+                yield Found(name, older, archived=not discarded, discarded=discarded)
+
+
+def size(place: str) -> int:
+    """How many bytes the files of a checkpoint have."""
+    store = open_store(place)
+    top = sum(each for name, each in store.list("").items() if is_ours(name))
+    return top + sum(sum(store.list(folder).values()) for folder in FOLDERS)
+
+
+def remove(found: Found, seen: Seen | None) -> None:
+    """Remove a checkpoint for good, if it is as it was ``seen``: None if it cannot be read.
+
+    Raises `CheckpointHeld` while a run is at work, or if one has begun since. Nothing is removed
+    then. After any other error the next pruning goes on.
+    """
+    store = open_store(found.place)
+    # In a bucket an archive cannot be written, and no run can begin in it.
+    ended = found.discarded or (found.archived and not isinstance(store, disk.Disk))
+    if not ended and not is_checkpoint(store):
+        return  # somebody else was faster
+    _empty(disk.discard(store) if ended else _ended(store, seen))
+
+
+def _ended(store: Store, seen: Seen | None) -> Store:
+    """End a checkpoint and set it aside; what is to be removed."""
+    disk.prepare(store, ())
+    hold = Holder(store, secrets.token_hex(6))
+    try:
+        hold.take(takeover=False)
+        if seen is not None:
+            end(store, hold.run, seen)
+        if not isinstance(store, disk.Disk):
+            hold.release()  # its heartbeat would go on in the next incarnation
+        return disk.discard(store)
+    finally:
+        hold.release()
+        disk.let_go(store)
+
+
+def _empty(store: Store) -> None:
+    """Delete all that is of a checkpoint, the manifest first."""
+    store.delete(manifest.NAME)
+    disk.sync(store, "")
+    fault_point("prune.deleted")
+    for folder in FOLDERS:
+        disk.sweep(store, folder, lambda _: True)
+        odd = {name for name, what in disk.odd(store, folder).items() if what != "a folder"}
+        store.delete_all([*store.list(folder), *odd])
+        fault_point("prune.deleted")
+    disk.sweep(store, "", is_ours)
+    store.delete_all(filter(is_ours, disk.names(store, "")))
+    if not disk.remove(store, FOLDERS):
+        log.warning("%s holds what is no part of a checkpoint; that was left there", store.url)

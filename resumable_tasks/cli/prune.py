@@ -1,0 +1,128 @@
+"""The command `prune`: the oldest partitions of a job's checkpoints are removed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from resumable_tasks.base.text import clean, count
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import json_option
+from resumable_tasks.errors import UsageError
+
+if TYPE_CHECKING:
+    from resumable_tasks.task.prune import Pruned
+
+_DAYS = {"d": 1, "w": 7}
+
+
+@click.command(
+    epilog="\b\nExit codes:\n  0  removed, or there was nothing to remove"
+    "\n  2  not confirmed, or no place of partitions; nothing was removed"
+    "\n  75 the place did not do what it was asked; the same command goes on\n"
+    "\n\b\nExamples:\n  resumable prune checkpoints/nightly --keep 30 --published --dry-run"
+    "\n  resumable prune s3://bucket/checkpoints/nightly --older-than 90d --yes",
+)
+@click.argument("place")
+@click.option("--keep", type=click.IntRange(min=1), help="So many stay, the newest by their names.")
+@click.option("--older-than", metavar="DAYS", help="Only those of so long ago: 90d, or 12w.")
+@click.option(
+    "--published/--unpublished",
+    "published",
+    default=True,
+    help="Only those whose rows are all where they were published, which is the default; or also "
+    "those whose rows are not.",
+)
+@click.option("--unfinished", is_flag=True, help="Also those that are not done.")
+@click.option("--damaged", is_flag=True, help="Also damaged ones, whatever they held.")
+@click.option("--archived", is_flag=True, help="Also what a reset has archived, by the same rules.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@json_option
+def prune(
+    place: str,
+    keep: int | None,
+    older_than: str | None,
+    published: bool,
+    unfinished: bool,
+    damaged: bool,
+    archived: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove the oldest partitions below PLACE, for good.
+
+    PLACE is the checkpoint= of a job that has partition=. Says first what would be freed, and why
+    each other partition stays. What is not published, not done or damaged stays unless an option
+    names it; what a run is at work on stays in any case. What an interrupted pruning has left is
+    removed too.
+    """
+    from resumable_tasks.task.prune import Age, Plan
+
+    given = {"unpublished": not published, "unfinished": unfinished, "damaged": damaged}
+    also = {name for name, is_given in given.items() if is_given}
+    plan = Plan.of(place, Age(keep, _long(older_than), archived=archived), also)
+    found = plan.pruned(dry_run=True)
+    if dry_run or not found.removed:
+        _show(as_json, found)
+        return
+    if not yes:
+        _show(as_json and not sys.stdin.isatty(), found)
+        _confirm(found)
+    _show(as_json, plan.carry_out())
+
+
+def _confirm(found: Pruned) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"nothing was removed: {_freed(found)} would be",
+            remedy="Give --yes to remove that, or --dry-run to only look",
+        )
+    if not click.confirm(f"Remove {_freed(found)}, for good?", err=True):
+        raise UsageError("nothing was removed", remedy="Answer y, or give --yes, to remove it")
+
+
+def _long(given: str | None) -> timedelta | None:
+    if given is None:
+        return None
+    parts = re.fullmatch(r"([0-9]{1,6})([dw])", given)
+    if parts is None:
+        raise UsageError(
+            f"--older-than {given!r} is no time", remedy="Give days: 90d, or weeks: 12w"
+        )
+    return timedelta(days=int(parts[1]) * _DAYS[parts[2]])
+
+
+def _show(as_json: bool, found: Pruned) -> None:
+    output.show(as_json, asdict(found) | {"bytes": found.bytes}, _lines(found))
+
+
+def _lines(found: Pruned) -> Iterator[str]:
+    verb = "remove" if found.dry_run else "removed"
+    width = max((len(each.name) for each in found.partitions), default=0)
+    for each in found.partitions:
+        held = f"{count(each.rows, 'row')}, " if each.rows is not None else ""
+        freed = f"{held}{output.size(each.bytes or 0)}, " if each.removed else ""
+        archived = "archived, " if each.archived else ""
+        yield (
+            f"{verb if each.removed else 'keep':{len(verb)}}  {clean(each.name):{width}}  "
+            f"{archived}{freed}{clean(each.why, output.MESSAGE_CHARS)}"
+        )
+    if found.removed:
+        yield f"{'would remove' if found.dry_run else 'removed'} {_freed(found)}"
+    else:
+        yield f"nothing to remove: {count(len(found.kept), 'partition')} below {found.place}"
+
+
+def _freed(found: Pruned) -> str:
+    gone = found.removed
+    rows = count(sum(each.rows or 0 for each in gone), "row")
+    all_of = count(len(found.partitions), "partition")
+    return f"{len(gone):,} of {all_of}: {rows}, {output.size(found.bytes)}"
