@@ -32,6 +32,8 @@ def main() -> int:
     # Not between one and three, which the change to and from summer time skips or doubles.
     add("--cron", default="0 4 * * *", help="default: %(default)s")
     add("--tz", default="Europe/Berlin", help="time zone of --cron (default: %(default)s)")
+    keep = "the checkpoints of so many dates stay, older published ones are removed (default: all)"
+    add("--keep", type=int, help=keep)
     add("--parameters", default={}, type=json.loads, help="further parameters of the flow, as JSON")
     add("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -67,6 +69,7 @@ def serve(args: argparse.Namespace) -> None:
         parameters={
             "checkpoint": f"{args.checkpoints.rstrip('/')}/nightly_ingest",
             "out": f"{args.home}/published/nightly_ingest",
+            "keep": args.keep,
             **args.parameters,
         },
         tags=[args.tag],

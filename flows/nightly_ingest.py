@@ -9,7 +9,8 @@ takes in. Each date has its own checkpoint and its own folder, so that
 
 * a run that was killed goes on where it was, by the same command;
 * a second run of the same date finds all done, and handles nothing;
-* the folders of all dates together are one dataset: ``dataset(out, partitioning="hive")``.
+* the folders of all dates together are one dataset: ``dataset(out, partitioning="hive")``;
+* with ``--keep 30`` the checkpoints of older dates are removed, once they are published.
 
 To Prefect it is the flow ``flows/nightly_ingest.py:nightly_ingest``. Started as a script it is a
 flow run too if PREFECT_API_URL names a server; otherwise, or with ``--local``, nothing but this
@@ -24,7 +25,7 @@ from itertools import islice
 from flows import python_files
 from flows._command import command, partition_folder
 from flows._prefect import as_flow
-from resumable_tasks import RunResult, UsageError, scheduled_date
+from resumable_tasks import RunResult, UsageError, prune, scheduled_date
 
 
 def ingest(
@@ -37,6 +38,7 @@ def ingest(
     concurrency: int = 4,
     limit: int | None = None,
     processes: bool = False,
+    keep: int | None = None,
     progress: bool | None = None,
 ) -> RunResult:
     """Ingest one date: nothing lost, nothing twice, whatever kills it; resumed by the next run.
@@ -51,18 +53,21 @@ def ingest(
         concurrency: batches at once.
         limit: only the first so many items.
         processes: batches in processes and not in threads, since parsing computes.
+        keep: the checkpoints of so many dates stay, and this one; older ones are removed once they
+            are done and all their rows are published. By default all stay.
         progress: whether to show a bar; by default if standard error is a terminal.
     """
     date = date or scheduled_date(tz=tz)
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit={limit} is not a whole number from 1")
+    for name, value in (("limit", limit), ("keep", keep)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name}={value} is not a whole number from 1")
     named = [source.replace("{date}", str(date)) for source in sources or ()]
     if any(source.startswith(("http://", "https://")) for source in named):
         from flows import http_ingest
 
         if len(named) > 1:
             raise UsageError("the address of an API goes with no other source: its rows differ")
-        return http_ingest.ingest(
+        result = http_ingest.ingest(
             named[0],
             date=date,
             checkpoint=checkpoint,
@@ -72,6 +77,8 @@ def ingest(
             limit=limit,
             progress=progress,
         )
+        _age(checkpoint, keep, date)
+        return result
     job = python_files.ingest.with_options(
         batch_size=batch_size,
         concurrency=concurrency,
@@ -81,7 +88,14 @@ def ingest(
     files = islice(python_files.source_files(paths), limit)
     result = job.run(files, checkpoint=checkpoint, partition=date, progress=progress)
     result.publish(partition_folder(out, date))
+    _age(checkpoint, keep, date)
     return result
+
+
+def _age(checkpoint: str, keep: int | None, date: datetime.date) -> None:
+    """Remove the checkpoints of old dates."""
+    if keep is not None:
+        prune(checkpoint, keep=keep, spare=date)
 
 
 nightly_ingest = as_flow(ingest, "nightly-ingest")

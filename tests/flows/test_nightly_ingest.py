@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,6 +344,7 @@ def test_a_second_run_of_a_date_handles_nothing_and_another_date_everything(
     [
         ("--date", "yesterday"),
         ("--limit", "0"),
+        ("--keep", "0"),
         ("--batch-size", "0"),
         ("no/such/folder",),
         ("tree/*.nothing",),
@@ -398,6 +400,25 @@ def test_a_range_of_dates_is_done_date_by_date_and_ends_with_the_worst(tmp_path:
         "0 handled now, 3 resumed",
         "0 handled now, 0 resumed",
     ]
+
+
+def test_old_checkpoints_are_removed_once_they_are_published(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a.py").write_text("x = 1\n")
+    checkpoints = tmp_path / ".resumable/nightly_ingest"
+    dates = ("--from", "2026-11-01", "--to", "2026-11-04")
+    assert run(tmp_path, "tree", *dates, date=None).returncode == 0
+    assert len(list(checkpoints.iterdir())) == 4
+    shutil.rmtree(tmp_path / "published/nightly_ingest/date=2026-11-02")
+
+    assert run(tmp_path, "tree", "--keep", "2", date="2026-11-05").returncode == 0
+    left = {path.name for path in checkpoints.iterdir()}
+    assert left == {"2026-11-02", "2026-11-04", "2026-11-05"}
+    # The date at hand is spared, however old; the data of all stays.
+    assert run(tmp_path, "tree", "--keep", "1", date="2026-10-01").returncode == 0
+    left = {path.name for path in checkpoints.iterdir()}
+    assert left == {"2026-10-01", "2026-11-02", "2026-11-05"}
+    assert published(tmp_path).num_rows == 5
 
 
 def test_a_date_that_is_damaged_does_not_keep_the_next_from_being_done(
