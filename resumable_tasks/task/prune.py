@@ -182,7 +182,9 @@ class Age:
             )
         checks.whole_number("keep", self.keep, 1, or_none=True)
         if self.older_than is not None and not isinstance(self.older_than, timedelta):
-            raise UsageError(f"older_than={self.older_than!r} is no timedelta")
+            raise UsageError(
+                f"older_than={self.older_than!r} is no timedelta", remedy="Give timedelta(days=90)"
+            )
 
     def kept(self, found: list[Found]) -> Iterator[str | None]:
         """For each of these why it stays by its age or name alone, None if it need not."""

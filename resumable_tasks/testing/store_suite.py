@@ -534,6 +534,35 @@ class DiskSuite(StoreSuite):
         assert second not in (url, store.url)
         assert self.oracle(self.store_at(url)) == before
 
+    def test_discard_sets_everything_aside_to_be_removed(self, store: Store) -> None:
+        for name in ("job.json", "journal/a", "shards/a"):
+            store.put(name, name.encode())
+        before = self.oracle(store)
+        gone = disk.discard(store)
+        assert {name: gone.read(name) for name in before} == before
+        assert (store.list(""), store.list("journal")) == ({}, {})
+        disk.prepare(store, FOLDERS)
+        assert store.create("job.json", b"new") is True
+        assert disk.discarded(store) is False
+        # Whoever finds it later goes on with it.
+        found = self.store_at(gone.url)
+        assert disk.discarded(found) is True
+        again = disk.discard(found)
+        assert again.url == gone.url
+        assert disk.remove(again, FOLDERS) is not isinstance(store, disk.Disk)
+        again.delete_all(before)
+        assert disk.remove(again, FOLDERS) is True
+        assert again.list("journal") == {}
+        assert store.read("job.json") == b"new"
+
+    def test_what_is_archived_can_be_discarded(self, store: Store) -> None:
+        store.put("job.json", b"old")
+        archived = self.store_at(disk.archive(store))
+        assert disk.discarded(archived) is False
+        gone = disk.discard(archived)
+        assert disk.discarded(self.store_at(gone.url)) is True
+        assert gone.read("job.json") == b"old"
+
     def test_pyarrow_finds_the_names_in_the_file_system(self, store: Store) -> None:
         store.put("shards/a", b"data")
         assert isinstance(store, disk.Disk)

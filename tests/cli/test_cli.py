@@ -1160,6 +1160,11 @@ def test_every_command_shows_an_example_and_its_exit_codes() -> None:
         assert f"\n    {code}" in cli("status", "--help").stdout
 
 
+def options_of(parameter: click.Parameter) -> list[str]:
+    is_option = isinstance(parameter, click.Option)
+    return [*parameter.opts, *parameter.secondary_opts] if is_option else []
+
+
 def test_the_docs_name_every_command_and_option() -> None:
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOCS.read_text(), re.M | re.S))
     del sections["Exit codes"]
@@ -1170,11 +1175,11 @@ def test_the_docs_name_every_command_and_option() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Argument):
                 assert parameter.name.upper() in usage[1], f"{name}: {parameter.name}"
-            for option in parameter.opts if isinstance(parameter, click.Option) else ():
+            for option in options_of(parameter):
                 assert option in usage[1], f"usage of {name}: {option}"
                 assert f"\n- `{option}" in sections[name], f"docs of {name}: {option}"
         documented = set(re.findall(r"\n- `(--[a-z-]+)", sections[name]))
-        assert documented == {o for p in command.params for o in p.opts if o.startswith("--")}
+        assert documented == {option for p in command.params for option in options_of(p)}
     assert set(sections) == {*every_command(), "Output"}
 
 

@@ -261,7 +261,10 @@ def discard(store: Store) -> Store:
     Raises `CheckpointUnusable` where that cannot be.
     """
     if not isinstance(store, (Disk, Incarnations)):
-        raise CheckpointUnusable(f"{store.url} cannot be set aside there, and so not be removed")
+        raise CheckpointUnusable(
+            f"{store.url} cannot be set aside there, and so not be removed",
+            remedy="Delete what the store holds with its own tools",
+        )
     return store.discard()
 
 

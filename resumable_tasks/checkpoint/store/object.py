@@ -179,11 +179,17 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         if number is None:
             number = self._begin_next(pruned=True)
             if not self._marker(number).get("pruned"):
-                raise Fenced(f"the checkpoint {self.url} was reset meanwhile")
+                raise Fenced(
+                    f"the checkpoint {self.url} was reset meanwhile",
+                    remedy="Run the same command again",
+                )
         elif not self.discarded:
             marker = self._marker(number)
             if not marker:
-                raise CheckpointUnusable(f"{self.url} is not archived, and so is not removed")
+                raise CheckpointUnusable(
+                    f"{self.url} is not archived, and so is not removed",
+                    remedy="Name the checkpoint itself, without the last part",
+                )
             key = _joined(self._root, f"@{number + 1}.json")
             self._put(key, key, json.dumps(marker | {"pruned": True}).encode())
         url = f"{self._bucket.scheme}://{_joined(self._bucket.name, self._root, f'@{number}')}"
