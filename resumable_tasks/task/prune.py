@@ -202,13 +202,11 @@ class Age:
             return "archived by a reset"
         if moment is None:
             return "its name is no date"
-        if found.name == self.spare:
-            return "spared"
         if newest is not None and (len(newest) < (self.keep or 0) or moment >= newest[0]):
             return f"one of the newest {self.keep}"
         if self.older_than is not None and moment >= self.now - self.older_than:
             return f"not older than {duration(self.older_than.total_seconds())}"
-        return None
+        return "spared" if found.name == self.spare else None
 
 
 def _place(checkpoints: str | os.PathLike[str] | Place) -> str:

@@ -303,6 +303,38 @@ def test_a_run_that_begins_at_any_moment_loses_nothing(
     assert not [found for found in find(nightly, print) if found.archived]
 
 
+def test_a_run_that_has_read_all_before_its_end_does_not_go_on(place: str, nightly: str) -> None:
+    """Its claim finds the record by which the checkpoint was ended in the meantime."""
+    arrived, ended = threading.Event(), threading.Event()
+    told: list[Exception] = []
+
+    def begin() -> None:
+        try:
+            job.run(ITEMS, checkpoint=nightly, partition=day(0), takeover=True)
+        except Exception as error:
+            told.append(error)
+
+    run = threading.Thread(target=begin)
+
+    def at(name: str) -> None:
+        if name == "journal.before_create" and threading.current_thread() is not pruner:
+            arrived.set()
+            assert ended.wait(60)
+        elif name == "journal.before_create" and run.ident is None:
+            run.start()
+            assert arrived.wait(60)
+        elif name == "prune.ended":
+            ended.set()
+            run.join(60)
+
+    pruner = threading.current_thread()
+    faults.arm(at)
+    assert [each.name for each in prune(nightly, keep=2).removed] == ["2026-11-01"]
+    assert [type(error) for error in told] == [Fenced]
+    assert "was pruned as this run began" in str(told[0])
+    assert names(nightly) == {"2026-11-02", "2026-11-03"}
+
+
 def test_a_run_that_sleeps_through_it_is_told(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
