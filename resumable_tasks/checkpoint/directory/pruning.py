@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import manifest
 from resumable_tasks.checkpoint.directory.archive import Seen, end
 from resumable_tasks.checkpoint.directory.finding import AHEAD, INCARNATION
@@ -126,7 +126,7 @@ def remove(found: Found, seen: Seen | None) -> None:
 def _ended(store: Store, seen: Seen | None) -> Store:
     """End a checkpoint and set it aside; what is to be removed."""
     disk.prepare(store, ())
-    hold = Holder(store, secrets.token_hex(6))
+    hold = Holder(store, token(6))
     try:
         hold.take(takeover=False)
         if seen is not None:
