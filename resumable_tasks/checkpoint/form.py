@@ -29,8 +29,8 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
-from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.plan import Planner, Planning
+from resumable_tasks.items.walk import Seen
 from resumable_tasks.runners.outcome import Done, Failure, ResultsMode, Shard
 from resumable_tasks.runners.values.columns import INFERRED, Columns
 
@@ -150,7 +150,7 @@ class Preview:
     duplicates: int = 0
     changed: int = 0
     batches: int | None = None
-    positions: KeyTable | None = None
+    positions: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)

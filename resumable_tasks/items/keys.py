@@ -116,8 +116,11 @@ def canonical_all(many: list[Any]) -> tuple[list[Key], list[bytes]]:
         # Then nothing in them is escaped in JSON, and there are no surrogates.
         if whole.isprintable() and '"' not in whole and "\\" not in whole:
             text = ('"' + '"\n"'.join(many) + '"').encode()
-            if b'""' not in text and len(text) <= MAX_KEY_BYTES:
+            short = len(text) <= MAX_KEY_BYTES or max(map(len, many)) < MAX_KEY_BYTES // 8
+            if b'""' not in text and short:
                 return many, text.split(b"\n")
+    if kinds == {int} and min(many) in _INT_RANGE and max(many) in _INT_RANGE:
+        return many, "\n".join(map(str, many)).encode().split(b"\n")
     lines = [canonical(key) for key in many]
     if not kinds <= {str, int}:  # numpy and enums have look-alikes of strings and integers
         many = [parse(line) for line in lines]

@@ -3,171 +3,268 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from array import array
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+
+_NEWLINE, _TAB, _DEAD = b"\n\t\0"
+# Bytes of entries that are made into Python's objects at once.
+_PIECE = 1 << 22
+LONGEST = 80
+"""The bytes of a key for which no digest stands."""
 
 
 class KeyTable:
     """An exact map from canonical keys to positions (or fingerprints), small and quick.
 
-    The last 200,000 keys or so are in a dict. Older ones lie end to end in byte arrays, chosen
-    by Python's own hash and searched by ``find``: a key of 15 bytes then takes about 25, where a
-    dict of ``bytes`` takes 140. Exact: no digest stands for a key of up to 80 bytes, a 128-bit
-    one for a longer. ``docs/design/0003-keys-in-memory.md`` has the measurements.
+    The last 200,000 keys or so are in a dict. Older ones lie end to end in one block, in the order
+    in which they came, a line each: the key, and after a tab its number if that is not -1. An index
+    by Python's own hash is made when a key is first looked up there; who asks for keys in the order
+    of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 25,
+    where a dict of ``bytes`` takes 140. Exact: no digest stands for a key of up to 80 bytes, a
+    128-bit one for a longer. ``docs/design/0003-keys-in-memory.md`` has the measurements.
+
+    Keys are added and removed by one thread; others may look them up meanwhile.
     """
 
-    __slots__ = ("_buckets", "_frozen", "_hot", "_mask")
+    __slots__ = ("_block", "_frozen", "_hot", "_indexed", "_load", "_lock", "_mask", "_slots")
 
     _HOT = 200_000
-    _PER_BUCKET = 64
+    # Slots an entry at least, so that few keys have to look beyond their own.
+    _ROOM = 1.6
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 0, load: Callable[[], bytearray] | None = None) -> None:
+        """Empty; or with so many keys, whose block (`block`) is loaded when it is needed."""
         self._hot: dict[bytes, int] = {}
-        self._buckets: list[bytearray] = []
+        self._block = bytearray(b"\n")
+        self._frozen = count
+        self._load = load
+        self._slots = array("I", [0])
         self._mask = 0
-        self._frozen = 0
+        # The part of the block that is in the index.
+        self._indexed = 1
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._hot) + self._frozen
 
     def __contains__(self, key: bytes) -> bool:
-        if len(key) > 80:
-            key = _digest(key)
-        if key in self._hot:
-            return True
-        return self._frozen > 0 and b"\n" + key + b"\t" in self._buckets[hash(key) & self._mask]
+        key = shortened([key])[0]
+        return key in self._hot or self.place(key) > 0
 
     def get(self, key: bytes) -> int | None:
         """The position stored for this key, or None."""
-        if len(key) > 80:
-            key = _digest(key)
+        key = shortened([key])[0]
         position = self._hot.get(key)
-        if position is not None or not self._frozen:
+        if position is not None:
             return position
-        bucket = self._buckets[hash(key) & self._mask]
-        entry = b"\n" + key + b"\t"
-        at = bucket.find(entry)
-        if at < 0:
-            return None
-        at += len(entry)
-        return int(bucket[at : bucket.index(b"\n", at)])
+        at = self.place(key)
+        return self._number(at + len(key)) if at else None
 
     def add(self, key: bytes, position: int) -> bool:
         """Store a key that is not there yet; False, and nothing is changed, if it is."""
         if key in self:
             return False
-        self._hot[_digest(key) if len(key) > 80 else key] = position
+        self._hot[shortened([key])[0]] = position
         if len(self._hot) >= self._HOT:
-            self._freeze()
+            self.freeze()
         return True
 
-    def add_new(self, many: Sequence[bytes], position: int) -> bool:
-        """`add` for keys at consecutive positions, all or none: False if any is not new."""
-        many, hot = _shortened(many), self._hot
+    def add_new(self, many: Sequence[bytes], positions: Sequence[int]) -> bool:
+        """`add` for many keys, all or none: False if any is not new."""
+        if not many:
+            return True
+        many, hot = shortened(many), self._hot
         if not hot.keys().isdisjoint(many) or len(self._not_frozen(many)) < len(many):
             return False
         before = len(hot)
-        hot.update(zip(many, range(position, position + len(many)), strict=True))
+        hot.update(zip(many, positions, strict=True))
         if len(hot) < before + len(many):  # one of them came twice
             for key in many:
                 hot.pop(key, None)
             return False
         if len(hot) >= self._HOT:
-            self._freeze()
+            self.freeze()
         return True
 
     def missing(self, many: Sequence[bytes]) -> Sequence[int]:
         """The indexes of those of these keys that are not there."""
         if not len(self):
             return range(len(many))
-        many, hot = _shortened(many), self._hot
+        many, hot = shortened(many), self._hot
         return [at for at in self._not_frozen(many) if many[at] not in hot]
 
-    def _not_frozen(self, many: Sequence[bytes]) -> Sequence[int]:
-        """The indexes of those of these (short) keys that are not in the byte arrays."""
-        if not self._frozen:
-            return range(len(many))
-        buckets, mask = self._buckets, self._mask
-        return [
-            at
-            for at, key in enumerate(many)
-            if b"\n" + key + b"\t" not in buckets[hash(key) & mask]
-        ]
-
-    def unequal(self, many: Sequence[bytes], positions: Sequence[int]) -> Sequence[int]:
-        """The indexes of those of these keys that are not there with just this position."""
-        many, hot = _shortened(many), self._hot
-        found = [
-            at
-            for at, (key, position) in enumerate(zip(many, positions, strict=True))
-            if hot.get(key) != position
-        ]
-        if not self._frozen:
-            return found
-        buckets, mask = self._buckets, self._mask
-        return [
-            at
-            for at in found
-            if b"\n%b\t%d\n" % (many[at], positions[at]) not in buckets[hash(many[at]) & mask]
-        ]
+    def has_any(self, many: Sequence[bytes]) -> bool:
+        """True if any of these keys is there."""
+        many = shortened(many)
+        if not self._hot.keys().isdisjoint(many):
+            return True
+        if not self._frozen or not many:
+            return False
+        if not self.indexed:  # mostly the first is there, and no index is needed
+            found = self.block.find(b"\n" + many[0])
+            if found >= 0 and self.block[found + 1 + len(many[0])] in (_NEWLINE, _TAB):
+                return True
+        return any(self.places(many))
 
     def add_lines(self, lines: bytes, positions: Sequence[int] | None = None) -> None:
         """Store newline-joined keys, known not to be there; without positions they have -1."""
         if lines:
-            many = _shortened(lines.split(b"\n"))
+            many = shortened(lines.split(b"\n"))
             self._hot.update(
                 dict.fromkeys(many, -1) if positions is None else zip(many, positions, strict=True)
             )
             if len(self._hot) >= self._HOT:
-                self._freeze()
+                self.freeze()
 
     def forget_positions(self) -> None:
         """Give every key the position -1."""
         self._hot = dict.fromkeys(self._hot, -1)
-        for at, bucket in enumerate(self._buckets):
-            self._buckets[at] = bytearray(re.sub(rb"\t-?[0-9]+\n", b"\t-1\n", bucket))
+        self._block = bytearray(re.sub(rb"\t-?[0-9]+\n", b"\n", self.block))
+        self._slots, self._mask, self._indexed = array("I", [0]), 0, 1
 
     def remove(self, key: bytes) -> bool:
         """Take a key out; False if it was not there."""
-        if len(key) > 80:
-            key = _digest(key)
+        key = shortened([key])[0]
         if self._hot.pop(key, None) is not None:
             return True
-        if not self._frozen:
+        at = self.place(key)
+        if not at:
             return False
-        bucket = self._buckets[hash(key) & self._mask]
-        at = bucket.find(b"\n" + key + b"\t")
-        if at < 0:
-            return False
-        del bucket[at : bucket.index(b"\n", at + 1)]
+        self._block[at] = _DEAD  # which begins no canonical key
         self._frozen -= 1
         return True
 
-    def _freeze(self) -> None:
-        """Move the dict's keys into the byte arrays."""
+    @property
+    def block(self) -> bytearray:
+        """The entries that are not in the dict; before the first and after each is a newline."""
+        if self._load is not None:
+            with self._lock:
+                if self._load is not None:
+                    self._block, self._load = self._load(), None
+        return self._block
+
+    def freeze(self) -> None:
+        """Move the dict's keys into the block."""
+        if not self._hot:
+            return
+        if set(self._hot.values()) == {-1}:
+            more = b"\n".join(self._hot)
+        else:
+            more = b"\n".join(map(entry, self._hot, self._hot.values()))
+        block = self.block
+        block += more
+        block += b"\n"
         self._frozen += len(self._hot)
-        if self._frozen > self._PER_BUCKET * len(self._buckets):
-            self._spread(1 << (2 * self._frozen // self._PER_BUCKET).bit_length())
-        buckets, mask = self._buckets, self._mask
-        for key, position in self._hot.items():
-            buckets[hash(key) & mask] += b"%b\t%d\n" % (key, position)
         self._hot = {}
 
-    def _spread(self, count: int) -> None:
-        old = self._buckets
-        self._buckets = [bytearray(b"\n") for _ in range(count)]
-        self._mask = mask = count - 1
-        buckets = self._buckets
-        while old:
-            for entry in bytes(old.pop()).split(b"\n"):
-                if entry:
-                    buckets[hash(entry[: entry.index(b"\t")]) & mask] += entry + b"\n"
+    def living(self) -> bytes:
+        """All entries, newline-ended, without those of keys that were removed."""
+        self.freeze()
+        block = self.block
+        found = re.sub(rb"\n\0[^\n]*(?=\n)", b"", block) if b"\n\0" in block else bytes(block)
+        return found[1:]
+
+    def place(self, key: bytes) -> int:
+        """Where the entry of this (short) key begins in the block; 0 if it is not there."""
+        if not self._frozen:
+            return 0
+        block = self.block
+        self._index()
+        slots, mask = self._slots, self._mask
+        slot = hash(key) & mask
+        size = len(key)
+        while at := slots[slot]:
+            if block.startswith(key, at) and block[at + size] in (_NEWLINE, _TAB):
+                return at
+            slot = slot + 1 & mask
+        return 0
+
+    def places(self, many: Sequence[bytes]) -> list[int]:
+        """`place` of each of these (short) keys."""
+        if not self._frozen:
+            return [0] * len(many)
+        block = self.block
+        self._index()
+        slots, mask = self._slots, self._mask
+        starts = block.startswith
+        found = []
+        for key in many:
+            slot = hash(key) & mask
+            size = len(key)
+            while at := slots[slot]:
+                if starts(key, at) and block[at + size] in (_NEWLINE, _TAB):
+                    break
+                slot = slot + 1 & mask
+            found.append(at)
+        return found
+
+    def _not_frozen(self, many: Sequence[bytes]) -> Sequence[int]:
+        """The indexes of those of these (short) keys that are not in the block."""
+        if not self._frozen:
+            return range(len(many))
+        return [at for at, place in enumerate(self.places(many)) if not place]
+
+    def _number(self, end: int) -> int:
+        """The number of the entry whose key ends there."""
+        block = self._block
+        if block[end] == _NEWLINE:
+            return -1
+        return int(block[end + 1 : block.index(b"\n", end)])
+
+    @property
+    def indexed(self) -> bool:
+        """Whether a key is found at once, wherever it is."""
+        return self._indexed == len(self._block)
+
+    def _index(self) -> None:
+        """Take the block's newest entries into the index."""
+        if self.indexed:
+            return
+        with self._lock:
+            self._make_room()
+            while self._indexed < len(self._block):
+                self._take_in_piece()
+
+    def _make_room(self) -> None:
+        # Those of dead keys too; there are few.
+        entries = self._frozen + self._block.count(b"\n\0")
+        if (len(self._slots) if self._mask else 0) < entries * self._ROOM:
+            size = 1 << int(2 * entries * self._ROOM).bit_length() - 1
+            kind = "I" if len(self._block) < 1 << 32 else "Q"
+            self._slots = array(kind, bytes(array(kind).itemsize * size))
+            self._mask, self._indexed = size - 1, 1
+
+    def _take_in_piece(self) -> None:
+        block, slots, mask, at = self._block, self._slots, self._mask, self._indexed
+        end = block.find(b"\n", min(at + _PIECE, len(block) - 1)) + 1
+        piece = bytes(block[at : end - 1])
+        numbered = b"\t" in piece
+        for line in piece.split(b"\n"):
+            slot = hash(line.partition(b"\t")[0] if numbered else line) & mask
+            while slots[slot]:
+                slot = slot + 1 & mask
+            slots[slot] = at
+            at += len(line) + 1
+        self._indexed = end
 
 
-def _shortened(many: Sequence[bytes]) -> Sequence[bytes]:
-    if max(map(len, many)) <= 80:
+def entry(key: bytes, number: int) -> bytes:
+    """The entry of a (short) key in a block."""
+    return key if number == -1 else b"%b\t%d" % (key, number)
+
+
+def entries(many: Sequence[bytes], numbers: Sequence[int] | None) -> Sequence[bytes]:
+    """`entry` of each of these (short) keys; without numbers they have -1."""
+    return many if numbers is None else list(map(entry, many, numbers))
+
+
+def shortened(many: Sequence[bytes]) -> Sequence[bytes]:
+    """These keys, with digests in the places of long ones."""
+    if not many or max(map(len, many)) <= LONGEST:
         return many
-    return [key if len(key) <= 80 else _digest(key) for key in many]
+    return [key if len(key) <= LONGEST else _digest(key) for key in many]
 
 
 def _digest(key: bytes) -> bytes:

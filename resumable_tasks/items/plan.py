@@ -1,7 +1,7 @@
 """Items → keyed → missing → batches: lazy, in bounded memory, in the order of the items.
 
-What is kept of an item that has gone by is its key and position, at about 25 bytes, so that a
-second item with the same key is found.
+Of an item that has gone by is kept that it has: a mark beside its completed key, or else its key
+and position, at about 25 bytes. So a second item with the same key is found.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count, islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.base.signals import read
@@ -30,6 +31,7 @@ from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
+from resumable_tasks.items.walk import Match, Seen, Walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +44,12 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 # So many items on end without one usable key have a wrong key= .
 _MOST_BAD = 100
 _MOST_AHEAD = 1_000_000
+# So many items are passed over at once, while they are read that quickly: what fits a processor's
+# cache. Of Arrow more, which makes no objects.
+_MOST_AT_ONCE, _MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 1_024, 16_384, 64, 0.05
+
+_Take = Callable[..., Any]
+"""Takes up to so many items; see `Planner._gathered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,10 @@ class Planner:
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
         self._failed = failed if failed is not None else {}
-        self.seen = KeyTable()
+        # Those whose results stand: they failed when they were to be handled again.
+        self._standing = {line for line in self._failed if line in done}
+        self._walk = Walk(done)
+        self.seen = Seen(self._walk)
         self.adopted = Adopted()
         self.total = 0
         self.skipped = 0
@@ -171,7 +182,9 @@ class Planner:
         extract = self._arrow_keys() if arrow else self._scheme.extract_all
         self._look_at_sample(items, extract)
         if arrow:
-            return self._gathered(_slices(_record_batches(items)), extract)
+            return self._gathered(
+                self._ahead(_slices(_record_batches(items)), extract, _MOST_OF_ARROW), extract
+            )
         return self._row_batches(_rows(items))
 
     def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
@@ -193,13 +206,55 @@ class Planner:
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
         extract = self._scheme.extract_all
         if isinstance(items, Fed):
-            return self._gathered(items.take, extract, self._planning.linger)
-        source = iter(items)
-        return self._gathered(lambda most, *_: list(islice(source, most)), extract)
+            fed = items.take
+            take: _Take = lambda *how: read(partial(fed, *how))  # noqa: E731
+            return self._gathered(take, extract, self._planning.linger)
+        return self._gathered(self._ahead(_Listed(items).take, extract), extract)
+
+    def _ahead(
+        self,
+        take: Callable[[int], Any],
+        extract: Callable[[Any], list[Any]],
+        at_once: int = _MOST_AT_ONCE,
+    ) -> _Take:
+        """What takes items for `_gathered`, and passes over completed ones, many at once."""
+        if not len(self._done):
+            return lambda most, *_: read(partial(take, most))
+        return _Ahead(take, lambda items: self._skip(items, extract), at_once).take
+
+    def _skip(self, items: Any, extract: Callable[[Any], list[Any]]) -> bool:
+        """Count these consecutive items as skipped if all are; else nothing has happened."""
+        if self._looks:
+            return False
+        match = self._match(items, extract)
+        if match is None or match.others or not self._walk.take(match, self.total):
+            return False
+        self.total += len(items)
+        self.skipped += len(items)
+        return True
+
+    def _match(self, items: Any, extract: Callable[[Any], list[Any]]) -> Match | None:
+        """Items beside the completed ones; None if they have to be looked at one by one."""
+        fingerprinter = self._planning.fingerprinter
+        if self._standing:
+            return None
+        if fingerprinter is None and not isinstance(items, list):
+            from resumable_tasks.items import arrow
+
+            text = arrow.key_text(items, self._scheme.fields, composite=self._scheme.composite)
+            if text is not None:
+                following = self._walk.follows(text, len(items))
+                return following or self._walk.match(text[:-1].split(b"\n"))
+        try:
+            lines = keys.canonical_all(extract(items))[1]
+            taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
+        except Exception:  # noqa: BLE001 - raised again, with its position, where its item comes
+            return None
+        return self._walk.match(lines, taken)
 
     def _gathered(
         self,
-        take: Callable[[int, float | None, bool], Any],
+        take: _Take,
         extract: Callable[[Any], list[Any]],
         linger: float | None = None,
     ) -> Iterator[Batch]:
@@ -212,7 +267,7 @@ class Planner:
         count = 0
         while True:
             most = self._planning.batch_size - count
-            items = read(partial(take, most, linger, bool(kept or apart.any)))
+            items = take(most, linger, bool(kept or apart.any))
             if items is not None and not len(items):
                 break
             if items is not None:
@@ -321,27 +376,29 @@ class Planner:
         Counts all of them.
         """
         first, self.total = self.total, self.total + len(lines)
-        if self.seen.add_new(lines, first):
-            chosen: Sequence[int]
-            if taken is None and not self._failed:
-                chosen = self._done.missing(lines)
-            else:
-                chosen = [
-                    at
-                    for at in self._candidates(lines, taken)
-                    if self._wanted(lines[at], taken[at] if taken else None, first + at)
-                ]
-            self.skipped += len(lines) - len(chosen)
-            return self._without_set_aside(lines, chosen) if self._set_aside else chosen
-        each: list[int] = []
-        for at, line in enumerate(lines):
-            if not self.seen.add(line, first + at):
-                self._take_duplicate(line, first + at)
-            elif self._wanted(line, taken[at] if taken else None, first + at):
-                each.append(at)
-            else:
-                self.skipped += 1
-        return self._without_set_aside(lines, each) if self._set_aside else each
+        match = self._walk.match(lines, taken)
+        twice = self._walk.take_each(match, first, lines)
+        new = [at for at, place in match.others if not place]
+        positions = [first + at for at in new]
+        twice += [new[at] for at in self.seen.add([lines[at] for at in new], positions)]
+        for at in sorted(twice):
+            self._take_duplicate(lines[at], first + at)
+        again = set(twice)
+        others = [at for at, place in match.others if not place or taken is not None]
+        chosen = [
+            at
+            for at in others
+            if at not in again and self._wanted(lines[at], taken[at] if taken else None, first + at)
+        ]
+        self._adopt_standing(lines, again.union(others))
+        self.skipped += len(lines) - len(chosen) - len(again)
+        return self._without_set_aside(lines, chosen) if self._set_aside else chosen
+
+    def _adopt_standing(self, lines: list[bytes], but: Set[int]) -> None:
+        """Those that failed when they were to be handled again are not to be any more."""
+        for at, line in enumerate(lines) if self._standing else ():
+            if line in self._standing and at not in but:
+                self.adopted.add(line, -1)
 
     def _take_duplicate(self, line: bytes, position: int) -> None:
         if self._planning.on_duplicate == "skip":
@@ -355,14 +412,6 @@ class Planner:
         """Failed items that are not to be tried again are left out, and remembered."""
         self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
         return [at for at in chosen if lines[at] not in self._set_aside]
-
-    def _candidates(self, lines: list[bytes], taken: list[int] | None) -> Sequence[int]:
-        """The indexes of those to look at more closely."""
-        missing = self._done.missing(lines) if taken is None else self._done.unequal(lines, taken)
-        if not self._failed:
-            return missing
-        failed = (at for at, line in enumerate(lines) if line in self._failed)
-        return sorted({*missing, *failed})
 
     def _wanted(self, line: bytes, fingerprint: int | None, position: int) -> bool:
         """True if this item must be handled: it is missing, or has changed."""
@@ -428,6 +477,61 @@ class Planner:
                     remedy="Give such items, or leave batch_format= out",
                 ) from error
         return items
+
+
+class _Listed:
+    """The items of an iterable, some at a time. What it raises comes behind its items."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._source = iter(items)
+        self._raised: Exception | None = None
+
+    def take(self, most: int) -> list[Any]:
+        """Up to so many items, fewer where they come slowly; none at the end."""
+        if self._raised is not None:
+            raise self._raised
+        found: list[Any] = []
+        began = monotonic()
+        try:
+            while (left := most - len(found)) > 0 and monotonic() - began < _SLOW_SECONDS:
+                before = len(found)
+                found.extend(islice(self._source, min(left, _PIECE)))
+                if len(found) == before:
+                    break
+        except Exception as error:
+            if not found:
+                raise
+            self._raised = error
+        return found
+
+
+class _Ahead:
+    """Takes items, and passes over more and more of them at once while all are completed."""
+
+    def __init__(
+        self, take: Callable[[int], Any], skip: Callable[[Any], bool], at_once: int
+    ) -> None:
+        self._at_once = at_once
+        self._take = take
+        self._skip = skip
+        self._size = 0
+        # What was read and could not be passed over as a whole, and how far it is given out.
+        self._rest: Any = ()
+        self._at = 0
+
+    def take(self, most: int, *_: Any) -> Any:
+        while self._at >= len(self._rest):
+            found = read(partial(self._take, max(most, self._size)))
+            if not len(found):
+                return found
+            if self._skip(found):
+                self._size = min(2 * max(most, len(found)), self._at_once)
+            else:
+                self._rest, self._at, self._size = found, 0, 0
+        start, self._at = self._at, self._at + most
+        if isinstance(self._rest, list):
+            return self._rest[start : self._at]
+        return self._rest.slice(start, most)
 
 
 def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:

@@ -39,7 +39,7 @@ class OfAnotherType(Look):
 
     def look(self, lines: Sequence[bytes]) -> bool:
         """Raise `InvalidItems` if none of these keys is completed, and one is in another type."""
-        if len(self._done.missing(lines)) < len(lines):
+        if self._done.has_any(lines):
             return True
         pairs = [(line, other) for line in lines for other in retyped(line) if other in self._done]
         if pairs:
@@ -70,7 +70,7 @@ class OfTheColumn(Look):
 
     def look(self, lines: Sequence[bytes]) -> bool:
         """Raise `InvalidItems` if none of these keys is completed, and none fits its column."""
-        if len(self._done.missing(lines)) < len(lines):
+        if self._done.has_any(lines):
             return True
         kinds = self._kinds()
         each = [self._scheme.values(keys.parse(line)) for line in lines]
@@ -99,7 +99,7 @@ class OfTheSameKey(Look):
 
     def look(self, lines: Sequence[bytes]) -> bool:
         """Raise `CheckpointMismatch` if none of these keys is completed."""
-        if len(self._done.missing(lines)) == len(lines):
+        if not self._done.has_any(lines):
             raise CheckpointMismatch(
                 f"same_key=True, and key= gives none of the {len(lines):,} items that were looked "
                 f"at a key that is completed in {self._place} (the first has "

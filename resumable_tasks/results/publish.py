@@ -11,7 +11,7 @@ from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
-from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.bucket import InBucket
 from resumable_tasks.results.compact import TARGET_BYTES
 from resumable_tasks.results.folder import Folder
@@ -27,8 +27,8 @@ def publish(
     *,
     form: PublishForm = "parquet",
     ordered: bool = False,
-    positions: KeyTable | None = None,
-    given: KeyTable | None = None,
+    positions: Seen | None = None,
+    given: Seen | None = None,
     target_bytes: int = TARGET_BYTES,
 ) -> Published:
     """Write all committed rows to ``dest``, in files of about ``target_bytes``.

@@ -13,7 +13,7 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
-from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.compact import TARGET_BYTES
 from resumable_tasks.runners.outcome import Failure
 
@@ -59,7 +59,7 @@ class RunResult:
     # What lists the failures: a command, or a query.
     failures_listed: str = field(repr=False, default="")
     # Key → position among the items of this run, to order by.
-    positions: KeyTable | None = field(repr=False, default=None)
+    positions: Seen | None = field(repr=False, default=None)
     changed: int = 0
     retried: int = 0
     parked: int = 0
@@ -140,7 +140,7 @@ class RunResult:
         return self._reader.completed_keys()
 
     @property
-    def _given(self) -> KeyTable:
+    def _given(self) -> Seen:
         """The keys of this run's items. Raises `UsageError` where they are not all known."""
         if self.positions is None or (self.total and not len(self.positions)):
             raise UsageError(

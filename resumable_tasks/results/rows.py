@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.compact import TARGET_BYTES
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class Wanted:
     """The rows that are to be published, and how: see `resumable_tasks.results.publish.publish`."""
 
     ordered: bool = False
-    positions: KeyTable | None = None
-    given: KeyTable | None = None
+    positions: Seen | None = None
+    given: Seen | None = None
     target_bytes: int = TARGET_BYTES
 
     def of(self, rows: CommittedRows) -> CommittedRows:
@@ -42,7 +42,7 @@ def table(rows: CommittedRows) -> pa.Table:
     return pa.concat_tables(parts) if parts else rows.schema.empty_table()
 
 
-def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
+def ordered_table(rows: CommittedRows, positions: Seen | None) -> pa.Table:
     """All rows in memory: by item, then those of other items by key.
 
     Without positions all are by key. Integers come before strings.
@@ -60,7 +60,7 @@ def ordered_table(rows: CommittedRows, positions: KeyTable | None) -> pa.Table:
     return arrow.taken(found, [entry[-1] for entry in sorted(order)])
 
 
-def given_rows(rows: CommittedRows, given: KeyTable) -> CommittedRows:
+def given_rows(rows: CommittedRows, given: Seen) -> CommittedRows:
     """The rows of these items, without those of all others."""
     import pyarrow as pa
 

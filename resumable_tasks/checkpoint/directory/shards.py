@@ -115,6 +115,8 @@ def _decoded(store: Store, shard: Shard, data: bytes) -> pa.Table:
 
 
 def _read(source: pq.ParquetFile) -> pa.Table:
+    import pyarrow as pa
+
     # Not on Arrow's threads: one that lets go of Python's bytes while the interpreter shuts down
     # aborts the process, with all work done (seen in 22 of 60 short scripts, pyarrow 26).
     groups = range(source.metadata.num_row_groups)

@@ -22,7 +22,7 @@ from resumable_tasks.checkpoint.directory.moving import Repairs
 from resumable_tasks.checkpoint.directory.replace import KeyIndex, Superseded, Superseder
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.errors import Fenced, ResumableTasksError
-from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.walk import Walk
 from resumable_tasks.runners.outcome import Shard
 from tests.proof.properties.machine import CheckpointMachine
 
@@ -81,7 +81,7 @@ WORDS = {
     "open does not mind cut shards": (
         shards.check_sizes, "there.get(shard.path) != shard.bytes", "shard.path not in there"),
     "done keys are planned again": (
-        KeyTable.missing, "not in hot", "is not None"),
+        Walk.match, "if not len(self._done):", "if len(self._done):"),
     "failures are never forgotten": (
         State._forget, "self.failures.pop(line, None)", "pass"),
     "retracted keys stay done": (

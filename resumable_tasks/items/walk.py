@@ -1,0 +1,244 @@
+"""A run's items beside the completed keys: most come in the order in which they were completed.
+
+The completed keys lie end to end in the order of the journal (`KeyTable.block`). So a rerun is
+mostly a walk along them: a thousand keys, joined, are compared with the stretch that lies there, at
+once and exactly. Batches are committed in another order than they were planned; the places that
+were passed over are remembered, and tried first. Where items come in no order at all, each is
+looked up.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from resumable_tasks.items.keytable import KeyTable, entries, shortened
+
+# How far from the last a key is searched before the index is asked, and before it is made.
+_NEAR, _FAR = 1 << 14, 1 << 18
+_GAPS = 32
+# Lines of which a third or more each had to be looked up have no order.
+_JUDGED = 1_000
+
+
+@dataclass(slots=True)
+class Match:
+    """Keys of consecutive items beside the completed ones.
+
+    ``stretches`` are of those that are completed with just their fingerprint: the index of the
+    first, how many, and the part of the block in which their entries lie. ``others`` are the
+    indexes of the rest, and where the entry of each begins, 0 if it is not completed.
+    """
+
+    stretches: list[tuple[int, int, int, int]] = field(default_factory=list)
+    others: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Walk:
+    """Finds keys among the completed ones, and marks those that have come.
+
+    The table must not change meanwhile.
+    """
+
+    def __init__(self, done: KeyTable) -> None:
+        done.freeze()
+        self._done = done
+        self._at = 1
+        self._gaps: list[int] = []
+        self._ordered = True
+        self._lines = self._jumps = 0
+        # A byte for every two of the block: an entry takes two or more.
+        self._marks = bytearray()
+        # What has come: the position of the first item, and the part of the block.
+        self._came = array("Q"), array("Q"), array("Q")
+        self.count = 0
+
+    def follows(self, text: bytes, count: int) -> Match | None:
+        """The match of so many entries, newline-ended, if they are just those that come next."""
+        if not self._done.block.startswith(text, self._at):
+            return None
+        start, self._at = self._at, self._at + len(text)
+        return Match([(0, count, start, self._at)])
+
+    def match(self, lines: Sequence[bytes], numbers: Sequence[int] | None = None) -> Match:
+        """Find these keys, with their fingerprints if any are taken. Changes nothing."""
+        if not len(self._done):
+            return Match(others=[(at, 0) for at in range(len(lines))])
+        lines = shortened(lines)
+        each = entries(lines, numbers)
+        if not self._ordered:
+            return self._look_up(lines, each)
+        return self._compare(lines, each)
+
+    def _look_up(self, lines: Sequence[bytes], each: Sequence[bytes]) -> Match:
+        found = Match()
+        block = self._done.block
+        places = self._done.places(lines)
+        for at, (place, line, entry) in enumerate(zip(places, lines, each, strict=True)):
+            end = place + len(entry)
+            same = block[end] == 10 if entry is line else block.startswith(entry + b"\n", place)
+            if place and same:
+                found.stretches.append((at, 1, place, end + 1))
+            else:
+                found.others.append((at, place))
+        return found
+
+    def _compare(self, lines: Sequence[bytes], each: Sequence[bytes]) -> Match:
+        found, block, at, count = Match(), self._done.block, 0, len(lines)
+        size, since = count, 0
+        while at < count:
+            if not block.startswith(each[at] + b"\n", self._at):
+                place = self._jump(lines[at], each[at])
+                # What was committed at once before is likely to have been as many again.
+                size, since = max(1, since), 0
+                if place != self._at:
+                    found.others.append((at, place))
+                    at += 1
+                continue
+            size = min(size, count - at)
+            text = b"\n".join(each[at : at + size]) + b"\n"
+            while not block.startswith(text, self._at):
+                size //= 2
+                text = b"\n".join(each[at : at + size]) + b"\n"
+            found.stretches.append((at, size, self._at, self._at + len(text)))
+            self._at += len(text)
+            at += size
+            since += size
+            size *= 2
+        self._lines += count
+        if self._lines >= _JUDGED:
+            self._ordered = 3 * self._jumps < self._lines
+            self._lines = self._jumps = 0
+        return found
+
+    def _jump(self, line: bytes, entry: bytes) -> int:
+        """Where the entry of this key begins, 0 if it is not there.
+
+        From there it goes on, or from behind it where the entry has another fingerprint.
+        """
+        block, wanted = self._done.block, entry + b"\n"
+        self._jumps += 1
+        for at, gap in enumerate(self._gaps):
+            if block.startswith(wanted, gap):
+                self._gaps[at], self._at = self._at, gap
+                return gap
+        place = block.find(b"\n" + wanted, self._at - 1, self._at + _NEAR) + 1
+        if not place and not self._done.indexed:
+            place = block.find(b"\n" + wanted, max(0, self._at - _FAR), self._at + _FAR) + 1
+        if not place:
+            place = self._done.place(line)
+            if not place:
+                return 0
+            if not block.startswith(wanted, place):
+                self._at = block.index(b"\n", place) + 1
+                return place
+        if not self._marks or (self._at < len(block) and not self._marks[self._at >> 1]):
+            self._gaps = [self._at, *self._gaps[: _GAPS - 1]]
+        self._at = place
+        return place
+
+    def take(self, found: Match, first: int) -> bool:
+        """Mark all that were found as come; False, and nothing is marked, if any has come before.
+
+        ``first`` is the position of the first item.
+        """
+        if not found.stretches:
+            return True
+        marks = self._ready_marks()
+        for done, (_, count, start, end) in enumerate(found.stretches):
+            start, end = start >> 1, end >> 1
+            if marks.find(1, start, end) >= 0 if count > 1 else marks[start]:
+                for *_, start, end in found.stretches[:done]:
+                    marks[start >> 1 : end >> 1] = bytes((end >> 1) - (start >> 1))
+                return False
+            if count > 1:
+                marks[start:end] = b"\1" * (end - start)
+            else:
+                marks[start] = 1
+        at, counts, starts, ends = zip(*found.stretches, strict=True)
+        self.count += sum(counts)
+        for column, values in zip(self._came, (map(first.__add__, at), starts, ends), strict=True):
+            column.extend(values)
+        return True
+
+    def take_each(self, found: Match, first: int, lines: Sequence[bytes]) -> list[int]:
+        """Mark what has come; the indexes of those that had come before.
+
+        Keys that are completed with another fingerprint are marked too.
+        """
+        if self.take(found, first):
+            twice = []
+        else:
+            lines = shortened(lines)
+            stretched = (range(at, at + count) for at, count, *_ in found.stretches)
+            indexes = [index for stretch in stretched for index in stretch]
+            twice = [index for index in indexes if not self._take_one(lines, index, first)]
+        others = [at for at, place in found.others if place]
+        return twice + [at for at in others if not self._take_one(shortened(lines), at, first)]
+
+    def _take_one(self, lines: Sequence[bytes], at: int, first: int) -> bool:
+        start = self._done.place(lines[at])
+        end = self._done.block.index(b"\n", start) + 1
+        return self.take(Match([(at, 1, start, end)]), first)
+
+    def _ready_marks(self) -> bytearray:
+        if not self._marks:
+            self._marks = bytearray((len(self._done.block) >> 1) + 1)
+        return self._marks
+
+    def __contains__(self, key: bytes) -> bool:
+        """True if the item of this completed key has come."""
+        if not self._marks:
+            return False
+        place = self._done.place(shortened([key])[0])
+        return place > 0 and self._marks[place >> 1] == 1
+
+    def came(self) -> Iterator[tuple[int, bytes]]:
+        """The position of an item, and its key with those of the items behind it, newline-joined.
+
+        Of all items whose keys are completed. Long keys are digests.
+        """
+        block = self._done.block
+        for position, start, end in zip(*self._came, strict=True):
+            entries = bytes(block[start : end - 1])
+            if b"\t" in entries:
+                entries = b"\n".join(each.partition(b"\t")[0] for each in entries.split(b"\n"))
+            yield position, entries
+
+
+class Seen:
+    """The keys that a run's items have had, and the position of the item that has each.
+
+    Those of completed items are known by where they are among the completed keys.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._new = KeyTable()
+        self._all: KeyTable | None = None
+
+    def __len__(self) -> int:
+        return self._walk.count + len(self._new)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._new or key in self._walk
+
+    def get(self, key: bytes) -> int | None:
+        """The position of the item with this key; None if there is none."""
+        position = self._new.get(key)
+        if position is not None or not self._walk.count:
+            return position
+        if self._all is None or len(self._all) != self._walk.count:
+            self._all = KeyTable()
+            for first, lines in self._walk.came():
+                count = lines.count(b"\n") + 1
+                self._all.add_lines(lines, range(first, first + count))
+        return self._all.get(key)
+
+    def add(self, many: Sequence[bytes], positions: Sequence[int]) -> list[int]:
+        """Take in keys that are not completed; the indexes of those that were there already."""
+        if self._new.add_new(many, positions):
+            return []
+        each = enumerate(zip(many, positions, strict=True))
+        return [at for at, (key, position) in each if not self._new.add(key, position)]
