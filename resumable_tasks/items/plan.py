@@ -17,13 +17,13 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import count, islice
-from time import monotonic
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.base.signals import read
 from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
-from resumable_tasks.items import fingerprints, keys
+from resumable_tasks.items import ahead, fingerprints, keys
+from resumable_tasks.items.ahead import Ahead, Listed, Take, slices
 from resumable_tasks.items.batch import Batch, Chunk
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
@@ -44,12 +44,6 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 # So many items on end without one usable key have a wrong key= .
 _MOST_BAD = 100
 _MOST_AHEAD = 1_000_000
-# So many items are passed over at once, while they are read that quickly: what fits a processor's
-# cache. Of Arrow more, which makes no objects.
-_MOST_AT_ONCE, _MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 1_024, 16_384, 64, 0.05
-
-_Take = Callable[..., Any]
-"""Takes up to so many items; see `Planner._gathered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +139,7 @@ class Planner:
         self._set_aside = set_aside
         self.set_aside_lines: list[bytes] = []
         self._failed = failed if failed is not None else {}
-        # Those whose results stand: they failed when they were to be handled again.
-        self._standing = {line for line in self._failed if line in done}
-        self._walk = Walk(done)
-        self.seen = Seen(self._walk)
+        self.seen = Seen(Walk(done))
         self.adopted = Adopted()
         self.total = 0
         self.skipped = 0
@@ -163,6 +154,11 @@ class Planner:
     def look_with(self, look: Look) -> None:
         """Have the first items looked at before any is planned."""
         self._looks.append(look)
+
+    @cached_property
+    def _standing(self) -> Set[bytes]:
+        """The items whose results stand: they failed when they were to be handled again."""
+        return {line for line in self._failed if line in self._done}
 
     @cached_property
     def _scheme(self) -> KeyScheme:
@@ -183,7 +179,7 @@ class Planner:
         self._look_at_sample(items, extract)
         if arrow:
             return self._gathered(
-                self._ahead(_slices(_record_batches(items)), extract, _MOST_OF_ARROW), extract
+                self._ahead(slices(_record_batches(items)), extract, ahead.MOST_OF_ARROW), extract
             )
         return self._row_batches(_rows(items))
 
@@ -207,27 +203,27 @@ class Planner:
         extract = self._scheme.extract_all
         if isinstance(items, Fed):
             fed = items.take
-            take: _Take = lambda *how: read(partial(fed, *how))  # noqa: E731
+            take: Take = lambda *how: read(partial(fed, *how))  # noqa: E731
             return self._gathered(take, extract, self._planning.linger)
-        return self._gathered(self._ahead(_Listed(items).take, extract), extract)
+        return self._gathered(self._ahead(Listed(items).take, extract), extract)
 
     def _ahead(
         self,
         take: Callable[[int], Any],
         extract: Callable[[Any], list[Any]],
-        at_once: int = _MOST_AT_ONCE,
-    ) -> _Take:
+        at_once: int = 0,
+    ) -> Take:
         """What takes items for `_gathered`, and passes over completed ones, many at once."""
         if not len(self._done):
             return lambda most, *_: read(partial(take, most))
-        return _Ahead(take, lambda items: self._skip(items, extract), at_once).take
+        return Ahead(take, lambda items: self._skip(items, extract), at_once).take
 
     def _skip(self, items: Any, extract: Callable[[Any], list[Any]]) -> bool:
         """Count these consecutive items as skipped if all are; else nothing has happened."""
         if self._looks:
             return False
         match = self._match(items, extract)
-        if match is None or match.others or not self._walk.take(match, self.total):
+        if match is None or match.others or not self.seen.walk.take(match, self.total):
             return False
         self.total += len(items)
         self.skipped += len(items)
@@ -243,18 +239,18 @@ class Planner:
 
             text = arrow.key_text(items, self._scheme.fields, composite=self._scheme.composite)
             if text is not None:
-                following = self._walk.follows(text, len(items))
-                return following or self._walk.match(text[:-1].split(b"\n"))
+                following = self.seen.walk.follows(text, len(items))
+                return following or self.seen.walk.match(text[:-1].split(b"\n"))
         try:
             lines = keys.canonical_all(extract(items))[1]
             taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
         except Exception:  # noqa: BLE001 - raised again, with its position, where its item comes
             return None
-        return self._walk.match(lines, taken)
+        return self.seen.walk.match(lines, taken)
 
     def _gathered(
         self,
-        take: _Take,
+        take: Take,
         extract: Callable[[Any], list[Any]],
         linger: float | None = None,
     ) -> Iterator[Batch]:
@@ -376,22 +372,23 @@ class Planner:
         Counts all of them.
         """
         first, self.total = self.total, self.total + len(lines)
-        match = self._walk.match(lines, taken)
-        twice = self._walk.take_each(match, first, lines)
+        walk = self.seen.walk
+        match = walk.match(lines, taken)
+        twice = walk.take_each(match, first, lines)
         new = [at for at, place in match.others if not place]
         positions = [first + at for at in new]
         twice += [new[at] for at in self.seen.add([lines[at] for at in new], positions)]
         for at in sorted(twice):
             self._take_duplicate(lines[at], first + at)
         again = set(twice)
-        others = [at for at, place in match.others if not place or taken is not None]
-        chosen = [
-            at
-            for at in others
-            if at not in again and self._wanted(lines[at], taken[at] if taken else None, first + at)
-        ]
-        self._adopt_standing(lines, again.union(others))
-        self.skipped += len(lines) - len(chosen) - len(again)
+        changed = [at for at, place in match.others if place and at not in again]
+        chosen = [at for at in new if at not in again]
+        if taken is not None:
+            chosen += [at for at in changed if self._is_wanted(lines[at], taken[at], first + at)]
+            again.update(changed)
+        self._adopt_standing(lines, again.union(new))
+        self.skipped += len(lines) - len(chosen) - len(twice)
+        chosen.sort()
         return self._without_set_aside(lines, chosen) if self._set_aside else chosen
 
     def _adopt_standing(self, lines: list[bytes], but: Set[int]) -> None:
@@ -413,24 +410,21 @@ class Planner:
         self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
         return [at for at in chosen if lines[at] not in self._set_aside]
 
-    def _wanted(self, line: bytes, fingerprint: int | None, position: int) -> bool:
-        """True if this item must be handled: it is missing, or has changed."""
+    def _is_wanted(self, line: bytes, fingerprint: int, position: int) -> bool:
+        """True if this completed item, which has another fingerprint, is to be handled again."""
         stored = self._done.get(line)
-        if stored is not None and fingerprint not in (None, stored):
-            assert fingerprint is not None
-            if stored < 0:
-                self.adopted.add(line, fingerprint)
-                return False
-            if self._planning.on_change == "error":
-                raise self._has_changed(line, stored, fingerprint, position)
-            self.changed += 1
-            wanted = self._planning.on_change == "redo"
-        else:
-            wanted = stored is None
-        if not wanted and line in self._failed:
-            # It failed when it was to be handled again, which is not wanted any more.
+        assert stored is not None
+        if stored < 0:
+            self.adopted.add(line, fingerprint)
+            return False
+        if self._planning.on_change == "error":
+            raise self._has_changed(line, stored, fingerprint, position)
+        self.changed += 1
+        if self._planning.on_change == "redo":
+            return True
+        if line in self._failed:
             self.adopted.add(line, -1)
-        return wanted
+        return False
 
     def _has_changed(self, line: bytes, before: int, now: int, position: int) -> ChangedItem:
         return ChangedItem(
@@ -477,61 +471,6 @@ class Planner:
                     remedy="Give such items, or leave batch_format= out",
                 ) from error
         return items
-
-
-class _Listed:
-    """The items of an iterable, some at a time. What it raises comes behind its items."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
-        self._source = iter(items)
-        self._raised: Exception | None = None
-
-    def take(self, most: int) -> list[Any]:
-        """Up to so many items, fewer where they come slowly; none at the end."""
-        if self._raised is not None:
-            raise self._raised
-        found: list[Any] = []
-        began = monotonic()
-        try:
-            while (left := most - len(found)) > 0 and monotonic() - began < _SLOW_SECONDS:
-                before = len(found)
-                found.extend(islice(self._source, min(left, _PIECE)))
-                if len(found) == before:
-                    break
-        except Exception as error:
-            if not found:
-                raise
-            self._raised = error
-        return found
-
-
-class _Ahead:
-    """Takes items, and passes over more and more of them at once while all are completed."""
-
-    def __init__(
-        self, take: Callable[[int], Any], skip: Callable[[Any], bool], at_once: int
-    ) -> None:
-        self._at_once = at_once
-        self._take = take
-        self._skip = skip
-        self._size = 0
-        # What was read and could not be passed over as a whole, and how far it is given out.
-        self._rest: Any = ()
-        self._at = 0
-
-    def take(self, most: int, *_: Any) -> Any:
-        while self._at >= len(self._rest):
-            found = read(partial(self._take, max(most, self._size)))
-            if not len(found):
-                return found
-            if self._skip(found):
-                self._size = min(2 * max(most, len(found)), self._at_once)
-            else:
-                self._rest, self._at, self._size = found, 0, 0
-        start, self._at = self._at, self._at + most
-        if isinstance(self._rest, list):
-            return self._rest[start : self._at]
-        return self._rest.slice(start, most)
 
 
 def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
@@ -607,20 +546,3 @@ def _rows(items: Any) -> Iterable[Any]:
             remedy="Give a list, a generator, a table or a data frame",
         )
     return items
-
-
-def _slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[..., Any]:
-    """A function that takes up to so many rows more, of one record batch at a time."""
-    rest: Any = ()
-
-    def take(most: int, *_: Any) -> Any:
-        nonlocal rest
-        while not len(rest):
-            rest = next(record_batches, None)
-            if rest is None:
-                rest = ()
-                return ()
-        taken, rest = rest.slice(0, most), rest.slice(most)
-        return taken
-
-    return take

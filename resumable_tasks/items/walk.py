@@ -214,24 +214,24 @@ class Seen:
     """
 
     def __init__(self, walk: Walk) -> None:
-        self._walk = walk
+        self.walk = walk
         self._new = KeyTable()
         self._all: KeyTable | None = None
 
     def __len__(self) -> int:
-        return self._walk.count + len(self._new)
+        return self.walk.count + len(self._new)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._new or key in self._walk
+        return key in self._new or key in self.walk
 
     def get(self, key: bytes) -> int | None:
         """The position of the item with this key; None if there is none."""
         position = self._new.get(key)
-        if position is not None or not self._walk.count:
+        if position is not None or not self.walk.count:
             return position
-        if self._all is None or len(self._all) != self._walk.count:
+        if self._all is None or len(self._all) != self.walk.count:
             self._all = KeyTable()
-            for first, lines in self._walk.came():
+            for first, lines in self.walk.came():
                 count = lines.count(b"\n") + 1
                 self._all.add_lines(lines, range(first, first + count))
         return self._all.get(key)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable_tasks.errors import DuplicateKey
-from resumable_tasks.items import keys, plan, walk
+from resumable_tasks.items import ahead, keys, walk
 from resumable_tasks.items.fingerprints import Changes, digest
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.plan import Planner, Planning
@@ -27,9 +27,9 @@ class Small(KeyTable):
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_MOST_AT_ONCE", 8)
-        patch.setattr(plan, "_MOST_OF_ARROW", 8)
-        patch.setattr(plan, "_PIECE", 3)
+        patch.setattr(ahead, "_MOST_AT_ONCE", 8)
+        patch.setattr(ahead, "MOST_OF_ARROW", 8)
+        patch.setattr(ahead, "_PIECE", 3)
         patch.setattr(walk, "_NEAR", 20)
         patch.setattr(walk, "_FAR", 40)
         patch.setattr(walk, "_GAPS", 2)
@@ -39,7 +39,9 @@ def small() -> Iterator[None]:
 
 names = st.one_of(
     st.integers(-3, 60),
-    strategies.one_of_these([*(f"s{n}" for n in range(30)), "k" * 78, "k" * 79, "k" * 200, 'a"b', "a\nb"]),
+    strategies.one_of_these(
+        [*(f"s{n}" for n in range(30)), "k" * 78, "k" * 79, "k" * 200, 'a"b', "a\nb"]
+    ),
 )
 key_lists = st.lists(names, unique_by=keys.canonical, max_size=60)
 
@@ -198,7 +200,7 @@ def test_a_slow_source_is_not_read_far_ahead() -> None:
             yield {"id": n}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "monotonic", lambda: float(len(asked)))
+        patch.setattr(ahead, "monotonic", lambda: float(len(asked)))
         batches = Planner(Planning("id", 2), table).batches(source())
         assert [batch.keys for batch in batches] == [[100, 101], [102, 103]]
         asked.clear()

@@ -1,0 +1,93 @@
+"""Items taken from their source: some at a time, and many while they are only passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.base.signals import read
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# So many items are passed over at once, while they are read that quickly: what fits a processor's
+# cache. Of Arrow more, which makes no objects.
+_MOST_AT_ONCE, MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 1_024, 16_384, 64, 0.05
+
+Take = Callable[..., Any]
+"""Takes up to so many items; none at the end."""
+
+
+class Listed:
+    """The items of an iterable, some at a time. What it raises comes behind its items."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._source = iter(items)
+        self._raised: Exception | None = None
+
+    def take(self, most: int) -> list[Any]:
+        """Up to so many items, fewer where they come slowly; none at the end."""
+        if self._raised is not None:
+            raise self._raised
+        found: list[Any] = []
+        began = monotonic()
+        try:
+            while left := most - len(found):
+                before = len(found)
+                found.extend(islice(self._source, min(left, _PIECE)))
+                if len(found) == before or monotonic() - began > _SLOW_SECONDS:
+                    break
+        except Exception as error:
+            if not found:
+                raise
+            self._raised = error
+        return found
+
+
+class Ahead:
+    """Takes items, and passes over more and more of them at once while all are completed."""
+
+    def __init__(
+        self, take: Callable[[int], Any], skip: Callable[[Any], bool], at_once: int
+    ) -> None:
+        self._at_once = at_once or _MOST_AT_ONCE
+        self._take = take
+        self._skip = skip
+        self._size = 0
+        # What was read and could not be passed over as a whole, and how far it is given out.
+        self._rest: Any = ()
+        self._at = 0
+
+    def take(self, most: int, *_: Any) -> Any:
+        while self._at >= len(self._rest):
+            found = read(partial(self._take, max(most, self._size)))
+            if not len(found):
+                return found
+            if self._skip(found):
+                self._size = min(2 * max(most, len(found)), self._at_once)
+            else:
+                self._rest, self._at, self._size = found, 0, 0
+        start, self._at = self._at, self._at + most
+        if isinstance(self._rest, list):
+            return self._rest[start : self._at]
+        return self._rest.slice(start, most)
+
+
+def slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[..., Any]:
+    """A function that takes up to so many rows more, of one record batch at a time."""
+    rest: Any = ()
+
+    def take(most: int, *_: Any) -> Any:
+        nonlocal rest
+        while not len(rest):
+            rest = next(record_batches, None)
+            if rest is None:
+                rest = ()
+                return ()
+        taken, rest = rest.slice(0, most), rest.slice(most)
+        return taken
+
+    return take
