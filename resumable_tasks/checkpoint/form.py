@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resumable_tasks.base.clock import now
-from resumable_tasks.checkpoint.choice import Choice
-from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
@@ -37,6 +35,9 @@ from resumable_tasks.runners.values.columns import INFERRED, Columns
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
+
+    from resumable_tasks.checkpoint.choice import Choice
+    from resumable_tasks.checkpoint.estimate import Estimate
 
 T = TypeVar("T")
 
@@ -254,6 +255,8 @@ class Checkpoint(ABC):
 
     def estimate(self, items: int) -> Estimate:
         """Estimate what so many items would take, at the pace of all runs so far."""
+        from resumable_tasks.checkpoint.estimate import Estimate
+
         return Estimate(items)
 
     def stop_when(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most never wait

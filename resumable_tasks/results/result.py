@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resumable_tasks.base.text import clean
-from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
+    from resumable_tasks.checkpoint.estimate import Estimate
     from resumable_tasks.results.form import Published
     from resumable_tasks.results.publish import PublishForm
 

@@ -16,7 +16,6 @@ from resumable_tasks.base.container import lost_with
 from resumable_tasks.base.signals import use_exit_codes
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.place import Directory
-from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import progress
@@ -43,6 +42,7 @@ from resumable_tasks.task.patience import Patience
 if TYPE_CHECKING:
     import asyncio
 
+    from resumable_tasks.checkpoint.estimate import Estimate
     from resumable_tasks.prefect.flow_run import FlowRun
     from resumable_tasks.runners.handle import Work
     from resumable_tasks.runners.limits import Limits

@@ -62,7 +62,13 @@ work.run(items, checkpoint="c")
     assert not ours & {
         *("engine.committer", "engine.failing", "engine.breaker", "engine.feeder"),
         *("runners.handle", "runners.match", "runners.limits", "runners.retries"),
-        *("results.publish", "results.rows", "checkpoint.store.object", "checkpoint.store.clients"),
+        *("results.publish", "results.rows", "checkpoint.estimate", "checkpoint.choice"),
+        *(
+            "checkpoint.directory.archive",
+            "checkpoint.directory.reader",
+            "checkpoint.store.object",
+            "checkpoint.store.clients",
+        ),
     }
 
 

@@ -26,7 +26,6 @@ from resumable_tasks.checkpoint.directory import (
     shards,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
-from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import (
@@ -45,7 +44,6 @@ from resumable_tasks.checkpoint.directory.replace import Superseder
 from resumable_tasks.checkpoint.directory.schemas import ResultSchema
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -66,6 +64,8 @@ from resumable_tasks.runners.values.columns import Columns, json_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from resumable_tasks.checkpoint.estimate import Estimate
 
 _CLAIM_TRIES = 100
 _AS_IT_COMES = Opening()
@@ -174,6 +174,8 @@ class DirectoryCheckpoint(Checkpoint):
             return True
         if not is_for_another(self.store, found, wanted, state, self._job):
             return False
+        from resumable_tasks.checkpoint.directory.archive import archive
+
         archived = archive(self.store, self.run)
         log.info("the checkpoint of another version was archived to %s", archived)
         return True

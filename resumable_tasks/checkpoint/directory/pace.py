@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory.record import Commit
-from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Used
 from resumable_tasks.runners.outcome import Done
+
+if TYPE_CHECKING:
+    from resumable_tasks.checkpoint.estimate import Estimate
 
 
 @dataclass(slots=True)
@@ -67,6 +70,8 @@ class Pace:
 
     def estimate(self, items: int) -> Estimate:
         """Estimate what ``items`` more would take, at the pace of the runs so far."""
+        from resumable_tasks.checkpoint.estimate import Estimate
+
         self._end_tenure()
         seconds = self._seconds / self._completed * items if self._completed else None
         cost = self.cost_each * items if self.cost_each is not None else None

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resumable_tasks.base.clock import now
-from resumable_tasks.checkpoint.choice import Choice
-from resumable_tasks.checkpoint.directory import manifest, notes, schemas, shards
-from resumable_tasks.checkpoint.directory.completed import completed_lines
+from resumable_tasks.checkpoint.directory import manifest, notes
 from resumable_tasks.checkpoint.directory.driver import (
     DirectoryCheckpoint,
     is_for_another,
@@ -17,14 +15,12 @@ from resumable_tasks.checkpoint.directory.driver import (
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.notes import Note
-from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import (
     Checkpoint,
     CommittedRows,
     Job,
     Opening,
-    Piece,
     Place,
     Preview,
     Reader,
@@ -32,14 +28,14 @@ from resumable_tasks.checkpoint.form import (
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
-from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.dataset as pads
+
+    from resumable_tasks.checkpoint.choice import Choice
 
 T = TypeVar("T")
 
@@ -130,48 +126,21 @@ class DirectoryReader(Reader):
         return self.store.url
 
     def read(self, use: Callable[[CommittedRows], T]) -> T:
-        return _read(self.store, use)
+        from resumable_tasks.checkpoint.directory.rows import read
+
+        return read(self.store, use)
 
     def dataset(self) -> pads.Dataset:
-        return _dataset(self.store)
+        from resumable_tasks.checkpoint.directory.rows import dataset
+
+        return dataset(self.store)
 
     def note_published(self, rows: CommittedRows, dest: str, form: str, count: int) -> None:
         told = rows.identity
         notes.write(self.store, Note(told["checkpoint"], dest, form, told["records"], count, now()))
 
     def completed_keys(self) -> Iterator[Key]:
+        from resumable_tasks.checkpoint.directory.completed import completed_lines
+
         for lines in completed_lines(self.store):
             yield from keys.parse_lines(lines)
-
-
-@retry_if_swept
-def _read(store: Store, use: Callable[[CommittedRows], T]) -> T:
-    with reading(store) as (found, state):
-        schema = _schema(state)
-
-        chosen = list(state.shards.values())
-
-        def after(count: int) -> Iterator[pa.Table]:
-            for rows in shards.read_all(store, chosen[count:]):
-                yield schemas.cast(rows, schema)
-
-        identity = {"job": found.job, "checkpoint": found.id, "records": state.records}
-        pieces = [Piece(f"{shard.path} {shard.checksum}", shard.rows) for shard in chosen]
-        return use(CommittedRows(schema, lambda: after(0), found.key, identity, pieces, after))
-
-
-@retry_if_swept
-def _dataset(store: Store) -> pads.Dataset:
-    with reading(store) as (_, state):
-        return shards.dataset(store, list(state.shards.values()), _schema(state))
-
-
-def _schema(state: State) -> pa.Schema:
-    """The one schema of all committed rows."""
-    import pyarrow as pa
-
-    try:
-        return schemas.schema_from_text(state.schema) if state.schema else pa.schema([])
-    except (pa.ArrowException, ValueError, OSError) as error:
-        what = f"the schema that its records name cannot be read: {error}"
-        raise CheckpointDamaged(what, place=state.place) from error
