@@ -27,6 +27,7 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointHeld,
     CheckpointMismatch,
+    CheckpointUnusable,
     ResumableTasksError,
     UsageError,
 )
@@ -238,7 +239,7 @@ def _look(found: Found, also: Collection[str]) -> Chosen:
     except CheckpointDamaged as error:
         why = f"damaged: {error.detail}"
         return _removed(found, why) if "damaged" in also else _kept(found, why)
-    except CheckpointMismatch as error:
+    except (CheckpointMismatch, CheckpointUnusable) as error:
         return _kept(found, error.what)
     return _judged(found, reader, also)
 

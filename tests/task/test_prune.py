@@ -243,8 +243,14 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
     assert whys(pruned)["2026-11-01"] == "notes.txt in it is no part of a checkpoint"
     (nightly / "2026-11-01" / "notes.txt").unlink()
     (nightly / "link").symlink_to(nightly / "2026-11-01")
+    shutil.copytree(nightly / "2026-11-01", nightly / "2026-10-01")
+    for folder in ("journal", "shards"):
+        shutil.rmtree(nightly / f"2026-10-01/{folder}")
+        (nightly / f"2026-10-01/{folder}").symlink_to(nightly / f"2026-11-01/{folder}")
+    every = prune(nightly, keep=1, unpublished=True, unfinished=True, damaged=True, dry_run=True)
+    assert "symbolic link" in whys(every)["2026-10-01"]
     assert [each.name for each in prune(nightly, keep=1).removed] == ["2026-11-01"]
-    assert names(str(nightly)) == {"2026-11-02", "notes", "link"}
+    assert names(str(nightly)) == {"2026-10-01", "2026-11-02", "notes", "link"}
 
 
 def test_a_run_that_is_at_work_keeps_its_checkpoint(place: str, nightly: str) -> None:

@@ -53,14 +53,15 @@ def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
 
 def _in_directory(directory: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
     for path, folders, _ in os.walk(directory, onerror=tell):
-        if _looks_like_one(path):
+        if looks_like_one(path):
             yield Found(path, is_archived(os.path.abspath(path)))
             # A partition may lie beside them.
             folders[:] = [name for name in folders if name not in _INSIDE]
         folders.sort()
 
 
-def _looks_like_one(path: str) -> bool:
+def looks_like_one(path: str) -> bool:
+    """True for a directory that is a checkpoint, or that cannot be read and may be one."""
     try:
         return is_checkpoint(LocalStore(path))
     except (ResumableTasksError, OSError):

@@ -23,7 +23,7 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import manifest
 from resumable_tasks.checkpoint.directory.archive import Seen, end
-from resumable_tasks.checkpoint.directory.finding import AHEAD, INCARNATION
+from resumable_tasks.checkpoint.directory.finding import AHEAD, INCARNATION, looks_like_one
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
 from resumable_tasks.checkpoint.directory.opening import is_ours
@@ -79,7 +79,7 @@ def _in_directory(store: LocalStore) -> Iterator[Found]:
         name = _SET_ASIDE.split(folder)[0]
         if disk.discarded(within):
             yield Found(name, within.url, discarded=True)
-        elif is_checkpoint(within):
+        elif looks_like_one(within.url):
             yield Found(name, within.url, archived=name != folder)
 
 
