@@ -14,6 +14,7 @@ from typing import Any
 
 from resumable_tasks import prune
 from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.testing import faults
 
 _ON_DISK = ("fsync", "link", "mkdir", "open", "rename", "replace", "rmdir", "unlink")
 _IN_BUCKET = ("_put_new", "_request")
@@ -45,6 +46,7 @@ class Calls:
 
 
 def main(place: str, at: str = "0", when: str = "after") -> None:
+    faults.install_from_env()
     calls = Calls(int(at), when)
     owner: Any = ObjectStore if "://" in place else os
     for name in _IN_BUCKET if owner is ObjectStore else _ON_DISK:

@@ -22,6 +22,7 @@ from resumable_tasks.checkpoint.directory.finding import find
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.testing import faults
 from tests import warm
 from tests.conftest import Bucket
 
@@ -29,6 +30,7 @@ pytest.importorskip("obstore")
 ITEMS = [{"id": n} for n in range(12)]
 OLD, NEW = date(2026, 11, 1), date(2026, 11, 2)
 SOME = 12
+POINTS = ("prune.ended", "store.set_aside", "prune.deleted")
 
 
 @resumable_task(key="id", batch_size=3)
@@ -84,9 +86,10 @@ def place(request: pytest.FixtureRequest, bucket: Bucket, tmp_path: Path) -> Pla
     return Place(bucket if request.param == "bucket" else None, tmp_path)
 
 
-def child(place: str, *more: str) -> Any:
+def child(place: str, *more: str, fault: str = "") -> Any:
     command = [sys.executable, "-m", "tests.proof.crash.prune_child", place, *more]
-    return warm.run(command, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, faults.VARIABLE: fault}
+    return warm.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def looks_whole(place: str) -> bool:
@@ -128,6 +131,14 @@ def test_killed_at_a_call(place: Place, count: int | None) -> None:
         assert place.files(here) == kept, where
         assert [found.place for found in find(here, print)] == [f"{here}/{NEW}"], where
     assert len(left) > 2, "it was killed in one place only"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_point(place: Place, point: str) -> None:
+    here = place.copy()
+    assert child(here, fault=point).returncode == -9
+    assert len(prune(here, keep=1).removed) == 1
+    assert {name.partition("/")[0] for name in place.files(here)} == {str(NEW)}
 
 
 def test_two_at_once_remove_it_once(place: Place) -> None:
