@@ -233,6 +233,12 @@ class Checkpoint(ABC):
     def begin(self) -> Unit:
         """Begin the next commit."""
 
+    def tidy(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most have nothing to tidy
+        """Do a little of what can wait, between two commits. Ends soon once ``stop`` is true.
+
+        Raises what a unit's `commit` raises.
+        """
+
     @abstractmethod
     def end(self, how: str, counts: Mapping[str, Any]) -> None:
         """Record the end of this run: ``how`` it ended, and its counts."""

@@ -17,6 +17,7 @@ from resumable_tasks.cli import output
 from resumable_tasks.cli.advise import advise
 from resumable_tasks.cli.change import publish, repair, reset
 from resumable_tasks.cli.check import check
+from resumable_tasks.cli.compact import compact
 from resumable_tasks.cli.database import sql
 from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.imports import import_progress
@@ -73,8 +74,8 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, reset, prune, import, check, sql accept and sql
-    init --apply only read, and are safe while a run is at work.
+    All commands but retry, redo, accept, repair, compact, reset, prune, import, check, sql accept
+    and sql init --apply only read, and are safe while a run is at work.
     """
 
 
@@ -89,6 +90,7 @@ for _command in (
     accept,
     verify,
     repair,
+    compact,
     publish,
     reset,
     prune,

@@ -126,6 +126,8 @@ class Committer:
                 for batch in again:
                     self._flight.out[batch.number] = batch
                     self._submit(batch)
+                if group and not self._stop.begun:
+                    self._checkpoint.tidy(self._stop.event.is_set)
             self._settle((), at_end=True)
         except BaseException as error:  # noqa: BLE001 - raised by the engine, in the caller's thread
             self.broken = error

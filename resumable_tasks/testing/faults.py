@@ -33,6 +33,8 @@ POINTS: dict[str, str] = {
     "commit.shard_written": "the rows are durable, no record names them",
     "journal.before_create": "a record is about to be created",
     "journal.created": "a record is durable, the journal in memory does not know it",
+    "merge.done": "many small shards are one, the old files are still there",
+    "merge.shard_written": "a merged shard is durable, no record names it",
     "object.unsettled": "a create in a bucket was not answered by success",
     "prune.deleted": "some names of a pruned checkpoint are deleted",
     "prune.ended": "the record that ends a checkpoint for good is durable",

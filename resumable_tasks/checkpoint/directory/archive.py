@@ -17,6 +17,7 @@ from resumable_tasks.errors import (
     CheckpointHeld,
     CheckpointMismatch,
     CheckpointUnusable,
+    Fenced,
 )
 
 _TRIES = 100
@@ -93,3 +94,11 @@ def _fence(store: Store, run: str) -> None:
         except RecordTaken:
             continue
     raise CheckpointUnusable(f"{store.url}: other runs keep committing; stop them first")
+
+
+def pruned(url: str) -> Fenced:
+    """The error of a run that finds that the checkpoint is being removed."""
+    return Fenced(
+        f"the checkpoint {url} was pruned as this run began",
+        remedy="Run the same command again; it begins from nothing",
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from resumable_tasks.checkpoint.directory.journal import (
     record_number,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, is_new, look, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
@@ -51,7 +52,6 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
     CheckpointUnusable,
-    Fenced,
     ResultConflict,
     UsageError,
 )
@@ -251,7 +251,9 @@ class DirectoryCheckpoint(Checkpoint):
             except RecordTaken:
                 self._read_new()
                 if self.state.pruned:
-                    raise _pruned(self.url) from None
+                    from resumable_tasks.checkpoint.directory.archive import pruned
+
+                    raise pruned(self.url) from None
                 continue
             seconds = time.monotonic() - began
             self.state.apply(claim)
@@ -434,10 +436,21 @@ class DirectoryCheckpoint(Checkpoint):
         commit = self._append(commit)
         fault_point("commit.done")
         self.state.apply(commit, own=True)
-        if commit.retracted:
-            self._superseder.committed(commit)
+        self._superseder.committed(commit)
         self._schema.take(schema)
         return receipt
+
+    def tidy(self, stop: Callable[[], bool]) -> None:
+        self._merging.step(stop)
+
+    @cached_property
+    def _merging(self) -> Merging:
+        return Merging(self.store, self.state, self.run, self._append_merge)
+
+    def _append_merge(self, commit: Commit) -> None:
+        commit = self._append(commit, again=True)
+        self.state.apply(commit, own=True)
+        self._superseder.committed(commit)
 
     def left_alone(self) -> list[Failure]:
         known = map(self.state.known, self.planner.set_aside_lines)
@@ -485,15 +498,17 @@ class DirectoryCheckpoint(Checkpoint):
             self._hold.look,
         )
         self._check_whole(before, records, there)
+        if how != "interrupted":
+            self._merging.end()
 
-    def _append(self, commit: Commit) -> Commit:
+    def _append(self, commit: Commit, *, again: bool = False) -> Commit:
         """Append a record, and do not believe it unless it stands where readers look for it.
 
-        Raises what `Journal.append` does, `Fenced` if the checkpoint was moved away meanwhile,
-        and `CheckpointDamaged` if it was removed or emptied.
+        ``again`` is that of `Journal.append`. Raises what that does, `Fenced` if the checkpoint was
+        moved away meanwhile, and `CheckpointDamaged` if it was removed or emptied.
         """
         before = self._journal.next_number - 1
-        commit = self._journal.append(commit)
+        commit = self._journal.append(commit, again=again)
         names = [manifest.NAME, *(shard.path for shard in commit.shards)]
         names += [record_name(before)] if before >= 0 else []
         try:
@@ -545,13 +560,6 @@ class DirectoryUnit(Unit):
 
     def commit(self) -> Receipt:
         return self._into._commit(self._added, self._schema)
-
-
-def _pruned(url: str) -> Fenced:
-    return Fenced(
-        f"the checkpoint {url} was pruned as this run began",
-        remedy="Run the same command again; it begins from nothing",
-    )
 
 
 def described_fingerprint(job: Job) -> Any:

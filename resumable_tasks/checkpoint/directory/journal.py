@@ -356,14 +356,15 @@ class Journal:
                 return
             yield self._follow(decode(data, name, self._store.url))
 
-    def append(self, commit: Commit) -> Commit:
+    def append(self, commit: Commit, *, again: bool = False) -> Commit:
         """Durable on return, as the next record after all that this object has seen.
 
         Returns the record as it stands in the journal. Raises `Fenced` if a newer driver has
         taken over, `StoreError` if nothing was written, `CommitStateUnknown` if that is not
         known; after any of these the object refuses to append again. Raises `RecordTaken` if
         another's record, not yet seen, is in the place of a claim or the like: read it, and decide
-        again.
+        again. ``again``: nothing hangs on this record; after a `StoreError` which says that it was
+        not written others can be appended.
         """
         if not self._usable:
             raise StoreError("this journal has failed before; open the checkpoint again")
@@ -381,7 +382,15 @@ class Journal:
                 f"record {commit.number} would have {len(data):,} bytes",
                 remedy="Give a smaller batch_size, so that a commit is of fewer items",
             )
-        self._create(commit, data)
+        try:
+            self._create(commit, data)
+        except CommitStateUnknown:
+            raise
+        except StoreError:
+            self._usable = again
+            if again:
+                self.check_not_overtaken(commit)
+            raise
         commit = replace(commit, checksum=checksum)
         self._advance(commit)
         self._usable = True

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from resumable_tasks.base.clock import now
@@ -156,24 +156,40 @@ class Repairs:
 
     def _retract(self, log: Journal, state: State, gone: list[Shard]) -> None:
         """Say that the keys of these shards are not completed any more. Before they are moved."""
-        commits = Journal(self._store, self._found.manifest.id).read_new()
+        commits = list(Journal(self._store, self._found.manifest.id).read_new())
+        copied = self._copies(commits, state)
+        good = [*(shard for shard in state.shards.values() if shard not in gone), *copied.shards]
+        gone = [shard for shard in gone if shard.path not in copied.retracted_shards]
         places = supersede.shard_of_each(commits)
         # The record is lost that had handled some keys again, and where their rows were before has
         # been taken back since.
         taken_back = {path for path in places.values() if path and path not in state.shards}
         without = taken_back.union(shard.path for shard in gone)
-        log.append(
-            Commit(
-                kind="repair",
-                epoch=self._epoch,
-                run=self._run,
-                # Not what has been handled again since: its rows are elsewhere.
-                retracted=keys.join(key for key, path in places.items() if path in without),
-                # A lost record may have been the one that widened the schema.
-                schema=_schema(self._store, [s for s in state.shards.values() if s not in gone]),
-                info={**self._info, "retracted_shards": [shard.path for shard in gone]},
-            )
+        commit = Commit(
+            kind="repair",
+            epoch=self._epoch,
+            run=self._run,
+            # Not what has been handled again since: its rows are elsewhere.
+            retracted=keys.join(key for key, path in places.items() if path in without),
+            # A lost record may have been the one that widened the schema.
+            schema=_schema(self._store, good),
+            info={**self._info, "retracted_shards": [shard.path for shard in gone]},
         )
+        if copied.retracted_shards:
+            copied.retracted += filter(None, [commit.retracted])
+            copied.retracted_shards += commit.info["retracted_shards"]
+            commit = copied.added_to(commit, [])
+        log.append(commit)
+
+    def _copies(self, commits: Sequence[Commit], state: State) -> supersede.Superseded:
+        """The rows of merged shards that also hold those of a lost record, without these."""
+        mixed = supersede.with_strangers(commits, state)
+        if mixed:
+            doubled = supersede.doubled(commits, state)
+            mixed = [path for path in mixed if path not in doubled]
+        state.epoch = self._epoch  # of the copies, too
+        manifest = self._found.manifest.named(state.names)
+        return supersede.Superseder(self._store, manifest, state).without_strangers(mixed)
 
     def _move_all(self, names: Iterable[str]) -> None:
         for name in list(names):

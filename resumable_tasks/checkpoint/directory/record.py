@@ -31,7 +31,8 @@ class Commit:
     ``kind``: ``claim`` (a driver begins its run), ``commit`` (keys and failures), ``close``
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
     (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten),
-    ``redo`` (keys that a person wants to be missing again).
+    ``redo`` (keys that a person wants to be missing again), ``merge`` (the rows of many shards are
+    in one: no keys, which stay what they were).
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
@@ -42,7 +43,9 @@ class Commit:
     ``adopted`` are keys that were completed without one, and have one from here on.
     """
 
-    kind: Literal["claim", "commit", "close", "repair", "lost", "release", "archive", "redo"]
+    kind: Literal[
+        "claim", "commit", "close", "repair", "lost", "release", "archive", "redo", "merge"
+    ]
     epoch: int
     run: str
     number: int = -1
@@ -61,8 +64,23 @@ class Commit:
     adopted_fingerprints: bytes = b""
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def merges(self) -> Iterator[tuple[Shard, Sequence[str]]]:
+        """The merged shards, each with the paths of those in whose place it comes."""
+        if self.kind != "merge":
+            return
+        paths, at = self.info["retracted_shards"], 0
+        for shard, parts in zip(self.shards, self.info["merged"], strict=True):
+            yield shard, paths[at : at + parts]
+            at += parts
+
     def sections(self) -> Iterator[ShardKeys]:
-        """The keys by shard, in the order of the shards; last, those that have no rows."""
+        """The keys by shard, in the order of the shards; last, those that have no rows.
+
+        The shards are those that were written with the record: `homes.Homes` tells where a merge
+        has brought their rows since.
+        """
+        if self.kind == "merge":
+            return
         lines = list(key_lines.split(self.keys))
         texts = self.fingerprints.split(b"\n") if self.fingerprints else [b""] * len(lines)
         at = 0

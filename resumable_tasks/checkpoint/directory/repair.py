@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from resumable_tasks.checkpoint.directory import holder, journal, layout, manife
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
 from resumable_tasks.checkpoint.directory.manifest import Manifest
@@ -142,13 +144,17 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     standing = _examine_keys(report, records)
     state = _fold(standing)
     owners = _owners(standing)
-    doubled = supersede.doubled([standing[number] for number in sorted(standing)], state)
+    commits = [standing[number] for number in sorted(standing)]
+    doubled = supersede.doubled(commits, state)
     report.damages += [Damage(path, supersede.DOUBLED, items) for path, items in doubled.items()]
+    mixed = [path for path in supersede.with_strangers(commits, state) if path not in doubled]
     listed = store.list(shards.FOLDER)
     each = list(state.shards.values())
     for shard, data in zip(each, shards.checked_each(store, each), strict=True):
         if isinstance(data, CheckpointDamaged) and shard.path not in doubled:
             report.damages.append(Damage(shard.path, data.detail, owners[shard.path]))
+        elif shard.path in mixed:
+            report.damages.append(Damage(shard.path, supersede.STRANGERS, 0))
     if not records and layout.is_headless(store):
         report.damages.append(Damage(JOURNAL, layout.HEADLESS, None))
     bad = {damage.file for damage in report.damages}
@@ -269,5 +275,8 @@ def _continuations(before: Commit | None) -> set[str | None]:
 
 def _owners(records: dict[int, Commit]) -> dict[str, int]:
     """Count the keys that have their rows in each shard."""
-    sections = (section for record in records.values() for section in record.sections())
-    return {s.shard.path: len(s.lines) for s in sections if s.shard is not None}
+    homes, found = Homes(records[number] for number in sorted(records)), Counter[str]()
+    for section in (section for record in records.values() for section in record.sections()):
+        if section.shard is not None:
+            found[homes.of(section.shard.path)] += len(section.lines)
+    return found

@@ -9,12 +9,15 @@ which a key has no rows, or two, and a shard that counts counts as a whole, for 
 
 from __future__ import annotations
 
+import contextlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory import schemas, shards
+from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import MOST_BYTES, Journal, decode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
@@ -31,6 +34,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PER_BUCKET = 64
+
+
+@dataclass(slots=True)
+class Shared:
+    """Keys that have their rows in one shard, by the records that completed them.
+
+    ``shard`` is None for keys without rows.
+    """
+
+    shard: Shard | None
+    sections: list[ShardKeys]
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [line for section in self.sections for line in section.lines]
 
 
 @dataclass(slots=True)
@@ -51,6 +69,11 @@ class Superseded:
     failures: list[Failure] = field(default_factory=list)
     retracted: list[bytes] = field(default_factory=list)
     retracted_shards: list[str] = field(default_factory=list)
+
+    def take_back(self, shard: Shard, shared: Shared) -> None:
+        """Let this shard no longer count, nor the keys that share it be completed."""
+        self.retracted_shards.append(shard.path)
+        self.retracted += filter(None, [keys.join(shared.lines)])
 
     def added_to(self, commit: Commit, fingerprints: list[bytes]) -> Commit:
         """The record with this added: keys in the order of their shards."""
@@ -84,6 +107,7 @@ class KeyIndex:
         size = 1 << (count // _PER_BUCKET).bit_length()
         self._buckets = [array("Q") for _ in range(size)]
         self._store = store
+        self.homes = Homes()
         for commit in Journal(store, anchor).read_new():
             if commit.number >= records:
                 break
@@ -91,16 +115,33 @@ class KeyIndex:
 
     def add(self, commit: Commit) -> None:
         """Take in one more record."""
+        self.homes.follow(commit)
         buckets, mask, number = self._buckets, len(self._buckets) - 1, commit.number
         for line in keys.split(commit.keys):
             found = hash(line)
             buckets[found & mask].append((found >> 31 & 0xFFFFFFFF) << 32 | number)
 
-    def sections(self, lines: set[bytes]) -> Iterator[ShardKeys]:
-        """The shards with the rows of these completed keys, one record read at a time.
+    def shared(self, lines: set[bytes], there: Mapping[str, Shard]) -> Iterator[Shared]:
+        """The shards with the rows of these completed keys, and all keys that share them.
 
-        Keys that have no rows come in a section without a shard. Raises `CheckpointDamaged` for a
-        key that was there and is not.
+        ``there`` are the shards that count. Raises `CheckpointDamaged` for a key that was there
+        and is not.
+        """
+        merged: dict[str, None] = {}
+        for section in self._sections(lines):
+            if section.shard is None:
+                yield Shared(None, [section])
+            elif (home := self.homes.of(section.shard.path)) == section.shard.path:
+                yield Shared(section.shard, [section])
+            else:
+                merged[home] = None
+        for home in merged:
+            yield Shared(there[home], self.homes.sections(self._store, home))
+
+    def _sections(self, lines: set[bytes]) -> Iterator[ShardKeys]:
+        """The sections in which these keys were completed, one record read at a time.
+
+        Keys that have no rows come in a section without a shard.
         """
         left = {line: self._numbers(line) for line in lines}
         while left:
@@ -137,13 +178,15 @@ class KeyIndex:
 def shard_of_each(commits: Iterable[Commit]) -> dict[bytes, str]:
     """The shard that holds the rows of each completed key, by these records; "" if none."""
     found: dict[bytes, str] = {}
+    homes = Homes()
     for commit in commits:
+        homes.follow(commit)
         for line in keys.split(commit.retracted):
             found.pop(line, None)
         for section in commit.sections():
             path = section.shard.path if section.shard else ""
             found.update(dict.fromkeys(section.lines, path))
-    return found
+    return {line: homes.of(path) for line, path in found.items()}
 
 
 def doubled(commits: Sequence[Commit], state: State) -> dict[str, int]:
@@ -154,26 +197,38 @@ def doubled(commits: Sequence[Commit], state: State) -> dict[str, int]:
     """
     if not state.gap:
         return {}
-    places = shard_of_each(commits)
-    result: dict[str, int] = {}
+    homes, places = Homes(commits), shard_of_each(commits)
+    here, named = Counter[str](), Counter[str]()
     for section in (section for commit in commits for section in commit.sections()):
-        if section.shard is None or section.shard.path not in state.shards:
-            continue
-        path = section.shard.path
-        here = sum(places.get(line) == path for line in section.lines)
-        if here < len(section.lines):
-            result[path] = here
-    return result
+        if section.shard is not None:
+            path = homes.of(section.shard.path)
+            named[path] += len(section.lines)
+            here[path] += sum(places.get(line) == path for line in section.lines)
+    return {path: here[path] for path in state.shards if here[path] < named[path]}
+
+
+def with_strangers(commits: Iterable[Commit], state: State) -> list[str]:
+    """The merged shards that count and hold rows of a record that was lost."""
+    if not state.gap:
+        return []
+    homes = Homes(commits)
+    return [path for path in state.shards if homes.strangers(path)]
 
 
 def check(store: Store, found: Manifest, state: State) -> None:
     """Raises `CheckpointDamaged` if there are rows that a lost record had taken back."""
-    bad = doubled(list(Journal(store, found.id).read_new()), state) if state.gap else {}
+    if not state.gap:
+        return
+    commits = list(Journal(store, found.id).read_new())
+    bad = dict.fromkeys(with_strangers(commits, state), STRANGERS)
+    bad |= dict.fromkeys(doubled(commits, state), DOUBLED)
     if bad:
-        raise CheckpointDamaged(DOUBLED, files=tuple(bad), place=store.url)
+        files = tuple(bad)
+        raise CheckpointDamaged(bad[files[0]], files=files, place=store.url)
 
 
 DOUBLED = "it holds rows that a record which was lost had taken back"
+STRANGERS = "it holds rows of items that a record which was lost had completed"
 
 
 class Superseder:
@@ -218,11 +273,11 @@ class Superseder:
             records, count = self._state.records, len(self._state.done)
             self._index = KeyIndex(self._store, self._manifest.id, records, count)
         result = Superseded()
-        for section in self._index.sections(again):
-            if section.shard is None:
-                result.retracted.append(keys.join(section.lines))
+        for shared in self._index.shared(again, self._state.shards):
+            if shared.shard is None:
+                result.retracted.append(keys.join(shared.lines))
             else:
-                self._take_back(section, section.shard, again, result)
+                self._take_back(shared, again, result)
         return result
 
     def retype(self, wanted: pa.Schema) -> Superseded:
@@ -232,42 +287,64 @@ class Superseder:
         `ResultConflict` where a value would not stay what it is, and `CheckpointDamaged`.
         """
         result = Superseded()
-        for commit in Journal(self._store, self._manifest.id).read_new():
-            for section in commit.sections():
-                if section.shard is not None and section.shard.path in self._state.shards:
-                    self._take_back(section, section.shard, set(), result, wanted)
+        homes = Homes(Journal(self._store, self._manifest.id).read_new())
+        for path, shard in self._state.shards.items():
+            shared = Shared(shard, homes.sections(self._store, path))
+            self._take_back(shared, set(), result, wanted)
+        return result
+
+    def without_strangers(self, paths: Sequence[str]) -> Superseded:
+        """Copy the rows of the keys that the records name, out of shards that hold others too.
+
+        As `retype`; what cannot be read is passed over.
+        """
+        result = Superseded()
+        homes = Homes(Journal(self._store, self._manifest.id).read_new() if paths else ())
+        for path in paths:
+            shared = Shared(self._state.shards[path], homes.sections(self._store, path))
+            with contextlib.suppress(CheckpointDamaged):
+                self._take_back(shared, set(), result, strangers=True)
         return result
 
     def committed(self, commit: Commit) -> None:
-        """A record that superseded has landed."""
-        assert self._index is not None
-        self._index.add(commit)
+        """A record of this driver has landed."""
+        if self._index is None:
+            return
+        if commit.retracted:
+            self._index.add(commit)
+        else:
+            self._index.homes.follow(commit)
 
     def _take_back(
         self,
-        section: ShardKeys,
-        shard: Shard,
+        shared: Shared,
         again: set[bytes],
         result: Superseded,
         wanted: pa.Schema | None = None,
+        *,
+        strangers: bool = False,
     ) -> None:
-        result.retracted_shards.append(shard.path)
-        result.retracted.append(keys.join(section.lines))
-        stay = [at for at, line in enumerate(section.lines) if line not in again]
+        """Take a shard back, and copy what stays of it. ``strangers``: rows of others go."""
+        shard = shared.shard
+        assert shard is not None
+        each = [(s, at, line) for s in shared.sections for at, line in enumerate(s.lines)]
+        stay = [(s, at, line) for s, at, line in each if line not in again]
         if not stay:
+            result.take_back(shard, shared)
             return
-        lines = [section.lines[at] for at in stay]
-        texts = b"\n".join(self._fingerprint(section, at) for at in stay)
-        known = map(self._state.known, lines)
-        result.failures.extend(failure for failure in known if failure is not None)
-        result.count += len(lines)
-        rows = self._rows_that_stay(section, shard, again)
+        lines = [line for _, _, line in stay]
+        rows = self._rows_that_stay(shared, shard, again, strangers=strangers)
         if self._manifest.results == "one" and rows.num_rows != len(lines):
             raise shards.damaged(
                 self._store, shard, f"it holds {rows.num_rows:,} rows of {len(lines):,} items"
             )
         if wanted is not None:
             rows = schemas.retyped(rows, wanted)
+        result.take_back(shard, shared)
+        known = map(self._state.known, lines)
+        result.failures.extend(failure for failure in known if failure is not None)
+        result.count += len(lines)
+        texts = b"\n".join(self._fingerprint(s, at) for s, at, _ in stay)
         if rows.num_rows:
             result.shards.append(shards.write(self._store, self._state.epoch, rows, len(lines)))
             result.lines.append(keys.join(lines))
@@ -282,22 +359,26 @@ class Superseder:
         found = self._state.done.get(section.lines[at])
         return to_text(-1 if found is None else found)
 
-    def _rows_that_stay(self, section: ShardKeys, shard: Shard, again: set[bytes]) -> pa.Table:
+    def _rows_that_stay(
+        self, shared: Shared, shard: Shard, again: set[bytes], *, strangers: bool
+    ) -> pa.Table:
         import pyarrow as pa
 
         rows = shards.read(self._store, shard)
-        owners = set(section.lines)
+        owners = set(shared.lines)
         try:
             each = KeyScheme.of(self._manifest.key).lines_of(rows, owners)
         except InvalidKey as error:
             raise shards.damaged(self._store, shard, f"a row has no key: {error}") from error
-        for line in each if not owners.issuperset(each) else ():
+        others = not owners.issuperset(each)
+        for line in each if others and not strangers else ():
             if line not in owners:
                 key = keys.shorten(keys.parse(line))
                 raise shards.damaged(
                     self._store, shard, f"it holds a row of {key}, which its record does not name"
                 )
-        return rows.filter(pa.array([line not in again for line in each], pa.bool_()))
+        stays = owners - again
+        return rows.filter(pa.array([line in stays for line in each], pa.bool_()))
 
 
 def _joined(fingerprints: list[bytes]) -> bytes:

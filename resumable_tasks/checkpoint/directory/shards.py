@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.token import token
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 FOLDER = "shards"
 # Bytes in memory above which a table is not put into one piece: text has offsets of 32 bits.
 _LARGE = 2**30
+# Bytes in memory of the rows that a shard of many tables has in one group.
+_GROUP_BYTES = 32_000_000
+_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    # A shard is read whole: dictionaries and statistics cost more than they save.
+    "use_dictionary": False,
+    "write_statistics": False,
+    "write_page_checksum": True,
+}
 
 
 def new_path(epoch: int) -> str:
@@ -60,24 +69,59 @@ def encode(table: pa.Table) -> memoryview:
         row_group_size=max(1, table.num_rows * _LARGE // table.nbytes)
         if table.nbytes > _LARGE
         else None,
-        compression="zstd",
-        # A shard is small and read whole: dictionaries and statistics cost more than they save.
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
+        **_OPTIONS,
     )
     return memoryview(sink.getvalue())
 
 
 def write(store: Store, epoch: int, table: pa.Table, keys: int) -> Shard:
     """Write a shard, durable on return, under a name that no commit knows yet."""
-    data = encode(table)
+    return _put(store, epoch, encode(table), table.num_rows, keys)
+
+
+def _put(store: Store, epoch: int, data: memoryview, rows: int, keys: int) -> Shard:
     path = new_path(epoch)
     fault_point("shard.before_put")
     store.put(path, data)
     fault_point("shard.written")
     checksum = blake2b(data, digest_size=16).hexdigest()
-    return Shard(path, table.num_rows, len(data), checksum, keys)
+    return Shard(path, rows, len(data), checksum, keys)
+
+
+def write_all(
+    store: Store, epoch: int, tables: Iterable[pa.Table], schema: pa.Schema, keys: int
+) -> Shard:
+    """`write` all of these tables as one, with no more than a group of their rows in memory.
+
+    Raises what getting a table raises; nothing is written then.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    rows = 0
+    writer = pq.ParquetWriter(sink, schema, **_OPTIONS)
+    try:
+        for group in _groups(tables):
+            rows += group.num_rows
+            writer.write_table(group)
+    finally:
+        writer.close()  # the sink is let go of where this is not the end
+    return _put(store, epoch, memoryview(sink.getvalue()), rows, keys)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables put together to about the size of a row group."""
+    waiting: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        waiting.append(table)
+        size += table.nbytes
+        if size >= _GROUP_BYTES:
+            yield concat(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield concat(waiting)
 
 
 def read(store: Store, shard: Shard) -> pa.Table:

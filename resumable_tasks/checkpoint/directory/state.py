@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,7 +50,8 @@ class State:
     records: int = 0
     changed: int = 0
     runs: int = 0
-    # A commit has superseded what no record names: one that was lost. See `replace.doubled`.
+    # A record has superseded or merged what no other names: one that was lost. See
+    # `replace.doubled`.
     gap: bool = False
     # It is to be removed: no run goes on in it. See `archive.end`.
     pruned: bool = False
@@ -118,11 +119,7 @@ class State:
             self._forget(line)
             (self.parked if failure.parked else self.failures)[line] = failure
         self._adopt(commit)
-        for path in commit.info.get("retracted_shards", ()):
-            known = self.shards.pop(path, None)
-            self.gap = self.gap or (known is None and commit.kind in ("commit", "redo"))
-        for shard in commit.shards:
-            self.shards[shard.path] = shard
+        self._take_shards(commit)
         if commit.schema:
             self.schema = commit.schema
         self.names |= commit.info.get("names", {})
@@ -140,9 +137,9 @@ class State:
         if commit.kind in _OF_ROWS and (commit.keys or commit.retracted or commit.kind == "lost"):
             self.changed = self.records
         self.pace.apply(commit)
-        if commit.kind == "archive":
+        if commit.kind in ("archive", "merge"):
             self.pruned = self.pruned or bool(commit.info.get("pruned"))
-            return  # of what the checkpoint holds, and how its last run ended, it says nothing
+            return  # of how far the items are, and how the last run ended, they say nothing
         # Only what says when and by whom is kept of it, not its keys.
         self.last = replace(
             commit,
@@ -154,6 +151,35 @@ class State:
             adopted=b"",
             adopted_fingerprints=b"",
         )
+
+    def _take_shards(self, commit: Commit) -> None:
+        """Those that are taken back no longer count, those of the record do."""
+        if commit.kind == "merge":
+            for shard, parts in commit.merges():
+                self._merge(shard, parts)
+            return
+        for path in commit.info.get("retracted_shards", ()):
+            known = self.shards.pop(path, None)
+            self.gap = self.gap or (known is None and commit.kind in ("commit", "redo"))
+        for shard in commit.shards:
+            self.shards[shard.path] = shard
+
+    def _merge(self, shard: Shard, parts: Sequence[str]) -> None:
+        """Put a merged shard where its parts stand, so that the rows keep their order.
+
+        They are the last shards in most cases, so that few others are touched.
+        """
+        left = {path for path in parts if path in self.shards}
+        self.gap = self.gap or len(left) < len(parts)
+        after = []
+        while left:
+            path, each = self.shards.popitem()
+            if path in left:
+                left.remove(path)
+            else:
+                after.append(each)
+        self.shards[shard.path] = shard
+        self.shards.update((each.path, each) for each in reversed(after))
 
     def _forget(self, line: Line) -> None:
         self.failures.pop(line, None)

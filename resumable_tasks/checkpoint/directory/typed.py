@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from resumable_tasks.checkpoint.directory import keyless
@@ -18,6 +18,7 @@ _INFO: dict[str, type | tuple[type, ...]] = {
     "expected": int,
     "flow_run": str,
     "max_attempts": int,
+    "merged": list,
     "names": dict,
     "retracted_shards": list,
     "stands_for": str,
@@ -31,7 +32,7 @@ _INFO: dict[str, type | tuple[type, ...]] = {
 def check(
     head: Mapping[str, Any],
     end: Mapping[str, Any],
-    shards: Iterable[Shard],
+    shards: Collection[Shard],
     failures: Iterable[Failure],
 ) -> None:
     """Raises ``TypeError`` or ``KeyError`` for a record that says what none does.
@@ -55,6 +56,8 @@ def check(
     if not isinstance(head.get("schema", ""), str):
         raise TypeError("its schema is no text")
     _check_info(head.get("info", {}))
+    if head["kind"] == "merge":
+        _check_merge(head["info"], end, len(shards))
 
 
 def _check_info(info: Any) -> None:
@@ -65,4 +68,12 @@ def _check_info(info: Any) -> None:
             raise TypeError(f"{name} in its info is of another type")
     if not all(isinstance(path, str) for path in info.get("retracted_shards") or ()):
         raise TypeError("a retracted shard is no path")
+    if not all(type(parts) is int and parts > 0 for parts in info.get("merged") or ()):
+        raise TypeError("the parts of a merged shard are no number")
     keyless.read(info, "")
+
+
+def _check_merge(info: Any, end: Mapping[str, Any], shards: int) -> None:
+    parts, paths = info["merged"], info["retracted_shards"]
+    if len(parts) != shards or sum(parts) != len(paths) or end["keys"] or end["retracted"]:
+        raise TypeError("its merged shards and their parts do not fit each other")

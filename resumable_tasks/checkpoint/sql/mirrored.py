@@ -119,6 +119,9 @@ class MirroredColumn(Checkpoint):
         with self._database.writing() as connection:
             self._results.set_done(connection, done)
 
+    def tidy(self, stop: Callable[[], bool]) -> None:
+        self.inner.tidy(stop)
+
     def end(self, how: str, counts: Mapping[str, Any]) -> None:
         self.inner.end(how, counts)
 

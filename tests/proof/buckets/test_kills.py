@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -85,3 +86,27 @@ def test_worker_processes_are_killed(attack: Attack, fault: str) -> None:
     assert not lost, f"neither done nor failed: {sorted(lost)}"
     attack.launch.to_end(spec)
     attack.complete(spec)
+
+
+@pytest.mark.parametrize(
+    "fault", ["merge.shard_written:1", "merge.done:1", "merge.shard_written:2", "merge.done:2"]
+)
+def test_killed_while_shards_are_merged(attack: Attack, fault: str) -> None:
+    spec = attack.spec(items=24, batch_size=2, concurrency=1, fewest=3, pause_ms=(8.0, 8.0))
+    child = attack.launch.fork(replace(spec, faults=fault))
+    assert child.wait() == -signal.SIGKILL, child.says()
+    attack.consistent(spec)
+    attack.launch.to_end(spec)
+    attack.launch.to_end(spec)  # what was merged has been deleted
+    found = attack.complete(spec)
+    assert any(head["kind"] == "merge" for head in found.heads)
+
+
+@pytest.mark.parametrize("fault", ["merge.shard_written:1", "merge.done:1"])
+def test_overtaken_while_shards_are_merged(attack: Attack, fault: str) -> None:
+    spec = attack.spec(items=24, batch_size=2, concurrency=1, fewest=3, pause_ms=(8.0, 8.0))
+    zombie = attack.stopped_at(spec, fault)
+    attack.launch.to_end(spec)
+    attack.launch.to_end(spec)
+    assert attack.wake(zombie) == 3, zombie.says()
+    attack.complete(spec, tidy=False)

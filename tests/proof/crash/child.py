@@ -33,6 +33,7 @@ import resumable_tasks
 import resumable_tasks.engine.feeder  # what a run loads must not be among its system calls
 import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
+from resumable_tasks.checkpoint.directory import merging
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.engine import committer, window
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
@@ -93,6 +94,8 @@ class Spec:
     """On another machine, as far as the library can see: of another name, boot and clock."""
     silence: float = 0.0
     """After so many seconds, if not 0, a bucket that says nothing is asked again."""
+    fewest: int = 0
+    """So many small shards are merged, if not 0, and what was merged is deleted at once."""
     version: str = "1"
     on_version_change: str = "error"
 
@@ -216,6 +219,8 @@ def run(spec: Spec) -> None:
     _be_impatient(spec.silence)
     if "://" in spec.checkpoint:
         _keep_the_window()
+    if spec.fewest:
+        merging.FEWEST, merging.GRACE_SECONDS = spec.fewest, 0.0
     if spec.elsewhere:
         _move_elsewhere()
     faults.install(faults.parse(spec.faults))

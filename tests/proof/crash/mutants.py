@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resumable_tasks.checkpoint.directory import journal, shards
+from resumable_tasks.checkpoint.directory import journal, merging, shards
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -296,3 +296,15 @@ def an_interrupt_is_a_success() -> None:
     from resumable_tasks.task.run import Run
 
     Run._how = lambda self, result: "done"  # type: ignore[method-assign]
+
+
+@mutant
+def parts_are_deleted_before_their_merge_is_recorded() -> None:
+    written = merging.Merging._written
+
+    def early(self: merging.Merging, parts: Any, stop: Any) -> Any:
+        shard = written(self, parts, stop)
+        self._store.delete_all([part.path for part in parts])
+        return shard
+
+    merging.Merging._written = early  # type: ignore[method-assign]

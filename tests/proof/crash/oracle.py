@@ -56,6 +56,11 @@ def read_journal(checkpoint: Path) -> Found:
         assert len(keys) == end["keys"], name
         found.heads.append(head)
         found.keys.append(keys)
+        if head["kind"] == "merge":
+            assert not entries, f"{name} is of a merge, and completes something"
+            gone = head["info"]["retracted_shards"]
+            assert set(gone) <= set(found.shards), f"{name} merges what does not count"
+            found.shards = [path for path in found.shards if path not in gone]
         found.shards += [shard["path"] for shard in head.get("shards", ())]
         found.failed += [entry["failed"] for entry in entries if "failed" in entry]
     return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.proof.crash import attacks
+from tests.proof.crash import attacks, oracle
 from tests.proof.crash.child import Spec
 from tests.proof.crash.launcher import Launcher
 from tests.proof.crash.mutants import MUTANTS
@@ -85,6 +86,14 @@ def interrupted(launch: Launcher, place: Path, mutant: str) -> None:
     attacks.interrupt(launch, replace(small(place, mutant), items=400))
 
 
+def merged(launch: Launcher, place: Path, mutant: str) -> None:
+    """Die when the record of a merge is about to be created, after a claim and three commits."""
+    spec = replace(small(place, mutant), fewest=3, concurrency=1, pause_ms=(20.0, 20.0))
+    child = launch.fork(replace(spec, faults="journal.before_create:5"))
+    assert child.wait() == -signal.SIGKILL, child.says()
+    oracle.consistent(spec)
+
+
 CAUGHT_BY: dict[str, Attack] = {
     "a_fenced_driver_goes_on": woken_at("journal.before_create:2"),
     "a_name_that_is_taken_is_taken_for_done": woken_at("journal.before_create:2"),
@@ -102,6 +111,7 @@ CAUGHT_BY: dict[str, Attack] = {
     "new_parents_are_not_flushed": power,
     "no_claim": woken_at("commit.shard_written:2"),
     "no_sweep": killed_at("shard.written:2"),
+    "parts_are_deleted_before_their_merge_is_recorded": merged,
     "publish_in_place": published,
     "shards_folder_is_not_flushed": power,
     "sweep_before_the_claim": overtaken,

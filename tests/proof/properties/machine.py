@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory import holder, repair
+from resumable_tasks.checkpoint.directory import holder, merging, repair
+from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
@@ -47,6 +48,18 @@ IN_COMMIT = (
     "store.created",
     "journal.created",
     "commit.done",
+)
+IN_MERGE = (
+    "shard.before_put",
+    "store.temp_written",
+    "store.renamed",
+    "shard.written",
+    "merge.shard_written",
+    "journal.before_create",
+    "store.linked",
+    "store.created",
+    "journal.created",
+    "merge.done",
 )
 IN_OPEN = (
     "store.temp_written",
@@ -200,11 +213,14 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.prints: dict[str, str | None] = {}
         self.ever_anew: set[str] = set()
         self.saved = holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush
+        self.merged = merging.FEWEST, merging.GRACE_SECONDS
+        merging.FEWEST, merging.GRACE_SECONDS = 2, 0.0
         # Nobody waits here, and the page cache survives this death.
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = 1, 3600.0, lambda handle: None
 
     def teardown(self) -> None:
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = self.saved
+        merging.FEWEST, merging.GRACE_SECONDS = self.merged
         faults.arm(None)
         for driver in (*self.zombies, *filter(None, [self.current])):
             driver.die()
@@ -398,6 +414,88 @@ class CheckpointMachine(RuleBasedStateMachine):
         else:
             self._acknowledge_late(attempt)
 
+    # Merging
+
+    @staticmethod
+    def _merge(driver: Driver) -> None:
+        driver.checkpoint._merging._looked_at = 0
+        driver.checkpoint.tidy(lambda: False)
+
+    @precondition(lambda self: self.current)
+    @rule()
+    def merge(self) -> None:
+        assert self.current is not None
+        self._merge(self.current)
+
+    @precondition(lambda self: self.current)
+    @rule(point=st.sampled_from(IN_MERGE), nth=st.integers(1, 2))
+    def die_in_merge(self, point: str, nth: int) -> None:
+        driver = self.current
+        assert driver is not None
+        try:
+            with at(point, nth, die):
+                self._merge(driver)
+        except Died:
+            driver.die()
+            self.current = None
+
+    @precondition(lambda self: self.current)
+    @rule(
+        point=st.sampled_from(IN_MERGE),
+        order=orders,
+        how=hows,
+        other=st.sampled_from(["opens", "commits", "merges", "repairs", "compacts"]),
+    )
+    def overtaken_in_merge(self, point: str, order: list[int], how: int, other: str) -> None:
+        """Another run does something in the middle of this one's merge."""
+        first = self.current
+        assert first is not None
+
+        def overtake() -> None:
+            if other in ("repairs", "compacts"):
+                self._free_the_lock()
+                (repair.repair if other == "repairs" else compact)(self.store)
+                return
+            driver = self._open(order, 2, takeover=True)
+            self._enter(driver)
+            batches = list(islice(driver.batches, 2))
+            if other == "commits" and batches:
+                self._settle(Attempt(driver, batches, how, self.values))
+            elif other == "merges":
+                self._merge(driver)
+
+        try:
+            with at(point, 1, overtake):
+                self._merge(first)
+        except Fenced:
+            self._bury(first)
+
+    @precondition(lambda self: self.zombies)
+    @rule(which=st.integers(0, 9))
+    def a_zombie_merges(self, which: int) -> None:
+        zombie = self.zombies[which % len(self.zombies)]
+        before = raw.journal_bytes(self.store.root)
+        try:
+            self._merge(zombie)
+        except Fenced:
+            self._bury(zombie)
+        assert raw.journal_bytes(self.store.root) == before
+
+    @precondition(lambda self: self.done and self.current is None)
+    @rule(point=st.sampled_from(("", *IN_MERGE)))
+    def compact(self, point: str) -> None:
+        if self.store.owner:
+            with pytest.raises(CheckpointHeld):
+                compact(self.store)
+            return
+        before = len(self.store.locks)
+        try:
+            with at(point, 1, die):
+                compact(self.store)
+        except Died:
+            for release in self.store.locks[before:]:
+                release()
+
     def _acknowledge_late(self, attempt: Attempt) -> None:
         """It came back as committed: then it was so before the other began, or the other died."""
         self.failed = set(raw.read(self.store.root).failed)
@@ -494,17 +592,21 @@ class CheckpointMachine(RuleBasedStateMachine):
         }
         # Where a record of an earlier repair is lost, what was redone since is there twice.
         kinds = {head["kind"] for n, head in enumerate(before.heads) if raw.record(n) in hit}
-        may = set(before.owner) if "repair" in kinds else must
+        # Where that of a merge is, its parts count again, which may have been swept.
+        merged = {
+            key for key, each in before.merges.items() if any(raw.record(n) in hit for n in each)
+        }
+        may = set(before.owner) if "repair" in kinds else must | merged
         lost = before.rows.keys() - after.rows.keys()
         assert lost <= may, f"the repair has cost {lost - may}, which no damage had hit"
         # Where a record is lost that had superseded others, those count again.
         back = must & after.rows.keys()
         assert not {
             key
-            for key in back
+            for key in back - merged
             if before.home[key] in hit and raw.record(before.owner[key]) not in hit
         }, "a key whose rows are damaged is still done"
-        assert all(after.owner[key] < before.owner[key] for key in back)
+        assert all(after.owner[key] < before.owner[key] for key in back - merged)
         assert all(after.rows[key] <= self.done[key] for key in back)
         self.done = {key: value for key, value in self.done.items() if key not in lost}
         self.done |= {key: after.rows[key] for key in back}

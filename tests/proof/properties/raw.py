@@ -19,12 +19,14 @@ class Raw:
     """What the files say.
 
     ``owner`` is the record that completed a key, ``home`` the shard with its rows, ``named`` the
-    record that names a shard, ``prints`` the fingerprint of a key that has one.
+    record that names a shard, ``merges`` those that have moved a key's rows, ``prints`` the
+    fingerprint of a key that has one.
     """
 
     rows: dict[str, Any] = field(default_factory=dict)
     owner: dict[str, int] = field(default_factory=dict)
     home: dict[str, str] = field(default_factory=dict)
+    merges: dict[str, set[int]] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     prints: dict[str, str] = field(default_factory=dict)
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -98,7 +100,12 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
     assert len(lines) == len(done) + len(failed) + len(retracted) + len(adopted)
     # What is retracted may be gone already: the record that had completed it was lost since.
     for key in retracted:
-        raw.owner.pop(key, None), raw.home.pop(key, None), raw.prints.pop(key, None)
+        for what in (raw.owner, raw.home, raw.prints, raw.merges):
+            what.pop(key, None)
+    if head["kind"] == "merge":
+        assert not lines
+        _merge(raw, number, head)
+        return
     homes = [shard["path"] for shard in head.get("shards", ()) for _ in range(shard["keys"])]
     assert len(homes) == len(done), "every key of this job has its rows in a shard"
     for key, home in zip(done, homes, strict=True):
@@ -116,6 +123,19 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
         raw.shards.pop(path, None)
     for shard in head.get("shards", ()):
         raw.shards[shard["path"]], raw.named[shard["path"]] = shard, number
+
+
+def _merge(raw: Raw, number: int, head: dict) -> None:
+    paths = iter(head["info"]["retracted_shards"])
+    for shard, parts in zip(head.get("shards", ()), head["info"]["merged"], strict=True):
+        old = [next(paths) for _ in range(parts)]
+        for path in old:
+            raw.shards.pop(path, None)
+        for key in [key for key, home in raw.home.items() if home in old]:
+            raw.home[key] = shard["path"]
+            raw.merges.setdefault(key, set()).add(number)
+        raw.shards[shard["path"]], raw.named[shard["path"]] = shard, number
+    assert next(paths, None) is None
 
 
 @lru_cache(maxsize=500)

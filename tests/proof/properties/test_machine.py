@@ -17,7 +17,9 @@ from resumable_tasks.checkpoint.directory import repair, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.moving import Repairs
 from resumable_tasks.checkpoint.directory.replace import KeyIndex, Superseded, Superseder
 from resumable_tasks.checkpoint.directory.state import State
@@ -87,17 +89,17 @@ WORDS = {
     "retracted keys stay done": (
         State.apply, "self.done.remove(key)", "pass"),
     "retracted shards still count": (
-        State.apply, "self.shards.pop(path, None)", "None"),
+        State._take_shards, "self.shards.pop(path, None)", "None"),
     "verify reads no checksums": (
         repair._examine, "shards.checked_each(store, each)", "each"),
     "a repair retracts the wrong keys": (
         supersede.shard_of_each, "fromkeys(section.lines,", "fromkeys(section.lines[1:],"),
     "old rows are copied with those that stay": (
-        Superseder._rows_that_stay, "line not in again for", "True for"),
+        Superseder._rows_that_stay, "line in stays for", "True for"),
     "what shares a shard with a changed item is not copied": (
         Superseder._take_back, "if not stay:", "if True:"),
     "the last record that has a key is not the one that counts": (
-        KeyIndex.sections, "numbers.pop()", "numbers.pop(0)"),
+        KeyIndex._sections, "numbers.pop()", "numbers.pop(0)"),
     "keys and their fingerprints differ in order": (
         Superseded.added_to,
         "[*self.fingerprints, *fingerprints,",
@@ -108,6 +110,19 @@ WORDS = {
         State._adopt, "self.done.add(key, fingerprint)", "self.done.add(key, -1)"),
     "a repair breaks the chain": (
         Repairs._substitute, "if after else {}", "if None else {}"),
+    "what was merged still counts": (
+        State._merge, "left.remove(path)", "left.remove(path), after.append(each)"),
+    "a merged shard counts, and what it is of is not known": (
+        Homes.follow, "self._into.update(", "dict().update("),
+    "rows that a lost record had completed stay in what was merged": (
+        supersede.with_strangers, "if not state.gap:", "if True:"),
+    "of the keys that share a merged shard some are forgotten": (
+        KeyIndex.shared, "self.homes.sections(self._store, home)",
+        "self.homes.sections(self._store, home)[-1:]"),
+    "parts are deleted before their merge is recorded": (
+        Merging.step, "shard = self._written(parts, stop)",
+        "shard = self._written(parts, stop); "
+        "self._store.delete_all([part.path for part in parts])"),
     "a repair does not see that keys come twice": (
         repair._examine_keys, "if twice:", "if None:"),
 }  # fmt: skip
@@ -185,6 +200,8 @@ SLOW = {
     "open does not mind cut shards",
     "open does not look for the shards",
     "the last record that has a key is not the one that counts",
+    "a merged shard counts, and what it is of is not known",
+    "of the keys that share a merged shard some are forgotten",
 }
 
 

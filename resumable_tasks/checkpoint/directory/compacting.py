@@ -1,0 +1,94 @@
+"""Compacts a checkpoint that no run is at work on: its small shards are merged, as runs do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.token import token
+from resumable_tasks.checkpoint.directory import holder, layout, merging, schemas, shards
+from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.driver import read_manifest
+from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.merging import Limits
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+
+# Nobody waits for a commit meanwhile.
+_MOST_PARTS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The shards that count, ``before`` and ``after``, and the files of merged ones.
+
+    ``deleted`` were merged earlier, ``left`` just now: the next run, or the next time, deletes
+    them.
+    """
+
+    before: int
+    after: int
+    deleted: int
+    left: int
+
+
+def compact(store: Store, target_bytes: int | None = None) -> Compacted:
+    """Merge the small shards, durable on return, each into one of about ``target_bytes``.
+
+    At every moment each row is there once, for whoever reads. The record of it fences every run
+    that may still be alive.
+
+    Raises:
+        CheckpointHeld: a run is at work.
+        CheckpointDamaged: a shard is, or the journal.
+        UsageError: there is no checkpoint.
+    """
+    made = read_manifest(store)
+    disk.prepare(store, (JOURNAL, SHARDS))
+    hold = Holder(store, run := token(6))
+    try:
+        hold.take(takeover=False)
+        disk.sync(store, SHARDS)
+        disk.sync(store, JOURNAL)
+        journal, state = Journal(store, made.id), State(place=store.url)
+        state.apply_all(journal.read_new())
+        layout.check(store, state.records)
+        supersede.check(store, made, state)
+        return _compact(store, journal, state, run, target_bytes)
+    finally:
+        hold.release()
+        disk.let_go(store)
+
+
+def _compact(
+    store: Store, journal: Journal, state: State, run: str, target_bytes: int | None
+) -> Compacted:
+    epoch, before = state.epoch + 1, len(state.shards)
+    old = [path for path in store.list(SHARDS) if path not in state.shards]
+    old = [path for path in old if 0 < shards.epoch_of(path) < epoch]
+    info = holder.me(run)
+    info.pop("run")
+
+    def append(commit: Commit) -> None:
+        state.apply(journal.append(commit))
+
+    left = 0
+    limits = Limits.of(state, target_bytes, _MOST_PARTS)
+    while groups := merging.choose(state.shards.values(), limits):
+        schema = schemas.schema_from_text(state.schema or "")
+        # The last first: so fewer shards are moved in the order of all.
+        for parts in reversed(groups):
+            shard = merging.merged(store, epoch, parts, schema)
+            append(merging.record(epoch, run, [(shard, parts)], info))
+            fault_point("merge.done")
+            left += len(parts)
+    if old:
+        if not left:  # as with every sweep: only what no run can name any more
+            append(merging.record(epoch, run, [], info))
+        store.delete_all(old)
+    return Compacted(before, len(state.shards), len(old), left)

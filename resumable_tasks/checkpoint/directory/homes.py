@@ -1,0 +1,95 @@
+"""The shards in which the rows of each record are by now: a merge moves them, and names no keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from resumable_tasks.base.text import count
+from resumable_tasks.checkpoint.directory.journal import MOST_BYTES, decode, record_name
+from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointDamaged
+
+
+class Homes:
+    """Follows the rows of a journal's records from shard to shard.
+
+    A record's keys have their rows in the shards that it names, its *origins*; merges bring the
+    rows of several shards into one, again and again. The shard where they are by now is their home.
+    """
+
+    def __init__(self, commits: Iterable[Commit] = ()) -> None:
+        self._parts: dict[str, tuple[str, ...]] = {}
+        self._into: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._last: Commit | None = None
+        for commit in commits:
+            self.follow(commit)
+
+    def follow(self, commit: Commit) -> None:
+        """Take in the next record."""
+        for shard, parts in commit.merges():
+            self._parts[shard.path] = tuple(parts)
+            self._into.update(dict.fromkeys(parts, shard.path))
+            self._into.pop(shard.path, None)  # whatever a file that was made by hand says
+        if commit.kind != "merge":
+            self._numbers.update((shard.path, commit.number) for shard in commit.shards)
+
+    def of(self, path: str) -> str:
+        """The shard that has the rows of this one by now; itself if it was not merged."""
+        while path in self._into:
+            path = self._into[path]
+        return path
+
+    def is_merged(self, path: str) -> bool:
+        """True for a shard that a merge has made."""
+        return path in self._parts
+
+    def origins(self, path: str) -> Iterator[str]:
+        """The shards whose rows came into this one, in the order of the rows."""
+        left, seen = [path], set()
+        while left:
+            here = left.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            if here in self._parts:
+                left += reversed(self._parts[here])
+            else:
+                yield here
+
+    def strangers(self, path: str) -> list[str]:
+        """The origins of a shard that no record names: rows of whose keys nobody knows."""
+        return [origin for origin in self.origins(path) if origin not in self._numbers]
+
+    def sections(self, store: Store, path: str) -> list[ShardKeys]:
+        """The keys of all rows in this shard, read from the records, by origin.
+
+        Origins that no record names are passed over. Raises `CheckpointDamaged`.
+        """
+        origins = [origin for origin in self.origins(path) if origin in self._numbers]
+        wanted = set(origins)
+        found: dict[str, ShardKeys] = {}
+        for commit in self._records(store, sorted({self._numbers[origin] for origin in origins})):
+            for section in commit.sections():
+                if section.shard is not None and section.shard.path in wanted:
+                    found[section.shard.path] = section
+        missing = wanted - found.keys()
+        if missing:
+            # A repair has put other records in their places: a newer driver is at work.
+            raise CheckpointDamaged(
+                f"no record names {count(len(missing), 'part')} of {path} any more",
+                place=store.url,
+            )
+        return [found[origin] for origin in origins]
+
+    def _records(self, store: Store, numbers: list[int]) -> Iterator[Commit]:
+        # Shards that follow each other are often of one record.
+        if self._last is not None and numbers == [self._last.number]:
+            yield self._last
+            return
+        names = [(record_name(number), MOST_BYTES) for number in numbers]
+        for (name, _), data in zip(names, disk.read_all(store, names), strict=True):
+            self._last = decode(data, name, store.url)
+            yield self._last
