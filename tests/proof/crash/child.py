@@ -29,8 +29,10 @@ from queue import SimpleQueue
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
-import resumable_tasks
-import resumable_tasks.engine.feeder  # what a run loads must not be among its system calls
+# What a run loads must not be among its system calls.
+import resumable_tasks.checkpoint.directory.archive
+import resumable_tasks.checkpoint.directory.rows
+import resumable_tasks.engine.feeder
 import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
 from resumable_tasks.checkpoint.directory import merging
