@@ -207,7 +207,9 @@ def run(spec: Spec) -> None:
 
         record(spec.place, spec.path(spec.trace), kill_at=spec.kill_at_op)
     if spec.wait:
-        append(spec.path("ready"), f"{os.getpid()}\n")
+        # Seen once all of it is over: whoever traces this process begins to count then.
+        append(spec.path("ready.part"), f"{os.getpid()}\n")
+        os.rename(spec.path("ready.part"), spec.path("ready"))
         while not os.path.exists(spec.path("go")):
             time.sleep(0.002)
     if spec.no_temporary:
