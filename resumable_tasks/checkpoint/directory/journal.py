@@ -391,6 +391,7 @@ class Journal:
             if again:
                 self.check_not_overtaken(commit)
             raise
+        fault_point("journal.created")
         commit = replace(commit, checksum=checksum)
         self._advance(commit)
         self._usable = True
@@ -402,7 +403,6 @@ class Journal:
             fault_point("journal.before_create")
             try:
                 if self._store.create(name, data):
-                    fault_point("journal.created")
                     return
             except CreateUnknown as error:
                 if not error.readable_is_durable:

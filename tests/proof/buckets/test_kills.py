@@ -44,11 +44,13 @@ def test_every_point_that_a_run_in_a_bucket_passes_is_attacked(bucket: Bucket) -
     assert {*NTH, "object.unsettled"} == set(passed)
 
 
+@pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_killed_at_a_point(attack: Attack, fault: str) -> None:
     attack.kill_at_point(attack.spec(), fault)
 
 
+@pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("nth", [1, 2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["500-after", "reset-after", "reset-before"])
 def test_killed_while_a_create_is_unsettled(attack: Attack, kind: str, nth: int) -> None:
@@ -60,6 +62,7 @@ def test_killed_while_a_create_is_unsettled(attack: Attack, kind: str, nth: int)
     attack.kill_at_point(attack.spec(), f"object.unsettled:{nth}")
 
 
+@pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 20))]
 )
