@@ -24,7 +24,7 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from resumable_tasks.base import text
+from resumable_tasks.base import panics, text
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.form import CommittedRows
@@ -276,16 +276,15 @@ class Delta(Form):
             retry=tenacity.retry_if_exception(_is_others),
         )
         try:
-            return tries(call)
+            with panics.caught():
+                return tries(call)
         except tenacity.RetryError as error:
             raise StoreError(
                 f"cannot publish to {self.dest}: {_said(error.last_attempt.exception())}",
                 safe="The table is as it was, or holds all rows: publishing again finds out",
                 remedy="Fix the cause and publish again",
             ) from None
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":
-                raise
+        except panics.Panicked as error:
             raise StoreError(
                 f"cannot publish to {self.dest}: deltalake has panicked: {_said(error)}",
                 remedy="In a process that was forked after deltalake was used, start it by spawn",

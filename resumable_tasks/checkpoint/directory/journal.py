@@ -398,7 +398,7 @@ class Journal:
         return commit
 
     def _create(self, commit: Commit, data: bytes) -> None:
-        name = record_name(commit.number)
+        name, why = record_name(commit.number), ""
         for _ in range(_SETTLE_TRIES):
             fault_point("journal.before_create")
             try:
@@ -411,6 +411,7 @@ class Journal:
                         safe="Nothing is lost: the next run finds out",
                         remedy="Fix the disk and run the same command again",
                     ) from error
+                why = f": {error}"
             # Only "created" is trusted. Anything else is settled by what stands there.
             try:
                 disk.sync(self._store, FOLDER)
@@ -427,7 +428,8 @@ class Journal:
                 return
             self._judge(commit, other)
         raise CommitStateUnknown(
-            f"record {commit.number} could neither be created nor found in {_SETTLE_TRIES} tries",
+            f"record {commit.number} could neither be created nor found in {_SETTLE_TRIES} tries"
+            f"{why}",
             safe="Nothing is lost: the next run finds out whether it is committed",
             remedy="Run the same command again",
         )

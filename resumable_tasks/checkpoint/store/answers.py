@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from resumable_tasks.base.panics import Panicked
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.checkpoint.store.clients import Bucket
@@ -28,10 +29,10 @@ _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
 def foreign() -> tuple[type[Exception], ...]:
-    """The errors that the client raises."""
+    """The errors that the client raises, with those that `panics.caught` makes of its panics."""
     from obstore.exceptions import BaseError
 
-    return BaseError, OSError, ValueError, NotImplementedError
+    return BaseError, OSError, ValueError, NotImplementedError, Panicked
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Answer:
     """One line about it."""
     code: str
     """The service's own word for it."""
+    unsure: bool
+    """What was asked may have been done."""
     refused: bool
     """The name is taken. A 409 of S3 is none: it only says, not now."""
     denied: bool
@@ -104,14 +107,19 @@ def of(error: Exception) -> Answer:
     number = int(status[1][:3]) if status else 0
     final = 400 <= number < 500 and number not in _PASSING and code not in _PASSING_CODES
     final = final or denied or code in _WITHOUT_BUCKET or "Received redirect" in text
+    final = final or isinstance(error, (ValueError, NotImplementedError))
+    refused = number == 412 or "BlobAlreadyExists" in text
+    panicked = isinstance(error, Panicked)
     words = filter(None, (status[1].strip() if status else "", code))
+    line = without_secrets(_QUERY.sub("?…", text.partition("\n")[0]))
     return Answer(
         told=clean(", ".join(words))
-        or clean(without_secrets(_QUERY.sub("?…", text.partition("\n")[0])), 200),
+        or clean(f"the client of buckets has panicked: {line}" if panicked else line, 200),
         code=code,
-        refused=number == 412 or "BlobAlreadyExists" in text,
+        unsure=not (refused or final),
+        refused=refused,
         denied=denied,
-        final=final or isinstance(error, (ValueError, NotImplementedError)),
+        final=final or panicked,
         missing=isinstance(error, FileNotFoundError) and code not in _WITHOUT_BUCKET,
         without_credentials=alone,
     )

@@ -132,27 +132,41 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
 
 
 def endpoint(scheme: str) -> str:
-    """The endpoint that the environment names, or ``""``. Raises `UsageError` for one with a user.
+    """The endpoint that the environment names, or ``""``.
 
-    Errors of the client show its URL, and would show the password in it.
+    Raises `UsageError` for one that is no URL, of which the client panics, and for one with a user:
+    errors of the client show its URL, and would show the password in it.
     """
     names = {
         "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-        "gs": ("GOOGLE_ENDPOINT_URL", "GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST"),
+        "gs": ("GOOGLE_BASE_URL",),
         "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
     }[scheme]
     for name in names:
         found = os.environ.get(name, "")
         if not found:
             continue
-        if "@" in urllib.parse.urlsplit(found).netloc:
+        if "@" in found.partition("//")[2].partition("/")[0]:
             found = without_secrets(found)  # also for whoever shows the variables of a traceback
             raise UsageError(
                 f"{name} has a user in it: {found}",
                 remedy="Take it out, and give the credentials by the variables that are for them",
             )
+        if not _is_address(found):
+            found = ""  # it may have a password in it
+            raise UsageError(
+                f"{name} is no URL of a service", remedy=f"Write {name}=http://host:9000"
+            )
         return found
     return ""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number, or none that can be
+        return False
 
 
 def _provider() -> Any:

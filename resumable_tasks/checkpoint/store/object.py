@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resumable_tasks.base import log
+from resumable_tasks.base import log, panics
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.store import answers, clients
@@ -306,7 +306,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
                 if self._is_hopeless(answer, since):
                     break
                 # A name that was taken and is free again was in the way for a moment only.
-                unsure = unsure or not (answer.refused or answer.final)
+                unsure = unsure or answer.unsure
                 continue
             if found.get(_NONCE) is not None:
                 return bool(found[_NONCE] == nonce)
@@ -330,7 +330,8 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
         client = clients.client(self._bucket, retries=False)
         kept: Any = {_NONCE: nonce}
-        obstore.put(client, key, data, mode="create", attributes=kept, use_multipart=False)
+        with panics.caught():
+            obstore.put(client, key, data, mode="create", attributes=kept, use_multipart=False)
         self._answered = True
 
     def _head(self, key: str, name: str) -> dict[str, Any] | None:
@@ -354,7 +355,8 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         answer: Answer | None = None
         for since in answers.tries(self._patience):
             try:
-                found = call(obstore, client)
+                with panics.caught():
+                    found = call(obstore, client)
                 self._answered = True
                 return found
             except answers.foreign() as error:

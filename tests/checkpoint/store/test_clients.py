@@ -37,6 +37,32 @@ def test_an_endpoint_with_a_password_is_refused_without_showing_it(
     assert "CANARY" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [("s3", "AWS_ENDPOINT_URL"), ("gs", "GOOGLE_BASE_URL"), ("az", "AZURE_STORAGE_ENDPOINT")],
+)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:9000",
+        "user:CANARY@minio",
+        "not a url",
+        "http://",
+        "http://[::1",
+        "http://a:99999",
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_refused(
+    scheme: str, name: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client would panic of it."""
+    monkeypatch.setenv(name, url)
+    error = refused(f"{scheme}://bucket/a")
+    assert f"{name} is no URL of a service" in str(error)
+    assert "CANARY" not in str(error)
+    assert f"{name}=http://host:9000" in error.remedy
+
+
 def test_without_obstore_the_command_that_installs_it_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
