@@ -23,6 +23,7 @@ from typing import Any
 
 from resumable_tasks.base import log, process
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.outage import Outage
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store import disk
@@ -65,7 +66,7 @@ class Holder:
         """Whether a lock has decided who may begin."""
         # Records from this number on are of runs that have begun since.
         self._known = math.inf
-        self._failed = False
+        self._outage = Outage("the heartbeat")
         # Whether the sign of life was this run's when that was looked at last.
         self._mine: bool | None = None
         self._stop = threading.Event()
@@ -168,14 +169,14 @@ class Holder:
         self._store.put(NAME, json.dumps(self._record).encode() + b"\n")
 
     def beat(self) -> None:
-        """Give one more sign of life; one that cannot be given is only logged, once."""
+        """Give one more sign of life; one that cannot be given is only logged."""
         try:
             self._write()
         except ResumableTasksError as error:
             # Advisory: what matters is found out by the next commit.
-            if not self._failed:
-                log.warning("the heartbeat could not be written: %s", error)
-            self._failed = True
+            self._outage.failed(error)
+        else:
+            self._outage.succeeded()
 
 
 def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.outage import Outage
 from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line
 from resumable_tasks.checkpoint.sql.refusals import is_locked
 from resumable_tasks.checkpoint.sql.tables import Tables
@@ -282,6 +283,7 @@ class Heartbeat:
     def __init__(self, beat: Callable[[], bool], seconds: float) -> None:
         self._beat = beat
         self._seconds = seconds
+        self._outage = Outage("the heartbeat")
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="resumable-alive", daemon=True)
         self._thread.start()
@@ -292,7 +294,9 @@ class Heartbeat:
                 if not self._beat():
                     return  # it was taken over; the next commit says so
             except (StoreError, UsageError) as error:
-                log.warning("the heartbeat could not be written: %s", error)
+                self._outage.failed(error)
+            else:
+                self._outage.succeeded()
 
     def stop(self) -> None:
         self._over.set()

@@ -1,0 +1,37 @@
+"""The heartbeat of a run in a database that goes away for a while."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from resumable_tasks.checkpoint.sql.claims import Heartbeat
+from resumable_tasks.errors import StoreError
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = threading.Event()
+    left = iter("xxx..x.")
+
+    def beat() -> bool:
+        match next(left, ""):
+            case "x":
+                raise StoreError("no answer")
+            case "":
+                done.set()
+        return True
+
+    with caplog.at_level(logging.INFO, logger="resumable_tasks"):
+        alive = Heartbeat(beat, 0.01)
+        assert done.wait(30)
+        alive.stop()
+    assert [text.partition(":")[0] for text in caplog.messages] == [
+        "the heartbeat could not be written",
+        "the heartbeat is written again",
+    ] * 2
