@@ -24,6 +24,7 @@ from resumable_tasks.checkpoint.directory import (
     outbox,
     schemas,
     shards,
+    snapshots,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.holder import Holder
@@ -92,8 +93,8 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
 
     Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
     """
-    found, state = read_manifest(store), State(place=store.url)
-    state.apply_all(Journal(store, found.id).read_new())
+    found = read_manifest(store)
+    state, _ = snapshots.read_state(store, found.id)
     layout.check(store, state.records)
     supersede.check(store, found, state)
     return found.named(state.names), state
@@ -149,14 +150,15 @@ class DirectoryCheckpoint(Checkpoint):
                 take()
                 found = establish()
             checkpoint = cls(store, found, job, hold)
-            checkpoint._journal.read_first(listed)
-            there = checkpoint._recover(with_shards=bool(listed) or not new)
+            there = checkpoint._recover(listed, with_shards=bool(listed) or not new)
             if checkpoint._is_over(wanted):
                 hold.release()
                 return cls.open(store, wanted, job, opening)
             hold.check()
             checkpoint._claim(wanted, opening)
             checkpoint._sweep(there)
+            if snapshots.pays(checkpoint.state):
+                snapshots.write(store, found.id, checkpoint.state, checkpoint._journal)
             return checkpoint
         except BaseException:
             hold.release()
@@ -180,7 +182,7 @@ class DirectoryCheckpoint(Checkpoint):
         log.info("the checkpoint of another version was archived to %s", archived)
         return True
 
-    def _recover(self, *, with_shards: bool) -> Mapping[str, int]:
+    def _recover(self, listed: list[int] | None, *, with_shards: bool) -> Mapping[str, int]:
         """Read the journal, and return the listing of the shards, if there may be any.
 
         Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken.
@@ -188,7 +190,7 @@ class DirectoryCheckpoint(Checkpoint):
         before = ""
         while True:
             try:
-                return self._read_all(with_shards=with_shards)
+                return self._read_all(listed, with_shards=with_shards)
             except CheckpointDamaged as error:
                 # A run that has taken over meanwhile may have replaced what was read, and swept
                 # it. A second look then finds something else.
@@ -197,26 +199,24 @@ class DirectoryCheckpoint(Checkpoint):
                 self._hold.check()
                 if str(error) == before:
                     raise
-                before = str(error)
-                self.state = State(place=self.store.url)
-                self._journal = Journal(self.store, self.manifest.id)
+                before, listed = str(error), None
 
-    def _read_all(self, *, with_shards: bool) -> Mapping[str, int]:
+    def _read_all(self, listed: list[int] | None, *, with_shards: bool) -> Mapping[str, int]:
         # What a run that died had linked but not flushed is made durable before it is believed.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
         there: Mapping[str, int] = {}
+        anchor, polite = self.manifest.id, self._hold.polite
+        read = partial(snapshots.read_state, self.store, anchor, listed, polite)
         if with_shards:
-            _, there = disk.together(self.store, self._read_new, partial(self.store.list, SHARDS))
+            found, there = disk.together(self.store, read, partial(self.store.list, SHARDS))
         else:
-            self._read_new()
+            found = read()
+        self.state, self._journal = found
         layout.check(self.store, self.state.records, shards=bool(there))
         supersede.check(self.store, self.manifest, self.state)
         shards.check_sizes(self.store, self.state.shards.values(), there)
         return there
-
-    def _read_new(self) -> None:
-        self.state.apply_all(self._hold.polite(self._journal.read_new()))
 
     def _claim(self, wanted: Manifest, opening: Opening) -> None:
         """Enter the next epoch into the journal; from here on every older driver is fenced."""
@@ -249,7 +249,7 @@ class DirectoryCheckpoint(Checkpoint):
             try:
                 claim = self._append(claim)
             except RecordTaken:
-                self._read_new()
+                self.state.apply_all(self._hold.polite(self._journal.read_new()))
                 if self.state.pruned:
                     from resumable_tasks.checkpoint.directory.archive import pruned
 
@@ -498,8 +498,9 @@ class DirectoryCheckpoint(Checkpoint):
             self._hold.look,
         )
         self._check_whole(before, records, there)
-        if how != "interrupted":
+        if how != "interrupted":  # the next run may take the time
             self._merging.end()
+            snapshots.refresh(self.store, self.manifest.id, self.state, counts.get("completed", 0))
 
     def _append(self, commit: Commit, *, again: bool = False) -> Commit:
         """Append a record, and do not believe it unless it stands where readers look for it.

@@ -29,6 +29,14 @@ class Handlers:
     edited: bool = False
     moved: tuple[str, str] | None = None
 
+    @classmethod
+    def of_told(cls, told: Mapping[str, Any]) -> Handlers:
+        """The handlers of which a snapshot tells."""
+        file, function = told["last"]
+        origins = [(origin[0], origin[1]) for origin in told["origins"]]
+        moved = told["moved"] and (told["moved"][0], told["moved"][1])
+        return cls(origins, (file, function), told["code"], told["edited"], moved)
+
     def follow(self, said: Mapping[str, Any] | None, *, completed: bool, told: bool) -> None:
         """Take in one more claim. ``told``: its version says that the handler is another."""
         self.edited, self.moved = False, None

@@ -52,7 +52,7 @@ _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 CONVERTED = (
     "its line endings were changed to CRLF, by git or an editor; nothing else is wrong with it, "
     "and a repair undoes that"
@@ -125,7 +125,7 @@ def decode(data: bytes, name: str, place: str = "") -> Commit:
             decode(unconverted(data), name, place)
             raise _damaged(name, CONVERTED, place) from None
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _damaged(name, f"it cannot be read: {error!r}", place) from error
 
 
@@ -305,6 +305,11 @@ class Journal:
         self._usable = True
         self._listed: list[int] | None = None
         self.next_number = 0
+
+    @property
+    def last_checksum(self) -> str:
+        """The checksum of the last record that was read or appended."""
+        return self._last_checksum
 
     def read_first(self, listed: list[int]) -> None:
         """Let the next `read_new` read the records of this listing, and no later ones."""

@@ -17,6 +17,7 @@ from resumable_tasks.checkpoint.directory import (
     manifest,
     schemas,
     shards,
+    snapshots,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
@@ -90,6 +91,7 @@ class Repairs:
 
     def carry_out(self) -> None:
         """Move the damage aside. Only after the fence, and only what is older than that."""
+        snapshots.forget(self._store)  # what they were made of changes
         disk.prepare(self._store, (FOLDER,))
         if manifest.NAME in self._found.bad:
             self._move_aside(manifest.NAME)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.form import Used
@@ -50,6 +50,12 @@ class Pace:
                 self.cost += cost
                 self._costed += count + len(commit.failures)
             self._use(Used(count + len(commit.failures), 0.0, cost))
+
+    @classmethod
+    def of_told(cls, told: Mapping[str, Any]) -> Pace:
+        """The pace of which a snapshot tells."""
+        used = {flow_run: Used(**each) for flow_run, each in told["_used"].items()}
+        return cls(**{**told, "_used": used})
 
     @property
     def cost_each(self) -> float | None:

@@ -18,6 +18,7 @@ from resumable_tasks.checkpoint.directory import (
     manifest,
     opening,
     shards,
+    snapshots,
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
@@ -72,21 +73,17 @@ class LastRun:
 class Reader:
     """Reads a checkpoint, and later only what has come since. Writes nothing.
 
-    ``last`` is the last run, ``last_commit`` the time of the last commit, ``holder`` the live run
-    that holds the checkpoint (empty if it has not said who it is), None if there is none.
-    ``keyless`` are the items without a usable key of the last run that has ended by itself.
+    ``holder`` is the live run that holds the checkpoint (empty if it has not said who it is), None
+    if there is none.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._manifest = read_manifest(store)
         self.state = State(place=store.url)
-        self.last: LastRun | None = None
-        self.last_commit: str | None = None
-        self.keyless = Keyless()
         self.holder: dict[str, Any] | None = None
         self.damage: CheckpointDamaged | None = None
-        self._journal = Journal(store, self._manifest.id)
+        self._journal: Journal | None = None
         self._watch = holder.Watch(store)
 
     @property
@@ -106,13 +103,26 @@ class Reader:
 
         What stands before the damage has then been read.
         """
-        self._read(self._journal.read_new())
+        journal = self._journal
+        self._read(self._first() if journal is None else journal.read_new())
+
+    def _first(self) -> Iterator[Commit]:
+        """The records so far, behind a snapshot if there is one."""
+        self.state, self._journal = snapshots.starting(self.store, self._manifest.id)
+        return self._journal.read_new()
 
     def _read(self, commits: Iterator[Commit]) -> None:
         # The holder first: a run that ends meanwhile must not look as if it had died.
         self.holder = self._watch.holder()
         for commit in commits:
-            self._apply(commit)
+            if self.state.recalled[0] and snapshots.voids(commit):
+                self.state, self._journal = (
+                    State(place=self.store.url),
+                    Journal(self.store, self._manifest.id),
+                )
+                self._read(self._journal.read_new())
+                return
+            self.state.apply(commit)
         if self.holder is None and not self.state.closed:
             self.holder = self._watch.holder()  # or it has only just begun
 
@@ -123,7 +133,8 @@ class Reader:
         wrong, if anything.
         """
         try:
-            self._read(self._journal.follow())
+            journal = self._journal
+            self._read(self._first() if journal is None else journal.follow())
         except CheckpointDamaged as error:
             self.damage = error
 
@@ -143,19 +154,25 @@ class Reader:
         except CheckpointDamaged as error:
             self.damage = error
 
-    def _apply(self, commit: Commit) -> None:
-        self.state.apply(commit)
-        if commit.kind == "claim":
-            self.last = LastRun(self._bare(), len(self.state.done))
-        elif commit.kind == "close" and self.last is not None:
-            self.last = LastRun(self.last.claim, self.last.found, self._bare())
-            self.keyless = keyless.read(commit.info, commit.time)
-        elif commit.kind == "commit":
-            self.last_commit = commit.time
+    @property
+    def last(self) -> LastRun | None:
+        """The last run; None if none has begun."""
+        claim, ended = self.state.lately.claim, self.state.lately.ended
+        if claim is None:
+            return None
+        over = ended is not None and ended.number > claim.number
+        return LastRun(claim, self.state.lately.found, ended if over else None)
 
-    def _bare(self) -> Commit:
-        assert self.state.last is not None  # a record has been applied
-        return self.state.last
+    @property
+    def last_commit(self) -> str | None:
+        """The time of the last commit; None if there is none."""
+        return self.state.lately.committed
+
+    @property
+    def keyless(self) -> Keyless:
+        """The items without a usable key of the last run that has ended by itself."""
+        ended = self.state.lately.ended
+        return Keyless() if ended is None else keyless.read(ended.info, ended.time)
 
     @property
     def status(self) -> Status:

@@ -32,7 +32,8 @@ class Commit:
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
     (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten),
     ``redo`` (keys that a person wants to be missing again), ``merge`` (the rows of many shards are
-    in one: no keys, which stay what they were).
+    in one: no keys, which stay what they were). ``snapshot``
+    is of no record, but of the state by those so far: see `snapshots`.
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
     holds what belongs to the kind alone.
@@ -44,7 +45,16 @@ class Commit:
     """
 
     kind: Literal[
-        "claim", "commit", "close", "repair", "lost", "release", "archive", "redo", "merge"
+        "claim",
+        "commit",
+        "close",
+        "repair",
+        "lost",
+        "release",
+        "archive",
+        "redo",
+        "merge",
+        "snapshot",
     ]
     epoch: int
     run: str

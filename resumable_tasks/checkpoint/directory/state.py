@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resumable_tasks.checkpoint.directory.handlers import Handlers
@@ -19,6 +19,38 @@ from resumable_tasks.runners.outcome import Failure, Shard
 _OF_ROWS = ("commit", "repair", "lost", "redo")
 Line = bytes
 """A key in its canonical form."""
+
+
+@dataclass(slots=True)
+class Lately:
+    """The last claim, how many keys were completed before it, the last end of a run, if any has
+    ended by itself, and the time of the last commit.
+    """
+
+    claim: Commit | None = None
+    found: int = 0
+    ended: Commit | None = None
+    committed: str | None = None
+
+    def follow(self, commit: Commit, done: int) -> None:
+        """Take in one more record."""
+        if commit.kind == "claim":
+            self.claim, self.found = commit, done
+        elif commit.kind == "close":
+            self.ended = commit
+        elif commit.kind == "commit":
+            self.committed = commit.time
+
+    def told(self) -> dict[str, Any]:
+        """All of it, for a snapshot."""
+        claim, ended = _told_commit(self.claim), _told_commit(self.ended)
+        return {"claim": claim, "ended": ended, "found": self.found, "committed": self.committed}
+
+    @classmethod
+    def of_told(cls, told: Mapping[str, Any]) -> Lately:
+        """That of which a snapshot tells."""
+        ended, committed = _commit_of(told["ended"]), told["committed"]
+        return cls(_commit_of(told["claim"]), told["found"], ended, committed)
 
 
 @dataclass(slots=True)
@@ -58,6 +90,9 @@ class State:
     # Where the checkpoint is, for messages.
     place: str = ""
     last: Commit | None = None
+    lately: Lately = field(default_factory=Lately)
+    # How many records and keys the snapshot had from which the state was read.
+    recalled: tuple[int, int] = (0, 0)
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
         """The items that are not to be tried: parked, quarantined, or all that have failed."""
@@ -124,14 +159,7 @@ class State:
             self.schema = commit.schema
         self.names |= commit.info.get("names", {})
         if commit.kind == "claim":
-            self.runs += 1
-            version, self.version = self.version, commit.info.get("version") or self.version
-            told = version not in (None, self.version)
-            said = commit.info.get("handler")
-            self.handlers.follow(said, completed=len(self.done) > 0, told=told)
-            self.max_attempts = commit.info.get("max_attempts")
-            self.expected = commit.info.get("expected")
-            self.follow_scheme(commit.info.get("fingerprint"))
+            self._take_claim(commit)
         self.epoch = max(self.epoch, commit.epoch)
         self.records += 1
         if commit.kind in _OF_ROWS and (commit.keys or commit.retracted or commit.kind == "lost"):
@@ -151,6 +179,17 @@ class State:
             adopted=b"",
             adopted_fingerprints=b"",
         )
+        self.lately.follow(self.last, len(self.done))
+
+    def _take_claim(self, commit: Commit) -> None:
+        self.runs += 1
+        version, self.version = self.version, commit.info.get("version") or self.version
+        told = version not in (None, self.version)
+        said = commit.info.get("handler")
+        self.handlers.follow(said, completed=len(self.done) > 0, told=told)
+        self.max_attempts = commit.info.get("max_attempts")
+        self.expected = commit.info.get("expected")
+        self.follow_scheme(commit.info.get("fingerprint"))
 
     def _take_shards(self, commit: Commit) -> None:
         """Those that are taken back no longer count, those of the record do."""
@@ -205,6 +244,49 @@ class State:
     def apply_all(self, commits: Iterable[Commit]) -> None:
         for commit in commits:
             self.apply(commit)
+
+    def told(self) -> dict[str, Any]:
+        """The rest of the state, beside its keys, shards, schema and failures, for a snapshot."""
+        plain = {name: getattr(self, name) for name in (*_PLAIN, *_MORE)}
+        return plain | {
+            "last": _told_commit(self.last),
+            "lately": self.lately.told(),
+            "pace": asdict(self.pace),
+            "handlers": asdict(self.handlers),
+        }
+
+    @classmethod
+    def of_told(cls, head: Commit, told: Mapping[str, Any], place: str) -> State:
+        """The state of which a snapshot tells, but for its keys.
+
+        Raises ``KeyError``, ``TypeError`` or the like if it tells of none.
+        """
+        state = cls(place=place, epoch=head.epoch, schema=head.schema)
+        for name in (*_PLAIN, *_MORE):
+            setattr(state, name, told[name])
+        state.last, state.lately = _commit_of(told["last"]), Lately.of_told(told["lately"])
+        state.pace = Pace.of_told(told["pace"])
+        state.handlers = Handlers.of_told(told["handlers"])
+        state.shards = {shard.path: shard for shard in head.shards}
+        for failure in head.failures:
+            into = state.parked if failure.parked else state.failures
+            into[keys.canonical(failure.key)] = failure
+        return state
+
+
+_PLAIN = ("version", "max_attempts", "expected", "fingerprint", "names", "records", "runs")
+_MORE = ("gap", "pruned", "changed")
+_OF_A_COMMIT = ("kind", "epoch", "run", "number", "time", "nonce", "previous", "checksum", "info")
+
+
+def _told_commit(commit: Commit | None) -> dict[str, Any] | None:
+    if commit is None:
+        return None
+    return {name: getattr(commit, name) for name in _OF_A_COMMIT}
+
+
+def _commit_of(told: Mapping[str, Any] | None) -> Commit | None:
+    return None if told is None else Commit(**{name: told[name] for name in _OF_A_COMMIT})
 
 
 def _numbers(texts: bytes) -> list[int] | None:

@@ -231,11 +231,11 @@ def test_who_is_overtaken_while_opening_is_told_so(
     read = DirectoryCheckpoint._read_all
     other = DirectoryCheckpoint.open
 
-    def overtaken(self: DirectoryCheckpoint, **how: Any) -> Any:
+    def overtaken(self: DirectoryCheckpoint, _: Any, **how: Any) -> Any:
         monkeypatch.setattr(DirectoryCheckpoint, "_read_all", read)
         opened.append(other(LocalStore(place), self.manifest, opening=Opening(takeover=True)))
         min((place / "shards").iterdir()).unlink()
-        return read(self, **how)
+        return read(self, None, **how)
 
     opened: list[DirectoryCheckpoint] = []
     monkeypatch.setattr(DirectoryCheckpoint, "_read_all", overtaken)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory import holder, merging, repair
+from resumable_tasks.checkpoint.directory import holder, merging, repair, snapshots
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.manifest import Manifest
@@ -215,12 +215,15 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.saved = holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush
         self.merged = merging.FEWEST, merging.GRACE_SECONDS
         merging.FEWEST, merging.GRACE_SECONDS = 2, 0.0
+        self.saved_snapshots = snapshots._RECORDS, snapshots._FEW_RECORDS
+        snapshots._RECORDS, snapshots._FEW_RECORDS = 3, 2
         # Nobody waits here, and the page cache survives this death.
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = 1, 3600.0, lambda handle: None
 
     def teardown(self) -> None:
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = self.saved
         merging.FEWEST, merging.GRACE_SECONDS = self.merged
+        snapshots._RECORDS, snapshots._FEW_RECORDS = self.saved_snapshots
         faults.arm(None)
         for driver in (*self.zombies, *filter(None, [self.current])):
             driver.die()
@@ -580,6 +583,8 @@ class CheckpointMachine(RuleBasedStateMachine):
         named = {path for path, number in before.named.items() if raw.record(number) not in hit}
         visible = {name for name in hit.keys() - gone if name in named or name[0] == "j"}
         assert found >= visible, f"{visible - found} went unnoticed"
+        # What a snapshot stands for is read by nobody but `verify`.
+        shutil.rmtree(self.store.root / snapshots.FOLDER, ignore_errors=True)
         self._refuses_to_open({name: hit[name] for name in visible})
         report = repair.repair(self.store)
         assert {damage.file for damage in report.damages} == found

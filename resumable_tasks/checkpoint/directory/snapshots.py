@@ -1,0 +1,244 @@
+"""Snapshots of the journal: the state so far in two files. Caches that are checked, never needed.
+
+``snapshots/<20 digits>.jsonl`` is written like a record of the journal, of kind ``snapshot``: the
+shards, the failures and the rest of the state as they are with the record of that number, whose
+checksum it names. ``snapshots/<20 digits>-<token>.keys.zst`` has the completed keys, a line each in
+the order of the journal, with their fingerprints; it is read when keys are asked for.
+
+A snapshot counts if it is this checkpoint's, what it says of itself is so, and the journal has just
+that record; and if nothing was repaired since, for a repair can put other records in the places of
+older ones. In any doubt the journal is read from its beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from resumable_tasks.base import log
+from resumable_tasks.base.clock import now
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.token import token
+from resumable_tasks.checkpoint.directory import journal as records
+from resumable_tasks.checkpoint.directory.journal import Journal, record_name
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError
+from resumable_tasks.items.keytable import KeyTable
+
+FOLDER = "snapshots"
+_HEAD = re.compile(FOLDER + r"/([0-9]{20})\.jsonl")
+_KEYS = re.compile(FOLDER + r"/([0-9]{20})-[0-9a-f]{16}\.keys\.zst")
+# A new one pays after so many records, or keys, since the last; and none where few records are.
+_RECORDS, _KEYS_MORE, _FEW_RECORDS = 1_000, 1_000_000, 64
+# The last and the one before it, which somebody may be reading.
+_KEPT = 2
+# Kinds of records that can have changed what stood before a snapshot.
+_VOIDING = ("repair", "lost")
+
+
+def read_state(
+    store: Store,
+    anchor: str,
+    listed: list[int] | None = None,
+    polite: Callable[[Iterator[Commit]], Iterable[Commit]] = iter,
+) -> tuple[State, Journal]:
+    """The state by all records, and the journal as it is read.
+
+    ``listed``: the numbers of the records, if they are known; no later ones are read then. Raises
+    `CheckpointDamaged`.
+    """
+    listed = records.numbers(store) if listed is None else listed
+    found = _recalled(store, anchor, listed)
+    if found is not None:
+        state, journal = found
+        journal.read_first(listed[state.records :])
+        for commit in polite(journal.read_new()):
+            if commit.kind in _VOIDING:
+                break
+            state.apply(commit)
+        else:
+            return state, journal
+    state, journal = State(place=store.url), Journal(store, anchor)
+    journal.read_first(listed)
+    state.apply_all(polite(journal.read_new()))
+    return state, journal
+
+
+def starting(store: Store, anchor: str) -> tuple[State, Journal]:
+    """The state and the journal to read on from: those of a snapshot, or of no record yet.
+
+    The journal then reads the records of one listing. Who reads on starts again without a snapshot
+    where `voids` says so.
+    """
+    listed = records.numbers(store)
+    found = _recalled(store, anchor, listed)
+    state, journal = found or (State(place=store.url), Journal(store, anchor))
+    journal.read_first(listed[state.records :])
+    return state, journal
+
+
+def voids(commit: Commit) -> bool:
+    """True if this record can have changed what was before an earlier snapshot."""
+    return commit.kind in _VOIDING
+
+
+def pays(state: State, more_keys: int = 0) -> bool:
+    """True if a snapshot of this state, with so many keys more, would save much reading."""
+    fresh = len(state.done) + more_keys - state.recalled[1]
+    many = state.records - state.recalled[0] >= _RECORDS
+    return state.records >= _FEW_RECORDS and (many or fresh >= _KEYS_MORE)
+
+
+def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
+    """Write a snapshot of this state, which is that by all records that the journal has read.
+
+    What goes wrong is said, and harms nothing.
+    """
+    try:
+        _write(store, anchor, state, journal)
+    except StoreError as error:
+        log.warning("%s: no snapshot of the journal was written: %s", store.url, error)
+
+
+def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
+    """`write` one of what the records say, if it pays: this state lacks the keys of its own run.
+
+    What was damaged meanwhile the next run finds.
+    """
+    if pays(state, more_keys):
+        with contextlib.suppress(CheckpointDamaged):
+            write(store, anchor, *read_state(store, anchor))
+
+
+def forget(store: Store) -> None:
+    """Remove all snapshots."""
+    store.delete_all(list(store.list(FOLDER)))
+
+
+def _write(store: Store, anchor: str, state: State, journal: Journal) -> None:
+    import pyarrow as pa
+
+    disk.prepare(store, (FOLDER,))
+    living, number = state.done.living(), journal.next_number - 1
+    data = pa.Codec("zstd").compress(living, asbytes=True)
+    path = f"{FOLDER}/{number:020d}-{token(8)}.keys.zst"
+    fault_point("snapshot.before_keys")
+    store.put(path, data)
+    fault_point("snapshot.keys_written")
+    described = {
+        "path": path,
+        "count": len(state.done),
+        "size": len(living),
+        "bytes": len(data),
+        "checksum": blake2b(data, digest_size=16).hexdigest(),
+    }
+    head = Commit(
+        kind="snapshot",
+        epoch=state.epoch,
+        run=state.last.run if state.last is not None else "",
+        number=number,
+        time=now(),
+        nonce=anchor,
+        previous=journal.last_checksum,
+        shards=tuple(state.shards.values()),
+        schema=state.schema,
+        failures=(*state.failures.values(), *state.parked.values()),
+        info={"keys": described, "state": state.told()},
+    )
+    try:
+        made = store.create(_name(number), records.encode(head)[0])
+    except CreateUnknown:
+        made = True  # whoever reads it checks it
+    fault_point("snapshot.written")
+    if not made:
+        store.delete(path)
+        return
+    state.recalled = state.records, len(state.done)
+    _remove_older(store, number, path)
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:020d}.jsonl"
+
+
+def _remove_older(store: Store, number: int, path: str) -> None:
+    """Remove what is older than the last two, and what writers that died have left."""
+    there = store.list(FOLDER)
+    heads = sorted(int(found[1]) for found in map(_HEAD.fullmatch, there) if found)
+    kept = [head for head in heads if head <= number][-_KEPT:]
+    old = []
+    for name in there:
+        found = _HEAD.fullmatch(name) or _KEYS.fullmatch(name)
+        at = int(found[1]) if found else number + 1
+        of_another = at == number and name not in (_name(number), path)
+        if at <= number and (at not in kept or of_another):
+            old.append(name)
+    store.delete_all(old)
+
+
+def _recalled(store: Store, anchor: str, listed: list[int]) -> tuple[State, Journal] | None:
+    """The state of the last snapshot, and the journal behind it; None if none counts."""
+    if len(listed) < _FEW_RECORDS:
+        return None  # they are read as quickly, and it would be a request more
+    there = store.list(FOLDER)
+    heads = [name for name in there if _HEAD.fullmatch(name)]
+    if not heads:
+        return None
+    try:
+        return _checked(store, anchor, listed, max(heads), there)
+    except (ResumableTasksError, FileNotFoundError, *records.UNREADABLE) as error:
+        log.info("%s: the snapshot of the journal does not count: %s", store.url, error)
+        return None
+
+
+def _checked(
+    store: Store, anchor: str, listed: Sequence[int], name: str, there: Mapping[str, int]
+) -> tuple[State, Journal]:
+    number = int(name[-26:-6])
+    head = records.decode(store.read(name), record_name(number), store.url)
+    last = records.decode(records.read(store, record_name(number)), record_name(number), store.url)
+    told = head.info["keys"]
+    if (head.kind, head.nonce, head.previous) != ("snapshot", anchor, last.checksum):
+        raise _doubt(store, name, "it is of another journal")
+    if list(listed[: number + 1]) != list(range(number + 1)):
+        raise _doubt(store, name, "records before it are missing")
+    if not _KEYS.fullmatch(told["path"]) or there.get(told["path"]) != told["bytes"]:
+        raise _doubt(store, name, "its keys are not what they were")
+    state = State.of_told(head, head.info["state"], store.url)
+    state.done = KeyTable(told["count"], lambda: _block(store, anchor, number, told))
+    state.recalled = state.records, told["count"]
+    if state.records != number + 1:
+        raise _doubt(store, name, f"it counts {state.records:,} records")
+    return state, Journal.after(store, replace(last, epoch=max(last.epoch, state.epoch)))
+
+
+def _block(store: Store, anchor: str, number: int, told: Mapping[str, Any]) -> bytearray:
+    """The block of a table with the keys of a snapshot; from the journal, if they are not there."""
+    import pyarrow as pa
+
+    try:
+        data = store.read(told["path"])
+        if blake2b(data, digest_size=16).hexdigest() == told["checksum"]:
+            block = bytearray(1 + told["size"])
+            block[0] = 10
+            plain = pa.Codec("zstd").decompress(data, told["size"])
+            memoryview(block)[1:] = memoryview(plain).cast("B")
+            if block.endswith(b"\n") and block.count(b"\n") == told["count"] + 1:
+                return block
+    except (FileNotFoundError, CheckpointDamaged, OSError, ValueError) as error:
+        log.info("%s: the keys of a snapshot cannot be read: %s", store.url, error)
+    state, journal = State(place=store.url), Journal(store, anchor)
+    journal.read_first(list(range(number + 1)))
+    state.apply_all(journal.read_new())
+    return bytearray(b"\n" + state.done.living())
+
+
+def _doubt(store: Store, name: str, what: str) -> CheckpointDamaged:
+    return CheckpointDamaged(what, files=(name,), place=store.url)
