@@ -34,6 +34,7 @@ from resumable_tasks.checkpoint.directory.merging import Limits, choose
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.repair import repair, verify
+from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import main
@@ -631,3 +632,52 @@ def test_all_records_of_a_damaged_merged_shard_are_lost(place: Path) -> None:
     assert rows_in(place) == [(100, "a")]
     for path in (place / "journal").iterdir():
         assert all(json.loads(line) for line in path.read_bytes().splitlines()), path.name
+
+
+def test_what_compact_deletes_no_run_can_name_any_more(place: Path) -> None:
+    checkpoint = opened(place)
+    commit(checkpoint, [0])
+    table = pa.table({"id": [1], "v": ["a"]})
+    shard = checkpoint.shard_writer()(table, 1)  # of a batch that is under way
+    checkpoint._hold._release_lock()  # as if its machine had been cut off
+    found = compact(open_store(place))
+    assert (found.left, found.deleted) == (0, 1)
+    line = keys.canonical(1)
+    unit = checkpoint.begin()
+    unit.add(Done(Batch(0, [1], line, [{"id": 1}]), line, 1, shard=shard, schema=table.schema))
+    with pytest.raises(Fenced):
+        unit.commit()
+    checkpoint.close()
+    assert rows_in(place) == [(0, "a")]
+
+
+def test_a_reader_whose_shards_were_merged_and_deleted_begins_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(place, 40)
+    read = shards.read_all
+
+    def slow(store: Any, wanted: Iterable[Shard]) -> Any:
+        monkeypatch.setattr(shards, "read_all", read)
+        compact(open_store(place))
+        compact(open_store(place))
+        return read(store, wanted)
+
+    monkeypatch.setattr(shards, "read_all", slow)
+    assert rows_in(place) == ALL[:40]
+    assert shards.read_all is read
+    assert files(place) == 1
+
+
+def test_a_merged_shard_stands_where_its_parts_stood() -> None:
+    each = [Shard(f"shards/e1-{n}.parquet", 1, 10, "", 1) for n in range(8)]
+    state = State(shards={shard.path: shard for shard in each})
+    merged = Shard("shards/e1-a.parquet", 2, 20, "", 2)
+    state.apply(merging.record(1, "r", [(merged, each[2:4])]))
+    assert list(state.shards.values()) == [*each[:2], merged, *each[4:]]
+    last = Shard("shards/e1-b.parquet", 3, 30, "", 3)
+    state.apply(merging.record(1, "r", [(last, [merged, *each[6:]])]))
+    assert list(state.shards.values()) == [*each[:2], last, *each[4:6]]
+    assert not state.gap
+    state.apply(merging.record(1, "r", [(merged, [each[0], each[3]])]))
+    assert state.gap, "one of them does not count"
