@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from resumable_tasks.checkpoint.directory import schemas, shards
+from resumable_tasks.checkpoint.directory.pieces import Pieces
 from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.form import CommittedRows, Piece
+from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 
@@ -23,16 +24,12 @@ T = TypeVar("T")
 def read(store: Store, use: Callable[[CommittedRows], T]) -> T:
     """`Reader.read` of the checkpoint in this store."""
     with reading(store) as (found, state):
-        schema = _schema(state)
-
-        chosen = list(state.shards.values())
+        schema, pieces = _schema(state), Pieces(store, found.id, state)
 
         def after(count: int) -> Iterator[pa.Table]:
-            for rows in shards.read_all(store, chosen[count:]):
-                yield schemas.cast(rows, schema)
+            return pieces.after(count, schema)
 
         identity = {"job": found.job, "checkpoint": found.id, "records": state.records}
-        pieces = [Piece(f"{shard.path} {shard.checksum}", shard.rows) for shard in chosen]
         return use(CommittedRows(schema, lambda: after(0), found.key, identity, pieces, after))
 
 

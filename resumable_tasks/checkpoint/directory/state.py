@@ -85,6 +85,8 @@ class State:
     # A record has superseded or merged what no other names: one that was lost. See
     # `replace.doubled`.
     gap: bool = False
+    # There are merged shards, or were.
+    merged: bool = False
     # It is to be removed: no run goes on in it. See `archive.end`.
     pruned: bool = False
     # Where the checkpoint is, for messages.
@@ -194,6 +196,7 @@ class State:
     def _take_shards(self, commit: Commit) -> None:
         """Those that are taken back no longer count, those of the record do."""
         if commit.kind == "merge":
+            self.merged = True
             for shard, parts in commit.merges():
                 self._merge(shard, parts)
             return

@@ -599,14 +599,30 @@ def test_a_delta_table_has_each_row_once(place: Path, tmp_path: Path) -> None:
         rows = deltalake.DeltaTable(tmp_path / "table").to_pyarrow_table()
         return Counter(rows["id"].to_pylist())
 
+    def modes() -> list[str]:
+        history = deltalake.DeltaTable(tmp_path / "table").history()
+        found = [entry["operationParameters"]["mode"].lower() for entry in history]
+        return found[-2::-1]  # without the first version, which has no rows
+
     filled(place, 40)
     assert published() == Counter(range(40))
     compact(open_store(place))
     assert published() == Counter(range(40))
+    assert len(modes()) == 1, "the rows are the same, wherever they are"
     checkpoint = opened(place)
-    commit(checkpoint, [40])
+    for n in range(40, 60):
+        commit(checkpoint, [n])
+    assert published() == Counter(range(60))
+    for n in range(60, 80):
+        commit(checkpoint, [n])
+    checkpoint.tidy(never)  # what is in the table already, with what is not
     checkpoint.close()
-    assert published() == Counter(range(41))
+    assert len(shards_of(place)) == 1
+    assert published() == Counter(range(80))
+    assert modes()[1:] == ["append", "append"], "only what has come since is written"
+    redo(place, keys=[5])
+    assert published() == Counter([n for n in range(80) if n != 5])
+    assert modes()[-1] == "overwrite"
 
 
 def test_shards_of_several_groups_are_one_file(place: Path, monkeypatch: Any) -> None:
