@@ -52,18 +52,31 @@ def shell(prefect_env: dict[str, str], bucket: Bucket, tmp_path: Path) -> Iterat
     found.close()
 
 
-def disk(folder: Path) -> Path:
+# Added to the flow: what its handler is given, it notes.
+NOTES = """
+_row = row
+def row(api, record):
+    with open({path!r}, "a") as file:
+        file.write(record["id"] + chr(10))
+    return _row(api, record)
+"""
+
+
+def disk(folder: Path, handled: Path) -> Path:
     """The disk of a new pod or machine: a checkout, and nothing that a run has left."""
     shutil.rmtree(folder, ignore_errors=True)
     for each in ("flows", "deployments"):
         shutil.copytree(REPOSITORY / each, folder / each, ignore=lambda *_: ["__pycache__"])
+    with (folder / "flows" / "http_ingest.py").open("a") as flow:
+        flow.write(NOTES.format(path=str(handled)))
     return folder
 
 
 def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     api: Api, shell: Shell, bucket: Bucket, source: Source, name: str, tmp_path: Path
 ) -> None:
-    site = disk(tmp_path / "site")
+    first, second = tmp_path / "handled-first", tmp_path / "handled-second"
+    site = disk(tmp_path / "site", first)
     shell.run("prefect", "work-pool", "create", name, "--type", "process")
     places = {"RESUMABLE_HOME": str(site), "RESUMABLE_CHECKPOINTS": bucket.url}
     out = tmp_path / "published"
@@ -80,7 +93,7 @@ def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     until(lambda: api.flow_run(run)["state"]["type"] == "CRASHED", 90)
     kill_all(worker.pid)
     done = committed_in(bucket, CHECKPOINT)
-    disk(site)
+    disk(site, second)
 
     source.let_go()
     retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
@@ -90,6 +103,8 @@ def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     assert f"{len(done):,} resumed" in api.flow_run(run)["state"]["message"]
     assert api.flow_run(run)["run_count"] == 2
     # A key that is committed was paid for: none a second time.
+    assert set(first.read_text().split()) >= set(done)
+    assert Counter(second.read_text().split()) == Counter(ALL) - done
     assert committed_in(bucket, CHECKPOINT) == Counter(ALL)
     assert published(out, DATE) == ALL
     kept = {path.relative_to(site).parts[0] for path in site.rglob("*") if path.is_file()}
