@@ -278,7 +278,7 @@ class State:
 
 
 _PLAIN = ("version", "max_attempts", "expected", "fingerprint", "names", "records", "runs")
-_MORE = ("gap", "pruned", "changed")
+_MORE = ("gap", "merged", "pruned", "changed")
 _OF_A_COMMIT = ("kind", "epoch", "run", "number", "time", "nonce", "previous", "checksum", "info")
 
 

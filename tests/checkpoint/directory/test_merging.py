@@ -25,7 +25,7 @@ from resumable_tasks import (
 )
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint import form
-from resumable_tasks.checkpoint.directory import merging, shards
+from resumable_tasks.checkpoint.directory import merging, shards, snapshots
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
@@ -697,3 +697,28 @@ def test_a_merged_shard_stands_where_its_parts_stood() -> None:
     assert not state.gap
     state.apply(merging.record(1, "r", [(merged, [each[0], each[3]])]))
     assert state.gap, "one of them does not count"
+
+
+def test_a_snapshot_of_the_journal_tells_of_merges(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(place, 100, tidy=True)
+    compact(open_store(place))
+    checkpoint = opened(place)
+    for n in range(100, 120):
+        commit(checkpoint, [n])
+    checkpoint.close()
+    plain = read_checkpoint(open_store(place))[1]
+    assert plain.recalled[0] == 0, "there is no snapshot yet"
+    monkeypatch.setattr(snapshots, "_RECORDS", 3)
+    checkpoint = opened(place)
+    checkpoint.end("done", {})
+    checkpoint.close()
+    found = read_checkpoint(open_store(place))[1]
+    assert found.recalled[0] > 0
+    assert list(found.shards.values()) == list(plain.shards.values())
+    assert (found.merged, found.gap) == (plain.merged, plain.gap) == (True, False)
+    assert rows_in(place)[:100] == ALL
+    redo(place, keys=[5])
+    compact(open_store(place))
+    assert len(rows_in(place)) == 119
