@@ -25,6 +25,23 @@ _PASSING_CODES = {"RequestTimeout", "OperationAborted", "SlowDown"}
 # Of one object among many that were to be deleted, in an answer whose status is 200.
 _DENIED = {"AccessDenied"}
 _WITHOUT_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+# What the services call the right that each of these needs; Azure has one role for all.
+_RIGHTS = {
+    "s3": {
+        "write": "s3:PutObject",
+        "read": "s3:GetObject",
+        "look at": "s3:GetObject",
+        "list": "s3:ListBucket",
+        "delete": "s3:DeleteObject",
+    },
+    "gs": {
+        "write": "storage.objects.create",
+        "read": "storage.objects.get",
+        "look at": "storage.objects.get",
+        "list": "storage.objects.list",
+        "delete": "storage.objects.delete",
+    },
+}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
@@ -78,20 +95,22 @@ class Answer:
         what += ". Nothing that was committed is lost"
         if not self.final:
             return StoreError(what, remedy="Run the same command again once the service answers")
-        return kind(what, remedy=self._remedy(clients.CREDENTIALS[bucket.scheme]))
+        return kind(what, remedy=self._remedy(bucket.scheme, verb))
 
-    def _remedy(self, needed: str) -> str:
-        """A way out for one who is refused; ``needed``: the names of the credentials."""
+    def _remedy(self, scheme: str, verb: str) -> str:
+        """A way out for one who is refused to do this."""
         if self.without_credentials:
-            return f"Set {needed}; see docs/buckets.md"
+            return f"Set {clients.CREDENTIALS[scheme]}; see docs/buckets.md"
         if self.code == "RequestTimeTooSkewed":
             return "Set this machine's clock: the service takes no request of another time"
         if self.code in _EXPIRED:
             return "The credentials have expired: get new ones, and run the same command again"
         if self.denied:
+            right = _RIGHTS.get(scheme, {}).get(verb)
             return (
                 "The credentials need permission to read, write, list and delete below this "
-                "prefix; a clock that is off by minutes is refused in the same way"
+                f"prefix{f', here {right}' if right else ''}; a clock that is off by minutes is "
+                "refused in the same way"
             )
         return "Check the endpoint, the region and the credentials; see docs/buckets.md"
 

@@ -30,13 +30,6 @@ _LARGE = (16 << 20) + 1
 _ASKED = 20
 # S3 refuses requests of a clock that is off by a quarter of an hour.
 _CLOCK_SECONDS = 60.0
-# What the services call the right that each of these needs.
-_RIGHTS = {
-    "write": "s3:PutObject, storage.objects.create",
-    "read": "s3:GetObject, storage.objects.get",
-    "list": "s3:ListBucket, storage.objects.list",
-    "delete": "s3:DeleteObject, storage.objects.delete",
-}
 _FOLDERS = ("probe", "many")
 _NAME = "probe/first"
 
@@ -126,8 +119,7 @@ class _Probes:
         except FileNotFoundError:
             return Finding(name, "bad", "what was just written is not there")
         except (_Unfit, ResumableTasksError) as error:
-            right = _RIGHTS.get(name) if isinstance(self._store, ObjectStore) else None
-            return Finding(name, "bad", f"{error}" + (f" ({right})" if right else ""))
+            return Finding(name, "bad", str(error))
         return said if isinstance(said, Finding) else Finding(name, "good", said)
 
     # One permission each

@@ -111,6 +111,46 @@ def test_whoever_opens_does_not_wait_as_long(bucket: Bucket) -> None:
         job(bucket)
 
 
+RIGHTS = {
+    "write": ("PUT", "s3:PutObject", "storage.objects.create"),
+    "read": ("GET", "s3:GetObject", "storage.objects.get"),
+    "list": ("GET", "s3:ListBucket", "storage.objects.list"),
+    "delete": ("*", "s3:DeleteObject", "storage.objects.delete"),
+}
+
+
+@pytest.mark.parametrize("google", [False, True])
+@pytest.mark.parametrize("verb", RIGHTS)
+def test_the_right_that_is_missing_is_named(bucket: Bucket, verb: str, google: bool) -> None:
+    store = open_store(bucket.google_url if google else bucket.url)
+    store.put("shards/a", b"")
+    method, *rights = RIGHTS[verb]
+    bucket.server.fail("403", method=method, times=-1)
+    calls = {
+        "write": lambda: store.put("shards/b", b""),
+        "read": lambda: store.read("shards/a"),
+        "list": lambda: store.list("shards"),
+        "delete": lambda: store.delete("shards/a"),
+    }
+    with pytest.raises(
+        StoreError, match=f"cannot {verb} .* below this prefix, here {rights[google]};"
+    ):
+        calls[verb]()
+
+
+def test_a_run_that_may_not_delete_ends_well_and_says_so(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method in ("POST", "DELETE"):
+        bucket.server.fail("403", method=method, times=-1)
+    run = job(bucket)
+    assert run.table().num_rows == 20
+    assert any("holder.json could not be removed" in text for text in caplog.messages)
+    assert "s3:DeleteObject" in caplog.text
+    again = job(bucket)
+    assert (again.completed, again.skipped) == (0, 20)
+
+
 def test_a_refusal_to_delete_one_of_many_is_no_success(bucket: Bucket) -> None:
     from resumable_tasks.testing import s3objects
 
