@@ -25,7 +25,7 @@ from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 from resumable_tasks.items.keys import shorten
-from resumable_tasks.results.compact import write_files, write_parquet
+from resumable_tasks.results.files import write_files, write_parquet
 from resumable_tasks.results.form import Form, Held, Published, held
 from resumable_tasks.results.rows import Wanted
 from resumable_tasks.results.swap import MARKER

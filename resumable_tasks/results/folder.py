@@ -16,7 +16,7 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.files import read_plain
 from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.errors import StoreError
-from resumable_tasks.results.compact import write_files, write_parquet
+from resumable_tasks.results.files import write_files, write_parquet
 from resumable_tasks.results.form import Form, Held, Published, held
 from resumable_tasks.results.rows import Wanted
 from resumable_tasks.results.swap import (

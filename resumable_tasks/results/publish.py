@@ -13,7 +13,7 @@ from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.bucket import InBucket
-from resumable_tasks.results.compact import TARGET_BYTES
+from resumable_tasks.results.files import TARGET_BYTES
 from resumable_tasks.results.folder import Folder
 from resumable_tasks.results.form import Form, Held, Published
 from resumable_tasks.results.rows import Wanted

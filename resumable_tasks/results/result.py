@@ -13,7 +13,7 @@ from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.walk import Seen
-from resumable_tasks.results.compact import TARGET_BYTES
+from resumable_tasks.results.files import TARGET_BYTES
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:

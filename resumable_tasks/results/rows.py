@@ -10,7 +10,7 @@ from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.walk import Seen
-from resumable_tasks.results.compact import TARGET_BYTES
+from resumable_tasks.results.files import TARGET_BYTES
 
 if TYPE_CHECKING:
     import pyarrow as pa

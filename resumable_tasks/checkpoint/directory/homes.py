@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from resumable_tasks.base.text import count
-from resumable_tasks.checkpoint.directory.journal import MOST_BYTES, decode, record_name
+from resumable_tasks.checkpoint.directory.journal import read_some
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
-from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 
@@ -89,7 +88,5 @@ class Homes:
         if self._last is not None and numbers == [self._last.number]:
             yield self._last
             return
-        names = [(record_name(number), MOST_BYTES) for number in numbers]
-        for (name, _), data in zip(names, disk.read_all(store, names), strict=True):
-            self._last = decode(data, name, store.url)
+        for self._last in read_some(store, numbers):
             yield self._last

@@ -278,6 +278,20 @@ def read(store: Store, name: str) -> bytes:
     return disk.read(store, name, MOST_BYTES)
 
 
+def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
+    """The records of these numbers, in their order, read ahead where reads are slow.
+
+    Raises `CheckpointDamaged`, also for one that is not there.
+    """
+    names = [(record_name(number), MOST_BYTES) for number in numbers]
+    for (name, _), data in zip(names, disk.read_each(store, names), strict=True):
+        if isinstance(data, FileNotFoundError):
+            raise _damaged(name, "it is missing", store.url)
+        if isinstance(data, CheckpointDamaged):
+            raise data
+        yield decode(data, name, store.url)
+
+
 def numbers(store: Store, first: int = 0) -> list[int]:
     """The numbers of the records from this one on, in order."""
     # A listing is no snapshot: a record created during it can be missed and its successor

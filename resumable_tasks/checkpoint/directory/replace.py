@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory import schemas, shards
 from resumable_tasks.checkpoint.directory.homes import Homes
-from resumable_tasks.checkpoint.directory.journal import MOST_BYTES, Journal, decode, record_name
+from resumable_tasks.checkpoint.directory.journal import Journal, read_some
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, InvalidKey
 from resumable_tasks.items import keys
@@ -155,10 +154,9 @@ class KeyIndex:
                     )
                 # The last record that completes it counts: whatever came before was taken back.
                 asked.setdefault(numbers.pop(), set()).add(line)
-            names = [(record_name(number), MOST_BYTES) for number in sorted(asked)]
-            each = zip(sorted(asked), names, disk.read_all(self._store, names), strict=True)
-            for number, (name, _), data in each:
-                for section in decode(data, name, self._store.url).sections():
+            for commit in read_some(self._store, sorted(asked)):
+                number = commit.number
+                for section in commit.sections():
                     found = asked[number].intersection(section.lines)
                     for line in found:
                         del left[line]
