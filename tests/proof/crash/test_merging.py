@@ -43,7 +43,9 @@ def to_the_end(launch: Launcher, spec: Spec) -> None:
     launch.to_end(spec)
     assert any(head["kind"] == "merge" for head in oracle.consistent(spec).heads)
     launch.to_end(spec)
-    oracle.complete(spec)
+    merged = oracle.complete(spec).merged
+    assert merged
+    assert not [path for path in merged if Path(spec.checkpoint_path, path).exists()]
 
 
 @pytest.mark.parametrize("fault", EVERY)
