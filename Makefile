@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench hashes docs docs-serve clean
+.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench bench-many hashes docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -122,6 +122,10 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.on_prefect
 	$(BIN)/python -m tests.benchmarks.table
 	$(BIN)/python -m tests.benchmarks.whole_process
+
+# make bench-many  a complete job of 10,000,000 keys, run again
+bench-many: setup
+	$(BIN)/python -m tests.benchmarks.many --keys 10000000
 
 # Material announces its successor at each build; warnings that count end the build.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs

@@ -93,7 +93,7 @@ def test_what_another_run_names_in_the_meantime_counts(
     take(file(tmp_path, '{"id":"a"}\n'), job=None)
     append, said = Journal.append, []
 
-    def overtaken(self: Journal, commit: Any) -> Any:
+    def overtaken(self: Journal, commit: Any, **how: Any) -> Any:
         if not said:
             said.append(True)
             info = {**commit.info, "names": {"job": "mine", "results": "none"}}
@@ -101,7 +101,7 @@ def test_what_another_run_names_in_the_meantime_counts(
             for _ in first.read_new():
                 pass
             append(first, replace(commit, run="another", info=info))
-        return append(self, commit)
+        return append(self, commit, **how)
 
     monkeypatch.setattr(Journal, "append", overtaken)
     wanted = {"job": "mine", "version": "1", "key": {"field": "id"}, "results": "none", **other}

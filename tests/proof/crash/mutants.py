@@ -41,8 +41,8 @@ def commit_before_the_shard_is_durable() -> None:
         else:
             put(self, name, data)
 
-    def first(self: Journal, commit: Commit) -> Commit:
-        done = append(self, commit)
+    def first(self: Journal, commit: Commit, **how: Any) -> Commit:
+        done = append(self, commit, **how)
         while late:
             put(*late.pop())
         return done
@@ -145,8 +145,8 @@ def new_parents_are_not_flushed() -> None:
 def claim_does_not_raise_the_epoch() -> None:
     append = Journal.append
 
-    def same(self: Journal, commit: Commit) -> Commit:
-        return append(self, replace(commit, epoch=1))
+    def same(self: Journal, commit: Commit, **how: Any) -> Commit:
+        return append(self, replace(commit, epoch=1), **how)
 
     Journal.append = same  # type: ignore[method-assign]
 
@@ -168,10 +168,10 @@ def a_fenced_driver_goes_on() -> None:
 
     append = Journal.append
 
-    def stubborn(self: Journal, commit: Commit) -> Commit:
+    def stubborn(self: Journal, commit: Commit, **how: Any) -> Commit:
         while True:
             try:
-                return append(self, commit)
+                return append(self, commit, **how)
             except journal.RecordTaken:
                 for _ in self.read_new():
                     pass

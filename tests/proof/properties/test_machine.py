@@ -145,13 +145,13 @@ def exchange(
 def fenced_runs_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     append = Journal.append
 
-    def stubborn(self, commit):
+    def stubborn(self, commit, **how):
         try:
-            return append(self, commit)
+            return append(self, commit, **how)
         except Fenced:
             list(self.read_new())
             self._usable = True
-            return append(self, commit)
+            return append(self, commit, **how)
 
     monkeypatch.setattr(Journal, "append", stubborn)
 
@@ -165,8 +165,8 @@ def commits_come_before_their_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         checksum = blake2b(data, digest_size=16).hexdigest()
         return Shard(path, table.num_rows, len(data), checksum, keys)
 
-    def early(self, commit):
-        commit = append(self, commit)
+    def early(self, commit, **how):
+        commit = append(self, commit, **how)
         for store, path, data in waiting:
             if store is self._store:
                 store.put(path, data)
