@@ -26,8 +26,16 @@ def failed(place: Path) -> set[Any]:
 
 
 def shards(place: Path) -> list[str]:
-    """The shards that commits name."""
-    return [s["path"] for record in records(place) for s in record[0].get("shards", ())]
+    """The shards that count."""
+    gone = set(merged(place))
+    named = [s["path"] for record in records(place) for s in record[0].get("shards", ())]
+    return [path for path in named if path not in gone]
+
+
+def merged(place: Path) -> list[str]:
+    """The shards whose rows are in larger ones; the last of them may still be there."""
+    heads = [record[0] for record in records(place) if record[0]["kind"] == "merge"]
+    return [path for head in heads for path in head["info"]["retracted_shards"]]
 
 
 def rows(place: Path) -> list[dict[str, Any]]:
@@ -36,8 +44,9 @@ def rows(place: Path) -> list[dict[str, Any]]:
 
 
 def orphans(place: Path) -> set[str]:
-    """The shards that no commit names."""
-    return {f"shards/{name}" for name in _names(place / "shards")} - set(shards(place))
+    """The shards that no record names."""
+    there = {f"shards/{name}" for name in _names(place / "shards")}
+    return there - {*shards(place), *merged(place)}
 
 
 def outbox(place: Path) -> set[str]:
