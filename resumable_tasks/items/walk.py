@@ -76,9 +76,12 @@ class Walk:
         block = self._done.block
         places = self._done.places(lines)
         for at, (place, line, entry) in enumerate(zip(places, lines, each, strict=True)):
+            if not place:
+                found.others.append((at, 0))
+                continue
             end = place + len(entry)
             same = block[end] == 10 if entry is line else block.startswith(entry + b"\n", place)
-            if place and same:
+            if same:
                 found.stretches.append((at, 1, place, end + 1))
             else:
                 found.others.append((at, place))
@@ -167,15 +170,13 @@ class Walk:
 
         Keys that are completed with another fingerprint are marked too.
         """
-        if self.take(found, first):
-            twice = []
-        else:
-            lines = shortened(lines)
+        lines, twice = shortened(lines), list[int]()
+        if not self.take(found, first):
             stretched = (range(at, at + count) for at, count, *_ in found.stretches)
             indexes = [index for stretch in stretched for index in stretch]
             twice = [index for index in indexes if not self._take_one(lines, index, first)]
         others = [at for at, place in found.others if place]
-        return twice + [at for at in others if not self._take_one(shortened(lines), at, first)]
+        return twice + [at for at in others if not self._take_one(lines, at, first)]
 
     def _take_one(self, lines: Sequence[bytes], at: int, first: int) -> bool:
         start = self._done.place(lines[at])

@@ -222,3 +222,11 @@ def test_what_a_source_raises_comes_behind_its_items() -> None:
     assert [next(batches).keys for _ in range(2)] == [[1, 2], [3, 4]]
     with pytest.raises(OSError, match="gone"):
         next(batches)
+
+
+def test_few_completed_keys_beside_many_longer_ones() -> None:
+    table = Small()
+    table.add_lines(keys.canonical("a"))
+    items = [{"id": f"{n:060d}"} for n in range(200)]
+    planner = Planner(Planning("id", 10), table)
+    assert sum(map(len, planner.batches(iter(items)))) == 200
