@@ -29,7 +29,12 @@ from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
-from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointUnusable,
+    ResumableTasksError,
+    StoreError,
+)
 from resumable_tasks.items.keytable import KeyTable
 
 FOLDER = "snapshots"
@@ -103,7 +108,7 @@ def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
     """
     try:
         _write(store, anchor, state, journal)
-    except StoreError as error:
+    except (StoreError, CheckpointUnusable) as error:
         log.warning("%s: no snapshot of the journal was written: %s", store.url, error)
 
 

@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Changes, JobFailed, StoreError, resumable_task
+from resumable_tasks import (
+    Changes,
+    CheckpointUnusable,
+    JobFailed,
+    StoreError,
+    resumable_task,
+)
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import repair as repairs
 from resumable_tasks.checkpoint.directory import snapshots
@@ -225,14 +231,15 @@ def test_a_run_that_dies_at_a_snapshot_leaves_nothing_to_mind(path: Path, point:
     assert len(heads(path)) == len(of_keys(path)) == 2
 
 
+@pytest.mark.parametrize("kind", [StoreError, CheckpointUnusable])
 def test_one_that_cannot_be_written_ends_no_run(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: Any
 ) -> None:
     put = LocalStore.put
 
     def full(self: LocalStore, name: str, data: bytes) -> None:
         if name.startswith("snapshots/"):
-            raise StoreError("the disk is full")
+            raise kind("the disk is full")
         put(self, name, data)
 
     monkeypatch.setattr(LocalStore, "put", full)
