@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import holder, layout, merging, schemas, shards
-from resumable_tasks.checkpoint.directory import replace as supersede
-from resumable_tasks.checkpoint.directory.driver import read_manifest
-from resumable_tasks.checkpoint.directory.holder import Holder
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory import holder, merging, schemas, shards
+from resumable_tasks.checkpoint.directory.held import held
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.merging import Limits
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
-from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 
 # Nobody waits for a commit meanwhile.
@@ -48,21 +43,8 @@ def compact(store: Store, target_bytes: int | None = None) -> Compacted:
         CheckpointDamaged: a shard is, or the journal.
         UsageError: there is no checkpoint.
     """
-    made = read_manifest(store)
-    disk.prepare(store, (JOURNAL, SHARDS))
-    hold = Holder(store, run := token(6))
-    try:
-        hold.take(takeover=False)
-        disk.sync(store, SHARDS)
-        disk.sync(store, JOURNAL)
-        journal, state = Journal(store, made.id), State(place=store.url)
-        state.apply_all(journal.read_new())
-        layout.check(store, state.records)
-        supersede.check(store, made, state)
-        return _compact(store, journal, state, run, target_bytes)
-    finally:
-        hold.release()
-        disk.let_go(store)
+    with held(store) as found:
+        return _compact(store, found.journal, found.state, found.run, target_bytes)
 
 
 def _compact(

@@ -9,21 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.choice import Choice
-from resumable_tasks.checkpoint.directory import holder, layout, schemas, shards
+from resumable_tasks.checkpoint.directory import holder, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
-from resumable_tasks.checkpoint.directory.holder import Holder
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.checkpoint.directory.held import held
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
-from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.directory.where import Where
-from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
@@ -46,25 +42,12 @@ def redo(store: Store, choice: Choice, *, dry_run: bool = False) -> list[Key]:
     if dry_run:
         found, state = read_checkpoint(store)
         return _sorted(_chosen(store, found, state, choice))
-    made = read_manifest(store)
-    disk.prepare(store, (JOURNAL, SHARDS))
-    hold = Holder(store, run := token(6))
-    try:
-        hold.take(takeover=False)
-        disk.sync(store, SHARDS)
-        disk.sync(store, JOURNAL)
-        journal, state = Journal(store, made.id), State(place=store.url)
-        state.apply_all(journal.read_new())
-        layout.check(store, state.records)
-        supersede.check(store, made, state)
-        found = made.named(state.names)
-        lines = _chosen(store, found, state, choice)
+    with held(store) as it:
+        found = it.manifest.named(it.state.names)
+        lines = _chosen(store, found, it.state, choice)
         if lines:
-            _take_back(store, found, state, journal, lines, run)
+            _take_back(store, found, it.state, it.journal, lines, it.run)
         return _sorted(lines)
-    finally:
-        hold.release()
-        disk.let_go(store)
 
 
 def _take_back(
