@@ -18,7 +18,7 @@ LONGEST = 80
 class KeyTable:
     """An exact map from canonical keys to positions (or fingerprints), small and quick.
 
-    The last 200,000 keys or so are in a dict. Older ones lie end to end in one block, in the order
+    The last 50,000 keys or so are in a dict. Older ones lie end to end in one block, in the order
     in which they came, a line each: the key, and after a tab its number if that is not -1. An index
     by Python's own hash is made when a key is first looked up there; who asks for keys in the order
     of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 25,
@@ -30,7 +30,7 @@ class KeyTable:
 
     __slots__ = ("_block", "_frozen", "_hot", "_indexed", "_load", "_lock", "_mask", "_slots")
 
-    _HOT = 200_000
+    _HOT = 50_000
     # Slots an entry at least, so that few keys have to look beyond their own.
     _ROOM = 1.6
 
@@ -122,6 +122,10 @@ class KeyTable:
         """Give every key the position -1."""
         self._hot = dict.fromkeys(self._hot, -1)
         self._block = bytearray(re.sub(rb"\t-?[0-9]+\n", b"\n", self.block))
+        self.forget_index()
+
+    def forget_index(self) -> None:
+        """Free the index, which is made again when a key is looked up; no other thread may look."""
         self._slots, self._mask, self._indexed = array("I", [0]), 0, 1
 
     def remove(self, key: bytes) -> bool:
@@ -159,12 +163,15 @@ class KeyTable:
         self._frozen += len(self._hot)
         self._hot = {}
 
-    def living(self) -> bytes:
-        """All entries, newline-ended, without those of keys that were removed."""
+    def living(self) -> memoryview:
+        """All entries, newline-ended, without those of keys that were removed.
+
+        No key can be added until the view is released.
+        """
         self.freeze()
         block = self.block
-        found = re.sub(rb"\n\0[^\n]*(?=\n)", b"", block) if b"\n\0" in block else bytes(block)
-        return found[1:]
+        dead = b"\n\0" in block
+        return memoryview(re.sub(rb"\n\0[^\n]*(?=\n)", b"", block) if dead else block)[1:]
 
     def place(self, key: bytes) -> int:
         """Where the entry of this (short) key begins in the block; 0 if it is not there."""
@@ -233,7 +240,7 @@ class KeyTable:
         if (len(self._slots) if self._mask else 0) < entries * self._ROOM:
             size = 1 << int(2 * entries * self._ROOM).bit_length() - 1
             kind = "I" if len(self._block) < 1 << 32 else "Q"
-            self._slots = array(kind, bytes(array(kind).itemsize * size))
+            self._slots = array(kind, [0]) * size
             self._mask, self._indexed = size - 1, 1
 
     def _take_in_piece(self) -> None:

@@ -281,6 +281,7 @@ class Planner:
             yield self._batch(Chunk.joined(kept))
         while (left := apart.next_chunk(all_there_are=True)) is not None:
             yield self._batch(left, suspects=True)
+        self.seen.rest()
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
         """Choose the items to handle from these consecutive ones; counts them all."""

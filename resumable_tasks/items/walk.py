@@ -237,6 +237,10 @@ class Seen:
                 self._all.add_lines(lines, range(first, first + count))
         return self._all.get(key)
 
+    def rest(self) -> None:
+        """Free what only serves to take in more, which takes longer from then on."""
+        self._new.forget_index()
+
     def add(self, many: Sequence[bytes], positions: Sequence[int]) -> list[int]:
         """Take in keys that are not completed; the indexes of those that were there already."""
         if self._new.add_new(many, positions):

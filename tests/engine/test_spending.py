@@ -29,6 +29,7 @@ from resumable_tasks import (
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
+from tests.processes import started
 
 Rows = list[dict[str, Any]]
 ITEMS = [{"id": i} for i in range(400)]
@@ -280,14 +281,13 @@ def test_whoever_is_killed_forgets_no_more_than_the_calls_in_flight(tmp_path: Pa
     script.write_text(JOB)
     kills, code = 0, -1
     while code != 5:
-        process = subprocess.Popen(
-            [sys.executable, script, place, bill], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            _, words = process.communicate(timeout=random.uniform(0.6, 1.2) if kills < 6 else 60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills, (_, words) = kills + 1, process.communicate()
+        patience = random.uniform(0.6, 1.2) if kills < 6 else 60
+        with started([sys.executable, script, place, bill], stderr=subprocess.PIPE) as process:
+            try:
+                _, words = process.communicate(timeout=patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills, (_, words) = kills + 1, process.communicate()
         code = process.returncode
         assert code in (5, -signal.SIGKILL), words
     billed = sum(map(float, bill.read_text().split()))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow.dataset as pads
@@ -20,6 +20,7 @@ pytest.importorskip("httpx")
 from flows import http_ingest
 from tests.conftest import Bucket
 from tests.flows.api import Api, orders, serving
+from tests.processes import started
 
 REPOSITORY = Path(__file__).parents[2]
 DATE = datetime.date(2026, 11, 23)
@@ -44,27 +45,25 @@ def test_a_nightly_job_goes_on_from_the_bucket_in_a_wiped_folder(
     command += ["--checkpoint", bucket.url, "--out", "out", "--batch-size", "2"]
     command += ["--concurrency", "1", "--no-progress"]
 
-    def start(folder: str) -> subprocess.Popen[str]:
+    def start(folder: str) -> AbstractContextManager[subprocess.Popen[str]]:
         (tmp_path / folder).mkdir()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=tmp_path / folder, env=environment, text=True, **pipes)
+        return started(command, cwd=tmp_path / folder, env=environment, **pipes)
 
     def records() -> int:
         return sum(name.startswith(f"{DATE}/journal/") for name in bucket.stored())
 
-    first = start("one")
     until = time.monotonic() + 120
-    while records() < 3:
-        assert first.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    with start("one") as first:
+        while records() < 3:
+            assert first.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
     assert not [*(tmp_path / "one").iterdir()]
     shutil.rmtree(tmp_path / "one")
 
-    second = start("two")
-    said, _ = second.communicate(timeout=300)
+    with start("two") as second:
+        said, _ = second.communicate(timeout=300)
     assert second.returncode == 0, said
     assert "resum" in said
     rows = pads.dataset(tmp_path / "two/out", partitioning="hive").to_table()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.prefect.api import until
+from tests.processes import started
 
 PROGRAM = """
 import sys, time
@@ -45,18 +46,11 @@ def test_a_signal_stops_the_jobs_of_all_task_runs_and_no_other_begins(
 ) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     called = tmp_path / "called"
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", tmp_path],
-        env=prefect_env,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    command = [sys.executable, tmp_path / "program.py", tmp_path]
+    with started(command, env=prefect_env, stderr=subprocess.PIPE) as process:
         until(lambda: called.exists() and len(called.read_text().split()) >= 8, seconds=120)
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
     assert process.returncode in (75, -number), said
     keys = called.read_text().split()
     assert len(keys) < 20, said

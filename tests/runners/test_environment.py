@@ -15,6 +15,7 @@ import pytest
 
 from resumable_tasks import Failing, JobFailed, resumable_task
 from resumable_tasks.runners.environment import of_the_environment
+from tests.processes import started
 from tests.proof.crash.launcher import until
 
 ITEMS = [{"id": i} for i in range(40)]
@@ -172,21 +173,17 @@ def test_a_signal_to_the_whole_group_costs_no_call_in_a_worker(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     (tmp_path / "program.py").write_text(program(seconds=1.0))
-    process = subprocess.Popen(
+    called = tmp_path / "c.called"
+    with started(
         [sys.executable, tmp_path / "program.py", tmp_path / "c"],
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
         # Under nohup, as in a background job, SIGHUP is ignored by whoever is started.
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    )
-    called = tmp_path / "c.called"
-    try:
+    ) as process:
         until("two are called", lambda: called.exists() and len(called.read_text().split()) == 2)
         time.sleep(0.2)
         os.killpg(process.pid, number)
         said = process.communicate(timeout=40)[1]
-    finally:
-        process.kill()
     assert process.returncode == 75, said
     assert "10 items were completed" in said

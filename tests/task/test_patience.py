@@ -15,6 +15,7 @@ import pytest
 from resumable_tasks import Interrupted, resumable_task
 from resumable_tasks.base.hanging import Call, GaveUp
 from tests.checkpoint.store.plain import AtPlain, at
+from tests.processes import started
 
 ITEMS = [{"id": n} for n in range(5)]
 
@@ -41,19 +42,13 @@ def test_a_signal_ends_an_opening_that_hangs(bucket: Any, number: signal.Signals
     before = bucket.stored()
     bucket.server.fail("hang", key="*/journal*", times=10_000)
     bucket.server.forget()
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, bucket.url], stderr=subprocess.PIPE, text=True
-    )
-    try:
+    with started([sys.executable, "-c", CHILD, bucket.url], stderr=subprocess.PIPE) as child:
         while not any("journal" in str(each.query) for each in bucket.server.log):
             assert child.poll() is None
             threading.Event().wait(0.05)
         child.send_signal(number)
         # A request is not given up before 20 s, nor is it then for good.
         _, said = child.communicate(timeout=15)
-    finally:
-        child.kill()
-        child.wait()
     assert child.returncode == 75, said
     assert "has not opened its checkpoint, which does not respond" in said
     assert "Run the same command again" in said

@@ -131,8 +131,9 @@ def _write(store: Store, anchor: str, state: State, journal: Journal) -> None:
     import pyarrow as pa
 
     disk.prepare(store, (FOLDER,))
-    living, number = state.done.living(), journal.next_number - 1
-    data = pa.Codec("zstd").compress(living, asbytes=True)
+    number = journal.next_number - 1
+    with state.done.living() as living:
+        size, data = len(living), pa.Codec("zstd").compress(living, asbytes=True)
     path = f"{FOLDER}/{number:020d}-{token(8)}.keys.zst"
     fault_point("snapshot.before_keys")
     store.put(path, data)
@@ -140,7 +141,7 @@ def _write(store: Store, anchor: str, state: State, journal: Journal) -> None:
     described = {
         "path": path,
         "count": len(state.done),
-        "size": len(living),
+        "size": size,
         "bytes": len(data),
         "checksum": blake2b(data, digest_size=16).hexdigest(),
     }
@@ -242,7 +243,8 @@ def _block(store: Store, anchor: str, number: int, told: Mapping[str, Any]) -> b
     state, journal = State(place=store.url), Journal(store, anchor)
     journal.read_first(list(range(number + 1)))
     state.apply_all(journal.read_new())
-    return bytearray(b"\n" + state.done.living())
+    with state.done.living() as living:
+        return bytearray(b"\n") + living
 
 
 def _doubt(store: Store, name: str, what: str) -> CheckpointDamaged:

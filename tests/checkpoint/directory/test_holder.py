@@ -17,6 +17,7 @@ from resumable_tasks import CheckpointHeld, Fenced, resumable_task
 from resumable_tasks.checkpoint.directory import holder as holder_module
 from resumable_tasks.checkpoint.directory.holder import Holder, Watch, read
 from resumable_tasks.checkpoint.store.local import LocalStore
+from tests.processes import started
 
 ITEMS = [{"id": i} for i in range(40)]
 
@@ -83,20 +84,18 @@ if child == 0:
 print(child, flush=True)
 time.sleep(60)
 """
-    parent = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    try:
-        assert _is_held(LocalStore(place))
-        parent.kill()
-        parent.wait()
-        time.sleep(0.1)
-        assert not _is_held(LocalStore(place))
-    finally:
-        parent.stdout.close()
-        os.kill(child, signal.SIGKILL)
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    with started(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            assert _is_held(LocalStore(place))
+            parent.kill()
+            parent.wait()
+            time.sleep(0.1)
+            assert not _is_held(LocalStore(place))
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 class WithoutLocks(LocalStore):

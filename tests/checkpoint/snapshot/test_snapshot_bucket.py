@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from resumable_tasks import Snapshot
 from resumable_tasks.errors import CheckpointUnusable, Fenced
 from tests.conftest import Bucket
+from tests.processes import started
 
 pytest.importorskip("obstore")
 
@@ -85,16 +87,18 @@ print(saved)
 
 def test_two_processes_that_save_at_once_lose_no_saved_step(bucket: Bucket, tmp_path: Path) -> None:
     (tmp_path / "writer.py").write_text(WRITER)
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "writer.py"), bucket.url, name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in "ab"
-    ]
-    said = [process.communicate(timeout=120) for process in both]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                started(
+                    [sys.executable, str(tmp_path / "writer.py"), bucket.url, name],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+            for name in "ab"
+        ]
+        said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     state = saved(bucket)
     assert isinstance(state, dict)
