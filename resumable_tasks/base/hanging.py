@@ -79,3 +79,13 @@ class Call(Generic[T]):
     def _end_late(self) -> None:
         if self._error is None:
             self._late(self._value)
+
+
+def interruptible(call: Callable[[], T]) -> T:
+    """What a call into an extension returns, or raises; Ctrl-C in the main thread does not wait.
+
+    What comes of a call that was interrupted is not known.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    return Call(call).wait(lambda: None)

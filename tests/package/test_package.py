@@ -68,6 +68,7 @@ work.run(items, checkpoint="c")
             "checkpoint.directory.reader",
             "checkpoint.store.object",
             "checkpoint.store.clients",
+            "checkpoint.store.requests",
         ),
     }
 

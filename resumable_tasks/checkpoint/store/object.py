@@ -1,9 +1,5 @@
 """A store in a bucket: S3 and what speaks as it does, Google Cloud Storage, Azure.
 
-Whatever a request is answered, or if it is not: `ObjectStore.create` finds out what has come of it.
-Each object that it makes carries a nonce, by which it knows its own from another's, and a reply
-that was lost from a name that was taken. See ``docs/design/0023-buckets.md``.
-
 The keys of a checkpoint stand below its URL as the files of one stand in a directory. A reset
 cannot move them. It begins the next *incarnation*, whose keys stand below ``@1``, ``@2``, …: a run
 that sleeps through it wakes up among the keys that it knows.
@@ -13,41 +9,28 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base import log, panics
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.store import answers, clients
+from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.checkpoint.store.ahead import in_order
-from resumable_tasks.checkpoint.store.answers import Answer
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.clients import Bucket
 from resumable_tasks.checkpoint.store.disk import Files, Incarnations, Patient
-from resumable_tasks.errors import CheckpointUnusable, Fenced, StoreError
+from resumable_tasks.checkpoint.store.requests import Requests
+from resumable_tasks.errors import CheckpointUnusable, Fenced
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pyarrow.fs
 
-T = TypeVar("T")
-_NONCE = "nonce"  # Azure takes only what could name a variable
-# What is larger is sent in parts, few at a time: on a slow line each has to be through in time.
-_ONE_REQUEST = 8 << 20
-_PART = 5 << 20
-_PARTS_AT_ONCE = 2
 _AHEAD = 32
 _MOST_DELETED = 1000  # by one request, as S3 takes them
-# How long a request is tried again: one of a run at work, whose results are lost without it, and
-# any other. Refusals of whoever asks are not so often over soon.
-_AT_WORK, _ELSE = 900.0, 60.0
-_DENIED_AT_WORK, _DENIED_ELSE = 30.0, 3.0
-_SILENCE = 20.0
 _NUMBERED = re.compile(r"@([0-9]{1,9})(\.json)?")
 
 
@@ -72,13 +55,10 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         self._incarnation = 0 if fresh else self._named
         self._folders: set[str] = set()
         self._resolving = threading.Lock()
-        self._at_work = False
-        # A first request that is denied is a place that cannot be used; a later one, an incident.
-        self._answered = False
-        self._has_warned = False
+        self._requests = Requests(bucket, self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, self._parts(at_work=self._at_work)
+        return _again, self._parts(at_work=self._requests.at_work)
 
     def patient(self) -> ObjectStore:
         self._resolve()
@@ -90,8 +70,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
     # The five of a store
 
     def read(self, name: str) -> bytes:
-        key = self._key(name)
-        return self._request("read", name, lambda obs, client: bytes(obs.get(client, key).bytes()))
+        return self._requests.read(self._key(name), name)
 
     def list(self, folder: str) -> dict[str, int]:
         top = self._resolve()
@@ -102,26 +81,11 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
     def create(self, name: str, data: bytes) -> bool:
         self._refuse_writes()
-        return self._create(self._key(name), name, data)
+        return self._requests.create(self._key(name), name, data)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         self._refuse_writes()
-        self._put(self._key(name), name, data)
-
-    def _put(self, key: str, name: str, data: bytes | memoryview) -> None:
-        # Arrow's views are of signed bytes, which obstore takes for numbers.
-        plain = memoryview(data).cast("B")
-
-        def put(obs: Any, client: Any) -> None:
-            in_parts = len(plain) > _ONE_REQUEST
-            obs.put(
-                *(client, key, plain),
-                use_multipart=in_parts,
-                chunk_size=_PART,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
-
-        self._request("write", name, put)
+        self._requests.put(self._key(name), name, data)
 
     def delete(self, name: str) -> None:
         self._delete([name])
@@ -144,7 +108,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         self._refuse_writes()
         keys = [self._key(name) for name in names]
         try:
-            self._request("delete", names[0], lambda obs, client: obs.delete(client, keys))
+            self._requests.ask("delete", names[0], lambda obs, client: obs.delete(client, keys))
         except FileNotFoundError:  # Azure and Google mind
             for name in names if len(names) > 1 else ():
                 self.delete(name)
@@ -157,13 +121,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
     def written(self, name: str) -> tuple[datetime, bool]:
         """When that was by the service's clock, and whether it keeps an object's metadata."""
-        key = self._key(name)
-
-        def head(obs: Any, client: Any) -> tuple[datetime, bool]:
-            found = obs.get(client, key, options={"head": True})
-            return found.meta["last_modified"], _NONCE in found.attributes
-
-        return self._request("look at", name, head)
+        return self._requests.written(self._key(name), name)
 
     # Files and incarnations
 
@@ -191,7 +149,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
                     remedy="Name the checkpoint itself, without the last part",
                 )
             key = _joined(self._root, f"@{number + 1}.json")
-            self._put(key, key, json.dumps(marker | {"pruned": True}).encode())
+            self._requests.put(key, key, json.dumps(marker | {"pruned": True}).encode())
         url = f"{self._bucket.scheme}://{_joined(self._bucket.name, self._root, f'@{number}')}"
         return _again(self._bucket, url, self._root, None, number, False)
 
@@ -209,9 +167,9 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         name = f"@{following}.json"
         marker = json.dumps(told | ({"pruned": True} if pruned else {})).encode()
         try:
-            self._create(_joined(self._root, name), name, marker)
+            self._requests.create(_joined(self._root, name), name, marker)
         except CreateUnknown:
-            if self._head(_joined(self._root, name), name) is None:
+            if self._requests.head(_joined(self._root, name), name) is None:
                 raise
         fault_point("store.set_aside")
         self._incarnation = None
@@ -221,8 +179,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         """What was told when this incarnation was set aside; empty if it was not."""
         key = _joined(self._root, f"@{number + 1}.json")
         try:
-            data = self._request("read", key, lambda obs, c: bytes(obs.get(c, key).bytes()))
-            found = json.loads(data)
+            found = json.loads(self._requests.read(key, key))
         except FileNotFoundError:
             return {}
         except ValueError:
@@ -276,118 +233,17 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         numbered = f"@{self._incarnation}" if self._incarnation else ""
         return _joined(self._root, numbered, name)
 
-    # Requests
-
     def _listed(self, prefix: str) -> tuple[dict[str, int], set[str]]:
         """The names right below a prefix with their sizes, and the folders there."""
 
         def listed(obs: Any, client: Any) -> Any:
             return obs.list_with_delimiter(client, prefix or None)
 
-        found = self._request("list", prefix.removeprefix(self._root).strip("/"), listed)
+        found = self._requests.ask("list", prefix.removeprefix(self._root).strip("/"), listed)
         start = len(prefix) + 1 if prefix else 0
         # A folder's marker, which consoles make, has the name of the folder itself.
         objects = {o["path"][start:]: o["size"] for o in found["objects"] if o["path"][start:]}
         return objects, {path[start:] for path in found["common_prefixes"]}
-
-    def _create(self, key: str, name: str, data: bytes) -> bool:
-        nonce = secrets.token_hex(8)
-        unsure = False
-        answer: Answer | None = None
-        for since in answers.tries(self._patience):
-            try:
-                self._put_new(key, data, nonce)
-                return True
-            except answers.foreign() as error:
-                answer = answers.of(error)
-            fault_point("object.unsettled")
-            found = self._head(key, name)
-            if found is None:
-                if self._is_hopeless(answer, since):
-                    break
-                # A name that was taken and is free again was in the way for a moment only.
-                unsure = unsure or answer.unsure
-                continue
-            if found.get(_NONCE) is not None:
-                return bool(found[_NONCE] == nonce)
-            # The service has dropped the nonce, or another program has made the object.
-            if (answer.refused and not unsure) or not self._holds(name, data):
-                return False
-            raise CreateUnknown(f"{self.url}/{name} is there, and may be this run's or another's")
-        assert answer is not None
-        if unsure:
-            raise CreateUnknown(f"cannot tell whether {self.url}/{name} was created: {answer.told}")
-        raise self._failed("write", name, answer) from None
-
-    def _holds(self, name: str, data: bytes) -> bool:
-        try:
-            return self.read(name) == data
-        except FileNotFoundError:  # somebody has removed it since it was seen, and may have made it
-            return True
-
-    def _put_new(self, key: str, data: bytes, nonce: str) -> None:
-        import obstore
-
-        client = clients.client(self._bucket, retries=False)
-        kept: Any = {_NONCE: nonce}
-        with panics.caught():
-            obstore.put(client, key, data, mode="create", attributes=kept, use_multipart=False)
-        self._answered = True
-
-    def _head(self, key: str, name: str) -> dict[str, Any] | None:
-        """The metadata of an object, None if there is none. Raises `CreateUnknown`."""
-
-        def head(obs: Any, client: Any) -> dict[str, Any]:
-            return dict(obs.get(client, key, options={"head": True}).attributes)
-
-        try:
-            return self._request("look at", name, head)
-        except FileNotFoundError:
-            return None
-        except StoreError as error:
-            raise CreateUnknown(str(error)) from error
-
-    def _request(self, verb: str, name: str, call: Callable[[Any, Any], T]) -> T:
-        """What the call returns for obstore and a client, tried again as long as it may help."""
-        client = clients.client(self._bucket, retries=True)
-        import obstore
-
-        answer: Answer | None = None
-        for since in answers.tries(self._patience):
-            try:
-                with panics.caught():
-                    found = call(obstore, client)
-                self._answered = True
-                return found
-            except answers.foreign() as error:
-                answer = answers.of(error)
-            if answer.missing:
-                self._answered = True
-                raise FileNotFoundError(f"{self.url}/{name}") from None
-            if self._is_hopeless(answer, since):
-                break
-        assert answer is not None
-        raise self._failed(verb, name, answer) from None
-
-    @property
-    def _patience(self) -> float:
-        return _AT_WORK if self._at_work else _ELSE
-
-    def _is_hopeless(self, answer: Answer, since: float) -> bool:
-        """True if a request that has failed for so many seconds is not to be tried again."""
-        if answer.final:
-            return since > (_DENIED_AT_WORK if self._at_work else _DENIED_ELSE)
-        if since > _SILENCE and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "%s: %s. Trying again for up to %d minutes",
-                *(self.url, answer.told, self._patience / 60),
-            )
-        return False
-
-    def _failed(self, verb: str, name: str, answer: Answer) -> Exception:
-        where = f"{self.url}/{name}" if name else self.url
-        return answer.error(verb, where, self._bucket, answered=self._answered)
 
 
 def _again(
@@ -401,7 +257,7 @@ def _again(
     """A store in another process: among the same keys, whatever was reset meanwhile."""
     found = ObjectStore(bucket, root)
     found.url, found._named, found._incarnation = url, named, incarnation
-    found._at_work = found._answered = at_work
+    found._requests = Requests(bucket, url, at_work=at_work)
     return found
 
 

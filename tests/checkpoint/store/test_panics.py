@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import resumable_task
-from resumable_tasks.checkpoint.store import object
+from resumable_tasks.checkpoint.store import requests
 from resumable_tasks.checkpoint.store.base import CreateUnknown
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import StoreError
@@ -25,8 +25,8 @@ class PanicException(BaseException):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object, "_DENIED_ELSE", 0.2)
-    monkeypatch.setattr(object, "_DENIED_AT_WORK", 0.4)
+    monkeypatch.setattr(requests, "_DENIED_ELSE", 0.2)
+    monkeypatch.setattr(requests, "_DENIED_AT_WORK", 0.4)
 
 
 def panic(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import resumable_task
-from resumable_tasks.checkpoint.store import disk, object
+from resumable_tasks.checkpoint.store import disk, requests
 from resumable_tasks.checkpoint.store.base import CreateUnknown
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import CheckpointUnusable, StoreError
@@ -28,10 +28,10 @@ ITEMS = [{"id": number} for number in range(20)]
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object, "_ELSE", 0.5)
-    monkeypatch.setattr(object, "_AT_WORK", 2.0)
-    monkeypatch.setattr(object, "_DENIED_ELSE", 0.2)
-    monkeypatch.setattr(object, "_DENIED_AT_WORK", 0.4)
+    monkeypatch.setattr(requests, "_ELSE", 0.5)
+    monkeypatch.setattr(requests, "_AT_WORK", 2.0)
+    monkeypatch.setattr(requests, "_DENIED_ELSE", 0.2)
+    monkeypatch.setattr(requests, "_DENIED_AT_WORK", 0.4)
     for kind, (answer, _) in REFUSALS.items():
         monkeypatch.setitem(KINDS, kind, Kind(False, answer))
     monkeypatch.setitem(KINDS, "no-key", Kind(False, "404 NoSuchKey"))
@@ -85,8 +85,8 @@ def test_a_throttle_of_minutes_loses_no_result(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run at work waits longer than it would to begin, and says what it waits for."""
-    monkeypatch.setattr(object, "_AT_WORK", 60.0)
-    monkeypatch.setattr(object, "_SILENCE", 0.2)
+    monkeypatch.setattr(requests, "_AT_WORK", 60.0)
+    monkeypatch.setattr(requests, "_SILENCE", 0.2)
     handled: list[int] = []
 
     def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:

@@ -16,7 +16,7 @@ import cloudpickle
 
 from resumable_tasks import resumable_task
 from resumable_tasks.checkpoint.directory.outbox import Outbox
-from resumable_tasks.checkpoint.store import object
+from resumable_tasks.checkpoint.store import requests
 from resumable_tasks.checkpoint.store.urls import open_store
 
 
@@ -51,7 +51,7 @@ def run(url: str) -> None:
 def main(url: str, how: str = "") -> Any:
     logging.basicConfig(level=logging.DEBUG)
     if patience := os.environ.get("CANARY_PATIENCE"):
-        object._ELSE = object._AT_WORK = object._DENIED_AT_WORK = float(patience)
+        requests._ELSE = requests._AT_WORK = requests._DENIED_AT_WORK = float(patience)
     if not how:
         return run(url)
     from prefect import flow

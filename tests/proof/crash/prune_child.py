@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from resumable_tasks import prune
-from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.checkpoint.store.requests import Requests
 from resumable_tasks.testing import faults
 
 _ON_DISK = ("fsync", "link", "mkdir", "open", "rename", "replace", "rmdir", "unlink")
-_IN_BUCKET = ("_put_new", "_request")
+_IN_BUCKET = ("_put_new", "ask")
 
 
 class Calls:
@@ -48,8 +48,8 @@ class Calls:
 def main(place: str, at: str = "0", when: str = "after") -> None:
     faults.install_from_env()
     calls = Calls(int(at), when)
-    owner: Any = ObjectStore if "://" in place else os
-    for name in _IN_BUCKET if owner is ObjectStore else _ON_DISK:
+    owner: Any = Requests if "://" in place else os
+    for name in _IN_BUCKET if owner is Requests else _ON_DISK:
         calls.watch(owner, name)
     prune(place, keep=1)
     print(calls.count)
