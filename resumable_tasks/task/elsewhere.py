@@ -17,7 +17,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.handlers import argument
-from resumable_tasks.checkpoint.directory.journal import decode, record_name
+from resumable_tasks.checkpoint.directory.records import decode, record_name
 from resumable_tasks.checkpoint.form import Origin
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import ResumableTasksError

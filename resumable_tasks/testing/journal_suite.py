@@ -20,15 +20,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory.journal import (
-    FOLDER,
-    Journal,
-    RecordTaken,
-    decode,
-    encode,
-    record_name,
-)
+from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER, decode, encode, record_name
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store

@@ -28,20 +28,15 @@ from resumable_tasks.checkpoint.directory import (
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.holder import Holder
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.journal import (
-    Journal,
-    RecordTaken,
-    numbers,
-    record_name,
-    record_number,
-)
+from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken, numbers
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, is_new, look, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.records import record_name, record_number
 from resumable_tasks.checkpoint.directory.replace import Superseder
 from resumable_tasks.checkpoint.directory.schemas import ResultSchema
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resumable_tasks.checkpoint.directory import manifest
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
 from resumable_tasks.checkpoint.directory.reader import is_archived, is_checkpoint
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.object import ObjectStore

@@ -1,20 +1,8 @@
-"""The append-only journal: the format of its records, and the protocol of adding one.
+"""The append-only journal: the protocol of adding a record to it.
 
-A record is one immutable file ``journal/<20 digits>.jsonl``, created by put-if-absent: the
-creation is the commit. It reads by eye::
-
-    {"kind":"commit","number":7,"epoch":3,…,"previous":"<checksum of record 6>","shards":[…]}
-    {"key":"lesson-17"}
-    {"key":"lesson-19","fingerprint":"5fd54e2b0c1a9d37"}
-    {"failed":"lesson-18","attempts":1,"error":"ValueError","message":"…","batch":"…","time":"…"}
-    {"end":7,"keys":2,"failures":1,"retracted":0,"checksum":"…"}
-
-The checksum is the BLAKE2b-128 of all lines before the last
-(``head -n -1 FILE | b2sum -l 128``). ``previous`` chains the records, so one that is missing,
-reordered, edited or cut is found.
-
-The rules that make it safe (Delta Lake's numbered log and SlateDB's fencing; checked by the
-state machine in ``tests/proof/properties``):
+A record is created by put-if-absent: the creation is the commit. The rules that make it safe (Delta
+Lake's numbered log and SlateDB's fencing; checked by the state machine in
+``tests/proof/properties``):
 
 * I1: record n is created only by an author who has read or written 0 … n-1;
 * I2: its keys are disjoint from all earlier keys, less those retracted, by itself included;
@@ -24,258 +12,31 @@ state machine in ``tests/proof/properties``):
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from hashlib import blake2b
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import typed
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import (
+    FOLDER,
+    MOST_BYTES,
+    damaged,
+    decode,
+    encode,
+    read,
+    record_name,
+    record_number,
+)
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
-from resumable_tasks.items import keys
-from resumable_tasks.runners.outcome import Failure, Shard
 
-FOLDER = "journal"
-_SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
-_KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
-# Between a key and its fingerprint. No key holds it: its quotes would be escaped there.
-_FINGERPRINT = b',"fingerprint":"'
-_FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
-CONVERTED = (
-    "its line endings were changed to CRLF, by git or an editor; nothing else is wrong with it, "
-    "and a repair undoes that"
-)
-# More than a record ever has; what is longer is none, and is not read.
-MOST_BYTES = 1 << 30
-
-
-def record_name(number: int) -> str:
-    return f"{FOLDER}/{number:020d}.jsonl"
-
-
-def record_number(name: str) -> int | None:
-    """The number in a record's name; None if it is not a record's name."""
-    found = re.fullmatch(FOLDER + r"/([0-9]{20})\.jsonl", name)
-    return int(found[1]) if found else None
-
-
-def encode(commit: Commit) -> tuple[bytes, str]:
-    """A record as bytes, and its checksum."""
-    head: dict[str, Any] = {
-        "kind": commit.kind,
-        "number": commit.number,
-        "epoch": commit.epoch,
-        "run": commit.run,
-        "time": commit.time,
-        "nonce": commit.nonce,
-        "previous": commit.previous,
-    }
-    if commit.shards:
-        head["shards"] = [asdict(shard) for shard in commit.shards]
-    if commit.schema:
-        head["schema"] = commit.schema
-    # The failures of a batch share one traceback, which is long.
-    tracebacks = list(dict.fromkeys(f.traceback for f in commit.failures if f.traceback))
-    if tracebacks:
-        head["tracebacks"] = tracebacks
-    places = {text: at for at, text in enumerate(tracebacks)}
-    if commit.info:
-        head["info"] = dict(commit.info)
-    parts = [_dumps(head) + b"\n", _wrap(_KEY, commit.keys, commit.fingerprints)]
-    parts += [
-        b'{"failed":%b,%b\n' % (keys.canonical(f.key), _dumps(_failure_fields(f, places))[1:])
-        for f in commit.failures
-    ]
-    parts.append(_wrap(_RETRACTED, commit.retracted))
-    parts.append(_wrap(_ADOPTED, commit.adopted, commit.adopted_fingerprints))
-    body = b"".join(parts)
-    checksum = blake2b(body, digest_size=16).hexdigest()
-    end = {
-        "end": commit.number,
-        "keys": commit.key_count,
-        "failures": len(commit.failures),
-        "retracted": _count(commit.retracted),
-        **({"adopted": _count(commit.adopted)} if commit.adopted else {}),
-        "checksum": checksum,
-    }
-    return body + _dumps(end) + b"\n", checksum
-
-
-def decode(data: bytes, name: str, place: str = "") -> Commit:
-    """A record from its bytes, for the checkpoint at this place.
-
-    Raises `CheckpointDamaged` with the file's name and what is wrong with it.
-    """
-    try:
-        return _decode(data, name, place)
-    except CheckpointDamaged:
-        if b"\r\n" in data:
-            decode(unconverted(data), name, place)
-            raise _damaged(name, CONVERTED, place) from None
-        raise
-    except UNREADABLE as error:
-        raise _damaged(name, f"it cannot be read: {error!r}", place) from error
-
-
-def unconverted(data: bytes) -> bytes:
-    """The record whose line endings git or an editor has changed. No raw CR is in a record."""
-    return data.replace(b"\r\n", b"\n")
-
-
-def _decode(data: bytes, name: str, place: str) -> Commit:
-    cut = data.rfind(b"\n", 0, -1) + 1
-    if not data.endswith(b"\n") or not data.startswith(b"{", cut):
-        raise _damaged(name, "it is cut short", place)
-    body, end = data[:cut], json.loads(data[cut:])
-    checksum = blake2b(body, digest_size=16).hexdigest()
-    if checksum != end["checksum"]:
-        raise _damaged(name, "its checksum does not match its lines", place)
-    first = body.index(b"\n") + 1
-    head = json.loads(body[:first])
-    if record_name(head["number"]) != name or end["end"] != head["number"]:
-        raise _damaged(name, f"it is record {head['number']}, under another record's name", place)
-    lines = body[first:-1] if len(body) > first else b""
-    failures: tuple[Failure, ...] = ()
-    retracted = adopted = b""
-    if end["failures"] or end["retracted"] or "adopted" in end:
-        each = lines.split(b"\n") if lines else []
-        at, to = end["keys"], end["keys"] + end["failures"]
-        last = to + end["retracted"]
-        adopted, each = b"\n".join(each[last:]), each[:last]
-        tracebacks = head.get("tracebacks", [])
-        failures = tuple(_failure(json.loads(line), tracebacks) for line in each[at:to])
-        kinds = [(line, _KEY) for line in each[:at]] + [(line, _RETRACTED) for line in each[to:]]
-        kinds += [(line, _ADOPTED) for line in adopted.split(b"\n") if adopted]
-        if not all(line.startswith(kind) for line, kind in kinds):
-            raise _damaged(name, "its lines are not of the kinds that it says", place)
-        lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
-    found, taken = _unwrap_fingerprints(_KEY, lines)
-    adopted, adopted_fingerprints = _unwrap_fingerprints(_ADOPTED, adopted)
-    counts = (_count(found), len(failures), _count(retracted), _count(adopted))
-    if counts != (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0)):
-        raise _damaged(name, "its lines are not as many as it says", place)
-    shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
-    for shard in shards:
-        # A path is only ever used after this: a journal cannot name a file outside.
-        if not _SHARD_PATH.fullmatch(shard.path):
-            raise _damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
-    typed.check(head, end, shards, failures)
-    return Commit(
-        kind=head["kind"],
-        epoch=head["epoch"],
-        run=head["run"],
-        number=head["number"],
-        time=head["time"],
-        nonce=head["nonce"],
-        previous=head["previous"],
-        checksum=checksum,
-        keys=found,
-        key_count=end["keys"],
-        shards=shards,
-        schema=head.get("schema"),
-        failures=failures,
-        retracted=retracted,
-        fingerprints=taken,
-        adopted=adopted,
-        adopted_fingerprints=adopted_fingerprints,
-        info=head.get("info", {}),
-    )
-
-
-def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _count(lines: bytes) -> int:
-    return lines.count(b"\n") + 1 if lines else 0
-
-
-def _wrap(prefix: bytes, lines: bytes, fingerprints: bytes = b"") -> bytes:
-    if fingerprints:
-        each = zip(lines.split(b"\n"), fingerprints.split(b"\n"), strict=True)
-        return b"".join(
-            b'%b%b%b%b"}\n' % (prefix, line, _FINGERPRINT, text)
-            if text
-            else b"%b%b}\n" % (prefix, line)
-            for line, text in each
-        )
-    return prefix + lines.replace(b"\n", b"}\n" + prefix) + b"}\n" if lines else b""
-
-
-def _unwrap(prefix: bytes, lines: bytes) -> bytes:
-    # Canonical keys hold no raw newline, so the pattern between two lines is unambiguous.
-    return lines[len(prefix) : -1].replace(b"}\n" + prefix, b"\n") if lines else b""
-
-
-def _unwrap_fingerprints(prefix: bytes, lines: bytes) -> tuple[bytes, bytes]:
-    """The keys in these lines, and their fingerprints; none at all costs one search."""
-    if _FINGERPRINT not in lines:
-        return _unwrap(prefix, lines), b""
-    each = lines.split(b"\n")
-    has = [line[-_FINGERPRINT_BYTES:].startswith(_FINGERPRINT) for line in each]
-    start = len(prefix)
-    found = [
-        line[start : -_FINGERPRINT_BYTES if here else -1]
-        for line, here in zip(each, has, strict=True)
-    ]
-    taken = [line[-18:-2] if here else b"" for line, here in zip(each, has, strict=True)]
-    return b"\n".join(found), b"\n".join(taken)
-
-
-def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "attempts": failure.attempts,
-        "error": failure.error,
-        "message": failure.message,
-        "batch": failure.batch,
-        "time": failure.time,
-    }
-    if failure.traceback:
-        fields["traceback"] = tracebacks[failure.traceback]
-    if failure.item is not None:
-        fields["item"] = failure.item
-    if failure.error_of == "batch":
-        fields["error_of"] = failure.error_of
-    if failure.rows is not None:
-        fields["rows"] = failure.rows
-    return fields
-
-
-def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
-    key = line["failed"]
-    return Failure(
-        key=tuple(key) if isinstance(key, list) else key,
-        error=line["error"],
-        message=line["message"],
-        attempts=line["attempts"],
-        batch=line["batch"],
-        time=line["time"],
-        traceback=tracebacks[line["traceback"]] if "traceback" in line else "",
-        item=line.get("item"),
-        error_of=line.get("error_of", "item"),
-        rows=tuple(line["rows"]) if "rows" in line else None,
-    )
-
-
-def _damaged(name: str, what: str, place: str) -> CheckpointDamaged:
-    return CheckpointDamaged(what, files=(name,), place=place)
-
-
-def read(store: Store, name: str) -> bytes:
-    """The bytes of a record. Raises ``FileNotFoundError`` or `CheckpointDamaged`."""
-    return disk.read(store, name, MOST_BYTES)
 
 
 def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
@@ -286,7 +47,7 @@ def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
     names = [(record_name(number), MOST_BYTES) for number in numbers]
     for (name, _), data in zip(names, disk.read_each(store, names), strict=True):
         if isinstance(data, FileNotFoundError):
-            raise _damaged(name, "it is missing", store.url)
+            raise damaged(name, "it is missing", store.url)
         if isinstance(data, CheckpointDamaged):
             raise data
         yield decode(data, name, store.url)
@@ -353,11 +114,11 @@ class Journal:
         for number in listed:
             name = record_name(self.next_number)
             if number != self.next_number:
-                raise _damaged(name, "it is missing, and a later record is there", self._store.url)
+                raise damaged(name, "it is missing, and a later record is there", self._store.url)
             try:
                 data = next(each)
             except FileNotFoundError:
-                raise _damaged(
+                raise damaged(
                     name, "it has gone while it was being read", self._store.url
                 ) from None
             yield self._follow(decode(data, name, self._store.url))
@@ -473,9 +234,9 @@ class Journal:
     def _follow(self, commit: Commit) -> Commit:
         name = record_name(commit.number)
         if commit.previous not in (self._last_checksum, self._stands_for):
-            raise _damaged(name, "it does not continue the record before it", self._store.url)
+            raise damaged(name, "it does not continue the record before it", self._store.url)
         if commit.epoch < self._epoch and commit.kind != "lost":
-            raise _damaged(
+            raise damaged(
                 name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}", self._store.url
             )
         self._advance(commit)

@@ -12,7 +12,6 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import (
     holder,
-    journal,
     layout,
     manifest,
     schemas,
@@ -20,10 +19,18 @@ from resumable_tasks.checkpoint.directory import (
     snapshots,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.records import (
+    MOST_BYTES,
+    encode,
+    read,
+    record_name,
+    record_number,
+    unconverted,
+)
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -97,7 +104,7 @@ class Repairs:
             self._move_aside(manifest.NAME)
             manifest.put_back(self._store, self._found.manifest)
         for name in sorted(self._found.converted):
-            self._store.put(name, journal.unconverted(journal.read(self._store, name)))
+            self._store.put(name, unconverted(read(self._store, name)))
         for number in self._strays:
             self._move_aside(record_name(number))
         if self._lost:
@@ -127,7 +134,7 @@ class Repairs:
             previous=anchor if number == 0 else before.checksum if before else "",
             info={"stands_for": after.previous} if after else {},
         )
-        data, checksum = journal.encode(commit)
+        data, checksum = encode(commit)
         return data, replace(commit, checksum=checksum)
 
     def _replace_record(self, number: int) -> None:
@@ -138,9 +145,9 @@ class Repairs:
         it.
         """
         name, data = record_name(number), self._substitutes[number]
-        size = self._store.list(JOURNAL).get(name, journal.MOST_BYTES)
-        if size < journal.MOST_BYTES:
-            self._store.put(self._aside(name), journal.read(self._store, name))
+        size = self._store.list(JOURNAL).get(name, MOST_BYTES)
+        if size < MOST_BYTES:
+            self._store.put(self._aside(name), read(self._store, name))
             self._store.put(name, data)
             return
         self._move_aside(name)

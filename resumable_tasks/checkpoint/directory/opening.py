@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from resumable_tasks.checkpoint.directory import holder, manifest
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
 from resumable_tasks.checkpoint.directory.manifest import Stored
 from resumable_tasks.checkpoint.directory.notes import is_note
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store

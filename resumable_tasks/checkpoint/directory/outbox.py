@@ -31,8 +31,8 @@ from typing import Any
 from resumable_tasks import errors
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
-from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import decode, encode, record_name
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, ResumableTasksError, StoreError

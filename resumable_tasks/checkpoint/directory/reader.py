@@ -21,11 +21,12 @@ from resumable_tasks.checkpoint.directory import (
     snapshots,
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.journal import Journal, record_number
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.records import record_number
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resumable_tasks.checkpoint.directory import journal, manifest
+from resumable_tasks.checkpoint.directory import manifest, records
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
@@ -13,10 +13,10 @@ def recovered_manifest(store: Store) -> Manifest | None:
 
     The record names the manifest's id as its ``previous``, by which the journal's chain begins.
     """
-    name = journal.record_name(0)
+    name = records.record_name(0)
     try:
-        data = journal.unconverted(journal.read(store, name))
-        first = journal.decode(data, name, store.url)
+        data = records.unconverted(records.read(store, name))
+        first = records.decode(data, name, store.url)
     except (FileNotFoundError, CheckpointDamaged):
         return None
     told = first.info.get("manifest")

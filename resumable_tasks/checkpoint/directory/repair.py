@@ -13,16 +13,24 @@ from dataclasses import dataclass, field, replace
 
 from resumable_tasks.base.text import count
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import holder, journal, layout, manifest, shards
+from resumable_tasks.checkpoint.directory import holder, layout, manifest, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.homes import Homes
-from resumable_tasks.checkpoint.directory.journal import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.journal import Journal, record_name, record_number
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.moving import STRAY, Findings, Repairs
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import (
+    CONVERTED,
+    MOST_BYTES,
+    decode,
+    record_name,
+    record_number,
+    unconverted,
+)
+from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.recover import recovered_manifest
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
@@ -232,7 +240,7 @@ def _examine_journal(
             report.damages.append(Damage(record_name(number), what, None))
         else:
             last = number
-    wanted = [(record_name(number), journal.MOST_BYTES) for number in range(last + 1)]
+    wanted = [(record_name(number), MOST_BYTES) for number in range(last + 1)]
     for number, data in enumerate(disk.read_each(store, wanted)):
         name = record_name(number)
         try:
@@ -252,7 +260,7 @@ def _examine_journal(
             continue
         if was_converted:
             converted.append(name)
-            report.damages.append(Damage(name, journal.CONVERTED, 0))
+            report.damages.append(Damage(name, CONVERTED, 0))
         records[number] = record
     return records, converted
 
@@ -262,8 +270,8 @@ def _read_record(data: bytes | Exception, name: str) -> tuple[Commit, bool]:
     if isinstance(data, Exception):
         raise data
     if b"\r\n" not in data:
-        return journal.decode(data, name), False
-    return journal.decode(journal.unconverted(data), name), True
+        return decode(data, name), False
+    return decode(unconverted(data), name), True
 
 
 def _continuations(before: Commit | None) -> set[str | None]:

@@ -23,9 +23,10 @@ from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import journal as records
-from resumable_tasks.checkpoint.directory.journal import Journal, record_name
+from resumable_tasks.checkpoint.directory import records
+from resumable_tasks.checkpoint.directory.journal import Journal, numbers
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import record_name
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -59,7 +60,7 @@ def read_state(
     ``listed``: the numbers of the records, if they are known; no later ones are read then. Raises
     `CheckpointDamaged`.
     """
-    listed = records.numbers(store) if listed is None else listed
+    listed = numbers(store) if listed is None else listed
     found = _recalled(store, anchor, listed)
     if found is not None:
         state, journal = found
@@ -82,7 +83,7 @@ def starting(store: Store, anchor: str) -> tuple[State, Journal]:
     The journal then reads the records of one listing. Who reads on starts again without a snapshot
     where `voids` says so.
     """
-    listed = records.numbers(store)
+    listed = numbers(store)
     found = _recalled(store, anchor, listed)
     state, journal = found or (State(place=store.url), Journal(store, anchor))
     journal.read_first(listed[state.records :])

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resumable_tasks.checkpoint.directory.handlers import Handlers
-from resumable_tasks.checkpoint.directory.journal import record_name
 from resumable_tasks.checkpoint.directory.pace import Pace
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import record_name
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.keytable import KeyTable

@@ -27,11 +27,12 @@ from resumable_tasks import resumable_task as task
 from resumable_tasks.checkpoint import form
 from resumable_tasks.checkpoint.directory import shards
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.journal import Journal, decode, record_name
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import decode, record_name
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import CheckpointDamaged, Fenced, InvalidItems, InvalidKey

@@ -28,11 +28,11 @@ from resumable_tasks.checkpoint import form
 from resumable_tasks.checkpoint.directory import merging, shards, snapshots
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Limits, choose
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import decode, encode, record_name
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.local import LocalStore

@@ -13,9 +13,10 @@ from resumable_tasks import CheckpointDamaged, CheckpointHeld, resumable_task
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import moving
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
-from resumable_tasks.checkpoint.directory.journal import Journal, decode
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.moving import Repairs
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
+from resumable_tasks.checkpoint.directory.records import decode
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.form import Opening
 from resumable_tasks.checkpoint.store.local import LocalStore

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resumable_tasks.checkpoint.directory import journal, merging, shards
+from resumable_tasks.checkpoint.directory import journal, merging, records, shards
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -212,7 +212,7 @@ def an_unknown_create_is_taken_for_done() -> None:
 def a_name_that_is_taken_is_taken_for_done() -> None:
     create = LocalStore.create
     LocalStore.create = lambda self, name, data: (  # type: ignore[method-assign]
-        create(self, name, data) or name.startswith(journal.FOLDER)
+        create(self, name, data) or name.startswith(records.FOLDER)
     )
 
 

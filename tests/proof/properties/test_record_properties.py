@@ -9,8 +9,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_tasks.checkpoint.directory.journal import decode, encode, record_name, record_number
 from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import decode, encode, record_name, record_number
 from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Failure, Shard
 from tests.proof.properties import strategies
