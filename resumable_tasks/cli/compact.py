@@ -28,7 +28,7 @@ from resumable_tasks.cli.look import checkpoint_argument, json_option
 )
 @json_option
 def compact(checkpoint: str, target_mb: int, as_json: bool) -> None:
-    """Merge the many small shards of CHECKPOINT into few large ones.
+    """Merge the many small files of CHECKPOINT into few large ones.
 
     Nothing is done again, and each row is there once at every moment. The files that were merged
     stay for those who are reading them; the next run deletes them, or the next `compact`. A run
@@ -47,4 +47,6 @@ def compact(checkpoint: str, target_mb: int, as_json: bool) -> None:
         ]
     if found.deleted:
         text.append(f"deleted {count(found.deleted, 'file')} that no longer counted")
+    if found.folded:
+        text.append(f"{count(found.folded, 'record')} of the journal went into segments")
     output.show(as_json, {"checkpoint": store.url} | asdict(found), text)

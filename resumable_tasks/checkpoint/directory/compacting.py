@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.directory import holder, merging, schemas, shards
+from resumable_tasks.checkpoint.directory import folding, holder, merging, schemas, shards
 from resumable_tasks.checkpoint.directory.held import held
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.merging import Limits
@@ -23,17 +23,20 @@ class Compacted:
     """The shards that count, ``before`` and ``after``, and the files of merged ones.
 
     ``deleted`` were merged earlier, ``left`` just now: the next run, or the next time, deletes
-    them.
+    them. ``folded`` records of the journal have gone into segments.
     """
 
     before: int
     after: int
     deleted: int
     left: int
+    folded: int
 
 
 def compact(store: Store, target_bytes: int | None = None) -> Compacted:
     """Merge the small shards, durable on return, each into one of about ``target_bytes``.
+
+    Small records of the journal are folded into segments.
 
     At every moment each row is there once, for whoever reads. The record of it fences every run
     that may still be alive.
@@ -73,4 +76,5 @@ def _compact(
         if not left:  # as with every sweep: only what no run can name any more
             append(merging.record(epoch, run, [], info))
         store.delete_all(old)
-    return Compacted(before, len(state.shards), len(old), left)
+    folded = folding.fold_all(store, journal.next_number - 1, folding.FEWEST)
+    return Compacted(before, len(state.shards), len(old), left, folded)

@@ -27,8 +27,9 @@ from resumable_tasks.checkpoint.directory import (
     snapshots,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
+from resumable_tasks.checkpoint.directory.folding import Folding
 from resumable_tasks.checkpoint.directory.holder import Holder
-from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken, numbers
+from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
@@ -39,6 +40,8 @@ from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.records import record_name, record_number
 from resumable_tasks.checkpoint.directory.replace import Superseder
 from resumable_tasks.checkpoint.directory.schemas import ResultSchema
+from resumable_tasks.checkpoint.directory.segments import Listing
+from resumable_tasks.checkpoint.directory.segments import listed as listing
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
@@ -133,10 +136,10 @@ class DirectoryCheckpoint(Checkpoint):
         try:
             new = is_new(store)
             hold.lock(steal=opening.takeover)
-            stored, listed = None, list[int]()
+            stored, listed = None, Listing()
             if hold.locks or not new:
                 # Before it is seen who holds it: whoever claims after this has begun meanwhile.
-                stored, listed = disk.together(store, partial(look, store), partial(numbers, store))
+                stored, listed = disk.together(store, partial(look, store), partial(listing, store))
             take = partial(hold.take, takeover=opening.takeover, known=len(listed), new=new)
             establish = partial(manifest.establish, store, stored, wanted)
             if new or stored is not None:
@@ -145,7 +148,7 @@ class DirectoryCheckpoint(Checkpoint):
                 take()
                 found = establish()
             checkpoint = cls(store, found, job, hold)
-            there = checkpoint._recover(listed, with_shards=bool(listed) or not new)
+            there = checkpoint._recover(listed, with_shards=len(listed) > 0 or not new)
             if checkpoint._is_over(wanted):
                 hold.release()
                 return cls.open(store, wanted, job, opening)
@@ -177,7 +180,7 @@ class DirectoryCheckpoint(Checkpoint):
         log.info("the checkpoint of another version was archived to %s", archived)
         return True
 
-    def _recover(self, listed: list[int] | None, *, with_shards: bool) -> Mapping[str, int]:
+    def _recover(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:
         """Read the journal, and return the listing of the shards, if there may be any.
 
         Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken.
@@ -196,7 +199,7 @@ class DirectoryCheckpoint(Checkpoint):
                     raise
                 before, listed = str(error), None
 
-    def _read_all(self, listed: list[int] | None, *, with_shards: bool) -> Mapping[str, int]:
+    def _read_all(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:
         # What a run that died had linked but not flushed is made durable before it is believed.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
@@ -437,6 +440,11 @@ class DirectoryCheckpoint(Checkpoint):
 
     def tidy(self, stop: Callable[[], bool]) -> None:
         self._merging.step(stop)
+        self._folding.step(stop)
+
+    @cached_property
+    def _folding(self) -> Folding:
+        return Folding(self.store, self._journal)
 
     @cached_property
     def _merging(self) -> Merging:
@@ -495,6 +503,7 @@ class DirectoryCheckpoint(Checkpoint):
         self._check_whole(before, records, there)
         if how != "interrupted":  # the next run may take the time
             self._merging.end()
+            self._folding.end()
             snapshots.refresh(self.store, self.manifest.id, self.state, counts.get("completed", 0))
 
     def _append(self, commit: Commit, *, again: bool = False) -> Commit:
@@ -523,10 +532,10 @@ class DirectoryCheckpoint(Checkpoint):
         replaced since this one has ended is no loss.
         """
         try:
-            lost = [name for name in map(record_name, range(count)) if name not in records]
+            lost = set(range(count)).difference(Listing.of(records).numbers)
             if lost:
-                what = "it was removed while this run was at work"
-                raise CheckpointDamaged(what, files=(lost[0],), place=self.store.url)
+                what, name = "it was removed while this run was at work", record_name(min(lost))
+                raise CheckpointDamaged(what, files=(name,), place=self.store.url)
             shards.check_sizes(self.store, self.state.shards.values(), there)
         except CheckpointDamaged:
             disk.check_current(self.store)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from resumable_tasks.base.text import count
-from resumable_tasks.checkpoint.directory.journal import read_some
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
+from resumable_tasks.checkpoint.directory.segments import read_some
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 

@@ -7,18 +7,24 @@ Lake's numbered log and SlateDB's fencing; checked by the state machine in
 * I1: record n is created only by an author who has read or written 0 … n-1;
 * I2: its keys are disjoint from all earlier keys, less those retracted, by itself included;
 * I3: its author's epoch is the highest that the journal shows;
-* I4: a record is never deleted or rewritten while the job exists.
+* I4: a record is never lost or rewritten while the job exists. Where it lies may change, once: from
+  a file of its own into a segment.
+
+The creation decides as long as the file of that number is there. The author of the record before is
+refused by the file of another's, which stays (`folding`). Any other author looks, once its record
+is created, whether a segment has one of that number: then it does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
 from resumable_tasks.base.token import token
+from resumable_tasks.checkpoint.directory import segments
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
@@ -28,41 +34,15 @@ from resumable_tasks.checkpoint.directory.records import (
     encode,
     read,
     record_name,
-    record_number,
 )
+from resumable_tasks.checkpoint.directory.segments import Listing
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
-from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
+from resumable_tasks.errors import CommitStateUnknown, Fenced, StoreError
 
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
-
-
-def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
-    """The records of these numbers, in their order, read ahead where reads are slow.
-
-    Raises `CheckpointDamaged`, also for one that is not there.
-    """
-    names = [(record_name(number), MOST_BYTES) for number in numbers]
-    for (name, _), data in zip(names, disk.read_each(store, names), strict=True):
-        if isinstance(data, FileNotFoundError):
-            raise damaged(name, "it is missing", store.url)
-        if isinstance(data, CheckpointDamaged):
-            raise data
-        yield decode(data, name, store.url)
-
-
-def numbers(store: Store, first: int = 0) -> list[int]:
-    """The numbers of the records from this one on, in order."""
-    # A listing is no snapshot: a record created during it can be missed and its successor
-    # seen. What is still missing in a second listing was not there.
-    for last_try in (False, True):
-        names = map(record_number, disk.names(store, FOLDER))
-        found = sorted(n for n in names if n is not None and n >= first)
-        if not found or found[-1] == first + len(found) - 1 or last_try:
-            break
-    return found
 
 
 class Journal:
@@ -78,7 +58,9 @@ class Journal:
         self._stands_for: str | None = None
         self._epoch = 0
         self._usable = True
-        self._listed: list[int] | None = None
+        self._listed: Listing | None = None
+        # Whether the last record was appended by this object.
+        self._is_own = False
         self.next_number = 0
 
     @property
@@ -86,7 +68,7 @@ class Journal:
         """The checksum of the last record that was read or appended."""
         return self._last_checksum
 
-    def read_first(self, listed: list[int]) -> None:
+    def read_first(self, listed: Listing) -> None:
         """Let the next `read_new` read the records of this listing, and no later ones."""
         self._listed = listed
 
@@ -109,19 +91,25 @@ class Journal:
         """
         listed, self._listed = self._listed, None
         if listed is None:
-            listed = numbers(self._store, self.next_number)
-        each = disk.read_all(self._store, ((record_name(number), MOST_BYTES) for number in listed))
-        for number in listed:
-            name = record_name(self.next_number)
-            if number != self.next_number:
-                raise damaged(name, "it is missing, and a later record is there", self._store.url)
+            listed = segments.listed(self._store, self.next_number)
+        while True:
             try:
-                data = next(each)
+                yield from self._read(listed)
+                return
             except FileNotFoundError:
-                raise damaged(
-                    name, "it has gone while it was being read", self._store.url
-                ) from None
-            yield self._follow(decode(data, name, self._store.url))
+                listed = segments.listed(self._store, self.next_number)
+                if listed.segment_with(self.next_number) is None:
+                    name = record_name(self.next_number)
+                    what = "it has gone while it was being read"
+                    raise damaged(name, what, self._store.url) from None
+
+    def _read(self, listed: Listing) -> Iterator[Commit]:
+        each = segments.read(self._store, listed, listed.numbers)
+        for number in listed.numbers:
+            if number != self.next_number:
+                what = "it is missing, and a later record is there"
+                raise damaged(record_name(self.next_number), what, self._store.url)
+            yield self._follow(next(each)[1])
 
     def follow(self) -> Iterator[Commit]:
         """The records that have come since, as `read_new`, found without a listing.
@@ -173,8 +161,10 @@ class Journal:
             raise
         fault_point("journal.created")
         commit = replace(commit, checksum=checksum)
+        if not self._is_own:
+            self._check_counts(commit)
         self._advance(commit)
-        self._usable = True
+        self._is_own = self._usable = True
         return commit
 
     def _create(self, commit: Commit, data: bytes) -> None:
@@ -214,6 +204,23 @@ class Journal:
             remedy="Run the same command again",
         )
 
+    def _check_counts(self, commit: Commit) -> None:
+        """Raises as `append` does if another's record of this number is in a segment."""
+        try:
+            there = segments.listed(self._store, commit.number)
+            if there.segment_with(commit.number) is None:
+                return
+            _, other = next(segments.read(self._store, there, [commit.number]))
+            self._store.delete(record_name(commit.number))
+        except (StoreError, FileNotFoundError) as error:
+            raise CommitStateUnknown(
+                f"cannot tell whether record {commit.number} counts: {error}",
+                safe="Nothing is lost: the next run finds out",
+                remedy="Run the same command again",
+            ) from error
+        if other.nonce != commit.nonce:
+            self._judge(commit, other)
+
     def check_not_overtaken(self, mine: Commit) -> None:
         """Raises `Fenced` if a newer driver has committed: ``mine`` could not be appended."""
         for other in self.read_new():
@@ -240,6 +247,7 @@ class Journal:
                 name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}", self._store.url
             )
         self._advance(commit)
+        self._is_own = False
         return commit
 
     def _advance(self, commit: Commit) -> None:

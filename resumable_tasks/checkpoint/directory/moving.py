@@ -31,6 +31,7 @@ from resumable_tasks.checkpoint.directory.records import (
     record_number,
     unconverted,
 )
+from resumable_tasks.checkpoint.directory.segments import Segment, salvaged
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -47,13 +48,17 @@ STRAY = 10_000
 class Findings:
     """The readable records of a checkpoint by number, and the names of what is damaged.
 
-    ``converted`` are the records whose line endings were changed; they are readable.
+    ``converted`` are the records whose line endings were changed; they are readable. ``lost`` are
+    the numbers of those that others come in the place of; ``unsound`` are the segments that cannot
+    stay.
     """
 
     manifest: Manifest
     records: dict[int, Commit]
     bad: frozenset[str]
     converted: frozenset[str]
+    lost: frozenset[int]
+    unsound: frozenset[Segment]
 
 
 class Repairs:
@@ -68,7 +73,7 @@ class Repairs:
         self._info.pop("run")
         end = max(found.records, default=0) + STRAY
         numbers = {record_number(name) for name in found.bad - found.converted}
-        self._lost = sorted(n for n in numbers if n is not None and n <= end)
+        self._lost = sorted(found.lost)
         if JOURNAL in found.bad:
             self._lost = [0]  # there are shards, so there was a claim
         self._strays = sorted(n for n in numbers if n is not None and n > end)
@@ -110,6 +115,8 @@ class Repairs:
         if self._lost:
             # As long as they are in the way of a sweep, the journal stays damaged.
             self._keep_unnamed()
+        for segment in sorted(self._found.unsound):
+            self._unfold(segment)
         for number in self._lost:
             self._replace_record(number)
         log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
@@ -156,6 +163,16 @@ class Repairs:
                 f"another run has put record {number} into {self._store.url} meanwhile",
                 remedy="Run the same command again",
             )
+
+    def _unfold(self, segment: Segment) -> None:
+        """Give the records of this segment their own files again, and move it aside."""
+        data = next(disk.read_each(self._store, [(segment.name, MOST_BYTES)]))
+        pieces, _ = salvaged(self._store, segment, data)
+        there = self._store.list(JOURNAL)
+        for number, piece in pieces.items():
+            if number not in self._found.lost and record_name(number) not in there:
+                self._store.put(record_name(number), piece)
+        self._move_aside(segment.name)
 
     def _keep_unnamed(self) -> None:
         """What only lost records have named is no orphan to be swept, but evidence to be kept."""

@@ -8,12 +8,12 @@ again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from resumable_tasks.base.text import count
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import holder, layout, manifest, shards
+from resumable_tasks.checkpoint.directory import holder, layout, manifest, segments, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
@@ -27,11 +27,11 @@ from resumable_tasks.checkpoint.directory.records import (
     MOST_BYTES,
     decode,
     record_name,
-    record_number,
     unconverted,
 )
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.recover import recovered_manifest
+from resumable_tasks.checkpoint.directory.segments import Listing, Segment
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -148,8 +148,8 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     """The report, and what a repair needs; None where no manifest can be had."""
     report = Report()
     found = _examine_manifest(store, report)
-    records, converted = _examine_journal(store, report, found.id if found else None)
-    standing = _examine_keys(report, records)
+    seen = _examine_journal(store, report, found.id if found else None)
+    standing = _examine_keys(report, seen)
     state = _fold(standing)
     owners = _owners(standing)
     commits = [standing[number] for number in sorted(standing)]
@@ -163,17 +163,21 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
             report.damages.append(Damage(shard.path, data.detail, owners[shard.path]))
         elif shard.path in mixed:
             report.damages.append(Damage(shard.path, supersede.STRANGERS, 0))
-    if not records and layout.is_headless(store):
+    if not seen.records and layout.is_headless(store):
         report.damages.append(Damage(JOURNAL, layout.HEADLESS, None))
     bad = {damage.file for damage in report.damages}
     odd = {name: what for name, what in layout.odd(store).items() if name not in bad}
     report.damages += [Damage(name, what, 0) for name, what in odd.items()]
     report.orphans = sorted(path for path in listed if path not in state.shards)
-    report.records, report.shards = len(records), len(state.shards)
+    report.records, report.shards = len(seen.records), len(state.shards)
     report.rows = state.rows
     if found is None:
         return report, None
-    return report, Findings(found, records, frozenset({*bad, *odd}), frozenset(converted))
+    findings = Findings(
+        *(found, seen.records, frozenset({*bad, *odd}), frozenset(seen.converted)),
+        *(frozenset(seen.lost), frozenset(seen.unsound)),
+    )
+    return report, findings
 
 
 def _examine_manifest(store: Store, report: Report) -> Manifest | None:
@@ -204,17 +208,17 @@ def _fold(records: dict[int, Commit]) -> State:
     return state
 
 
-def _examine_keys(report: Report, records: dict[int, Commit]) -> dict[int, Commit]:
+def _examine_keys(report: Report, seen: _Journal) -> dict[int, Commit]:
     """The records that stand: every key is completed once, unless it was retracted in between."""
     done, standing = KeyTable(), {}
-    for number in sorted(records):
-        record = records[number]
+    for number in sorted(seen.records):
+        record = seen.records[number]
         taken = [key for key in keys.split(record.retracted) if done.remove(key)]
         lines = list(keys.split(record.keys))
         twice = len(lines) - len({line for line in lines if line not in done})
         if twice:
             what = f"it completes {count(twice, 'key')} for the second time"
-            report.damages.append(Damage(record_name(number), what, record.key_count))
+            seen.lose(number, what, record.key_count, report)
             lines = taken  # a repair replaces it, so that it takes back nothing either
         else:
             standing[number] = record
@@ -224,45 +228,80 @@ def _examine_keys(report: Report, records: dict[int, Commit]) -> dict[int, Commi
     return standing
 
 
-def _examine_journal(
-    store: Store, report: Report, anchor: str | None
-) -> tuple[dict[int, Commit], list[str]]:
-    """The readable records, and the names of those that are once their line endings are undone."""
+@dataclass(slots=True)
+class _Journal:
+    """The readable records, and what is wrong with the others.
+
+    ``converted`` are readable once their line endings are undone. ``lost`` are the numbers of
+    those that are not, ``unsound`` the segments that a lost one is in, or that are damaged.
+    """
+
+    there: Listing
+    records: dict[int, Commit] = field(default_factory=dict)
+    converted: list[str] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+    unsound: set[Segment] = field(default_factory=set)
+
+    def lose(self, number: int, what: str, items: int | None, report: Report) -> None:
+        """Count a record as lost; where it is in a segment, that is the file which is damaged."""
+        self.lost.add(number)
+        segment = self.there.segment_with(number)
+        if segment is None:
+            report.damages.append(Damage(record_name(number), what, items))
+        elif segment not in self.unsound:
+            self.unsound.add(segment)
+            report.damages.append(Damage(segment.name, f"record {number} in it: {what}", items))
+
+
+def _examine_journal(store: Store, report: Report, anchor: str | None) -> _Journal:
     # Twice: a listing during which a run commits can miss a record and show its successor.
-    names = {*disk.names(store, JOURNAL), *disk.names(store, JOURNAL)}
-    numbers = {n for name in names if (n := record_number(name)) is not None}
-    records: dict[int, Commit] = {}
-    converted = []
+    found = _Journal(Listing.of({*disk.names(store, JOURNAL), *disk.names(store, JOURNAL)}))
     last = -1
-    for number in sorted(numbers):
+    for number in found.there.numbers:
         if number - last > STRAY:
             what = "it is far ahead of the others, and none of this checkpoint's"
             report.damages.append(Damage(record_name(number), what, None))
         else:
             last = number
-    wanted = [(record_name(number), MOST_BYTES) for number in range(last + 1)]
-    for number, data in enumerate(disk.read_each(store, wanted)):
-        name = record_name(number)
+    for number, data in _each_record(store, found, last + 1, report):
         try:
-            record, was_converted = _read_record(data, name)
+            record, was_converted = _read_record(data, record_name(number))
         except FileNotFoundError:
-            report.damages.append(Damage(name, "it is missing", None))
+            found.lose(number, "it is missing", None, report)
             continue
         except CheckpointDamaged as error:
-            report.damages.append(Damage(name, error.detail, None))
+            found.lose(number, error.detail, None, report)
             continue
-        before = records.get(number - 1)
+        before = found.records.get(number - 1)
         expected = {anchor} if number == 0 else _continuations(before)
         if None not in expected and record.previous not in expected:
-            report.damages.append(
-                Damage(name, "it does not continue the record before it", record.key_count)
-            )
+            what = "it does not continue the record before it"
+            found.lose(number, what, record.key_count, report)
             continue
         if was_converted:
-            converted.append(name)
-            report.damages.append(Damage(name, CONVERTED, 0))
-        records[number] = record
-    return records, converted
+            found.converted.append(record_name(number))
+            report.damages.append(Damage(record_name(number), CONVERTED, 0))
+        found.records[number] = record
+    return found
+
+
+def _each_record(
+    store: Store, found: _Journal, count: int, report: Report
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """The bytes of each record, or why there are none."""
+    files = found.there.files(range(count))
+    names = [segment.name if segment else record_name(at[0]) for segment, at in files]
+    each = disk.read_each(store, [(name, MOST_BYTES) for name in names])
+    for (segment, numbers), data in zip(files, each, strict=True):
+        if segment is None:
+            yield numbers[0], data
+            continue
+        pieces, what = segments.salvaged(store, segment, data)
+        if what:
+            found.unsound.add(segment)
+            report.damages.append(Damage(segment.name, what, None))
+        for number in numbers:
+            yield number, pieces.get(number, FileNotFoundError())
 
 
 def _read_record(data: bytes | Exception, name: str) -> tuple[Commit, bool]:

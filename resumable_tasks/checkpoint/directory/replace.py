@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from resumable_tasks.checkpoint.directory import schemas, shards
 from resumable_tasks.checkpoint.directory.homes import Homes
-from resumable_tasks.checkpoint.directory.journal import Journal, read_some
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
+from resumable_tasks.checkpoint.directory.segments import read_some
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, InvalidKey

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -23,10 +23,11 @@ from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import records
-from resumable_tasks.checkpoint.directory.journal import Journal, numbers
+from resumable_tasks.checkpoint.directory import records, segments
+from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import record_name
+from resumable_tasks.checkpoint.directory.segments import Listing
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -52,19 +53,19 @@ _VOIDING = ("repair", "lost")
 def read_state(
     store: Store,
     anchor: str,
-    listed: list[int] | None = None,
+    listed: Listing | None = None,
     polite: Callable[[Iterator[Commit]], Iterable[Commit]] = iter,
 ) -> tuple[State, Journal]:
     """The state by all records, and the journal as it is read.
 
-    ``listed``: the numbers of the records, if they are known; no later ones are read then. Raises
+    ``listed``: the records that there are, if that is known; no later ones are read then. Raises
     `CheckpointDamaged`.
     """
-    listed = numbers(store) if listed is None else listed
+    listed = segments.listed(store) if listed is None else listed
     found = _recalled(store, anchor, listed)
     if found is not None:
         state, journal = found
-        journal.read_first(listed[state.records :])
+        journal.read_first(listed.since(state.records))
         for commit in polite(journal.read_new()):
             if commit.kind in _VOIDING:
                 break
@@ -83,10 +84,10 @@ def starting(store: Store, anchor: str) -> tuple[State, Journal]:
     The journal then reads the records of one listing. Who reads on starts again without a snapshot
     where `voids` says so.
     """
-    listed = numbers(store)
+    listed = segments.listed(store)
     found = _recalled(store, anchor, listed)
     state, journal = found or (State(place=store.url), Journal(store, anchor))
-    journal.read_first(listed[state.records :])
+    journal.read_first(listed.since(state.records))
     return state, journal
 
 
@@ -190,7 +191,7 @@ def _remove_older(store: Store, number: int, path: str) -> None:
     store.delete_all(old)
 
 
-def _recalled(store: Store, anchor: str, listed: list[int]) -> tuple[State, Journal] | None:
+def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journal] | None:
     """The state of the last snapshot, and the journal behind it; None if none counts."""
     if len(listed) < _FEW_RECORDS:
         return None  # they are read as quickly, and it would be a request more
@@ -206,15 +207,15 @@ def _recalled(store: Store, anchor: str, listed: list[int]) -> tuple[State, Jour
 
 
 def _checked(
-    store: Store, anchor: str, listed: Sequence[int], name: str, there: Mapping[str, int]
+    store: Store, anchor: str, listed: Listing, name: str, there: Mapping[str, int]
 ) -> tuple[State, Journal]:
     number = int(name[-26:-6])
     head = records.decode(store.read(name), record_name(number), store.url)
-    last = records.decode(records.read(store, record_name(number)), record_name(number), store.url)
+    _, last = next(segments.read(store, listed, [number]))
     told = head.info["keys"]
     if (head.kind, head.nonce, head.previous) != ("snapshot", anchor, last.checksum):
         raise _doubt(store, name, "it is of another journal")
-    if list(listed[: number + 1]) != list(range(number + 1)):
+    if list(listed.numbers[: number + 1]) != list(range(number + 1)):
         raise _doubt(store, name, "records before it are missing")
     if not _KEYS.fullmatch(told["path"]) or there.get(told["path"]) != told["bytes"]:
         raise _doubt(store, name, "its keys are not what they were")
@@ -242,7 +243,8 @@ def _block(store: Store, anchor: str, number: int, told: Mapping[str, Any]) -> b
     except (FileNotFoundError, CheckpointDamaged, OSError, ValueError) as error:
         log.info("%s: the keys of a snapshot cannot be read: %s", store.url, error)
     state, journal = State(place=store.url), Journal(store, anchor)
-    journal.read_first(list(range(number + 1)))
+    there = segments.listed(store)
+    journal.read_first(replace(there, numbers=there.numbers[: number + 1]))
     state.apply_all(journal.read_new())
     with state.done.living() as living:
         return bytearray(b"\n") + living

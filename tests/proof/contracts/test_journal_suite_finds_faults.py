@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable_tasks.checkpoint.directory import journal
+from resumable_tasks.checkpoint.directory import journal, records, segments
 from resumable_tasks.errors import ResumableTasksError
 from resumable_tasks.testing import journal_suite
 from resumable_tasks.testing.journal_suite import FOLDER, JournalSuite
@@ -45,7 +45,7 @@ FAULTS = {
         ("an_epoch_never_goes_back",),
     ),
     "gaps are skipped": (
-        ("name = record_name(self.next_number)", "name = record_name(number)"),
+        ("if number != self.next_number:", "if number < self.next_number:"),
         ("a_missing_record_is_found", 0),
     ),
     "paths are not checked": (
@@ -93,15 +93,15 @@ FAULTS = {
         ("an_error_before_anything_was_written_is_no_unknown_outcome",),
     ),
     "an overtaken driver reads on": (
-        ('if mine.kind == "claim":', "if True:"),
+        ('if mine.kind in _TRIED_AGAIN:', "if True:"),
         ("a_driver_that_was_overtaken_is_fenced",),
     ),
     "only commits are fenced": (
-        ('if mine.kind == "claim":', 'if mine.kind != "commit":'),
+        ('if mine.kind in _TRIED_AGAIN:', 'if mine.kind != "commit":'),
         ("whatever_an_overtaken_driver_appends_is_fenced", "close"),
     ),
     "a claim is fenced": (
-        ('if mine.kind == "claim":', "if False:"),
+        ('if mine.kind in _TRIED_AGAIN:', "if False:"),
         ("of_two_claims_one_is_first_and_the_other_comes_after",),
     ),
     "a claim that lost is not tried again": (
@@ -128,21 +128,36 @@ FAULTS = {
 }  # fmt: skip
 
 
-def faulty(old: str, new: str) -> types.ModuleType:
-    source = inspect.getsource(journal)
-    assert source.count(old) == 1, f"the journal has no {old!r} any more: seed this fault again"
-    module = types.ModuleType("faulty_journal")
-    sys.modules[module.__name__] = module
-    exec(compile(source.replace(old, new), "faulty_journal", "exec"), module.__dict__)
-    return module
+HOME = "resumable_tasks.checkpoint.directory"
+MODULES = (records, segments, journal)
+
+
+def faulty(old: str, new: str) -> dict[str, types.ModuleType]:
+    """The journal's modules by their names, with the fault in one of them."""
+    sources = [inspect.getsource(module) for module in MODULES]
+    count = sum(source.count(old) for source in sources)
+    assert count == 1, f"the journal has no {old!r} any more: seed this fault again"
+    found = {}
+    for module, source in zip(MODULES, sources, strict=True):
+        text, name = source.replace(old, new), module.__name__.rpartition(".")[2]
+        for other in found:
+            text = text.replace(f"from {HOME}.{other} import", f"from faulty_{other} import")
+            text = text.replace(f"from {HOME} import {other}", f"import faulty_{other} as {other}")
+        found[name] = types.ModuleType(f"faulty_{name}")
+        sys.modules[f"faulty_{name}"] = found[name]
+        exec(compile(text, f"faulty_{name}", "exec"), found[name].__dict__)
+    return found
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_suite_finds(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (old, new), (test, *arguments) = FAULTS[fault]
-    module = faulty(old, new)
-    for name in ("Journal", "RecordTaken", "decode", "encode"):
-        monkeypatch.setattr(journal_suite, name, getattr(module, name))
+    modules = faulty(old, new)
+    for module, name in (
+        *(("journal", "Journal"), ("journal", "RecordTaken")),
+        *(("records", "decode"), ("records", "encode")),
+    ):
+        monkeypatch.setattr(journal_suite, name, getattr(modules[module], name))
 
     class Suite(OnDisk, JournalSuite):
         pass
@@ -152,5 +167,5 @@ def test_the_suite_finds(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         store = Suite().make_store(tmp_path)
         store.prepare((FOLDER, "shards"))
         arguments = [store, *arguments]
-    with pytest.raises((*FOUND, module.RecordTaken)):
+    with pytest.raises((*FOUND, modules["journal"].RecordTaken)):
         method(*arguments)

@@ -1,0 +1,187 @@
+"""Many small records become few files: they are folded into segments of the journal.
+
+A segment is durable, and was read back, before the first of its records' own files is deleted. No
+record changes, and whoever is told of one finds it: in its own file, or in the segment.
+
+The file of a record stays where its author is not that of the record before: it refuses every run
+that sleeps there and wakes up (I1, `journal`). ``docs/design/0028-segments-of-the-journal.md`` has
+the argument, and what lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from resumable_tasks.base import log
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER, damaged, record_name
+from resumable_tasks.checkpoint.directory.segments import (
+    MOST_PLAIN,
+    MOST_RECORDS,
+    Listing,
+    Segment,
+    packed,
+    unpacked,
+)
+from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
+from resumable_tasks.errors import Fenced, StoreError
+
+# So many records are worth a segment: the first of a checkpoint, and any other.
+FEWEST_AT_FIRST, FEWEST = 1_024, 64
+# What is larger has many keys, so that there are not many such files.
+_LARGE = 1 << 16
+# A run leaves so many of its newest records as they are, and a file that readers may have listed
+# for so long.
+_NEWEST = 64
+GRACE_SECONDS = 60.0
+
+
+def choose(sizes: Mapping[str, int], end: int, fewest: int | None = None) -> list[range]:
+    """The records below this number that are worth a segment each, by the names of the files.
+
+    ``fewest`` records in a segment, by default as the checkpoint's age says.
+    """
+    there = Listing.of(sizes)
+    if fewest is None:
+        fewest = FEWEST if there.segments else FEWEST_AT_FIRST
+    groups: list[range] = []
+    size = 0
+    for number in there.numbers:
+        name = record_name(number)
+        here = sizes.get(name, _LARGE)
+        if number >= end or here >= _LARGE or there.segment_with(number) is not None:
+            continue
+        last = groups[-1] if groups else range(0)
+        size += here
+        if last and number == last.stop and size <= MOST_PLAIN and len(last) < MOST_RECORDS:
+            groups[-1] = range(last.start, number + 1)
+        else:
+            groups.append(range(number, number + 1))
+            size = here
+    return [group for group in groups if len(group) >= fewest]
+
+
+def fold(store: Store, group: range) -> list[str]:
+    """Write these records into a segment, durable on return; the names that it makes superfluous.
+
+    None are if it would spare few files. Raises `CheckpointDamaged` and `StoreError`: no record has
+    changed then.
+    """
+    there = Listing.of(store.list(FOLDER))
+    pieces, commits = _records(store, there, group)
+    for before, commit in pairwise(commits):
+        if commit.previous not in (before.checksum, before.info.get("stands_for")):
+            what = "it does not continue the record before it"
+            raise damaged(record_name(commit.number), what, store.url)
+    free = list(_without_need(commits))
+    if len(free) < FEWEST // 2:
+        return []
+    segment = Segment(group.start, group.stop - 1, len(group) - len(free))
+    fault_point("segment.before_create")
+    with contextlib.suppress(CreateUnknown):  # what can be read is what counts
+        store.create(segment.name, packed(pieces))
+    if unpacked(store.read(segment.name), segment, store.url) != pieces:
+        raise StoreError(f"{segment.name} holds other records than the journal has")
+    fault_point("segment.created")
+    return free
+
+
+def fold_all(store: Store, end: int, fewest: int | None = None) -> int:
+    """Fold what `choose` chooses, delete what is in segments, and return how many records went."""
+    groups = choose(store.list(FOLDER), end, fewest)
+    folded = sum(len(group) for group in groups if fold(store, group))
+    store.delete_all(leftovers(store))
+    fault_point("segment.deleted")
+    return folded
+
+
+def _records(
+    store: Store, there: Listing, group: Sequence[int]
+) -> tuple[list[bytes], list[Commit]]:
+    """The bytes of these records, and the records; first the one before, if there is one."""
+    before = [group[0] - 1] if group[0] else []
+    each = list(segments.read(store, there, [*before, *group]))
+    return [data for data, _ in each[len(before) :]], [commit for _, commit in each]
+
+
+def _without_need(commits: list[Commit]) -> Iterator[str]:
+    """The names of the records whose author is that of the one before, and who keeps at work."""
+    for before, commit in pairwise(commits):
+        same = (commit.run, commit.epoch) == (before.run, before.epoch)
+        if same and commit.kind in ("commit", "merge"):
+            yield record_name(commit.number)
+
+
+def leftovers(store: Store) -> list[str]:
+    """The names of records that a crash has left beside the segment that they are in."""
+    sizes = store.list(FOLDER)
+    there, found = Listing.of(sizes), []
+    for segment in there.segments:
+        beside = [name for name in map(record_name, segment.numbers) if name in sizes]
+        if len(beside) > segment.kept:
+            free = set(_without_need(_records(store, there, segment.numbers)[1]))
+            found += [name for name in beside if name in free]
+    return found
+
+
+class Folding:
+    """Folds the records of a run at work, by the thread that commits.
+
+    Whatever fails here fails no run: what could not be folded is as it was.
+    """
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+        self._looked_at = 0
+        self._chosen: list[range] = []
+        self._failed = False
+        self._free: list[tuple[float, list[str]]] = []
+
+    def step(self, stop: Callable[[], bool]) -> None:
+        """Fold a group of records, if there is one that fills a segment."""
+        end = self._journal.next_number - _NEWEST
+        if self._failed or stop():
+            return
+        if not self._chosen and end - self._looked_at >= MOST_RECORDS:
+            self._looked_at = end
+            self._guarded(lambda: self._choose(end))
+        if self._chosen:
+            self._guarded(self._fold)
+            self._guarded(lambda: self._delete(time.monotonic() - GRACE_SECONDS))
+
+    def end(self) -> None:
+        """Fold what is left and worth it, and delete what is in segments."""
+        # The last record is what the next run looks for.
+        end = self._journal.next_number - 1
+        if end > FEWEST_AT_FIRST:
+            self._guarded(lambda: fold_all(self._store, end))
+
+    def _choose(self, end: int) -> None:
+        self._chosen = choose(self._store.list(FOLDER), end, MOST_RECORDS // 2)
+
+    def _fold(self) -> None:
+        self._free.append((time.monotonic(), fold(self._store, self._chosen.pop())))
+
+    def _delete(self, due: float) -> None:
+        while self._free and self._free[0][0] <= due:
+            self._store.delete_all(self._free[0][1])
+            fault_point("segment.deleted")
+            del self._free[0]
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            step()
+        except Fenced:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the records are there
+            self._failed = True
+            log.warning("records are not folded any more in this run, which goes on: %s", error)

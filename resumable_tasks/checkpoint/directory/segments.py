@@ -1,0 +1,251 @@
+"""Segments of the journal: many small records in one file, as they were.
+
+``journal/<first>-<last>-<kept>.jsonl.gz`` holds the records of these numbers, each with all its
+bytes, one after the other (``zcat`` shows them). It is created by put-if-absent and never changes.
+A record that is in a segment is the record of its number, whatever else has its name. ``kept``
+of them have their own files, too: `resumable_tasks.checkpoint.directory.folding` says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import (
+    FOLDER,
+    MOST_BYTES,
+    UNREADABLE,
+    damaged,
+    decode,
+    record_name,
+    record_number,
+)
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointDamaged
+
+_NAME = re.compile(FOLDER + r"/([0-9]{20})-([0-9]{20})-([0-9]{1,4})\.jsonl\.gz")
+# No segment has more; what says so is none.
+MOST_RECORDS, MOST_PLAIN = 2_048, 4 << 20
+_GZIP = 31  # the window of zlib, and a header
+_IN_A_MEMBER, _MEMBER = 64, zlib.compressobj(wbits=_GZIP).flush()[:8]
+_END = b'\n{"end":'
+_STEP = 1_024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """A file with the records of the numbers ``first`` to ``last``."""
+
+    first: int
+    last: int
+    kept: int
+
+    @property
+    def name(self) -> str:
+        return f"{FOLDER}/{self.first:020d}-{self.last:020d}-{self.kept}.jsonl.gz"
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.last + 1)
+
+
+def segment_of(name: str) -> Segment | None:
+    """The segment of this name; None if it is not a segment's name."""
+    found = _NAME.fullmatch(name)
+    segment = Segment(*map(int, found.groups())) if found else None
+    return segment if segment and 0 < len(segment.numbers) <= MOST_RECORDS else None
+
+
+@dataclass(slots=True)
+class Listing:
+    """The records of a journal, in order, and the files that they are in."""
+
+    numbers: Sequence[int] = ()
+    segments: list[Segment] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Listing:
+        """What a folder with these names holds."""
+        numbers, segments = set[int](), list[Segment]()
+        for name in names:
+            number = record_number(name)
+            if number is not None:
+                numbers.add(number)
+            elif (segment := segment_of(name)) is not None:
+                segments.append(segment)
+                numbers.update(segment.numbers)
+        return cls(sorted(numbers), sorted(segments))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def since(self, first: int) -> Listing:
+        """The records from this number on."""
+        return Listing([number for number in self.numbers if number >= first], self.segments)
+
+    def segment_with(self, number: int) -> Segment | None:
+        """The segment that a record is in; None if it has just a file of its own."""
+        at = bisect_right(self.segments, number, key=lambda segment: segment.first)
+        for segment in reversed(self.segments[:at]):
+            if number in segment.numbers:
+                return segment
+            if segment.first + MOST_RECORDS < number:
+                break
+        return None
+
+    def files(self, numbers: Iterable[int]) -> list[tuple[Segment | None, list[int]]]:
+        """The files to be read for these records, and which of them are in each."""
+        found: list[tuple[Segment | None, list[int]]] = []
+        for number in numbers:
+            here = found[-1][0] if found else None
+            if here is not None and number in here.numbers:
+                found[-1][1].append(number)
+            else:
+                found.append((self.segment_with(number), [number]))
+        return found
+
+
+def listed(store: Store, first: int = 0) -> Listing:
+    """The records of a journal from this one on."""
+    # A listing is no snapshot: a record created during it can be missed and its successor seen, and
+    # one that went into a segment. What is still missing in a second listing was not there.
+    for last_try in (False, True):
+        found = Listing.of(disk.names(store, FOLDER)).since(first)
+        if not found or found.numbers[-1] == first + len(found) - 1 or last_try:
+            break
+    return found
+
+
+def read(store: Store, there: Listing, numbers: Iterable[int]) -> Iterator[tuple[bytes, Commit]]:
+    """The records of these numbers with their bytes, in this order, read ahead where that is slow.
+
+    Raises ``FileNotFoundError``, and `CheckpointDamaged` with the file that is.
+    """
+    files = there.files(numbers)
+    names = (segment.name if segment else record_name(at[0]) for segment, at in files)
+    each = disk.read_all(store, ((name, MOST_BYTES) for name in names))
+    for (segment, wanted), data in zip(files, each, strict=True):
+        if segment is None:
+            yield data, decode(data, record_name(wanted[0]), store.url)
+            continue
+        pieces = unpacked(data, segment, store.url)
+        for number in wanted:
+            piece = pieces[number - segment.first]
+            yield piece, _decoded(piece, segment, number, store.url)
+
+
+def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
+    """The records of these numbers, in their order, read ahead where reads are slow.
+
+    Raises `CheckpointDamaged`, also for one that is not there.
+    """
+    at, missed = 0, -1
+    while at < len(numbers):
+        there = listed(store)
+        try:
+            for _, commit in read(store, there, numbers[at:]):
+                yield commit
+                at += 1
+        except FileNotFoundError:
+            if missed == at:
+                raise damaged(record_name(numbers[at]), "it is missing", store.url) from None
+            missed = at  # it may just have gone into a segment
+
+
+def _decoded(piece: bytes, segment: Segment, number: int, place: str) -> Commit:
+    try:
+        return decode(piece, record_name(number), place)
+    except CheckpointDamaged as error:
+        raise damaged(segment.name, f"record {number} in it: {error.detail}", place) from error
+
+
+def packed(pieces: Sequence[bytes]) -> bytes:
+    """A segment's bytes, of those of its records: some of them are a member of the gzip file.
+
+    What is damaged in one member costs no record of another.
+    """
+    found = []
+    for at in range(0, len(pieces), _IN_A_MEMBER):
+        packer = zlib.compressobj(wbits=_GZIP)
+        found += [*map(packer.compress, pieces[at : at + _IN_A_MEMBER]), packer.flush()]
+    return b"".join(found)
+
+
+def unpacked(data: bytes, segment: Segment, place: str = "") -> list[bytes]:
+    """The bytes of each record in a segment. Raises `CheckpointDamaged`."""
+    plain, rest = b"", data
+    while rest and len(plain) < MOST_PLAIN:
+        unpacker = zlib.decompressobj(wbits=_GZIP)
+        try:
+            plain += unpacker.decompress(rest, MOST_PLAIN - len(plain))
+        except zlib.error as error:
+            raise damaged(segment.name, f"it cannot be unpacked: {error}", place) from error
+        rest = unpacker.unused_data
+        if not unpacker.eof:
+            break
+    pieces = _split(plain)
+    if not unpacker.eof or rest or b"".join(pieces) != plain:
+        raise damaged(segment.name, "it is cut short, or has more than it should", place)
+    if len(pieces) != len(segment.numbers):
+        what = f"it has {len(pieces):,} records, not {len(segment.numbers):,}"
+        raise damaged(segment.name, what, place)
+    return pieces
+
+
+def salvaged(
+    store: Store, segment: Segment, data: bytes | Exception
+) -> tuple[dict[int, bytes], str]:
+    """The bytes of the records in a segment that can be had, and what is wrong with it, if it is.
+
+    Of a damaged one these are those in members that can be read, and those that have their own
+    files still. ``data``: the bytes of the segment, or why there are none.
+    """
+    try:
+        if isinstance(data, Exception):
+            raise data
+        return dict(zip(segment.numbers, unpacked(data, segment), strict=True)), ""
+    except FileNotFoundError:
+        what = "it is missing"
+    except CheckpointDamaged as error:
+        what = error.detail
+    beside = [(record_name(number), MOST_BYTES) for number in segment.numbers]
+    each = zip(segment.numbers, disk.read_each(store, beside), strict=True)
+    found = {number: piece for number, piece in each if isinstance(piece, bytes)}
+    if isinstance(data, bytes):
+        found |= _readable(data)
+    return {number: found[number] for number in segment.numbers if number in found}, what
+
+
+def _readable(data: bytes) -> dict[int, bytes]:
+    """The records in a damaged segment that are what they were, by their numbers."""
+    found: dict[int, bytes] = {}
+    for start in (match.start() for match in re.finditer(re.escape(_MEMBER), data)):
+        plain = b""
+        with contextlib.suppress(zlib.error):
+            unpacker = zlib.decompressobj(wbits=_GZIP)
+            for at in range(start, len(data), _STEP):
+                plain += unpacker.decompress(data[at : at + _STEP], MOST_PLAIN - len(plain))
+                if unpacker.eof or len(plain) >= MOST_PLAIN:
+                    break
+        for piece in _split(plain):
+            with contextlib.suppress(*UNREADABLE, CheckpointDamaged):
+                number = json.loads(piece[: piece.index(b"\n")])["number"]
+                decode(piece, record_name(number))
+                found[number] = piece
+    return found
+
+
+def _split(plain: bytes) -> list[bytes]:
+    # No line within a record begins as its last one does, and no raw newline is within a line.
+    pieces, at = [], 0
+    while (end := plain.find(_END, at)) >= 0 and (stop := plain.find(b"\n", end + 1) + 1):
+        pieces.append(plain[at:stop])
+        at = stop
+    return pieces
