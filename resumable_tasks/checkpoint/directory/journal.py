@@ -38,7 +38,7 @@ from resumable_tasks.checkpoint.directory.records import (
 from resumable_tasks.checkpoint.directory.segments import Listing
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
-from resumable_tasks.errors import CommitStateUnknown, Fenced, StoreError
+from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
@@ -109,7 +109,13 @@ class Journal:
             if number != self.next_number:
                 what = "it is missing, and a later record is there"
                 raise damaged(record_name(self.next_number), what, self._store.url)
-            yield self._follow(next(each)[1])
+            _, commit = next(each)
+            try:
+                self._follow(commit)
+            except CheckpointDamaged as error:
+                segment = listed.segment_with(number)
+                raise segments.blamed(error, segment, number, self._store.url) from None
+            yield commit
 
     def follow(self) -> Iterator[Commit]:
         """The records that have come since, as `read_new`, found without a listing.

@@ -56,6 +56,9 @@ EXIT_CODES: dict[Status, int] = {
 
 _OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
 
+# One look of so many finds what was folded into a segment while nobody looked.
+_LISTED = 16
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -85,6 +88,7 @@ class Reader:
         self.holder: dict[str, Any] | None = None
         self.damage: CheckpointDamaged | None = None
         self._journal: Journal | None = None
+        self._looks = 0
         self._watch = holder.Watch(store)
 
     @property
@@ -128,14 +132,18 @@ class Reader:
             self.holder = self._watch.holder()  # or it has only just begun
 
     def follow(self) -> None:
-        """Read what has come since the last look, with few requests and no listing.
+        """Read what has come since the last look, with few requests and hardly ever a listing.
 
         For who looks again and again; `examine` finds what this passes over. ``damage`` is what is
         wrong, if anything.
         """
         try:
             journal = self._journal
-            self._read(self._first() if journal is None else journal.follow())
+            self._looks += 1
+            if journal is not None and self._looks % _LISTED:
+                self._read(journal.follow())
+            else:
+                self.read_new()
         except CheckpointDamaged as error:
             self.damage = error
 

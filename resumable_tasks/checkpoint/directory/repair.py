@@ -263,6 +263,7 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> _Journ
             report.damages.append(Damage(record_name(number), what, None))
         else:
             last = number
+    strange = set[Segment]()
     for number, data in _each_record(store, found, last + 1, report):
         try:
             record, was_converted = _read_record(data, record_name(number))
@@ -272,9 +273,12 @@ def _examine_journal(store: Store, report: Report, anchor: str | None) -> _Journ
         except CheckpointDamaged as error:
             found.lose(number, error.detail, None, report)
             continue
-        before = found.records.get(number - 1)
+        before, segment = found.records.get(number - 1), found.there.segment_with(number)
         expected = {anchor} if number == 0 else _continuations(before)
-        if None not in expected and record.previous not in expected:
+        of_others = None not in expected and record.previous not in expected
+        if of_others or (segment is not None and segment in strange):
+            if segment is not None:
+                strange.add(segment)  # and so is what continues that
             what = "it does not continue the record before it"
             found.lose(number, what, record.key_count, report)
             continue

@@ -59,8 +59,10 @@ class Segment:
 def segment_of(name: str) -> Segment | None:
     """The segment of this name; None if it is not a segment's name."""
     found = _NAME.fullmatch(name)
-    segment = Segment(*map(int, found.groups())) if found else None
-    return segment if segment and 0 < len(segment.numbers) <= MOST_RECORDS else None
+    if found is None:
+        return None
+    first, last, kept = map(int, found.groups())
+    return Segment(first, last, kept) if 0 <= last - first < MOST_RECORDS else None
 
 
 @dataclass(slots=True)
@@ -163,7 +165,16 @@ def _decoded(piece: bytes, segment: Segment, number: int, place: str) -> Commit:
     try:
         return decode(piece, record_name(number), place)
     except CheckpointDamaged as error:
-        raise damaged(segment.name, f"record {number} in it: {error.detail}", place) from error
+        raise blamed(error, segment, number, place) from error
+
+
+def blamed(
+    error: CheckpointDamaged, segment: Segment | None, number: int, place: str
+) -> CheckpointDamaged:
+    """The error about a record, for the file that it is in."""
+    if segment is None:
+        return error
+    return damaged(segment.name, f"record {number} in it: {error.detail}", place)
 
 
 def packed(pieces: Sequence[bytes]) -> bytes:
@@ -180,18 +191,16 @@ def packed(pieces: Sequence[bytes]) -> bytes:
 
 def unpacked(data: bytes, segment: Segment, place: str = "") -> list[bytes]:
     """The bytes of each record in a segment. Raises `CheckpointDamaged`."""
-    plain, rest = b"", data
-    while rest and len(plain) < MOST_PLAIN:
+    plain, rest, whole = b"", data, True
+    while rest and whole and len(plain) < MOST_PLAIN:
         unpacker = zlib.decompressobj(wbits=_GZIP)
         try:
             plain += unpacker.decompress(rest, MOST_PLAIN - len(plain))
         except zlib.error as error:
             raise damaged(segment.name, f"it cannot be unpacked: {error}", place) from error
-        rest = unpacker.unused_data
-        if not unpacker.eof:
-            break
+        rest, whole = unpacker.unused_data, unpacker.eof
     pieces = _split(plain)
-    if not unpacker.eof or rest or b"".join(pieces) != plain:
+    if rest or not whole or b"".join(pieces) != plain:
         raise damaged(segment.name, "it is cut short, or has more than it should", place)
     if len(pieces) != len(segment.numbers):
         what = f"it has {len(pieces):,} records, not {len(segment.numbers):,}"

@@ -5,6 +5,7 @@ Three lines: a head, the state, and an end with the checksum of the two before i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -42,6 +43,7 @@ _LOST = {
     for name in ("EIO", "EBADMSG", "EUCLEAN", "ENODATA")
     if hasattr(errno, name)
 }
+_LOOKS = 100
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,16 @@ def find(store: Store, keep: int) -> Found:
 
     Raises as `decode` does, but for damage; and `StoreError` if it cannot be told what is there.
     """
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError):  # another process has saved, and cleared up
+            return _find(store, keep)
+    raise StoreError(
+        f"the generations of the snapshot {store.url} go while they are being read; stop what else "
+        "saves or deletes there"
+    )
+
+
+def _find(store: Store, keep: int) -> Found:
     found, taken = Found(), numbers(store)
     found.highest = taken[-1] if taken else 0
     files = store.list("")
@@ -194,8 +206,6 @@ def _read(store: Store, number: int, files: dict[str, int]) -> bytes:
         raise damaged(number, "it is not a regular file")
     try:
         return store.read(name)
-    except FileNotFoundError:
-        raise damaged(number, "it has gone while it was being read") from None
     except StoreError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LOST:
             raise damaged(number, f"the disk cannot read it ({error.__cause__})") from error

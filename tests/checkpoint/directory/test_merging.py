@@ -16,7 +16,6 @@ import pytest
 from click.testing import CliRunner
 
 from resumable_tasks import (
-    Changes,
     CheckpointDamaged,
     CheckpointHeld,
     StoreError,
@@ -24,11 +23,9 @@ from resumable_tasks import (
     resumable_task,
 )
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint import form
 from resumable_tasks.checkpoint.directory import merging, shards, snapshots
 from resumable_tasks.checkpoint.directory.compacting import compact
-from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
-from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.merging import Limits, choose
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -42,62 +39,12 @@ from resumable_tasks.errors import Fenced
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.fingerprints import digest
-from resumable_tasks.items.plan import Planning
 from resumable_tasks.results.rows import table as all_rows
 from resumable_tasks.runners.outcome import Done, Shard
+from tests.checkpoint.directory.made import commit, filled, never, opened, rows_in
 from tests.conftest import Bucket
 
 OLD = Path(__file__).with_name("old")
-
-
-def never() -> bool:
-    return False
-
-
-def opened(place: Any, *, changes: bool = False, takeover: bool = False) -> DirectoryCheckpoint:
-    planning = Planning("id", changes=Changes("v") if changes else None)
-    return DirectoryCheckpoint.open(
-        open_store(place),
-        Manifest("job", "1", {"field": "id"}, "one"),
-        form.Job("job", "1", "one", planning),
-        form.Opening(takeover=takeover),
-    )
-
-
-def commit(checkpoint: DirectoryCheckpoint, ids: Iterable[int], value: str = "a") -> int:
-    """Commit these items in one record, and its number."""
-    items = [{"id": n, "v": value} for n in ids]
-    table = pa.Table.from_pylist(items)
-    lines = keys.join(keys.canonical(item["id"]) for item in items)
-    taken = [digest(value)] * len(items) if checkpoint._job.planning.fingerprinter else None
-    batch = Batch(0, [item["id"] for item in items], lines, items, fingerprints=taken)
-    unit = checkpoint.begin()
-    unit.add(Done(batch, lines, len(items), table, schema=table.schema))
-    return unit.commit().number
-
-
-def filled(place: Any, count: int, *, changes: bool = False, tidy: bool = False) -> None:
-    """A checkpoint of so many items, each in a commit of its own."""
-    checkpoint = opened(place, changes=changes)
-    for n in range(count):
-        commit(checkpoint, [n])
-        if tidy:
-            checkpoint.tidy(never)
-    checkpoint.end("done", {})
-    checkpoint.close()
-
-
-def rows_in(place: Any) -> list[tuple[int, str]]:
-    """All rows in their order, of a sound checkpoint."""
-    store = open_store(place)
-    report = verify(store)
-    assert report.damages == []
-    table = DirectoryReader(store).read(all_rows)
-    state = read_checkpoint(store)[1]
-    assert report.items == len(state.done) == table.num_rows == report.rows
-    found = list(zip(table["id"].to_pylist(), table["v"].to_pylist(), strict=True))
-    assert len(set(table["id"].to_pylist())) == len(found)
-    return found
 
 
 def shards_of(place: Any) -> list[Shard]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resumable_tasks import Snapshot
+from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.errors import CheckpointUnusable, Fenced
 from tests.conftest import Bucket
 from tests.processes import started
@@ -106,6 +107,25 @@ def test_two_processes_that_save_at_once_lose_no_saved_step(bucket: Bucket, tmp_
     assert state["n"] == len(state["by"])
     for name, (out, _) in zip("ab", said, strict=True):
         assert state["by"].count(name) >= int(out)
+
+
+def test_whoever_opens_while_another_saves_and_clears_up_looks_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Snapshot(bucket.url, every=1, keep=1) as other:
+        other.state["n"] = 0
+        other.step()
+        read, saved_meanwhile = ObjectStore.read, [1, 2, 3]
+
+        def late(store: ObjectStore, name: str) -> bytes:
+            if saved_meanwhile:
+                other.state["n"] = saved_meanwhile.pop(0)
+                other.step()
+            return read(store, name)
+
+        monkeypatch.setattr(ObjectStore, "read", late)
+        with Snapshot(bucket.url, every=1, keep=1) as second:
+            assert second.state == {"n": 3}
 
 
 def test_a_place_of_other_things_is_refused(bucket: Bucket) -> None:
