@@ -439,16 +439,13 @@ class DirectoryCheckpoint(Checkpoint):
         return receipt
 
     def tidy(self, stop: Callable[[], bool]) -> None:
-        self._merging.step(stop)
-        self._folding.step(stop)
+        for files in self._small_files:
+            files.step(stop)
 
     @cached_property
-    def _folding(self) -> Folding:
-        return Folding(self.store, self._journal)
-
-    @cached_property
-    def _merging(self) -> Merging:
-        return Merging(self.store, self.state, self.run, self._append_merge)
+    def _small_files(self) -> tuple[Merging, Folding]:
+        merging = Merging(self.store, self.state, self.run, self._append_merge)
+        return merging, Folding(self.store, self._journal)
 
     def _append_merge(self, commit: Commit) -> None:
         commit = self._append(commit, again=True)
@@ -502,8 +499,8 @@ class DirectoryCheckpoint(Checkpoint):
         )
         self._check_whole(before, records, there)
         if how != "interrupted":  # the next run may take the time
-            self._merging.end()
-            self._folding.end()
+            for files in self._small_files:
+                files.end()
             snapshots.refresh(self.store, self.manifest.id, self.state, counts.get("completed", 0))
 
     def _append(self, commit: Commit, *, again: bool = False) -> Commit:
@@ -514,10 +511,8 @@ class DirectoryCheckpoint(Checkpoint):
         """
         before = self._journal.next_number - 1
         commit = self._journal.append(commit, again=again)
-        names = [manifest.NAME, *(shard.path for shard in commit.shards)]
-        names += [record_name(before)] if before >= 0 else []
         try:
-            disk.check_place(self.store, names)
+            layout.check_appended(self.store, commit, before)
         except CheckpointDamaged:
             # Or a newer run has superseded what this one had written while it slept.
             if commit.kind != "claim":

@@ -217,6 +217,9 @@ class Journal:
             if there.segment_with(commit.number) is None:
                 return
             _, other = next(segments.read(self._store, there, [commit.number]))
+            if other.nonce == commit.nonce:
+                return
+            # No file was there, so that none is needed.
             self._store.delete(record_name(commit.number))
         except (StoreError, FileNotFoundError) as error:
             raise CommitStateUnknown(
@@ -224,8 +227,7 @@ class Journal:
                 safe="Nothing is lost: the next run finds out",
                 remedy="Run the same command again",
             ) from error
-        if other.nonce != commit.nonce:
-            self._judge(commit, other)
+        self._judge(commit, other)
 
     def check_not_overtaken(self, mine: Commit) -> None:
         """Raises `Fenced` if a newer driver has committed: ``mine`` could not be appended."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 
 from resumable_tasks.base.files import LINK_TO_FILE
+from resumable_tasks.checkpoint.directory import manifest, segments
+from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
+from resumable_tasks.checkpoint.directory.records import record_name
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -60,3 +63,17 @@ def check(store: Store, records: int, *, shards: bool = True) -> None:
     if found:
         files = tuple(found)
         raise CheckpointDamaged(found[files[0]], files=files, place=store.url)
+
+
+def check_appended(store: Store, commit: Commit, before: int) -> None:
+    """Check that a record which was appended, after that number, stands where readers look for it.
+
+    Raises `Fenced` and `CheckpointDamaged` as `disk.check_place` does.
+    """
+    names = [manifest.NAME, *(shard.path for shard in commit.shards)]
+    try:
+        disk.check_place(store, [*names, *([record_name(before)] if before >= 0 else [])])
+    except CheckpointDamaged:
+        if segments.listed(store).segment_with(before) is None:
+            raise
+        disk.check_place(store, names)  # a newer run has put that record into a segment

@@ -35,7 +35,7 @@ import resumable_tasks.checkpoint.directory.rows
 import resumable_tasks.engine.feeder
 import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
-from resumable_tasks.checkpoint.directory import merging
+from resumable_tasks.checkpoint.directory import folding, merging, segments
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.engine import committer, window
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
@@ -98,6 +98,8 @@ class Spec:
     """After so many seconds, if not 0, a bucket that says nothing is asked again."""
     fewest: int = 0
     """So many small shards are merged, if not 0, and what was merged is deleted at once."""
+    folds: int = 0
+    """So many records go into a segment, if not 0, and their own files are deleted at once."""
     version: str = "1"
     on_version_change: str = "error"
 
@@ -225,6 +227,10 @@ def run(spec: Spec) -> None:
         _keep_the_window()
     if spec.fewest:
         merging.FEWEST, merging.GRACE_SECONDS = spec.fewest, 0.0
+    if spec.folds:
+        folding.MOST_RECORDS = segments.MOST_RECORDS = spec.folds
+        folding.FEWEST = folding.FEWEST_AT_FIRST = 3
+        folding._NEWEST, folding.GRACE_SECONDS = 1, 0.0
     if spec.elsewhere:
         _move_elsewhere()
     faults.install(faults.parse(spec.faults))

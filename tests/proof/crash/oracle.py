@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ class Found:
     """The journal's records as they stand: heads, keys by record number, the shards named.
 
     ``merged`` are the parts of the last merge, which wait for the next run to delete them.
+    ``segments`` have the names of the records in each; ``beside`` is how many files are to go.
     """
 
     heads: list[dict[str, Any]] = field(default_factory=list)
@@ -27,24 +29,46 @@ class Found:
     shards: list[str] = field(default_factory=list)
     merged: set[str] = field(default_factory=set)
     failed: list[int] = field(default_factory=list)
+    segments: dict[str, list[str]] = field(default_factory=dict)
+    beside: int = 0
 
     @property
     def all_keys(self) -> list[int]:
         return [key for keys in self.keys for key in keys]
 
 
+def read_records(checkpoint: Path, found: Found) -> list[tuple[str, bytes]]:
+    """The bytes of all records: what is in a segment, and what has a file of its own."""
+    files = {path.name: path.read_bytes() for path in checkpoint.glob("journal/*.jsonl")}
+    there = dict(files)
+    for path in sorted(checkpoint.glob("journal/*.jsonl.gz")):
+        first, last, kept = (int(part) for part in path.name.partition(".")[0].split("-"))
+        texts = gzip.decompress(path.read_bytes()).split(b'\n{"kind":')
+        assert len(texts) == last - first + 1, path.name
+        for at, text in enumerate(texts):
+            name = f"{first + at:020d}.jsonl"
+            data = (b'{"kind":' if at else b"") + text + (b"\n" if at + 1 < len(texts) else b"")
+            assert files.get(name, data) == data, f"{name} is another in {path.name}"
+            there[name] = data
+        found.segments[path.name] = [f"{n:020d}.jsonl" for n in range(first, last + 1)]
+        beside = files.keys() & set(found.segments[path.name])
+        assert len(beside) >= kept, f"beside {path.name} are only {beside}"
+        found.beside += len(beside) - kept
+    names = sorted(there)
+    assert names == [f"{n:020d}.jsonl" for n in range(len(names))], f"a gap in {names}"
+    return [(name, there[name]) for name in names]
+
+
 def read_journal(checkpoint: Path) -> Found:
     """All records. Fails if one is missing, torn, or does not continue the one before it."""
     found = Found()
-    names = sorted(path.name for path in checkpoint.glob("journal/*.jsonl"))
-    assert names == [f"{n:020d}.jsonl" for n in range(len(names))], f"a gap in {names}"
-    if not names:
+    each = read_records(checkpoint, found)
+    if not each:
         return found
     assert (checkpoint / "job.json").exists(), "job.json is gone"
     previous = json.loads((checkpoint / "job.json").read_bytes())["id"]
     epoch = 0
-    for number, name in enumerate(names):
-        data = (checkpoint / "journal" / name).read_bytes()
+    for number, (name, data) in enumerate(each):
         assert data.endswith(b"\n"), f"{name} is torn"
         assert data.count(b"\n") > 1, f"{name} is torn"
         lines = data.splitlines(keepends=True)
@@ -110,7 +134,12 @@ def complete(spec: Spec, *, tidy: bool = True) -> Found:
     if tidy:
         names = {str(path.relative_to(checkpoint)) for path in checkpoint.glob("*/*")}
         names |= {path.name for path in checkpoint.iterdir() if path.is_file()}
+        assert not found.beside, f"{found.beside} records that are in segments have files too"
+        folded = {name for names in found.segments.values() for name in names}
+        names = {name for name in names if name.partition("/")[2] not in folded}
         expected = {f"journal/{n:020d}.jsonl" for n in range(len(found.heads))}
+        expected -= {f"journal/{name}" for name in folded}
+        expected |= {f"journal/{name}" for name in found.segments}
         expected |= {*found.shards, "job.json", "holder.lock"}
         names -= found.merged
         assert names == expected, f"left behind: {names - expected}, gone: {expected - names}"

@@ -421,7 +421,7 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _merge(driver: Driver) -> None:
-        driver.checkpoint._merging._looked_at = 0
+        driver.checkpoint._small_files[0]._looked_at = 0
         driver.checkpoint.tidy(lambda: False)
 
     @precondition(lambda self: self.current)
