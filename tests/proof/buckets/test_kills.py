@@ -105,6 +105,30 @@ def test_killed_while_shards_are_merged(attack: Attack, fault: str) -> None:
     assert any(head["kind"] == "merge" for head in found.heads)
 
 
+@pytest.mark.parametrize("point", ["before_create", "created", "deleted"])
+def test_killed_while_records_are_folded(attack: Attack, point: str) -> None:
+    spec = attack.spec(items=24, batch_size=2, concurrency=1, folds=4, pause_ms=(8.0, 8.0))
+    child = attack.launch.fork(replace(spec, faults=f"segment.{point}:2"))
+    assert child.wait() == -signal.SIGKILL, child.says()
+    attack.consistent(spec)
+    attack.launch.to_end(spec)
+    assert attack.complete(spec).segments
+
+
+@pytest.mark.parametrize("fault", ["segment.created:1", "journal.before_create:1"])
+def test_overtaken_while_records_are_folded(attack: Attack, fault: str) -> None:
+    """Or asleep before its claim, whose number is then that of a record in a segment."""
+    spec = attack.spec(items=24, batch_size=2, concurrency=1, folds=4, pause_ms=(8.0, 8.0))
+    if fault.startswith("journal"):
+        child = attack.launch.fork(replace(spec, faults="journal.created:3"))
+        assert child.wait() == -signal.SIGKILL
+    zombie = attack.stopped_at(spec, fault)
+    attack.launch.to_end(spec)
+    attack.launch.to_end(spec)
+    assert attack.wake(zombie) in (0, 3), zombie.says()
+    attack.complete(spec, tidy=False)
+
+
 @pytest.mark.parametrize("fault", ["merge.shard_written:1", "merge.done:1"])
 def test_overtaken_while_shards_are_merged(attack: Attack, fault: str) -> None:
     spec = attack.spec(items=24, batch_size=2, concurrency=1, fewest=3, pause_ms=(8.0, 8.0))

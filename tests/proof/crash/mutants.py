@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resumable_tasks.checkpoint.directory import journal, merging, records, shards
+from resumable_tasks.checkpoint.directory import folding, journal, merging, records, shards
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -308,3 +308,29 @@ def parts_are_deleted_before_their_merge_is_recorded() -> None:
         return shard
 
     merging.Merging._written = early  # type: ignore[method-assign]
+
+
+@mutant
+def records_are_deleted_before_their_segment_is_there() -> None:
+    read = folding._records
+
+    def early(store: Any, there: Any, group: Any) -> Any:
+        found = read(store, there, group)
+        store.delete_all(list(folding._without_need(found[1])))
+        return found
+
+    folding._records = early
+
+
+@mutant
+def files_that_refuse_a_sleeper_are_deleted() -> None:
+    folding._without_need = (
+        lambda commits: iter(  # type: ignore[assignment]
+            [records.record_name(commit.number) for commit in commits[1:]]
+        )
+    )
+
+
+@mutant
+def a_claim_is_not_looked_for_in_segments() -> None:
+    Journal._check_counts = lambda self, commit: None  # type: ignore[method-assign]

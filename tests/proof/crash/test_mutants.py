@@ -11,7 +11,7 @@ import pytest
 
 from tests.proof.crash import attacks, oracle
 from tests.proof.crash.child import Spec
-from tests.proof.crash.launcher import Launcher
+from tests.proof.crash.launcher import Launcher, until
 from tests.proof.crash.mutants import MUTANTS
 
 Attack = Callable[[Launcher, Path, str], None]
@@ -94,8 +94,39 @@ def merged(launch: Launcher, place: Path, mutant: str) -> None:
     oracle.consistent(spec)
 
 
+def folding(place: Path, mutant: str) -> Spec:
+    return replace(small(place, mutant), folds=4, concurrency=1, pause_ms=(20.0, 20.0))
+
+
+def folded(launch: Launcher, place: Path, mutant: str) -> None:
+    """Die when a segment is about to be created."""
+    spec = folding(place, mutant)
+    child = launch.fork(replace(spec, faults="segment.before_create:1"))
+    assert child.wait() == -signal.SIGKILL, child.says()
+    oracle.consistent(spec)
+
+
+def asleep(fault: str) -> Attack:
+    """Wake up where another run's record is in a segment by now."""
+
+    def attack(launch: Launcher, place: Path, mutant: str) -> None:
+        spec = folding(place, mutant)
+        first = launch.fork(replace(spec, faults="journal.created:4"))
+        assert first.wait() == -signal.SIGKILL
+        sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
+        until(f"stopped at {fault}", sleeper.stopped)
+        for _ in range(2):
+            launch.to_end(replace(spec, takeover=True))
+        sleeper.signal(signal.SIGCONT)
+        assert sleeper.wait() in (0, 3), sleeper.says()
+        oracle.complete(spec, tidy=False)
+
+    return attack
+
+
 CAUGHT_BY: dict[str, Attack] = {
     "a_fenced_driver_goes_on": woken_at("journal.before_create:2"),
+    "a_claim_is_not_looked_for_in_segments": asleep("journal.before_create:1"),
     "a_name_that_is_taken_is_taken_for_done": woken_at("journal.before_create:2"),
     "a_short_write_is_taken_for_a_whole_one": full,
     "an_interrupt_is_a_success": interrupted,
@@ -107,6 +138,7 @@ CAUGHT_BY: dict[str, Attack] = {
     "create_by_looking_and_replacing": before_the_sweep,
     "errors_of_write_and_fsync_are_swallowed": full,
     "files_are_not_flushed": power,
+    "files_that_refuse_a_sleeper_are_deleted": asleep("journal.before_create:2"),
     "journal_folder_is_not_flushed": power,
     "new_parents_are_not_flushed": power,
     "no_claim": woken_at("commit.shard_written:2"),
@@ -114,6 +146,7 @@ CAUGHT_BY: dict[str, Attack] = {
     "parts_are_deleted_before_their_merge_is_recorded": merged,
     "publish_in_place": published,
     "shards_folder_is_not_flushed": power,
+    "records_are_deleted_before_their_segment_is_there": folded,
     "sweep_before_the_claim": overtaken,
     "sweep_whatever_the_epoch": three,
     "the_record_is_written_in_place": power,
