@@ -55,9 +55,12 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     until(f"stopped at {fault}", zombie.stopped)
     launch.to_end(replace(spec, takeover=True))
     launch.to_end(replace(spec, takeover=True))
-    assert oracle.complete(spec, tidy=False).segments
+    found = oracle.complete(spec, tidy=False)
+    assert found.segments
     zombie.signal(signal.SIGCONT)
-    assert zombie.wait() == 3, zombie.says()
+    # On a busy machine the last fold can be that of its end.
+    closed = [head["run"] for head in found.heads if head["kind"] == "close"]
+    assert zombie.wait() == (0 if found.heads[0]["run"] in closed else 3), zombie.says()
     oracle.complete(spec, tidy=False)
 
 
@@ -65,12 +68,15 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
 def test_one_that_sleeps_at_its_claim(launch: Launcher, place: Path, fault: str) -> None:
     """The number of its claim was given since, and that record is in a segment."""
     spec = spec_of(place)
-    child = launch.fork(replace(spec, faults="journal.created:4"))
-    assert child.wait() == -signal.SIGKILL
+    spec = replace(spec, takeover=True)
+    first = launch.fork(replace(spec, faults="journal.created:4:stop"))
+    until("the first has committed", first.stopped)
     sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
     until(f"stopped at {fault}", sleeper.stopped)
-    launch.to_end(replace(spec, takeover=True))
-    launch.to_end(replace(spec, takeover=True))
+    first.signal(signal.SIGCONT)
+    assert first.wait() in (0, 3), first.says()
+    launch.to_end(spec)
+    launch.to_end(spec)
     sleeper.signal(signal.SIGCONT)
     assert sleeper.wait() in (0, 3), sleeper.says()
     oracle.complete(spec, tidy=False)

@@ -110,13 +110,15 @@ def asleep(fault: str) -> Attack:
     """Wake up where another run's record is in a segment by now."""
 
     def attack(launch: Launcher, place: Path, mutant: str) -> None:
-        spec = folding(place, mutant)
-        first = launch.fork(replace(spec, faults="journal.created:4"))
-        assert first.wait() == -signal.SIGKILL
+        spec = replace(folding(place, mutant), takeover=True)
+        first = launch.fork(replace(spec, faults="journal.created:4:stop"))
+        until("the first has committed", first.stopped)
         sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
         until(f"stopped at {fault}", sleeper.stopped)
+        first.signal(signal.SIGCONT)
+        assert first.wait() in (0, 3), first.says()
         for _ in range(2):
-            launch.to_end(replace(spec, takeover=True))
+            launch.to_end(spec)
         sleeper.signal(signal.SIGCONT)
         assert sleeper.wait() in (0, 3), sleeper.says()
         oracle.complete(spec, tidy=False)
