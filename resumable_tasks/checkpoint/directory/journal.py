@@ -12,7 +12,8 @@ Lake's numbered log and SlateDB's fencing; checked by the state machine in
 
 The creation decides as long as the file of that number is there. The author of the record before is
 refused by the file of another's, which stays (`folding`). Any other author looks, once its record
-is created, whether a segment has one of that number: then it does not count.
+is created, whether a segment has one of that number: then it does not count. After a record which
+is its author's last, such as ``close``, there is no need.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 
+# Kinds after which the same author can append what has no file of its own later.
+FOLDED_AFTER = ("claim", "commit", "merge")
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
@@ -59,8 +62,8 @@ class Journal:
         self._epoch = 0
         self._usable = True
         self._listed: Listing | None = None
-        # Whether the last record was appended by this object.
-        self._is_own = False
+        # Whether the next record can be another's whose file has gone into a segment.
+        self._may_be_folded = False
         self.next_number = 0
 
     @property
@@ -167,10 +170,11 @@ class Journal:
             raise
         fault_point("journal.created")
         commit = replace(commit, checksum=checksum)
-        if not self._is_own:
+        if self._may_be_folded:
             self._check_counts(commit)
         self._advance(commit)
-        self._is_own = self._usable = True
+        self._may_be_folded = False
+        self._usable = True
         return commit
 
     def _create(self, commit: Commit, data: bytes) -> None:
@@ -255,7 +259,6 @@ class Journal:
                 name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}", self._store.url
             )
         self._advance(commit)
-        self._is_own = False
         return commit
 
     def _advance(self, commit: Commit) -> None:
@@ -263,6 +266,7 @@ class Journal:
         self._last_checksum = commit.checksum
         self._stands_for = commit.info.get("stands_for")
         self._epoch = max(self._epoch, commit.epoch)
+        self._may_be_folded = commit.kind in FOLDED_AFTER
 
 
 class RecordTaken(Exception):
