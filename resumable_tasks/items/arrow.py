@@ -96,6 +96,35 @@ def record_batches(found: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield from cast(pa.Table.from_batches([batch]), schema).to_batches()
 
 
+def in_parts(items: Any) -> bool:
+    """True for a dataset of Parquet files, of which parts can be read, and columns of them."""
+    if not hasattr(items, "get_fragments"):
+        return False
+    import pyarrow.dataset as ds
+
+    kind = isinstance(items, ds.FileSystemDataset) and isinstance(
+        items.format, ds.ParquetFileFormat
+    )
+    return kind and getattr(items, "_scan_options", None) == {}  # no filter
+
+
+def of_parts(
+    dataset: Any, fields: Sequence[str], skip: Callable[[pa.RecordBatch], bool]
+) -> Iterator[pa.RecordBatch]:
+    """The record batches of a dataset `in_parts`, without the row groups that are skipped.
+
+    Of each row group the columns of the key are read first, for ``skip`` to look at: if all its
+    items are completed, no other column is.
+    """
+    known = set(fields) <= set(dataset.schema.names)
+    for fragment in dataset.get_fragments():
+        for part in fragment.split_by_row_group():
+            keys = part.to_table(schema=dataset.schema, columns=list(fields)) if known else None
+            each = keys.combine_chunks().to_batches() if keys is not None else []
+            if len(each) != 1 or not skip(each[0]):
+                yield from part.to_batches(schema=dataset.schema)
+
+
 def taken(table: pa.Table, indexes: Sequence[int]) -> pa.Table:
     """The rows at these indexes, in this order.
 

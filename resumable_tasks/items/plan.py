@@ -178,9 +178,8 @@ class Planner:
         extract = self._arrow_keys() if arrow else self._scheme.extract_all
         self._look_at_sample(items, extract)
         if arrow:
-            return self._gathered(
-                self._ahead(slices(_record_batches(items)), extract, ahead.MOST_OF_ARROW), extract
-            )
+            found = self._record_batches(items, extract)
+            return self._gathered(self._ahead(slices(found), extract, ahead.MOST_OF_ARROW), extract)
         return self._row_batches(_rows(items))
 
     def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
@@ -198,6 +197,19 @@ class Planner:
 
     def _look(self, lines: list[bytes]) -> None:
         self._looks = [look for look in self._looks if not look.look(lines)]
+
+    def _record_batches(
+        self, items: Any, extract: Callable[[Any], list[Any]]
+    ) -> Iterator[pa.RecordBatch]:
+        from resumable_tasks.items import arrow
+
+        fields = self._scheme.fields
+        # What an item's fingerprint is of may be in any column.
+        keys_tell = len(self._done) > 0 and self._planning.fingerprinter is None
+        if fields and keys_tell and arrow.in_parts(items):
+            parts = arrow.of_parts(items, fields, lambda keyed: self._skip_part(keyed, extract))
+            return arrow.record_batches(parts)
+        return _record_batches(items)
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
         extract = self._scheme.extract_all
@@ -220,8 +232,19 @@ class Planner:
 
     def _skip(self, items: Any, extract: Callable[[Any], list[Any]]) -> bool:
         """Count these consecutive items as skipped if all are; else nothing has happened."""
+        return not self._looks and self._pass_over(items, extract)
+
+    def _skip_part(self, keyed: pa.RecordBatch, extract: Callable[[Any], list[Any]]) -> bool:
+        """`_skip` for items of which only the columns of the key were read."""
         if self._looks:
-            return False
+            try:
+                lines = keys.canonical_all(extract(keyed))[1]
+            except InvalidKey:  # raised again, with its position, where its item comes
+                return False
+            self._look(lines)
+        return self._pass_over(keyed, extract)
+
+    def _pass_over(self, items: Any, extract: Callable[[Any], list[Any]]) -> bool:
         match = self._match(items, extract)
         if match is None or match.others or not self.seen.walk.take(match, self.total):
             return False
