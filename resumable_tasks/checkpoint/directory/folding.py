@@ -87,7 +87,10 @@ def fold(store: Store, group: range) -> list[str]:
     with contextlib.suppress(CreateUnknown):  # what can be read is what counts
         store.create(segment.name, packed(pieces))
     if unpacked(store.read(segment.name), segment, store.url) != pieces:
-        raise StoreError(f"{segment.name} holds other records than the journal has")
+        raise StoreError(
+            f"{segment.name} holds other records than the journal has",
+            remedy="Find what is damaged by `resumable verify`",
+        )
     fault_point("segment.created")
     return free
 

@@ -221,7 +221,7 @@ class Journal:
             if there.segment_with(commit.number) is None:
                 return
             _, other = next(segments.read(self._store, there, [commit.number]))
-            if other.nonce == commit.nonce:
+            if other.checksum == commit.checksum:
                 return
             # No file was there, so that none is needed.
             self._store.delete(record_name(commit.number))

@@ -23,7 +23,7 @@ from resumable_tasks import (
     resumable_task,
 )
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory import merging, shards, snapshots
+from resumable_tasks.checkpoint.directory import folding, merging, shards, snapshots
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.merging import Limits, choose
@@ -429,7 +429,9 @@ def test_a_damaged_merged_shard_costs_its_own_items_alone(place: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_lost_record_costs_its_own_items_though_they_are_merged(place: Path, again: bool) -> None:
+def test_a_lost_record_costs_its_own_items_though_they_are_merged(
+    place: Path, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = opened(place)
     for n in range(40):
         lost = commit(checkpoint, [n])
@@ -439,6 +441,7 @@ def test_a_lost_record_costs_its_own_items_though_they_are_merged(place: Path, a
     checkpoint.end("done", {})
     checkpoint.close()
     if again:
+        monkeypatch.setattr(folding, "FEWEST", 1_000)  # the record keeps its own file
         compact(open_store(place))
     opened(place).close()
     (place / record_name(lost)).unlink()

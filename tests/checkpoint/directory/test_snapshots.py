@@ -130,8 +130,7 @@ def test_only_the_tail_is_read(tmp_path: Path) -> None:
     _, state = read_checkpoint(place.plain)
     tail = state.records - state.recalled[0]
     counted = place.plain.counted()
-    assert counted["read ahead journal"] == tail
-    assert counted["read journal"] == 1  # the record that the snapshot names
+    assert counted["read ahead journal"] == tail + 1  # the record that the snapshot names
     assert counted["read snapshots"] == 1  # and not the keys
     assert len(state.done) == 30
     assert not place.plain.counted()["read snapshots"]

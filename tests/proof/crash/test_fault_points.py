@@ -50,6 +50,7 @@ def test_the_list_of_points_is_that_of_the_source() -> None:
     elsewhere |= {point for point in found if point.startswith("sql.")}  # by tests/checkpoint/sql
     elsewhere |= {"object.unsettled"}  # by tests/proof/buckets
     elsewhere |= {point for point in found if point.startswith("merge.")}  # by test_merging.py
+    elsewhere |= {point for point in found if point.startswith("segment.")}  # by test_folding.py
     elsewhere |= {point for point in found if point.startswith("snapshot.")}  # test_snapshots.py
     elsewhere |= {"publish.looked"}  # by test_publishers_race.py
     elsewhere |= {"prune.deleted", "prune.ended", "store.set_aside"}  # by test_prune.py
