@@ -172,7 +172,6 @@ CASES = [
     (LastFirst, "one_at_a_time_means_in_their_order"),
     (SubmitWaits, "submit_does_not_wait"),
     (MatchesNothing, "a_result_that_does_not_match_becomes_a_failure"),
-    (SwallowsExits, "what_is_no_plain_exception_comes_back_too", "exit"),
     (SwallowsExits, "what_is_no_plain_exception_comes_back_too", "interrupt"),
     (TriesOnce, "a_batch_is_tried_again_as_often_as_was_asked_for"),
     (TriesForever, "a_batch_is_tried_again_as_often_as_was_asked_for"),
