@@ -223,7 +223,7 @@ class KeyTable:
     @property
     def indexed(self) -> bool:
         """Whether a key is found at once, wherever it is."""
-        return self._indexed == len(self._block)
+        return self._indexed == len(self.block)
 
     def _index(self) -> None:
         """Take the block's newest entries into the index."""

@@ -230,3 +230,12 @@ def test_few_completed_keys_beside_many_longer_ones() -> None:
     items = [{"id": f"{n:060d}"} for n in range(200)]
     planner = Planner(Planning("id", 10), table)
     assert sum(map(len, planner.batches(iter(items)))) == 200
+
+
+def test_items_in_order_make_no_index_of_keys_that_are_still_to_be_loaded() -> None:
+    lines = b"".join(b'"item-%06d"\n' % n for n in range(5_000))
+    done = KeyTable(5_000, lambda: bytearray(b"\n" + lines))
+    planner = Planner(Planning("id", 100), done)
+    assert not list(planner.batches({"id": f"item-{n:06d}"} for n in range(5_000)))
+    assert planner.skipped == 5_000
+    assert not done.indexed
