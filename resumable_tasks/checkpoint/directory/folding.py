@@ -74,7 +74,13 @@ def fold(store: Store, group: range) -> list[str]:
     changed then.
     """
     there = Listing.of(store.list(FOLDER))
-    pieces, commits = _records(store, there, group)
+    try:
+        pieces, commits = _records(store, there, group)
+    except FileNotFoundError:
+        return []  # another has folded some of them meanwhile
+    # Or has begun to: a file that was read since may be of one who does not know that yet.
+    if any(map(Listing.of(store.list(FOLDER)).segment_with, group)):
+        return []
     for before, commit in pairwise(commits):
         if commit.previous not in (before.checksum, before.info.get("stands_for")):
             what = "it does not continue the record before it"
@@ -86,13 +92,23 @@ def fold(store: Store, group: range) -> list[str]:
     fault_point("segment.before_create")
     with contextlib.suppress(CreateUnknown):  # what can be read is what counts
         store.create(segment.name, packed(pieces))
-    if unpacked(store.read(segment.name), segment, store.url) != pieces:
+    if unpacked(_read_back(store, segment), segment, store.url) != pieces:
         raise StoreError(
             f"{segment.name} holds other records than the journal has",
             remedy="Find what is damaged by `resumable verify`",
         )
     fault_point("segment.created")
     return free
+
+
+def _read_back(store: Store, segment: Segment) -> bytes:
+    try:
+        return store.read(segment.name)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{segment.name} could not be created",
+            remedy="Look after the disk; the records are in their own files",
+        ) from None
 
 
 def fold_all(store: Store, end: int, fewest: int | None = None) -> int:
@@ -128,7 +144,10 @@ def leftovers(store: Store) -> list[str]:
     for segment in there.segments:
         beside = [name for name in map(record_name, segment.numbers) if name in sizes]
         if len(beside) > segment.kept:
-            free = set(_without_need(_records(store, there, segment.numbers)[1]))
+            try:
+                free = set(_without_need(_records(store, there, segment.numbers)[1]))
+            except FileNotFoundError:
+                continue  # the record before it has just gone into another
             found += [name for name in beside if name in free]
     return found
 

@@ -15,6 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import (
@@ -88,9 +89,9 @@ class Listing:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def since(self, first: int) -> Listing:
-        """The records from this number on."""
-        return Listing([number for number in self.numbers if number >= first], self.segments)
+    def since(self, first: int, last: float = inf) -> Listing:
+        """The records from this number on, up to the last."""
+        return Listing([n for n in self.numbers if first <= n <= last], self.segments)
 
     def segment_with(self, number: int) -> Segment | None:
         """The segment that a record is in; None if it has just a file of its own."""
@@ -117,11 +118,15 @@ class Listing:
 def listed(store: Store, first: int = 0) -> Listing:
     """The records of a journal from this one on."""
     # A listing is no snapshot: a record created during it can be missed and its successor seen, and
-    # one that went into a segment. What is still missing in a second listing was not there.
-    for last_try in (False, True):
-        found = Listing.of(disk.names(store, FOLDER)).since(first)
-        if not found or found.numbers[-1] == first + len(found) - 1 or last_try:
+    # one that goes into a segment during it. Each befalls a record once: what is missing in three
+    # listings was not there. Later ones are left out, which may have come during the third.
+    names = set(disk.names(store, FOLDER))
+    found = Listing.of(names).since(first)
+    for _ in range(2):
+        if not found or found.numbers[-1] == first + len(found) - 1:
             break
+        names |= disk.names(store, FOLDER)
+        found = Listing.of(names).since(first, found.numbers[-1])
     return found
 
 

@@ -316,6 +316,27 @@ def test_another_segment_of_that_name_deletes_nothing(
     assert store.list(FOLDER).keys() > before.keys()
 
 
+def test_what_another_folds_meanwhile_is_left_to_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a file that has come since into the place of a folded one could go into a segment."""
+    written(store, 30)
+    before, read_all = read(store), folding._records
+    others = [lambda: folding.fold_all(store, 28)]
+
+    def late(*of: Any) -> Any:
+        found = read_all(*of)
+        if others:
+            others.pop()()
+        return found
+
+    monkeypatch.setattr(folding, "_records", late)
+    assert folding.fold(store, range(4, 26)) == []
+    assert [each.first for each in map(segment_of, store.list(FOLDER)) if each] == [0]
+    assert folding.fold(store, range(4, 26)) == []
+    assert read(store) == before
+
+
 def test_records_that_do_not_continue_each_other_are_not_folded(store: Store) -> None:
     written(store, 30)
     other = Journal(store, "another")
