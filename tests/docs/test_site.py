@@ -17,6 +17,7 @@ import pytest
 
 import resumable_tasks
 from resumable_tasks import errors
+from tests.benchmarks import curve
 from tests.docs.pages import REPOSITORY
 from tests.docs.test_names import parameters
 from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
@@ -246,3 +247,7 @@ def test_a_page_is_light_or_dark_as_the_system_is(address: str, page: Page) -> N
     assert sum(light_ground) > 600 > 300 > sum(light_text)
     assert sum(dark_ground) < 200 < 400 < sum(dark_text)
     assert complaints(page) == []
+
+
+def test_the_picture_of_many_keys_is_that_of_its_table() -> None:
+    assert curve.IMAGE.read_text("utf-8") == curve.drawn(curve.PAGE.read_text("utf-8"))
