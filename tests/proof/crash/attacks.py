@@ -89,6 +89,22 @@ def wake_a_zombie(launch: Launcher, spec: Spec, fault: str, codes: tuple[int, ..
         assert f"pid {second.pid}" in zombie.says(), zombie.says()
 
 
+def sleep_while_records_are_folded(launch: Launcher, spec: Spec, fault: str) -> None:
+    """Sleep at the number of a record that the run before enters since, and that is folded."""
+    spec = replace(spec, takeover=True)
+    first = launch.fork(replace(spec, faults="journal.created:4:stop"))
+    until("the first has committed", first.stopped)
+    sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
+    until(f"stopped at {fault}", sleeper.stopped)
+    first.signal(signal.SIGCONT)
+    assert first.wait() in (0, 3), first.says()
+    for _ in range(2):
+        launch.to_end(spec)
+    sleeper.signal(signal.SIGCONT)
+    assert sleeper.wait() in (0, 3), sleeper.says()
+    oracle.complete(spec, tidy=False)
+
+
 def wake_a_zombie_before_the_sweep(launch: Launcher, spec: Spec, passing: int = 6) -> None:
     """A driver has its record ready when another claims its number; that one has not swept yet."""
     zombie = launch.fork(replace(spec, faults=f"store.temp_written:{passing}:stop"))

@@ -66,20 +66,7 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["journal.before_create:1", "journal.created:1"])
 def test_one_that_sleeps_at_its_claim(launch: Launcher, place: Path, fault: str) -> None:
-    """The number of its claim was given since, and that record is in a segment."""
-    spec = spec_of(place)
-    spec = replace(spec, takeover=True)
-    first = launch.fork(replace(spec, faults="journal.created:4:stop"))
-    until("the first has committed", first.stopped)
-    sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
-    until(f"stopped at {fault}", sleeper.stopped)
-    first.signal(signal.SIGCONT)
-    assert first.wait() in (0, 3), first.says()
-    launch.to_end(spec)
-    launch.to_end(spec)
-    sleeper.signal(signal.SIGCONT)
-    assert sleeper.wait() in (0, 3), sleeper.says()
-    oracle.complete(spec, tidy=False)
+    attacks.sleep_while_records_are_folded(launch, spec_of(place), fault)
 
 
 def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:

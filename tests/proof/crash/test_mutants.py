@@ -11,7 +11,7 @@ import pytest
 
 from tests.proof.crash import attacks, oracle
 from tests.proof.crash.child import Spec
-from tests.proof.crash.launcher import Launcher, until
+from tests.proof.crash.launcher import Launcher
 from tests.proof.crash.mutants import MUTANTS
 
 Attack = Callable[[Launcher, Path, str], None]
@@ -107,23 +107,9 @@ def folded(launch: Launcher, place: Path, mutant: str) -> None:
 
 
 def asleep(fault: str) -> Attack:
-    """Wake up where another run's record is in a segment by now."""
-
-    def attack(launch: Launcher, place: Path, mutant: str) -> None:
-        spec = replace(folding(place, mutant), takeover=True)
-        first = launch.fork(replace(spec, faults="journal.created:4:stop"))
-        until("the first has committed", first.stopped)
-        sleeper = launch.fork(replace(spec, faults=f"{fault}:stop"))
-        until(f"stopped at {fault}", sleeper.stopped)
-        first.signal(signal.SIGCONT)
-        assert first.wait() in (0, 3), first.says()
-        for _ in range(2):
-            launch.to_end(spec)
-        sleeper.signal(signal.SIGCONT)
-        assert sleeper.wait() in (0, 3), sleeper.says()
-        oracle.complete(spec, tidy=False)
-
-    return attack
+    return lambda launch, place, mutant: attacks.sleep_while_records_are_folded(
+        launch, folding(place, mutant), fault
+    )
 
 
 CAUGHT_BY: dict[str, Attack] = {
