@@ -303,7 +303,8 @@ def _each_record(
         pieces, what = segments.salvaged(store, segment, data)
         if what:
             found.unsound.add(segment)
-            report.damages.append(Damage(segment.name, what, None))
+            items = 0 if len(pieces) == len(segment.numbers) else None
+            report.damages.append(Damage(segment.name, what, items))
         for number in numbers:
             yield number, pieces.get(number, FileNotFoundError())
 

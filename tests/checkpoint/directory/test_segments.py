@@ -439,6 +439,13 @@ def test_a_repair_that_was_killed_is_repaired(place: Path) -> None:
     assert len(rows_in(place)) >= 56
 
 
+def test_a_damaged_segment_whose_records_have_their_files_costs_no_item(place: Path) -> None:
+    filled(place, 5)
+    (place / Segment(0, 3, 1).name).write_bytes(b"")
+    assert [damage.items for damage in repair(open_store(place)).damages] == [0]
+    assert len(rows_in(place)) == 5
+
+
 def test_a_name_that_says_too_much_is_no_segment(place: Path) -> None:
     filled(place, 5)
     name = f"{FOLDER}/{0:020d}-{10**19:020d}-0.jsonl.gz"
