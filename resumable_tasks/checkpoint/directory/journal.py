@@ -12,8 +12,9 @@ Lake's numbered log and SlateDB's fencing; checked by the state machine in
 
 The creation decides as long as the file of that number is there. The author of the record before is
 refused by the file of another's, which stays (`folding`). Any other author looks, once its record
-is created, whether a segment has one of that number: then it does not count. After a record which
-is its author's last, such as ``close``, there is no need.
+is created, whether a segment has one of that number: then it is void. After a record which is its
+author's last, such as ``close``, there is no need. A reader who meets a file that can be void
+believes it once the next record continues it, or no segment has its number.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Journal:
         self._listed: Listing | None = None
         # Whether the next record can be another's whose file has gone into a segment.
         self._may_be_folded = False
+        self._author = "", 0
         self.next_number = 0
 
     @property
@@ -95,30 +97,56 @@ class Journal:
         listed, self._listed = self._listed, None
         if listed is None:
             listed = segments.listed(self._store, self.next_number)
+        last = listed.numbers[-1] if listed else -1
         while True:
             try:
                 yield from self._read(listed)
                 return
             except FileNotFoundError:
                 listed = segments.listed(self._store, self.next_number)
+                listed = listed.since(self.next_number, last)
                 if listed.segment_with(self.next_number) is None:
                     name = record_name(self.next_number)
                     what = "it has gone while it was being read"
                     raise damaged(name, what, self._store.url) from None
 
     def _read(self, listed: Listing) -> Iterator[Commit]:
-        each = segments.read(self._store, listed, listed.numbers)
-        for number in listed.numbers:
+        for number, commit in zip(listed.numbers, self._sure(listed), strict=True):
             if number != self.next_number:
                 what = "it is missing, and a later record is there"
                 raise damaged(record_name(self.next_number), what, self._store.url)
-            _, commit = next(each)
             try:
                 self._follow(commit)
             except CheckpointDamaged as error:
                 segment = listed.segment_with(number)
                 raise segments.blamed(error, segment, number, self._store.url) from None
             yield commit
+
+    def _sure(self, listed: Listing) -> Iterator[Commit]:
+        """The records of a listing, each once it is sure that it is not void."""
+        held: Commit | None = None
+        failed: Exception | None = None
+        try:
+            for _, commit in segments.read(self._store, listed, listed.numbers):
+                if held is not None:
+                    if commit.previous not in (held.checksum, held.info.get("stands_for")):
+                        segments.check_not_void(self._store, held)
+                    yield held
+                held = commit
+                if not self._can_be_void(commit) or listed.segment_with(commit.number):
+                    yield commit
+                    held = None
+        except (FileNotFoundError, CheckpointDamaged) as error:
+            failed = error
+        if held is not None:
+            segments.check_not_void(self._store, held)
+            yield held
+        if failed is not None:
+            raise failed
+
+    def _can_be_void(self, commit: Commit) -> bool:
+        """True for the next record, of its own file, if another's can be in a segment."""
+        return self._may_be_folded and self._author != (commit.run, commit.epoch)
 
     def follow(self) -> Iterator[Commit]:
         """The records that have come since, as `read_new`, found without a listing.
@@ -128,10 +156,12 @@ class Journal:
         while True:
             name = record_name(self.next_number)
             try:
-                data = read(self._store, name)
+                commit = decode(read(self._store, name), name, self._store.url)
+                if self._can_be_void(commit):
+                    segments.check_not_void(self._store, commit)
             except FileNotFoundError:
                 return
-            yield self._follow(decode(data, name, self._store.url))
+            yield self._follow(commit)
 
     def append(self, commit: Commit, *, again: bool = False) -> Commit:
         """Durable on return, as the next record after all that this object has seen.
@@ -192,6 +222,14 @@ class Journal:
                         remedy="Fix the disk and run the same command again",
                     ) from error
                 why = f": {error}"
+            except StoreError as error:
+                if not why:
+                    raise
+                raise CommitStateUnknown(
+                    f"whether record {commit.number} is committed is unknown{why}; then: {error}",
+                    safe="Nothing is lost: the next run finds out",
+                    remedy="Run the same command again",
+                ) from error
             # Only "created" is trusted. Anything else is settled by what stands there.
             try:
                 disk.sync(self._store, FOLDER)
@@ -267,6 +305,7 @@ class Journal:
         self._stands_for = commit.info.get("stands_for")
         self._epoch = max(self._epoch, commit.epoch)
         self._may_be_folded = commit.kind in FOLDED_AFTER
+        self._author = commit.run, commit.epoch
 
 
 class RecordTaken(Exception):

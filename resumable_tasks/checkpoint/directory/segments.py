@@ -38,6 +38,8 @@ _GZIP = 31  # the window of zlib, and a header
 _IN_A_MEMBER, _MEMBER = 64, zlib.compressobj(wbits=_GZIP).flush()[:8]
 _END = b'\n{"end":'
 _STEP = 1_024
+# A run appends them after its own claim.
+_NEVER_VOID = ("commit", "close")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -158,12 +160,21 @@ def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
         there = listed(store)
         try:
             for _, commit in read(store, there, numbers[at:]):
+                if commit.kind not in _NEVER_VOID and there.segment_with(commit.number) is None:
+                    check_not_void(store, commit)
                 yield commit
                 at += 1
         except FileNotFoundError:
             if missed == at:
                 raise damaged(record_name(numbers[at]), "it is missing", store.url) from None
             missed = at  # it may just have gone into a segment
+
+
+def check_not_void(store: Store, commit: Commit) -> None:
+    """Raises ``FileNotFoundError`` if this record, read from its own file, is in a segment."""
+    # Listed after it was read: only a record in a segment can have been deleted before.
+    if listed(store, commit.number).segment_with(commit.number) is not None:
+        raise FileNotFoundError(record_name(commit.number))
 
 
 def _decoded(piece: bytes, segment: Segment, number: int, place: str) -> Commit:
