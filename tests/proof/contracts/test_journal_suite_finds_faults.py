@@ -33,7 +33,7 @@ FAULTS = {
         ("a_record_under_another_ones_name_is_found", 4),
     ),
     "no chain": (
-        ("if commit.previous not in", "if None in"),
+        ("if commit.previous not in (self._last", "if None in (self._last"),
         ("a_record_that_was_edited_and_sealed_again_is_found", 4),
     ),
     "no anchor": (
@@ -45,7 +45,7 @@ FAULTS = {
         ("an_epoch_never_goes_back",),
     ),
     "gaps are skipped": (
-        ("if number != missing:", "if number < missing:"),
+        ("if number != self.next_number:", "if number < self.next_number:"),
         ("a_missing_record_is_found", 0),
     ),
     "paths are not checked": (

@@ -265,21 +265,22 @@ def found_wrong(code: Code, seed: int) -> list[str]:
     return world.wrong
 
 
-_CHECK = """        if not self._is_own:
+_CHECK = """        if self._may_be_folded:
             self._check_counts(commit)
 """
 _LISTED = """    for _ in range(2):
         if not found or"""
 _CREATE = """    with contextlib.suppress(CreateUnknown):  # what can be read"""
 _RETRIED = """            except FileNotFoundError:
-                found = segments.listed("""
+                listed = segments.listed("""
 FAULTS = {
     "whether a record counts is not looked at": [(_CHECK, "")],
     "every author counts as that of the record before": [
-        ("if not self._is_own:", "if False:"),
+        (_CHECK, _CHECK.replace("self._may_be_folded", "False")),
     ],
     "files that refuse others are deleted, too": [
-        ('if same and commit.kind in ("commit", "merge"):', "if True:"),
+        ('if same and before.kind in FOLDED_AFTER and commit.kind in ("commit", "merge"):',
+         "if True:"),
     ],
     "files are deleted before there is a segment": [
         (_CREATE, "    store.delete_all(free)\n" + _CREATE),
@@ -302,7 +303,8 @@ FAULTS = {
         ("            if missed == at:", "            if True:"),
     ],
     "a reader believes each file that continues the record before it": [
-        ("return self._author not in (None, (commit.run, commit.epoch))", "return False"),
+        ("        return self._may_be_folded and self._author != (commit.run, commit.epoch)\n",
+         "        return False\n"),
     ],
 }  # fmt: skip
 # Found by one of two thousand seeds.
