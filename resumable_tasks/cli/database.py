@@ -31,7 +31,7 @@ Example:
 _STATUS_EPILOG = """\b
 Exit codes:
   0   done         all rows are done
-  1   failed       all are done but those that failed or are parked
+  1   failed       all are done but those that failed or are parked, more than is tolerated
   2   usage        no such table, or it is not prepared
   3   running      a run is at work
   5   spent        rows are left, and the last run has used up its budget

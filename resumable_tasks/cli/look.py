@@ -26,8 +26,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 _STATUS_CODES = """\b
 Exit codes:
-  0  done             the last run ended, and no item has failed
-  1  failed           the last run ended, and items have failed (tolerated or not)
+  0  done             the last run ended well; what it left is tolerated
+  1  failed           the last run ended, and items have failed
   3  held             a run is at work on it now
   4  damaged          files are missing or not what was written
   5  spent            the last run has used up its budget
@@ -99,8 +99,8 @@ def _last_run(reader: Reader, run: LastRun) -> str:
             + (f"{n['parked']:,} parked, " if n.get("parked") else "")
             + f"of {n.get('total', 0):,}"
         )
-        if not reader.state.closed:
-            text += "; a repair or redo since has taken items out, which the next run handles"
+        if reader.since_the_end:
+            text += f"; {reader.since_the_end}"
     elif reader.holder is not None:
         text += f"at work, {len(reader.state.done) - run.found:,} completed so far"
     else:

@@ -270,10 +270,8 @@ def _reasons(reader: Reader) -> tuple[str, dict[str, str]]:
     if reader.damage is not None:
         return "", {"damaged": f"damaged: {reader.damage.detail}"}
     reasons, (published, where) = {}, _published(reader)
-    if reader.status != "done":
-        state, n = reader.state, reader.keyless.there
-        left = {"failed": len(state.failures), "parked": len(state.parked), "without a key": n}
-        told = (f"{count(n, 'item')} {what}" for what, n in left.items() if n)
+    if reader.status != "done" or reader.left:
+        told = (f"{count(n, 'item')} {what}" for what, n in reader.left.items())
         reasons["unfinished"] = ", ".join((reader.status, *told))
     if not published:
         reasons["unpublished"] = where

@@ -21,7 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from resumable_tasks import ItemFailure, JobFailed, __version__, resumable_task
+from resumable_tasks import (
+    Budget,
+    Interrupted,
+    ItemFailure,
+    JobFailed,
+    __version__,
+    resumable_task,
+)
 from resumable_tasks.base.text import duration
 from resumable_tasks.checkpoint.directory import holder, reader
 from resumable_tasks.checkpoint.directory.holder import Holder
@@ -191,11 +198,54 @@ def test_status_counts_failures_by_class(failed: Path) -> None:
     assert document("status", failed)["errors"] == {"ValueError": 2, "OSError": 1}
 
 
-def test_status_of_tolerated_failures_is_failed(tmp_path: Path) -> None:
-    place = make(tmp_path / "c", [1, 2], lambda key: ValueError() if key == 1 else None)
-    make(place, [1, 2], lambda key: ValueError() if key == 1 else None, tolerated_failures=1)
-    assert document("status", place)["last_run"]["how"] == "done"
+def test_status_of_tolerated_failures_is_done(tmp_path: Path) -> None:
+    def fails(key: Any) -> Exception | None:
+        return ValueError() if key == 1 else None
+
+    place = make(tmp_path / "c", [1, 2], fails)
     assert cli("status", place).exit_code == 1
+    make(place, [1, 2], fails, tolerated_failures=1)
+    assert document("status", place)["last_run"]["how"] == "done"
+    result = cli("status", place)
+    assert result.exit_code == 0
+    assert "failed       1 item: 1 × ValueError" in result.stdout
+    next_step = (
+        f"nothing: the job tolerates what is left, and `resumable failures {place}` lists it"
+    )
+    assert next_step in result.stdout
+    assert cli("watch", place).exit_code == 0
+
+
+def test_status_after_retry_says_that_items_were_released(failed: Path) -> None:
+    assert cli("retry", failed, "--key", "3").exit_code == 0
+    result = cli("status", failed)
+    assert result.exit_code == 75
+    assert "failed items were released since; the next run tries them again" in result.stdout
+    assert "repair" not in result.stdout
+
+
+def test_status_after_redo_says_so(done: Path) -> None:
+    assert cli("redo", done, "--key", "3").exit_code == 0
+    result = cli("status", done)
+    assert result.exit_code == 75
+    assert "completed items were taken back since" in result.stdout
+    assert "repair" not in result.stdout
+
+
+def test_a_total_budget_that_is_used_up_is_to_be_raised(tmp_path: Path) -> None:
+    task = resumable_task(
+        lambda rows: [{"key": row, "cost": 1.0} for row in rows],
+        name="job",
+        batch_size=1,
+        cost="cost",
+        budget=Budget(total=3),
+    )
+    with pytest.raises(Interrupted):
+        task.run(range(9), checkpoint=tmp_path / "c")
+    result = cli("status", tmp_path / "c")
+    assert result.exit_code == 5
+    assert "spent        3 of 3, by all runs" in result.stdout
+    assert "next: all that Budget(total=…) allows is spent: raise it" in result.stdout
 
 
 def test_status_of_a_run_that_was_interrupted(tmp_path: Path) -> None:
@@ -733,7 +783,7 @@ def test_a_status_after_a_repair_says_what_is_missing(done: Path) -> None:
     cli("repair", done)
     result = cli("status", done)
     assert result.exit_code == 75
-    assert "a repair or redo since has taken items out" in result.stdout
+    assert "a repair since has taken damaged items out" in result.stdout
 
 
 # --- publish

@@ -175,7 +175,7 @@ def test_what_is_not_done_stays(place: str) -> None:
     night(place, 2)
     pruned = prune(nightly, keep=1, unpublished=True)
     assert not pruned.removed
-    assert whys(pruned)["2026-11-01"] == "failed, 1 item failed"
+    assert whys(pruned)["2026-11-01"] == "done, 1 item failed"
     assert whys(pruned)["2026-11-02"].startswith("in")  # terrupted, or complete
     one = prune(nightly, keep=1, unfinished=True)
     assert [each.name for each in one.removed] == ["2026-11-01"]

@@ -193,10 +193,21 @@ class Reader:
             return "running"
         if close is None or not self.state.closed or close.info.get("how") == "imported":
             return "incomplete"
-        if close.info.get("how") in ("interrupted", "spent"):
-            return "spent" if close.info["how"] == "spent" else "interrupted"
-        left = self.state.failures or self.state.parked or self.keyless.there
-        return "failed" if left or close.info.get("how") == "failed" else "done"
+        how = close.info.get("how")
+        if how in ("interrupted", "spent"):
+            return "spent" if how == "spent" else "interrupted"
+        return "done" if how == "done" else "failed"
+
+    @property
+    def left(self) -> dict[str, int]:
+        """What the last run has not completed, where there is some, and how many items that is."""
+        state = self.state
+        counts = {
+            "failed": len(state.failures),
+            "parked": len(state.parked),
+            "without a key": self.keyless.there,
+        }
+        return {what: items for what, items in counts.items() if items}
 
     @property
     def job(self) -> str:
@@ -236,13 +247,43 @@ class Reader:
                 "same command again: only what is not completed is handled"
             )
         if self.status == "done":
-            return f"nothing; {command('publish', place, 'DEST')} writes the rows for others"
+            return (
+                self._tolerated + f"{command('publish', place, 'DEST')} writes the rows for others"
+            )
+        if self.status == "spent" and self._all_spent:
+            return "all that Budget(total=…) allows is spent: raise it, then run the command again"
         if self.status == "spent":
             return "the budget is used up: raise it, or run the same command again to spend another"
         close = self.last.close if self.last else None
         if close is not None and close.info.get("how") == "imported" and self.state.closed:
             return f"run the job with checkpoint={place!r}: it skips what was imported"
         return "run the same command again to resume"
+
+    @property
+    def _all_spent(self) -> bool:
+        """True if the budget of all runs together has no room for one more item."""
+        pace = self.state.pace
+        return self.total is not None and pace.cost + (pace.cost_each or 0.0) > self.total
+
+    @property
+    def _tolerated(self) -> str:
+        if not self.left:
+            return "nothing; "
+        parked = self.state.parked and not self.state.failures
+        listed = command("failures", self.store.url, *(["--parked"] if parked else []))
+        return f"nothing: the job tolerates what is left, and {listed} lists it; "
+
+    @property
+    def since_the_end(self) -> str:
+        """What was done to the checkpoint since its last run ended; empty if nothing was."""
+        last, state = self.state.last, self.state
+        if self.last is None or self.last.close is None or last is None or state.closed:
+            return ""
+        if last.kind == "release":
+            return "failed items were released since; the next run tries them again"
+        if last.kind == "redo":
+            return "completed items were taken back since; the next run handles them again"
+        return "a repair since has taken damaged items out; the next run handles them again"
 
     def errors(self) -> dict[str, int]:
         """Count the failed items by class of error, the most frequent first."""

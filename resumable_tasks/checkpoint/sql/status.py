@@ -72,9 +72,7 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
     seconds = (database.now - runs.c.began).label("seconds")
     newest = sa.select(*who, runs.c.ended, seconds).order_by(runs.c.began.desc())
     with database.reading() as connection:
-        found = sa.select(sa.func.count(), sa.func.count().filter(tables.is_done)).select_from(
-            items
-        )
+        found = sa.select(each, each.filter(tables.is_done)).select_from(items)
         rows, completed = connection.execute(found.where(*tables.considered)).one()
         found_kinds = connection.execute(kinds).all()
         claimed = connection.execute(claims).scalar_one()
@@ -86,8 +84,9 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
     errors = {error: many - parked for error, many, parked in found_kinds if many > parked}
     failed, parked = sum(errors.values()), sum(parked for _, _, parked in found_kinds)
     left = rows - completed - failed - parked
-    unfinished = failed or parked
-    incomplete: Status = "spent" if last and last["ended"] == "spent" else "incomplete"
+    ended = last["ended"] if last else None
+    unfinished = (failed or parked) and ended != "done"  # which it is where they are tolerated
+    incomplete: Status = "spent" if ended == "spent" else "incomplete"
     return TableStatus(
         table=tables.url,
         job=named["job"] if named else None,

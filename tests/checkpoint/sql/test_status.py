@@ -59,6 +59,8 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
         task.with_options(budget=Budget()).run(checkpoint=checkpoint)
     failed = sql_status(db.url)
     assert (failed.exit_code, "1: 1 × ItemFailure" in failed.stdout) == (1, True)
+    task.with_options(budget=Budget(), tolerated_failures=1).run(checkpoint=checkpoint)
+    assert (sql_status(db.url).exit_code, described(db)["failed"]) == (0, 1)
     bad = False
     task.with_options(budget=Budget()).run(checkpoint=checkpoint)
     assert (sql_status(db.url).exit_code, described(db)["completed"]) == (0, 20)
