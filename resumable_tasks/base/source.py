@@ -18,17 +18,18 @@ def parse(text: str) -> ast.Module:
         return ast.parse(text)
 
 
-def parse_file(path: str) -> ast.Module | None:
-    """Parse a file; None if it is larger than source is. Raises as `parse`, and OSError."""
+def read_file(path: str) -> str | None:
+    """Read a file; None if it is larger than source is. Raises OSError and ValueError."""
     with open(path, encoding="utf-8") as file:
         text = file.read(_MOST_BYTES + 1)
-    return parse(text) if len(text) <= _MOST_BYTES else None
+    return text if len(text) <= _MOST_BYTES else None
 
 
 def defines(path: str, function: str) -> bool:
     """True if the file can be read and defines a function of this qualified name."""
     try:
-        found: ast.AST | None = parse_file(path)
+        text = read_file(path)
+        found: ast.AST | None = parse(text) if text is not None else None
     except (OSError, SyntaxError, ValueError, RecursionError, SystemError):
         return False
     for name in function.split("."):

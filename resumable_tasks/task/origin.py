@@ -14,12 +14,13 @@ import inspect
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
 
-from resumable_tasks.base.source import parse, parse_file
+from resumable_tasks.base.source import parse, read_file
 from resumable_tasks.checkpoint.form import Origin
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -100,7 +101,7 @@ def _digest(function: Any, path: str | None, bound: tuple[Any, ...]) -> str | No
     if code is None:
         return None
     try:
-        parts = list(_parts(function, code, path))
+        parts = _parts(function, code, path)
     except (OSError, SyntaxError, ValueError, RecursionError, SystemError):
         # Without readable source nothing is known of its code. SystemError: see `parse`.
         return None
@@ -121,36 +122,67 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
-def _parts(function: Any, code: CodeType, path: str | None) -> Iterator[str]:
+def _parts(function: Any, code: CodeType, path: str | None) -> list[str]:
     """The source of the function, then of each name in its file that it uses, in order."""
-    tree = parse_file(path) if path is not None else None
-    if tree is None:
-        tree, path = parse(textwrap.dedent(inspect.getsource(function))), None
-    first = code.co_firstlineno if path is not None else 1
-    root = next((node for node in ast.walk(tree) if _is_at(node, first, code.co_name)), None)
-    if root is None:
-        return
-    yield _text(root, rename=True)
-    defined = _definitions(tree.body)
-    seen: set[str] = set()
-    left = [root]
-    found: dict[str, str] = {}
-    while left:
-        names = {node.id for node in ast.walk(left.pop()) if isinstance(node, ast.Name)} - seen
-        seen |= names
-        for name in names & defined.keys():
-            for number, node in enumerate(defined[name]):
-                if node is not root:
-                    found[f"{name} {number}"] = _text(node)
-                    left.append(node)
-    yield from (found[name] for name in sorted(found))
+    text = read_file(path) if path is not None else None
+    if text is None:
+        text, path = textwrap.dedent(inspect.getsource(function)), None
+    return _source(text).parts(code.co_name, code.co_firstlineno if path is not None else 1)
 
 
-def _is_at(node: ast.AST, line: int, name: str) -> bool:
-    if isinstance(node, _FUNCTION):
-        lines = [node.lineno, *(each.lineno for each in node.decorator_list)]
-        return node.name == name and min(lines) == line
-    return isinstance(node, ast.Lambda) and name == "<lambda>" and node.lineno == line
+# A process runs jobs of one file again and again: it is parsed once.
+@functools.lru_cache(maxsize=1)
+def _source(text: str) -> _Source:
+    return _Source(text)
+
+
+class _Source:
+    """The text of a file, parsed, without decorators and docstrings."""
+
+    def __init__(self, text: str) -> None:
+        tree = parse(text)
+        self._definitions = _definitions(tree.body)
+        self._functions: dict[tuple[str, int], ast.AST] = {}
+        self._naming = threading.Lock()
+        for node in list(ast.walk(tree)):
+            if isinstance(node, _FUNCTION):
+                lines = [node.lineno, *(each.lineno for each in node.decorator_list)]
+                self._functions.setdefault((node.name, min(lines)), node)
+            elif isinstance(node, ast.Lambda):
+                self._functions.setdefault(("<lambda>", node.lineno), node)
+            if isinstance(node, _DEFINITION):
+                node.decorator_list = []
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:] or [ast.Pass()]
+
+    def parts(self, name: str, line: int) -> list[str]:
+        """The text of this function, under any name, then of each name of the file in use there."""
+        root = self._functions.get((name, line))
+        if root is None:
+            return []
+        with self._naming:
+            if isinstance(root, _FUNCTION):
+                root.name = "_"
+            try:
+                used = self._used_by(root)
+                return [ast.unparse(root), *(used[each] for each in sorted(used))]
+            finally:
+                if isinstance(root, _FUNCTION):
+                    root.name = name
+
+    def _used_by(self, root: ast.AST) -> dict[str, str]:
+        seen: set[str] = set()
+        left = [root]
+        found: dict[str, str] = {}
+        while left:
+            names = {node.id for node in ast.walk(left.pop()) if isinstance(node, ast.Name)} - seen
+            seen |= names
+            for name in names & self._definitions.keys():
+                for number, node in enumerate(self._definitions[name]):
+                    if node is not root:
+                        found[f"{name} {number}"] = ast.unparse(node)
+                        left.append(node)
+        return found
 
 
 def _definitions(body: Iterable[ast.stmt]) -> dict[str, list[ast.stmt]]:
@@ -169,15 +201,3 @@ def _definitions(body: Iterable[ast.stmt]) -> dict[str, list[ast.stmt]]:
                 for name, nodes in _definitions(getattr(node, inner, ())).items():
                     found.setdefault(name, []).extend(nodes)
     return found
-
-
-def _text(node: ast.AST, *, rename: bool = False) -> str:
-    """The source of a node, which it changes: without decorators and docstrings."""
-    if rename and isinstance(node, _FUNCTION):
-        node.name = "_"
-    for each in ast.walk(node):
-        if isinstance(each, _DEFINITION):
-            each.decorator_list = []
-            if ast.get_docstring(each, clean=False) is not None:
-                each.body = each.body[1:] or [ast.Pass()]
-    return ast.unparse(node)

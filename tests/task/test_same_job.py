@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import logging
 import sys
@@ -219,6 +220,26 @@ def test_an_edited_handler_is_said_once_with_what_to_do(
     assert len(found) == said
     assert all("`resumable redo" in each and "--before" in each for each in found)
     assert warnings_of(caplog, lambda: load(here / "a.py", text).run(ITEMS)) == []
+
+
+def test_a_file_is_parsed_once_for_all_runs_of_its_jobs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = ast.parse
+
+    def counted(text: str, *rest: Any) -> ast.AST:
+        parsed.append(text)
+        return parse(text, *rest)
+
+    monkeypatch.setattr(ast, "parse", counted)
+    other = load(
+        here / "a.py", JOB + "\n\n@resumable_task\ndef other(items):\n    return items\n", "other"
+    )
+    first = load(here / "a.py", (here / "a.py").read_text())
+    for job in (first, other.with_options(key="id"), first):
+        job.run(ITEMS)
+    assert parsed.count((here / "a.py").read_text()) == 1
 
 
 def test_a_new_version_says_itself_that_the_handler_is_another(
