@@ -16,6 +16,14 @@ destination: ContextVar[logging.Logger | logging.LoggerAdapter[Any]] = ContextVa
 )
 
 
+def heard() -> bool:
+    """True if someone decided what is logged: a flow run, a handler, or a level for this logger."""
+    if destination.get() is not logger:
+        return True
+    off = logger.manager.disable >= logging.INFO
+    return off or logger.hasHandlers() or logger.level != logging.NOTSET
+
+
 def info(message: str, *values: object) -> None:
     destination.get().info(message, *map(_shown, values), stacklevel=2)
 

@@ -22,8 +22,15 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.base.signals import ItemsLeft, by_a_signal
 from resumable_tasks.checkpoint.form import Checkpoint
 from resumable_tasks.engine.budget import Spending
-from resumable_tasks.engine.events import Committed, Listeners, Progress, RunFinished
+from resumable_tasks.engine.events import (
+    Committed,
+    Listeners,
+    Progress,
+    Progressed,
+    RunFinished,
+)
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
+from resumable_tasks.engine.minutes import each_minute
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
@@ -113,11 +120,12 @@ class Engine:
         grace.
         """
         self._began = time.monotonic()
-        batches = self._planned(items)
-        first, all_of_them = self._first(batches)
-        if first is None:
-            return self._ending(Tally(), all_of_them, [])
-        return self._work_through(chain([first], batches))
+        with each_minute(lambda: self.tell(Progressed)):
+            batches = self._planned(items)
+            first, all_of_them = self._first(batches)
+            if first is None:
+                return self._ending(Tally(), all_of_them, [])
+            return self._work_through(chain([first], batches))
 
     def _planned(self, items: Iterable[Any]) -> Iterator[Batch | Waiting]:
         planner = self._checkpoint.planner
@@ -287,7 +295,7 @@ class Engine:
 
     def tell(self, kind: type[Any], **fields: Any) -> None:
         """Tell the listeners an event of this run."""
-        if kind is Committed:
+        if kind in (Committed, Progressed):
             fields["progress"] = self.progress()
         checkpoint = self._checkpoint
         self._listeners.tell(

@@ -93,6 +93,13 @@ class Committed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Progressed(Event):
+    """The run goes on. Told once a minute, also while nothing is committed."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping(Event):
     """The run has been asked to stop; ``running`` batches are given time to finish."""
 
@@ -112,6 +119,15 @@ class RunFinished(Event):
     progress: Progress
     retried: int = 0
 
+
+HOW = {
+    "done": "done",
+    "failed": "items failed",
+    "interrupted": "interrupted",
+    "spent": "its budget is used up",
+    "error": "ended by an error",
+}
+"""``RunFinished.how`` in words."""
 
 Listener = Callable[[Event], None]
 

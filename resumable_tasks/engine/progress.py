@@ -1,18 +1,22 @@
-"""Progress for the user while a run goes on: a bar on a terminal, log lines elsewhere."""
+"""Progress for people while a run goes on: a bar on a terminal or in a notebook, and lines."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
-from resumable_tasks.base.text import duration, rate
+from resumable_tasks.base.html import escaped, page
+from resumable_tasks.base.text import clean, duration, rate, without_secrets
 from resumable_tasks.engine.events import (
+    HOW,
     Committed,
     Event,
     Listener,
     Progress,
+    Progressed,
     RunFinished,
     RunStarted,
 )
@@ -20,26 +24,54 @@ from resumable_tasks.engine.events import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-_LOG_EVERY_SECONDS = 10.0
+_REDRAW_SECONDS = 0.2
 
 
-def listener(wanted: bool | None) -> Listener:
-    """The bar if it is wanted (None: if standard error is a terminal), else the log lines."""
-    if wanted or (wanted is None and sys.stderr.isatty()):
-        return Bar()
-    return LogLines()
+def listeners(wanted: bool | None) -> list[Listener]:
+    """What shows a run: nothing if False; a bar if True; else a bar where one can be seen.
+
+    Lines come besides, but not into a notebook, whose bar says the same.
+    """
+    if wanted is False:
+        return []
+    if _in_notebook():
+        return [NotebookBar(), *([Lines()] if log.heard() else [])]
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return [*([Bar()] if wanted or terminal else []), Lines()]
 
 
-class LogLines:
-    """A line at most every ten seconds."""
+class Lines:
+    """A line once a minute in the log.
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+    Where nobody decided what is logged, lines go to standard error, one at the start and one at
+    the end too: a long run is not silent.
+    """
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Committed) and time.monotonic() - self._last >= _LOG_EVERY_SECONDS:
-            self._last = time.monotonic()
-            log.info("%s: %s", event.job, describe(event.progress))
+        line = said_of(event)
+        if log.heard():  # which has a start and an end of its own
+            if isinstance(event, Progressed):
+                log.info("%s", line)
+        elif line is not None and sys.stderr is not None:
+            print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def said_of(event: Event) -> str | None:
+    """The line that tells this event to a person, if it is worth one."""
+    match event:
+        case RunStarted():
+            found = f"{event.found:,} items are done" if event.found else "new"
+            found += f", {event.failed:,} failed before" if event.failed else ""
+            said = f"checkpoint {event.checkpoint}: {found}"
+        case Progressed():
+            said = describe(event.progress)
+        case RunFinished():
+            how = HOW.get(event.how, event.how)
+            took = duration(event.progress.seconds)
+            said = f"{how}: {describe(event.progress)}, in {took}; checkpoint {event.checkpoint}"
+        case _:
+            return None
+    return clean(without_secrets(f"{event.job}: {said}"))
 
 
 class Bar:
@@ -52,24 +84,82 @@ class Bar:
 
         self._bar = RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=Console(stderr=True),
         )
         self._task: TaskID | None = None
-        self._expected: int | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._task = self._bar.add_task(event.job, total=event.expected, text="")
             self._bar.start()
-        elif isinstance(event, (Committed, RunFinished)) and self._task is not None:
+        elif isinstance(event, (Committed, Progressed, RunFinished)) and self._task is not None:
             progress = event.progress
             done = progress.handled + progress.skipped
             self._bar.update(self._task, completed=done, text=describe(progress))
             if isinstance(event, RunFinished):
                 self._bar.stop()
+
+
+class NotebookBar:
+    """A bar in the output of a notebook's cell.
+
+    By IPython's own display, which every front end shows and every saved notebook keeps; rich and
+    tqdm need widgets for that.
+    """
+
+    def __init__(self) -> None:
+        self._display: Any = None
+        self._place = ""
+        self._drawn = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._place = event.checkpoint
+            drawing = self._drawing(event.job, Progress(0, 0, 0, event.expected, 0.0), "")
+            display = importlib.import_module("IPython.display").display
+            self._display = display(drawing, display_id=True)
+        elif isinstance(event, (Committed, Progressed, RunFinished)) and self._display is not None:
+            ended = isinstance(event, RunFinished)
+            if ended or time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+                self._drawn = time.monotonic()
+                how = f"{HOW.get(event.how, event.how)}: " if isinstance(event, RunFinished) else ""
+                self._display.update(self._drawing(event.job, event.progress, how))
+
+    def _drawing(self, job: str, progress: Progress, how: str) -> _Drawing:
+        return _Drawing(job, progress, how, self._place)
+
+
+class _Drawing:
+    """One state of a `NotebookBar`."""
+
+    def __init__(self, job: str, progress: Progress, how: str, place: str) -> None:
+        self._progress, self._how = progress, how
+        self._job, self._place = clean(job), clean(without_secrets(place))
+        self._text = how + describe(progress)
+
+    def __repr__(self) -> str:
+        return f"{self._job}: {self._text}; checkpoint {self._place}"
+
+    def _repr_html_(self) -> str:
+        progress = self._progress
+        done = progress.handled + progress.skipped
+        share = "" if progress.expected is None and not self._how else f' value="{done}"'
+        most = max(progress.expected or done, 1)
+        return page(
+            f"<b>{escaped(self._job)}</b> "
+            f'<progress max="{most}"{share} style="width: 16em; vertical-align: middle">'
+            f"</progress> "
+            f"{escaped(self._text)}<br><code>{escaped(self._place)}</code>"
+        )
+
+
+def _in_notebook() -> bool:
+    """True in a kernel of Jupyter's, whose front end shows HTML."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
 
 
 def describe(progress: Progress) -> str:

@@ -26,7 +26,7 @@ from prefect.runtime import flow_run, task_run
 
 from resumable_tasks.base import log
 from resumable_tasks.base.text import count, duration, rate
-from resumable_tasks.engine.events import Committed, Event, Progress, RunFinished, RunStarted
+from resumable_tasks.engine.events import HOW, Committed, Event, Progress, RunFinished, RunStarted
 from resumable_tasks.engine.progress import describe
 from resumable_tasks.prefect.markdown import block, code, literal
 from resumable_tasks.runners.outcome import Failure
@@ -44,13 +44,6 @@ _CALL_SECONDS = 30.0
 _LAST_WORD_SECONDS = 10.0
 _LAST_WORD_INTERRUPTED_SECONDS = 3.0
 _FAILURES_SHOWN = 200
-_HOW = {
-    "done": "done",
-    "failed": "items failed",
-    "interrupted": "interrupted",
-    "spent": "its budget is used up",
-    "error": "ended by an error",
-}
 _TO_RESUME = (
     "What is done is safe. Start the flow again with the same checkpoint, or retry this flow run: "
     "only what is missing is handled."
@@ -220,7 +213,7 @@ class _Artifacts:
     def show_summary(self, finished: RunFinished, commits: _Sum) -> None:
         progress = finished.progress
         text = (
-            f"{_HOW.get(finished.how, finished.how)}: {progress.skipped:,} resumed, "
+            f"{HOW.get(finished.how, finished.how)}: {progress.skipped:,} resumed, "
             f"{progress.completed:,} new, {progress.failed:,} failed"
             f"{f', {progress.parked:,} parked' if progress.parked else ''}"
             f"\n\n{code(finished.checkpoint)}"
@@ -294,7 +287,7 @@ def summary(finished: RunFinished, commits: _Sum) -> str:
     if progress.expected is not None and handled < progress.expected and finished.how != "done":
         counts["not handled"] = count(progress.expected - handled, "item")
     lines = [
-        f"## {literal(finished.job)}: {_HOW.get(finished.how, finished.how)}",
+        f"## {literal(finished.job)}: {HOW.get(finished.how, finished.how)}",
         "",
         *([] if finished.how == "done" else [_TO_RESUME, ""]),
         "| | |",

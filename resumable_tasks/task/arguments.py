@@ -46,7 +46,8 @@ class RunArguments:
             is not called and nothing is written.
         on_progress: called with a `Progress` after every commit.
         listeners: called with every event of `resumable_tasks.engine.events`.
-        progress: whether to show a bar; by default if standard error is a terminal.
+        progress: True shows a bar, which by default only a terminal and a notebook do; False
+            shows neither a bar nor the lines at the start, once a minute and at the end.
     """
 
     items: Any = None

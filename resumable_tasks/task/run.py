@@ -194,7 +194,7 @@ class Run:
         options, arguments = self._options, self._arguments
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
-            (progress.listener(arguments.progress), *telemetry, *arguments.listeners),
+            (*progress.listeners(arguments.progress), *telemetry, *arguments.listeners),
             arguments.on_progress,
         )
         listeners.each.append(key_watch(checkpoint.planner, checkpoint.found.completed))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resumable_tasks import ItemFailure, JobFailed, Progress, events, resumable_task
+from resumable_tasks.base import log
+from resumable_tasks.engine import minutes
 from resumable_tasks.engine import progress as progress_module
-from resumable_tasks.engine.events import Committed, RunFinished, RunStarted
+from resumable_tasks.engine.events import Committed, Progressed, RunFinished, RunStarted
 
 ITEMS = [{"id": i} for i in range(100)]
 
@@ -126,13 +133,114 @@ def test_the_bar_shows_what_happens(place: Path, monkeypatch: pytest.MonkeyPatch
     assert "100/100 done, 30 of them resumed" in terminal.getvalue()
 
 
-def test_log_lines_are_sober(
-    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+@pytest.fixture
+def quick_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minutes, "SECONDS", 0.02)
+
+
+def slow(rows: list[Any]) -> list[Any]:
+    time.sleep(0.03)
+    return rows
+
+
+@pytest.mark.usefixtures("quick_minutes")
+def test_once_a_minute_the_log_has_a_line_also_while_nothing_is_committed(
+    place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(progress_module, "_LOG_EVERY_SECONDS", 0.0)
     caplog.set_level(logging.INFO)
+    seen: list[Any] = []
+
+    def tell(event: Any) -> None:
+        seen.append(event)
+        if len(seen) == 4:
+            go_on.set()
+
+    def handler(rows: list[Any]) -> list[Any]:
+        assert go_on.wait(20)
+        return rows
+
+    go_on = threading.Event()
+    resumable_task(handler, name="job", key="id").run(ITEMS, checkpoint=place, listeners=[tell])
+    assert [type(event) for event in seen[:4]] == [RunStarted, Progressed, Progressed, Progressed]
+    assert isinstance(seen[-1], RunFinished)
+    lines = [record.message for record in caplog.records if "/100 done" in record.message]
+    assert lines[:3] == ["job: 0/100 done"] * 3
+    assert sum("items done" in record.message for record in caplog.records) == 1
+
+
+@pytest.fixture
+def unheard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[], str]]:
+    """Nobody has set up any logging, pytest included. What is on standard error."""
+    logger = logging.Logger("resumable_tasks")
+    monkeypatch.setattr(log, "logger", logger)
+    monkeypatch.setattr("resumable_tasks.task.run.in_temporary_folder", lambda path: False)
+    token = log.destination.set(logger)
+    yield lambda: capsys.readouterr().err
+    log.destination.reset(token)
+
+
+@pytest.mark.usefixtures("quick_minutes")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_is_not_silent_where_nobody_has_set_up_logging(
+    place: Path, unheard: Callable[[], str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    if terminal:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "200")
+    job().run(ITEMS[:30], checkpoint=place, progress=False)
+    resumable_task(slow, name="job", key="id", batch_size=10).run(ITEMS, checkpoint=place)
+    printed = unheard()
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]|[^\n]*\r", "", printed)
+    lines = [line for line in text.splitlines() if re.match(r"\d\d:\d\d:\d\d job: ", line)]
+    assert lines[0].endswith(f" job: checkpoint {place}: 30 items are done")
+    assert re.search(r"\d+/100 done", lines[1])
+    assert " job: done: 100/100 done, 30 of them resumed, " in lines[-1]
+    assert lines[-1].endswith(f"; checkpoint {place}")
+    assert ("━━━" in printed) == terminal
+
+
+@pytest.mark.usefixtures("quick_minutes")
+def test_progress_false_is_silence(place: Path, unheard: Callable[[], str]) -> None:
+    job().run(ITEMS, checkpoint=place, progress=False)
+    assert unheard() == ""
+
+
+@pytest.mark.parametrize("how", ["level", "handler", "disabled"])
+def test_who_has_set_up_logging_is_told_there_and_nowhere_else(
+    place: Path, unheard: Callable[[], str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "level":
+        log.logger.setLevel(logging.WARNING)
+    elif how == "handler":
+        log.logger.addHandler(logging.NullHandler())
+    else:
+        monkeypatch.setattr(logging.root.manager, "_disable", logging.INFO)
     job().run(ITEMS, checkpoint=place)
-    assert any("100/100 done" in record.message for record in caplog.records)
+    assert unheard() == ""
+
+
+def test_the_last_line_says_how_a_run_has_ended_and_no_secret(unheard: Callable[[], str]) -> None:
+    lines = progress_module.Lines()
+    for how in ("failed", "interrupted", "spent", "error"):
+        lines(RunFinished("job", "s3://u:pa55@host/\x1b[1m", "run", how, Progress(1, 2, 0, 9, 61)))
+    text = unheard()
+    assert "job: items failed: 1/9 done, 2 failed, " in text
+    for how in ("interrupted", "its budget is used up", "ended by an error"):
+        assert f" job: {how}: " in text
+    assert "pa55" not in text
+    assert "\x1b" not in text
+
+
+def test_a_program_without_standard_error_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "heard", lambda: False)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert job().run(ITEMS, checkpoint=place).completed == 100
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
