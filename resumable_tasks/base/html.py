@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 
 from resumable_tasks.base.text import clean, without_secrets
 
@@ -12,6 +11,8 @@ LONGEST = 300
 
 def escaped(value: object, limit: int = LONGEST) -> str:
     """Any value, as one line of plain text in HTML."""
+    from html import escape  # loads tables of entities, which most programs never need
+
     return escape(clean(without_secrets(str(value)), limit))
 
 

@@ -347,3 +347,15 @@ def join(keys: Iterable[bytes]) -> bytes:
 def split(lines: bytes) -> Iterator[bytes]:
     """The canonical keys of newline-joined ones."""
     return iter(lines.split(b"\n")) if lines else iter(())
+
+
+def written(key: Key) -> str:
+    """A key as people write it: a string as it is, unless it reads as another JSON value."""
+    line = canonical(key).decode()
+    if not isinstance(key, str):
+        return line
+    try:
+        json.loads(key)
+    except (ValueError, RecursionError):
+        return key if key.strip() == key else line
+    return line

@@ -14,6 +14,7 @@ from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.files import TARGET_BYTES
+from resumable_tasks.results.shown import as_html, brief, kinds
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -71,6 +72,12 @@ class RunResult:
         # The positions stay behind: they are for this process.
         values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
         return functools.partial(RunResult, **values), ()
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     @property
     def summary(self) -> str:
@@ -208,11 +215,8 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
 
 def _kinds(failures: Iterable[Failure]) -> list[str]:
     """A line for each of the most frequent kinds of error, with an example."""
-    kinds: dict[str, list[Failure]] = {}
-    for failure in failures:
-        kinds.setdefault(failure.error, []).append(failure)
     return [
-        f"  {len(each):,} × {clean(error, 80)}: {clean(each[0].message, 300)} "
-        f"(e.g. key {keys.shorten(each[0].key)})"
-        for error, each in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
-    ][:10]
+        f"  {number:,} × {clean(error, 80)}: {clean(first.message, 300)} "
+        f"(e.g. key {keys.shorten(first.key)})"
+        for error, number, first in kinds(failures)
+    ]

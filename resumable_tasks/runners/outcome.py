@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from resumable_tasks.base.text import clean, count
 from resumable_tasks.items.batch import Batch, ErrorKind
-from resumable_tasks.items.keys import Key
+from resumable_tasks.items.keys import Key, shorten
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +73,12 @@ class Failure:
     error_of: Literal["item", "batch"] = "item"
     rows: tuple[Any, ...] | None = None
     position: int | None = None
+
+    def __repr__(self) -> str:
+        state = "parked, " if self.parked else ""
+        tries = count(self.attempts, "attempt")
+        error, message = clean(self.error, 80), clean(self.message, 200)
+        return f"<Failure of {shorten(self.key)}: {error}: {message} ({state}{tries})>"
 
     @property
     def parked(self) -> bool:

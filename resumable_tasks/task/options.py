@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
@@ -276,3 +276,13 @@ class JobOptions:
         """True if so many failed items out of so many do not fail the run."""
         tolerated = self.tolerated_failures
         return failed <= (tolerated * total if isinstance(tolerated, float) else tolerated)
+
+
+def described(options: JobOptions) -> list[tuple[str, str]]:
+    """The key and what is not as by default: options by their names."""
+    found = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if each.name == "key" or (value is not each.default and value != each.default):
+            found.append((each.name, getattr(value, "__qualname__", None) or repr(value)))
+    return [pair for pair in found if pair[0] != "name"]

@@ -29,6 +29,7 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
+from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
 from resumable_tasks.runners.threads import ThreadRunner
@@ -382,7 +383,7 @@ class Run:
             failed=len(failed),
             duplicates=planner.duplicates,
             seconds=round(ending.seconds, 3),
-            failures=tuple(failed),
+            failures=Failures(failed),
             quarantined=len(quarantined),
             cost=ending.spent if options.known_cost is not None else None,
             remaining=_remaining(checkpoint, ending, len(failed) + len(quarantined) + len(parked)),
@@ -390,7 +391,7 @@ class Run:
             changed=planner.changed,
             retried=ending.retried,
             parked=len(parked),
-            parked_items=tuple(parked),
+            parked_items=Failures(parked),
             read_all=not ending.stopped and not ending.why_failed,
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.task.arguments import RunArguments
-from resumable_tasks.task.options import JobOptions
+from resumable_tasks.task.options import JobOptions, described
 from resumable_tasks.task.parameters import (
     check_job_options,
     check_run_arguments,
@@ -59,6 +59,11 @@ class ResumableTask(Generic[F]):
 
     def __repr__(self) -> str:
         return f"<ResumableTask {self.options.name}>"
+
+    def _repr_html_(self) -> str:
+        from resumable_tasks.base.html import table
+
+        return table(f"resumable task {self.name}", described(self.options))
 
     @property
     def name(self) -> str:

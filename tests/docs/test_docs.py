@@ -40,8 +40,9 @@ def environment() -> dict[str, str]:
 
 
 def without_place(output: str) -> str:
-    """What a script prints, but for the warning that the tests run in a temporary folder."""
-    return re.sub(r"^.*in a temporary (folder|directory).*\n", "", output, flags=re.M)
+    """What a script prints, but for lines of progress, and the warning of a temporary folder."""
+    unasked = r"^(\d\d:\d\d:\d\d \S+: |.*in a temporary (folder|directory)).*\n"
+    return re.sub(unasked, "", output, flags=re.M)
 
 
 def is_of_prefect(text: str) -> bool:

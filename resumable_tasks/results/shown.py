@@ -1,0 +1,87 @@
+"""Results and failures as a notebook and a terminal show them: short, escaped, without rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from resumable_tasks.base.html import table
+from resumable_tasks.base.text import clean, count, duration, without_secrets
+from resumable_tasks.items.keys import written
+from resumable_tasks.runners.outcome import Failure
+
+if TYPE_CHECKING:
+    from resumable_tasks.results.result import RunResult
+
+_MOST_KINDS, _MOST_FAILURES = 10, 20
+
+
+class Failures(tuple[Failure, ...]):
+    """The failures of a run, a tuple that shows itself by kinds of error."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        if len(self) <= _MOST_KINDS:
+            return super().__repr__()
+        found = (f"{number:,} × {clean(error, 80)}" for error, number, _ in kinds(self))
+        return f"<{count(len(self), 'failure')}: {', '.join(found)}>"
+
+    def _repr_html_(self) -> str:
+        some = self[:_MOST_FAILURES]
+        rows = [(written(each.key), each.error, each.message, each.attempts) for each in some]
+        more = f", the first {len(some)}" if len(some) < len(self) else ""
+        title = f"{count(len(self), 'failure')}{more}"
+        return table(title, rows, ("key", "error", "message", "attempts")) + _by_kind(self)
+
+
+def kinds(failures: Iterable[Failure]) -> list[tuple[str, int, Failure]]:
+    """The most frequent classes of error: each with the number of its failures, and the first."""
+    first: dict[str, Failure] = {}
+    numbers: Counter[str] = Counter()
+    for failure in failures:
+        first.setdefault(failure.error, failure)
+        numbers[failure.error] += 1
+    return [(error, number, first[error]) for error, number in numbers.most_common(_MOST_KINDS)]
+
+
+def brief(result: RunResult) -> str:
+    """``<RunResult classify: 1,713 done: 600 resumed, 1,110 new, 3 failed; checkpoint …>``"""
+    text = f"{result.job}: {result.summary}"
+    if result.remaining is not None:
+        text += f"; {result.remaining} remain"
+    return f"<RunResult {clean(without_secrets(f'{text}; checkpoint {result.checkpoint}'))}>"
+
+
+def as_html(result: RunResult) -> str:
+    """The counts of a result, without those that are zero, and its failures by kinds of error."""
+    numbers = {
+        "items": result.total,
+        "resumed": result.skipped,
+        "new": result.completed,
+        "failed": result.failed,
+        "parked": result.parked,
+        "quarantined": result.quarantined,
+        "duplicates": result.duplicates,
+        "changed": result.changed,
+        "batches retried": result.retried,
+    }
+    rows: list[tuple[str, object]] = [
+        (name, f"{number:,}") for name, number in numbers.items() if number
+    ]
+    rows.append(("time", duration(result.seconds)))
+    if result.cost is not None:
+        rows.append(("cost", f"{result.cost:,.4g}"))
+    if result.remaining is not None:
+        rows.append(("remaining", result.remaining))
+    rows.append(("checkpoint", result.checkpoint))
+    return table(result.job, rows) + _by_kind((*result.failures, *result.parked_items))
+
+
+def _by_kind(failures: tuple[Failure, ...]) -> str:
+    rows = [
+        (f"{number:,}", error, first.message, written(first.key))
+        for error, number, first in kinds(failures)
+    ]
+    return table("errors", rows, ("items", "error", "message", "for example")) if rows else ""
