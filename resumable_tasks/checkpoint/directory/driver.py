@@ -528,6 +528,8 @@ class DirectoryCheckpoint(Checkpoint):
         """
         try:
             lost = set(range(count)).difference(Listing.of(records).numbers)
+            if lost:  # or it went into a segment while they were listed
+                lost.difference_update(Listing.of(disk.names(self.store, JOURNAL)).numbers)
             if lost:
                 what, name = "it was removed while this run was at work", record_name(min(lost))
                 raise CheckpointDamaged(what, files=(name,), place=self.store.url)

@@ -194,9 +194,9 @@ class Journal:
         except CommitStateUnknown:
             raise
         except StoreError:
-            self._usable = again
             if again:
                 self.check_not_overtaken(commit)
+                self._usable = True
             raise
         fault_point("journal.created")
         commit = replace(commit, checksum=checksum)

@@ -15,6 +15,7 @@ from resumable_tasks.checkpoint.directory import (
     layout,
     manifest,
     schemas,
+    segments,
     shards,
     snapshots,
 )
@@ -31,7 +32,7 @@ from resumable_tasks.checkpoint.directory.records import (
     record_number,
     unconverted,
 )
-from resumable_tasks.checkpoint.directory.segments import Segment, salvaged
+from resumable_tasks.checkpoint.directory.segments import Segment, packed, salvaged
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -115,10 +116,13 @@ class Repairs:
         if self._lost:
             # As long as they are in the way of a sweep, the journal stays damaged.
             self._keep_unnamed()
+        replaced = set[int]()
         for segment in sorted(self._found.unsound):
-            self._unfold(segment)
+            self._replace_segment(segment)
+            replaced.update(segment.numbers)
         for number in self._lost:
-            self._replace_record(number)
+            if number not in replaced:
+                self._replace_record(number)
         log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
         state.apply_all(log.read_new())
         gone = [shard for path, shard in state.shards.items() if path in self._found.bad]
@@ -164,15 +168,22 @@ class Repairs:
                 remedy="Run the same command again",
             )
 
-    def _unfold(self, segment: Segment) -> None:
-        """Give the records of this segment their own files again, and move it aside."""
+    def _replace_segment(self, segment: Segment) -> None:
+        """Put one of the same records where a damaged segment stands, keeping a copy of it.
+
+        Those that are lost have their substitutes in it. None gets a file of its own again: a run
+        that was overtaken can be about to delete that.
+        """
         data = next(disk.read_each(self._store, [(segment.name, MOST_BYTES)]))
-        pieces, _ = salvaged(self._store, segment, data)
-        there = self._store.list(JOURNAL)
-        for number, piece in pieces.items():
-            if number not in self._found.lost and record_name(number) not in there:
-                self._store.put(record_name(number), piece)
-        self._move_aside(segment.name)
+        pieces = salvaged(self._store, segment, data)[0] | self._substitutes
+        others = segments.listed(self._store)
+        others.segments = [other for other in others.segments if other != segment]
+        elsewhere = [number for number in segment.numbers if number not in pieces]
+        found = segments.read(self._store, others, elsewhere)
+        pieces |= {number: piece for number, (piece, _) in zip(elsewhere, found, strict=True)}
+        if isinstance(data, bytes):
+            self._store.put(self._aside(segment.name), data)
+        self._store.put(segment.name, packed([pieces[number] for number in segment.numbers]))
 
     def _keep_unnamed(self) -> None:
         """What only lost records have named is no orphan to be swept, but evidence to be kept."""

@@ -254,9 +254,20 @@ class _Journal:
 
 
 def _examine_journal(store: Store, report: Report, anchor: str | None) -> _Journal:
-    # Twice: a listing during which a run commits can miss a record and show its successor.
-    found = _Journal(Listing.of({*disk.names(store, JOURNAL), *disk.names(store, JOURNAL)}))
-    last = -1
+    """The journal as it was at a moment: a record that has gone into a segment is not missing."""
+    there, others = segments.listed(store), report.damages
+    while True:
+        report.damages = [*others]
+        found = _examine_records(store, report, anchor, there)
+        if not found.lost:
+            return found
+        there = segments.listed(store)
+        if there.segments == found.there.segments:
+            return found
+
+
+def _examine_records(store: Store, report: Report, anchor: str | None, there: Listing) -> _Journal:
+    found, last = _Journal(there), -1
     for number in found.there.numbers:
         if number - last > STRAY:
             what = "it is far ahead of the others, and none of this checkpoint's"

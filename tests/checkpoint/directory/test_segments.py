@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER, record_name
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.directory.segments import Listing, Segment, packed, segment_of
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store
@@ -420,23 +422,26 @@ def test_damage_is_named_and_repaired(place: Path, how: str) -> None:
     assert sorted(rows_in(place)) == [(n, "a") for n in range(60)]
 
 
-def test_a_repair_that_was_killed_is_repaired(place: Path) -> None:
+def test_a_repair_that_is_killed_anywhere_is_repaired(place: Path, tmp_path: Path) -> None:
     damaged(place, "flipped")
-    moved = []
+    for at in itertools.count():
+        shutil.copytree(place, killed := tmp_path / str(at))
+        points = itertools.count()
 
-    def die(point: str) -> None:
-        if point == "store.renamed":
-            moved.append(point)
-            if len(moved) == 9:
+        def die(point: str, points: Iterator[int] = points, at: int = at) -> None:
+            if next(points) == at:
                 raise KeyboardInterrupt
 
-    faults.arm(die)
-    with pytest.raises(KeyboardInterrupt):
-        repair(open_store(place))
+        faults.arm(die)
+        try:
+            repair(open_store(killed))
+            break
+        except KeyboardInterrupt:
+            faults.arm(None)
+        repair(open_store(killed))
+        assert len(rows_in(killed)) >= 56
     faults.arm(None)
-    repair(open_store(place))
-    assert verify(open_store(place)).damages == []
-    assert len(rows_in(place)) >= 56
+    assert at > 5
 
 
 def test_a_damaged_segment_whose_records_have_their_files_costs_no_item(place: Path) -> None:
@@ -444,6 +449,80 @@ def test_a_damaged_segment_whose_records_have_their_files_costs_no_item(place: P
     (place / Segment(0, 3, 1).name).write_bytes(b"")
     assert [damage.items for damage in repair(open_store(place)).damages] == [0]
     assert len(rows_in(place)) == 5
+
+
+def test_what_is_folded_while_it_is_examined_is_not_missing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = opened(place)
+    for n in range(60):
+        commit(checkpoint, [n])
+    checkpoint.close()
+    read_each = disk.read_each
+
+    def meanwhile(store: Store, files: Any) -> Any:
+        monkeypatch.setattr(disk, "read_each", read_each)
+        assert folding.fold_all(open_store(place), 60)
+        return read_each(store, files)
+
+    monkeypatch.setattr(disk, "read_each", meanwhile)
+    assert verify(open_store(place)).damages == []
+
+
+def test_an_overtaken_run_deletes_no_record_that_a_repair_has_kept(place: Path) -> None:
+    overtaken = interrupted(place, 60)
+    pending = [number for number in range(60) if number in names(place)[1]]
+    overtaken.close()
+    segment = names(place)[0][0]
+    path = place / segment.name
+    path.write_bytes(path.read_bytes()[:-200])
+    assert set(segment.numbers) <= set(pending), "they wait for their grace"
+    for number in segment.numbers[:20]:
+        if number not in (0, 1):
+            (place / record_name(number)).unlink()
+    repair(open_store(place))
+    whole = rows_in(place)
+    for files in overtaken._small_files:
+        if isinstance(files, folding.Folding):
+            files._delete(float("inf"))
+    assert rows_in(place) == whole
+
+
+def test_what_is_folded_while_a_run_ends_is_not_lost(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = opened(place)
+    for n in range(60):
+        commit(checkpoint, [n])
+    before = disk.names(checkpoint.store, FOLDER)
+    monkeypatch.setattr(folding.Folding, "end", lambda self: None)
+    assert folding.fold_all(open_store(place), 60)
+    unseen = {record_name(number) for number in range(10, 20)}
+    stale = iter([{name for name in before if name not in unseen}])
+    real = disk.names
+    monkeypatch.setattr(disk, "names", lambda *given: next(stale, None) or real(*given))
+    checkpoint.end("done", {})
+    checkpoint.close()
+    assert len(rows_in(place)) == 60
+
+
+def test_whoever_was_overtaken_appends_nothing_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = written(store, 3)
+    other = journal(store)
+    list(other.read_new())
+    other.append(Commit("claim", 2, "other"))
+
+    def refuse(name: str, data: bytes) -> bool:
+        raise StoreError("not now")
+
+    with monkeypatch.context() as context:
+        context.setattr(store, "create", refuse)
+        with pytest.raises(Fenced):
+            mine.append(Commit("merge", 1, "run"), again=True)
+    with pytest.raises(StoreError, match="has failed before"):
+        mine.append(Commit("commit", 1, "run"))
 
 
 def test_a_name_that_says_too_much_is_no_segment(place: Path) -> None:
