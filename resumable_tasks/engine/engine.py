@@ -120,11 +120,11 @@ class Engine:
         grace.
         """
         self._began = time.monotonic()
+        batches = self._planned(items)
+        first, all_of_them = self._first(batches)
+        if first is None:
+            return self._ending(Tally(), all_of_them, [])
         with each_minute(lambda: self.tell(Progressed)):
-            batches = self._planned(items)
-            first, all_of_them = self._first(batches)
-            if first is None:
-                return self._ending(Tally(), all_of_them, [])
             return self._work_through(chain([first], batches))
 
     def _planned(self, items: Iterable[Any]) -> Iterator[Batch | Waiting]:

@@ -53,7 +53,8 @@ class Lines:
             if isinstance(event, Progressed):
                 log.info("%s", line)
         elif line is not None and sys.stderr is not None:
-            print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)  # noqa: T201
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+            sys.stderr.flush()
 
 
 def said_of(event: Event) -> str | None:
