@@ -25,6 +25,7 @@ from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verif
 from resumable_tasks.cli.parked import accept
 from resumable_tasks.cli.prune import prune
 from resumable_tasks.cli.redo import redo
+from resumable_tasks.cli.show import history, show
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
 
@@ -84,7 +85,9 @@ for _command in (
     list_checkpoints,
     plan,
     keys,
+    show,
     failures,
+    history,
     retry,
     redo,
     accept,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 import click
@@ -38,6 +41,8 @@ _FEW = 5
 @click.option("--parked", is_flag=True, help="Only items whose result does not fit the table.")
 @click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
 @click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
+@output.csv_option
+@click.option("--follow", is_flag=True, help="Print each as it fails, until the run ends.")
 @click.option(
     "--export",
     metavar="FILE",
@@ -52,6 +57,8 @@ def failures(
     parked: bool,
     traceback: bool,
     jsonl: bool,
+    as_csv: bool,
+    follow: bool,
     export: str | None,
     as_json: bool,
 ) -> None:
@@ -65,63 +72,148 @@ def failures(
     """
     if quarantined and parked:
         raise UsageError("give --quarantined or --parked: no item is both")
-    if jsonl and as_json:
-        raise UsageError("give --json or --jsonl, not both")
+    if sum((jsonl, as_json, as_csv)) > 1:
+        raise UsageError("give --json, --jsonl or --csv, not several")
+    if follow and (as_json or as_csv or export or show_all):
+        raise UsageError("--follow prints lines, or objects with --jsonl: leave the others out")
     reader = Reader.at(checkpoint)
-    state = reader.state
-    failed = list((state.parked if parked else state.failures).values())
-    if quarantined:
-        failed = state.quarantined
-    keyless = Keyless() if parked or quarantined else reader.keyless
+    chosen = _Chosen(checkpoint, quarantined, parked, traceback, show_all)
+    if follow:
+        _follow(reader, chosen, jsonl)
+        return
+    failed, keyless = chosen.of(reader)
+    each = [*failed, *keyless.first]
     if export is not None:
-        each = [*failed, *keyless.first]
         _export(each, export)
         kind = "parked item" if parked else "failed item"
         output.lines([f"{count(len(each), kind)} written to {clean(export)}"])
-        return
-    if jsonl:
-        for failure in (*failed, *keyless.first):
-            if not output.write(output.dumps(_fields(failure, traceback)) + "\n", utf8=True):
+    elif jsonl:
+        for failure in each:
+            if not _write_jsonl(failure, traceback):
                 return
-        return
+    elif as_csv:
+        names = [*_COLUMNS, "position", *(["traceback"] if traceback else [])]
+        output.write_csv(names, (failure_fields(failure, traceback) for failure in each))
+    else:
+        _show(reader, chosen, as_json)
+
+
+_COLUMNS = ("key", "error", "message", "attempts", "batch", "time")
+_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The failures that are wanted, and how much of each."""
+
+    checkpoint: str
+    quarantined: bool
+    parked: bool
+    traceback: bool
+    show_all: bool
+
+    def of(self, reader: Reader) -> tuple[list[Failure], Keyless]:
+        """Those of this checkpoint, and its items without keys."""
+        state = reader.state
+        if self.quarantined:
+            return state.quarantined, Keyless()
+        if self.parked:
+            return list(state.parked.values()), Keyless()
+        return list(state.failures.values()), reader.keyless
+
+
+def _write_jsonl(failure: Failure, traceback: bool) -> bool:
+    return output.write(output.dumps(failure_fields(failure, traceback)) + "\n", utf8=True)
+
+
+def _follow(reader: Reader, chosen: _Chosen, jsonl: bool) -> None:
+    """Print each failure that is there, and each that comes while a run is at work."""
+    seen: dict[bytes, Failure] = {}
+    while True:
+        going_on = reader.holder is not None
+        failed, keyless = chosen.of(reader)
+        now = {keys_.canonical(failure.key): failure for failure in failed}
+        new = [each for line, each in now.items() if seen.get(line) != each]
+        for failure in new if going_on else (*new, *keyless.first):
+            if jsonl and not _write_jsonl(failure, chosen.traceback):
+                return
+            if not jsonl:
+                output.lines(_followed(failure, chosen.traceback))
+        sys.stdout.flush()
+        if not going_on:
+            return
+        seen = now
+        time.sleep(_INTERVAL)
+        reader.follow()
+        if reader.damage is not None:
+            raise reader.damage
+
+
+def _followed(failure: Failure, traceback: bool) -> Iterator[str]:
+    said = clean(f"{failure.error}: {failure.message}", output.MESSAGE_CHARS)
+    key = "-" if failure.position is not None else keys_.shown(failure.key)
+    yield f"{output.moment(failure.time)}  {key}  {said}"
+    if traceback:
+        yield from output.traceback_lines(failure.traceback)
+
+
+def _show(reader: Reader, chosen: _Chosen, as_json: bool) -> None:
+    """Print the failures by class of error."""
+    state, (failed, keyless), traceback = reader.state, chosen.of(reader), chosen.traceback
     kinds: dict[str, list[Failure]] = {}
     for failure in failed:
         kinds.setdefault(failure.error, []).append(failure)
     groups = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     document: dict[str, Any] = {
-        "failed": len(state.failures if parked else failed),
+        "failed": len(state.failures if chosen.parked else failed),
         "quarantined": len(state.quarantined),
         "parked": len(state.parked),
         "without_key": {
             "count": keyless.there,
-            "first": [_fields(failure, traceback) for failure in keyless.first],
+            "first": [failure_fields(failure, traceback) for failure in keyless.first],
         },
         "errors": [
-            {"error": kind, "count": len(each), "example": _fields(each[0], traceback)}
+            {"error": kind, "count": len(each), "example": failure_fields(each[0], traceback)}
             for kind, each in groups
         ],
     }
-    if show_all:
-        document["failures"] = [_fields(failure, traceback) for failure in failed]
-    shown = [(kind, each if show_all else each[:1], len(each)) for kind, each in groups]
-    which = "is quarantined" if quarantined else "is parked" if parked else "has failed"
-    text = [] if failed or keyless.there else [f"no item {which}"]
-    for kind, some, n in shown:
-        text.append(f"{n:,} × {clean(kind, 80)}" + ("" if show_all else ", for example"))
-        text += [line for failure in some for line in _lines(failure, traceback)]
-    text += _keyless_lines(keyless, show_all)
-    if state.parked and not (parked or quarantined):
-        text.append(
-            f"{count(len(state.parked), 'item')} parked: kept, and not in the table; "
-            f"{command('failures', checkpoint, '--parked')} lists them"
+    if chosen.show_all:
+        document["failures"] = [failure_fields(failure, traceback) for failure in failed]
+    output.show(as_json, document, _listed(reader, chosen, groups, keyless))
+
+
+def _listed(
+    reader: Reader, chosen: _Chosen, groups: list[tuple[str, list[Failure]]], keyless: Keyless
+) -> Iterator[str]:
+    state, show_all = reader.state, chosen.show_all
+    if not groups and not keyless.there:
+        which = (
+            "is quarantined"
+            if chosen.quarantined
+            else "is parked"
+            if chosen.parked
+            else "has failed"
         )
-    if state.quarantined and not (parked or quarantined):
-        text.append(
+        yield f"no item {which}"
+    for kind, each in groups:
+        more = "" if show_all or len(each) == 1 else ", for example"
+        yield f"{len(each):,} × {output.status_word('failed', text=clean(kind, 80))}{more}"
+        for failure in each if show_all else each[:1]:
+            yield from _lines(failure, chosen.traceback)
+    yield from _keyless_lines(keyless, show_all)
+    if chosen.parked or chosen.quarantined:
+        return
+    if state.parked:
+        yield (
+            f"{count(len(state.parked), 'item')} parked: kept, and not in the table; "
+            f"{command('failures', chosen.checkpoint, '--parked')} lists them"
+        )
+    if state.quarantined:
+        yield (
             f"{count(len(state.quarantined), 'item')} of them quarantined, after "
             f"{count(state.max_attempts or 0, 'attempt')}; "
-            f"{command('retry', checkpoint, '--quarantined')} releases them"
+            f"{command('retry', chosen.checkpoint, '--quarantined')} releases them"
         )
-    output.show(as_json, document, text)
 
 
 @click.command(
@@ -175,29 +267,33 @@ def retry(
 
 def typed_key(text: str, known: Lines, what: str) -> bytes:
     """The canonical form of a key that was typed: as JSON, or as a plain string."""
-    forms = []
-    for value in (_parsed(text), text):
-        try:
-            forms.append(keys_.canonical(tuple(value) if isinstance(value, list) else value))
-        except InvalidKey:
-            continue
-    for form in forms:
+    for form in typed_forms(text):
         if form in known:
             return form
     raise UsageError(
-        f"no item with key {clean(text, 120)} {what}; nothing was changed",
+        f"no item with key {keys_.shown(text)} {what}; nothing was changed",
         remedy="Choose among the keys that the list shows",
     )
 
 
+def typed_forms(text: str) -> Iterator[bytes]:
+    """The canonical forms that a key can have which was typed: that of JSON, of a plain string."""
+    for value in dict.fromkeys((_parsed(text), text)):
+        with contextlib.suppress(InvalidKey):
+            yield keys_.canonical(value)
+
+
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    if isinstance(value, list) and all(isinstance(part, (str, int)) for part in value):
+        return tuple(value)
+    return value if isinstance(value, (str, int)) else text
 
 
-def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
+def failure_fields(failure: Failure, traceback: bool) -> dict[str, Any]:
     fields = asdict(failure)
     if not traceback:
         del fields["traceback"]
@@ -214,16 +310,12 @@ def _fields(failure: Failure, traceback: bool) -> dict[str, Any]:
 
 
 def _lines(failure: Failure, traceback: bool) -> Iterator[str]:
-    key = output.safe_json(keys_.canonical(failure.key).decode())
+    tried = count(failure.attempts, "attempt") if failure.attempts else "released"
     of_batch = ", the error of its batch" if failure.error_of == "batch" else ""
-    yield (
-        f"  {clean(key, 120)}  {count(failure.attempts, 'attempt')}, "
-        f"{clean(failure.time, 40)}{of_batch}"
-    )
+    yield f"  {keys_.shown(failure.key)}  {tried}, {output.ago(failure.time)}{of_batch}"
     yield f"    {clean(failure.message, output.MESSAGE_CHARS)}"
     if traceback:
-        trace = output.clean_lines(failure.traceback.rstrip() or "(there is no traceback)")
-        yield from (f"    | {line}" for line in trace.split("\n"))
+        yield from output.traceback_lines(failure.traceback)
 
 
 def _keyless_lines(keyless: Keyless, show_all: bool) -> Iterator[str]:
@@ -239,7 +331,7 @@ def _keyless_lines(keyless: Keyless, show_all: bool) -> Iterator[str]:
 
 def _export(failed: list[Failure], path: str) -> None:
     """Write the failures to a file, whole or not at all."""
-    rows = [_fields(failure, True) for failure in failed]
+    rows = [failure_fields(failure, True) for failure in failed]
     temp = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         if not path.endswith((".jsonl", ".ndjson", ".parquet")):
@@ -269,7 +361,7 @@ def _write_parquet(rows: list[dict[str, Any]], file: IO[bytes]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = ("key", "error", "message", "attempts", "batch", "time", "traceback")
+    names = (*_COLUMNS, "traceback")
     columns = {}
     for name in (*names, "item", "error_of", "rows", "position"):
         values = [row.get(name) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, UsageError
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.directory.repair import Report
+    from resumable_tasks.checkpoint.estimate import Estimate
 
 checkpoint_argument = click.argument("checkpoint")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -58,13 +60,13 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     damaged = reader.damage is not None
     version = state.version or found.version
     yield clean(reader.job) + (f" (version {clean(version, 80)})" if version else "")
+    yield f"  status       {output.status_word(reader.status)}"
     yield f"  checkpoint   {clean(reader.store.url)}"
-    yield f"  status       {reader.status}"
     yield f"  created      {output.when(found.created)}"
     yield (
-        f"  completed    {count(len(state.done), 'item')}, {count(state.rows, 'row')} in "
-        f"{count(len(state.shards), 'shard')}, {output.size(state.bytes)}"
-        + (" (as far as the journal can be read)" if damaged else "")
+        f"  completed    {_completed(reader)}, "
+        f"{count(state.rows, 'row')} in {count(len(state.shards), 'shard')}, "
+        f"{output.size(state.bytes)}" + (" (as far as the journal can be read)" if damaged else "")
     )
     failed = count(len(state.failures), "item") if state.failures else "none"
     kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in reader.errors().items())
@@ -80,32 +82,43 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     yield f"  last commit  {output.when(reader.last_commit) if reader.last_commit else 'none yet'}"
     if reader.last is not None:
         yield f"  last run     {_last_run(reader, reader.last)}"
+        yield f"  began        {output.when(reader.last.claim.time)}"
+        yield f"  by           {_by(reader.last)}"
+    if reader.since_the_end:
+        yield f"  since then   {reader.since_the_end}"
     yield f"  held by      {_holder(reader)}"
     yield f"next: {clean(reader.next)}"
 
 
+def _completed(reader: Reader) -> str:
+    """The completed items, and their share of all where that is known and not the whole."""
+    done, expected = len(reader.state.done), reader.state.expected
+    if not expected or done >= expected:
+        return count(done, "item")
+    return f"{done:,} of {count(expected, 'item')} ({100 * done // expected} %)"
+
+
 def _last_run(reader: Reader, run: LastRun) -> str:
-    info = run.claim.info
-    text = clean(run.claim.run, 40)
-    if "host" in info:
-        text += f" on {clean(str(info['host']), 80)} (pid {clean(str(info.get('pid')), 20)})"
-    text += f", began {output.when(run.claim.time)}: "
     if run.close is not None:
         n = run.close.info
-        text += (
+        return (
             f"{clean(str(n.get('how')), 40)} after {duration(n.get('seconds') or 0)}: "
             f"{n.get('completed', 0):,} completed, {n.get('skipped', 0):,} skipped, "
             f"{n.get('failed', 0):,} failed, "
             + (f"{n['parked']:,} parked, " if n.get("parked") else "")
             + f"of {n.get('total', 0):,}"
         )
-        if reader.since_the_end:
-            text += f"; {reader.since_the_end}"
-    elif reader.holder is not None:
-        text += f"at work, {len(reader.state.done) - run.found:,} completed so far"
-    else:
-        text += "died, or was ended by an error, without recording its end"
-    return text
+    if reader.holder is not None:
+        return f"at work, {len(reader.state.done) - run.found:,} completed so far"
+    return "died, or was ended by an error, without recording its end"
+
+
+def _by(run: LastRun) -> str:
+    info, name = run.claim.info, clean(run.claim.run, 40)
+    if "host" not in info:
+        return f"run {name}"
+    host, pid = clean(str(info["host"]), 80), clean(str(info.get("pid")), 20)
+    return f"run {name} on {host} (pid {pid})"
 
 
 def _holder(reader: Reader) -> str:
@@ -126,8 +139,10 @@ def _holder(reader: Reader) -> str:
     "\n  resumable ls s3://bucket/checkpoints",
 )
 @click.argument("place", default=".resumable")
+@click.option("--failed", is_flag=True, help="Only those with failed or parked items, or damage.")
 @json_option
-def list_checkpoints(place: str, as_json: bool) -> None:
+@output.csv_option
+def list_checkpoints(place: str, failed: bool, as_json: bool, as_csv: bool) -> None:
     """List all checkpoints in and below PLACE, a directory or the URL of one in a bucket.
 
     Archived ones too; PLACE is .resumable by default. Symbolic links are not followed. Exits with
@@ -137,13 +152,29 @@ def list_checkpoints(place: str, as_json: bool) -> None:
     places = [each.place for each in there]
     far = is_url(place)
     described = in_order(_described, places, finding.AHEAD) if far else map(_described, places)
-    found = [
+    every = [
         {"path": each.place, "archived": each.archived} | what
         for each, what in zip(there, described, strict=True)
     ]
-    output.show(as_json, found, _table(found))
+    found = [each for each in every if _has_failed(each)] if failed else every
+    if as_csv:
+        output.write_csv(_CSV, found)
+    else:
+        output.show(as_json, found, _table(found), whole=True)
     if not found and not as_json:
-        output.note(f"there are no checkpoints below {place}")
+        what = "checkpoints with failed items or damage" if every else "checkpoints"
+        output.note(f"there are no {what} below {place}")
+
+
+_CSV = (
+    *("path", "status", "archived", "job", "version", "completed", "rows", "bytes", "failed"),
+    *("parked", "spent", "runs", "created", "last_commit", "error"),
+)
+
+
+def _has_failed(entry: dict[str, Any]) -> bool:
+    left = entry.get("failed") or entry.get("parked") or entry.get("without_key")
+    return bool(left) or entry["status"] in ("failed", "damaged", "unusable")
 
 
 def _tell(error: OSError) -> None:
@@ -151,15 +182,17 @@ def _tell(error: OSError) -> None:
 
 
 def _table(found: list[dict[str, Any]]) -> Iterator[str]:
+    if not found:
+        return
     titles = ("STATUS", "COMPLETED", "FAILED", "LAST COMMIT", "JOB", "CHECKPOINT")
-    rows = [titles, *map(_row, found)] if found else []
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
-    for row in rows:
-        cells = zip(row, [*widths, 0], strict=True)
-        yield "  ".join(
-            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
-            for column, (cell, width) in enumerate(cells)
-        )
+    yield from output.table(titles, map(_row, found), right="COMPLETED FAILED")
+    if len(found) > 1:
+        statuses = Counter(each["status"] for each in found).most_common()
+        kinds = ", ".join(f"{n:,} {status}" for status, n in statuses)
+        sums = [sum(each.get(name) or 0 for each in found) for name in ("completed", "failed")]
+        size = output.size(sum(each.get("bytes") or 0 for each in found))
+        yield f"{len(found):,} checkpoints: {kinds}"
+        yield f"{count(sums[0], 'item')} completed, {sums[1]:,} failed; {size}"
 
 
 def _described(place: str) -> dict[str, Any]:
@@ -174,11 +207,11 @@ def _described(place: str) -> dict[str, Any]:
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     return (
-        entry["status"] + (", archived" if entry["archived"] else ""),
+        output.status_word(entry["status"], ", archived" if entry["archived"] else ""),
         f"{entry['completed']:,}" if "completed" in entry else "?",
         f"{entry['failed']:,}" if "failed" in entry else "?",
-        clean((entry.get("last_commit") or "-")[:19], 19),
-        clean(entry.get("job") or "?", 60),
+        output.ago(entry.get("last_commit")),
+        clean(entry.get("job") or "?", 30),
         clean(entry["path"]),
     )
 
@@ -249,15 +282,23 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
         "seconds": remaining.seconds if remaining else None,
         "cost": remaining.cost if remaining else None,
     }
-    known = f" of {expected:,} items" if expected is not None else ""
-    text = [
-        f"{count(len(state.done), 'item')}{known} completed, {len(state.failures):,} failed, "
-        f"{quarantined:,} of them quarantined",
-        f"the next run would handle {remaining}"
-        if remaining is not None
-        else "how many the next run would handle is unknown: give --items",
-    ]
-    output.show(as_json, document, text)
+    output.show(as_json, document, _plan_lines(reader, document, remaining))
+
+
+def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | None) -> Iterator[str]:
+    items, quarantined = found["items"], found["quarantined"]
+    yield clean(reader.job)
+    yield f"  items        {'unknown' if items is None else f'{items:,}'}"
+    yield f"  completed    {found['completed']:,}"
+    yield f"  failed       {found['failed']:,}" + (
+        f", {quarantined:,} of them quarantined, which are not tried" if quarantined else ""
+    )
+    if found["parked"]:
+        yield f"  parked       {found['parked']:,}, which are kept and not handled again"
+    if remaining is None:
+        yield "  next run     unknown, as the number of items is: give --items"
+    else:
+        yield f"  next run     would handle {remaining}"
 
 
 @click.command(

@@ -164,6 +164,22 @@ def sortable(key: Key) -> tuple[Any, ...]:
     return tuple((isinstance(part, str), part) for part in parts)
 
 
+def shown(key: Any, limit: int = 60) -> str:
+    """A key as people see it wherever one is shown: its JSON text, escaped, cut in its middle.
+
+    The form in which `resumable keys` prints it and ``--key`` takes it. Nothing in it can steer a
+    terminal, reverse a line or break it. What is no key is shown as by `shorten`.
+    """
+    try:
+        text = canonical(key).decode()
+    except InvalidKey:
+        return shorten(key, limit)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    tail = limit // 3
+    return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of a value, escaped and cut, fit for a message or a log line."""
     try:

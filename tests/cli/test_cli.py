@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import pty
@@ -210,7 +211,7 @@ def test_status_of_tolerated_failures_is_done(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "failed       1 item: 1 × ValueError" in result.stdout
     next_step = (
-        f"nothing: the job tolerates what is left, and `resumable failures {place}` lists it"
+        f"nothing; the job tolerates what is left, and `resumable failures {place}` lists it"
     )
     assert next_step in result.stdout
     assert cli("watch", place).exit_code == 0
@@ -220,7 +221,7 @@ def test_status_after_retry_says_that_items_were_released(failed: Path) -> None:
     assert cli("retry", failed, "--key", "3").exit_code == 0
     result = cli("status", failed)
     assert result.exit_code == 75
-    assert "failed items were released since; the next run tries them again" in result.stdout
+    assert "since then   failed items were released; the next run tries them again" in result.stdout
     assert "repair" not in result.stdout
 
 
@@ -228,7 +229,7 @@ def test_status_after_redo_says_so(done: Path) -> None:
     assert cli("redo", done, "--key", "3").exit_code == 0
     result = cli("status", done)
     assert result.exit_code == 75
-    assert "completed items were taken back since" in result.stdout
+    assert "since then   completed items were taken back" in result.stdout
     assert "repair" not in result.stdout
 
 
@@ -444,7 +445,34 @@ def test_ls_finds_all_below(tmp_path: Path) -> None:
     assert found[str(tmp_path / "a/2026-11-23")]["completed"] == 2
     line = next(line for line in result.stdout.split("\n") if old in line)
     assert line.startswith("done, archived")
-    assert len(result.stdout.strip().split("\n")) == 6
+    lines = result.stdout.strip().split("\n")
+    size = output.size(sum(entry.get("bytes", 0) for entry in found.values()))
+    assert lines[-2] == "5 checkpoints: 3 done, 2 damaged"
+    assert lines[-1] == f"4 items completed, 0 failed; {size}"
+    assert len(lines) == 8
+    assert {entry["path"] for entry in document("ls", tmp_path, "--failed")} == {
+        str(tmp_path / name) for name in ("b/c", "d")
+    }
+    table = list(csv.DictReader(cli("ls", tmp_path, "--csv").stdout.splitlines()))
+    assert [(row["path"], row["status"]) for row in table] == [
+        (path, entry["status"]) for path, entry in found.items()
+    ]
+
+
+def test_ls_of_those_with_failed_items(tmp_path: Path) -> None:
+    def fails(key: Any) -> Exception | None:
+        return ValueError() if key == 1 else None
+
+    make(tmp_path / "good", [1, 2])
+    make(tmp_path / "bad", [1, 2], fails)
+    make(tmp_path / "tolerated", [1, 2], fails, tolerated_failures=1)
+    found = document("ls", tmp_path, "--failed")
+    assert [(Path(entry["path"]).name, entry["status"]) for entry in found] == [
+        *(("bad", "failed"), ("tolerated", "done"))
+    ]
+    none = cli("ls", tmp_path / "good", "--failed")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "no checkpoints with failed items or damage" in none.stderr
 
 
 def test_ls_of_the_default_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,7 +585,10 @@ def test_output_that_cannot_be_written_is_one_message(done: Path) -> None:
 def test_failures_by_class(failed: Path) -> None:
     result = cli("failures", failed)
     assert result.exit_code == 0
-    assert "2 × ValueError, for example\n  3  1 attempt, 20" in result.stdout
+    assert (
+        "2 × ValueError, for example\n  3  1 attempt, now\n    bad 3\n1 × OSError\n"
+        in result.stdout
+    )
     assert "1 × OSError" in result.stdout
     assert "bad 3" in result.stdout
     assert "bad 4" not in result.stdout
@@ -783,7 +814,7 @@ def test_a_status_after_a_repair_says_what_is_missing(done: Path) -> None:
     cli("repair", done)
     result = cli("status", done)
     assert result.exit_code == 75
-    assert "a repair since has taken damaged items out" in result.stdout
+    assert "a repair has taken damaged items out" in result.stdout
 
 
 # --- publish
@@ -1230,7 +1261,7 @@ def test_the_docs_name_every_command_and_option() -> None:
                 assert f"\n- `{option}" in sections[name], f"docs of {name}: {option}"
         documented = set(re.findall(r"\n- `(--[a-z-]+)", sections[name]))
         assert documented == {option for p in command.params for option in options_of(p)}
-    assert set(sections) == {*every_command(), "Output"}
+    assert set(sections) == {*every_command(), "Output", "Shell completion"}
 
 
 def test_the_docs_name_every_status_and_field(done: Path) -> None:

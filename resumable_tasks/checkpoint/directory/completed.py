@@ -27,15 +27,15 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
     """
     anchor = read_manifest(store).id
     retracted: dict[bytes, int] = {}
-    copied: set[bytes] = set()
+    again: set[bytes] = set()
     records = 0
     for commit in Journal(store, anchor).read_new():
         records = commit.number + 1
-        copied.update(_copied(commit))
+        again.update(copied(commit))
         for key in keys.split(commit.retracted):
             retracted[key] = commit.number
     layout.check(store, records)
-    since = _since(store, anchor, copied, records) if copied else {}
+    since = _since(store, anchor, again, records) if again else {}
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:
             return
@@ -53,7 +53,7 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
             yield when, b"\n".join(key for _, key in each)
 
 
-def _copied(commit: Commit) -> list[bytes]:
+def copied(commit: Commit) -> list[bytes]:
     """The keys that a record completes again with the rows that they had."""
     count, rowless = commit.info.get("copied", 0), commit.info.get("copied_rowless", 0)
     if not count:
@@ -68,7 +68,7 @@ def _since(store: Store, anchor: str, wanted: set[bytes], records: int) -> dict[
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:
             break
-        stays = set(_copied(commit))
+        stays = set(copied(commit))
         for key in wanted.intersection(keys.split(commit.keys)) - stays:
             found[key] = commit.time
     return found

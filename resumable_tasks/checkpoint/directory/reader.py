@@ -271,7 +271,7 @@ class Reader:
             return "nothing; "
         parked = self.state.parked and not self.state.failures
         listed = command("failures", self.store.url, *(["--parked"] if parked else []))
-        return f"nothing: the job tolerates what is left, and {listed} lists it; "
+        return f"nothing; the job tolerates what is left, and {listed} lists it; "
 
     @property
     def since_the_end(self) -> str:
@@ -280,10 +280,10 @@ class Reader:
         if self.last is None or self.last.close is None or last is None or state.closed:
             return ""
         if last.kind == "release":
-            return "failed items were released since; the next run tries them again"
+            return "failed items were released; the next run tries them again"
         if last.kind == "redo":
-            return "completed items were taken back since; the next run handles them again"
-        return "a repair since has taken damaged items out; the next run handles them again"
+            return "completed items were taken back; the next run handles them again"
+        return "a repair has taken damaged items out; the next run handles them again"
 
     def errors(self) -> dict[str, int]:
         """Count the failed items by class of error, the most frequent first."""

@@ -1,0 +1,105 @@
+"""The runs of a checkpoint, and what people did to it between them, from its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from resumable_tasks.checkpoint.directory.record import Commit
+
+# What a person has done between two runs, by the kind of its record.
+_BETWEEN = {"release": "retry", "redo": "redo", "repair": "repair"}
+_COUNTS = ("completed", "skipped", "failed", "parked")
+
+
+@dataclass(slots=True)
+class Run:
+    """One run. ``number`` counts them from 1; None for what was done between two runs.
+
+    ``how`` it ended is ``done``, ``failed``, ``interrupted``, ``spent``, ``error``, ``imported``,
+    ``accepted`` or ``died``, where it has recorded no end; or the command that was given between
+    two runs, for so many ``items``. Counts are as a run has recorded them at its end; of a run
+    without an end, as its commits say: an item that failed and was completed later counts once in
+    each. ``close`` is the rest of what a run has said at its end.
+    """
+
+    number: int | None
+    run: str
+    began: str
+    last: str
+    how: str = "died"
+    ended: str | None = None
+    completed: int = 0
+    skipped: int | None = None
+    failed: int = 0
+    parked: int = 0
+    items: int | None = None
+    commits: int = 0
+    cost: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    close: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, to its last record; None if its times are none."""
+        try:
+            until = datetime.fromisoformat(self.ended or self.last)
+            return max(0.0, (until - datetime.fromisoformat(self.began)).total_seconds())
+        except (ValueError, TypeError):
+            return None
+
+    def follow(self, commit: Commit) -> None:
+        """Take in a record of this run."""
+        self.last, info = commit.time, commit.info
+        if commit.kind == "commit":
+            self.commits += 1
+            self.completed += commit.key_count - info.get("copied", 0)
+            self.parked += sum(failure.parked for failure in commit.failures)
+            self.failed += sum(not failure.parked for failure in commit.failures)
+            if "cost" in info:
+                self.cost = (self.cost or 0.0) + info["cost"]
+        elif commit.kind == "close":
+            self.ended, self.close = commit.time, info
+            self.how = "accepted" if "accepted" in info else str(info.get("how"))
+            for name in _COUNTS if self.how != "accepted" else ():
+                if isinstance(info.get(name), int):
+                    setattr(self, name, info[name])
+
+
+def runs(commits: Iterable[Commit]) -> list[Run]:
+    """The runs by these records, and what was done between them, in their order."""
+    found: list[Run] = []
+    current: Run | None = None
+    for commit in commits:
+        if commit.kind in _BETWEEN:
+            found.append(_between(commit))
+        elif commit.kind in ("claim", "commit", "close"):
+            # The claim of a run may be lost.
+            if commit.kind == "claim" or current is None or commit.run != current.run:
+                number = 1 + sum(run.number is not None for run in found)
+                current = _new(commit, number)
+                found.append(current)
+            current.follow(commit)
+    return found
+
+
+def _between(commit: Commit) -> Run:
+    what, ended = _new(commit, None), commit.time
+    retracted = commit.retracted.count(b"\n") + 1 if commit.retracted else 0
+    items = retracted - commit.key_count if commit.kind != "release" else len(commit.failures)
+    return replace(what, how=_BETWEEN[commit.kind], ended=ended, items=items)
+
+
+def _new(commit: Commit, number: int | None) -> Run:
+    host, pid = commit.info.get("host"), commit.info.get("pid")
+    return Run(
+        number,
+        commit.run,
+        commit.time,
+        commit.time,
+        host=None if host is None else str(host),
+        pid=pid if isinstance(pid, int) else None,
+    )

@@ -1,0 +1,149 @@
+"""The trace that one key has left in the journal, and the rows that it has now.
+
+The records that name the key are found by searching the bytes of the journal's files; only these
+are decoded. So a key among millions is found without an object for each of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from resumable_tasks.checkpoint.directory import schemas, segments, shards
+from resumable_tasks.checkpoint.directory.completed import copied
+from resumable_tasks.checkpoint.directory.homes import Homes
+from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.records import FOLDER, MOST_BYTES, damaged, record_name
+from resumable_tasks.checkpoint.directory.segments import Listing
+from resumable_tasks.checkpoint.directory.state import Line, State
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.items import keys
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners.outcome import Failure, Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+What = Literal["completed", "failed", "parked", "released", "taken back", "lost"]
+# By their first bytes: a search need not decode the others.
+_CLAIM, _MERGE = b'{"kind":"claim"', b'{"kind":"merge"'
+_TAKEN_BACK: dict[str, What] = {"redo": "taken back", "repair": "lost", "lost": "lost"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that befell an item, by one record.
+
+    ``run`` counts the runs from 1, None for what was done between them. ``cost`` is that of the
+    whole commit, of ``items`` items, None where it is not known.
+    """
+
+    what: What
+    time: str
+    commit: int
+    by: str
+    run: int | None
+    items: int
+    cost: float | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All that befell one item, in its order, and the shard that has its rows now."""
+
+    events: Sequence[Event]
+    shard: Shard | None
+
+
+def trace(store: Store, state: State, line: Line) -> Trace:
+    """The trace of the key of this canonical form. Raises `CheckpointDamaged`."""
+    homes, runs, shard = Homes(), dict[str, int](), None
+    events: list[Event] = []
+    for commit in segments.read_some(store, _naming(store, line)):
+        homes.follow(commit)
+        if commit.kind == "claim":
+            runs[commit.run] = len(runs) + 1
+        for what, failure in _what(commit, line):
+            if failure is None or failure not in [event.failure for event in events]:
+                events.append(_event(what, commit, runs.get(commit.run), failure))
+        for section in commit.sections():
+            if line in section.lines:
+                shard = section.shard
+    if line not in state.done or shard is None:
+        return Trace(events, None)
+    return Trace(events, state.shards.get(homes.of(shard.path)))
+
+
+def _event(what: What, commit: Commit, run: int | None, failure: Failure | None) -> Event:
+    items = commit.key_count - commit.info.get("copied", 0) + len(commit.failures)
+    cost = commit.info.get("cost")
+    return Event(what, commit.time, commit.number, commit.run, run, items, cost, failure)
+
+
+def _what(commit: Commit, line: Line) -> Iterator[tuple[What, Failure | None]]:
+    """What a record says of the key, other than that its rows are elsewhere now."""
+    again = line in copied(commit)
+    if line in keys.split(commit.retracted) and not again:
+        yield from [(_TAKEN_BACK[commit.kind], None)] if commit.kind in _TAKEN_BACK else []
+    if line in keys.split(commit.keys) and not again:
+        yield "completed", None
+    for failure in commit.failures:
+        if keys.canonical(failure.key) == line:
+            released = commit.kind in ("release", "redo")
+            yield "released" if released else "parked" if failure.parked else "failed", failure
+
+
+def _naming(store: Store, line: Line) -> list[int]:
+    """The numbers of the records that name a key, and of all claims and merges."""
+    starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":')
+    needles = [start + line + end for start in starts for end in (b"}", b",")]
+    for _ in range(2):
+        try:
+            return [
+                number
+                for number, piece in _pieces(store, segments.listed(store))
+                if piece.startswith((_CLAIM, _MERGE)) or any(each in piece for each in needles)
+            ]
+        except FileNotFoundError:
+            continue  # it may just have gone into a segment
+    raise damaged(FOLDER, "its files go while they are read", store.url)
+
+
+def _pieces(store: Store, there: Listing) -> Iterator[tuple[int, bytes]]:
+    """The bytes of all records, by their numbers."""
+    files = there.files(there.numbers)
+    names = (segment.name if segment else record_name(at[0]) for segment, at in files)
+    each = disk.read_all(store, ((name, MOST_BYTES) for name in names))
+    for (segment, wanted), data in zip(files, each, strict=True):
+        if segment is None:
+            yield wanted[0], data
+            continue
+        pieces = segments.unpacked(data, segment, store.url)
+        yield from ((number, pieces[number - segment.first]) for number in wanted)
+
+
+def rows_of(store: Store, state: State, shard: Shard, described: Any, line: Line) -> pa.Table:
+    """The rows in a shard of the key of this canonical form; ``described``: the key's scheme.
+
+    Raises `CheckpointDamaged`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = shards.read(store, shard)
+    if state.schema:
+        rows = schemas.cast(rows, schemas.schema_from_text(state.schema))
+    scheme, key = KeyScheme.of(described), keys.parse(line)
+    try:
+        mask = None
+        for name, value in zip(scheme.columns, scheme.values(key), strict=True):
+            here = pc.equal(rows.column(name), pa.scalar(value))
+            mask = here if mask is None else pc.and_(mask, here)
+        return rows.filter(mask)
+    except (pa.ArrowException, TypeError, ValueError, KeyError):
+        # A column whose values only Python compares, such as JSON.
+        found = scheme.lines_of(rows, state.done)
+        return rows.take([at for at, each in enumerate(found) if each == line])
