@@ -1,6 +1,7 @@
 """Long jobs over many items that can be killed anywhere and resumed: nothing lost, nothing twice.
 
-Importing this loads neither pyarrow nor Prefect; each name is loaded when it is first used.
+Importing this loads neither pyarrow nor Prefect; each name is loaded when it is first used. From
+then on, a program that does not catch this library's errors ends with their exit codes.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Here, and not at a run: what is wrong may be an option, at decoration.
+    importlib.import_module(f"{__name__}.base.exits").use_exit_codes()
     return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 

@@ -15,10 +15,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType, ModuleType, TracebackType
+from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
-from resumable_tasks.errors import Interrupted, ResumableTasksError
+from resumable_tasks.errors import Interrupted
 
 T = TypeVar("T")
 
@@ -264,29 +264,3 @@ def ends_the_program(error: BaseException) -> bool:
 
 
 os.register_at_fork(after_in_child=active.clear)
-
-
-def use_exit_codes() -> None:
-    """Let a script that does not catch our errors end with their exit codes (3, 4, 75 …).
-
-    Python would end with 1 for all. An interrupt, which is no fault, is shown without its
-    traceback. Where a program or a framework has a hook of its own, nothing is changed.
-    """
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _end_with_exit_code
-
-
-def _end_with_exit_code(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted) and interrupted:
-        error = Interrupted(
-            "interrupted: the runs off the main thread have stopped in order. Run the same command "
-            "again to resume"
-        )
-    if isinstance(error, Interrupted):
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code)
-    sys.__excepthook__(kind, error, trace)
-    if isinstance(error, ResumableTasksError):
-        raise SystemExit(error.exit_code)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.container import lost_with
-from resumable_tasks.base.signals import use_exit_codes
+from resumable_tasks.base.exits import use_exit_codes
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview

@@ -9,7 +9,7 @@ import pytest
 
 import resumable_tasks
 from resumable_tasks import errors
-from resumable_tasks.base import signals
+from resumable_tasks.base import exits
 from resumable_tasks.results.result import RunResult
 
 CLASSES = [
@@ -70,8 +70,22 @@ def test_the_hook_of_a_framework_for_uncaught_errors_stays(monkeypatch: pytest.M
         """A framework's."""
 
     monkeypatch.setattr(sys, "excepthook", theirs)
-    signals.use_exit_codes()
+    exits.use_exit_codes()
     assert sys.excepthook is theirs
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    signals.use_exit_codes()
+    exits.use_exit_codes()
     assert sys.excepthook is not sys.__excepthook__
+
+
+def test_an_error_at_decoration_ends_a_script_with_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(errors.UsageError) as wrong:
+        resumable_tasks.resumable_task(print, batch_size=0)
+    with pytest.raises(SystemExit) as end:
+        sys.excepthook(wrong.type, wrong.value, wrong.tb)
+    assert end.value.code == 2
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    sys.excepthook(wrong.type, wrong.value, wrong.tb)
+    assert capsys.readouterr().err.count("batch_size=0 is not a whole number") == 2

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resumable_tasks.base import log, signals
-from resumable_tasks.base.signals import use_exit_codes
+from resumable_tasks.base.exits import use_exit_codes
 from resumable_tasks.checkpoint.snapshot.format import (
     LOCK,
     Generation,
