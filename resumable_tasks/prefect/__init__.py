@@ -10,6 +10,7 @@
     wire        how the work crosses to workers; workorder, what one task run is given
     worker      what a worker does with its work order
     telemetry   artifacts and events, best effort; markdown, how text stands in them
+    drawing     a job in the picture that flow.visualize() makes
     states      the state that a flow returns
     schedule    the date that a scheduled flow run is about
 """

@@ -27,6 +27,8 @@ from resumable_tasks.task.run import Run
 
 def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
     """Carry a run out in this thread."""
+    if (picture := _drawn(options, arguments)) is not None:
+        return picture
     if isinstance(arguments.items, AsyncIterable):
         if in_event_loop():
             raise UsageError(
@@ -54,6 +56,15 @@ def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) ->
         return flow_run.accompany(job_run.carry_out, handed, job_run.request_stop)
 
 
+def _drawn(options: JobOptions, arguments: RunArguments) -> RunResult | None:
+    """The stand-in for a result where nothing is to run: Prefect only draws the flow."""
+    if "prefect.utilities.visualization" not in sys.modules:
+        return None
+    from resumable_tasks.prefect.drawing import drawn
+
+    return drawn(options.name, arguments.items)
+
+
 def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
     """The result of a run whose items this thread reads, if they are handed over."""
     if handed is None:
@@ -78,6 +89,8 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
     """Carry a run out for the running event loop, in another thread."""
     import asyncio
 
+    if (picture := _drawn(options, arguments)) is not None:
+        return picture
     loop = asyncio.get_running_loop()
     if isinstance(arguments.items, AsyncIterable):
         arguments = dataclasses.replace(arguments, items=Pulled(arguments.items, loop))

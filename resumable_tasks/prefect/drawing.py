@@ -1,0 +1,59 @@
+"""A job in ``flow.visualize()``: one node of the picture, and nothing runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resumable_tasks.checkpoint.form import CommittedRows, Reader
+from resumable_tasks.prefect.detect import current_flow_run
+from resumable_tasks.results.form import Published
+from resumable_tasks.results.result import RunResult
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
+    from resumable_tasks.items.keys import Key
+
+T = TypeVar("T")
+
+
+def drawn(job: str, items: Any) -> RunResult | None:
+    """The stand-in for a run's result while Prefect draws the flow; None when it does not.
+
+    The picture gets one node of this job, below the tasks whose results the items are.
+    """
+    drawing = sys.modules["prefect.utilities.visualization"]
+    if drawing.get_task_viz_tracker() is None or current_flow_run() is not None:
+        return None
+    result = Drawn(job, "", "", 0, 0, 0, 0, 0, 0.0, reader=_NoRows())
+    drawing.track_viz_task(False, job, {"items": items}, viz_return_value=result)
+    return result
+
+
+class _NoRows(Reader):
+    def read(self, use: Callable[[CommittedRows], T]) -> T:
+        import pyarrow as pa
+
+        return use(CommittedRows(pa.schema([]), lambda: iter(()), None))
+
+    def dataset(self) -> pads.Dataset:
+        import pyarrow as pa
+        import pyarrow.dataset as pads
+
+        return pads.dataset(pa.table({}))
+
+    def completed_keys(self) -> Iterator[Key]:
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn(RunResult):
+    """A result without items or rows, of which nothing is published."""
+
+    def publish(self, dest: str | Path, **_: Any) -> Published:
+        """Leave what is there as it is."""
+        return Published(str(dest), 0, (), 0)
