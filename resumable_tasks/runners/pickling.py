@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 from resumable_tasks.errors import Unfinished, UsageError, WorkerLost
@@ -25,7 +28,12 @@ class HandlerReference:
     def __call__(self, items: Any) -> Any:
         return self.handler(items)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        handler = self.handler
+        if isinstance(handler, functools.partial):
+            return _partial, (HandlerReference(handler.func), handler.args, handler.keywords)
+        if inspect.ismethod(handler):
+            return _bound, (HandlerReference(handler.__func__), handler.__self__)
         if not has_name(self.handler):
             name = getattr(self.handler, "__qualname__", None) or repr(self.handler)
             raise UsageError(
@@ -69,6 +77,16 @@ def _find(module: str, name: str) -> Any:
 
 def _reference(module: str, name: str) -> HandlerReference:
     return HandlerReference(_find(module, name))
+
+
+def _partial(
+    function: HandlerReference, args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> HandlerReference:
+    return HandlerReference(functools.partial(function.handler, *args, **keywords))
+
+
+def _bound(function: HandlerReference, to: Any) -> HandlerReference:
+    return HandlerReference(MethodType(function.handler, to))
 
 
 def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:

@@ -44,6 +44,13 @@ def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
     )
 
 
+def name_of(fn: Callable[..., Any]) -> str:
+    """The name of a function, also where some of its parameters are given; "" if it has none."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__name__", ""))
+
+
 def source_file(fn: Callable[..., Any]) -> str | None:
     """The path of the file that the function stands in; None if it stands in none."""
     code = getattr(_unwrapped(fn)[0], "__code__", None)
@@ -68,11 +75,13 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
     bound: tuple[Any, ...] = ()
     while True:
         if isinstance(fn, functools.partial):
-            bound += (*fn.args, *fn.keywords.items())
+            bound += (*fn.args, *sorted(fn.keywords.items()))
             fn = fn.func
         elif hasattr(fn, "__wrapped__"):
             fn = fn.__wrapped__
         elif inspect.ismethod(fn):
+            if not isinstance(fn.__self__, type):
+                bound += tuple(sorted(getattr(fn.__self__, "__dict__", {}).items()))
             fn = fn.__func__
         elif not hasattr(fn, "__code__") and hasattr(type(fn).__call__, "__code__"):
             fn = type(fn).__call__

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,6 +33,23 @@ _OLD = {
     "max_cost": _BUDGET.format("cost"),
     "fingerprint": "changes=Changes(by=…)",
     "on_change": "changes=Changes(by, then=…)",
+}
+_IN_THE_FLOW = "Give it to the @flow that calls the job; its batches are task runs of that flow"
+_CHECKPOINT = "Leave it out: the checkpoint decides what is done"
+_PREFECTS = {
+    "log_prints": _IN_THE_FLOW,
+    "on_failure": _IN_THE_FLOW,
+    "on_completion": _IN_THE_FLOW,
+    "task_runner": _IN_THE_FLOW,
+    "cache_policy": _CHECKPOINT,
+    "cache_key_fn": _CHECKPOINT,
+    "cache_expiration": _CHECKPOINT,
+    "persist_result": _CHECKPOINT,
+    "result_storage": _CHECKPOINT,
+    "result_serializer": _CHECKPOINT,
+    "retry_condition_fn": "retries=Retry(times, on=…) says which errors are tried again",
+    "retry_jitter_factor": "Leave it out: pauses are spread by themselves",
+    "wait_for": "Leave it out: run() returns once all is done, so that the next line waits",
 }
 
 
@@ -70,19 +88,38 @@ def describe(function: Any, parameters: Callable[..., Any]) -> None:
         function.__doc__ = f"{text}{raises}{rest}".rstrip() + "\n"
 
 
-def check_job_options(name: str, given: Mapping[str, Any]) -> None:
+def check_job_options(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
     """Raise `UsageError` for an option that `resumable_task` does not have."""
-    _check_known(name, given, _JOB, _RUN - {"items"}, "is of a run: give it to run() or arun()")
+    elsewhere = dict.fromkeys(_RUN - {"items"}, "is of a run: give it to run() or arun()")
+    _check_known(given, name, _JOB, _of_handler(name, fn) | elsewhere)
 
 
-def check_run_arguments(name: str, given: Mapping[str, Any]) -> None:
+def check_run_arguments(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
     """Raise `UsageError` for a parameter that `ResumableTask.run` does not have."""
-    _check_known(name, given, _RUN, _JOB, "is an option of the job: give it to resumable_task()")
+    job = dict.fromkeys(
+        _JOB,
+        "is an option of the job: give it to resumable_task(), or for this run to "
+        f"{name}.with_options({{0}}=…).run(…)",
+    )
+    _check_known(given, name, _RUN, _of_handler(name, fn) | job)
+
+
+def _of_handler(name: str, fn: Any) -> dict[str, str]:
+    how = f"is a parameter of the handler: {name}.with_parameters({{0}}=…) gives it"
+    return dict.fromkeys(list(_parameters(fn))[1:], how)
+
+
+def _parameters(fn: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # some of those that are written in C
+        return {}
 
 
 def _check_known(
-    name: str, given: Mapping[str, Any], known: frozenset[str], others: frozenset[str], which: str
+    given: Mapping[str, Any], name: str, known: frozenset[str], elsewhere: Mapping[str, str]
 ) -> None:
+    """Refuse an option that is not known; ``elsewhere`` says where others belong."""
     for option in given:
         if option in known:
             continue
@@ -90,13 +127,62 @@ def _check_known(
             raise UsageError(
                 f"{name}: {option}= is now {_OLD[option]}", remedy="Write that instead"
             )
-        if option in others:
-            raise UsageError(f"{name}: {option}= {which}", remedy="Move it there")
+        if option in elsewhere:
+            raise UsageError(
+                f"{name}: {option}= {elsewhere[option].format(option)}", remedy="Move it there"
+            )
+        if option in _PREFECTS:
+            raise UsageError(
+                f"{name}: {option}= is an option of Prefect's, which a job does not have",
+                remedy=_PREFECTS[option],
+            )
         import difflib
 
-        near = difflib.get_close_matches(option, known, 1)
+        near = difflib.get_close_matches(option, [*known, *elsewhere], 1)
         hint = f": do you mean {near[0]}=?" if near else ""
+        if near and near[0] in elsewhere:
+            hint += f" That {elsewhere[near[0]].format(near[0])}"
         raise UsageError(
             f"{name}: there is no option {option}={hint}",
             remedy="Correct its name; help(resumable_task) lists all",
         )
+
+
+def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
+    """Raise `UsageError` for a handler that cannot be called with a batch alone."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        taken = f"{name}{signature}"[:200]
+        which = f"{name}: the handler is called with a list of items, which {taken} does not take"
+        if next(iter(signature.parameters), "") in ("self", "cls"):
+            raise UsageError(
+                f"{which}: {error}",
+                remedy=f"Call it on an instance, as object.{name}.run(…)",
+            ) from None
+        raise UsageError(
+            f"{which}: {error}",
+            remedy=f"Parameters beside the items are given by {name}.with_parameters(…).run(…)"
+            if len(signature.parameters) > 1
+            else "Give the handler one parameter, the list of items",
+        ) from None
+
+
+def with_parameters(
+    name: str, fn: Callable[..., Any], given: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """The handler with these parameters. Raises `UsageError` for one that it does not have."""
+    parameters = _parameters(fn)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    own = list(parameters)[1:]
+    for option in given:
+        if option in own or inspect.Parameter.VAR_KEYWORD in kinds or not parameters:
+            continue
+        where = "an option of the job: resumable_task() or with_options() takes it"
+        what = where if option in _JOB else f"no parameter of the handler, which has {own}"
+        raise UsageError(f"{name}: {option}= is {what}", remedy="Correct its name, or move it")
+    return functools.partial(fn, **given)

@@ -36,7 +36,7 @@ from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
-from resumable_tasks.task.origin import origin_of
+from resumable_tasks.task.origin import name_of, origin_of
 from resumable_tasks.task.partitions import folder_of
 from resumable_tasks.task.patience import Patience
 
@@ -170,8 +170,8 @@ class Run:
     @property
     def _is_default(self) -> bool:
         """True if only the function's name leads to the checkpoint."""
-        name = getattr(self._handler, "__name__", None)
-        return self._arguments.checkpoint is None and self._options.name == name
+        named = self._options.name != name_of(self._handler)
+        return self._arguments.checkpoint is None and not named
 
     def _with(self, place: Place, checkpoint: Checkpoint, job: Job, runner: Runner) -> RunResult:
         engine = self._prepared(checkpoint, job, runner)

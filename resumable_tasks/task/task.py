@@ -6,16 +6,20 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions, described
+from resumable_tasks.task.origin import name_of
 from resumable_tasks.task.parameters import (
     check_job_options,
     check_run_arguments,
+    check_takes_a_batch,
     describe,
     takes,
+    with_parameters,
 )
 
 Function = Callable[..., Any]
@@ -35,6 +39,18 @@ else:
     F = TypeVar("F", bound=Function)
     G = TypeVar("G", bound=Function)
 Options = ParamSpec("Options")
+
+# What people look for who know Prefect's tasks, or Celery's.
+_RUNS = "run(items) does it, and submits the batches as task runs where it is called in a flow"
+_INSTEAD = {
+    "submit": f"{_RUNS}. Several jobs at once: await each one's arun(items), in asyncio.gather",
+    "map": f"{_RUNS}. Give it the whole iterable",
+    "delay": f"{_RUNS}. To start it elsewhere, deploy the flow that calls it",
+    "apply_async": f"{_RUNS}. To start it elsewhere, deploy the flow that calls it",
+    "serve": "serve the flow that calls run(items)",
+    "result": "run(items) returns when all is done; its result has counts and table()",
+    "fetch": "run(items) returns when all is done; its result has counts and table()",
+}
 
 
 class ResumableTask(Generic[F]):
@@ -57,6 +73,19 @@ class ResumableTask(Generic[F]):
         self.fn = fn
         self.options = options
 
+    def __get__(self, instance: Any, owner: type | None = None) -> ResumableTask[Any]:
+        """The job of a method: of this instance, at the same checkpoint as any other's."""
+        if instance is None or not inspect.isfunction(self.fn):
+            return self
+        return ResumableTask(MethodType(self.fn, instance), self.options)
+
+    def __getattr__(self, name: str) -> Any:
+        instead = _INSTEAD.get(name)
+        job = self.__dict__.get("__name__", type(self).__name__)
+        if instead is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(f"{job} is a resumable task, which has no .{name}(): {instead}")
+
     def __repr__(self) -> str:
         return f"<ResumableTask {self.options.name}>"
 
@@ -76,8 +105,20 @@ class ResumableTask(Generic[F]):
         Raises:
             UsageError: an option is wrong; the message says which and what it takes.
         """
-        check_job_options(self.name, options)
+        check_job_options(self.name, options, self.fn)
         return ResumableTask(self.fn, dataclasses.replace(self.options, **options))
+
+    def with_parameters(self, **parameters: Any) -> ResumableTask[F]:
+        """Return the same job, whose handler gets these parameters beside each batch.
+
+        The checkpoint does not depend on them: where another value makes other results, as that
+        of a model's name may, give the job another ``version`` or the run another checkpoint.
+
+        Raises:
+            UsageError: the handler has no such parameter.
+        """
+        fn: Any = with_parameters(self.name, self.fn, parameters)
+        return ResumableTask(fn, self.options)
 
     @takes(RunArguments)
     def run(self, items: Any = None, **given: Any) -> RunResult:
@@ -116,7 +157,8 @@ class ResumableTask(Generic[F]):
 
     def _settled(self, items: Any, given: dict[str, Any]) -> tuple[JobOptions, RunArguments]:
         """The settings of this run: the job's options with the run's budget, and the arguments."""
-        check_run_arguments(self.name, given)
+        check_run_arguments(self.name, given, self.fn)
+        check_takes_a_batch(self.name, self.fn)
         arguments, options = RunArguments(items, **given), self.options
         if arguments.budget is not None:
             budget = options.budget.overridden_by(arguments.budget)
@@ -165,6 +207,6 @@ def resumable_task(fn: Any = None, /, **options: Any) -> Any:
             f"resumable_task takes a function, not a {type(fn).__name__}",
             remedy="Give it the function that handles a batch",
         )
-    name = options.pop("name", None) or str(getattr(fn, "__name__", ""))
-    check_job_options(name, options)
+    name = options.pop("name", None) or name_of(fn)
+    check_job_options(name, options, fn)
     return ResumableTask(fn, JobOptions(name=name, **options))

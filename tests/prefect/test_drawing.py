@@ -13,7 +13,7 @@ import pytest
 from resumable_tasks import flow_state, resumable_task, scheduled_date
 
 pytest.importorskip("prefect")
-from prefect import flow, task  # noqa: E402
+from prefect import flow, task
 
 handled: list[Any] = []
 
@@ -51,7 +51,8 @@ async def whole_async(place: Path, published: Path) -> Any:
 def drawn_by(fn: Any, *given: Any) -> set[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        drawing = flow(fn, validate_parameters=False).generate_mermaid_graph(*given)
+        drawn: Any = flow(fn, validate_parameters=False)
+        drawing = drawn.generate_mermaid_graph(*given)
     return set(re.findall(r"^    (.*)", drawing, re.M))
 
 
