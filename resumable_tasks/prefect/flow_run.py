@@ -96,8 +96,11 @@ class FlowRun:
         return remote.RemoteTaskRuns(concurrency, runs)
 
     def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
-        """Prefect's global concurrency limits of these names."""
-        return tuple(GlobalLimit(name) for name in names)
+        """Prefect's global concurrency limits of these names. Raises `UsageError`."""
+        limits = tuple(map(GlobalLimit, names))
+        for limit in limits:
+            limit.check()
+        return limits
 
     def telemetry(self) -> Listener:
         """Shows the run in Prefect's UI."""

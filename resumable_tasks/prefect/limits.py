@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
+from prefect.client.orchestration import get_client
 from prefect.concurrency import asyncio as async_limits
 from prefect.concurrency import sync as limits
+from prefect.exceptions import ObjectNotFound
 
 from resumable_tasks.base.stopping import Stopping
+from resumable_tasks.errors import UsageError
 
 # Prefect waits without looking whether the run is stopping.
 _SECONDS = 2.0
@@ -23,6 +27,25 @@ class GlobalLimit:
     """
 
     name: str
+
+    def check(self) -> None:
+        """Raise `UsageError`, with the command that helps, where no slot can be taken."""
+        decay = "--slot-decay-per-second 1"
+        try:
+            with get_client(sync_client=True) as client:
+                found = client.read_global_concurrency_limit_by_name(self.name)
+        except ObjectNotFound:
+            raise UsageError(
+                f"Prefect has no global concurrency limit {self.name!r}, which rate_limit= names",
+                remedy=f"For 60 calls a minute: `prefect gcl create {shlex.quote(self.name)} "
+                f"--limit 60 {decay}`",
+            ) from None
+        if not found.slot_decay_per_second:
+            raise UsageError(
+                f"Prefect's global concurrency limit {self.name!r} gives no slot back by itself, "
+                "as a rate does",
+                remedy=f"For one a second: `prefect gcl update {shlex.quote(self.name)} {decay}`",
+            )
 
     def enter(self, stopping: Stopping) -> bool:
         """Wait for a slot; False if the run is stopping."""

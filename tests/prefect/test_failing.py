@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Budget, JobFailed, Unfinished, resumable_task
+from resumable_tasks import Budget, JobFailed, Unfinished, UsageError, resumable_task
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 from tests.engine.test_second_night import BATCH, Nights, plain
@@ -140,17 +140,23 @@ def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
     assert max(times) - min(times) >= 1.5
 
 
-def test_a_limit_that_is_not_there_is_named(place: Path) -> None:
+def test_a_limit_that_is_not_there_says_the_command_that_makes_it(place: Path, api: Api) -> None:
     from prefect import flow
 
-    task = resumable_task(lambda rows: rows, name="job", rate_limit="prefect:no-such-limit")
+    task = resumable_task(lambda rows: rows, name="job")
+    steady = f"steady-{uuid.uuid4().hex[:8]}"
+    api.call("POST", "v2/concurrency_limits/", {"name": steady, "limit": 4})
 
     @flow
-    def run() -> Any:
-        return task.run(range(10), checkpoint=place)
+    def run(limit: str) -> Any:
+        limited = task.with_options(rate_limit=f"prefect:{limit}")
+        return limited.run(range(10), checkpoint=place)
 
-    with pytest.raises(Exception, match="no-such-limit"):
-        run()
+    created = "`prefect gcl create no-such-limit --limit 60 --slot-decay-per-second 1`"
+    with pytest.raises(UsageError, match=created):
+        run("no-such-limit")
+    with pytest.raises(UsageError, match=f"`prefect gcl update {steady} --slot-decay-per-second"):
+        run(steady)
     assert len(read_checkpoint(open_store(place))[1].done) == 0
 
 
