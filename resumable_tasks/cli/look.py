@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -138,19 +139,20 @@ def _holder(reader: Reader) -> str:
     epilog="\b\nExamples:\n  resumable ls\n  resumable ls checkpoints --json"
     "\n  resumable ls s3://bucket/checkpoints",
 )
-@click.argument("place", default=".resumable")
+@click.argument("place", required=False)
 @click.option("--failed", is_flag=True, help="Only those with failed or parked items, or damage.")
 @json_option
 @output.csv_option
-def list_checkpoints(place: str, failed: bool, as_json: bool, as_csv: bool) -> None:
+def list_checkpoints(place: str | None, failed: bool, as_json: bool, as_csv: bool) -> None:
     """List all checkpoints in and below PLACE, a directory or the URL of one in a bucket.
 
-    Archived ones too; PLACE is .resumable by default. Symbolic links are not followed. Exits with
-    0, whatever the checkpoints' states are.
+    Archived ones too. Without PLACE those below the working directory, some folders deep; of
+    hidden folders only .resumable. Symbolic links are not followed. Exits with 0, whatever the
+    checkpoints' states are.
     """
-    there = list(finding.find(place, _tell))
+    there = list(finding.find_here(_tell) if place is None else finding.find(place, _tell))
     places = [each.place for each in there]
-    far = is_url(place)
+    far = place is not None and is_url(place)
     described = in_order(_described, places, finding.AHEAD) if far else map(_described, places)
     every = [
         {"path": each.place, "archived": each.archived} | what
@@ -162,8 +164,14 @@ def list_checkpoints(place: str, failed: bool, as_json: bool, as_csv: bool) -> N
     else:
         output.show(as_json, found, _table(found), whole=True)
     if not found and not as_json:
+        where = (
+            f"below {place}"
+            if place is not None
+            else f"in {os.getcwd()} and {finding.DEEPEST} folders below it. Name their place: "
+            "`resumable ls PLACE`"
+        )
         what = "checkpoints with failed items or damage" if every else "checkpoints"
-        output.note(f"there are no {what} below {place}")
+        output.note(f"there are no {what} {where}")
 
 
 _CSV = (

@@ -338,14 +338,16 @@ class Run:
         )
 
     def _warn_of_place(self, path: str, checkpoint: Checkpoint) -> None:
-        """Warn of a checkpoint that will not be there when it is needed."""
+        """Warn, when it begins, of a checkpoint that will not be there when it is needed."""
+        if checkpoint.found.epoch > 1:
+            return
         if in_temporary_folder(path):
             log.warning(
                 "the checkpoint %s is in a temporary directory that the system may empty; choose "
                 "another checkpoint= for work that matters",
                 checkpoint.url,
             )
-        elif self._flow_run is not None and checkpoint.found.epoch <= 1:
+        elif self._flow_run is not None:
             which = lost_with(path)
             if which is not None:
                 log.warning(

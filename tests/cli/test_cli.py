@@ -475,18 +475,21 @@ def test_ls_of_those_with_failed_items(tmp_path: Path) -> None:
     assert "no checkpoints with failed items or damage" in none.stderr
 
 
-def test_ls_of_the_default_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ls_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = cli("ls")
-    assert result.exit_code == 2
-    assert ".resumable is not a directory" in result.stderr
-    (tmp_path / ".resumable").mkdir()
-    result = cli("ls")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "no checkpoints" in result.stderr
+    assert f"no checkpoints in {tmp_path} and 5 folders below it" in result.stderr
     assert document("ls") == []
     make(tmp_path / ".resumable" / "classify" / "default", [1])
     assert ".resumable/classify/default" in cli("ls").stdout
+    make(tmp_path / "checkpoints" / "words", [1])  # as the README's example does
+    make(tmp_path / ".hidden" / "words", [1])
+    make(tmp_path / "node_modules" / "words", [1])
+    assert [each["path"] for each in document("ls")] == [
+        ".resumable/classify/default",
+        "checkpoints/words",
+    ]
 
 
 # --- keys

@@ -83,6 +83,15 @@ def test_a_method_and_parameters_cross_to_another_process(handler: Any) -> None:
         assert there(ITEMS) == handler(ITEMS)
 
 
+def test_a_temporary_folder_is_warned_of_once(
+    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resumable_tasks.checkpoint.store.local._TEMPORARY", (str(place.parent),))
+    for _ in range(2):
+        Labeller("a").mark.run(ITEMS, checkpoint=place)
+    assert caplog.text.count("is in a temporary directory") == 1
+
+
 def test_a_job_can_be_copied_and_has_no_names_of_others() -> None:
     assert copy.copy(ask).options == ask.options
     assert pickle.loads(pickle.dumps(ask.options)) == ask.options

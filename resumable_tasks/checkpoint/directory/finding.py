@@ -22,6 +22,10 @@ from resumable_tasks.errors import ResumableTasksError, UsageError
 _INSIDE = frozenset(FOLDERS)
 INCARNATION = re.compile(r"@([0-9]{1,9})(\.json)?")
 AHEAD = 16
+# Where nobody has said where to look: the default checkpoints are three folders deep.
+DEEPEST = 5
+HOME = ".resumable"
+_NOT_OURS = frozenset(("node_modules", "site-packages", "__pycache__"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,27 @@ def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
     yield from _in_directory(path, tell)
 
 
-def _in_directory(directory: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
+def find_here(tell: Callable[[OSError], None]) -> Iterator[Found]:
+    """What looks like a checkpoint in the working directory and not far below it, by name.
+
+    In no hidden folder but the one of default checkpoints.
+    """
+    for found in _in_directory(".", tell, _near):
+        yield Found(os.path.normpath(found.place), found.archived)
+
+
+def _near(path: str, name: str) -> bool:
+    near = path.count(os.sep) < DEEPEST and name not in _NOT_OURS
+    return near and (name == HOME or not name.startswith("."))
+
+
+def _in_directory(
+    directory: str,
+    tell: Callable[[OSError], None],
+    wanted: Callable[[str, str], bool] = lambda path, name: True,
+) -> Iterator[Found]:
     for path, folders, _ in os.walk(directory, onerror=tell):
+        folders[:] = [name for name in folders if wanted(path, name)]
         if looks_like_one(path):
             yield Found(path, is_archived(os.path.abspath(path)))
             # A partition may lie beside them.

@@ -154,8 +154,9 @@ class Snapshot:
             self._lock()
             disk.sync(self._store, "")  # what is believed must be durable
             disk.sweep(self._store, "", lambda name: number_of(name) is not None)
-            self._load()
-            if isinstance(self._store, LocalStore) and in_temporary_folder(self.path):
+            found = self._load()
+            here = found is None and isinstance(self._store, LocalStore)
+            if here and in_temporary_folder(self.path):
                 log.warning(
                     "the snapshot %s is in a temporary directory that the system may empty; choose "
                     "another path for work that matters",
@@ -231,7 +232,8 @@ class Snapshot:
             log.error("the snapshot %s could not be saved at the end: %s", self.path, failed)
             error.add_note(f"and the snapshot could not be saved at the end: {failed}")
 
-    def _load(self) -> None:
+    def _load(self) -> Generation | None:
+        """Take the newest good generation, if there is one."""
         found = self._generations.find()
         if found.newest is None and found.damages:
             raise CheckpointDamaged(
@@ -247,6 +249,7 @@ class Snapshot:
             self._take(found.newest, found.fell_back)
         self._steps, self._saved_at = 0, time.monotonic()
         self._copy = self._generations.saved
+        return found.newest
 
     def _take(self, found: Generation, fell_back: bool) -> None:
         if found.version != self._version:

@@ -59,8 +59,9 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EX
 _TEMP_SUFFIX = ".tmp"
 _PRUNED = re.compile(r"\.pruned-\d{8}T\d{6}-[0-9a-f]+$")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# Emptied by the system, whatever TMPDIR says.
-_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+# Emptied at a restart, whatever TMPDIR says; and what is kept over one, whatever it says.
+_TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108
+_KEPT = ("/var/tmp",)  # noqa: S108
 
 
 # Locks of this process. A child that is forked has them too, and would keep them when we die.
@@ -554,6 +555,9 @@ def _unlink_quietly(base: str, folder: int) -> None:
 def in_temporary_folder(path: str) -> bool:
     """True if the system deletes things at this path by itself."""
     named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    folders = {*_TEMPORARY, *filter(None, named)}
     place = os.path.realpath(os.path.expanduser(path))
-    return any(place.startswith(os.path.realpath(folder) + os.sep) for folder in folders)
+
+    def within(folders: Iterable[str]) -> bool:
+        return any(place.startswith(os.path.realpath(folder) + os.sep) for folder in folders)
+
+    return within((*_TEMPORARY, *filter(None, named))) and not within(_KEPT)

@@ -447,12 +447,13 @@ def test_a_snapshot_in_a_temporary_folder_is_warned_of(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     make(tmp_path / "s", {})
-    assert "is in a temporary directory" in caplog.text
+    make(tmp_path / "s", {})  # once is enough
+    assert caplog.text.count("is in a temporary directory") == 1
     caplog.clear()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "other"))
     monkeypatch.setattr("resumable_tasks.checkpoint.store.local._TEMPORARY", ())
     with caplog.at_level(logging.INFO):
-        make(tmp_path / "s", {})
+        make(tmp_path / "t", {})
     assert caplog.text == ""
 
 
@@ -462,10 +463,11 @@ def test_what_the_system_empties_is_temporary_whatever_tmpdir_says(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "own"))
     link = tmp_path / "link"
-    link.symlink_to("/var/tmp")
-    for place in ("/tmp/c", "/var/tmp/a/c", "/dev/shm/c", link / "c", tmp_path / "own" / "c"):
+    link.symlink_to("/dev/shm")
+    for place in ("/tmp/c", "/dev/shm/c", link / "c", tmp_path / "own" / "c"):
         assert in_temporary_folder(place), place
-    for place in ("/tmp", "/tmpx/c", "/home/c", "/srv/tmp/c"):
+    monkeypatch.setenv("TMPDIR", "/var/tmp")  # kept over a restart
+    for place in ("/tmp", "/tmpx/c", "/home/c", "/srv/tmp/c", "/var/tmp/c"):
         assert not in_temporary_folder(place), place
 
 
