@@ -19,6 +19,7 @@ from resumable_tasks.cli.change import publish, repair, reset
 from resumable_tasks.cli.check import check
 from resumable_tasks.cli.compact import compact
 from resumable_tasks.cli.database import sql
+from resumable_tasks.cli.diff import diff
 from resumable_tasks.cli.failed import failures, retry
 from resumable_tasks.cli.imports import import_progress
 from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verify
@@ -88,6 +89,7 @@ for _command in (
     show,
     failures,
     history,
+    diff,
     retry,
     redo,
     accept,

@@ -39,7 +39,14 @@ def safe_json(text: str) -> str:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    return safe_json(json.dumps(value, ensure_ascii=False, indent=indent))
+    """The JSON text of a value; what JSON has not, such as times and bytes, stands as text."""
+    return safe_json(json.dumps(value, ensure_ascii=False, indent=indent, default=_as_text))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
 
 
 def write(text: str, *, utf8: bool = False) -> bool:
