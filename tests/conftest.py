@@ -113,6 +113,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint"
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What OpenTelemetry is told, whose providers are set while the test runs."""
+    from tests.telemetry import providers
+
+    with providers(monkeypatch) as found:
+        yield found
+
+
 @dataclass(frozen=True)
 class Bucket:
     """A place in a bucket that nobody else uses, and the server that has it."""

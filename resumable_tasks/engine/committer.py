@@ -331,6 +331,7 @@ class Committer:
             bytes=receipt.bytes,
             failures=receipt.failures,
             canonical=join(outcome.done for outcome in accepted if outcome.completed),
+            seconds=seconds,
         )
 
     def _with_items(self, outcome: Done) -> Done:

@@ -284,10 +284,11 @@ class Engine:
     def progress(self) -> Progress:
         """The progress of the run."""
         tally = self._committer.tally if self._committer is not None else Tally()
+        planner = self._checkpoint.planner
         return Progress(
             tally.completed,
-            len(tally.failures),
-            self._checkpoint.planner.skipped,
+            len(tally.failures) + len(planner.bad),
+            planner.skipped,
             self._expected,
             time.monotonic() - self._began,
             len(tally.parked),

@@ -76,7 +76,8 @@ class Committed(Event):
     """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it.
 
     ``keys`` are those of the completed items. They are decoded when they are asked for.
-    ``failures`` are of items that failed, and of those that were parked.
+    ``failures`` are of items that failed, and of those that were parked. ``seconds`` is how
+    long the commit took.
     """
 
     number: int
@@ -86,6 +87,7 @@ class Committed(Event):
     failures: tuple[Failure, ...]
     progress: Progress
     canonical: Lines = field(default=b"", repr=False)
+    seconds: float = 0.0
 
     @property
     def keys(self) -> tuple[Key, ...]:

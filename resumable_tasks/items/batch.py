@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -63,7 +63,8 @@ class Batch:
     ``number`` counts the batches of this run; ``lines`` are the canonical keys, newline-joined,
     in the order of ``keys`` and ``items``, as are the ``fingerprints`` of the items, empty where
     none are taken. ``part_of`` says why it is handled again, if it is. ``suspects``: all of its
-    items have failed by themselves in an earlier run.
+    items have failed by themselves in an earlier run. ``trace``: the headers by which the spans of
+    its calls find its own span in any process (W3C Trace Context); None where nothing is traced.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Batch:
     part_of: Part | None = None
     suspects: bool = False
     fingerprints: Sequence[int] = ()
+    trace: Mapping[str, str] | None = None
 
     @property
     def id(self) -> str:

@@ -53,7 +53,8 @@ class Submitter:
             outbox=cloudpickle.dumps(outbox),
             work=self.work,
             batches=[
-                (b.number, b.keys, b.lines, b.items, cloudpickle.dumps(b.part_of)) for b in batches
+                (b.number, b.keys, b.lines, b.items, cloudpickle.dumps(b.part_of), b.trace)
+                for b in batches
             ],
         )
         missing = {batch.number: batch for batch in batches}

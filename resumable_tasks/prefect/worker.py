@@ -88,8 +88,8 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
             log.warning("the run has been stopped, or taken over; what has not begun is left")
             break
         # Taken out, so that nothing holds it once it is done.
-        of, keys, lines, items, part = order.batches.pop(0)
-        batch = Batch(of, keys, lines, items, cloudpickle.loads(part))
+        of, keys, lines, items, part, trace = order.batches.pop(0)
+        batch = Batch(of, keys, lines, items, cloudpickle.loads(part), trace=trace)
         outcome = contain(work, _handle(work, batch, withdrawn))
         if isinstance(outcome, Dropped):
             break

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import cloudpickle
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prefect.client.schemas.objects import State
 
     from resumable_tasks.items.keys import Key
@@ -23,7 +25,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class WorkOrder:
     """The input of a task run: bytes, opaque to Prefect, and dropped once they are not needed.
 
-    ``batches``: number, keys, their lines, and, pickled, the items and what they are part of.
+    ``batches``: number, keys, their lines, and, pickled, the items and what they are part of; the
+    headers of its span.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class WorkOrder:
         name: tuple[str, int],
         outbox: bytes,
         work: bytes,
-        batches: list[tuple[int, list[Key], bytes, bytes, bytes]],
+        batches: list[tuple[int, list[Key], bytes, bytes, bytes, Mapping[str, str] | None]],
     ) -> None:
         self.name = name
         self.outbox = outbox

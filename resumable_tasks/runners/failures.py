@@ -32,7 +32,7 @@ def records(
     found = []
     for key, error in failed:
         if id(error) not in described:
-            described[id(error)] = _describe(error)
+            described[id(error)] = describe(error)
         name, message, trace = described[id(error)]
         found.append(Failure(key, name, message, attempts, batch_id, time, trace))
     return tuple(found)
@@ -42,7 +42,7 @@ def of_bad_items(bad: Iterable[tuple[int, BaseException]]) -> list[Failure]:
     """A record for each item that has no key to be recorded under; the end of a run names them."""
     time = now()
     return [
-        Failure(f"item {position}", *_describe(error)[:2], 0, "", time, position=position)
+        Failure(f"item {position}", *describe(error)[:2], 0, "", time, position=position)
         for position, error in bad
     ]
 
@@ -103,7 +103,8 @@ def _as_json(item: Any) -> Any:
     return json.loads(text.encode("utf-8", "replace"))
 
 
-def _describe(error: BaseException | str) -> tuple[str, str, str]:
+def describe(error: BaseException | str) -> tuple[str, str, str]:
+    """The name of an error, its message and its traceback, as they may be kept and shown."""
     if isinstance(error, str):
         return "ItemFailure", _text(error, _MESSAGE_CHARS), ""
     message = message_of(error)

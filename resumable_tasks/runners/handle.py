@@ -74,7 +74,8 @@ class Work:
 
     ``writer`` is set where workers write their own shards, because their rows would be too much
     to send back. ``cost`` is a field of the rows, or a callable of a call's outcome. ``isolate``:
-    a batch that failed will be handled again in parts.
+    a batch that failed will be handled again in parts. ``traced``: the job's name in the spans of
+    its calls, empty where there are none.
     """
 
     handler: Callable[[Any], Any]
@@ -87,6 +88,7 @@ class Work:
     writer: Callable[[pa.Table, int], Shard] | None = None
     columns: Columns = INFERRED
     isolate: bool = True
+    traced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,8 @@ def calls(
             return Fatal(batch, broken)
         if pause is None:
             return _with_earlier(failed_call(work, batch, answer), earlier, spent)
-        earlier = answer.times.after(earlier)
+        failed = ((name_of(answer.error), answer.times.seconds),)
+        earlier = replace(answer.times, failed=failed).after(earlier)
         if work.cost is not None:  # what a call cost that is made again is not forgotten
             spent += failed_call(work, batch, answer).cost
         if isinstance(stopped := (yield Pause(batch, pause, spent)), Dropped):
@@ -234,7 +237,7 @@ def calls(
 
 def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Outcome | Raised]:
     if work.limits is None:
-        answer = yield Call(work, batch, number)
+        answer = yield from _called(work, batch, number)
     else:
         entry = yield Enter(batch)
         if not isinstance(entry, Entry):
@@ -242,11 +245,25 @@ def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, 
             return entry
         answer = None
         try:
-            answer = yield Call(work, batch, number)
+            answer = yield from _called(work, batch, number)
         finally:
             work.limits.leave(entry, answer.error if isinstance(answer, Raised) else None)
     assert answer is not None
     assert not isinstance(answer, Entry)
+    return answer
+
+
+def _called(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Answer]:
+    """One call of the handler, in a span of its own where there is one of its batch."""
+    if not work.traced or batch.trace is None:
+        return (yield Call(work, batch, number))
+    from resumable_tasks.runners.tracing import begin
+
+    answer, end = None, begin(work.traced, batch, number)
+    try:
+        answer = yield Call(work, batch, number)
+    finally:
+        end(answer)
     return answer
 
 

@@ -55,6 +55,9 @@ class RateLimit:
     seconds: float
     of_items: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.count} {'items' if self.of_items else 'calls'} in {self.seconds:g} s"
+
 
 def parse_rate(text: str) -> RateLimit:
     """``60/minute``, ``10 per second``, ``600 items/minute``, ``1000/2 hours``.
@@ -196,6 +199,16 @@ class Limits:
             elif told is not None or is_throttling(error) or isinstance(error, TimeoutError):
                 self._control.was_throttled(call.began, error)
 
+    def left(self) -> list[tuple[RateLimit, int]]:
+        """How much each rate allows now; nothing of those that other processes keep to."""
+        with self._lock:
+            held = time.monotonic() < self._held_until
+            found = []
+            for rate, (window, _) in zip(self._longest_first, self._windows or (), strict=False):
+                window.leak(_milliseconds())
+                found.append((rate, 0 if held else rate.count - window.count()))
+            return found
+
     def _leave(self) -> None:
         with self._lock:
             self._running -= 1
@@ -209,9 +222,7 @@ class Limits:
             if self._control is not None and self._running >= int(self._control.limit):
                 return _POLL_SECONDS
             if self._windows is None:
-                # The shortest last: a slot is taken when a call begins, and not long before.
-                longest_first = sorted(self.rates, key=lambda rate: -rate.seconds)
-                self._windows = [self._window(rate) for rate in longest_first]
+                self._windows = [self._window(rate) for rate in self._longest_first]
             for window, of_items in self._windows[call.counted :]:
                 wait = _put(window, call.items if of_items else 1)
                 if wait > 0:
@@ -219,6 +230,11 @@ class Limits:
                 call.counted += 1
             self._running += 1
             return 0.0
+
+    @property
+    def _longest_first(self) -> list[RateLimit]:
+        # The shortest last: a slot is taken when a call begins, and not long before.
+        return sorted(self.rates, key=lambda rate: -rate.seconds)
 
     def _window(self, rate: RateLimit) -> tuple[InMemoryBucket, bool]:
         from pyrate_limiter import InMemoryBucket, Rate
@@ -234,7 +250,7 @@ class Limits:
 def _put(window: InMemoryBucket, weight: int) -> float:
     from pyrate_limiter import RateItem
 
-    now = math.ceil(time.monotonic() * 1_000)
+    now = _milliseconds()
     window.leak(now)
     item = RateItem("", now, weight)
     if window.put(item):
@@ -242,6 +258,10 @@ def _put(window: InMemoryBucket, weight: int) -> float:
     wait = window.waiting(item)
     assert isinstance(wait, int)
     return max(wait + 1, 1) / 1_000
+
+
+def _milliseconds() -> int:
+    return math.ceil(time.monotonic() * 1_000)
 
 
 class AdditiveIncrease:

@@ -108,18 +108,23 @@ class Times:
 
     ``seconds`` is the time in the handler, of all calls. ``began`` and ``ended`` (monotonic
     seconds of this machine) are those of the last call. ``calls`` is more than 1 if the batch
-    was retried, or was told to wait.
+    was retried, or was told to wait. ``failed`` are the calls before the last: the error of each,
+    and its seconds.
     """
 
     seconds: float = 0.0
     began: float = 0.0
     ended: float = 0.0
     calls: int = 0
+    failed: tuple[tuple[str, float], ...] = ()
 
     def after(self, earlier: Times) -> Times:
         """Add the earlier calls with the same batch to these."""
         return replace(
-            self, seconds=earlier.seconds + self.seconds, calls=earlier.calls + self.calls
+            self,
+            seconds=earlier.seconds + self.seconds,
+            calls=earlier.calls + self.calls,
+            failed=earlier.failed + self.failed,
         )
 
 

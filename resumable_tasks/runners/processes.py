@@ -131,8 +131,8 @@ class _Lane:
 
     def _handle(self, batch: Batch) -> Outcome:
         self._deaths = 0
-        # Limits hold calls back in the process, which makes them.
-        return drive(calls(replace(self._work, limits=None), batch), self._do)
+        # The process makes the calls, and so holds them back, and has their spans.
+        return drive(calls(replace(self._work, limits=None, traced=""), batch), self._do)
 
     def _do(self, step: Step) -> Answer:
         if isinstance(step, Pause):

@@ -22,6 +22,7 @@ from resumable_tasks.engine import progress
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
+from resumable_tasks.engine.monitoring import observed
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
@@ -193,9 +194,10 @@ class Run:
     def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
         """The engine, and whoever listens to it, before anything runs."""
         options, arguments = self._options, self._arguments
+        runner, monitors = observed(options.name, runner)
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
-            (*progress.listeners(arguments.progress), *telemetry, *arguments.listeners),
+            (*progress.listeners(arguments.progress), *telemetry, *monitors, *arguments.listeners),
             arguments.on_progress,
         )
         listeners.each.append(key_watch(checkpoint.planner, checkpoint.found.completed))

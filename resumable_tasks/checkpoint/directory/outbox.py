@@ -186,7 +186,8 @@ def _numbers(outcome: Done | Failed) -> dict[str, Any]:
 def _outcome(batch: Batch, record: Commit) -> Done | Failed:
     """`_fields` in reverse."""
     info = record.info
-    cost, times = info["cost"], Times(**info["times"])
+    failed = tuple((name, seconds) for name, seconds in info["times"]["failed"])
+    cost, times = info["cost"], Times(**{**info["times"], "failed": failed})
     if (found := info["error"]) is not None:
         error = ErrorKind(**{**found, "cause": Cause(found["cause"])})
         return Failed(batch, error, record.failures, cost, times)

@@ -56,9 +56,8 @@ def test_nothing_is_written_into_the_checkpoint_that_took_the_place(
     batches: list[Any] = []
     for number in range(2):
         given = cloudpickle.dumps([{"id": number, "place": str(place)}])
-        batches.append(
-            (number, [number], keys.join([keys.canonical(number)]), given, cloudpickle.dumps(None))
-        )
+        lines = keys.join([keys.canonical(number)])
+        batches.append((number, [number], lines, given, cloudpickle.dumps(None), None))
     order = WorkOrder((outbox.token, 0), cloudpickle.dumps(outbox), pickled(work, 1), batches)
     worker.handle_group(order)
     same = Batch(0, [0], keys.canonical(0), [])
