@@ -26,6 +26,7 @@ from resumable_tasks.cli.look import keys, list_checkpoints, plan, status, verif
 from resumable_tasks.cli.parked import accept
 from resumable_tasks.cli.prune import prune
 from resumable_tasks.cli.redo import redo
+from resumable_tasks.cli.report import report
 from resumable_tasks.cli.show import history, show
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
@@ -100,6 +101,7 @@ for _command in (
     reset,
     prune,
     watch,
+    report,
     import_progress,
     advise,
     check,

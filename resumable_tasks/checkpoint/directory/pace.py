@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -100,11 +100,14 @@ def _between(began: str, last: str) -> float:
     return max(0.0, passed.total_seconds())
 
 
-def spent(outcomes: Iterable[Done]) -> dict[str, float]:
-    """Sum up these outcomes: seconds in the handler, and the cost where it is known."""
-    seconds = cost = 0.0
-    for outcome in outcomes:
-        seconds += outcome.times.seconds
-        cost += outcome.cost if outcome.cost == outcome.cost else 0.0  # no NaN
-    found = {"seconds": round(seconds, 6)}
+def spent(outcomes: Sequence[Done]) -> dict[str, float]:
+    """Sum up these outcomes: batches, seconds in the handler, and the cost where it is known.
+
+    ``longest`` is the part of the seconds that one batch took, where there are several.
+    """
+    each = [outcome.times.seconds for outcome in outcomes]
+    found = {"seconds": round(sum(each), 6), "batches": len(each)}
+    if len(each) > 1:
+        found["longest"] = round(max(each), 6)
+    cost = sum(outcome.cost for outcome in outcomes if outcome.cost == outcome.cost)  # no NaN
     return {**found, "cost": cost} if cost else found

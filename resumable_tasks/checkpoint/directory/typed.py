@@ -12,11 +12,13 @@ _HEAD = ("kind", "run", "time", "nonce", "previous")
 _COUNTS = ("keys", "failures", "retracted")
 # Of `info`, whatever decides or is counted.
 _INFO: dict[str, type | tuple[type, ...]] = {
+    "batches": int,
     "budget": (int, float),
     "copied": int,
     "cost": (int, float),
     "expected": int,
     "flow_run": str,
+    "longest": (int, float),
     "max_attempts": int,
     "merged": list,
     "names": dict,

@@ -1,0 +1,155 @@
+"""The runs of a checkpoint and their commits over time, by the first and last lines of its records.
+
+No key is looked at: a record costs two lines of JSON, however many items it has.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory.records import (
+    MOST_BYTES,
+    UNREADABLE,
+    damaged,
+    record_name,
+)
+from resumable_tasks.checkpoint.directory.segments import Listing
+from resumable_tasks.checkpoint.store import disk
+from resumable_tasks.checkpoint.store.base import Store
+
+_TRIES = 3
+COLUMNS = ("time", "keys", "net", "failures", "bytes", "seconds", "batches", "longest", "cost")
+# Kinds of records by which people, and not runs, change what is to be done.
+_BY_HAND = ("repair", "redo", "release")
+
+
+@dataclass(slots=True)
+class PastRun:
+    """A run: its claim's ``info``, its commits from ``first`` to ``last``, and how it ended.
+
+    ``end`` is the ``info`` of its ``close``, None if it has recorded none: it was killed, ended by
+    an error, or is at work. Times are seconds since 1970: of its claim and of its last record.
+    """
+
+    epoch: int
+    run: str
+    info: Mapping[str, Any]
+    began: float
+    until: float
+    first: int
+    last: int
+    end: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Past:
+    """All runs, in order, and of all commits the columns that `COLUMNS` names, parallel.
+
+    ``net`` is how many more keys were completed after the commit than before; ``bytes`` are those
+    of its shards, and ``seconds``, ``batches`` and ``longest`` the time in the handler: in all, of
+    how many batches, of the one that took longest. ``by_hand`` has the kind and the time of each
+    redo, repair and release, ``tells`` is false where commits do not say how many batches they had.
+    """
+
+    runs: list[PastRun] = field(default_factory=list)
+    commits: dict[str, array[float]] = field(
+        default_factory=lambda: {name: array("d") for name in COLUMNS}
+    )
+    by_hand: list[tuple[str, float]] = field(default_factory=list)
+    journal_bytes: int = 0
+    records: int = 0
+    _time: float = 0.0
+
+    def follow(self, head: Mapping[str, Any], end: Mapping[str, Any]) -> None:
+        """Take one more record in, by its first line and its last."""
+        self.records += 1
+        # Clocks of two machines differ; no record is before the one that it continues.
+        self._time = time = max(self._time, _seconds(head["time"]))
+        kind, info = head["kind"], head.get("info", {})
+        if kind in _BY_HAND:
+            self.by_hand.append((kind, time))
+        elif kind not in ("claim", "commit", "close"):
+            return
+        count = len(self.commits["time"])
+        if kind == "claim" or (kind in ("commit", "close") and not self._is_of_last(head)):
+            told = info if kind == "claim" else {}
+            self.runs.append(
+                PastRun(int(head["epoch"]), str(head["run"]), told, time, time, count, count)
+            )
+        if kind == "close":
+            self.runs[-1].end = info
+        changed = int(end["keys"]) - int(end["retracted"])
+        if kind == "commit" or (changed and kind in _BY_HAND):
+            self._commit(head, info, end, time)
+        if self.runs:
+            run = self.runs[-1]
+            run.last = len(self.commits["time"])
+            run.until = time if kind not in _BY_HAND else run.until
+
+    def _is_of_last(self, head: Mapping[str, Any]) -> bool:
+        return bool(self.runs) and self.runs[-1].run == head["run"]
+
+    def _commit(
+        self, head: Mapping[str, Any], info: Mapping[str, Any], end: Mapping[str, Any], time: float
+    ) -> None:
+        keys, copied = int(end["keys"]), int(info.get("copied", 0))
+        told = {
+            "time": time,
+            "keys": keys - copied if head["kind"] == "commit" else 0,
+            "net": keys - int(end["retracted"]),
+            "failures": int(end["failures"]),
+            "bytes": sum(int(shard["bytes"]) for shard in head.get("shards", ())),
+            **{name: info.get(name) or 0.0 for name in ("seconds", "batches", "longest", "cost")},
+        }
+        for name, column in self.commits.items():
+            column.append(float(told[name]))
+
+
+def read(store: Store, found: Past) -> None:
+    """Take all records into ``found`` that are there by now, and not yet in it.
+
+    Raises `CheckpointDamaged` with the file that cannot be read; what stands before it was read.
+    """
+    for _ in range(_TRIES):
+        there = segments.listed(store, found.records)
+        try:
+            for name, record in _records(store, there, found):
+                try:
+                    found.follow(*_first_and_last(record))
+                except UNREADABLE as error:
+                    raise damaged(name, f"it cannot be read: {error!r}", store.url) from error
+            return
+        except FileNotFoundError:
+            continue  # folded into a segment since it was listed
+    raise damaged(record_name(found.records), "it is missing", store.url)
+
+
+def _records(store: Store, there: Listing, into: Past) -> Iterator[tuple[str, bytes]]:
+    """The bytes of these records, each with the name of the file that it is in."""
+    files = there.files(there.numbers)
+    names = [segment.name if segment else record_name(at[0]) for segment, at in files]
+    each = disk.read_all(store, ((name, MOST_BYTES) for name in names))
+    for (segment, wanted), name, data in zip(files, names, each, strict=True):
+        into.journal_bytes += len(data)
+        pieces = segments.unpacked(data, segment, store.url) if segment else [data]
+        first = segment.first if segment else wanted[0]
+        yield from ((name, pieces[number - first]) for number in wanted)
+
+
+def _first_and_last(record: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    end = json.loads(record[record.rindex(b"\n", 0, -1) + 1 :])
+    return json.loads(record[: record.index(b"\n")]), end
+
+
+def _seconds(time: str) -> float:
+    """A record's time as seconds since 1970; 0 where it is none: it decides nothing."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

@@ -1,0 +1,78 @@
+"""`report`: one page of HTML on a checkpoint, or on all below a folder."""
+
+from __future__ import annotations
+
+import click
+
+from resumable_tasks.base.text import clean
+from resumable_tasks.checkpoint.directory import finding
+from resumable_tasks.checkpoint.directory.driver import read_manifest
+from resumable_tasks.checkpoint.directory.finding import looks_like_one
+from resumable_tasks.checkpoint.directory.reader import is_checkpoint
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.cli import output
+from resumable_tasks.cli.look import _tell, checkpoint_argument, json_option
+from resumable_tasks.errors import UsageError
+
+_DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "oracle", "mssql")
+
+
+@click.command(
+    epilog="\b\nExamples:\n  resumable report checkpoints/classify"
+    "\n  resumable report checkpoints/prices -o nights.html"
+    "\n  resumable report s3://bucket/checkpoints/classify -o report.html",
+)
+@checkpoint_argument
+@click.option(
+    "-o",
+    "--output",
+    "to",
+    default="report.html",
+    show_default=True,
+    help="The file to write, or the URL of an object in a bucket.",
+)
+@json_option
+def report(checkpoint: str, to: str, as_json: bool) -> None:
+    """Write one self-contained page of HTML on CHECKPOINT.
+
+    Which run did what and how it ended, throughput, failures by class, parked rows, cost, what
+    remains, a few rows. Of a folder of partitions: a calendar of them. No script is in it, and a
+    browser loads nothing for it. Needs Jinja2: pip install "resumable-tasks[report]".
+    """
+    text = page_of(checkpoint)
+    from resumable_tasks.results.report.writing import put
+
+    put(text, to)
+    document = {"checkpoint": checkpoint, "report": to, "bytes": len(text.encode("utf-8", "replace"))}
+    output.show(as_json, document, [clean(to)])
+
+
+def page_of(place: str) -> str:
+    """The page on a checkpoint or a folder. Raises `UsageError` for what is neither."""
+    refuse_other_forms(place)
+    store = open_store(place)
+    from resumable_tasks.results.report import facts, folder, page
+
+    alone = looks_like_one(place) if isinstance(store, LocalStore) else is_checkpoint(store)
+    if alone:
+        return page.render(facts.read(store))
+    try:
+        found = list(finding.find(place, _tell))
+    except UsageError:
+        found = []
+    if not found:
+        read_manifest(store)  # says what is wrong
+    return folder.render(place, found)
+
+
+def refuse_other_forms(place: str) -> None:
+    """Raises `UsageError` for a database, with what it has instead of a report."""
+    scheme = place.partition("://")[0].partition("+")[0].lower()
+    if "://" in place and scheme in _DATABASES:
+        raise UsageError(
+            "a report is made from a journal, which a table does not have: it keeps its rows, its "
+            "failures and the ends of its runs",
+            remedy="`resumable sql status` shows these; of a job with SqlCheckpoint(shards=…) "
+            "report the directory that shards= names",
+        )

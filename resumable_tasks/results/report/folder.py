@@ -1,0 +1,182 @@
+"""The checkpoints below a place, and the calendar of those that are nights of one job."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from urllib.parse import quote
+
+from resumable_tasks.base.clock import now
+from resumable_tasks.base.text import clean, without_secrets
+from resumable_tasks.checkpoint.directory import finding
+from resumable_tasks.checkpoint.directory.finding import Found
+from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.store.ahead import in_order
+from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.results.report import page
+
+# The last so many of one folder are looked at, and so many months shown.
+MOST, MONTHS = 400, 15
+_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint in a list. ``name`` is its own in the folder, ``link`` where its report is.
+
+    Counts are None where they cannot be read; ``why`` says why.
+    """
+
+    name: str
+    link: str
+    status: str
+    archived: bool = False
+    job: str = ""
+    completed: int | None = None
+    failed: int | None = None
+    parked: int | None = None
+    rows: int | None = None
+    bytes: int = 0
+    cost: float = 0.0
+    last_commit: str = ""
+    why: str = ""
+    day: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month of a calendar: its name, and its weeks; a day has what was on it, None outside."""
+
+    name: str
+    days: Sequence[tuple[int, Entry | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The checkpoints right in one folder, of which ``hidden`` older ones were not looked at."""
+
+    name: str
+    entries: Sequence[Entry]
+    months: Sequence[Month]
+    hidden: int
+
+
+def render(
+    place: str,
+    found: Iterable[Found],
+    *,
+    link: Callable[[Found], str] = lambda _: "",
+    refresh: int = 0,
+) -> str:
+    """The page of these checkpoints below a place, by folder. Raises `UsageError` without Jinja2.
+
+    ``link`` says where the report of one is; without it there are no links.
+    """
+    groups = list(_groups(place, found, link))
+    return page.page(
+        "folder.html",
+        place=clean(without_secrets(place)),
+        groups=groups,
+        count=sum(len(group.entries) + group.hidden for group in groups),
+        failed=sum(each.status not in _WELL for group in groups for each in group.entries),
+        at=now(),
+        refresh=refresh,
+    )
+
+
+_WELL = ("done", "running")
+
+
+def _groups(place: str, found: Iterable[Found], link: Callable[[Found], str]) -> Iterable[Group]:
+    by_folder: dict[str, list[tuple[str, Found]]] = {}
+    for each in found:
+        below = each.place.removeprefix(place.rstrip("/")).strip("/")
+        folder, _, name = below.rpartition("/")
+        by_folder.setdefault(folder, []).append((name or each.place, each))
+    for folder, there in sorted(by_folder.items()):
+        last = sorted(there, key=lambda one: one[0])[-MOST:]
+        places = [each.place for _, each in last]
+        far = is_url(place)
+        described = in_order(_described, places, finding.AHEAD) if far else map(_described, places)
+        entries = [
+            _entry(name, each, link(each), what)
+            for (name, each), what in zip(last, described, strict=True)
+        ]
+        name = clean(folder, _CHARS) or "."
+        yield Group(name, entries[::-1], _months(entries), len(there) - len(last))
+
+
+def _described(place: str) -> Reader | Exception:
+    try:
+        reader = Reader(open_store(place) if is_url(place) else LocalStore(place))
+        reader.examine()
+        return reader
+    except Exception as error:  # noqa: BLE001 - it is shown, and the others are worth having
+        return error
+
+
+def _entry(name: str, found: Found, link: str, read: Reader | Exception) -> Entry:
+    shown, day = clean(name, _CHARS), _day(name)
+    if isinstance(read, Exception):
+        status = "damaged" if isinstance(read, CheckpointDamaged) else "unusable"
+        why = clean(without_secrets(str(read)), 300)
+        return Entry(shown, link, status, found.archived, why=why, day=day)
+    state = read.state
+    return Entry(
+        name=shown,
+        link=link,
+        status=read.status,
+        archived=found.archived,
+        job=clean(read.job, _CHARS),
+        completed=len(state.done),
+        failed=len(state.failures),
+        parked=len(state.parked),
+        rows=state.rows,
+        bytes=state.bytes,
+        cost=state.pace.cost,
+        last_commit=read.last_commit or "",
+        why=clean(str(read.damage), 300) if read.damage else "",
+        day=day,
+    )
+
+
+def _day(name: str) -> date | None:
+    """The day that a partition is named for, also one of an hour; None for other names."""
+    try:
+        return date.fromisoformat(name[:10]) if name[4:5] == "-" and name[7:8] == "-" else None
+    except ValueError:
+        return None
+
+
+def _months(entries: Sequence[Entry]) -> list[Month]:
+    """The last months in which there is a night, each day with the worst of what is on it."""
+    days: dict[date, Entry] = {}
+    for each in entries:
+        if each.day is not None and not each.archived:
+            before = days.get(each.day)
+            if before is None or before.status in _WELL:
+                days[each.day] = each
+    if len(days) < 2:
+        return []
+    first, last = min(days), max(days)
+    count = (last.year - first.year) * 12 + last.month - first.month + 1
+    found = []
+    for ago in range(min(count, MONTHS)):
+        year, month = divmod(last.year * 12 + last.month - 1 - ago, 12)
+        numbers = calendar.Calendar().itermonthdays(year, month + 1)
+        found.append(
+            Month(
+                f"{calendar.month_name[month + 1]} {year}",
+                [(day, days.get(date(year, month + 1, day))) if day else None for day in numbers],
+            )
+        )
+    return found[::-1]
+
+
+def quoted(place: str) -> str:
+    """A place below another as a part of a URL."""
+    return quote(place, safe="/")

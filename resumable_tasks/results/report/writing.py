@@ -1,0 +1,62 @@
+"""Writes the report of a checkpoint to a file, or as an object into a bucket."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from resumable_tasks.base.files import open_plain
+from resumable_tasks.base.text import without_secrets
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.errors import StoreError, UsageError
+from resumable_tasks.results.report import facts, page
+
+ENDING = ".html"
+
+
+def destination(to: str | os.PathLike[str], name: str) -> str:
+    """The file or URL of a report: ``to`` itself, or ``<name>.html`` in the folder that it names.
+
+    Raises `UsageError` for what can be neither.
+    """
+    named = os.fspath(to)
+    if not named:
+        raise UsageError("report='' names nothing", remedy="Give a path or URL, or leave it out")
+    if named.lower().endswith((ENDING, ".htm")):
+        return named
+    return f"{named.rstrip('/') or '/'}/{name}{ENDING}"
+
+
+def write_report(store: Store, to: str) -> None:
+    """Write the report of the checkpoint in this store, in the place of an earlier one, or not.
+
+    Raises `UsageError` without Jinja2 or a checkpoint, `CheckpointDamaged` if nothing of it can be
+    read, `StoreError` if the report cannot be written.
+    """
+    put(page.render(facts.read(store)), to)
+
+
+def put(text: str, to: str) -> None:
+    """Write a page to a file or URL, whole or not at all. Raises `StoreError` or `UsageError`."""
+    data = text.encode("utf-8", "backslashreplace")
+    if is_url(to):
+        folder, _, name = to.rpartition("/")
+        open_store(folder, "report").put(name, data)
+        return
+    path = Path(to).expanduser()
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # For its owner alone, as the checkpoint is: errors and rows are quoted.
+        with os.fdopen(open_plain(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+            file.write(data)
+        temp.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the report {without_secrets(to)} could not be written: {error.strerror or error}",
+            remedy="Name a file in a folder that can be written to, with space left",
+        ) from error
+    finally:
+        temp.unlink(missing_ok=True)
