@@ -27,6 +27,7 @@ from resumable_tasks.cli.parked import accept
 from resumable_tasks.cli.prune import prune
 from resumable_tasks.cli.redo import redo
 from resumable_tasks.cli.report import report
+from resumable_tasks.cli.serve import serve
 from resumable_tasks.cli.show import history, show
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
@@ -102,6 +103,7 @@ for _command in (
     prune,
     watch,
     report,
+    serve,
     import_progress,
     advise,
     check,

@@ -44,7 +44,8 @@ def report(checkpoint: str, to: str, as_json: bool) -> None:
     from resumable_tasks.results.report.writing import put
 
     put(text, to)
-    document = {"checkpoint": checkpoint, "report": to, "bytes": len(text.encode("utf-8", "replace"))}
+    size = len(text.encode("utf-8", "backslashreplace"))
+    document = {"checkpoint": checkpoint, "report": to, "bytes": size}
     output.show(as_json, document, [clean(to)])
 
 

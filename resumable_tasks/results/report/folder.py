@@ -179,4 +179,4 @@ def _months(entries: Sequence[Entry]) -> list[Month]:
 
 def quoted(place: str) -> str:
     """A place below another as a part of a URL."""
-    return quote(place, safe="/")
+    return quote(place, safe="/", errors="surrogateescape")

@@ -57,6 +57,11 @@ def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
     )
 
 
+def check() -> None:
+    """Raises `UsageError`, with the line of pip, without Jinja2."""
+    _environment()
+
+
 def page(name: str, **values: Any) -> str:
     """A page by the template of this name. Raises `UsageError` without Jinja2."""
     return str(_environment().get_template(name).render(**values))
