@@ -1262,7 +1262,7 @@ def test_the_docs_name_every_command_and_option() -> None:
             for option in options_of(parameter):
                 assert option in usage[1], f"usage of {name}: {option}"
                 assert f"\n- `{option}" in sections[name], f"docs of {name}: {option}"
-        documented = set(re.findall(r"\n- `(--[a-z-]+)", sections[name]))
+        documented = set(re.findall(r"\n- `(--?[a-z-]+)", sections[name]))
         assert documented == {option for p in command.params for option in options_of(p)}
     assert set(sections) == {*every_command(), "Output", "Shell completion"}
 
