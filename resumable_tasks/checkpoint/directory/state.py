@@ -82,7 +82,7 @@ class State:
     records: int = 0
     changed: int = 0
     runs: int = 0
-    # A record has superseded or merged what no other names: one that was lost. See
+    # A record has taken back or merged what no other names: one that was lost. See
     # `replace.doubled`.
     gap: bool = False
     # There are merged shards, or were.
@@ -201,8 +201,8 @@ class State:
                 self._merge(shard, parts)
             return
         for path in commit.info.get("retracted_shards", ()):
-            known = self.shards.pop(path, None)
-            self.gap = self.gap or (known is None and commit.kind in ("commit", "redo"))
+            self.gap = self.gap or path not in self.shards
+            self.shards.pop(path, None)
         for shard in commit.shards:
             self.shards[shard.path] = shard
 

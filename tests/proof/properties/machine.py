@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +17,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resumable_tasks.base import faults
-from resumable_tasks.checkpoint.directory import holder, merging, repair, snapshots
+from resumable_tasks.checkpoint.directory import (
+    folding,
+    holder,
+    merging,
+    repair,
+    segments,
+    snapshots,
+)
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.folding import Folding
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.form import Job, Opening
 from resumable_tasks.checkpoint.store import local
@@ -61,6 +71,14 @@ IN_MERGE = (
     "journal.created",
     "merge.done",
 )
+IN_FOLD = (
+    "segment.before_create",
+    "store.temp_written",
+    "store.linked",
+    "store.created",
+    "segment.created",
+    "segment.deleted",
+)
 IN_OPEN = (
     "store.temp_written",
     "store.linked",
@@ -70,6 +88,13 @@ IN_OPEN = (
     "journal.created",
     "checkpoint.claimed",
 )
+
+
+def _same(data: bytes, before: bytes) -> bool:
+    try:
+        return raw.unpacked(data) == raw.unpacked(before)
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 class Died(BaseException):
@@ -215,6 +240,11 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.saved = holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush
         self.merged = merging.FEWEST, merging.GRACE_SECONDS
         merging.FEWEST, merging.GRACE_SECONDS = 2, 0.0
+        self.folded = folding.MOST_RECORDS, folding.FEWEST_AT_FIRST, folding.FEWEST
+        folding.MOST_RECORDS = segments.MOST_RECORDS = 5
+        folding.FEWEST_AT_FIRST = folding.FEWEST = 2
+        self.kept = folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER
+        folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER = 1, 0.0, 2
         self.saved_snapshots = snapshots._RECORDS, snapshots._FEW_RECORDS
         snapshots._RECORDS, snapshots._FEW_RECORDS = 3, 2
         # Nobody waits here, and the page cache survives this death.
@@ -223,6 +253,9 @@ class CheckpointMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         holder._LOCK_TRIES, holder.BEAT_SECONDS, local._flush = self.saved
         merging.FEWEST, merging.GRACE_SECONDS = self.merged
+        folding.MOST_RECORDS, folding.FEWEST_AT_FIRST, folding.FEWEST = self.folded
+        segments.MOST_RECORDS = self.folded[0]
+        folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER = self.kept
         snapshots._RECORDS, snapshots._FEW_RECORDS = self.saved_snapshots
         faults.arm(None)
         for driver in (*self.zombies, *filter(None, [self.current])):
@@ -417,40 +450,51 @@ class CheckpointMachine(RuleBasedStateMachine):
         else:
             self._acknowledge_late(attempt)
 
-    # Merging
+    # Merging and folding: what a run does about its small files
+
+    kinds = st.sampled_from([Merging, Folding])
+    points = st.one_of(
+        st.tuples(st.just(Merging), st.sampled_from(IN_MERGE)),
+        st.tuples(st.just(Folding), st.sampled_from(IN_FOLD)),
+    )
 
     @staticmethod
-    def _merge(driver: Driver) -> None:
-        driver.checkpoint._small_files[0]._looked_at = 0
-        driver.checkpoint.tidy(lambda: False)
+    def _tidy(driver: Driver, kind: type) -> None:
+        for files in driver.checkpoint._small_files:
+            if isinstance(files, kind):
+                files._looked_at = -100
+                files.step(lambda: False)
+                files.step(lambda: False)
 
     @precondition(lambda self: self.current)
-    @rule()
-    def merge(self) -> None:
+    @rule(kind=kinds)
+    def tidy(self, kind: type) -> None:
         assert self.current is not None
-        self._merge(self.current)
+        self._tidy(self.current, kind)
 
     @precondition(lambda self: self.current)
-    @rule(point=st.sampled_from(IN_MERGE), nth=st.integers(1, 2))
-    def die_in_merge(self, point: str, nth: int) -> None:
+    @rule(point=points, nth=st.integers(1, 2))
+    def die_in_tidying(self, point: tuple[type, str], nth: int) -> None:
         driver = self.current
         assert driver is not None
         try:
-            with at(point, nth, die):
-                self._merge(driver)
+            with at(point[1], nth, die):
+                self._tidy(driver, point[0])
         except Died:
             driver.die()
             self.current = None
 
     @precondition(lambda self: self.current)
     @rule(
-        point=st.sampled_from(IN_MERGE),
+        point=points,
         order=orders,
         how=hows,
-        other=st.sampled_from(["opens", "commits", "merges", "repairs", "compacts"]),
+        other=st.sampled_from(["opens", "commits", "merges", "folds", "repairs", "compacts"]),
     )
-    def overtaken_in_merge(self, point: str, order: list[int], how: int, other: str) -> None:
-        """Another run does something in the middle of this one's merge."""
+    def overtaken_in_tidying(
+        self, point: tuple[type, str], order: list[int], how: int, other: str
+    ) -> None:
+        """Another run does something in the middle of what this one does about its files."""
         first = self.current
         assert first is not None
 
@@ -464,28 +508,28 @@ class CheckpointMachine(RuleBasedStateMachine):
             batches = list(islice(driver.batches, 2))
             if other == "commits" and batches:
                 self._settle(Attempt(driver, batches, how, self.values))
-            elif other == "merges":
-                self._merge(driver)
+            elif other in ("merges", "folds"):
+                self._tidy(driver, Merging if other == "merges" else Folding)
 
         try:
-            with at(point, 1, overtake):
-                self._merge(first)
+            with at(point[1], 1, overtake):
+                self._tidy(first, point[0])
         except Fenced:
             self._bury(first)
 
     @precondition(lambda self: self.zombies)
-    @rule(which=st.integers(0, 9))
-    def a_zombie_merges(self, which: int) -> None:
+    @rule(which=st.integers(0, 9), kind=kinds)
+    def a_zombie_tidies(self, which: int, kind: type) -> None:
         zombie = self.zombies[which % len(self.zombies)]
-        before = raw.journal_bytes(self.store.root)
+        before = raw.records(self.store.root)
         try:
-            self._merge(zombie)
+            self._tidy(zombie, kind)
         except Fenced:
             self._bury(zombie)
-        assert raw.journal_bytes(self.store.root) == before
+        assert raw.records(self.store.root) == before
 
     @precondition(lambda self: self.done and self.current is None)
-    @rule(point=st.sampled_from(("", *IN_MERGE)))
+    @rule(point=st.sampled_from(("", *IN_MERGE, *IN_FOLD)))
     def compact(self, point: str) -> None:
         if self.store.owner:
             with pytest.raises(CheckpointHeld):
@@ -518,7 +562,7 @@ class CheckpointMachine(RuleBasedStateMachine):
     def a_zombie_wakes_up(self, which: int, number: int, how: int) -> None:
         zombie = self.zombies[which % len(self.zombies)]
         batches = list(islice(zombie.batches, number))
-        before = raw.journal_bytes(self.store.root)
+        before = raw.records(self.store.root)
         if batches:
             try_it = Attempt(zombie, batches, how, self.values).carry_out
         else:
@@ -526,7 +570,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         with pytest.raises(Fenced):
             try_it()
         self._bury(zombie)
-        assert raw.journal_bytes(self.store.root) == before
+        assert raw.records(self.store.root) == before
 
     def _bury(self, driver: Driver) -> None:
         driver.die()
@@ -571,17 +615,26 @@ class CheckpointMachine(RuleBasedStateMachine):
         self._free_the_lock()
         before = self._read()
         hit = self._damage(before, hits)
-        last = len(before.heads) - 1
-        while raw.record(last) in hit and hit[raw.record(last)] == "delete":
-            last -= 1
-        gone = {raw.record(n) for n in range(last + 1, len(before.heads))}
+        there = self._numbers()
+        last = max(there, default=-1)
+        gone = {before.files[n] for n in range(last + 1, len(before.heads))}
         if gone:  # which is why the journal must never be cut: nobody can tell, nor be fenced
             while self.zombies:
                 self._bury(self.zombies[0])
         found = {damage.file for damage in repair.verify(self.store).damages}
-        # Whose record is hit as well, of that shard nobody knows any more.
-        named = {path for path, number in before.named.items() if raw.record(number) not in hit}
+        # Whose record is hit or lost as well, of that shard nobody knows any more.
+        known = {
+            n
+            for n, name in enumerate(before.files)
+            if not {name, raw.record(n)} & (found | hit.keys())
+        }
+        named = {path for path, number in before.named.items() if number in known}
         visible = {name for name in hit.keys() - gone if name in named or name[0] == "j"}
+        for name in [name for name in visible if hit[name] == "delete" and raw.segment(name)]:
+            visible.remove(name)  # of what is not there nobody knows the name
+            missing = set(raw.segment(name) or ()) - there
+            hit |= dict.fromkeys(map(raw.record, missing), "delete")
+            visible |= {raw.record(n) for n in missing if n < last}
         assert found >= visible, f"{visible - found} went unnoticed"
         # What a snapshot stands for is read by nobody but `verify`.
         shutil.rmtree(self.store.root / snapshots.FOLDER, ignore_errors=True)
@@ -590,17 +643,17 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert {damage.file for damage in report.damages} == found
         assert repair.verify(self.store).damages == []
         after = raw.read(self.store.root)
-        must = {
-            key
-            for key in before.owner
-            if raw.record(before.owner[key]) in hit or before.home[key] in hit
+        # A damaged segment does not cost all of its records.
+        cost = {
+            n
+            for n, name in enumerate(before.files)
+            if name in hit and (not raw.segment(name) or after.heads[n]["kind"] == "lost")
         }
+        must = {key for key in before.owner if before.owner[key] in cost or before.home[key] in hit}
         # Where a record of an earlier repair is lost, what was redone since is there twice.
-        kinds = {head["kind"] for n, head in enumerate(before.heads) if raw.record(n) in hit}
+        kinds = {before.heads[n]["kind"] for n in cost}
         # Where that of a merge is, its parts count again, which may have been swept.
-        merged = {
-            key for key, each in before.merges.items() if any(raw.record(n) in hit for n in each)
-        }
+        merged = {key for key, each in before.merges.items() if each & cost}
         may = set(before.owner) if "repair" in kinds else must | merged
         lost = before.rows.keys() - after.rows.keys()
         assert lost <= may, f"the repair has cost {lost - may}, which no damage had hit"
@@ -609,7 +662,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert not {
             key
             for key in back - merged
-            if before.home[key] in hit and raw.record(before.owner[key]) not in hit
+            if before.home[key] in hit and before.owner[key] not in cost
         }, "a key whose rows are damaged is still done"
         assert all(after.owner[key] < before.owner[key] for key in back - merged)
         assert all(after.rows[key] <= self.done[key] for key in back)
@@ -621,7 +674,7 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     def _damage(self, before: raw.Raw, hits: list[tuple[int, str, int, int]]) -> dict[str, str]:
         root = self.store.root
-        names = [*(raw.record(n) for n in range(len(before.heads))), *before.shards]
+        names = [*dict.fromkeys(before.files), *before.shards]
         hit: dict[str, str] = {}
         for which, how, place, mask in hits:
             name = names[which % len(names)]
@@ -643,8 +696,17 @@ class CheckpointMachine(RuleBasedStateMachine):
                 path.write_bytes((root / other).read_bytes())
             else:
                 path.unlink()
-            hit[name] = how
+            if raw.segment(name) and how == "flip" and _same(path.read_bytes(), data):
+                path.write_bytes(data)  # what a gzip file says of its time is of no use
+            else:
+                hit[name] = how
         return hit
+
+    def _numbers(self) -> set[int]:
+        """The numbers of the records that are there by their files' names."""
+        names = [path.name for path in (self.store.root / "journal").glob("[!.]*")]
+        each = [raw.segment(name) or [int(name.removesuffix(".jsonl"))] for name in names]
+        return set(chain.from_iterable(each))
 
     def _refuses_to_open(self, hit: dict[str, str]) -> None:
         """But for what only reading every byte can find."""

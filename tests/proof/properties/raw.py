@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-import os
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ class Raw:
 
     ``owner`` is the record that completed a key, ``home`` the shard with its rows, ``named`` the
     record that names a shard, ``merges`` those that have moved a key's rows, ``prints`` the
-    fingerprint of a key that has one.
+    fingerprint of a key that has one. ``files`` are those that the records are in, by number.
     """
 
     rows: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Raw:
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     named: dict[str, int] = field(default_factory=dict)
     heads: list[dict[str, Any]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -43,23 +45,51 @@ def files(root: Path) -> dict[str, bytes]:
     return found
 
 
-def journal_bytes(root: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files(root).items() if name.startswith("journal/")}
-
-
 def record(number: int) -> str:
     return f"journal/{number:020d}.jsonl"
+
+
+def segment(name: str) -> range | None:
+    """The numbers of the records in a segment of this name."""
+    found = re.fullmatch(r"(?:journal/)?(\d{20})-(\d{20})-\d+\.jsonl\.gz", name)
+    return range(int(found[1]), int(found[2]) + 1) if found else None
+
+
+def unpacked(data: bytes) -> list[bytes]:
+    """The records in a segment."""
+    return re.findall(rb'.*?^\{"end":[^\n]*\n', gzip.decompress(data), re.DOTALL | re.MULTILINE)
+
+
+def journal(root: Path) -> dict[int, tuple[str, bytes]]:
+    """The file and the bytes of each record: those of a segment, whatever else has its number."""
+    found = {}
+    names = sorted(path.name for path in (root / "journal").glob("[!.]*"))
+    for name in (name for name in names if segment(name) is None):
+        found[int(name.removesuffix(".jsonl"))] = (
+            f"journal/{name}",
+            (root / "journal" / name).read_bytes(),
+        )
+    for name in names:
+        if numbers := segment(name):
+            pieces = unpacked((root / "journal" / name).read_bytes())
+            assert len(pieces) == len(numbers)
+            found |= {n: (f"journal/{name}", p) for n, p in zip(numbers, pieces, strict=True)}
+    return dict(sorted(found.items()))
+
+
+def records(root: Path) -> list[bytes]:
+    return [data for _, data in journal(root).values()]
 
 
 def read(root: Path) -> Raw:
     """Fold the journal and read the shards, asserting all that the format promises."""
     raw = Raw()
-    numbers = sorted(int(name[:-6]) for name in os.listdir(root / "journal") if name[0] != ".")
-    assert numbers == list(range(len(numbers))), f"records have gaps: {numbers}"
+    there = journal(root)
+    assert list(there) == list(range(len(there))), f"records have gaps: {list(there)}"
     expected = {json.loads((root / "job.json").read_text())["id"]}
     epoch = 0
-    for number in numbers:
-        data = (root / record(number)).read_bytes()
+    for number, (name, data) in there.items():
+        raw.files.append(name)
         *body, last, nothing = data.split(b"\n")
         assert nothing == b""
         end = json.loads(last)

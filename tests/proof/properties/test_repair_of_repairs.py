@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from resumable_tasks import ResumableTask, resumable_task
-from resumable_tasks.checkpoint.directory import repair
+from resumable_tasks.checkpoint.directory import merging, repair
 from resumable_tasks.checkpoint.store.local import LocalStore
+from tests.checkpoint.directory.made import commit, never, opened, rows_in
 from tests.proof.properties import raw
 
 
@@ -40,3 +41,21 @@ def test_a_key_that_was_mended_twice_is_not_taken_from_its_last_shard(
     assert repair.verify(LocalStore(place)).damages == []
     raw.read(place)
     assert list(run().rows) == ["k"]
+
+
+def test_rows_that_a_repair_has_copied_out_of_a_merge_that_is_lost_stand_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "FEWEST", 2)
+    checkpoint = opened(place)
+    numbers = [commit(checkpoint, [n]) for n in range(3)]
+    checkpoint.tidy(never)
+    checkpoint.close()
+    (place / raw.record(numbers[0])).unlink()
+    repair.repair(LocalStore(place))  # copies the rows of the others
+    assert sorted(rows_in(place)) == [(1, "a"), (2, "a")]
+    merge = next(n for n, head in enumerate(raw.read(place).heads) if head["kind"] == "merge")
+    (place / raw.record(merge)).unlink()
+    repair.repair(LocalStore(place))
+    assert sorted(rows_in(place)) == [(1, "a"), (2, "a")]
+    raw.read(place)
