@@ -12,6 +12,7 @@ import pytest
 
 from resumable_tasks import Failing, JobFailed, RunResult, resumable_task
 from tests.prefect.api import Api, until
+from tests.telemetry import Seen, ids, parent
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
@@ -230,6 +231,32 @@ def test_what_the_items_raise_ends_the_flow_after_what_came_before_is_committed(
     with pytest.raises(OSError, match="the source has gone"):
         job()
     assert classify.run(items(100), checkpoint=place).skipped == 100
+
+
+def test_the_spans_of_a_run_are_in_that_of_its_flow_run(place: Path, seen: Seen) -> None:
+    from opentelemetry import trace
+    from prefect import flow
+
+    @resumable_task(key="id", batch_size=10)
+    def classify(rows: list[Any]) -> list[Any]:
+        with trace.get_tracer("mine").start_as_current_span("mine"):
+            return rows
+
+    @flow
+    def job() -> None:
+        classify.run(items(30), checkpoint=place)
+
+    with trace.get_tracer("program").start_as_current_span("program"):
+        job()
+    [run] = (span for span in seen.of("run") if span.name == "run classify")
+    [program] = seen.of("program")
+    assert ids(run)[0] == ids(program)[0]
+    mine, calls, batches = seen.of("mine"), seen.of("call"), seen.of("batch")
+    assert len(mine) == 3
+    assert {*map(parent, mine)} == {*map(ids, calls)}
+    assert {*map(parent, calls)} == {*map(ids, batches)}
+    assert {*map(parent, batches)} == {ids(run)}
+    assert seen.sums("item.handled") == {"done": 30}
 
 
 def test_a_job_in_a_task_run_of_ones_own_starts_no_task_runs(place: Path, api: Api) -> None:

@@ -20,7 +20,8 @@ from resumable_tasks import JobFailed, SqlCheckpoint, UsageError
 from tests.prefect.api import Api, until
 from tests.prefect.distributed import oracle
 from tests.prefect.distributed.conftest import Engine
-from tests.prefect.distributed.handlers import calls, items, times_handled, work
+from tests.prefect.distributed.handlers import calls, items, times_handled, traced, work
+from tests.telemetry import Seen, ids
 
 pytestmark = [
     # Prefect's, Dask's and Ray's own are not ours to fix.
@@ -64,6 +65,18 @@ def test_workers_write_shards_and_the_driver_commits(
         return [found["state_type"] for found in api.call("POST", "task_runs/filter", where)]
 
     until(lambda: 3 <= task_runs().count("COMPLETED") == len(task_runs()) < 20)
+
+
+@on("dask", "ray")
+def test_a_call_is_in_the_span_of_its_batch_on_whichever_machine(
+    engine: Engine, place: Path, tmp_path: Path, seen: Seen
+) -> None:
+    engine.run(traced, items(tmp_path, 20), checkpoint=place)
+    found = {(int(row["trace"], 16), int(row["span"], 16)) for row in oracle.rows(place)}
+    assert found == {ids(span) for span in seen.of("batch")}
+    assert len(found) == 10
+    assert seen.sums("item.handled") == {"done": 20}
+    assert seen.sums("call.duration") == {None: 10}
 
 
 @on("dask", "ray")
