@@ -29,15 +29,17 @@ class Seen:
         spans = self.spans.get_finished_spans()
         return [span for span in spans if span.name.partition(" ")[0] == what]
 
-    def points(self) -> dict[str, list[Any]]:
+    def metrics(self) -> list[Any]:
         data = self.reader.get_metrics_data()
         if data is None:
-            return {}
+            return []
+        scopes = [scope for each in data.resource_metrics for scope in each.scope_metrics]
+        return [metric for scope in scopes for metric in scope.metrics]
+
+    def points(self) -> dict[str, list[Any]]:
         return {
             metric.name.removeprefix("resumable_tasks."): list(metric.data.data_points)
-            for each in data.resource_metrics
-            for scope in each.scope_metrics
-            for metric in scope.metrics
+            for metric in self.metrics()
         }
 
     def sums(self, name: str, by: str = "resumable_tasks.outcome") -> dict[Any, float]:

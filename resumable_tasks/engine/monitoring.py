@@ -144,7 +144,7 @@ class Observer:
         from opentelemetry import context, trace
 
         self._run = self._span("run")
-        self._run.set_attribute(f"{SCOPE}.run", event.run)
+        self._run.set_attribute(f"{SCOPE}.run.id", event.run)
         self._run.set_attribute(f"{SCOPE}.checkpoint", without_secrets(event.checkpoint))
         self._run.set_attribute(f"{SCOPE}.epoch", event.epoch)
         self._context = trace.set_span_in_context(self._run)
