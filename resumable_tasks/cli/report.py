@@ -41,9 +41,11 @@ def report(checkpoint: str, to: str, as_json: bool) -> None:
     browser loads nothing for it. Needs Jinja2: pip install "resumable-tasks[report]".
     """
     text = page_of(checkpoint)
-    from resumable_tasks.results.report.writing import put
+    from resumable_tasks.results.report import writing
 
-    put(text, to)
+    if is_one(checkpoint):
+        writing.refuse_within(to, checkpoint)
+    writing.put(text, to)
     size = len(text.encode("utf-8", "backslashreplace"))
     document = {"checkpoint": checkpoint, "report": to, "bytes": size}
     output.show(as_json, document, [clean(to)])
@@ -52,11 +54,10 @@ def report(checkpoint: str, to: str, as_json: bool) -> None:
 def page_of(place: str) -> str:
     """The page on a checkpoint or a folder. Raises `UsageError` for what is neither."""
     refuse_other_forms(place)
-    store = open_store(place)
     from resumable_tasks.results.report import facts, folder, page
 
-    alone = looks_like_one(place) if isinstance(store, LocalStore) else is_checkpoint(store)
-    if alone:
+    store = open_store(place)
+    if is_one(place):
         return page.render(facts.read(store))
     try:
         found = list(finding.find(place, _tell))
@@ -65,6 +66,12 @@ def page_of(place: str) -> str:
     if not found:
         read_manifest(store)  # says what is wrong
     return folder.render(place, found)
+
+
+def is_one(place: str) -> bool:
+    """True for a place that is a checkpoint, and not a folder of some."""
+    store = open_store(place)
+    return looks_like_one(store.url) if isinstance(store, LocalStore) else is_checkpoint(store)
 
 
 def refuse_other_forms(place: str) -> None:

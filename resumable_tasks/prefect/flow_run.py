@@ -106,6 +106,12 @@ class FlowRun:
         """Shows the run in Prefect's UI."""
         return Telemetry()
 
+    def show_report(self, job: str, url: str, path: str) -> None:
+        """Links to a report in Prefect's UI."""
+        from resumable_tasks.prefect.links import show_report
+
+        show_report(job, url, path)
+
     def accompany(
         self, work: Callable[[], T], items: Handed | None, request_stop: Callable[[str, bool], None]
     ) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,6 +86,9 @@ class JobOptions:
             ``"error"`` that ends the run. By default one without a usable key fails, and the same
             key twice is an error. A list or a table is looked through before the first call, so
             that an error costs nothing; so it is if half of its items have no usable key.
+        report: where each run writes a page of HTML on its checkpoint when it ends, however it
+            ends: a path, or a URL in a bucket. One that does not end in ``.html`` is a folder, in
+            which the page has the name of the job and its partition. Needs the extra ``report``.
     """
 
     name: str = ""
@@ -111,6 +115,7 @@ class JobOptions:
     changes: Changes | None = None
     linger: float | None = None
     on_bad_item: OnBadItem | None = None
+    report: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         checks.job_name(self.name)
@@ -130,6 +135,11 @@ class JobOptions:
         self._check_cost()
         self._check_tolerated()
         self._check_columns()
+        if self.report is not None and not isinstance(self.report, str | os.PathLike):
+            raise UsageError(
+                f"report={self.report!r} is neither a path nor a URL",
+                remedy="Give report= where the page goes, such as 'reports/'",
+            )
         if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
             raise UsageError(
                 f"tags={self.tags!r} is not a list of strings",

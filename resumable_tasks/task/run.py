@@ -40,6 +40,7 @@ from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.origin import name_of, origin_of
 from resumable_tasks.task.partitions import folder_of
 from resumable_tasks.task.patience import Patience
+from resumable_tasks.task.reporting import Report
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,6 +93,7 @@ class Run:
         if flow_run is not None and path is not None:
             flow_run.check_place(path)
         job = place.check(self._job(), arguments.items)
+        report = Report.wanted(self._options, place, arguments.partition)
         if arguments.dry_run:
             return _previewed(self._options, place, place.preview(job, arguments.items))
         runner = self._runner()
@@ -124,6 +126,8 @@ class Run:
             return self._with(place, checkpoint, job, runner)
         finally:
             self._patience.close(place, checkpoint)
+            if report is not None:
+                report.write(flow_run)
 
     def _opened(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
         """The checkpoint, once what was parked and fits now has been taken over."""

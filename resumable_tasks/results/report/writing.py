@@ -29,6 +29,20 @@ def destination(to: str | os.PathLike[str], name: str) -> str:
     return f"{named.rstrip('/') or '/'}/{name}{ENDING}"
 
 
+def refuse_within(to: str, place: str) -> None:
+    """Raises `UsageError` for a report in a checkpoint, whose files are its own."""
+    if is_url(to) or is_url(place):
+        within = to.startswith(place.rstrip("/") + "/")
+    else:
+        folder = Path(place).expanduser().resolve()
+        within = Path(to).expanduser().resolve().is_relative_to(folder)
+    if within:
+        raise UsageError(
+            f"the report {without_secrets(to)} would be in the checkpoint, whose files are its own",
+            remedy="Name a file beside it",
+        )
+
+
 def write_report(store: Store, to: str) -> None:
     """Write the report of the checkpoint in this store, in the place of an earlier one, or not.
 

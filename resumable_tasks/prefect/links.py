@@ -1,0 +1,33 @@
+"""The link from a flow run to the report of a run in it."""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.runtime import flow_run, task_run
+
+from resumable_tasks.base import log
+from resumable_tasks.prefect.markdown import code
+from resumable_tasks.prefect.telemetry import artifact_key
+
+_SECONDS = 10.0
+
+
+def show_report(job: str, url: str, path: str) -> None:
+    """Make a link artifact; one that cannot be made is told in the log, and harms nothing.
+
+    ``url`` is encoded as an address is, ``path`` is shown: a browser opens few of such addresses.
+    """
+    artifact = ArtifactCreate(
+        key=f"{artifact_key(job)}-report",
+        type="markdown",
+        description="The report of this run",
+        data=f"[The report](<{url}>)\n\n{code(path)}",
+        flow_run_id=flow_run.id,
+        task_run_id=task_run.id,
+    )
+    try:
+        with get_client({"timeout": _SECONDS}, sync_client=True) as client:
+            client.create_artifact(artifact)
+    except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
+        log.warning("the report of this run has no link in Prefect's UI: %r", error)
