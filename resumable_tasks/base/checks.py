@@ -17,8 +17,8 @@ def job_name(value: str) -> None:
     """Refuse what cannot name a job."""
     if not NAME.fullmatch(value):
         raise UsageError(
-            f"name={value!r} cannot name a job, whose name is part of paths: give name= letters, "
-            "digits, '_', '-' and '.'"
+            f"name={value!r} cannot name a job, whose name is part of paths",
+            remedy="Give name= letters, digits, '_', '-' and '.'",
         )
 
 

@@ -426,4 +426,4 @@ def _batches(count: int) -> str:
 def _describe(outcome: Done | Failed) -> str:
     message = outcome.failures[0].message if outcome.failures else ""
     name = outcome.error.name if isinstance(outcome, Failed) else "ItemFailure"
-    return f"{name}: {clean(message, 300)}"
+    return f"{name}: {clean(message, 300)}" if message else name

@@ -201,12 +201,14 @@ class KeyScheme:
     spec: KeySpec
 
     def __post_init__(self) -> None:
-        spec = self.spec
+        spec: Any = self.spec
         names = spec if isinstance(spec, tuple) else (spec,) if isinstance(spec, str) else ()
         if spec is not None and not callable(spec) and not names:
             raise UsageError(
-                f"key={spec!r} is neither a field name, a tuple of names, nor a callable",
-                remedy="Give key= one of the three",
+                f"key={shorten(spec)} is neither a field name, a tuple of names, nor a callable",
+                remedy=f"Give key= a tuple: key={shorten(tuple(spec))}"
+                if isinstance(spec, (list, set))
+                else 'Give key= the name of the field, such as "id"',
             )
         if not all(isinstance(name, str) and name for name in names):
             raise UsageError(
@@ -346,6 +348,11 @@ def _field_getter(name: str) -> Callable[[Any], Any]:
         try:
             return getattr(item, name)
         except AttributeError:
+            from resumable_tasks.items.mistaken import instead_of_item, kind_of
+
+            if remedy := instead_of_item(item):
+                what = f"the item, {kind_of(item)}, has no field {name!r}"
+                raise InvalidKey(what, remedy=remedy) from None
             found = list(item) if isinstance(item, dict) else type(item).__name__
             raise InvalidKey(
                 f"the item has no field {name!r} (it has {shorten(found, 200)}); "

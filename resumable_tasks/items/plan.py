@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.base.signals import read
 from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
-from resumable_tasks.items import ahead, fingerprints, keys
+from resumable_tasks.items import ahead, fingerprints, keys, mistaken
 from resumable_tasks.items.ahead import Ahead, Listed, Take, slices
 from resumable_tasks.items.batch import Batch, Chunk
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
@@ -566,7 +566,7 @@ def _rows(items: Any) -> Iterable[Any]:
         raise InvalidItems("items is an async iterable", remedy="Use `await task.arun(items, …)`")
     if not isinstance(items, Iterable):
         raise InvalidItems(
-            f"items is a {type(items).__name__}, which cannot be iterated over",
-            remedy="Give a list, a generator, a table or a data frame",
+            f"items is {mistaken.kind_of(items)}, which cannot be iterated over",
+            remedy=mistaken.instead(items),
         )
     return items

@@ -15,6 +15,7 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.files import TARGET_BYTES
 from resumable_tasks.results.shown import as_html, brief, kinds
+from resumable_tasks.runners import hints
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
 def _kinds(failures: Iterable[Failure]) -> list[str]:
     """A line for each of the most frequent kinds of error, with an example."""
     return [
-        f"  {number:,} × {clean(error, 80)}: {clean(first.message, 300)} "
-        f"(e.g. key {keys.shorten(first.key)})"
+        f"  {number:,} × {clean(error, 80)}{': ' if first.message else ''}"
+        f"{clean(first.message, 300)} (e.g. key {keys.shorten(first.key)}"
+        f"{clean(hints.at(first.traceback), 80)}){hints.hint(error, first.message)}"
         for error, number, first in kinds(failures)
     ]

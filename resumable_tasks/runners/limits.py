@@ -83,7 +83,7 @@ def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], lis
     if not isinstance(each, Sequence) or not all(isinstance(text, str) for text in each):
         raise UsageError(
             f"rate_limit={given!r} is neither a string nor a list of them",
-            remedy="Give rate_limit= one of the two",
+            remedy='Give rate_limit= a string such as "60/minute", or a list of them',
         )
     names = [text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED)]
     if not all(names):

@@ -7,12 +7,14 @@ are parked because their rows cannot be stored.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.text import count
 from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultConflict
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -235,7 +237,8 @@ def _match_rows(
     _check_names(dict.fromkeys(name for row in real for name in row), columns)
     if len(rows) != len(batch) or (results == "many" and rows):
         raise _wrong_shape(
-            f"the handler returned {len(rows):,} rows for {len(batch):,} items, and the rows "
+            f"the handler returned {count(len(rows), 'row')} for {count(len(batch), 'item')}, and "
+            "the rows "
             f"have no {_columns(columns)}: let each row carry the key of its item"
             + ("" if results == "many" else ", or return one row per item in their order")
         )
@@ -448,4 +451,7 @@ def _columns(columns: tuple[str, ...]) -> str:
 
 
 def _name(value: Any) -> str:
+    if inspect.iscoroutine(value):
+        value.close()  # nobody awaits it any more
+        return f"coroutine {value.__name__}()"
     return f"{type(value).__name__} {keys.shorten(value, 60)}"

@@ -59,8 +59,9 @@ class ProcessRunner(Runner):
         except Exception as error:
             raise UsageError(
                 f"the job cannot be sent to another process: {error}. What Retry(on=…), cost= and "
-                "key= are given must be at the top level of a module",
-                remedy='Move it there, or use runner="local"',
+                "key= are given must be at the top level of a module, and the handler's parameters "
+                "what can be pickled",
+                remedy='Change that (let the handler make its clients), or use runner="local"',
             ) from error
         self._done, self._stopping = done, stopping
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()

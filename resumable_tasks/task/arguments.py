@@ -66,7 +66,9 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         checks.choice("on_version_change", self.on_version_change, ("error", "reuse", "restart"))
-        checks.flag("same_key", self.same_key)
+        for name in ("same_key", "takeover", "dry_run"):
+            checks.flag(name, getattr(self, name))
+        checks.choice("progress", self.progress, (True, False, None))
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")

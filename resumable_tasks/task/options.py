@@ -228,7 +228,7 @@ class JobOptions:
     def _check_tolerated(self) -> None:
         tolerated = self.tolerated_failures
         most = 1 if isinstance(tolerated, float) else float("inf")
-        if isinstance(tolerated, bool) or not 0 <= tolerated <= most:
+        if not checks.is_number(tolerated) or tolerated > most:
             raise UsageError(
                 f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
                 "them between 0.0 and 1.0",

@@ -44,13 +44,6 @@ def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
     )
 
 
-def name_of(fn: Callable[..., Any]) -> str:
-    """The name of a function, also where some of its parameters are given; "" if it has none."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return str(getattr(fn, "__name__", ""))
-
-
 def source_file(fn: Callable[..., Any]) -> str | None:
     """The path of the file that the function stands in; None if it stands in none."""
     code = getattr(_unwrapped(fn)[0], "__code__", None)

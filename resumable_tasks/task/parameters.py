@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from resumable_tasks.errors import UsageError
+from resumable_tasks.items.keys import shorten
+from resumable_tasks.items.mistaken import kind_of
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
@@ -36,6 +38,14 @@ _OLD = {
 }
 _IN_THE_FLOW = "Give it to the @flow that calls the job; its batches are task runs of that flow"
 _CHECKPOINT = "Leave it out: the checkpoint decides what is done"
+# As other libraries call what a job has.
+_MEANT = {
+    **dict.fromkeys(("max_workers", "workers", "n_jobs", "threads", "parallel"), "concurrency"),
+    **dict.fromkeys(("chunksize", "chunk_size", "size"), "batch_size"),
+    **dict.fromkeys(("max_retries", "tries", "attempts"), "retries"),
+    **dict.fromkeys(("output", "path", "dir", "directory", "folder", "place"), "checkpoint"),
+    **dict.fromkeys(("id", "key_field", "keys", "by"), "key"),
+}
 _PREFECTS = {
     "log_prints": _IN_THE_FLOW,
     "on_failure": _IN_THE_FLOW,
@@ -49,6 +59,7 @@ _PREFECTS = {
     "result_serializer": _CHECKPOINT,
     "retry_condition_fn": "retries=Retry(times, on=…) says which errors are tried again",
     "retry_jitter_factor": "Leave it out: pauses are spread by themselves",
+    "return_state": "Leave it out: run() returns the result, or raises JobFailed, which has it",
     "wait_for": "Leave it out: run() returns once all is done, so that the next line waits",
 }
 
@@ -116,6 +127,12 @@ def _parameters(fn: Any) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
+def _takes_any_name(fn: Any) -> bool:
+    """True for a function with ``**more``, and where its parameters cannot be known."""
+    kinds = [parameter.kind for parameter in _parameters(fn).values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds or not kinds
+
+
 def _check_known(
     given: Mapping[str, Any], name: str, known: frozenset[str], elsewhere: Mapping[str, str]
 ) -> None:
@@ -138,7 +155,8 @@ def _check_known(
             )
         import difflib
 
-        near = difflib.get_close_matches(option, [*known, *elsewhere], 1)
+        near = [_MEANT[option]] if option in _MEANT else []
+        near = near or difflib.get_close_matches(option, [*known, *elsewhere], 1)
         hint = f": do you mean {near[0]}=?" if near else ""
         if near and near[0] in elsewhere:
             hint += f" That {elsewhere[near[0]].format(near[0])}"
@@ -172,15 +190,77 @@ def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
         ) from None
 
 
+def name_of(fn: Callable[..., Any]) -> str:
+    """The name of a function, also where some of its parameters are given; "" if it has none."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__name__", ""))
+
+
+def check_by_name(call: str, more: tuple[Any, ...]) -> None:
+    """Raise `UsageError` for what is given by its position, and belongs to a name."""
+    if more:
+        raise UsageError(
+            f"{shorten(more[0])} is given without the name of its parameter",
+            remedy=f"Give all but the first by name, as in {call}",
+        )
+
+
+def check_is_handler(fn: Any) -> None:
+    """Raise `UsageError` for what `resumable_task` cannot make a job of."""
+    if type(fn).__module__.partition(".")[0] == "prefect":
+        raise UsageError(
+            f"resumable_task takes a plain function, not a {type(fn).__name__} of Prefect's",
+            remedy="Leave @task or @flow out: in a flow, each batch is a task run by itself",
+        )
+    if callable(fn):
+        return
+    if isinstance(fn, str):
+        remedy = 'Give options by their names, as in @resumable_task(key="id")'
+    elif isinstance(fn, classmethod):
+        remedy = "Write @classmethod above @resumable_task"
+    else:
+        remedy = "Give it the function that handles a batch"
+    raise UsageError(f"resumable_task takes a function, not {kind_of(fn)}", remedy=remedy)
+
+
+def check_call(
+    name: str,
+    fn: Callable[..., Any],
+    batch_size: int,
+    args: tuple[Any, ...],
+    given: Mapping[str, Any],
+) -> None:
+    """Look whether a call of the plain function was meant for a run.
+
+    Raises `UsageError` for options of a run; warns of more items than a batch has.
+    """
+    wrong = (_RUN & given.keys()) - _parameters(fn).keys()
+    if wrong and not _takes_any_name(fn):
+        raise UsageError(
+            f"{name}: {min(wrong)}= is of a run, and a job that is called is the plain function",
+            remedy=f"Write {name}.run(items, {min(wrong)}=…)",
+        )
+    if args and isinstance(args[0], Sized) and len(args[0]) > batch_size:
+        from resumable_tasks.base import log
+
+        log.warning(
+            "%s was called as the plain function, with %s items at once: nothing is kept in a "
+            "checkpoint. %s.run(items) handles them in batches of %s, and keeps them",
+            name,
+            f"{len(args[0]):,}",
+            name,
+            f"{batch_size:,}",
+        )
+
+
 def with_parameters(
     name: str, fn: Callable[..., Any], given: Mapping[str, Any]
 ) -> Callable[..., Any]:
     """The handler with these parameters. Raises `UsageError` for one that it does not have."""
-    parameters = _parameters(fn)
-    kinds = {parameter.kind for parameter in parameters.values()}
-    own = list(parameters)[1:]
+    own = list(_parameters(fn))[1:]
     for option in given:
-        if option in own or inspect.Parameter.VAR_KEYWORD in kinds or not parameters:
+        if option in own or _takes_any_name(fn):
             continue
         where = "an option of the job: resumable_task() or with_options() takes it"
         what = where if option in _JOB else f"no parameter of the handler, which has {own}"

@@ -37,7 +37,8 @@ from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
-from resumable_tasks.task.origin import name_of, origin_of
+from resumable_tasks.task.origin import origin_of
+from resumable_tasks.task.parameters import name_of
 from resumable_tasks.task.partitions import folder_of
 from resumable_tasks.task.patience import Patience
 from resumable_tasks.task.reporting import Report
@@ -191,6 +192,9 @@ class Run:
             counts = {name: getattr(result, name) for name in _COUNTS} | changed
             counts["seconds"] = result.seconds
             self._patience.end(place, checkpoint, how, counts)
+        except Interrupted:  # by a second signal
+            how = "interrupted"
+            raise
         finally:
             engine.tell_end(how)
         return self._concluded(how, result, ending, checkpoint)
@@ -489,6 +493,10 @@ def as_place(
         return Directory(str(Path(HOME) / name / (part or "default")))
     if isinstance(checkpoint, Place):
         return checkpoint.partition(part) if part else checkpoint
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise UsageError(
+            f"checkpoint={checkpoint!r} is no path", remedy="Name a directory, or a URL of a bucket"
+        )
     base = Directory(os.fspath(checkpoint))
     if not base.path:
         raise UsageError("checkpoint is an empty path; name a directory, or a URL")

@@ -10,14 +10,18 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from resumable_tasks.errors import UsageError
+from resumable_tasks.items.mistaken import refuse
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions, described
-from resumable_tasks.task.origin import name_of
 from resumable_tasks.task.parameters import (
+    check_by_name,
+    check_call,
+    check_is_handler,
     check_job_options,
     check_run_arguments,
     check_takes_a_batch,
     describe,
+    name_of,
     takes,
     with_parameters,
 )
@@ -64,6 +68,7 @@ class ResumableTask(Generic[F]):
     else:
 
         def __call__(self, *args, **kwargs):
+            check_call(self.name, self.fn, self.options.batch_size, args, kwargs)
             return self.fn(*args, **kwargs)
 
     def __init__(self, fn: F, options: JobOptions) -> None:
@@ -121,7 +126,7 @@ class ResumableTask(Generic[F]):
         return ResumableTask(fn, self.options)
 
     @takes(RunArguments)
-    def run(self, items: Any = None, **given: Any) -> RunResult:
+    def run(self, items: Any = None, *more: Any, **given: Any) -> RunResult:
         """Handle every item that the checkpoint does not know as completed.
 
         When this returns, every completed item's rows and key are durable, and each item's rows
@@ -138,27 +143,31 @@ class ResumableTask(Generic[F]):
                 was started.
             StoreError: the disk failed; what was committed before stands.
         """
-        options, arguments = self._settled(items, given)
+        options, arguments = self._settled(items, more, given)
         from resumable_tasks.task import running
 
         return running.run(self.fn, options, arguments)
 
     @takes(RunArguments)
-    async def arun(self, items: Any = None, **given: Any) -> RunResult:
+    async def arun(self, items: Any = None, *more: Any, **given: Any) -> RunResult:
         """`run`, for a running event loop: a coroutine handler runs on the caller's loop.
 
         Cancelled, it stops as by a signal, commits what finishes within ``grace_seconds``, and
         raises ``CancelledError``. A plain iterable is iterated over in another thread.
         """
-        options, arguments = self._settled(items, given)
+        options, arguments = self._settled(items, more, given)
         from resumable_tasks.task import running
 
         return await running.arun(self.fn, options, arguments)
 
-    def _settled(self, items: Any, given: dict[str, Any]) -> tuple[JobOptions, RunArguments]:
+    def _settled(
+        self, items: Any, more: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[JobOptions, RunArguments]:
         """The settings of this run: the job's options with the run's budget, and the arguments."""
+        check_by_name(f"{self.name}.run(items, checkpoint=…)", more)
         check_run_arguments(self.name, given, self.fn)
         check_takes_a_batch(self.name, self.fn)
+        refuse(items)
         arguments, options = RunArguments(items, **given), self.options
         if arguments.budget is not None:
             budget = options.budget.overridden_by(arguments.budget)
@@ -187,7 +196,7 @@ def _factory(options: Callable[Options, Any]) -> Callable[[Function], _Factory[O
 
 
 @_factory(JobOptions)
-def resumable_task(fn: Any = None, /, **options: Any) -> Any:
+def resumable_task(fn: Any = None, /, *more: Any, **options: Any) -> Any:
     """Make a function of a batch into a job that can be killed and resumed.
 
     A decorator, with or without options, and a plain call on a function. The function, or
@@ -198,15 +207,12 @@ def resumable_task(fn: Any = None, /, **options: Any) -> Any:
     Raises:
         UsageError: an option is wrong; the message says which and what it takes.
     """
+    check_by_name('@resumable_task(key="id")', more)
     if fn is None:
         return functools.partial(resumable_task, **options)
     if isinstance(fn, ResumableTask):
         fn = fn.fn
-    if not callable(fn):
-        raise UsageError(
-            f"resumable_task takes a function, not a {type(fn).__name__}",
-            remedy="Give it the function that handles a batch",
-        )
+    check_is_handler(fn)
     name = options.pop("name", None) or name_of(fn)
     check_job_options(name, options, fn)
     return ResumableTask(fn, JobOptions(name=name, **options))

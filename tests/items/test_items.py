@@ -264,5 +264,5 @@ def test_a_wrong_option_is_refused_when_it_is_given(options: dict[str, Any], say
 
 
 def test_a_lambda_needs_a_name() -> None:
-    with pytest.raises(UsageError, match="give name="):
+    with pytest.raises(UsageError, match="Give name="):
         resumable_task(lambda rows: rows)

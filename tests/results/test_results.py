@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a number": (lambda rows: 7, "int 7"),
     "a dict": (lambda rows: {"id": 1}, "dict"),
     "a string": (lambda rows: "done", "str 'done'"),
-    "too few without keys": (lambda rows: [{"v": 1}], "1 rows for 3 items.*'id'"),
+    "too few without keys": (lambda rows: [{"v": 1}], "1 row for 3 items.*'id'"),
     "too many without keys": (lambda rows: [{"v": 1}] * 4, "4 rows for 3 items"),
     "a foreign key": (lambda rows: [{"id": "other", "v": 1}], "key 'other'.*not in its batch"),
     "a key of another type": (lambda rows: [{"id": 7, "v": 1}], "key 7.*not in its batch"),

@@ -7,12 +7,14 @@ import functools
 import inspect
 import logging
 import pickle
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resumable_tasks import UsageError, resumable_task
+from resumable_tasks import ItemFailure, JobFailed, UsageError, resumable_task
 from resumable_tasks.runners.pickling import HandlerReference
 
 ITEMS = [{"id": 1}, {"id": 2}]
@@ -148,8 +150,137 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
+def letters() -> Iterator[str]:
+    yield "a"
+
+
+def ended() -> Any:
+    items = letters()
+    list(items)
+    return items
+
+
+def going_on() -> Any:
+    future: Future[Any] = Future()
+    future.set_result(ITEMS)
+    return future
+
+
+async def load() -> list[Any]:
+    return ITEMS
+
+
+def plain(items: list[Any]) -> list[Any]:
+    return items
+
+
+JOB: Any = resumable_task(plain, key="id", batch_size=1)
+JOBS: Any = resumable_task
+WRONG |= {
+    "no items": (lambda: JOB.run(), r"^items is None, .*Give run\(\) the items\. A function that"),
+    "a generator function": (lambda: JOB.run(letters), r"^items is a function, .*Call it: letters"),
+    "a generator once more": (lambda: JOB.run(ended()), r"has been read to its end.* a new one"),
+    "a coroutine": (lambda: closing(JOB.run, load()), r"^items is a coroutine, .*Await it"),
+    "coroutines": (lambda: closing(lambda c: JOB.run([c]), load()), r"^item 0 is a coroutine"),
+    "a future": (
+        lambda: JOB.run(going_on()),
+        r"^items is a Future, .*what it results in: \.result",
+    ),
+    "futures": (lambda: JOB.run([going_on()]), r"^item 0 is a Future, .*what it results in: \.res"),
+    "a path": (lambda: JOB.run(Path("a.csv")), r"^items is a PosixPath, .*Give what is in it"),
+    "a number": (lambda: JOB.run(9), r"^items is an int, .*Give range\(9\)"),
+    "batches": (
+        lambda: JOB.run([ITEMS, ITEMS]),
+        r"a list, has no field 'id'\. Give the items one by",
+    ),
+    "pairs": (
+        lambda: JOB.run(list(enumerate(ITEMS))),
+        r"a tuple, has no field 'id'\. Give dicts or",
+    ),
+    "key is a list": (lambda: JOBS(plain, key=["a", "b"]), r"Give key= a tuple: key=\('a', 'b'\)"),
+    "a flag as checkpoint": (
+        lambda: JOB.run(ITEMS, checkpoint=True),
+        r"True is no path\. Name a d",
+    ),
+    "a place by position": (
+        lambda: JOB.run(ITEMS, "c"),
+        r"'c' is given without the name of its par",
+    ),
+    "an option by position": (lambda: JOBS(plain, "id"), r"all but the first by name, as in @resu"),
+    "a key for a function": (lambda: JOBS("id"), r"not a str\. Give options by their names, as in"),
+    "a class's method": (lambda: JOBS(classmethod(plain)), r"Write @classmethod above @resumable"),
+    "a task of Prefect's": (
+        lambda: JOBS(type("Task", (), {"__module__": "prefect.tasks"})()),
+        r"not a Task of Prefect's\. Leave @task or @flow out",
+    ),
+    "the call of a job": (
+        lambda: JOB(ITEMS, checkpoint="c"),
+        r"Write plain\.run\(items, checkpoint=",
+    ),
+    "max_workers": (lambda: JOBS(plain, max_workers=3), r"do you mean concurrency=\?"),
+    "a share in words": (lambda: JOBS(plain, tolerated_failures="5%"), r"'5%' is neither a count"),
+    "a rate as a number": (lambda: JOBS(plain, rate_limit=60), r'a string such as "60/minute"'),
+    "progress in words": (lambda: JOB.run(ITEMS, progress="bar"), r"progress='bar' is none of"),
+    "a flag in words": (lambda: JOB.run(ITEMS, dry_run="no"), r"dry_run='no' is neither True nor"),
+}
+
+
+def closing(call: Any, coroutine: Any) -> None:
+    try:
+        call(coroutine)
+    finally:
+        coroutine.close()
+
+
+FAILING: dict[str, tuple[Any, str]] = {
+    "one item": (
+        lambda item: {"id": item["id"]},
+        r"test_first_hour\.py:\d+\)\. If it takes the batch",
+    ),
+    "not awaited": (lambda items: load(), r"coroutine load\(\); .*Nobody has awaited it: make the"),
+    "each not awaited": (
+        lambda items: [load() for _ in items],
+        r"coroutine load\(\) in it; .*Nobody",
+    ),
+    "a failure alone": (
+        lambda items: ItemFailure(1, "bad"),
+        r"Return a list, with the ItemFailure",
+    ),
+    "no message": (lambda items: raising(ValueError), r"2 × ValueError \(e\.g\. key"),
+    "a failure raised": (
+        lambda items: raising(ItemFailure(1, "b")),
+        r"An ItemFailure is not raised",
+    ),
+}
+
+
+def raising(error: Any) -> None:
+    raise error
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'load' was never awaited")
+@pytest.mark.parametrize("name", FAILING)
+def test_a_handler_that_fails_says_where_and_what_is_meant(name: str, place: Path) -> None:
+    handler, says = FAILING[name]
+    task: Any = resumable_task(handler, name="job", key="id")
+    with pytest.raises(JobFailed, match=says):
+        task.run(ITEMS, checkpoint=place)
+
+
+def test_a_job_that_is_called_with_many_items_says_that_nothing_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert JOB(ITEMS[:1]) == ITEMS[:1]
+    assert not caplog.text
+    assert JOB(ITEMS) == ITEMS
+    assert "plain was called as the plain function, with 2 items at once" in caplog.text
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_given_in_the_wrong_way_says_the_right_one(name: str) -> None:
+def test_what_is_given_in_the_wrong_way_says_the_right_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     wrong, says = WRONG[name]
     with pytest.raises(UsageError, match=says):
         wrong()

@@ -1,0 +1,74 @@
+"""What people give as items, or as one of them, by mistake, and what they mean by it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+from resumable_tasks.errors import InvalidItems
+
+_FUTURES = frozenset(("prefect", "concurrent", "distributed", "ray", "asyncio", "_asyncio"))
+
+
+def refuse(items: Any) -> None:
+    """Raise `InvalidItems` for items that have yet to be awaited, or have all been read."""
+    ended = inspect.isgenerator(items) and items.gi_frame is None
+    if ended or (inspect.isasyncgen(items) and items.ag_frame is None):
+        raise InvalidItems(
+            "items is a generator that has been read to its end, and gives nothing any more",
+            remedy="Make a new one for each run",
+        )
+    first = items[0] if isinstance(items, (list, tuple)) and items else items
+    if remedy := _to_get(first):
+        one = "item 0" if first is not items else "items"
+        raise InvalidItems(f"{one} is {_article(first)}, and not what it gives", remedy=remedy)
+
+
+def instead(items: Any) -> str:
+    """What to give instead of these items, which cannot be iterated over."""
+    if items is None:
+        return "Give run() the items. A function that makes them may lack its `return`"
+    if callable(items):
+        return f"Call it: {getattr(items, '__name__', 'function')}()"
+    if isinstance(items, os.PathLike):
+        return "Give what is in it, such as pyarrow.dataset.dataset(path), or the lines of a file"
+    if isinstance(items, int):
+        return f"Give range({items})"
+    if callable(getattr(items, "table", None)):
+        return "Give its rows: result.table(), or result.dataset()"
+    return "Give a list, a generator, a table or a data frame"
+
+
+def instead_of_item(item: Any) -> str:
+    """What to give instead of this item, which has no key, if people give it by mistake."""
+    if isinstance(item, list):
+        return "Give the items one by one: batch_size= makes the batches"
+    if isinstance(item, tuple):
+        return "Give dicts or named tuples, or a callable: key=lambda item: item[0]"
+    return _to_get(item)
+
+
+def kind_of(value: Any) -> str:
+    """``a list``, ``an int``, ``None``: what a value is."""
+    return "None" if value is None else _article(value)
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _to_get(value: Any) -> str:
+    """How to get the value of this: something that goes on, or has ended elsewhere."""
+    kind = type(value)
+    if inspect.iscoroutine(value):
+        return "Await it, and give what it returns"
+    root, name = kind.__module__.partition(".")[0], kind.__name__
+    if root not in _FUTURES or not name.endswith(("Future", "State", "Task", "ObjectRef")):
+        return ""
+    if root == "ray":
+        return "Give what it stands for: ray.get(…)"
+    if "asyncio" in root:
+        return "Await it, and give what it returns"
+    return "Give what it results in: .result()"
