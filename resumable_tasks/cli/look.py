@@ -85,6 +85,8 @@ def _status_lines(reader: Reader) -> Iterator[str]:
         yield f"  last run     {_last_run(reader, reader.last)}"
         yield f"  began        {output.when(reader.last.claim.time)}"
         yield f"  by           {_by(reader.last)}"
+        if sentence := _bound_by(reader.last):
+            yield f"  bound by     {clean(sentence, 200)}"
     if reader.since_the_end:
         yield f"  since then   {reader.since_the_end}"
     yield f"  held by      {_holder(reader)}"
@@ -120,6 +122,12 @@ def _by(run: LastRun) -> str:
         return f"run {name}"
     host, pid = clean(str(info["host"]), 80), clean(str(info.get("pid")), 20)
     return f"run {name} on {host} (pid {pid})"
+
+
+def _bound_by(run: LastRun) -> str:
+    """What the run has waited for, if its end says so."""
+    found = run.close.info.get("bound_by") if run.close is not None else None
+    return str(found.get("sentence", "")) if isinstance(found, dict) else ""
 
 
 def _holder(reader: Reader) -> str:

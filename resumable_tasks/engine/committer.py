@@ -115,25 +115,33 @@ class Committer:
     def _commit_all(self) -> None:
         try:
             while (group := self._next_group()) is not None:
-                again = self._commit(group)
-                again += self._look_at_held(len(group) - len(again))
-                again = self._affordable(again, group)
-                self._flight.settle(
-                    len(again) - len(group),
-                    sum(map(len, again)) - sum(len(outcome.batch) for outcome in group),
-                    self.failing.held,
-                )
-                for batch in again:
-                    self._flight.out[batch.number] = batch
-                    self._submit(batch)
-                if group and not self._stop.begun:
-                    self._checkpoint.tidy(self._stop.event.is_set)
+                with self._flight.meter.committing():
+                    self._take_in(group)
+                self._flight.meter.down(self.failing.down)
             self._settle((), at_end=True)
         except BaseException as error:  # noqa: BLE001 - raised by the engine, in the caller's thread
             self.broken = error
             self._stop.event.set()
             with self._flight.changed:
                 self._flight.changed.notify()
+
+    def _take_in(self, group: Sequence[Outcome]) -> None:
+        """Commit these outcomes, and have handled again what is to be."""
+        for outcome in group:
+            self._flight.meter.took(outcome)
+        again = self._commit(group)
+        again += self._look_at_held(len(group) - len(again))
+        again = self._affordable(again, group)
+        self._flight.settle(
+            len(again) - len(group),
+            sum(map(len, again)) - sum(len(outcome.batch) for outcome in group),
+            self.failing.held,
+        )
+        for batch in again:
+            self._flight.out[batch.number] = batch
+            self._submit(batch)
+        if group and not self._stop.begun:
+            self._checkpoint.tidy(self._stop.event.is_set)
 
     def _next_group(self) -> list[Outcome] | None:
         """The outcomes that wait; none, if something else is due; None at the end of the run."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.signals import ItemsLeft, by_a_signal
 from resumable_tasks.checkpoint.form import Checkpoint
+from resumable_tasks.engine.bound import Meter
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.events import (
     Committed,
@@ -36,11 +37,13 @@ from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.plan import Waiting, made_ahead
 from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
     from resumable_tasks.engine.committer import Committer
     from resumable_tasks.runners.handle import Work
+    from resumable_tasks.runners.limits import Limits
 
 _ABANDON_SECONDS = 5.0
 
@@ -54,7 +57,8 @@ class Ending:
     ``why_failed`` is set where the job itself was at fault. ``completed`` items, ``failures`` and
     what is ``parked`` are committed; ``abandoned`` batches were still running. ``spent`` and
     ``cost_each`` (an item) are in the unit of the job's cost. ``retried`` batches needed more than
-    one call with the same items.
+    one call with the same items. ``bound_by`` is what the run has waited for, if it has handled
+    anything.
     """
 
     stopped: str | None
@@ -69,6 +73,7 @@ class Ending:
     cost_each: float | None
     seconds: float
     retried: int
+    bound_by: BoundBy | None
 
 
 def no_response(url: str) -> CommitStateUnknown:
@@ -104,11 +109,12 @@ class Engine:
         self._expected = expected
         self._rules = rules
         self._spending = spending
-        self._flight = Flight()
+        self._flight = Flight(Meter(runner.concurrency, self._at_once))
         self._stop = Stop()
         # Requests to stop, as long as there is no committer to take them.
         self._requests: list[tuple[str, float]] = []
         self._committer: Committer | None = None
+        self._limits: Limits | None = None
         self._began = time.monotonic()
 
     def run(self, items: Iterable[Any]) -> Ending:
@@ -120,7 +126,7 @@ class Engine:
         grace.
         """
         self._began = time.monotonic()
-        batches = self._planned(items)
+        batches = self._flight.meter.reading(self._planned(items))
         first, all_of_them = self._first(batches)
         if first is None:
             return self._ending(Tally(), all_of_them, [])
@@ -168,7 +174,7 @@ class Engine:
         from resumable_tasks.engine.feeder import Feeder
         from resumable_tasks.engine.window import Window
 
-        checkpoint, runner, work = self._checkpoint, self._runner, self._work()
+        checkpoint, runner, work = self._checkpoint, self._runner, self._measured_work()
         window = Window(runner, checkpoint.found.write_seconds)
         committer = Committer(
             checkpoint,
@@ -225,6 +231,11 @@ class Engine:
             raise ended_by
         return self._ending(committer.tally, all_of_them, abandoned)
 
+    def _measured_work(self) -> Work:
+        work = replace(self._work(), trails=self._flight.meter.trails)
+        self._limits = work.limits
+        return work
+
     def _unfinished(self) -> list[Batch]:
         """The batches that are being handled, as far as the runner tells."""
         out = dict(self._flight.out)
@@ -249,7 +260,13 @@ class Engine:
             self._spending.cost_each,
             time.monotonic() - self._began,
             self.retried,
+            self._flight.meter.over_the_run(),
         )
+
+    def _at_once(self) -> str:
+        """What sets the number of calls at once, in words."""
+        limits = self._limits.at_once if self._limits is not None else ""
+        return limits or f"concurrency={self._runner.concurrency}"
 
     @property
     def retried(self) -> int:

@@ -137,6 +137,11 @@ class FailureHandling:
         return self._pausing or not isinstance(self._doubt, doubt.Trusted)
 
     @property
+    def down(self) -> bool:
+        """True while the run pauses, since the service seems to be down."""
+        return self._pausing
+
+    @property
     def _pausing(self) -> bool:
         return not isinstance(self._breaker, breaker.Closed)
 

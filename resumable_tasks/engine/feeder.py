@@ -46,6 +46,7 @@ class Feeder:
 
     def feed(self, batches: Iterable[Batch | Waiting]) -> bool:
         """Submit these batches; whether they were all, and of all items."""
+        self._flight.meter.begin()
         for batch in batches:
             # What is held must not wait for the next item.
             self._flight.at_end = isinstance(batch, Waiting)
@@ -109,9 +110,8 @@ class Feeder:
         flight.at_end = True
         self._wake()
         with flight.changed:
-            while (flight.batches or flight.held) and not broken():
-                if self._stop.overdue:
-                    return False
+            while (flight.batches or flight.held) and not (broken() or self._stop.overdue):
                 flight.changed.wait(POLL_SECONDS)
                 self._stop_if_all_hang()
-        return not broken()
+            flight.meter.end()
+            return not (flight.batches or flight.held or broken())

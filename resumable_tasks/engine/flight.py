@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from resumable_tasks.base import log
+from resumable_tasks.engine.bound import Meter
 from resumable_tasks.engine.events import Stopping, Tell
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.outcome import Failure
@@ -17,10 +18,12 @@ class Flight:
     """The batches in flight: submitted, and not yet committed.
 
     ``held`` batches have failed and wait for what is known of others. ``at_end``: there is no item
-    to submit, for now or for good. ``changed`` guards all of it, and is notified.
+    to submit, for now or for good. ``changed`` guards all of it, and is notified. ``meter`` is told
+    what the time goes into.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
         self.batches = 0
         self.items = 0
         self.held = 0

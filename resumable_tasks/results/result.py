@@ -16,6 +16,7 @@ from resumable_tasks.items.walk import Seen
 from resumable_tasks.results.files import TARGET_BYTES
 from resumable_tasks.results.shown import as_html, brief, kinds
 from resumable_tasks.runners import hints
+from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class RunResult:
     what this run has spent, where the job says how. ``parked`` items have a result that is kept
     and does not fit the table, from this run or one before; ``parked_items`` say why, and have
     the rows. ``remaining`` is what a run that was stopped has left, or a dry run would handle,
-    and what that would take. `table`, `dataset` and `publish` give the rows of *all* runs of
+    and what that would take. ``bound_by`` is what this run has waited for most of its time; None if
+    it has handled nothing. `table`, `dataset` and `publish` give the rows of *all* runs of
     the checkpoint.
     """
 
@@ -68,6 +70,7 @@ class RunResult:
     parked_items: tuple[Failure, ...] = field(repr=False, default=())
     # Whether all items came by; not, most often, in a run that was stopped.
     read_all: bool = field(repr=False, default=True)
+    bound_by: BoundBy | None = None
 
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # The positions stay behind: they are for this process.

@@ -177,7 +177,7 @@ async def aexecute(
             case Pause():
                 return Dropped(batch) if await _wait(step.seconds, stopping) else None
             case Enter():
-                return await _enter(work, batch, stopping)
+                return await _enter(work, step, stopping)
 
     return await adrive(calls(work, batch), do)
 
@@ -237,10 +237,11 @@ async def _within_timeout(work: Work, items: Any, stopping: Stopping) -> Any:
         raise overdue(work.timeout) from error
 
 
-async def _enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fatal:
+async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:
     assert work.limits is not None
+    batch = step.batch
     try:
-        return await work.limits.aenter(len(batch), stopping) or Dropped(batch)
+        return await work.limits.aenter(len(batch), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 

@@ -24,6 +24,7 @@ from resumable_tasks.items.batch import Batch, Cause, ErrorKind
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
+from resumable_tasks.runners.bound import HANDLER, Trail
 from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
 from resumable_tasks.runners.environment import of_the_environment
 from resumable_tasks.runners.given import Given
@@ -31,6 +32,7 @@ from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
+    WRITE,
     CallOutcome,
     Cost,
     CurrentBatch,
@@ -75,7 +77,8 @@ class Work:
     ``writer`` is set where workers write their own shards, because their rows would be too much
     to send back. ``cost`` is a field of the rows, or a callable of a call's outcome. ``isolate``:
     a batch that failed will be handled again in parts. ``traced``: the job's name in the spans of
-    its calls, empty where there are none.
+    its calls, empty where there are none. ``trails``: of the batches that are being
+    handled in this process, by their numbers.
     """
 
     handler: Callable[[Any], Any]
@@ -89,6 +92,7 @@ class Work:
     columns: Columns = INFERRED
     isolate: bool = True
     traced: str = ""
+    trails: dict[int, Trail] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +184,10 @@ class Call:
         schema = table.schema if table is not None else None
         shard = None
         if table is not None and work.writer is not None:
+            began = time.monotonic()
             try:
                 shard, table = work.writer(table, matched.completed), None
+                times = replace(times, waits={WRITE: time.monotonic() - began})
             except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
                 return Fatal(batch, error)
         return Done(
@@ -195,9 +201,11 @@ class Enter:
     """A step: wait until the limits let a call begin.
 
     The answer is the `Entry`, `Dropped` if the run stops, or `Fatal` if a limit is broken.
+    ``waits`` is told the seconds meanwhile.
     """
 
     batch: Batch
+    waits: dict[str, float]
 
 
 Step = Enter | Call | Pause
@@ -212,9 +220,18 @@ def calls(
     ``first`` is the number of the first attempt, where a worker before has made some, and ``spent``
     what those have cost.
     """
+    trail = Trail()
+    if work.trails is not None:
+        work.trails[batch.number] = trail
+    return trail.told_in((yield from _calls(work, batch, first, spent, trail)))
+
+
+def _calls(
+    work: Work, batch: Batch, first: int, spent: float, trail: Trail
+) -> Generator[Step, Answer, Outcome]:
     attempts, earlier = Attempts(_policy(work, batch), first), Times()
     while True:
-        answer = yield from _one_call(work, batch, attempts.number)
+        answer = yield from _one_call(work, batch, attempts.number, trail)
         if not isinstance(answer, Raised):
             return _with_earlier(answer, earlier, spent)
         attempts.number = answer.number
@@ -231,22 +248,31 @@ def calls(
         earlier = replace(answer.times, failed=failed).after(earlier)
         if work.cost is not None:  # what a call cost that is made again is not forgotten
             spent += failed_call(work, batch, answer).cost
-        if isinstance(stopped := (yield Pause(batch, pause, spent)), Dropped):
+        trail.enter(attempts.pauses_for)
+        stopped = yield Pause(batch, pause, spent)
+        trail.leave()
+        if isinstance(stopped, Dropped):
             return _with_earlier(stopped, earlier, spent)
 
 
-def _one_call(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Outcome | Raised]:
+def _one_call(
+    work: Work, batch: Batch, number: int, trail: Trail
+) -> Generator[Step, Answer, Outcome | Raised]:
     if work.limits is None:
+        trail.enter(HANDLER)
         answer = yield from _called(work, batch, number)
+        trail.leave()
     else:
-        entry = yield Enter(batch)
+        entry = yield Enter(batch, trail.waits)
         if not isinstance(entry, Entry):
             assert isinstance(entry, (Dropped, Fatal))
             return entry
         answer = None
+        trail.enter(HANDLER)
         try:
             answer = yield from _called(work, batch, number)
         finally:
+            trail.leave()
             work.limits.leave(entry, answer.error if isinstance(answer, Raised) else None)
     assert answer is not None
     assert not isinstance(answer, Entry)
@@ -304,7 +330,7 @@ def execute(
             case Pause():
                 return Dropped(batch) if stopping.wait(step.seconds) else None
             case Enter():
-                return enter(work, batch, stopping)
+                return enter(work, step, stopping)
 
     return drive(calls(work, batch, first), do)
 
@@ -322,11 +348,12 @@ def noted(running: dict[int, float] | None, batch: Batch) -> Iterator[None]:
         del running[batch.number]
 
 
-def enter(work: Work, batch: Batch, stopping: Stopping) -> Entry | Dropped | Fatal:
+def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:
     """The answer to `Enter`, on this thread."""
     assert work.limits is not None
+    batch = step.batch
     try:
-        return work.limits.enter(len(batch), stopping) or Dropped(batch)
+        return work.limits.enter(len(batch), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable_tasks.base import log
@@ -20,6 +20,7 @@ from resumable_tasks.base.steps import adrive, drive
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
+from resumable_tasks.runners.outcome import ADAPTIVE, RATE, TOLD
 
 if TYPE_CHECKING:
     from pyrate_limiter import InMemoryBucket
@@ -106,11 +107,20 @@ class Gate(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One call of the handler that waits, or goes on. ``counted``: in how many windows it is."""
+    """One call of the handler that waits, or goes on. ``counted``: in how many windows it is.
+
+    ``waits`` are the seconds that it has waited, by what has held it back (``by``).
+    """
 
     items: int
+    waits: dict[str, float] = field(default_factory=dict)
     counted: int = 0
     began: float = 0.0
+    by: str = ""
+
+    def held_back(self, by: str, since: float) -> None:
+        """Note that it has waited up to now."""
+        self.waits[by] = self.waits.get(by, 0.0) + time.monotonic() - since
 
 
 @dataclass(eq=False)
@@ -142,8 +152,25 @@ class Limits:
         """The number of calls that may run at once now; None if it is fixed elsewhere."""
         return int(self._control.limit) if self._control is not None else None
 
-    def enter(self, items: int, stopping: Stopping) -> Entry | None:
-        """Wait until a call with so many items may begin; None if the run is stopping."""
+    @property
+    def at_once(self) -> str:
+        """What sets how many calls run at once, in words; "" if that is not set here."""
+        if self._control is None or self.adaptive is None:
+            return ""
+        limit = int(self._control.limit)
+        if limit >= self.adaptive.highest:
+            return f"at highest={limit}"
+        if self._control.rising:
+            return f"{limit} calls at once, and rising"
+        return f"the service bears no more than {limit} at once"
+
+    def enter(
+        self, items: int, stopping: Stopping, waits: dict[str, float] | None = None
+    ) -> Entry | None:
+        """Wait until a call with so many items may begin; None if the run is stopping.
+
+        ``waits`` is told the seconds meanwhile, by what has held the call back.
+        """
 
         def do(step: float | Gate) -> bool:
             if isinstance(step, float):
@@ -152,9 +179,11 @@ class Limits:
                 return True
             return step.enter(stopping)
 
-        return drive(self._steps(items, stopping), do)
+        return drive(self._steps(Entry(items, {} if waits is None else waits), stopping), do)
 
-    async def aenter(self, items: int, stopping: Stopping) -> Entry | None:
+    async def aenter(
+        self, items: int, stopping: Stopping, waits: dict[str, float] | None = None
+    ) -> Entry | None:
         """`enter`, in an event loop."""
         import asyncio
 
@@ -164,18 +193,25 @@ class Limits:
                 return True
             return await step.aenter(stopping)
 
-        return await adrive(self._steps(items, stopping), do)
+        entry = Entry(items, {} if waits is None else waits)
+        return await adrive(self._steps(entry, stopping), do)
 
-    def _steps(self, items: int, stopping: Stopping) -> Generator[float | Gate, bool, Entry | None]:
+    def _steps(
+        self, entry: Entry, stopping: Stopping
+    ) -> Generator[float | Gate, bool, Entry | None]:
         """Seconds to wait, and gates to enter, whose answers say whether to go on."""
-        entry = Entry(items)
         while (wait := self._admit(entry)) > 0:
             if stopping.is_set():
                 return None
+            since = time.monotonic()
             yield min(wait, _MOST_POLL_SECONDS)
+            entry.held_back(entry.by, since)
         try:
             for gate in self.gates:
-                if not (yield gate):
+                since = time.monotonic()
+                goes_on = yield gate
+                entry.held_back(RATE, since)
+                if not goes_on:
                     break
             else:
                 entry.began = time.monotonic()
@@ -218,14 +254,17 @@ class Limits:
         with self._lock:
             now = time.monotonic()
             if now < self._held_until:
+                call.by = TOLD
                 return self._held_until - now
             if self._control is not None and self._running >= int(self._control.limit):
+                call.by = ADAPTIVE
                 return _POLL_SECONDS
             if self._windows is None:
                 self._windows = [self._window(rate) for rate in self._longest_first]
             for window, of_items in self._windows[call.counted :]:
                 wait = _put(window, call.items if of_items else 1)
                 if wait > 0:
+                    call.by = RATE
                     return wait
                 call.counted += 1
             self._running += 1
@@ -276,6 +315,11 @@ class AdditiveIncrease:
         self._doubling = True
         self._cut = -math.inf
         self._quickest = math.inf
+
+    @property
+    def rising(self) -> bool:
+        """True as long as nothing has told that there may be too many."""
+        return self._doubling
 
     def went_well(self, began: float, running: int) -> None:
         """A call that ``began`` then has succeeded, when so many were running."""

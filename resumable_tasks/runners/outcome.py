@@ -102,6 +102,10 @@ class Shard:
     keys: int
 
 
+TOLD, RATE, ADAPTIVE, RETRIES = "told", "rate", "adaptive", "retries"
+WRITE, START = "write", "start"
+
+
 @dataclass(frozen=True, slots=True)
 class Times:
     """The number and the duration of the handler's calls with one batch.
@@ -109,7 +113,9 @@ class Times:
     ``seconds`` is the time in the handler, of all calls. ``began`` and ``ended`` (monotonic
     seconds of this machine) are those of the last call. ``calls`` is more than 1 if the batch
     was retried, or was told to wait. ``failed`` are the calls before the last: the error of each,
-    and its seconds.
+    and its seconds. ``waits`` are the seconds around the calls by what was waited
+    for: `TOLD` to come later, the job's own `RATE`, fewer calls at once, the pauses before
+    `RETRIES`, the `WRITE` of rows by a worker, the `START` of a worker.
     """
 
     seconds: float = 0.0
@@ -117,6 +123,7 @@ class Times:
     ended: float = 0.0
     calls: int = 0
     failed: tuple[tuple[str, float], ...] = ()
+    waits: Mapping[str, float] | None = None
 
     def after(self, earlier: Times) -> Times:
         """Add the earlier calls with the same batch to these."""

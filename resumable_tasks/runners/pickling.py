@@ -96,7 +96,7 @@ def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:
     """
     scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
     limits = replace(work.limits, processes=processes) if work.limits is not None else None
-    return replace(work, handler=handler, scheme=scheme, limits=limits)
+    return replace(work, handler=handler, scheme=scheme, limits=limits, trails=None)
 
 
 def compact(items: Rows) -> Rows:

@@ -15,6 +15,7 @@ from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.bound import with_start
 from resumable_tasks.runners.handle import (
     Answer,
     Call,
@@ -51,9 +52,10 @@ class ProcessRunner(Runner):
     remote = True
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
-        self._work = shippable(work, HandlerReference(work.handler), processes=self.concurrency)
+        crosses = shippable(work, HandlerReference(work.handler), processes=self.concurrency)
+        self._work = replace(crosses, trails=work.trails)
         try:  # what cannot cross is said now, before anything has run
-            self._pickled = bytes(ForkingPickler.dumps(self._work))
+            self._pickled = bytes(ForkingPickler.dumps(crosses))
         except UsageError:
             raise
         except Exception as error:
@@ -140,6 +142,7 @@ class _Lane:
             return Dropped(step.batch) if self._stopping.wait(step.seconds) else None
         assert isinstance(step, Call)
         self._calls, self._spent = 0, 0.0
+        began, fresh = time.monotonic(), self._process is None
         while True:
             if not self._has_process():
                 return Dropped(step.batch, cost=self._spent)
@@ -152,6 +155,8 @@ class _Lane:
             match answer:
                 case Done() | Failed():
                     times = replace(answer.times, calls=self._calls)
+                    if fresh:
+                        times = with_start(times, time.monotonic() - began)
                     return replace(answer, batch=step.batch, times=times)
                 case Fatal():
                     return replace(answer, batch=step.batch)

@@ -15,6 +15,7 @@ from resumable_tasks.base import checks, log
 from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.runners.groups import leaves, message_of, name_of
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
+from resumable_tasks.runners.outcome import RETRIES, TOLD
 
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -154,15 +155,19 @@ class GiveUp(Exception):
 
 
 class Attempts:
-    """The calls of the handler with one batch: how many were made, what follows a failed one."""
+    """The calls of the handler with one batch: how many were made, what follows a failed one.
 
-    __slots__ = ("_policy", "_told", "_waited", "number")
+    ``pauses_for``: whether the last pause is one that was told, or one before a retry.
+    """
+
+    __slots__ = ("_policy", "_told", "_waited", "number", "pauses_for")
 
     def __init__(self, policy: RetryPolicy, first: int = 1) -> None:
         self._policy = policy
         self._told = 0
         self._waited = 0.0
         self.number = first
+        self.pauses_for = RETRIES
 
     def pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next call, which this counts; None if there is none.
@@ -171,10 +176,12 @@ class Attempts:
         """
         told = seconds_told(error)
         if told is None and not is_throttling(error):
+            self.pauses_for = RETRIES
             pause = self._policy.pause(self.number, error)
             self.number += pause is not None
             return pause
         self._told += 1
+        self.pauses_for = TOLD
         pause = told if told is not None else self._policy.growing(self._told, error)
         self._waited += pause
         if self._waited > self._policy.patience:

@@ -215,7 +215,7 @@ def serve(pipe: Connection, work: Work) -> None:
                 time.sleep(step.seconds)
                 return None
             case Enter():
-                return enter(work, step.batch, NEVER)
+                return enter(work, step, NEVER)
 
     while True:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -191,6 +191,8 @@ class Run:
             changed = {"changed": result.changed} if result.changed else {}
             counts = {name: getattr(result, name) for name in _COUNTS} | changed
             counts["seconds"] = result.seconds
+            if result.bound_by is not None:
+                counts["bound_by"] = asdict(result.bound_by)
             self._patience.end(place, checkpoint, how, counts)
         except Interrupted:  # by a second signal
             how = "interrupted"
@@ -284,6 +286,8 @@ class Run:
                 result.job,
                 "1 batch" if result.retried == 1 else f"{result.retried:,} batches",
             )
+        if result.bound_by is not None:
+            log.info("%s: bound by %s", result.job, result.bound_by.sentence)
         if result.quarantined:
             log.warning(
                 "%s: %s items are quarantined, after max_attempts=%s, and were not tried: %s",
@@ -407,6 +411,7 @@ class Run:
             read_all=not ending.stopped and not ending.why_failed,
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
+            bound_by=ending.bound_by,
         )
 
     def _limits(self) -> Limits | None:

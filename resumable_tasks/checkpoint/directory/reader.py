@@ -338,6 +338,7 @@ def describe_run(run: LastRun) -> dict[str, Any]:
         "began": run.claim.time,
         "ended": run.close.time if run.close else None,
         **{name: info.get(name) for name in _OF_A_RUN},
+        "bound_by": info.get("bound_by"),
     }
 
 

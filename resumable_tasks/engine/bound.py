@@ -1,0 +1,163 @@
+"""The meter of a run: seconds by what they went into, over the run and over the last minute."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from resumable_tasks.base.clock import SYSTEM, Clock
+from resumable_tasks.runners.bound import (
+    COMMIT,
+    DOWN,
+    HANDLER,
+    IDLE,
+    LANES,
+    SOURCE,
+    WHOLE,
+    BoundBy,
+    Trail,
+    judge,
+)
+from resumable_tasks.runners.outcome import START, Done, Failed, Outcome, Times
+
+T = TypeVar("T")
+
+LATELY_SECONDS = 60.0
+# So often what happened lately is worked out again, however often it is asked for.
+_EVERY_SECONDS = 1.0
+# Among the seconds by place: all of them, but for the start of the lanes.
+_TIME = "time"
+
+
+class Meter:
+    """Adds up what a run's time goes into, over ``lanes`` that handle batches.
+
+    What batches have waited for comes with their outcomes, from wherever they were handled.
+    ``trails`` are those of the batches that this process is handling. ``at_once`` says in words
+    what sets the number of calls at once. What it takes to start lanes, such as processes, says
+    nothing of a longer run and is left out. The caller's thread tells of the source, the
+    committer's of all else; any may ask.
+    """
+
+    def __init__(self, lanes: int, at_once: Callable[[], str], clock: Clock = SYSTEM) -> None:
+        self.trails: dict[int, Trail] = {}
+        self._lanes = lanes
+        self._at_once = at_once
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._seconds = dict.fromkeys((*LANES, *WHOLE, START), 0.0)
+        # What goes on now, and since when.
+        self._since: dict[str, float] = {}
+        self._handled = False
+        # How long it has taken until the lanes were there; None before one has shown it.
+        self._submitted = self._began
+        self._start_up: float | None = None
+        self._ended: float | None = None
+        self._lock = threading.Lock()
+        self._past: deque[tuple[float, Mapping[str, float]]] = deque([(self._began, {})])
+        self._lately: BoundBy | None = None
+
+    def begin(self) -> None:
+        """The first batch goes to the lanes, which are being started."""
+        self._submitted = self._clock.monotonic()
+
+    def end(self) -> None:
+        """All that was to be handled is: what it takes to close the lanes is left out too."""
+        self._ended = self._clock.monotonic()
+
+    def reading(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; while one is waited for, the run waits for its source."""
+        found = iter(batches)
+        while True:
+            self._enter(SOURCE)
+            try:
+                batch = next(found)
+            except StopIteration:
+                return
+            finally:
+                self._leave(SOURCE)
+            yield batch
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """While entered, the committer is busy."""
+        self._enter(COMMIT)
+        try:
+            yield
+        finally:
+            self._leave(COMMIT)
+
+    def down(self, is_down: bool) -> None:
+        """Take in whether the run pauses because nothing works."""
+        if is_down and DOWN not in self._since:
+            self._enter(DOWN)
+        elif not is_down and DOWN in self._since:
+            self._leave(DOWN)
+
+    def took(self, outcome: Outcome) -> None:
+        """A batch has come back."""
+        self._handled = True
+        trail = self.trails.pop(outcome.batch.number, None)
+        if isinstance(outcome, (Done, Failed)):
+            self._seconds[HANDLER] += outcome.times.seconds
+            found = outcome.times.waits
+            if self._start_up is None:
+                self._start_up = self._overhead(outcome.times)
+        else:
+            found = trail.so_far(self._clock.monotonic()) if trail is not None else None
+        for place, seconds in (found or {}).items():
+            self._seconds[place] += seconds
+
+    def _overhead(self, times: Times) -> float:
+        """The seconds since the first submission that a batch was neither handled nor waited."""
+        spent = times.seconds + sum((times.waits or {}).values())
+        return max(0.0, times.ended - self._submitted - spent)
+
+    def over_the_run(self) -> BoundBy | None:
+        """What the run has waited for up to now; None if it has not handled anything."""
+        if not (self._handled or self.trails):
+            return None
+        now = self._clock.monotonic() if self._ended is None else self._ended
+        return self._judged(self._totals(now), {})
+
+    def lately(self) -> BoundBy | None:
+        """What it has waited for over the last minute, as of a second ago at most."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if now - self._past[-1][0] >= _EVERY_SECONDS:
+                totals = self._totals(now)
+                while len(self._past) > 1 and now - self._past[1][0] >= LATELY_SECONDS:
+                    self._past.popleft()
+                before = self._past[0][1]
+                self._past.append((now, totals))
+                self._lately = self._judged(totals, before)
+            return self._lately
+
+    def _enter(self, place: str) -> None:
+        self._since[place] = self._clock.monotonic()
+
+    def _leave(self, place: str) -> None:
+        self._seconds[place] += self._clock.monotonic() - self._since.pop(place)
+
+    def _totals(self, now: float) -> dict[str, float]:
+        start = (self._start_up or 0.0) + self._seconds[START] / self._lanes
+        totals = {**self._seconds, _TIME: now - self._began - start}
+        for place, since in dict(self._since).items():
+            totals[place] += max(0.0, now - since)
+        for trail in list(self.trails.values()):
+            for place, seconds in trail.so_far(now).items():
+                totals[place] += seconds
+        return totals
+
+    def _judged(self, totals: Mapping[str, float], before: Mapping[str, float]) -> BoundBy | None:
+        seconds = totals[_TIME] - before.get(_TIME, 0.0)
+        if seconds <= 0:
+            return None
+        spent = {place: max(0.0, totals[place] - before.get(place, 0.0)) for place in totals}
+        shares = {place: min(1.0, spent[place] / seconds) for place in WHOLE}
+        shares |= {place: min(1.0, spent[place] / (seconds * self._lanes)) for place in LANES}
+        shares[IDLE] = max(0.0, 1.0 - sum(shares[place] for place in LANES))
+        return judge(shares, self._at_once())

@@ -1,0 +1,161 @@
+"""The answer to "what does this run wait for?": from shares of its time, in words.
+
+Lanes are what handles batches: ``concurrency`` of them. A lane is in the handler, waits for one of
+the limits, pauses before a call is made again, writes rows where workers do, or is idle. Reading
+the items, committing, and a service that is down concern the run as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from resumable_tasks.runners.outcome import (
+    ADAPTIVE,
+    RATE,
+    RETRIES,
+    START,
+    TOLD,
+    WRITE,
+    Done,
+    Failed,
+    Outcome,
+    Times,
+)
+
+# Shares of the lanes' time; what is left of it is idle.
+HANDLER, IDLE = "handler", "idle"
+LANES = (HANDLER, TOLD, RATE, ADAPTIVE, RETRIES, WRITE)
+# Shares of the run's time.
+SOURCE, COMMIT, DOWN = "source", "commit", "down"
+WHOLE = (SOURCE, COMMIT, DOWN)
+
+What = Literal["quota", "rate", "latency", "source", "commits", "outage", "retries", "nothing"]
+_NAMED = 3
+_IN_WORDS = {
+    HANDLER: "calls took",
+    TOLD: "waits that calls were told",
+    RATE: "waits for rate_limit=",
+    ADAPTIVE: "waits for fewer calls at once",
+    RETRIES: "pauses before retries",
+    WRITE: "writing",
+    SOURCE: "reading items",
+    COMMIT: "commits",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BoundBy:
+    """What a run waits for, most of its time.
+
+    ``what`` is ``quota`` (calls were told to wait, as by HTTP 429), ``rate`` (the job's own
+    ``rate_limit``), ``latency`` (of the calls), ``source`` (of the items), ``commits``, ``outage``
+    (the service was down), ``retries`` (pauses after failed calls) or ``nothing`` in particular.
+    ``sentence`` says it in words. ``shares`` are from 0 to 1: ``handler``, ``told``, ``rate``,
+    ``adaptive``, ``retries``, ``write`` and ``idle`` of the time of all lanes, as many as there are
+    calls at once; ``source``, ``commit`` and ``down`` of the run's time.
+    """
+
+    what: What
+    sentence: str
+    shares: Mapping[str, float] = field(hash=False)
+
+
+def judge(shares: Mapping[str, float], at_once: str = "") -> BoundBy:
+    """Say what these shares mean. ``at_once`` says what sets the number of calls at once."""
+    share = {place: shares.get(place, 0.0) for place in (*LANES, *WHOLE, IDLE)}
+    what, sentence = _verdict(share, at_once)
+    return BoundBy(what, sentence, {place: round(share[place], 3) for place in share})
+
+
+def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
+    handler, told, rate = share[HANDLER], share[TOLD], share[RATE]
+    starved = share[IDLE] > 0.3
+    calls = handler + share[ADAPTIVE]
+    if share[DOWN] > 0.25:
+        return "outage", f"outage: the service was down, {_of_the_time(share[DOWN])}"
+    if told + rate > 0.25 and told + rate > handler:
+        if told >= rate:
+            return "quota", f"API quota (429): calls were told to wait, {_of_the_time(told)}"
+        return "rate", f"API quota (own rate): rate_limit= held calls back, {_of_the_time(rate)}"
+    if share[RETRIES] > 0.25 and share[RETRIES] > handler:
+        pauses = _of_the_time(share[RETRIES])
+        return "retries", f"retries: calls failed, and pauses before the next took {pauses}"
+    if share[SOURCE] > 0.5 and starved:
+        return "source", f"source: reading the items took {_of_the_time(share[SOURCE])}"
+    writing = max(share[COMMIT] if starved else 0.0, share[WRITE])
+    if writing > 0.5:
+        return "commits", f"commits: writing what was done took {_of_the_time(writing)}"
+    if calls > 0.5:
+        return "latency", f"latency{at_once and f' ({at_once})'}: calls took {_of_the_time(calls)}"
+    return "nothing", f"nothing in particular{_largest(share)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _of_the_time(share: float) -> str:
+    return f"{_percent(share)} of the time"
+
+
+def _largest(share: Mapping[str, float]) -> str:
+    """The largest shares in words, as far as they are worth a word."""
+    named = sorted(_IN_WORDS, key=lambda place: -share[place])[:_NAMED]
+    words = [f"{_IN_WORDS[each]} {_percent(share[each])}" for each in named if share[each] >= 0.05]
+    return f": {', '.join(words)}" if words else ""
+
+
+def with_start(times: Times, seconds: float) -> Times:
+    """The times of a lane's first batch, for which it has taken so many seconds in all."""
+    waits = dict(times.waits or {})
+    waits[START] = max(0.0, seconds - times.seconds - sum(waits.values()))
+    return replace(times, waits=waits)
+
+
+class Trail:
+    """What the seconds of one batch go into, also while it is being handled.
+
+    One thread adds to it, any may look.
+    """
+
+    __slots__ = ("_at", "_called", "waits")
+
+    def __init__(self) -> None:
+        # All but the time in the handler.
+        self.waits: dict[str, float] = {}
+        self._called = 0.0
+        self._at: tuple[str, float] | None = None
+
+    def enter(self, place: str) -> None:
+        """From now on the batch is there."""
+        self._at = place, time.monotonic()
+
+    def leave(self) -> None:
+        """The batch is no more where it has entered."""
+        assert self._at is not None
+        place, since = self._at
+        seconds = time.monotonic() - since
+        self._at = None
+        if place == HANDLER:
+            self._called += seconds
+        else:
+            self.waits[place] = self.waits.get(place, 0.0) + seconds
+
+    def told_in(self, outcome: Outcome) -> Outcome:
+        """The outcome, which says too what its batch has waited for."""
+        if not self.waits or not isinstance(outcome, (Done, Failed)):
+            return outcome
+        waits = dict(self.waits)
+        for place, seconds in (outcome.times.waits or {}).items():
+            waits[place] = waits.get(place, 0.0) + seconds
+        return replace(outcome, times=replace(outcome.times, waits=waits))
+
+    def so_far(self, now: float) -> dict[str, float]:
+        """The seconds up to now, by place."""
+        found = {**self.waits, HANDLER: self._called}
+        if (at := self._at) is not None:
+            found[at[0]] = found.get(at[0], 0.0) + max(0.0, now - at[1])
+        return found
