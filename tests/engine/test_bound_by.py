@@ -92,7 +92,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
 
 def done(number: int, seconds: float, ended: float, **waits: float) -> Done:
     batch = Batch(number, [number], b"%d" % number, [number])
-    return Done(batch, times=Times(seconds, 0.0, ended, 1, waits or None))
+    return Done(batch, times=Times(seconds, 0.0, ended, 1, waits=waits or None))
 
 
 def test_shares_are_of_the_lanes_or_of_the_run(clock: VirtualClock) -> None:
