@@ -18,7 +18,7 @@ LONGEST = 80
 class KeyTable:
     """An exact map from canonical keys to positions (or fingerprints), small and quick.
 
-    The last 50,000 keys or so are in a dict. Older ones lie end to end in one block, in the order
+    The last 131,072 keys or so are in a dict. Older ones lie end to end in one block, in the order
     in which they came, a line each: the key, and after a tab its number if that is not -1. An index
     by Python's own hash is made when a key is first looked up there; who asks for keys in the order
     of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 25,
@@ -30,7 +30,7 @@ class KeyTable:
 
     __slots__ = ("_block", "_frozen", "_hot", "_indexed", "_load", "_lock", "_mask", "_slots")
 
-    _HOT = 50_000
+    _HOT = 1 << 17
     # Slots an entry at least, so that few keys have to look beyond their own.
     _ROOM = 1.6
 
