@@ -6,7 +6,7 @@ import logging
 from contextvars import ContextVar
 from typing import Any
 
-from resumable_tasks.base.text import without_secrets
+from resumable_tasks.base.text import clean_lines, without_secrets
 
 logger = logging.getLogger("resumable_tasks")
 
@@ -42,4 +42,7 @@ def exception(message: str, *values: object) -> None:
 
 
 def _shown(value: object) -> object:
-    return without_secrets(str(value)) if isinstance(value, (str, BaseException)) else value
+    """What comes from elsewhere can steer no terminal that the log is read on."""
+    if not isinstance(value, (str, BaseException)):
+        return value
+    return clean_lines(without_secrets(str(value)))

@@ -15,6 +15,11 @@ def clean(text: str, limit: int | None = None) -> str:
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
+def clean_lines(text: str) -> str:
+    """`clean` for text of several lines, which stay lines."""
+    return "\n".join(clean(line.replace("\t", "    ")) for line in text.split("\n"))
+
+
 # What stands before the host of a URL. A port is none of it, though an @ may follow in the path.
 _USER_INFO = re.compile(
     r"(://)(?:[^\s:/?#@\[\'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s\'\"<>]*|[^\s:/?#@\'\"<>]+)@"

@@ -16,15 +16,10 @@ from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean, count, duration
+from resumable_tasks.base.text import clean, clean_lines, count, duration
 from resumable_tasks.errors import StoreError
 
 MESSAGE_CHARS = 300
-
-
-def clean_lines(text: str) -> str:
-    """`clean` for text of several lines, which stay lines."""
-    return "\n".join(clean(line.replace("\t", "    ")) for line in text.split("\n"))
 
 
 def safe_json(text: str) -> str:

@@ -51,7 +51,7 @@ def _accept_or_each(
         if len(some) > 1:
             each = ([item] for item in some)
             return sum(_accept_or_each(checkpoint, scheme, results, it, convert) for it in each)
-        log.warning("key %s stays parked for now: %s", keys.shorten(some[0].key), other)
+        log.warning("key %s stays parked for now: %s", keys.shown(some[0].key), other)
         return 0
 
 
@@ -67,7 +67,7 @@ def _accept(
         try:
             rows[item.key] = [_row(scheme, item, row, convert) for row in item.rows or ()]
         except Exception as error:  # noqa: BLE001 - convert= is anybody's code, and one row's alone
-            log.warning("key %s stays parked: %r", keys.shorten(item.key), error)
+            log.warning("key %s stays parked: %r", keys.shown(item.key), error)
     if not rows:
         return 0
     batch = Batch(

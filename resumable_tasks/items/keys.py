@@ -322,7 +322,7 @@ class KeyScheme:
             other = twin(line)
             if other is not None and any(other in keys for keys in known):
                 return (
-                    f"keys {shorten(parse(line))} and {shorten(parse(other))} stand as the same "
+                    f"keys {shown(parse(line))} and {shown(parse(other))} stand as the same "
                     f"text in column {self.columns[0]!r} of the results, so their rows could not "
                     "be told apart. Make both keys tuples, or both strings; or name the fields of "
                     "the key, key=(…), which have a column each"

@@ -452,7 +452,7 @@ class Planner:
 
     def _has_changed(self, line: bytes, before: int, now: int, position: int) -> ChangedItem:
         return ChangedItem(
-            f"item {position:,} with key {keys.shorten(keys.parse(line))} has changed since it was "
+            f"item {position:,} with key {keys.shown(keys.parse(line))} has changed since it was "
             f"completed: its fingerprint was {fingerprints.to_text(before).decode()} and is "
             f"{fingerprints.to_text(now).decode()}. Give the item as it was; or say "
             'Changes(…, then="redo") to have it handled again, then="keep" to keep its results'
@@ -461,7 +461,7 @@ class Planner:
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(
             f"items {self.seen.get(line):,} and {position:,} have the same key "
-            f"{keys.shorten(keys.parse(line))}. A key names one item: fix the items, name more "
+            f"{keys.shown(keys.parse(line))}. A key names one item: fix the items, name more "
             'fields in key=, or say on_duplicate="skip" to keep the first'
         )
 

@@ -45,8 +45,8 @@ class OfAnotherType(Look):
         if pairs:
             now, before = map(keys.parse, pairs[0])
             raise InvalidItems(
-                f"the keys of the items have changed their type: {keys.shorten(now)} is an item's "
-                f"key now, and {keys.shorten(before)} is completed ({len(pairs):,} of the first "
+                f"the keys of the items have changed their type: {keys.shown(now)} is an item's "
+                f"key now, and {keys.shown(before)} is completed ({len(pairs):,} of the first "
                 f"{len(lines):,} items). To the library these are different items, and all would "
                 "be handled again",
                 safe="Nothing was handled",
@@ -78,7 +78,7 @@ class OfTheColumn(Look):
             kind = kinds.get(name)
             if kind is not None and not any(isinstance(values[at], kind) for values in each):
                 raise InvalidItems(
-                    f"the keys of the items have changed their type: {keys.shorten(each[0][at])} "
+                    f"the keys of the items have changed their type: {keys.shown(each[0][at])} "
                     f"is an item's now, and column {name!r} of the results holds "
                     f"{'text' if kind is str else 'integers'}, so that no row could be stored",
                     safe="Nothing was handled",
@@ -103,7 +103,7 @@ class OfTheSameKey(Look):
             raise CheckpointMismatch(
                 f"same_key=True, and key= gives none of the {len(lines):,} items that were looked "
                 f"at a key that is completed in {self._place} (the first has "
-                f"{keys.shorten(keys.parse(lines[0]))})",
+                f"{keys.shown(keys.parse(lines[0]))})",
                 safe="Nothing was handled",
                 remedy="Let key= give the keys that it gave before: `resumable keys` prints them; "
                 "or name another checkpoint=",

@@ -15,6 +15,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.text import count
 from resumable_tasks.engine.isolation import final_failures
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import shown
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 
 # The number of task runs doubles the time that each lasts, so many times on the way to the limit.
@@ -175,7 +176,7 @@ class Tally:
 
 
 def describe(failure: Failure) -> str:
-    return f"{failure.error}: {failure.message} (key {failure.key!r})"
+    return f"{failure.error}: {failure.message} (key {shown(failure.key)})"
 
 
 def rename(name: str) -> None:

@@ -221,7 +221,7 @@ def _kinds(failures: Iterable[Failure]) -> list[str]:
     """A line for each of the most frequent kinds of error, with an example."""
     return [
         f"  {number:,} × {clean(error, 80)}{': ' if first.message else ''}"
-        f"{clean(first.message, 300)} (e.g. key {keys.shorten(first.key)}"
+        f"{clean(first.message, 300)} (e.g. key {keys.shown(first.key)}"
         f"{clean(hints.at(first.traceback), 80)}){hints.hint(error, first.message)}"
         for error, number, first in kinds(failures)
     ]

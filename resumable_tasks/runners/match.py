@@ -204,7 +204,7 @@ def _take_failures(returned: Any, batch: Batch, results: ResultsMode) -> tuple[l
     foreign = [key for key, _ in failed if _canonical_of(key, "an ItemFailure") not in known]
     if foreign:
         note = (
-            f"the handler returned an ItemFailure for key {keys.shorten(foreign[0])}, "
+            f"the handler returned an ItemFailure for key {keys.shown(foreign[0])}, "
             "which is not in its batch"
         )
         if results != "one" or len(failed) == len(rows):

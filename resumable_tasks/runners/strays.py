@@ -52,7 +52,7 @@ def strays(
     foreign = [at for at, line in enumerate(of_rows) if line not in lines]
     contradicted = {
         line: BadResult(
-            f"the handler returned a row and an ItemFailure for key {keys.shorten(lines[line])}"
+            f"the handler returned a row and an ItemFailure for key {keys.shown(lines[line])}"
         )
         for line in places.keys() & failed.keys()
     }
@@ -67,7 +67,7 @@ def strays(
     if foreign:
         note = (
             f"row {foreign[0]} of the handler's result has key "
-            f"{keys.shorten(found[foreign[0]])}, which is not in its batch"
+            f"{keys.shown(found[foreign[0]])}, which is not in its batch"
         )
         if results == "many" or not places.keys() & lines.keys():
             error = BadResult(note)
@@ -89,7 +89,7 @@ def strays(
 def _same_key(key: Key, rows: Sequence[int]) -> BadResult:
     return BadResult(
         f"rows {rows[0]} and {rows[1]} of the handler's result have the same key "
-        f'{keys.shorten(key)}; say results="many" if an item may have many rows'
+        f'{keys.shown(key)}; say results="many" if an item may have many rows'
     )
 
 

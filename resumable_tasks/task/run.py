@@ -526,7 +526,7 @@ def _describe_unfinished(ending: Ending) -> str:
     if not ending.abandoned:
         return ""
     found = [key for batch in ending.abandoned for key in batch.keys]
-    named = ", ".join(keys.shorten(key) for key in found[:_MOST_NAMED])
+    named = ", ".join(keys.shown(key) for key in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
     batches = "1 batch" if len(ending.abandoned) == 1 else f"{len(ending.abandoned):,} batches"
     return f"; {batches} did not end in time, with the keys {named}{more}"

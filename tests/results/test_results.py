@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a string": (lambda rows: "done", "str 'done'"),
     "too few without keys": (lambda rows: [{"v": 1}], "1 row for 3 items.*'id'"),
     "too many without keys": (lambda rows: [{"v": 1}] * 4, "4 rows for 3 items"),
-    "a foreign key": (lambda rows: [{"id": "other", "v": 1}], "key 'other'.*not in its batch"),
+    "a foreign key": (lambda rows: [{"id": "other", "v": 1}], 'key "other".*not in its batch'),
     "a key of another type": (lambda rows: [{"id": 7, "v": 1}], "key 7.*not in its batch"),
     "some rows without key": (lambda rows: [first(rows), {"v": 1}], "row 1 .* has no"),
     "not a row": (lambda rows: [1, 2, 3], "int 1.*a row is a dict"),
@@ -114,7 +114,7 @@ def test_a_wrong_result_is_named_nothing_is_lost_and_the_next_run_goes_on(
 STRAYS: dict[str, tuple[Callable[[list[Any]], list[Any]], str, int, int]] = {
     "a row of a foreign key": (
         lambda rows: [{**row, "id": "other"} if row["id"] == "k4" else row for row in rows],
-        "has key 'other', which is not in its batch",
+        'has key "other", which is not in its batch',
         *(1, 0),
     ),
     "one more row than items": (
@@ -124,17 +124,17 @@ STRAYS: dict[str, tuple[Callable[[list[Any]], list[Any]], str, int, int]] = {
     ),
     "a key twice": (
         lambda rows: [*rows, {"id": "k4"}] if rows[0]["id"] == "k3" else rows,
-        "rows 1 and 3 .* have the same key 'k4'",
+        'rows 1 and 3 .* have the same key "k4"',
         *(0, 1),
     ),
     "a row and a failure": (
         lambda rows: [*rows, ItemFailure("k4", "no")] if rows[0]["id"] == "k3" else rows,
-        "a row and an ItemFailure for key 'k4'",
+        'a row and an ItemFailure for key "k4"',
         *(1, 0),
     ),
     "a failure of another item": (
         lambda rows: [ItemFailure("other", "no") if r["id"] == "k4" else r for r in rows],
-        "key 'other', which is not in its batch",
+        'key "other", which is not in its batch',
         *(1, 0),
     ),
 }
@@ -180,7 +180,7 @@ def test_a_foreign_row_among_many_is_an_error_since_any_item_may_lack_it(place: 
         batch_size=3,
         failing=Failing(isolate=False),
     )
-    with pytest.raises(JobFailed, match="has key 'other', which is not in its batch") as caught:
+    with pytest.raises(JobFailed, match='has key "other", which is not in its batch') as caught:
         task.run(ITEMS, checkpoint=place)
     assert caught.value.result is not None
     assert caught.value.result.failed == 6

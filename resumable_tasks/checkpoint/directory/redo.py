@@ -75,7 +75,7 @@ def _chosen(store: Store, found: Manifest, state: State, choice: Choice) -> list
         lines = set(choice.keys)
         for line in lines:
             if line not in state.done and line not in state.parked:
-                key = keys.shorten(keys.parse(line))
+                key = keys.shown(keys.parse(line))
                 raise UsageError(
                     f"no item with key {key} is completed; nothing was changed",
                     remedy=f"Choose among those that `resumable keys {store.url}` lists",

@@ -150,7 +150,7 @@ class KeyIndex:
                 if not numbers:
                     # A repair has put another record in its place: a newer driver is at work.
                     raise CheckpointDamaged(
-                        f"no record completes key {keys.shorten(keys.parse(line))} any more",
+                        f"no record completes key {keys.shown(keys.parse(line))} any more",
                         place=self._store.url,
                     )
                 # The last record that completes it counts: whatever came before was taken back.
@@ -372,7 +372,7 @@ class Superseder:
         others = not owners.issuperset(each)
         for line in each if others and not strangers else ():
             if line not in owners:
-                key = keys.shorten(keys.parse(line))
+                key = keys.shown(keys.parse(line))
                 raise shards.damaged(
                     self._store, shard, f"it holds a row of {key}, which its record does not name"
                 )

@@ -26,6 +26,7 @@ from resumable_tasks.checkpoint.sql.refusals import is_locked
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.checkpoint.sql.unreadable import is_of_the_driver, unreadable
 from resumable_tasks.errors import StoreError, UsageError
+from resumable_tasks.items.keys import shown
 
 Row = dict[str, Any]
 
@@ -252,9 +253,9 @@ class Claims:
             if connection.execute(this).first() is None:
                 return None  # done meanwhile, or deleted
         raise UsageError(
-            f"row {key!r} of table {tables.spec.table} can be read but not locked: a policy of "
-            "the table allows this user SELECT but not UPDATE. Allow it by a policy FOR UPDATE, or "
-            "exclude such rows by where="
+            f"row {shown(key)} of table {tables.spec.table} can be read but not locked: a policy "
+            "of the table allows this user SELECT but not UPDATE. Allow it by a policy FOR "
+            "UPDATE, or exclude such rows by where="
         )
 
     def _others_have_some(self) -> bool:

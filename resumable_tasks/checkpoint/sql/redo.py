@@ -105,7 +105,7 @@ def _chosen(
     missing = [key for key in wanted if key not in done]
     if missing:
         raise UsageError(
-            f"no row with key {keys.shorten(missing[0])} is completed; nothing was changed",
+            f"no row with key {keys.shown(missing[0])} is completed; nothing was changed",
             remedy="Choose among the rows that are done",
         )
     return found

@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.errors import CheckpointUnusable, UsageError
+from resumable_tasks.items.keys import shown
 
 _OWN_NAMES = ("run", "error", "message", "attempts", "batch", "time", "traceback", "item")
 _LONGEST_NAME = 63  # bytes, in PostgreSQL
@@ -278,7 +279,7 @@ class Tables:
     def twice(self, key: Any, rows: int) -> CheckpointUnusable:
         """The error of a key that several rows have."""
         return CheckpointUnusable(
-            f"key {key!r} is in {rows:,} rows of table {self.spec.table}: a key names one "
+            f"key {shown(key)} is in {rows:,} rows of table {self.spec.table}: a key names one "
             "row, also in the tables that inherit from this one; fix the rows, or name more "
             "columns in key="
         )

@@ -244,7 +244,7 @@ class TableUnit(Unit):
         locked, held = self._results.lock(connection, these)
         if wanted := [key for key in held if key in done]:
             self._give_up()
-            raise GaveWay(partial(self._wait, f"such as {keys.shorten(wanted[0])}", wanted[0]))
+            raise GaveWay(partial(self._wait, f"such as {keys.shown(wanted[0])}", wanted[0]))
         locked += held  # of a row that has failed nothing is written but that
         if self._database.sqlite:
             ours = set(locked)
@@ -268,7 +268,7 @@ class TableUnit(Unit):
             f"{gone + taken:,}",
             f"{len(these):,}",
             "; ".join(reasons),
-            keys.shorten(next(key for key in these if key not in ours)),
+            keys.shown(next(key for key in these if key not in ours)),
         )
         self.dropped += gone + taken
         return ours

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.errors import StoreError, UsageError
+from resumable_tasks.items.keys import shown
 
 
 def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> UsageError | None:
@@ -30,8 +31,8 @@ def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> Usag
             said = _objection(database, tables, key, [column])
             if said is not None:
                 return UsageError(
-                    f"row {key!r} of table {tables.spec.table} cannot be read, because of column "
-                    f"{column.name!r}: {said}. Fix the value, or exclude such rows by where="
+                    f"row {shown(key)} of table {tables.spec.table} cannot be read, because of "
+                    f"column {column.name!r}: {said}. Fix the value, or exclude such rows by where="
                 )
     return None
 

@@ -99,7 +99,7 @@ def test_the_chosen_items_are_done_again_and_no_others(
     [
         ({}, "say what is to be done again"),
         ({"keys": [3, 99]}, "no item with key 99 is completed"),
-        ({"keys": ["3"]}, "no item with key '3' is completed"),
+        ({"keys": ["3"]}, 'no item with key "3" is completed'),
         ({"where": "lable = 'old'"}, "no such column: lable. Their columns are id, label, even"),
         ({"where": "1); DROP TABLE rows; --"}, "is no condition"),
         ({"where": "id in (SELECT id FROM pragma_table_list)"}, "is no condition"),
