@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint numbers test test-main test-core test-engines test-long test-distributed test-buckets bench bench-many hashes docs docs-serve clean
+.PHONY: help setup system demo lint numbers test test-main test-core test-newest test-engines test-long test-distributed test-buckets bench bench-many hashes docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -66,6 +66,7 @@ test-engines: setup
 # What these prove besides, the rest of the suite proves: what they show here is that nothing of an
 # extra is imported. So they are those that between them call all of the core.
 CORE_VENV ?= .venv-core
+CORE_PYTHON ?= $(PYTHON)
 CORE = tests/package/test_package.py tests/package/test_errors.py tests/items tests/results \
 	$(patsubst %,tests/runners/test_%.py,encoding failures matching processes retries values) \
 	$(patsubst %,tests/checkpoint/directory/test_%.py,fingerprints old outbox redo schema) \
@@ -74,10 +75,16 @@ test-core: $(CORE_VENV)/.installed
 	$(CORE_VENV)/bin/python -m pytest -p no:cacheprovider -n 0 -m "not long and not timing" $(CORE)
 
 $(CORE_VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_PYTHON) -m venv $(CORE_VENV)
 	$(CORE_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
 		pytest hypothesis pytest-xdist pytest-timeout pytest-rerunfailures
 	touch $(CORE_VENV)/.installed
+
+# make test-newest  the same on the newest Python, which comes from Debian where it is missing
+test-newest:
+	@newest=$$(.ci/newest-python); if [ -n "$$newest" ]; then \
+		$(MAKE) --no-print-directory test-core CORE_VENV=.venv-newest CORE_PYTHON=$$newest; \
+	else echo "NOT RUN: the core suite on the newest Python"; fi
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, every seeded fault, a million items
