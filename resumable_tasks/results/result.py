@@ -6,13 +6,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.walk import Seen
+from resumable_tasks.results import asjson
 from resumable_tasks.results.files import TARGET_BYTES
 from resumable_tasks.results.shown import as_html, brief, kinds
 from resumable_tasks.runners import hints
@@ -22,6 +23,7 @@ from resumable_tasks.runners.outcome import Failure
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
+    from pydantic_core import CoreSchema
 
     from resumable_tasks.checkpoint.estimate import Estimate
     from resumable_tasks.results.form import Published
@@ -76,6 +78,12 @@ class RunResult:
         # The positions stay behind: they are for this process.
         values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
         return functools.partial(RunResult, **values), ()
+
+    __pydantic_serializer__ = asjson.Serializer()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> CoreSchema:
+        return asjson.schema(cls)
 
     def __repr__(self) -> str:
         return brief(self)
@@ -168,7 +176,12 @@ class RunResult:
 
     @property
     def _reader(self) -> Reader:
-        assert self.reader is not None
+        if self.reader is None:
+            raise UsageError(
+                f"the rows of {self.checkpoint} are not in files, and this result, which has come "
+                "through JSON, cannot read them",
+                remedy="Read them from the database, or keep the result with the pickle serializer",
+            )
         return self.reader
 
     def raise_for_failures(self) -> None:

@@ -685,7 +685,8 @@ def test_the_state_of_a_flow_says_what_was_done(place: Path, api: Api) -> None:
     )
 
 
-def test_the_state_of_a_flow_that_keeps_its_results(place: Path, api: Api) -> None:
+@pytest.mark.parametrize("serializer", ["pickle", "json"])
+def test_the_state_of_a_flow_that_keeps_its_results(place: Path, api: Api, serializer: str) -> None:
     from prefect import flow
     from prefect.runtime import flow_run
 
@@ -693,7 +694,7 @@ def test_the_state_of_a_flow_that_keeps_its_results(place: Path, api: Api) -> No
 
     ids: list[str] = []
 
-    @flow(persist_result=True)
+    @flow(persist_result=True, result_serializer=serializer)
     def seen() -> Any:
         ids.append(str(flow_run.id))
         job = resumable_task(lambda rows: rows, name="job", key="id")

@@ -1,0 +1,68 @@
+"""Results as JSON, for what serializes with pydantic, as ``@flow(result_serializer="json")`` does.
+
+In place of what reads the rows, JSON has the path or URL of their files, if they are in files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.results.shown import Failures
+from resumable_tasks.runners.outcome import Failure
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema, SchemaSerializer
+
+    from resumable_tasks.results.result import RunResult
+
+
+class Serializer:
+    """Pydantic finds this on an object of a class that is none of its own."""
+
+    def __get__(self, result: RunResult | None, owner: type[RunResult]) -> SchemaSerializer:
+        from pydantic_core import SchemaSerializer
+
+        return SchemaSerializer(schema(owner))
+
+
+def schema(owner: type[RunResult]) -> CoreSchema:
+    """How pydantic validates and serializes results."""
+    from pydantic_core import core_schema
+
+    return core_schema.no_info_plain_validator_function(
+        lambda found: found if isinstance(found, owner) else owner(**_values(found)),
+        serialization=core_schema.plain_serializer_function_ser_schema(_plain),
+    )
+
+
+def _plain(result: RunResult) -> dict[str, Any]:
+    names = [each.name for each in fields(result)]
+    found = {name: getattr(result, name) for name in names if name not in {"reader", "positions"}}
+    for name in ("failures", "parked_items"):
+        found[name] = [asdict(each) for each in found[name]]
+    found["remaining"] = result.remaining and asdict(result.remaining)
+    return found | {"files_at": result.reader and result.reader.files_at}
+
+
+def _values(found: dict[str, Any]) -> dict[str, Any]:
+    from resumable_tasks.checkpoint.directory.place import Directory
+    from resumable_tasks.checkpoint.estimate import Estimate
+
+    values = dict(found)
+    for name in ("failures", "parked_items"):
+        values[name] = Failures(Failure(**_tuples(each)) for each in found[name])
+    if found["remaining"] is not None:
+        values["remaining"] = Estimate(**found["remaining"])
+    at = values.pop("files_at")
+    return values | {"reader": None if at is None else Directory(at).reader()}
+
+
+def _tuples(failure: dict[str, Any]) -> dict[str, Any]:
+    """A failure of JSON, in which keys of several parts and rows are lists."""
+    found = {
+        name: tuple(failure[name])
+        for name in ("key", "rows")
+        if isinstance(failure[name], list | tuple)
+    }
+    return failure | found
