@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEMO   ?= .venv-demo
 
-.PHONY: help setup system demo lint numbers test test-main test-core test-newest test-engines test-long test-distributed test-buckets bench bench-many hashes docs docs-serve clean
+.PHONY: help setup system demo lint numbers test test-main test-core test-newest test-oldest test-engines test-long test-distributed test-buckets bench bench-many hashes docs docs-serve clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -85,6 +85,20 @@ test-newest:
 	@newest=$$(.ci/newest-python); if [ -n "$$newest" ]; then \
 		$(MAKE) --no-print-directory test-core CORE_VENV=.venv-newest CORE_PYTHON=$$newest; \
 	else echo "NOT RUN: the core suite on the newest Python"; fi
+
+# make test-oldest  tests of flows on the oldest Prefect that is supported, over what setup installs
+OLDEST_PREFECT = 3.8.8
+OLDEST ?= $(patsubst %,tests/prefect/test_%.py,cancels failing signals task_runs)
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest -p no:cacheprovider -n 0 -m "not long and not buckets" $(OLDEST) --reruns 1
+
+.venv-oldest/.installed: $(STAMP) Makefile
+	$(PYTHON) -m venv --without-pip .venv-oldest
+	for site in .venv-oldest/lib/python3*/site-packages; do \
+		ls -d $(abspath $(VENV))/lib/python3*/site-packages >$$site/setup.pth; done
+	$(BIN)/pip --python .venv-oldest/bin/python install --quiet --disable-pip-version-check \
+		--no-deps --ignore-installed prefect==$(OLDEST_PREFECT) -e .
+	touch $@
 
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, every seeded fault, a million items

@@ -2,10 +2,10 @@
 
     python deployments/gently.py prefect worker start --pool nightly
 
-Prefect 3.8 does it the other way round. A worker that gets SIGTERM (`docker stop`, a reboot, a
+Prefect does it the other way round. A worker that gets SIGTERM (`docker stop`, a reboot, a
 deploy) kills its flow runs by SIGKILL at once and leaves them "Running" for ever: nothing is lost,
-but nobody resumes them before an automation finds them. `serve` does the same. Here, on SIGTERM or
-Ctrl-C:
+but nobody resumes them before an automation finds them. `serve` does the same with Prefect 3.8;
+with 3.9 it cancels them, and what is cancelled is not resumed. Here, on SIGTERM or Ctrl-C:
 
 1. The worker is held (SIGSTOP), so that it takes no further run.
 2. Each flow run gets SIGTERM: it commits what its batches finish within their grace, 25 seconds by

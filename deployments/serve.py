@@ -47,7 +47,7 @@ def main() -> int:
             "RESUMABLE_CHECKPOINTS (or --checkpoints) must be an absolute path or a bucket's URL"
         )
     if not args.here:
-        # On SIGTERM Prefect's `serve` would kill the flow runs at once; see gently.py.
+        # On SIGTERM Prefect's `serve` would kill or cancel the flow runs; see gently.py.
         return gently([sys.executable, *sys.argv, "--here"])
     serve(args)
     return 0

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.results.shown import Failures
+from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def _plain(result: RunResult) -> dict[str, Any]:
     found = {name: getattr(result, name) for name in names if name not in {"reader", "positions"}}
     for name in ("failures", "parked_items"):
         found[name] = [asdict(each) for each in found[name]]
-    found["remaining"] = result.remaining and asdict(result.remaining)
+    for name in ("remaining", "bound_by"):
+        found[name] = found[name] and asdict(found[name])
     return found | {"files_at": result.reader and result.reader.files_at}
 
 
@@ -52,8 +54,8 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
     values = dict(found)
     for name in ("failures", "parked_items"):
         values[name] = Failures(Failure(**_tuples(each)) for each in found[name])
-    if found["remaining"] is not None:
-        values["remaining"] = Estimate(**found["remaining"])
+    for name, kind in (("remaining", Estimate), ("bound_by", BoundBy)):
+        values[name] = None if found[name] is None else kind(**found[name])
     at = values.pop("files_at")
     return values | {"reader": None if at is None else Directory(at).reader()}
 

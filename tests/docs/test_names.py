@@ -19,6 +19,7 @@ from tests.docs.pages import EVERYTHING, PAGES, REPOSITORY, prose
 WITH_METHODS = {"ResumableTask", "RunResult", "Snapshot"}
 # Names of others that the pages show as ``name=``: of Prefect, of the flows, of folders.
 FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image", "status", "log_prints"}
+FOREIGN |= {"persist_result"}
 ERRORS = {
     name: kind
     for name, kind in vars(errors).items()

@@ -1,4 +1,4 @@
-"""`pip install .` into an empty environment brings no Prefect, and jobs run there."""
+"""`pip install .` into an empty environment brings the package, no Prefect, and jobs run there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+OF_PIP = [
+    *("INSTALLER", "METADATA", "RECORD", "REQUESTED", "WHEEL", "direct_url.json"),
+    *("entry_points.txt", "licenses/LICENSE"),
+]
 
 SCRIPT = """
 from resumable_tasks import resumable_task
@@ -44,6 +48,13 @@ def test_a_plain_install_runs_jobs_without_prefect(tmp_path: Path) -> None:
     assert "resumable-tasks==" in installed
     assert "prefect" not in installed
     assert "numpy" not in installed
+    (files,) = (tmp_path / "env").rglob("resumable_tasks-*.dist-info/RECORD")
+    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "resumable_tasks").rglob("*.*")}
+    assert {line.split(",")[0] for line in files.read_text("utf-8").splitlines()} == {
+        *(name for name in ours if not name.endswith(".pyc")),
+        *(f"{files.parent.name}/{name}" for name in OF_PIP),
+        f"../../../{folder.name}/resumable",
+    }
     (tmp_path / "job.py").write_text(SCRIPT)
     assert run(python, "job.py") == "120 0\n"
     assert run(python, "job.py") == "0 120\n"
