@@ -32,7 +32,7 @@ def test_a_result_comes_through_json_with_its_failures_and_its_rows(tmp_path: Pa
     job = resumable_task(refuse_three, name="job", key=("a", "b"), tolerated_failures=1)
     result = job.run([{"a": "x", "b": n} for n in range(5)], checkpoint=tmp_path / "c")
     found = through_json(result)
-    assert replace(found, positions=result.positions) == result
+    assert replace(found, positions=result.positions, reader=result.reader) == result
     assert found.failures[0].key == ("x", 3)
     assert found.table() == result.table()
     assert (repr(found), found._repr_html_()) == (repr(result), result._repr_html_())
