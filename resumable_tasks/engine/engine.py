@@ -275,7 +275,8 @@ class Engine:
 
     def tell_end(self, how: str) -> None:
         """Tell the listeners that this run has ended, and how."""
-        self.tell(RunFinished, how=how, progress=self.progress(), retried=self.retried)
+        progress = replace(self.progress(), bound_by=self._flight.meter.over_the_run())
+        self.tell(RunFinished, how=how, progress=progress, retried=self.retried)
 
     @property
     def stopping(self) -> bool:
@@ -309,6 +310,7 @@ class Engine:
             self._expected,
             time.monotonic() - self._began,
             len(tally.parked),
+            self._flight.meter.lately(),
         )
 
     def tell(self, kind: type[Any], **fields: Any) -> None:

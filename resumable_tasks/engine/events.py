@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.items.keys import Key, parse_lines
+from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
 
 Lines = bytes  # canonical keys, newline-joined; an event has a field of the name ``bytes``
@@ -25,6 +26,7 @@ class Progress:
 
     ``completed``, ``failed`` and ``parked`` are this run's, ``skipped`` were completed before it.
     ``rate`` is items a second, ``eta`` seconds, both of this run alone; None while unknown.
+    ``bound_by`` is what the run waits for: over the last minute, and at its end over all of it.
     """
 
     completed: int
@@ -33,6 +35,7 @@ class Progress:
     expected: int | None
     seconds: float
     parked: int = 0
+    bound_by: BoundBy | None = None
 
     @property
     def handled(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
@@ -65,11 +66,13 @@ def said_of(event: Event) -> str | None:
             found += f", {event.failed:,} failed before" if event.failed else ""
             said = f"checkpoint {event.checkpoint}: {found}"
         case Progressed():
-            said = describe(event.progress)
+            said = describe(event.progress, fully=True)
         case RunFinished():
             how = HOW.get(event.how, event.how)
             took = duration(event.progress.seconds)
-            said = f"{how}: {describe(event.progress)}, in {took}; checkpoint {event.checkpoint}"
+            counts = describe(replace(event.progress, bound_by=None))
+            bound = _bound_by(event.progress, fully=True)
+            said = f"{how}: {counts}, in {took}{bound}; checkpoint {event.checkpoint}"
         case _:
             return None
     return clean(without_secrets(f"{event.job}: {said}"))
@@ -163,8 +166,17 @@ def _in_notebook() -> bool:
     return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
 
 
-def describe(progress: Progress) -> str:
-    """``1,713/4,000 done, 600 of them resumed, 3 failed, 42/s, 54 s left``"""
+def _bound_by(progress: Progress, *, fully: bool) -> str:
+    if progress.bound_by is None:
+        return ""
+    return f"; bound by {progress.bound_by.sentence if fully else progress.bound_by.brief}"
+
+
+def describe(progress: Progress, *, fully: bool = False) -> str:
+    """``1,713/4,000 done, 600 of them resumed, 3 failed, 42/s, 54 s left; bound by latency``
+
+    ``fully``: with the numbers of what it is bound by.
+    """
     done = progress.completed + progress.skipped
     text = f"{done:,}" + (f"/{progress.expected:,}" if progress.expected is not None else "")
     text += " done"
@@ -178,4 +190,4 @@ def describe(progress: Progress) -> str:
         text += f", {rate(progress.rate)}"
     if progress.eta is not None and progress.eta >= 1:
         text += f", {duration(progress.eta)} left"
-    return text
+    return text + _bound_by(progress, fully=fully)

@@ -280,6 +280,7 @@ def summary(finished: RunFinished, commits: _Sum) -> str:
         **({"retried": count(finished.retried, "batch")} if finished.retried else {}),
         "rate": "–" if progress.rate is None else rate(progress.rate),
         "time": duration(progress.seconds),
+        **({"bound by": literal(progress.bound_by.sentence)} if progress.bound_by else {}),
         "written": f"{count(commits.rows, 'row')}, {count(commits.bytes, 'byte')}, "
         f"in {count(commits.commits, 'commit')}",
     }

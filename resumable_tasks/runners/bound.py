@@ -62,6 +62,11 @@ class BoundBy:
     sentence: str
     shares: Mapping[str, float] = field(hash=False)
 
+    @property
+    def brief(self) -> str:
+        """The sentence without its numbers: ``latency (concurrency=4)``."""
+        return self.sentence.partition(":")[0]
+
 
 def judge(shares: Mapping[str, float], at_once: str = "") -> BoundBy:
     """Say what these shares mean. ``at_once`` says what sets the number of calls at once."""

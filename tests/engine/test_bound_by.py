@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from resumable_tasks import Adaptive, current_batch, resumable_task
+from resumable_tasks import Adaptive, Failing, Progress, Retry, current_batch, resumable_task
 from resumable_tasks.cli import main
-from resumable_tasks.engine import bound
+from resumable_tasks.engine import bound, breaker, minutes
 from resumable_tasks.engine.bound import Meter
+from resumable_tasks.engine.events import Progressed, RunFinished
+from resumable_tasks.engine.progress import describe, said_of
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.bound import Trail, judge
 from resumable_tasks.runners.limits import AdditiveIncrease, Limits
@@ -256,3 +259,59 @@ def test_a_run_says_it_where_people_look(place: Path, caplog: pytest.LogCaptureF
     described = CliRunner().invoke(main, ["status", "--json", str(place)]).output
     assert json.loads(described)["last_run"]["bound_by"] == asdict(result.bound_by)
     assert job.run(ITEMS[:8], checkpoint=place).bound_by is None  # nothing was handled
+
+
+def test_once_a_minute_it_is_said_over_the_last_minute(
+    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minutes, "SECONDS", 0.1)
+    monkeypatch.setattr(bound, "_EVERY_SECONDS", 0.05)
+    caplog.set_level("INFO")
+    seen: list[Any] = []
+    job = resumable_task(wait, name="job", key="id", batch_size=1, concurrency=2)
+    job.run(ITEMS[:16], checkpoint=place, listeners=[seen.append])
+    told = [event.progress for event in seen if isinstance(event, Progressed)]
+    assert "latency" in {each.bound_by.what for each in told if each.bound_by is not None}
+    assert re.search(r"job: .*/16 done.*; bound by latency \(.*\): calls took \d+ %", caplog.text)
+    assert seen[-1].progress.bound_by.shares["handler"] > 0  # over the run
+
+
+def test_the_bar_names_it_and_the_last_line_says_it() -> None:
+    progress = Progress(1, 0, 0, 2, 2.0, bound_by=judge({"source": 0.9, "idle": 0.9}))
+    assert describe(progress) == "1/2 done, 0.5/s, 2 s left; bound by source"
+    line = said_of(RunFinished("job", "/data", "run", "done", progress))
+    assert line is not None
+    assert "; bound by source: reading the items took 90 % of the time; checkpoint" in line
+
+
+def test_a_service_that_is_down_is_what_is_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.3)
+    began = time.monotonic()
+
+    def down_at_first(rows: Any) -> Any:
+        if time.monotonic() - began < 0.4:
+            raise ConnectionError
+        return rows
+
+    job = resumable_task(
+        down_at_first, name="job", key="id", batch_size=1, failing=Failing(pause_after=2)
+    )
+    found = job.run(ITEMS, checkpoint=place).bound_by
+    assert found is not None
+    assert found.what == "outage", found
+
+
+def test_pauses_before_retries_are_what_is_waited_for(place: Path) -> None:
+    def fails_once(rows: Any) -> Any:
+        if current_batch().attempt == 1:
+            raise ConnectionError
+        return rows
+
+    job = resumable_task(
+        fails_once, name="job", key="id", batch_size=1, retries=Retry(1, delay=0.1), concurrency=2
+    )
+    found = job.run(ITEMS[:12], checkpoint=place).bound_by
+    assert found is not None
+    assert found.what == "retries", found

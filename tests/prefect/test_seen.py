@@ -108,6 +108,7 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
     for line in ("resumed | 40 items", "new | 57 items", "failed | 3 items"):
         assert f"| {line} |" in text
     assert re.search(r"\| rate \| [\d.,]+/s \|", text)
+    assert re.search(r"\| bound by \| \w+.* \|", text)
     assert re.search(r"\| written \| 57 rows, [\d,]+ bytes, in \d commits? \|", text)
     assert f"`{place}`" in text
     assert f"\nresumable status {place}\n" in text
