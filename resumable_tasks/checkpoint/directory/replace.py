@@ -124,8 +124,8 @@ class KeyIndex:
     def shared(self, lines: set[bytes], there: Mapping[str, Shard]) -> Iterator[Shared]:
         """The shards with the rows of these completed keys, and all keys that share them.
 
-        ``there`` are the shards that count. Raises `CheckpointDamaged` for a key that was there
-        and is not.
+        ``there`` are the shards that count. Raises `CheckpointDamaged` for a key or a shard that
+        was there and is not.
         """
         merged: dict[str, None] = {}
         for section in self._sections(lines):
@@ -136,6 +136,9 @@ class KeyIndex:
             else:
                 merged[home] = None
         for home in merged:
+            if home not in there:  # as above
+                what = "it counts, and did not when this run began"
+                raise CheckpointDamaged(what, files=(home,), place=self._store.url)
             yield Shared(there[home], self.homes.sections(self._store, home))
 
     def _sections(self, lines: set[bytes]) -> Iterator[ShardKeys]:

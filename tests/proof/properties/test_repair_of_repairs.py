@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable_tasks import ResumableTask, resumable_task
+from resumable_tasks import Fenced, ResumableTask, resumable_task
 from resumable_tasks.checkpoint.directory import merging, repair
 from resumable_tasks.checkpoint.store.local import LocalStore
 from tests.checkpoint.directory.made import commit, never, opened, rows_in
@@ -59,3 +59,22 @@ def test_rows_that_a_repair_has_copied_out_of_a_merge_that_is_lost_stand_once(
     repair.repair(LocalStore(place))
     assert sorted(rows_in(place)) == [(1, "a"), (2, "a")]
     raw.read(place)
+
+
+def test_a_run_that_a_repair_has_overtaken_is_told_so_whatever_was_merged(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "FEWEST", 2)
+    checkpoint = opened(place, changes=True)
+    for n in range(4):
+        commit(checkpoint, [n])
+        checkpoint.tidy(never)
+    checkpoint.close()
+    sleeper = opened(place, changes=True)
+    sleeper.close()
+    merges = [n for n, head in enumerate(raw.read(place).heads) if head["kind"] == "merge"]
+    assert len(merges) > 1
+    (place / raw.record(merges[-1])).unlink()
+    repair.repair(LocalStore(place))
+    with pytest.raises(Fenced):
+        commit(sleeper, [0], "b")
