@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resumable_tasks.base.text import clean
 from resumable_tasks.errors import InvalidKey, UsageError
 
 if TYPE_CHECKING:
@@ -205,10 +206,11 @@ class KeyScheme:
         names = spec if isinstance(spec, tuple) else (spec,) if isinstance(spec, str) else ()
         if spec is not None and not callable(spec) and not names:
             raise UsageError(
-                f"key={shorten(spec)} is neither a field name, a tuple of names, nor a callable",
+                f"key={clean(shorten(spec))} is neither a field name, a tuple of names, nor a "
+                "callable",
                 remedy=f"Give key= a tuple: key={shorten(tuple(spec))}"
                 if isinstance(spec, (list, set))
-                else 'Give key= the name of the field, such as "id"',
+                else f"Give key= the name of the field, such as {_named(spec)!r}",
             )
         if not all(isinstance(name, str) and name for name in names):
             raise UsageError(
@@ -328,6 +330,12 @@ class KeyScheme:
                     "the key, key=(…), which have a column each"
                 )
         return None
+
+
+def _named(spec: Any) -> str:
+    """The name of a column that was given instead of it."""
+    name = getattr(spec, "name", None)
+    return name if isinstance(name, str) else "id"
 
 
 def _whole_item(item: Any) -> Any:

@@ -19,6 +19,13 @@ def refuse(items: Any) -> None:
             "items is a generator that has been read to its end, and gives nothing any more",
             remedy="Make a new one for each run",
         )
+    if isinstance(items, type):
+        raise InvalidItems(f"items is the class {items.__name__}", remedy=instead(items))
+    if _is_column(items):
+        raise InvalidItems(
+            f"items is {_article(items)}, a column without a key",
+            remedy="Give the data frame that it is of; or its values, as a list",
+        )
     first = items[0] if isinstance(items, (list, tuple)) and items else items
     if remedy := _to_get(first):
         one = "item 0" if first is not items else "items"
@@ -29,6 +36,8 @@ def instead(items: Any) -> str:
     """What to give instead of these items, which cannot be iterated over."""
     if items is None:
         return "Give run() the items. A function that makes them may lack its `return`"
+    if callable(getattr(items, "collect", None)):  # a lazy frame
+        return "Give what it makes: .collect()"
     if callable(items):
         return f"Call it: {getattr(items, '__name__', 'function')}()"
     if isinstance(items, os.PathLike):
@@ -43,10 +52,25 @@ def instead(items: Any) -> str:
 def instead_of_item(item: Any) -> str:
     """What to give instead of this item, which has no key, if people give it by mistake."""
     if isinstance(item, list):
-        return "Give the items one by one: batch_size= makes the batches"
+        return (
+            "Give items one by one: batch_size= makes batches. The key of an item that is a list "
+            "is found by a callable: key=lambda item: item[0]"
+        )
+    if isinstance(item, (str, int)):
+        return "Leave key= out: a string or an integer is its own key"
     if isinstance(item, tuple):
         return "Give dicts or named tuples, or a callable: key=lambda item: item[0]"
     return _to_get(item)
+
+
+def _is_column(items: Any) -> bool:
+    """True for a column of Arrow, polars or pandas; one of structs is a table."""
+    kind = type(items)
+    if str(getattr(items, "type", getattr(items, "dtype", ""))).lower().startswith("struct"):
+        return False
+    if kind.__module__.startswith("pyarrow"):
+        return hasattr(items, "to_pylist") and not hasattr(items, "schema")
+    return kind.__name__ == "Series" and kind.__module__.startswith(("polars", "pandas"))
 
 
 def kind_of(value: Any) -> str:

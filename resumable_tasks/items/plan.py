@@ -352,8 +352,7 @@ class Planner:
         self, chunk: Any, extract: Callable[[Any], list[Any]]
     ) -> tuple[list[Key], list[bytes]]:
         """The keys of consecutive items, and their canonical forms."""
-        if self._planning.on_bad_item == "fail":
-            extract = _contained(extract)
+        extract = _contained(extract)
         try:
             return keys.canonical_all(extract(chunk))
         except InvalidKey:

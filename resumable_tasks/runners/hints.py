@@ -12,6 +12,7 @@ _NOT_THEIRS = (
     os.path.dirname(os.__file__) + os.sep,
     "<frozen",
 )
+_COMPILED = (".pyx", ".pxi")
 _HINTS = tuple(
     (re.compile(pattern), hint)
     for pattern, hint in (
@@ -19,6 +20,16 @@ _HINTS = tuple(
             r"TypeError: list indices must be integers|AttributeError: 'list' object has no ",
             "If it takes the batch for one item: a handler is given a list of items",
         ),
+        (
+            r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.RecordBatch)",
+            "If the items are of a table or a data frame: the handler is given a "
+            'pyarrow.RecordBatch, and with batch_format="rows" a list of dicts',
+        ),
+        (
+            r"BadResult: the handler returned a list with (int|float|str|bool|tuple) ",
+            'Give values names: {"id": item["id"], "value": …}',
+        ),
+        (r"BadResult: the handler returned LazyFrame", "Return what it makes: .collect()"),
         (
             r"BadResult: the handler returned (a list with )?coroutine",
             "Nobody has awaited it: make the handler an async def that does",
@@ -52,6 +63,7 @@ def hint(error: str, message: str) -> str:
 def at(trace: str) -> str:
     """``, at words.py:12``: the last line of a user's own file in a traceback; "" without one."""
     for path, line in reversed(_FRAME.findall(trace)):
-        if not path.startswith(_NOT_THEIRS) and "site-packages" not in path:
+        theirs = path.endswith(_COMPILED) or path.startswith(_NOT_THEIRS)
+        if not theirs and "site-packages" not in path:
             return f", at {os.path.basename(path)}:{line}"
     return ""

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from resumable_tasks import ItemFailure, JobFailed, UsageError, resumable_task
@@ -191,11 +192,18 @@ WRONG |= {
     "a number": (lambda: JOB.run(9), r"^items is an int, .*Give range\(9\)"),
     "batches": (
         lambda: JOB.run([ITEMS, ITEMS]),
-        r"a list, has no field 'id'\. Give the items one by",
+        r"a list, has no field 'id'\. Give items one by",
     ),
     "pairs": (
         lambda: JOB.run(list(enumerate(ITEMS))),
         r"a tuple, has no field 'id'\. Give dicts or",
+    ),
+    "strings with a key": (lambda: JOB.run(["a"]), r"a str, has no field 'id'\. Leave key= out"),
+    "a class": (lambda: JOB.run(list), r"^items is the class list\. Call it: list\(\)"),
+    "a column": (lambda: JOB.run(pa.array([1])), r"a column without a key\. Give the data frame"),
+    "a callable that raises": (
+        lambda: JOBS(plain, key=lambda item: item["no"]).run(ITEMS),
+        r"item 0: key= raised KeyError: 'no'\. Fix the callable",
     ),
     "key is a list": (lambda: JOBS(plain, key=["a", "b"]), r"Give key= a tuple: key=\('a', 'b'\)"),
     "a flag as checkpoint": (
@@ -246,6 +254,7 @@ FAILING: dict[str, tuple[Any, str]] = {
         lambda items: ItemFailure(1, "bad"),
         r"Return a list, with the ItemFailure",
     ),
+    "values": (lambda items: [1 for _ in items], r"int 1 in it.* Give values names: {"),
     "no message": (lambda items: raising(ValueError), r"2 × ValueError \(e\.g\. key"),
     "a failure raised": (
         lambda items: raising(ItemFailure(1, "b")),
@@ -265,6 +274,17 @@ def test_a_handler_that_fails_says_where_and_what_is_meant(name: str, place: Pat
     task: Any = resumable_task(handler, name="job", key="id")
     with pytest.raises(JobFailed, match=says):
         task.run(ITEMS, checkpoint=place)
+
+
+def test_a_handler_of_a_table_that_takes_it_for_rows_is_told(place: Path) -> None:
+    task: Any = resumable_task(lambda rows: [row["id"] for row in rows], name="job", key="id")
+    with pytest.raises(
+        JobFailed, match=r'\.py:\d+\)\. If the items are of a table.*="rows" a list'
+    ):
+        task.run(pa.Table.from_pylist(ITEMS), checkpoint=place)
+    structs = pa.array(ITEMS)
+    same: Any = resumable_task(lambda rows: rows, name="j", key="id")
+    assert same.run(structs, checkpoint=place / "structs").completed == 2
 
 
 def test_a_job_that_is_called_with_many_items_says_that_nothing_is_kept(
