@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from resumable_tasks import InvalidItems, InvalidKey, ResumableTask, resumable_task
+from resumable_tasks import InvalidItems, InvalidKey, JobFailed, ResumableTask, resumable_task
 from resumable_tasks.items.sameness import retyped
 
 Make = Callable[[list[dict[str, Any]]], Any]
@@ -95,7 +95,7 @@ def test_a_sample_finds_no_fault_before_its_item(tmp_path: Path) -> None:
     strict = task.with_options(on_bad_item="error")
     with pytest.raises(InvalidKey, match="item 2: the key is None"):
         strict.run(iter(rows([0, 1, None])), checkpoint=tmp_path / "c")
-    with pytest.raises(KeyError):
+    with pytest.raises(JobFailed, match="item 2: key= raised KeyError: 'id'"):
         task.run(iter([*rows([0, 2]), {}]), checkpoint=tmp_path / "c")
     assert handled == rows([0, 1, 2])
 
