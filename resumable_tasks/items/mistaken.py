@@ -8,7 +8,7 @@ from typing import Any
 
 from resumable_tasks.errors import InvalidItems
 
-_FUTURES = frozenset(("prefect", "concurrent", "distributed", "ray", "asyncio", "_asyncio"))
+_FUTURES = frozenset(("prefect", "concurrent", "distributed", "ray"))
 
 
 def refuse(items: Any) -> None:
@@ -89,10 +89,10 @@ def _to_get(value: Any) -> str:
     if inspect.iscoroutine(value):
         return "Await it, and give what it returns"
     root, name = kind.__module__.partition(".")[0], kind.__name__
-    if root not in _FUTURES or not name.endswith(("Future", "State", "Task", "ObjectRef")):
+    if "asyncio" in root and name.endswith(("Future", "Task")):
+        return "Await it, and give what it returns"
+    if root not in _FUTURES or not name.endswith(("Future", "State", "ObjectRef")):
         return ""
     if root == "ray":
         return "Give what it stands for: ray.get(…)"
-    if "asyncio" in root:
-        return "Await it, and give what it returns"
     return "Give what it results in: .result()"
