@@ -27,7 +27,7 @@ KEY_CHARS, MESSAGE_CHARS, CELL_CHARS, TRACE_CHARS = 80, 300, 120, 4_000
 _SHARD_BYTES = 64 << 20
 # What a run's time goes into, in words; a smaller share is not shown.
 _SHARE = 0.005
-_OF_LANES = {
+OF_LANES = {
     "handler": "in the handler",
     "told": "told to wait",
     "rate": "rate_limit=",
@@ -227,7 +227,7 @@ def _run(history: Past, at: int, alive: bool) -> RunFacts:
         commits=run.last - run.first,
         cost=sum(commits["cost"][some]),
         bound=clean(str(bound.get("sentence", "")), MESSAGE_CHARS),
-        shares=_shares(bound.get("shares"), _OF_LANES),
+        shares=_shares(bound.get("shares"), OF_LANES),
         of_run=_shares(bound.get("shares"), _OF_RUN),
     )
 

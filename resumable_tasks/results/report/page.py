@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.base.text import clean, duration
 from resumable_tasks.errors import UsageError
 from resumable_tasks.results.report import plots
-from resumable_tasks.results.report.facts import Facts
+from resumable_tasks.results.report.facts import OF_LANES, Facts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -42,7 +42,8 @@ def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
         latency=any(point.latency is not None for point in facts.timeline.points),
     )
     bounds = [run for run in facts.runs if run.bound or run.shares]
-    names = dict.fromkeys(name for run in bounds for name, _ in run.shares)
+    there = {name for run in bounds for name, _ in run.shares}
+    colours = {name: at for at, name in enumerate(OF_LANES.values()) if name in there}
     return page(
         "report.html",
         f=facts,
@@ -51,7 +52,7 @@ def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
         narrow=Markup(plots.plot(facts.timeline, drawn, plots.NARROW)),  # noqa: S704
         died=any(span.how == "died" for span in facts.timeline.spans),
         bounds=bounds,
-        share_names=list(names),
+        colours=colours,
         refresh=refresh,
         back=back,
     )
