@@ -22,10 +22,17 @@ def handle(rows: list[Any]) -> list[Any]:
     for row in rows:
         if row["id"] == HOSTILE or row["n"] in BAD:
             kind = TypeError if row["n"] == 50 else ValueError if row["n"] % 2 else KeyError
-            found.append(ItemFailure(row["id"], kind("<b>no</b> text" + "m" * 5_000)))
+            found.append(ItemFailure(row["id"], kind("<b>no</b> text\x9b" + "m" * 5_000)))
         else:
             odd = "three" if row["n"] == 40 else row["n"]
-            found.append({"id": row["id"], "words": odd, "<th>": "<u>cell</u>", "cost": 0.01})
+            found.append(
+                {
+                    "id": row["id"],
+                    "words": odd,
+                    "<th>": "<u>cell</u>\x1b" + "c" * 5_000,
+                    "cost": 0.01,
+                }
+            )
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import resumable_task
+from resumable_tasks import redo, resumable_task
 from resumable_tasks.checkpoint.directory import folding, past
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.past import Past
@@ -60,6 +60,19 @@ def test_what_a_commit_says_of_its_batches(place: Path) -> None:
     assert sum(info["batches"] for info in told) == 10
     assert all(("longest" in info) == (info["batches"] > 1) for info in told)
     assert all(info.get("longest", 0) <= info["seconds"] for info in told)
+
+
+def test_what_is_to_be_done_again_is_not_counted_twice(place: Path) -> None:
+    job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=5, concurrency=1)
+    job.run([{"id": n} for n in range(20)], checkpoint=place)
+    redo(place, keys=[3, 4])
+    found = facts.read(LocalStore(place))
+    assert found.completed == found.timeline.points[-1].done == 18
+    assert [kind for kind, _ in found.timeline.by_hand] == ["redo"]
+    job.run([{"id": n} for n in range(20)], checkpoint=place)
+    found = facts.read(LocalStore(place))
+    assert [run.completed for run in found.runs] == [20, 2]
+    assert found.timeline.points[-1].done == 20
 
 
 def test_an_empty_checkpoint_and_one_at_work(place: Path) -> None:
