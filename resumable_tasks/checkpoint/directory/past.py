@@ -66,6 +66,11 @@ class Past:
     records: int = 0
     _time: float = 0.0
 
+    @property
+    def repairs(self) -> int:
+        """How many repairs there were, each of which can have changed earlier records."""
+        return sum(kind == "repair" for kind, _ in self.by_hand)
+
     def follow(self, head: Mapping[str, Any], end: Mapping[str, Any]) -> None:
         """Take one more record in, by its first line and its last."""
         self.records += 1

@@ -37,7 +37,7 @@ PIP = 'pip install "resumable-tasks[serve]"'
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _COOKIE = "resumable_token"
 # A page that was made so lately is shown again, however many look.
-_FRESH_SECONDS, _KEPT = 2.0, 16
+_FRESH_SECONDS, _KEPT = 2.0, 8
 _REFRESH_LIST, _REFRESH_RUNNING = 30, 5
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -59,6 +59,7 @@ class Pages:
     place: str
     _made: dict[str, tuple[float, str]] = field(default_factory=dict)
     _found: dict[str, Found] = field(default_factory=dict)
+    _sources: dict[str, facts.Source] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def list(self) -> str:
@@ -73,17 +74,16 @@ class Pages:
             with self._lock:
                 self._look()
         found = self._found.get(name)
-        return None if found is None else self._page(f"/{name}", lambda: _report(found))
+        return None if found is None else self._page(f"/{name}", lambda: self._report(found))
 
     def _page(self, name: str, make: Callable[[], str]) -> str:
         # One at a time: many who look at once cost one reading.
         with self._lock:
-            made, text = self._made.pop(name, (0.0, ""))
+            made, text = self._made.get(name, (0.0, ""))
             if not text or time.monotonic() - made > _FRESH_SECONDS:
-                made, text = time.monotonic(), make()
-            self._made[name] = made, text
-            if len(self._made) > _KEPT:
-                del self._made[next(iter(self._made))]
+                text = make()
+                self._made[name] = time.monotonic(), text
+                _forget_oldest(self._made)
             return text
 
     def _look(self) -> None:
@@ -101,11 +101,19 @@ class Pages:
             refresh=_REFRESH_LIST,
         )
 
+    def _report(self, found: Found) -> str:
+        source = self._sources.pop(found.place, None)
+        source = source or facts.Source(lambda: open_store(found.place))
+        self._sources[found.place] = source
+        _forget_oldest(self._sources)
+        told = source.read()
+        refresh = _REFRESH_RUNNING if told.status == "running" else _REFRESH_LIST
+        return page.render(told, refresh=refresh, back="/")
 
-def _report(found: Found) -> str:
-    told = facts.read(open_store(found.place))
-    refresh = _REFRESH_RUNNING if told.status == "running" else _REFRESH_LIST
-    return page.render(told, refresh=refresh, back="/")
+
+def _forget_oldest(kept: dict[str, Any]) -> None:
+    if len(kept) > _KEPT:
+        del kept[next(iter(kept))]
 
 
 def application(place: str, *, hosts: Collection[str] = LOOPBACK, token: str = "") -> App:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,19 +150,51 @@ class Facts:
     published: Sequence[Note]
 
 
-def read(store: Store) -> Facts:
-    """The facts of the checkpoint in this store.
+class Source:
+    """The facts of one checkpoint; later looks read only what has come since.
 
-    Damage is a fact too: what stands before it is told. Raises `UsageError` if there is no
-    checkpoint, `CheckpointDamaged` if nothing of it can be read.
+    ``opened`` gives the store of the place, as it is now.
     """
-    reader = Reader(store)
+
+    def __init__(self, opened: Callable[[], Store]) -> None:
+        self._opened = opened
+        self._kept: tuple[Reader, Past] | None = None
+
+    def read(self) -> Facts:
+        """The facts by now.
+
+        Damage is a fact too: what stands before it is told. Raises `UsageError` if there is no
+        checkpoint, `CheckpointDamaged` if nothing of it can be read.
+        """
+        fresh = Reader(self._opened()), Past()
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0].manifest.id == fresh[0].manifest.id:
+            repairs = kept[1].repairs
+            # A repair can have changed what was read before it, and what was read be damaged now.
+            if _read_on(*kept) is None and kept[1].repairs == repairs:
+                self._kept = kept
+                return _facts(*kept, None)
+        damage = _read_on(*fresh)
+        self._kept = fresh if damage is None else None
+        return _facts(*fresh, damage)
+
+
+def read(store: Store) -> Facts:
+    """The facts of the checkpoint in this store, as `Source.read` gives them."""
+    return Source(lambda: store).read()
+
+
+def _read_on(reader: Reader, history: Past) -> CheckpointDamaged | None:
+    """Read what has come since; the damage that was found."""
     reader.examine()
-    history, damage = Past(), reader.damage
     try:
-        past.read(store, history)
+        past.read(reader.store, history)
     except CheckpointDamaged as error:
-        damage = damage or error
+        return reader.damage or error
+    return reader.damage
+
+
+def _facts(reader: Reader, history: Past, damage: CheckpointDamaged | None) -> Facts:
     state, alive = reader.state, reader.holder is not None
     runs = [_run(history, at, alive) for at in range(len(history.runs))]
     kinds = _kinds(state.failures.values())
@@ -170,7 +202,7 @@ def read(store: Store) -> Facts:
     return Facts(
         job=clean(reader.job, KEY_CHARS),
         version=clean(str(state.version or reader.manifest.version), 40),
-        url=clean(without_secrets(store.url)),
+        url=clean(without_secrets(reader.store.url)),
         status=reader.status,
         next=clean(reader.next),
         created=clean(reader.manifest.created, 40),
@@ -194,7 +226,7 @@ def read(store: Store) -> Facts:
         timeline=timeline(history, [run.how for run in runs]),
         sizes=_sizes(reader, history),
         rows=_rows(reader),
-        published=notes.read(store, reader.manifest.id),
+        published=notes.read(reader.store, reader.manifest.id),
     )
 
 

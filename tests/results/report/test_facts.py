@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from resumable_tasks import redo, resumable_task
 from resumable_tasks.checkpoint.directory import folding, past
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.past import Past
+from resumable_tasks.checkpoint.directory.repair import repair
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.cli import main
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.results.report import facts
 from resumable_tasks.results.report.timeline import POINTS, RUNS, timeline
-from tests.checkpoint.directory.made import filled
+from tests.checkpoint.directory.made import commit, filled, opened
 from tests.results.report.conftest import BAD
 
 
@@ -148,6 +151,39 @@ def test_a_stretch_without_a_commit_is_a_pause() -> None:
         found.follow({"kind": kind, "epoch": 1, "run": "r", "time": stamp}, end)
     (pause,) = timeline(found, ["running"]).pauses
     assert pause.end - pause.start == 30.0
+
+
+def test_a_later_look_reads_only_what_has_come_since(bucket: Any) -> None:
+    pytest.importorskip("obstore")
+    made = opened(bucket.url)
+    for n in range(20):
+        commit(made, [n])
+    source = facts.Source(lambda: open_store(bucket.url))
+    assert source.read().completed == 20
+    commit(made, [20, 21])
+    bucket.server.forget()
+    found = source.read()
+    assert (found.completed, found.timeline.points[-1].done) == (22, 22)
+    assert bucket.server.counts(f"{bucket.prefix}/journal/*")["GET"] == 2
+    made.end("done", {})
+    made.close()
+    # Another checkpoint has come to this place.
+    reset = CliRunner().invoke(main, ["reset", bucket.url, "--yes"])
+    assert reset.exit_code == 0, reset.output
+    filled(bucket.url, 3)
+    assert (source.read().completed, len(source.read().runs)) == (3, 1)
+
+
+def test_a_later_look_sees_what_a_repair_has_put_aside(place: Path) -> None:
+    filled(place, 10)
+    source = facts.Source(lambda: LocalStore(place))
+    assert source.read().completed == 10
+    record = sorted((place / "journal").iterdir())[5]
+    record.write_bytes(b"")
+    repair(LocalStore(place))
+    found = source.read()
+    assert found.status == "incomplete"
+    assert found.completed == found.timeline.points[-1].done == 9
 
 
 def test_a_bucket_has_the_same_facts(bucket: Any) -> None:
