@@ -40,16 +40,26 @@ def begin(job: str, batch: Batch, number: int) -> Callable[[Answer], None]:
         )
         token = context.attach(trace.set_span_in_context(span, parent))
     except Exception:  # noqa: BLE001 - said; a provider that is broken must not end a paid call
-        log.exception("OpenTelemetry: the span of a call was not opened")
+        _say_once()
         return lambda _: None
 
     def end(answer: Answer) -> None:
         try:
             _end(span, token, answer)
         except Exception:  # noqa: BLE001 - as above
-            log.exception("OpenTelemetry: the span of a call was not ended")
+            _say_once()
 
     return end
+
+
+_said = False
+
+
+def _say_once() -> None:
+    global _said
+    if not _said:
+        _said = True
+        log.exception("OpenTelemetry: the span of a call is missing, and more may be")
 
 
 def _end(span: Span, token: Token[Context], answer: Answer) -> None:

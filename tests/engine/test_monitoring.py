@@ -24,6 +24,7 @@ from resumable_tasks import (
     resumable_task,
 )
 from resumable_tasks.engine import monitoring
+from resumable_tasks.runners import tracing
 from tests import warm
 from tests.telemetry import Seen, ids, parent
 
@@ -35,7 +36,12 @@ def traced(rows: list[Any]) -> list[Any]:
     around = trace.get_current_span().get_span_context()
     with trace.get_tracer("mine").start_as_current_span("mine"):
         return [
-            {**row, "trace": f"{around.trace_id:032x}", "span": f"{around.span_id:016x}"}
+            {
+                **row,
+                "trace": f"{around.trace_id:032x}",
+                "span": f"{around.span_id:016x}",
+                "tenant": baggage.get_baggage("tenant"),
+            }
             for row in rows
         ]
 
@@ -92,6 +98,7 @@ def test_processes_find_the_span_of_their_batch(seen: Seen, place: Path) -> None
     # No provider is set there: the spans around a call are the driver's.
     found = {(int(row["trace"], 16), int(row["span"], 16)) for row in rows}
     assert found == {ids(span) for span in seen.of("batch")}
+    assert {row["tenant"] for row in rows} == {"a"}
     assert seen.sums("call.duration") == {None: 3}
     assert not seen.of("call")
     assert not seen.of("mine")
@@ -141,6 +148,7 @@ def test_metrics_say_what_the_journal_says(seen: Seen, place: Path) -> None:
     assert seen.sums("item.in_flight") == {None: 0}
     commits = [path for path in (place / "journal").glob("*.jsonl") if _is_commit(path)]
     assert seen.sums("commit.duration") == seen.sums("commit.size") == {None: len(commits)}
+    assert sum(point.sum for point in seen.points()["commit.duration"]) > 0
     shards = sum(path.stat().st_size for path in (place / "shards").iterdir())
     assert sum(point.sum for point in seen.points()["commit.size"]) == shards
 
@@ -168,8 +176,11 @@ def test_of_a_killed_run_the_next_counts_its_own(seen: Seen, place: Path) -> Non
     killed = warm.run([sys.executable, "-c", KILLED, str(place)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=10)
-    result = job.run(ITEMS, checkpoint=place)
+    skipped: list[Any] = []
+    listen = [lambda _: skipped.append(seen.sums("item.skipped").get(None))]
+    result = job.run(ITEMS, checkpoint=place, listeners=listen)
     assert 0 < result.skipped < 60
+    assert skipped[1] == result.skipped, "known from the first commit on"
     assert seen.sums("item.handled") == journal(place, result.run) == {"done": result.completed}
     assert seen.sums("item.skipped") == {None: result.skipped}
     [run] = seen.of("run")
@@ -247,11 +258,16 @@ class Broken(SpanProcessor):
 
 @pytest.mark.parametrize("where", ["run", "batch", "call", "commit"])
 def test_a_broken_provider_is_said_and_ends_nothing(
-    where: str, seen: Seen, place: Path, caplog: pytest.LogCaptureFixture
+    where: str,
+    seen: Seen,
+    place: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracing, "_said", False)
     seen.tracer_provider.add_span_processor(Broken(where))
     before = context.get_current()
-    job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=60)
+    job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=20)
     assert job.run(ITEMS, checkpoint=place).completed == 60
     assert caplog.text.count("OSError: the monitor is broken") == 1
     assert context.get_current() == before
@@ -263,6 +279,14 @@ def test_without_a_provider_nothing_hangs_on_a_run(place: Path) -> None:
 
     runner = ThreadRunner(1)
     assert monitoring.observed("job", runner) == (runner, ())
+    code = f"""
+import sys
+from resumable_tasks import resumable_task
+resumable_task(lambda rows: rows, key="id", name="j").run([{{"id": 1}}], checkpoint={str(place)!r})
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    done = warm.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 def test_only_one_of_the_two_providers(
