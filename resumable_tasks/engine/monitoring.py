@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.base import log
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.base.text import without_secrets
-from resumable_tasks.engine.events import Committed, Event, Listener, RunFinished, RunStarted
+from resumable_tasks.engine.events import (
+    Committed,
+    Event,
+    Listener,
+    Progressed,
+    RunFinished,
+    RunStarted,
+)
 from resumable_tasks.engine.isolation import was_again
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner
@@ -31,11 +38,13 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.trace import Span
 
+    from resumable_tasks.runners.bound import BoundBy
     from resumable_tasks.runners.handle import Work
     from resumable_tasks.runners.limits import Limits
 
 OUTCOME = f"{SCOPE}.outcome"
 LIMIT = f"{SCOPE}.limit"
+BOUND_BY, PLACE = f"{SCOPE}.bound_by", f"{SCOPE}.place"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800)
 _RUN_SECONDS = (1, 10, 60, 300, 1_800, 3_600, 4 * 3_600, 12 * 3_600, 24 * 3_600)
 _BYTES = tuple(1_000 * 4**power for power in range(10))
@@ -100,6 +109,7 @@ class Observer:
 
         self.job = job
         self.limits: Limits | None = None
+        self.bound_by: BoundBy | None = None
         self._tracer = trace.get_tracer(SCOPE)
         self._meters = _Meters()
         self._attributes: dict[str, Any] = {JOB: job}
@@ -117,7 +127,10 @@ class Observer:
             case RunStarted():
                 self._try(self._started, event)
             case Committed():
+                self.bound_by = event.progress.bound_by or self.bound_by
                 self._try(self._committed, event)
+            case Progressed():
+                self.bound_by = event.progress.bound_by or self.bound_by
             case RunFinished():
                 self._try(self._finished, event)
                 self._leave()
@@ -246,6 +259,8 @@ class Observer:
         for name in counts:
             self._run.set_attribute(f"{SCOPE}.items.{name}", getattr(progress, name))
         self._run.set_attribute(OUTCOME, event.how)
+        if progress.bound_by is not None:
+            self._run.set_attribute(BOUND_BY, progress.bound_by.what)
         if event.how in ("failed", "error"):
             error = sys.exception()  # that this run ends with, if it is an error
             failed(self._run, name_of(error) if event.how == "error" and error else "JobFailed")
@@ -274,6 +289,23 @@ def _quotas(_: CallbackOptions) -> Iterator[Observation]:
     for observer in list(_running):
         for rate, left in observer.limits.left() if observer.limits is not None else ():
             yield Observation(left, {JOB: observer.job, LIMIT: str(rate)})
+
+
+def _bound(_: CallbackOptions) -> Iterator[Observation]:
+    from opentelemetry.metrics import Observation
+
+    found = ((each.job, each.bound_by.what) for each in list(_running) if each.bound_by is not None)
+    for (job, what), runs in Counter(found).items():
+        yield Observation(runs, {JOB: job, BOUND_BY: what})
+
+
+def _shares(_: CallbackOptions) -> Iterator[Observation]:
+    from opentelemetry.metrics import Observation
+
+    for observer in list(_running):
+        shares = observer.bound_by.shares if observer.bound_by is not None else {}
+        for place, share in shares.items():
+            yield Observation(share, {JOB: observer.job, PLACE: place})
 
 
 class _Meters:
@@ -331,4 +363,10 @@ class _Meters:
             [_quotas],
             "{unit}",
             "Calls or items that the job's own rate_limit= allows at this moment",
+        )
+        meter.create_observable_gauge(
+            f"{SCOPE}.run.bound", [_bound], "{run}", "Runs that go on, by what they wait for"
+        )
+        meter.create_observable_gauge(
+            f"{SCOPE}.time.share", [_shares], "1", "Shares of the time of late, by place"
         )

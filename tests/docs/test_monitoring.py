@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 from opentelemetry.sdk.metrics.export import Histogram, Sum
 
-from resumable_tasks import ItemFailure, JobFailed, Retry, resumable_task
+from resumable_tasks import ItemFailure, JobFailed, Retry, events, resumable_task
+from resumable_tasks.engine import monitoring
+from resumable_tasks.runners.bound import BoundBy
 from tests.docs.pages import REPOSITORY
 from tests.telemetry import Seen
 
@@ -75,7 +77,13 @@ def told(seen: Seen, place: Path) -> dict[tuple[str, str], tuple[str, set[str]]]
     job.with_options(tolerated_failures=9).run([items[5]], checkpoint=place)
     with pytest.raises(JobFailed):
         job.run([*items, {"id": 6, "n": "no number"}], checkpoint=place)
+    observer = monitoring.Observer("job")
+    observer(events.RunStarted("job", "c", "r", found=0, failed=0, expected=None, epoch=1))
+    bound = BoundBy("latency", "latency: calls took 90 %", {"handler": 0.9})
+    progress = events.Progress(0, 0, 0, None, 60.0, bound_by=bound)
+    observer(events.Progressed("job", "c", "r", progress))
     note_metrics()
+    observer(events.RunFinished("job", "c", "r", how="done", progress=progress))
     for span in seen.spans.get_finished_spans():
         assert span.name.endswith(" job")
         key = "span", span.name.removesuffix(" job")

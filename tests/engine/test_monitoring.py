@@ -21,10 +21,13 @@ from resumable_tasks import (
     JobFailed,
     Retry,
     current_batch,
+    events,
     resumable_task,
 )
 from resumable_tasks.engine import monitoring
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners import tracing
+from resumable_tasks.runners.bound import BoundBy
 from tests import warm
 from tests.telemetry import Seen, ids, parent
 
@@ -233,11 +236,9 @@ def test_what_is_dropped_or_abandoned_is_not_in_flight(seen: Seen, place: Path) 
     with pytest.raises(BudgetUsedUp):
         job.run(ITEMS, checkpoint=place)
     observer = monitoring.Observer("other")
-    from resumable_tasks.engine.events import Progress, RunFinished
-    from resumable_tasks.items.batch import Batch
-
     observer.goes(Batch(1, [1, 2], b"1\n2", [1, 2]))
-    observer(RunFinished("other", "", "", how="interrupted", progress=Progress(0, 0, 0, 2, 1.0)))
+    progress = events.Progress(0, 0, 0, 2, 1.0)
+    observer(events.RunFinished("other", "", "", how="interrupted", progress=progress))
     assert seen.sums("item.in_flight", "resumable_tasks.job") == {"job": 0, "other": 0}
     assert seen.of("batch")[-1].attributes == {
         "resumable_tasks.job": "other",
@@ -245,6 +246,29 @@ def test_what_is_dropped_or_abandoned_is_not_in_flight(seen: Seen, place: Path) 
         "resumable_tasks.batch.size": 2,
         "resumable_tasks.outcome": "abandoned",
     }
+
+
+def test_what_a_run_waits_for_is_known_while_it_goes_on(seen: Seen) -> None:
+    def progressed(what: Any, **shares: float) -> events.Progressed:
+        bound = BoundBy(what, what, shares)
+        progress = events.Progress(0, 0, 0, None, 1.0, bound_by=bound)
+        return events.Progressed("job", "", "", progress)
+
+    observers = [monitoring.Observer("job") for _ in range(3)]
+    for observer in observers:
+        observer(events.RunStarted("job", "", "", found=0, failed=0, expected=None, epoch=1))
+    observers[0](progressed("quota", told=0.5))
+    assert seen.sums("run.bound", "resumable_tasks.bound_by") == {"quota": 1}
+    observers[0](progressed("source", source=0.75, idle=0.25))
+    observers[1](progressed("source", source=0.75))
+    assert seen.sums("run.bound", "resumable_tasks.bound_by") == {"source": 2}
+    assert seen.sums("time.share", "resumable_tasks.place") == {"source": 0.75, "idle": 0.25}
+    for observer in reversed(observers):
+        progress = progressed("latency", handler=1.0).progress
+        observer(events.RunFinished("job", "", "", how="done", progress=progress))
+    assert seen.sums("run.bound") == {}
+    attributes = [span.attributes or {} for span in seen.of("run")]
+    assert {each["resumable_tasks.bound_by"] for each in attributes} == {"latency"}
 
 
 class Broken(SpanProcessor):
