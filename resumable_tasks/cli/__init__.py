@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from resumable_tasks import __version__
-from resumable_tasks.cli import output
+from resumable_tasks.cli import output, tables  # noqa: F401 - adds commands to `sql`
 from resumable_tasks.cli.advise import advise
 from resumable_tasks.cli.change import publish, repair, reset
 from resumable_tasks.cli.check import check

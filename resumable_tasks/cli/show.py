@@ -135,7 +135,7 @@ def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
     if failure:
         error = f"{failure['error']}: {failure['message']}"
         yield f"  error        {clean(error, output.MESSAGE_CHARS)}"
-    yield from _row_lines(item["rows"])
+    yield from row_lines(item["rows"])
     if len(found.events) > 1:
         yield "  history"
         for event in found.events[-_MOST_EVENTS:]:
@@ -161,7 +161,8 @@ def _told(event: Event) -> str:
     return clean(f"{event.what} with {failure.error}: {failure.message}", 120)
 
 
-def _row_lines(rows: list[dict[str, Any]] | None) -> Iterator[str]:
+def row_lines(rows: list[dict[str, Any]] | None) -> Iterator[str]:
+    """Rows of results, a line a column; None where there can be none."""
     if rows is None:
         return
     if not rows:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Failing, ItemFailure, JobFailed, resumable_task
+from resumable_tasks import Failing, ItemFailure, JobFailed, Snapshot, resumable_task
 from resumable_tasks.checkpoint.directory import segments
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.cli import failed, output
@@ -118,6 +118,15 @@ def test_a_key_that_no_run_has_handled(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "no run has handled an item with key" in result.stderr
     assert f"`resumable keys {tmp_path / 'c'}`" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "history", "status", "failures"])
+def test_a_snapshot_says_what_it_does_not_keep(tmp_path: Path, command: str) -> None:
+    with Snapshot(tmp_path / "s") as snapshot:
+        snapshot.state["cursor"] = 1
+    result = cli(command, tmp_path / "s", *(["1"] if command == "show" else []))
+    assert result.exit_code == 2
+    assert "is a Snapshot, which keeps one state and no items, runs or rows" in result.stderr
 
 
 @pytest.mark.parametrize("key", HOSTILE)

@@ -45,6 +45,7 @@ from resumable_tasks.checkpoint.directory.segments import listed as listing
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
+from resumable_tasks.checkpoint.snapshot import format as generations
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
@@ -80,6 +81,11 @@ def read_manifest(store: Store) -> Manifest:
     except FileNotFoundError:
         if disk.names(store, JOURNAL):
             raise manifest.damaged(store, NO_MANIFEST) from None
+        if generations.numbers(store):
+            raise UsageError(
+                f"{store.url} is a Snapshot, which keeps one state and no items, runs or rows",
+                remedy="Read it in Python, `with Snapshot(path) as snapshot: snapshot.state`",
+            ) from None
         raise UsageError(
             f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
             remedy="`resumable ls PLACE` finds those below a directory or bucket",

@@ -90,7 +90,7 @@ class FailuresTable:
 
     def _found(self, query: sa.Select[Any]) -> list[Failure]:
         with self._database.reading() as connection:
-            return [self._failure(row) for row in connection.execute(query).mappings()]
+            return [self.failure_of(row) for row in connection.execute(query).mappings()]
 
     def suspects(self, page: Sequence[Mapping[str, Any]]) -> Set[bytes]:
         """The keys of those of these rows that failed by themselves in an earlier run."""
@@ -126,7 +126,8 @@ class FailuresTable:
         found = found.where(tables.same(failures), tables.undone, *tables.considered)
         return sa.exists(found.correlate(failures))
 
-    def _failure(self, row: Any) -> Failure:
+    def failure_of(self, row: Any) -> Failure:
+        """The failure that a row of the table stands for."""
         key = self._tables.key_of([row[name] for name in self._tables.spec.keys])
         fields = ("error", "message", "attempts", "batch", "time", "traceback")
         values = {name: row[name] for name in fields}
