@@ -33,7 +33,7 @@ from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
-from resumable_tasks.checkpoint.directory.opening import NO_MANIFEST, is_new, look, prepare
+from resumable_tasks.checkpoint.directory.opening import is_new, look, none_there, prepare
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
@@ -45,7 +45,6 @@ from resumable_tasks.checkpoint.directory.segments import listed as listing
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
-from resumable_tasks.checkpoint.snapshot import format as generations
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
@@ -53,7 +52,6 @@ from resumable_tasks.errors import (
     CheckpointMismatch,
     CheckpointUnusable,
     ResultConflict,
-    UsageError,
 )
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
@@ -79,17 +77,7 @@ def read_manifest(store: Store) -> Manifest:
     try:
         return manifest.read(store)
     except FileNotFoundError:
-        if disk.names(store, JOURNAL):
-            raise manifest.damaged(store, NO_MANIFEST) from None
-        if generations.numbers(store):
-            raise UsageError(
-                f"{store.url} is a Snapshot, which keeps one state and no items, runs or rows",
-                remedy="Read it in Python, `with Snapshot(path) as snapshot: snapshot.state`",
-            ) from None
-        raise UsageError(
-            f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
-            remedy="`resumable ls PLACE` finds those below a directory or bucket",
-        ) from None
+        raise none_there(store) from None
 
 
 def read_checkpoint(store: Store) -> tuple[Manifest, State]:

@@ -10,9 +10,10 @@ from resumable_tasks.checkpoint.directory.manifest import Stored
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
+from resumable_tasks.checkpoint.snapshot import format as generations
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointUnusable
+from resumable_tasks.errors import CheckpointUnusable, ResumableTasksError, UsageError
 from resumable_tasks.items import keys
 
 NO_MANIFEST = "it is missing, and there is a journal"
@@ -27,6 +28,21 @@ def foreign(store: Store) -> list[str]:
     """The names at the top of a place that are no part of a checkpoint."""
     there = disk.names(store, "")
     return sorted(name for name in there if name not in FOLDERS and not is_ours(name))
+
+
+def none_there(store: Store) -> ResumableTasksError:
+    """The error of a place that has no manifest, where a checkpoint is looked for."""
+    if disk.names(store, JOURNAL):
+        return manifest.damaged(store, NO_MANIFEST)
+    if generations.numbers(store):
+        return UsageError(
+            f"{store.url} is a Snapshot, which keeps one state and no items, runs or rows",
+            remedy="Read it in Python, `with Snapshot(path) as snapshot: snapshot.state`",
+        )
+    return UsageError(
+        f"{store.url} is not a checkpoint (it has no {manifest.NAME})",
+        remedy="`resumable ls PLACE` finds those below a directory or bucket",
+    )
 
 
 def prepare(store: Store) -> None:
