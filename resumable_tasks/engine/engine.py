@@ -273,10 +273,10 @@ class Engine:
         """The number of batches that needed more than one call with the same items, so far."""
         return len(self._committer.failing.retried) if self._committer is not None else 0
 
-    def tell_end(self, how: str) -> None:
-        """Tell the listeners that this run has ended, and how."""
+    def tell_end(self, how: str, result: object) -> None:
+        """Tell the listeners that this run has ended, how, and with which result."""
         progress = replace(self.progress(), bound_by=self._flight.meter.over_the_run())
-        self.tell(RunFinished, how=how, progress=progress, retried=self.retried)
+        self.tell(RunFinished, how=how, progress=progress, retried=self.retried, result=result)
 
     @property
     def stopping(self) -> bool:

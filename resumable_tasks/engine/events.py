@@ -117,12 +117,14 @@ class RunFinished(Event):
     """The run has ended. ``how``: ``done``, ``failed``, ``interrupted``, ``spent`` (its budget) or
     ``error``.
 
-    ``retried`` batches needed more than one call.
+    ``retried`` batches needed more than one call. ``result`` is the `RunResult`, None after an
+    error.
     """
 
     how: str
     progress: Progress
     retried: int = 0
+    result: Any = None  # of another room
 
 
 HOW = {

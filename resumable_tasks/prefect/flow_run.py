@@ -27,7 +27,7 @@ from resumable_tasks.items.sources import Handed, accompany
 from resumable_tasks.prefect import remote, threads
 from resumable_tasks.prefect.cancels import CancelWatch
 from resumable_tasks.prefect.limits import GlobalLimit
-from resumable_tasks.prefect.task_runs import TaskRuns
+from resumable_tasks.prefect.task_runs import Causes, TaskRuns
 from resumable_tasks.prefect.telemetry import Telemetry
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.limits import Gate
@@ -51,6 +51,8 @@ class FlowRun:
         self.id = str(context.flow_run.id)
         self.in_task_run = TaskRunContext.get() is not None
         self._cancels: CancelWatch | None = None
+        self._causes = Causes()
+        self._telemetry = Telemetry(self._causes.where)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -90,7 +92,7 @@ class FlowRun:
         """Batches as task runs, by the flow's own task runner."""
         here = isinstance(self._context.task_runner, ThreadPoolTaskRunner)
         seconds = threads.SECONDS if here else remote.SECONDS
-        runs = TaskRuns(job, tags, task_runs, seconds)
+        runs = TaskRuns(job, tags, task_runs, seconds, self._causes)
         if here:
             return threads.ThreadTaskRuns(concurrency, runs, loop)
         return remote.RemoteTaskRuns(concurrency, runs)
@@ -104,7 +106,11 @@ class FlowRun:
 
     def telemetry(self) -> Listener:
         """Shows the run in Prefect's UI."""
-        return Telemetry()
+        return self._telemetry
+
+    def published(self, dest: str, rows: int) -> None:
+        """Show in Prefect's UI where the rows of the run were published."""
+        self._telemetry.published(dest, rows)
 
     def show_report(self, job: str, url: str, path: str) -> None:
         """Links to a report in Prefect's UI."""

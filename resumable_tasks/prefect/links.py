@@ -7,8 +7,8 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.runtime import flow_run, task_run
 
 from resumable_tasks.base import log
+from resumable_tasks.prefect.artifacts import artifact_key
 from resumable_tasks.prefect.markdown import code
-from resumable_tasks.prefect.telemetry import artifact_key
 
 _SECONDS = 10.0
 

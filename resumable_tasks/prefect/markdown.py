@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from resumable_tasks.base.text import clean
 
@@ -20,11 +21,11 @@ def code(text: str, limit: int | None = None) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def block(text: str) -> str:
-    """Any text as a block of code."""
-    text = clean(text)
-    fence = "`" * max(3, _longest_fence(text) + 1)
-    return f"{fence}sh\n{text}\n{fence}"
+def block(text: str | Sequence[str], language: str = "sh") -> str:
+    """Any text, or lines of it, as a block of code."""
+    lines = [clean(line) for line in ([text] if isinstance(text, str) else text)]
+    fence = "`" * max(3, *(_longest_fence(line) + 1 for line in lines))
+    return "\n".join([f"{fence}{language}", *lines, fence])
 
 
 def literal(text: str, limit: int | None = None) -> str:

@@ -233,7 +233,7 @@ class RemoteTaskRuns(Runner):
                 self._waiting.accept()
                 self._silence.hear()
                 self._pace.add_seconds(0.0 if isinstance(outcome, Fatal) else outcome.times.seconds)
-                self._runs.causes.tell(outcome)
+                self._runs.causes.tell(outcome, getattr(group.future, "task_run_id", ""))
                 self._done(self._with_lost_calls(_by_our_clock(_unpacked(outcome))))
 
     def _with_lost_calls(self, outcome: Outcome) -> Outcome:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def flow_state(result: RunResult) -> State[RunResult]:
     """A ``Completed`` state whose message is the run's summary, for a flow to return.
 
-    ``1,713 done: 600 resumed, 1,110 new, 3 failed``. The flow's result is the `RunResult`.
+    ``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``, as the log has it. The flow's
+    result is the `RunResult`.
 
     Raises:
         UsageError: Prefect is not installed.

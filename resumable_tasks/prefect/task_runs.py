@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from prefect import Task, states
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
 
 from resumable_tasks.base import log
 from resumable_tasks.base.text import count
@@ -20,18 +22,25 @@ from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fata
 
 # The number of task runs doubles the time that each lasts, so many times on the way to the limit.
 _DOUBLINGS = 8
+_PLACES_KEPT = 10_000
 
 
 class Causes:
-    """Logs the traceback of each distinct cause of failures, once in a run."""
+    """Logs the traceback of each distinct cause of failures, once in a run.
+
+    ``where``: the task run in which a batch failed, by the ids of both; not of all, if many do.
+    """
 
     def __init__(self) -> None:
+        self.where: dict[str, str] = {}
         self._known: set[tuple[str, ...]] = set()
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome, task_run: object) -> None:
         """Log what failed and why, unless the same has failed before."""
         if not isinstance(outcome, (Done, Failed)):
             return
+        if outcome.failures and len(self.where) < _PLACES_KEPT:
+            self.where[outcome.batch.id] = str(task_run)
         for failure in outcome.failures:
             # A message may name the item; the place where it was raised does not.
             frames = [line for line in failure.traceback.splitlines() if line.startswith("  File ")]
@@ -177,6 +186,30 @@ class Tally:
 
 def describe(failure: Failure) -> str:
     return f"{failure.error}: {failure.message} (key {shown(failure.key)})"
+
+
+def task_run_id() -> str:
+    """The id of the task run that this is called in."""
+    context = TaskRunContext.get()
+    return str(context.task_run.id) if context is not None else ""
+
+
+class _Untraced(logging.Filter):
+    """Prefect logs the traceback of a task run that failed, where there is none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info == (None, None, None):
+            record.exc_info = None
+        return True
+
+
+_untraced = _Untraced()
+
+
+def begin() -> None:
+    """What every task run of ours begins with: the library logs to the logger of this run."""
+    logging.getLogger("prefect.task_runs").addFilter(_untraced)
+    log.destination.set(get_run_logger())
 
 
 def rename(name: str) -> None:

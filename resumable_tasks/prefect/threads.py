@@ -13,12 +13,10 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectSignal
-from prefect.logging import get_run_logger
 
-from resumable_tasks.base import log
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.prefect.task_runs import Tally, TaskRuns, rename
+from resumable_tasks.prefect.task_runs import Tally, TaskRuns, begin, rename, task_run_id
 from resumable_tasks.runners.base import Runner, is_coroutine_function
 from resumable_tasks.runners.eventloop import EventLoop, aexecute
 from resumable_tasks.runners.handle import Work, execute
@@ -120,7 +118,7 @@ class ThreadTaskRuns(Runner):
                 if not self._over:
                     # Each batch sees the task run's context, and changes only its own.
                     outcome = copy_context().run(self._execute, batch)
-                    self._runs.causes.tell(outcome)
+                    self._runs.causes.tell(outcome, task_run_id())
                     tally.add(outcome)
             except BaseException as error:
                 outcome = Fatal(batch, error)
@@ -195,7 +193,7 @@ class ThreadTaskRuns(Runner):
 
 def handle_lane(lane: Lane) -> State[None]:
     """The function that is the task."""
-    log.destination.set(get_run_logger())
+    begin()
     assert lane.runner is not None
     return lane.runner.handle(lane)
 

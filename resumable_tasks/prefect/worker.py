@@ -12,7 +12,6 @@ from hashlib import blake2b
 
 import cloudpickle
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
 from resumable_tasks.base import log
@@ -23,7 +22,7 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.errors import UsageError, WorkerLost
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.silence import beating
-from resumable_tasks.prefect.task_runs import Tally
+from resumable_tasks.prefect.task_runs import Tally, begin
 from resumable_tasks.prefect.workorder import WorkOrder
 from resumable_tasks.runners.base import is_coroutine_function
 from resumable_tasks.runners.eventloop import EventLoop, aexecute
@@ -63,7 +62,7 @@ def handle_group(order: WorkOrder) -> State[None]:
     is begun. A task run is begun by one worker only: one that is run again, because its worker has
     died, leaves it to the driver which of its batches shall be handled again, and how.
     """
-    log.destination.set(get_run_logger())
+    begin()
     outbox: Outbox = cloudpickle.loads(order.outbox)
     number = order.name[1]
     withdrawn = Withdrawn(outbox, number)

@@ -38,8 +38,9 @@ def schema(owner: type[RunResult]) -> CoreSchema:
 
 
 def _plain(result: RunResult) -> dict[str, Any]:
-    names = [each.name for each in fields(result)]
-    found = {name: getattr(result, name) for name in names if name not in {"reader", "positions"}}
+    stay = {"reader", "positions", "when_published"}
+    names = [each.name for each in fields(result) if each.name not in stay]
+    found = {name: getattr(result, name) for name in names}
     for name in ("failures", "parked_items"):
         found[name] = [asdict(each) for each in found[name]]
     for name in ("remaining", "bound_by"):

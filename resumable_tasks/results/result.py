@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
 from resumable_tasks.items import keys
@@ -74,9 +74,15 @@ class RunResult:
     read_all: bool = field(repr=False, default=True)
     bound_by: BoundBy | None = None
 
+    # Is told the place and its rows.
+    when_published: Callable[[str, int], None] | None = field(
+        repr=False, compare=False, default=None
+    )
+
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
-        # The positions stay behind: they are for this process.
-        values = {name: getattr(self, name) for name in self.__slots__ if name != "positions"}
+        # What is for this process stays behind.
+        stay = ("positions", "when_published")
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in stay}
         return functools.partial(RunResult, **values), ()
 
     __pydantic_serializer__ = asjson.Serializer()
@@ -93,13 +99,17 @@ class RunResult:
 
     @property
     def summary(self) -> str:
-        """``1,713 done: 600 resumed, 1,110 new, 3 failed``"""
-        seen = self.skipped + self.completed + self.failed + self.parked
-        parked = f", {self.parked:,} parked" if self.parked else ""
-        return (
-            f"{seen:,} done: {self.skipped:,} resumed, {self.completed:,} new, "
-            f"{self.failed:,} failed{parked}"
+        """``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``, as the log has it."""
+        parts = f" ({self.skipped:,} before, {self.completed:,} now)" if self.skipped else ""
+        more = "".join(
+            [
+                f", {self.parked:,} parked" if self.parked else "",
+                f", {self.quarantined:,} quarantined" if self.quarantined else "",
+                f", {count(self.duplicates, 'duplicate')}" if self.duplicates else "",
+            ]
         )
+        done = self.completed + self.skipped
+        return f"{done:,} of {self.total:,} items done{parts}, {self.failed:,} failed{more}"
 
     def table(self, *, ordered: bool = False, only_given: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.
@@ -144,7 +154,7 @@ class RunResult:
         """
         from resumable_tasks.results.publish import publish
 
-        return publish(
+        published = publish(
             self._reader,
             dest,
             form=form,
@@ -153,6 +163,9 @@ class RunResult:
             given=self._given if only_given else None,
             target_bytes=target_bytes,
         )
+        if self.when_published is not None:
+            self.when_published(published.dest, published.rows)
+        return published
 
     def completed_keys(self) -> Iterator[keys.Key]:
         """The keys of all completed items of the checkpoint, in the order of commits."""

@@ -47,7 +47,7 @@ def kinds(failures: Iterable[Failure]) -> list[tuple[str, int, Failure]]:
 
 
 def brief(result: RunResult) -> str:
-    """``<RunResult classify: 1,713 done: 600 resumed, 1,110 new, 3 failed; checkpoint …>``"""
+    """``<RunResult classify: 1,710 of 1,713 items done, 3 failed; checkpoint …>``"""
     text = f"{result.job}: {result.summary}"
     if result.remaining is not None:
         text += f"; {result.remaining} remain"
@@ -75,6 +75,8 @@ def as_html(result: RunResult) -> str:
         rows.append(("cost", f"{result.cost:,.4g}"))
     if result.remaining is not None:
         rows.append(("remaining", result.remaining))
+    if result.bound_by is not None:
+        rows.append(("bound by", result.bound_by.sentence))
     rows.append(("checkpoint", result.checkpoint))
     return table(result.job, rows) + _by_kind((*result.failures, *result.parked_items))
 

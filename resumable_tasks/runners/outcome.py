@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.items.batch import Batch, ErrorKind
-from resumable_tasks.items.keys import Key, shorten
+from resumable_tasks.items.keys import Key, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ class Failure:
         state = "parked, " if self.parked else ""
         tries = count(self.attempts, "attempt")
         error, message = clean(self.error, 80), clean(self.message, 200)
-        return f"<Failure of {shorten(self.key)}: {error}: {message} ({state}{tries})>"
+        return f"<Failure of {shown(self.key)}: {error}: {message} ({state}{tries})>"
 
     @property
     def parked(self) -> bool:

@@ -182,7 +182,7 @@ class Run:
     def _with(self, place: Place, checkpoint: Checkpoint, job: Job, runner: Runner) -> RunResult:
         engine = self._prepared(checkpoint, job, runner)
         self._announce(place, checkpoint, engine, job)
-        how = "error"
+        how, result = "error", None
         try:
             ending = engine.run(self._arguments.items)
             result = self._result(place, checkpoint, ending)
@@ -198,7 +198,7 @@ class Run:
             how = "interrupted"
             raise
         finally:
-            engine.tell_end(how)
+            engine.tell_end(how, result)
         return self._concluded(how, result, ending, checkpoint)
 
     def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
@@ -302,18 +302,9 @@ class Run:
             raise Interrupted(
                 _describe_stop(result, ending), result=result, by_itself=not ending.asked
             )
-        done = result.completed + result.skipped
-        parts = f" ({result.skipped:,} before, {result.completed:,} now)" if result.skipped else ""
         log.info(
-            "%s: %s of %s items done%s, %d failed%s, in %.1f s; checkpoint %s",
-            result.job,
-            f"{done:,}",
-            f"{result.total:,}",
-            parts,
-            result.failed,
-            f", {result.parked:,} parked" if result.parked else "",
-            result.seconds,
-            result.checkpoint,
+            "%s: %s, in %.1f s; checkpoint %s",
+            *(result.job, result.summary, result.seconds, result.checkpoint),
         )
         if how == "failed":
             raise JobFailed(describe_failures(result, ending.why_failed), result=result)
@@ -412,6 +403,7 @@ class Run:
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
             bound_by=ending.bound_by,
+            when_published=self._flow_run.published if self._flow_run is not None else None,
         )
 
     def _limits(self) -> Limits | None:

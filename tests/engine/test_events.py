@@ -198,6 +198,7 @@ def test_a_run_is_not_silent_where_nobody_has_set_up_logging(
     assert lines[0].endswith(f" job: checkpoint {place}: 30 items are done")
     assert re.search(r"\d+/100 done", lines[1])
     assert " job: done: 100/100 done, 30 of them resumed, " in lines[-1]
+    assert "; bound by " in lines[-1]
     assert lines[-1].endswith(f"; checkpoint {place}")
     assert ("━━━" in printed) == terminal
 

@@ -122,7 +122,7 @@ def test_a_script_with_a_server_is_a_flow_run_and_its_state_says_how_it_went(
         ("COMPLETED", "2026-11-24"),
     ]
     assert "1 of 20 items of http_ingest failed" in found[0]["state"]["message"]
-    assert found[2]["state"]["message"] == "20 done: 19 resumed, 1 new, 0 failed"
+    assert found[2]["state"]["message"] == "20 of 20 items done (19 before, 1 now), 0 failed"
     assert prefect.call("GET", f"flows/{found[0]['flow_id']}")["name"] == "http-ingest"
     # The token has reached the API, and neither the parameters nor the logs.
     assert {each.headers["authorization"] for each in api.asked} == {"Bearer s3cret-T0ken"}
@@ -227,7 +227,7 @@ def test_without_prefect_the_flow_is_a_plain_function(api: Api, tmp_path: Path) 
         "print(result.summary, result.checkpoint.endswith(str(datetime.date.today())))\n"
     )
     done = run(tmp_path, environment, [sys.executable, "-c", script])
-    assert done.stdout == "35 done: 0 resumed, 35 new, 0 failed True\n", done.stderr
+    assert done.stdout == "35 of 35 items done, 0 failed True\n", done.stderr
     environment["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
     refused = run(tmp_path, environment, command(api))
     assert refused.returncode == 2

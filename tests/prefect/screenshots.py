@@ -20,7 +20,7 @@ from tests.prefect.api import Api, until
 from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
 
 IMAGES = Path(__file__).parents[2] / "docs/images"
-SIZE = (1400, 900)
+SIZE = (1400, 1340)
 
 SCRIPT = """
 import random
@@ -28,28 +28,34 @@ import time
 
 from prefect import flow
 
-from resumable_tasks import flow_state, resumable_task
+from resumable_tasks import ItemFailure, flow_state, resumable_task
 
 ITEMS = [{"id": f"lesson-{n:04}", "text": "one two three"} for n in range(1_713)]
 
 
-@resumable_task(key="id", batch_size=30, concurrency=4, tolerated_failures=10)
+@resumable_task(key="id", batch_size=30, concurrency=4, tolerated_failures=10, cost="cost")
 def classify(lessons):
     time.sleep(random.uniform(2.0, 3.5))
-    return [label(lesson) for lesson in lessons]
+    return [tried(lesson) for lesson in lessons]
+
+
+def tried(lesson):
+    try:
+        return label(lesson)
+    except ValueError as error:
+        return ItemFailure(lesson["id"], error)
 
 
 def label(lesson):
-    from resumable_tasks import ItemFailure
-
     if lesson["id"] in ("lesson-0731", "lesson-1044", "lesson-1302"):
-        return ItemFailure(lesson["id"], ValueError("no text in the answer of the model"))
-    return {"id": lesson["id"], "words": len(lesson["text"].split())}
+        raise ValueError("no text in the answer of the model")
+    return {"id": lesson["id"], "words": len(lesson["text"].split()), "cost": 0.002}
 
 
 @flow(name="nightly", flow_run_name="nightly 2026-11-23")
 def nightly():
     run = classify.run(ITEMS, checkpoint="checkpoints/classify", partition="2026-11-23")
+    run.publish("lessons")
     return flow_state(run)
 
 
@@ -92,8 +98,8 @@ def take(own: server.Server, folder: Path) -> None:
             show(page, own, f"runs/flow-run/{run}?tab=Artifacts", "Completed", "1,710/1,713 done")
             picture(page, folder, "prefect-finished.png", 850)
             summary = artifact(api, run, "classify-summary")["id"]
-            show(page, own, f"artifacts/artifact/{summary}", "classify: done", "State Message")
-            picture(page, folder, "prefect-summary.png", 720)
+            show(page, own, f"artifacts/artifact/{summary}", "published: ", "State Message")
+            picture(page, folder, "prefect-summary.png", SIZE[1])
         finally:
             second.kill()
             second.wait()

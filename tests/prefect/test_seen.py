@@ -98,14 +98,14 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
     progress = found["classify-progress"]
     assert progress["data"] == 100
     assert progress["description"].startswith("97/100 done, 40 of them resumed, 3 failed, ")
-    assert progress["description"].endswith(f"\n\n`{place}`")
+    assert f"\n\n`{place}`\n\n[" in progress["description"]
 
     assert found["classify-summary"]["description"] == (
-        f"items failed: 40 resumed, 57 new, 3 failed\n\n`{place}`"
+        f"items failed: 97 of 100 items done (40 before, 57 now), 3 failed\n\n`{place}`"
     )
     text = found["classify-summary"]["data"]
     assert text.startswith("## classify: items failed\n")
-    for line in ("resumed | 40 items", "new | 57 items", "failed | 3 items"):
+    for line in ("all | 100 items", "resumed | 40 items", "new | 57 items", "failed | 3 items"):
         assert f"| {line} |" in text
     assert re.search(r"\| rate \| [\d.,]+/s \|", text)
     assert re.search(r"\| bound by \| \w+.* \|", text)
@@ -115,11 +115,17 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
     assert "only what is missing" in text
 
     failures = found["classify-failures"]
-    assert failures["description"] == (f"3 items of classify failed: `resumable failures {place}`")
-    assert json.loads(failures["data"]) == [
+    command = f"`resumable failures {place}`"
+    assert failures["description"].startswith(f"3 items of classify failed: {command}\n\n[")
+    rows = json.loads(failures["data"])
+    pages = [row.pop("task run") for row in rows]
+    assert rows == [
         {"key": str(key), "error": "ItemFailure", "attempts": 1, "message": "it is 7 again"}
         for key in (57, 77, 97)
     ]
+    assert_linked(found, ids[0], api)
+    for page in pages:
+        assert api.call("GET", f"task_runs/{page.rpartition('/')[2]}")["flow_run_id"] == ids[0]
 
     commits = [event for event in listened if isinstance(event, Committed)]
     events = told(api, ids[0], len(commits))
@@ -138,6 +144,61 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
         (last,) = [each for each in commits if each.number == payload["record"]]
         assert payload["completed_by_now"] == last.progress.completed + 40
         assert payload["expected"] == 100
+
+
+def assert_linked(found: dict[str, Any], flow_run: str, api: Api) -> None:
+    """Each artifact leads to each other one, and to the flow run."""
+    ui = f"http://127.0.0.1:{api.port}"
+    texts = {key: each["description"] + str(each["data"]) for key, each in found.items()}
+    for key, text in texts.items():
+        assert f"[flow run]({ui}/runs/flow-run/{flow_run})" in text
+        for other, each in found.items():
+            name = other.rpartition("-")[2]
+            link = f"[{name}]({ui}/artifacts/artifact/{each['id']})"
+            assert (link in text) == (key != other)
+
+
+def test_the_summary_has_each_class_of_error_the_counts_and_where_rows_were_published(
+    place: Path, api: Api
+) -> None:
+    def refuse(rows: list[Any]) -> list[Any]:
+        if rows[0]["id"] == "5":
+            raise ValueError("not this batch")
+        return [ItemFailure(row["id"], "only text") if row["id"] == "7" else row for row in rows]
+
+    job = resumable_task(
+        refuse,
+        name="job",
+        key="id",
+        batch_size=1,
+        tolerated_failures=3,
+        on_duplicate="skip",
+        cost=lambda outcome: 0.5,
+        failing=Failing(max_attempts=1),
+    )
+    given = [*({"id": str(n)} for n in range(10)), {"id": "0"}, {"id": "x" * 3, "no": 1}]
+    ids: list[str] = []
+
+    def call() -> Any:
+        return job.run(given, checkpoint=place).publish(place.parent / "published")
+
+    in_flow(call, ids)
+    in_flow(call, ids)
+    first, again = (shown(api, run)["job-summary"]["data"] for run in ids)
+    for line in ("all | 12 items", "new | 9 items", "failed | 2 items", "cost | 5.5"):
+        assert f"| {line} |" in first
+    assert "| duplicates, passed over | 1 item |" in first
+    for line in ("all | 12 items", "resumed | 9 items", "new | 0 items", "failed | 0 items"):
+        assert f"| {line} |" in again
+    assert "| quarantined, and not tried | 2 items |" in again
+    assert f"published: 9 rows in `{place.parent / 'published'}`" in first
+    error = first.index("**1 ×** ValueError: not this batch (first: ")
+    assert "**1 ×** ItemFailure: only text (first: " in first
+    assert re.search(r"\(first: \"5\", in \[this task run\]\(http://[\w.:/-]+\)\)", first)
+    assert first.count("Traceback (most recent call last)") == 1
+    assert 'raise ValueError("not this batch")' in first[error:]
+    log = until(lambda: "Task run failed with" in (text := "".join(api.logs(ids[0]))) and text)
+    assert "NoneType: None" not in log
 
 
 def some_fail(rows: list[Any]) -> list[Any]:
@@ -237,7 +298,7 @@ def test_twenty_thousand_commits_are_told_and_none_is_dropped(api: Api) -> None:
 def listener() -> Any:
     from resumable_tasks.prefect.telemetry import Telemetry
 
-    return Telemetry()
+    return Telemetry({})
 
 
 def failure(n: int, message: str = "wrong") -> Any:
@@ -409,7 +470,7 @@ def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
         released.set()
 
 
-@pytest.mark.parametrize("broken", ["get_client", "emit_event", "_Artifacts.show_progress", "all"])
+@pytest.mark.parametrize("broken", ["get_client", "emit_event", "Artifacts.show_progress", "all"])
 def test_what_fails_here_fails_nothing_else(
     place: Path, api: Api, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -418,7 +479,7 @@ def test_what_fails_here_fails_nothing_else(
     def fails(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("broken on purpose")
 
-    wanted = ["get_client", "emit_event", "_Artifacts.show_progress", "_Artifacts.show_summary"]
+    wanted = ["get_client", "emit_event", "Artifacts.show_progress", "Artifacts.show_summary"]
     for name in wanted if broken == "all" else [broken]:
         of, _, attribute = f"telemetry.{name}".rpartition(".")
         monkeypatch.setattr(eval(of), attribute, fails)
@@ -437,7 +498,7 @@ def test_what_fails_here_fails_nothing_else(
     assert len(found) <= 3  # and not at each of the twenty commits, or at each update
     if broken in ("get_client", "all"):
         assert [line for line in found if "not shown in Prefect's UI" in line]
-    elif broken == "_Artifacts.show_progress":
+    elif broken == "Artifacts.show_progress":
         assert "classify-summary" in shown(api, ids[0])
 
 
@@ -482,9 +543,9 @@ def test_two_jobs_and_one_job_for_two_dates_in_a_flow_run(place: Path, api: Api)
     for count, where in ((10, "first/2026-11-22"), (20, "first/2026-11-23"), (30, "second")):
         assert any(f"{count}/{count} done" in one and where in one for one in seen)
     assert {each["description"] for each in found if each["type"] == "markdown"} == {
-        f"done: 0 resumed, 10 new, 0 failed\n\n`{place}/first/2026-11-22`",
-        f"done: 0 resumed, 20 new, 0 failed\n\n`{place}/first/2026-11-23`",
-        f"done: 0 resumed, 30 new, 0 failed\n\n`{place}/second`",
+        f"done: 10 of 10 items done, 0 failed\n\n`{place}/first/2026-11-22`",
+        f"done: 20 of 20 items done, 0 failed\n\n`{place}/first/2026-11-23`",
+        f"done: 30 of 30 items done, 0 failed\n\n`{place}/second`",
     }
 
 
@@ -553,7 +614,7 @@ def test_items_without_a_length(place: Path, api: Api) -> None:
     ],
 )
 def test_how_far_a_run_is(progress: Progress, how: str, percentage: float) -> None:
-    from resumable_tasks.prefect.telemetry import percent
+    from resumable_tasks.prefect.artifacts import percent
 
     assert percent(progress, how) == percentage
 
@@ -567,7 +628,7 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted(place: Path, 
     in_flow(lambda: job.run(items(1_234), checkpoint=place / "with space"), ids)
     table = shown(api, ids[0])["job-failures"]
     command = f"resumable failures {shlex.quote(str(place / 'with space'))}"
-    assert table["description"] == (
+    assert table["description"].startswith(
         f"1,234 items of job failed. The first 200 are shown; 1,034 more are listed by `{command}`"
     )
     rows = json.loads(table["data"])
@@ -586,7 +647,7 @@ def test_nothing_in_a_name_or_a_message_is_taken_for_markdown(tmp_path: Path, ap
     in_flow(lambda: job.run([{"id": f"<u>{NASTY}"}], checkpoint=place), ids)
     found = shown(api, ids[0])
     row = json.loads(found["my-job-failures"]["data"])[0]
-    assert rendered(row["key"]) == repr(f"<u>{NASTY}")
+    assert rendered(row["key"]) == f"<u>{NASTY}"
     assert rendered(row["message"]) == f"{NASTY}\\n{NASTY}"
     for suffix in ("progress", "failures", "summary"):
         text = rendered(found[f"my-job-{suffix}"]["description"])
@@ -605,7 +666,8 @@ def rendered(markdown: str) -> str:
     html = HTML.render(markdown)
     tags = re.findall(r"<[^>]*>", html)
     assert all(
-        re.fullmatch(r"</?(p|code|pre|h2|table|thead|tbody|tr|td|th)( [^>]*)?>", t) for t in tags
+        re.fullmatch(r"</?(p|code|pre|h2|h3|a|strong|table|thead|tbody|tr|td|th)( [^>]*)?>", t)
+        for t in tags
     )
     text = re.sub(r"<[^>]*>", "", html).strip("\n")
     for entity, character in {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&amp;": "&"}.items():
@@ -680,10 +742,8 @@ def test_the_state_of_a_flow_says_what_was_done(place: Path, api: Api) -> None:
     assert (result.completed, result.skipped) == (1_260 - result.failed, 40)
     state = api.flow_run(ids[0])["state"]
     assert (state["type"], state["name"]) == ("COMPLETED", "Completed")
-    assert (
-        state["message"]
-        == f"1,300 done: 40 resumed, {result.completed:,} new, {result.failed:,} failed"
-    )
+    done = f"{40 + result.completed:,} of 1,300 items done (40 before, {result.completed:,} now)"
+    assert state["message"] == f"{done}, {result.failed:,} failed"
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "json"])
@@ -703,7 +763,7 @@ def test_the_state_of_a_flow_that_keeps_its_results(place: Path, api: Api, seria
 
     state = seen(return_state=True)
     assert state.message == api.flow_run(ids[0])["state"]["message"]
-    assert state.message == "30 done: 0 resumed, 30 new, 0 failed"
+    assert state.message == "30 of 30 items done, 0 failed"
     assert state.result().table().num_rows == 30
 
 
@@ -783,5 +843,8 @@ def test_an_automation_is_triggered_by_commits(place: Path, api: Api) -> None:
     broken[0] = False
     api.call("POST", f"flow_runs/{run}/resume", {})
     assert deployed.carry_out(run).is_completed()
-    assert api.flow_run(run)["state"]["message"] == "400 done: 10 resumed, 390 new, 0 failed"
+    assert (
+        api.flow_run(run)["state"]["message"]
+        == "400 of 400 items done (10 before, 390 now), 0 failed"
+    )
     assert len(handled) < 400 + 300 - 10

@@ -60,8 +60,8 @@ def test_the_progress_is_on_the_page_of_the_flow_run(
     run = functools.partial(classify.run, items(100), checkpoint=place)
     in_flow(lambda: flow_state(run()), ids)
     assert len(read) == 2
-    look("v2/", "Artifacts", "Completed", "100/100 done", "done: 0 resumed, 100 new, 0 failed")
-    look("v2/", "Details", "100 done: 0 resumed, 100 new, 0 failed")
+    look("v2/", "Artifacts", "Completed", "100/100 done", "done: 100 of 100 items done, 0 failed")
+    look("v2/", "Details", "100 of 100 items done, 0 failed")
 
 
 def test_names_and_messages_are_shown_as_they_are(place: Path, api: Api, page: Page) -> None:
@@ -75,7 +75,7 @@ def test_names_and_messages_are_shown_as_they_are(place: Path, api: Api, page: P
     ids: list[str] = []
     in_flow(lambda: job.run([{"id": "<u>key</u>"}], checkpoint=odd), ids)
     wanted = {
-        "table": [NASTY, "'<u>key</u>'", "ValueError", shlex.quote(str(odd)), "_my_job_ failed"],
+        "table": [NASTY, "<u>key</u>", "ValueError", shlex.quote(str(odd)), "_my_job_ failed"],
         "markdown": [str(odd), f"resumable status {shlex.quote(str(odd))}", "_my_job_: done"],
         "progress": [str(odd), "0/1 done, 1 failed"],
     }

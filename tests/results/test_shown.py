@@ -45,7 +45,7 @@ def result(place: Path) -> RunResult:
 
 def test_what_is_shown_of_hostile_keys_is_escaped_and_short(result: RunResult) -> None:
     assert repr(result) == (
-        f"<RunResult failed: 6 done: 0 resumed, 0 new, 6 failed; checkpoint {result.checkpoint}>"
+        f"<RunResult failed: 0 of 6 items done, 6 failed; checkpoint {result.checkpoint}>"
     )
     for each in (result, result.failures):
         page = Text(each._repr_html_())

@@ -112,11 +112,11 @@ def test_a_run_in_a_notebook_is_seen_interrupted_and_run_again(
     assert 'max="60" value="60"' in bar_html
     assert '<td style="text-align: left">resumed</td>' in result
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in result
-    assert plain(outputs).startswith("<RunResult classify: 60 done: ")
+    assert plain(outputs).startswith("<RunResult classify: 59 of 60 items done (")
 
     outputs = notebook.run("result.failures")
     assert "&lt;b&gt;7&lt;/b&gt;" in htmls(outputs)[0]
-    assert plain(outputs).startswith("(<Failure of '<b>7</b>': ValueError: <script>")
+    assert plain(outputs).startswith('(<Failure of "<b>7</b>": ValueError: <script>')
     outputs = notebook.run("classify")
     assert '<td style="text-align: left">batch_size</td>' in htmls(outputs)[0]
     assert plain(outputs) == "<ResumableTask classify>"

@@ -77,7 +77,10 @@ def test_killed_in_a_flow_run_and_resumed_in_another(
     job.check()
     assert job.batches <= llm.paid() <= job.batches + OUT
     found = until(lambda: len(found := flow_runs(prefect, job)) == 2 and found)
-    assert found[1]["state"]["message"] == f"150 done: {done} resumed, {150 - done} new, 0 failed"
+    assert (
+        found[1]["state"]["message"]
+        == f"150 of 150 items done ({done} before, {150 - done} now), 0 failed"
+    )
     assert prefect.call("GET", f"flows/{found[1]['flow_id']}")["name"] == "llm-classify"
     # The key has reached the API, and neither the parameters nor the logs.
     logs = [line for each in found for line in prefect.logs(each["id"])]
