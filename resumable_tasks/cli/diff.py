@@ -46,6 +46,7 @@ def diff(a: str, b: str, most: int, as_json: bool, as_csv: bool) -> None:
     """
     from resumable_tasks.checkpoint.directory.comparing import compare
 
+    output.refuse_both(as_json, as_csv)
     readers = Reader.at(a), Reader.at(b)
     found = compare(*readers, most)
     if as_csv:

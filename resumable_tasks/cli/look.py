@@ -60,7 +60,8 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     state, found = reader.state, reader.manifest
     damaged = reader.damage is not None
     version = state.version or found.version
-    yield clean(reader.job) + (f" (version {clean(version, 80)})" if version else "")
+    named = f" (version {clean(version, 80)})" if version else ""
+    yield output.bold(clean(reader.job)) + named
     yield f"  status       {output.status_word(reader.status)}"
     yield f"  checkpoint   {clean(reader.store.url)}"
     yield f"  created      {output.when(found.created)}"
@@ -158,6 +159,7 @@ def list_checkpoints(place: str | None, failed: bool, as_json: bool, as_csv: boo
     hidden folders only .resumable. Symbolic links are not followed. Exits with 0, whatever the
     checkpoints' states are.
     """
+    output.refuse_both(as_json, as_csv)
     there = list(finding.find_here(_tell) if place is None else finding.find(place, _tell))
     places = [each.place for each in there]
     far = place is not None and is_url(place)
@@ -303,7 +305,7 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
 
 def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | None) -> Iterator[str]:
     items, quarantined = found["items"], found["quarantined"]
-    yield clean(reader.job)
+    yield output.bold(clean(reader.job))
     yield f"  items        {'unknown' if items is None else f'{items:,}'}"
     yield f"  completed    {found['completed']:,}"
     yield f"  failed       {found['failed']:,}" + (

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from resumable_tasks.base.text import clean, clean_lines, count, duration
-from resumable_tasks.errors import StoreError
+from resumable_tasks.errors import StoreError, UsageError
 
 MESSAGE_CHARS = 300
 
@@ -81,7 +81,7 @@ def lines(many: Iterable[str], *, whole: bool = False) -> None:
     from rich.text import Text
 
     # It knows what a terminal can, and NO_COLOR.
-    Console(highlight=False).print(Text.from_ansi(text), end="\n", soft_wrap=True)
+    Console(highlight=False).print(Text.from_ansi(text), end="", soft_wrap=True)
 
 
 def show(as_json: bool, document: Any, text: Iterable[str], *, whole: bool = False) -> None:
@@ -105,6 +105,17 @@ def status_word(word: str, more: str = "", text: str | None = None) -> str:
     """The word for a status, or another text, in its colour, which only a terminal shows."""
     colour, text = _COLOURS.get(word), word if text is None else text
     return click.style(text, fg=colour, bold=True) + more if colour else text + more
+
+
+def bold(text: str) -> str:
+    """What the lines below are about, set off on a terminal."""
+    return click.style(text, bold=True)
+
+
+def refuse_both(as_json: bool, as_csv: bool) -> None:
+    """Raises `UsageError` if two forms of output are wanted at once."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other", remedy="Give one of them")
 
 
 def width() -> int | None:

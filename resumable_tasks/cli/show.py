@@ -115,7 +115,7 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
-    yield keys.shown(item["key"])
+    yield output.bold(keys.shown(item["key"]))
     yield f"  status       {output.status_word(item['status'])}{_meaning(item['status'])}"
     yield f"  checkpoint   {clean(item['checkpoint'])}"
     yield f"  when         {output.when(item['time'])}"
@@ -194,6 +194,7 @@ def history(checkpoint: str, as_json: bool, as_csv: bool) -> None:
 
     What `retry`, `redo` and `repair` have done between two runs stands between them.
     """
+    output.refuse_both(as_json, as_csv)
     reader = Reader.at(checkpoint)
     found = runs(Journal(reader.store, reader.manifest.id).read_new())
     if found and reader.holder is not None and found[-1].ended is None:

@@ -80,7 +80,7 @@ def show(url: str, row: str, table: str, key: tuple[str, ...], done: str, as_jso
 
 def _lines(found: Looked, table: str) -> Iterator[str]:
     failure = found.failure
-    yield keys.shown(found.key)
+    yield output.bold(keys.shown(found.key))
     yield f"  status       {output.status_word(found.status)}"
     yield f"  table        {clean(table, 80)}"
     if found.claimed:
@@ -114,6 +114,7 @@ def history(
 
     The table does not keep what each has done, when it ended, and at what cost.
     """
+    output.refuse_both(as_json, as_csv)
 
     def looked(database: Any, spec: Any) -> list[dict[str, Any]]:
         from resumable_tasks.checkpoint.sql.looking import history

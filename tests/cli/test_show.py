@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from resumable_tasks.checkpoint.directory import segments
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.cli import failed, output
 from tests.checkpoint.directory.made import filled
-from tests.cli.test_cli import cli, document, on_a_terminal, record, wait_until
+from tests.cli.test_cli import cli, document, on_a_terminal, real, record, wait_until
 
 HOSTILE = ["<script>alert(1)</script>", "\x1b[31mred\x1b[0m\nnew \u202eline\x9b", "k" * 10_000]
 
@@ -214,6 +215,21 @@ def test_colour_is_for_terminals_alone(tmp_path: Path, monkeypatch: pytest.Monke
     assert "\x1b[1;32mdone\x1b[0m" in shown
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[1;32m" not in on_a_terminal(["status", str(tmp_path / "c")])[0]
+
+
+def test_json_and_csv_exclude_each_other(tmp_path: Path) -> None:
+    run(tmp_path / "c", [1])
+    for words in (("history",), ("failures",), ("ls",), ("diff", tmp_path / "c")):
+        result = cli(*words, tmp_path / "c", "--json", "--csv")
+        assert (result.exit_code, result.stdout) == (2, ""), words
+
+
+def test_the_shell_completion_that_the_page_names_is_there() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for shell in ("bash", "zsh", "fish"):
+        assert f"_RESUMABLE_COMPLETE={shell}_source resumable" in page
+    found = real(env={"_RESUMABLE_COMPLETE": "fish_source", "PATH": os.environ["PATH"]})
+    assert "complete --no-files --command resumable" in found.stdout
 
 
 def test_history(tmp_path: Path) -> None:

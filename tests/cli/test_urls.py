@@ -62,6 +62,11 @@ def test_every_command_does_its_work_on_a_url(bucket: Bucket, tmp_path: Path) ->
     assert "  completed    9\n" in done(0, "plan", place)
     assert sorted(map(int, done(0, "keys", place).split())) == [n for n in range(10) if n != 3]
     assert f"`resumable retry {quoted} --quarantined`" in done(0, "failures", place)
+    assert document("show", place, "4")["rows"] == [{"id": 4, "square": 16}]
+    assert document("show", place, "3")["failure"]["message"] == "a bad item"
+    assert "ValueError: a bad item" in done(0, "failures", place, "--follow")
+    assert document("history", place)[0]["completed"] == 9
+    assert document("diff", place, place)["same"]
     done(0, "failures", place, "--export", tmp_path / "failed.jsonl")
     assert "1 item released" in done(0, "retry", place)
     assert "nothing is parked" in done(0, "accept", place, "--json-column", "square")
