@@ -44,7 +44,8 @@ def outcome(of: Batch | None = None) -> Done:
     of = of or batch()
     done = keys.join(map(keys.canonical, of.keys[:2]))
     schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-    return Done(of, done, 2, None, SHARD, schema, (FAILURE,), (2,), 1.25, Times(0.5, 1.0, 2.0, 3))
+    times = Times(0.5, 1.0, 2.0, 3, waits={"told": 1.5})
+    return Done(of, done, 2, None, SHARD, schema, (FAILURE,), (2,), 1.25, times)
 
 
 def test_what_is_put_is_taken(outbox: Outbox) -> None:

@@ -67,6 +67,16 @@ def test_workers_write_shards_and_the_driver_commits(
     until(lambda: 3 <= task_runs().count("COMPLETED") == len(task_runs()) < 20)
 
 
+@on("dask")
+def test_what_batches_wait_for_comes_back_with_them(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    job = work.with_options(name="waits", batch_size=1, rate_limit="10/second")
+    found = engine.run(job, items(tmp_path, 24), checkpoint=place).bound_by
+    assert found is not None
+    assert found.what == "rate", found
+
+
 @on("dask", "ray")
 def test_a_call_is_in_the_span_of_its_batch_on_whichever_machine(
     engine: Engine, place: Path, tmp_path: Path, seen: Seen
