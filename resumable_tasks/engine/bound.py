@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from resumable_tasks.base.clock import SYSTEM, Clock
+from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.bound import (
     COMMIT,
     DOWN,
@@ -16,6 +17,7 @@ from resumable_tasks.runners.bound import (
     IDLE,
     LANES,
     SOURCE,
+    SPARE,
     WHOLE,
     BoundBy,
     Trail,
@@ -30,6 +32,41 @@ LATELY_SECONDS = 60.0
 _EVERY_SECONDS = 1.0
 # Among the seconds by place: all of them, but for the start of the lanes.
 _TIME = "time"
+_TELLING = (*LANES, *WHOLE)
+
+
+class Spare:
+    """The lanes that have no batch because no item is left, which are waiting for nothing.
+
+    ``out`` are the batches that are with the lanes.
+    """
+
+    def __init__(self, lanes: int, clock: Clock) -> None:
+        self.out: dict[int, Batch] = {}
+        self._lanes = lanes
+        self._clock = clock
+        self._all_read = False
+        # How many seconds of lanes up to when, and how many lanes since.
+        self._known = 0.0, 0.0, 0
+        self._lock = threading.Lock()
+
+    def all_read(self) -> None:
+        """From now on no batch comes but those that are out."""
+        self._all_read = True
+        self.look()
+
+    def look(self) -> None:
+        """See how many lanes have a batch now."""
+        if not self._all_read:
+            return
+        with self._lock:
+            now = self._clock.monotonic()
+            self._known = self.seconds(now), now, max(0, self._lanes - len(self.out))
+
+    def seconds(self, now: float) -> float:
+        """The seconds of all of them together."""
+        known, at, lanes = self._known
+        return known + lanes * max(0.0, now - at)
 
 
 class Meter:
@@ -51,7 +88,7 @@ class Meter:
         self._seconds = dict.fromkeys((*LANES, *WHOLE, START), 0.0)
         # What goes on now, and since when.
         self._since: dict[str, float] = {}
-        self._handled = False
+        self.spare = Spare(lanes, clock)
         # How long it has taken until the lanes were there; None before one has shown it.
         self._submitted = self._began
         self._start_up: float | None = None
@@ -76,6 +113,7 @@ class Meter:
             try:
                 batch = next(found)
             except StopIteration:
+                self.spare.all_read()
                 return
             finally:
                 self._leave(SOURCE)
@@ -89,6 +127,7 @@ class Meter:
             yield
         finally:
             self._leave(COMMIT)
+            self.spare.look()
 
     def down(self, is_down: bool) -> None:
         """Take in whether the run pauses because nothing works."""
@@ -99,15 +138,17 @@ class Meter:
 
     def took(self, outcome: Outcome) -> None:
         """A batch has come back."""
-        self._handled = True
         trail = self.trails.pop(outcome.batch.number, None)
         if isinstance(outcome, (Done, Failed)):
             self._seconds[HANDLER] += outcome.times.seconds
             found = outcome.times.waits
             if self._start_up is None:
                 self._start_up = self._overhead(outcome.times)
+        elif trail is not None:
+            found = trail.so_far(self._clock.monotonic())
+            self._start_up = self._start_up or 0.0
         else:
-            found = trail.so_far(self._clock.monotonic()) if trail is not None else None
+            found = None
         for place, seconds in (found or {}).items():
             self._seconds[place] += seconds
 
@@ -118,13 +159,17 @@ class Meter:
 
     def over_the_run(self) -> BoundBy | None:
         """What the run has waited for up to now; None if it has not handled anything."""
-        if not (self._handled or self.trails):
+        if self._start_up is None and not self.trails:
             return None
         now = self._clock.monotonic() if self._ended is None else self._ended
         return self._judged(self._totals(now), {})
 
     def lately(self) -> BoundBy | None:
-        """What it has waited for over the last minute, as of a second ago at most."""
+        """What it has waited for over the last minute, as of a second ago at most.
+
+        None while nothing is known of that minute: of batches on other machines only their ends
+        tell.
+        """
         now = self._clock.monotonic()
         with self._lock:
             if now - self._past[-1][0] >= _EVERY_SECONDS:
@@ -133,7 +178,9 @@ class Meter:
                     self._past.popleft()
                 before = self._past[0][1]
                 self._past.append((now, totals))
-                self._lately = self._judged(totals, before)
+                found = self._judged(totals, before)
+                known = found is not None and max(map(found.shares.__getitem__, _TELLING)) >= 0.05
+                self._lately = found if known else None
             return self._lately
 
     def _enter(self, place: str) -> None:
@@ -145,6 +192,7 @@ class Meter:
     def _totals(self, now: float) -> dict[str, float]:
         start = (self._start_up or 0.0) + self._seconds[START] / self._lanes
         totals = {**self._seconds, _TIME: now - self._began - start}
+        totals[SPARE] = self.spare.seconds(now)
         for place, since in dict(self._since).items():
             totals[place] += max(0.0, now - since)
         for trail in list(self.trails.values()):
@@ -158,6 +206,8 @@ class Meter:
             return None
         spent = {place: max(0.0, totals[place] - before.get(place, 0.0)) for place in totals}
         shares = {place: min(1.0, spent[place] / seconds) for place in WHOLE}
-        shares |= {place: min(1.0, spent[place] / (seconds * self._lanes)) for place in LANES}
+        shares[SPARE] = min(1.0, spent[SPARE] / (seconds * self._lanes))
+        busy = max(seconds * self._lanes - spent[SPARE], 1e-9)
+        shares |= {place: min(1.0, spent[place] / busy) for place in LANES}
         shares[IDLE] = max(0.0, 1.0 - sum(shares[place] for place in LANES))
         return judge(shares, self._at_once())

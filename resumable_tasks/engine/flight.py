@@ -29,7 +29,7 @@ class Flight:
         self.held = 0
         self.at_end = False
         # Those of them that have not come back, by their numbers.
-        self.out: dict[int, Batch] = {}
+        self.out: dict[int, Batch] = meter.spare.out
         self.changed = threading.Condition()
 
     def settle(self, batches: int, items: int, held: int) -> None:

@@ -27,6 +27,8 @@ from resumable_tasks.runners.outcome import (
 
 # Shares of the lanes' time; what is left of it is idle.
 HANDLER, IDLE = "handler", "idle"
+# The share of the lanes' time in which they have no batch because no item is left; not of the rest.
+SPARE = "spare"
 LANES = (HANDLER, TOLD, RATE, ADAPTIVE, RETRIES, WRITE)
 # Shares of the run's time.
 SOURCE, COMMIT, DOWN = "source", "commit", "down"
@@ -54,8 +56,9 @@ class BoundBy:
     ``rate_limit``), ``latency`` (of the calls), ``source`` (of the items), ``commits``, ``outage``
     (the service was down), ``retries`` (pauses after failed calls) or ``nothing`` in particular.
     ``sentence`` says it in words. ``shares`` are from 0 to 1: ``handler``, ``told``, ``rate``,
-    ``adaptive``, ``retries``, ``write`` and ``idle`` of the time of all lanes, as many as there are
-    calls at once; ``source``, ``commit`` and ``down`` of the run's time.
+    ``adaptive``, ``retries``, ``write`` and ``idle`` of the time of the lanes, as many as there are
+    calls at once, without that for which no item was left for them (``spare``, of all of it);
+    ``source``, ``commit`` and ``down`` of the run's time.
     """
 
     what: What
@@ -70,14 +73,14 @@ class BoundBy:
 
 def judge(shares: Mapping[str, float], at_once: str = "") -> BoundBy:
     """Say what these shares mean. ``at_once`` says what sets the number of calls at once."""
-    share = {place: shares.get(place, 0.0) for place in (*LANES, *WHOLE, IDLE)}
+    share = {place: shares.get(place, 0.0) for place in (*LANES, *WHOLE, IDLE, SPARE)}
     what, sentence = _verdict(share, at_once)
     return BoundBy(what, sentence, {place: round(share[place], 3) for place in share})
 
 
 def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
     handler, told, rate = share[HANDLER], share[TOLD], share[RATE]
-    starved = share[IDLE] > 0.3
+    starved = 1.0 - (1.0 - share[IDLE]) * (1.0 - share[SPARE]) > 0.3
     calls = handler + share[ADAPTIVE]
     if share[DOWN] > 0.25:
         return "outage", f"outage: the service was down, {_of_the_time(share[DOWN])}"

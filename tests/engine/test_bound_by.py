@@ -61,6 +61,9 @@ class Told(Exception):
             {"handler": 0.19, "commit": 0.37, "idle": 0.8},
         ),
         ("nothing", "nothing in particular", {"idle": 1.0}),
+        # The last of the batches, alone; and commits after all calls.
+        ("latency", "calls took 100 %", {"handler": 1.0, "spare": 0.9}),
+        ("commits", "90 %", {"handler": 1.0, "spare": 0.9, "commit": 0.9}),
     ],
 )
 def test_what_shares_say(what: str, says: str, shares: dict[str, float]) -> None:
@@ -141,6 +144,25 @@ def test_the_start_of_the_lanes_is_left_out(clock: VirtualClock) -> None:
     found = meter.over_the_run()
     assert found is not None
     assert found.shares["handler"] == round(2 / 6, 3)
+
+
+def test_lanes_for_which_nothing_is_left_wait_for_nothing(clock: VirtualClock) -> None:
+    meter = Meter(4, str, clock)
+    for number in meter.reading([0, 1]):
+        meter.spare.out[number] = done(number, 0.0, 0.0).batch
+    clock.now = 1.0
+    del meter.spare.out[0]
+    with meter.committing():
+        meter.took(done(0, 1.0, 1.0))
+    clock.now = 11.0
+    del meter.spare.out[1]
+    with meter.committing():
+        meter.took(done(1, 11.0, 11.0))
+    found = meter.over_the_run()
+    assert found is not None
+    assert found.shares["handler"] == 1.0
+    assert found.shares["spare"] == round((2 + 30) / 44, 3)
+    assert found.what == "latency"
 
 
 def test_what_is_still_being_handled_counts(clock: VirtualClock) -> None:
