@@ -29,24 +29,10 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners import tracing
 from resumable_tasks.runners.bound import BoundBy
 from tests import warm
+from tests.engine.exporting import traced
 from tests.telemetry import Seen, ids, parent
 
 ITEMS = [{"id": i} for i in range(60)]
-
-
-def traced(rows: list[Any]) -> list[Any]:
-    """A handler with a span of its own, that says which span it was called in."""
-    around = trace.get_current_span().get_span_context()
-    with trace.get_tracer("mine").start_as_current_span("mine"):
-        return [
-            {
-                **row,
-                "trace": f"{around.trace_id:032x}",
-                "span": f"{around.span_id:016x}",
-                "tenant": baggage.get_baggage("tenant"),
-            }
-            for row in rows
-        ]
 
 
 async def atraced(rows: list[Any]) -> list[Any]:
@@ -82,14 +68,17 @@ def test_a_span_of_the_handler_is_in_its_call_in_its_batch_in_the_run(
     assert {parent(span) for span in calls.values()} == set(batches)
     assert {parent(span) for span in [*batches.values(), *seen.of("commit")]} == {ids(run)}
     told = {row["span"] for row in result.table().to_pylist()}
-    assert told == {f"{span:016x}" for _, span in calls}
+    assert told == {hex(span) for _, span in calls}
     for span in [run, *batches.values(), *calls.values(), *seen.of("commit")]:
         assert span.start_time is not None
         assert span.end_time is not None
         assert span.start_time <= span.end_time
 
 
-def test_processes_find_the_span_of_their_batch(seen: Seen, place: Path) -> None:
+def test_processes_open_spans_in_that_of_their_batch(
+    seen: Seen, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPANS_TO", str(tmp_path))
     job = resumable_task(
         traced, name="job", key="id", batch_size=20, concurrency=1, runner="processes"
     )
@@ -98,13 +87,18 @@ def test_processes_find_the_span_of_their_batch(seen: Seen, place: Path) -> None
         rows = job.run(ITEMS, checkpoint=place).table().to_pylist()
     finally:
         context.detach(token)
-    # No provider is set there: the spans around a call are the driver's.
-    found = {(int(row["trace"], 16), int(row["span"], 16)) for row in rows}
-    assert found == {ids(span) for span in seen.of("batch")}
     assert {row["tenant"] for row in rows} == {"a"}
-    assert seen.sums("call.duration") == {None: 3}
+    [file] = (path for path in tmp_path.iterdir() if path.is_file())
+    theirs = list(map(json.loads, file.read_text("utf-8").splitlines()))
+    mine = [span for span in theirs if span["name"] == "mine"]
+    calls = {int(s["context"]["span_id"], 16): s for s in theirs if s["name"] == "call job"}
+    assert len(mine) == len(calls) == 3
+    assert {int(span["parent_id"], 16) for span in mine} == set(calls)
+    assert {int(row["span"], 16) for row in rows} == set(calls)
+    found = {(int(s["context"]["trace_id"], 16), int(s["parent_id"], 16)) for s in calls.values()}
+    assert found == {ids(span) for span in seen.of("batch")}
     assert not seen.of("call")
-    assert not seen.of("mine")
+    assert seen.sums("call.duration") == {None: 3}
 
 
 def stubborn(rows: list[Any]) -> list[Any]:
@@ -211,6 +205,22 @@ def test_a_failed_call_says_why_and_shows_no_secret(seen: Seen, place: Path) -> 
     assert run.attributes is not None
     assert run.attributes["error.type"] == "JobFailed"
     assert not run.status.is_ok
+
+
+def test_the_span_of_a_run_says_what_ended_it(seen: Seen, place: Path) -> None:
+    def source() -> Any:
+        yield from ITEMS[:20]
+        raise OSError("the source has gone")
+
+    job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=10)
+    with pytest.raises(OSError, match="the source has gone"):
+        job.run(source(), checkpoint=place)
+    [run] = seen.of("run")
+    assert run.attributes is not None
+    assert run.attributes["error.type"] == run.status.description == "OSError"
+    assert run.attributes["resumable_tasks.outcome"] == "error"
+    assert seen.sums("run.duration") == {"error": 1}
+    assert run.attributes["resumable_tasks.items.completed"] == 20
 
 
 def test_the_rest_of_a_quota_is_known_while_a_run_goes_on(seen: Seen, place: Path) -> None:
