@@ -52,10 +52,20 @@ _BYTES = tuple(1_000 * 4**power for power in range(10))
 
 def observed(job: str, runner: Runner) -> tuple[Runner, tuple[Listener, ...]]:
     """The runner and the listeners of a run; without a provider the same runner, and none."""
-    if not (_is_set("trace", "tracer") or _is_set("metrics", "meter")):
+    if not _is_any_set():
         return runner, ()
     observer = Observer(job)
     return _ObservedRunner(runner, observer), (observer,)
+
+
+def tell_refused(job: str, error: BaseException) -> None:
+    """Tell of a run that this error has ended before its checkpoint was open."""
+    if _is_any_set():
+        Observer(job).refused(error)
+
+
+def _is_any_set() -> bool:
+    return _is_set("trace", "tracer") or _is_set("metrics", "meter")
 
 
 def _is_set(api: str, what: str) -> bool:
@@ -142,6 +152,10 @@ class Observer:
     def came(self, outcome: Outcome) -> None:
         """See a batch come back."""
         self._try(self._came, outcome)
+
+    def refused(self, error: BaseException) -> None:
+        """Hear of the error that has ended the run before it began."""
+        self._try(self._refused, error)
 
     def _try(self, do: Callable[[Any], Any], what: Any) -> Any:
         if self._broken:
@@ -247,23 +261,32 @@ class Observer:
         self._count_skipped(progress.skipped)
         # Those without a usable key are in no commit.
         self._count_items("failed", progress.failed - self._failed, "InvalidItems")
+        assert self._run is not None
+        for name in ("completed", "failed", "parked", "skipped"):
+            self._run.set_attribute(f"{SCOPE}.items.{name}", getattr(progress, name))
+        if progress.bound_by is not None:
+            self._run.set_attribute(BOUND_BY, progress.bound_by.what)
         while self._out:
             _, (span, items) = self._out.popitem()
             self._meters.in_flight.add(-items, self._attributes)
             span.set_attribute(OUTCOME, "abandoned")
             span.end()
-        self._meters.run.record(progress.seconds, self._attributes | {OUTCOME: event.how})
-        if self._run is None:
-            return
-        counts = ("completed", "failed", "parked", "skipped")
-        for name in counts:
-            self._run.set_attribute(f"{SCOPE}.items.{name}", getattr(progress, name))
-        self._run.set_attribute(OUTCOME, event.how)
-        if progress.bound_by is not None:
-            self._run.set_attribute(BOUND_BY, progress.bound_by.what)
-        if event.how in ("failed", "error"):
-            error = sys.exception()  # that this run ends with, if it is an error
-            failed(self._run, name_of(error) if event.how == "error" and error else "JobFailed")
+        # That of a run that ends by an error of its own is being raised right now.
+        raised = sys.exception() if event.how == "error" else None
+        error = name_of(raised) if raised is not None else ""
+        self._end("JobFailed" if event.how == "failed" else error, event.how, progress.seconds)
+
+    def _refused(self, error: BaseException) -> None:
+        self._run = self._span("run")
+        self._end(name_of(error), "refused", 0.0)
+
+    def _end(self, error: str, how: str, seconds: float) -> None:
+        error_of = {ERROR_TYPE: error} if error else {}
+        self._meters.run.record(seconds, self._attributes | error_of | {OUTCOME: how})
+        assert self._run is not None
+        self._run.set_attribute(OUTCOME, how)
+        if error:
+            failed(self._run, error)
         self._run.end()
 
     def _span(self, what: str, began: int | None = None) -> Span:

@@ -18,11 +18,10 @@ from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
-from resumable_tasks.engine import progress
+from resumable_tasks.engine import monitoring, progress
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
-from resumable_tasks.engine.monitoring import observed
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
@@ -87,6 +86,14 @@ class Run:
     def carry_out(self) -> RunResult:
         """Run, and say how it went: by a result or by an exception that carries it."""
         use_exit_codes()
+        try:
+            return self._carry_out()
+        except BaseException as error:
+            if self._engine is None and not self._arguments.dry_run:
+                monitoring.tell_refused(self._options.name, error)
+            raise
+
+    def _carry_out(self) -> RunResult:
         _refuse_in_a_worker(self._options.name)
         arguments, flow_run = self._arguments, self._flow_run
         place = as_place(self._options.name, arguments.checkpoint, arguments.partition)
@@ -204,7 +211,7 @@ class Run:
     def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
         """The engine, and whoever listens to it, before anything runs."""
         options, arguments = self._options, self._arguments
-        runner, monitors = observed(options.name, runner)
+        runner, monitors = monitoring.observed(options.name, runner)
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
             (*progress.listeners(arguments.progress), *telemetry, *monitors, *arguments.listeners),

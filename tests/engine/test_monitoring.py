@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from resumable_tasks import (
     Budget,
     BudgetUsedUp,
+    CheckpointUnusable,
     Failing,
     ItemFailure,
     JobFailed,
@@ -223,6 +224,20 @@ def test_the_span_of_a_run_says_what_ended_it(seen: Seen, place: Path) -> None:
     assert run.attributes["resumable_tasks.items.completed"] == 20
 
 
+def test_a_run_that_is_refused_is_seen(seen: Seen, place: Path) -> None:
+    place.write_text("no checkpoint")
+    job = resumable_task(lambda rows: rows, name="job", key="id")
+    with pytest.raises(CheckpointUnusable):
+        job.run(ITEMS, checkpoint=place)
+    assert seen.sums("run.duration") == {"refused": 1}
+    [run] = seen.of("run")
+    assert run.attributes == {
+        "resumable_tasks.job": "job",
+        "resumable_tasks.outcome": "refused",
+        "error.type": "CheckpointUnusable",
+    }
+
+
 def test_the_rest_of_a_quota_is_known_while_a_run_goes_on(seen: Seen, place: Path) -> None:
     found: list[Any] = []
 
@@ -246,6 +261,7 @@ def test_what_is_dropped_or_abandoned_is_not_in_flight(seen: Seen, place: Path) 
     with pytest.raises(BudgetUsedUp):
         job.run(ITEMS, checkpoint=place)
     observer = monitoring.Observer("other")
+    observer(events.RunStarted("other", "", "", found=0, failed=0, expected=2, epoch=1))
     observer.goes(Batch(1, [1, 2], b"1\n2", [1, 2]))
     progress = events.Progress(0, 0, 0, 2, 1.0)
     observer(events.RunFinished("other", "", "", how="interrupted", progress=progress))
