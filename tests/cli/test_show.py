@@ -15,6 +15,8 @@ import pytest
 
 from resumable_tasks import Failing, ItemFailure, JobFailed, Snapshot, resumable_task
 from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.directory.trace import trace
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.cli import failed, output
 from tests.checkpoint.directory.made import filled
@@ -163,6 +165,19 @@ def test_a_key_is_found_in_segments_and_merged_shards(tmp_path: Path) -> None:
         assert (found["rows"], found["status"]) == ([{"id": key, "v": "a"}], "completed")
         shards.add(found["shard"])
     assert len(shards) == 1  # the merged one
+
+
+def test_a_record_goes_into_a_segment_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "c"
+    filled(place, 100)
+    stale, listed = [segments.listed(LocalStore(place))], segments.listed
+    cli("compact", place)
+    state = Reader.at(str(place)).state
+    monkeypatch.setattr(segments, "listed", lambda *a: stale.pop() if stale else listed(*a))
+    found = trace(LocalStore(place), state, b"7")
+    assert ([event.what for event in found.events], stale) == (["completed"], [])
 
 
 def test_failures_are_followed_while_a_run_is_at_work(tmp_path: Path) -> None:

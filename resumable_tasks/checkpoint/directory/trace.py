@@ -14,7 +14,13 @@ from resumable_tasks.checkpoint.directory import schemas, segments, shards
 from resumable_tasks.checkpoint.directory.completed import copied
 from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.record import Commit
-from resumable_tasks.checkpoint.directory.records import FOLDER, MOST_BYTES, damaged, record_name
+from resumable_tasks.checkpoint.directory.records import (
+    FOLDER,
+    MOST_BYTES,
+    damaged,
+    decode,
+    record_name,
+)
 from resumable_tasks.checkpoint.directory.segments import Listing
 from resumable_tasks.checkpoint.directory.state import Line, State
 from resumable_tasks.checkpoint.store import disk
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 What = Literal["completed", "failed", "parked", "released", "taken back", "lost"]
 # By their first bytes: a search need not decode the others.
 _CLAIM, _MERGE = b'{"kind":"claim"', b'{"kind":"merge"'
+_TRIES = 5
 _TAKEN_BACK: dict[str, What] = {"redo": "taken back", "repair": "lost", "lost": "lost"}
 
 
@@ -62,7 +69,7 @@ def trace(store: Store, state: State, line: Line) -> Trace:
     """The trace of the key of this canonical form. Raises `CheckpointDamaged`."""
     homes, runs, shard = Homes(), dict[str, int](), None
     events: list[Event] = []
-    for commit in segments.read_some(store, _naming(store, line)):
+    for commit in _naming(store, line):
         homes.follow(commit)
         if commit.kind == "claim":
             runs[commit.run] = len(runs) + 1
@@ -72,7 +79,7 @@ def trace(store: Store, state: State, line: Line) -> Trace:
         for section in commit.sections():
             if line in section.lines:
                 shard = section.shard
-    if line not in state.done or shard is None:
+    if shard is None or not state.done.has_any([line]):
         return Trace(events, None)
     return Trace(events, state.shards.get(homes.of(shard.path)))
 
@@ -96,20 +103,28 @@ def _what(commit: Commit, line: Line) -> Iterator[tuple[What, Failure | None]]:
             yield "released" if released else "parked" if failure.parked else "failed", failure
 
 
-def _naming(store: Store, line: Line) -> list[int]:
-    """The numbers of the records that name a key, and of all claims and merges."""
+def _naming(store: Store, line: Line) -> list[Commit]:
+    """The records that name a key, and all claims and merges.
+
+    Raises `CheckpointDamaged`.
+    """
     starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":')
     needles = [start + line + end for start in starts for end in (b"}", b",")]
-    for _ in range(2):
+    for _ in range(_TRIES):
+        there = segments.listed(store)
         try:
-            return [
-                number
-                for number, piece in _pieces(store, segments.listed(store))
+            found = [
+                decode(piece, record_name(number), store.url)
+                for number, piece in _pieces(store, there)
                 if piece.startswith((_CLAIM, _MERGE)) or any(each in piece for each in needles)
             ]
         except FileNotFoundError:
-            continue  # it may just have gone into a segment
-    raise damaged(FOLDER, "its files go while they are read", store.url)
+            continue  # it has just gone into a segment
+        # What was read from a file of its own, and is in a segment by now, may be void.
+        now = segments.listed(store)
+        if all(now.segment_with(c.number) == there.segment_with(c.number) for c in found):
+            return found
+    raise damaged(FOLDER, "its files change while they are read", store.url)
 
 
 def _pieces(store: Store, there: Listing) -> Iterator[tuple[int, bytes]]:
