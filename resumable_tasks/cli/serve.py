@@ -20,7 +20,7 @@ _EVERY = ("0.0.0.0", "::")  # noqa: S104 - compared with
     epilog="\b\nExamples:\n  resumable serve\n  resumable serve checkpoints --port 8080"
     "\n  resumable serve s3://bucket/checkpoints --host 0.0.0.0 --name reports.example.org",
 )
-@click.argument("place", default=".resumable")
+@click.argument("place", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
     "--port",
@@ -36,14 +36,15 @@ _EVERY = ("0.0.0.0", "::")  # noqa: S104 - compared with
     help="What a browser must show; beyond loopback one is made if none is given.",
 )
 @click.option("--name", "names", multiple=True, help="A name by which browsers will ask for it.")
-def serve(place: str, host: str, port: int, token: str, names: Sequence[str]) -> None:
+def serve(place: str | None, host: str, port: int, token: str, names: Sequence[str]) -> None:
     """Serve a page that lists the checkpoints in and below PLACE, and the report of each.
 
+    Without PLACE, those that `resumable ls` finds from the working directory.
     The pages show what is so now, and load themselves again. Nothing can be changed through them.
     Listens on this machine alone, unless --host says otherwise; then whoever looks needs the token
     in the address that is printed. Ends with Ctrl-C. Needs: pip install "resumable-tasks[serve]".
     """
-    refuse_other_forms(place)
+    refuse_other_forms(place or "")
     from resumable_tasks.results.report import app
 
     far = not _is_loopback(host)

@@ -14,7 +14,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
@@ -54,9 +54,12 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 @dataclass(slots=True)
 class Pages:
-    """The pages of the checkpoints below a place, each made at most every few seconds."""
+    """The pages of the checkpoints below a place, each made at most every few seconds.
 
-    place: str
+    Without a place, those that `resumable ls` finds from the working directory.
+    """
+
+    place: str | None
     _made: dict[str, tuple[float, str]] = field(default_factory=dict)
     _found: dict[str, Found] = field(default_factory=dict)
     _sources: dict[str, facts.Source] = field(default_factory=dict)
@@ -87,9 +90,8 @@ class Pages:
             return text
 
     def _look(self) -> None:
-        base = self.place.rstrip("/")
-        found = finding.find(self.place, _tell)
-        self._found = {each.place.removeprefix(base).strip("/") or "-": each for each in found}
+        found = _find(self.place)
+        self._found = {folder.below(each, self.place) or "-": each for each in found}
 
     def _list(self) -> str:
         self._look()
@@ -116,7 +118,7 @@ def _forget_oldest(kept: dict[str, Any]) -> None:
         del kept[next(iter(kept))]
 
 
-def application(place: str, *, hosts: Collection[str] = LOOPBACK, token: str = "") -> App:
+def application(place: str | None, *, hosts: Collection[str] = LOOPBACK, token: str = "") -> App:
     """The site as an ASGI application that answers GET and HEAD alone, and changes nothing.
 
     ``hosts``: the names by which it may be asked for. ``token``: what whoever asks must show, if it
@@ -125,8 +127,12 @@ def application(place: str, *, hosts: Collection[str] = LOOPBACK, token: str = "
     """
     page.check()
     app = _routes(Pages(place))
-    next(iter(finding.find(place, _tell)), None)
+    next(iter(_find(place)), None)
     return Guard(app, hosts, token)
+
+
+def _find(place: str | None) -> Iterator[Found]:
+    return finding.find_here(_tell) if place is None else finding.find(place, _tell)
 
 
 def _tell(error: OSError) -> None:

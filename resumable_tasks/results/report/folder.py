@@ -66,7 +66,7 @@ class Group:
 
 
 def render(
-    place: str,
+    place: str | None,
     found: Iterable[Found],
     *,
     link: Callable[[Found], str] = lambda _: "",
@@ -79,7 +79,7 @@ def render(
     groups = list(_groups(place, found, link))
     return page.page(
         "folder.html",
-        place=clean(without_secrets(place)),
+        place="the working directory" if place is None else clean(without_secrets(place)),
         groups=groups,
         count=sum(len(group.entries) + group.hidden for group in groups),
         failed=sum(each.status not in _WELL for group in groups for each in group.entries),
@@ -91,16 +91,22 @@ def render(
 _WELL = ("done", "running")
 
 
-def _groups(place: str, found: Iterable[Found], link: Callable[[Found], str]) -> Iterable[Group]:
+def below(found: Found, place: str | None) -> str:
+    """The name of a checkpoint below the place where it was found; empty for the place itself."""
+    return found.place.removeprefix((place or "").rstrip("/")).strip("/")
+
+
+def _groups(
+    place: str | None, found: Iterable[Found], link: Callable[[Found], str]
+) -> Iterable[Group]:
     by_folder: dict[str, list[tuple[str, Found]]] = {}
     for each in found:
-        below = each.place.removeprefix(place.rstrip("/")).strip("/")
-        folder, _, name = below.rpartition("/")
+        folder, _, name = below(each, place).rpartition("/")
         by_folder.setdefault(folder, []).append((name or each.place, each))
     for folder, there in sorted(by_folder.items()):
         last = sorted(there, key=lambda one: one[0])[-MOST:]
         places = [each.place for _, each in last]
-        far = is_url(place)
+        far = place is not None and is_url(place)
         described = in_order(_described, places, finding.AHEAD) if far else map(_described, places)
         entries = [
             _entry(name, each, link(each), what)

@@ -223,6 +223,12 @@ def test_beyond_loopback_the_command_makes_a_token(
     # It listens, and nobody is answered.
     monkeypatch.setattr(app, "run", lambda site, listener: sites.append(site))
     assert serve()[0] == ""
+    monkeypatch.chdir(folder)
+    here = CliRunner().invoke(main, ["serve", "--port", "0"])
+    assert here.exit_code == 0, here.output
+    text = app.Pages(None).list()
+    assert 'href="/report/one"' in text
+    sites.clear()
     assert serve("--host", "127.0.0.2")[0] == ""
     first, second = serve("--host", "0.0.0.0"), serve("--host", "0.0.0.0")
     assert len(first[0]) > len("token=") + 30
