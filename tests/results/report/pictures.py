@@ -91,7 +91,7 @@ def classify(folder: Path) -> None:
 
 def done(folder: Path) -> int:
     place = folder / "checkpoints" / "classify"
-    return len(Reader.at(str(place)).state.done) if (place / "journal").exists() else 0
+    return len(Reader.at(str(place)).state.done) if (place / "job.json").exists() else 0
 
 
 def prices(rows: list[Any]) -> list[Any]:
