@@ -30,7 +30,7 @@ _SHARE = 0.005
 OF_LANES = {
     "handler": "in the handler",
     "told": "told to wait",
-    "rate": "rate_limit=",
+    "rate": "held back by rate_limit=",
     "adaptive": "fewer calls at once",
     "retries": "before retries",
     "write": "writing rows",

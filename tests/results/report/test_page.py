@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
+from html import unescape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -163,14 +166,21 @@ def test_many_runs_have_as_many_times_as_there_is_room_for() -> None:
 
 
 def test_bound_by_is_shown_where_runs_have_said_it(checkpoint: Path) -> None:
-    from dataclasses import replace
-
     found = facts.read(LocalStore(checkpoint))
-    assert "Bound by" not in page.render(found)
-    runs = [replace(found.runs[0], bound="API <quota>", shares=[("told to wait", 0.7)])]
-    shown = page.render(replace(found, runs=runs))
-    assert "API &lt;quota&gt;" in shown
-    assert "told to wait: 70 %" in shown
+    *died, last = found.runs
+    (close,) = [
+        json.loads(path.read_text().partition("\n")[0])["info"]
+        for path in sorted((checkpoint / "journal").iterdir())[-1:]
+    ]
+    assert last.bound == close["bound_by"]["sentence"]
+    known = {*close["bound_by"]["shares"]}
+    assert known == {*facts.OF_LANES, *facts._OF_RUN}, "a share that the page has no words for"
+    shown = page.render(found)
+    assert last.bound in unescape(shown)
+    assert all(f"{name}: {100 * share:.0f} %" in unescape(shown) for name, share in last.shares)
+    assert "Bound by" not in page.render(replace(found, runs=died))
+    odd = replace(last, bound="API <quota>", shares=[("told to wait", 0.7)])
+    assert "API &lt;quota&gt;" in page.render(replace(found, runs=[odd]))
 
 
 def test_a_place_that_cannot_be_reported(tmp_path: Path) -> None:
