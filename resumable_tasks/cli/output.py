@@ -127,7 +127,7 @@ def width() -> int | None:
 
 
 # A label of a field, or of an example; what stands in backquotes is a command to be pasted.
-_LABEL = re.compile(r"(?:next: )|( *)(?:\S+(?: \S+)* {2,})?")
+_LABEL = re.compile(r"next: | *(?:\S+(?: \S+)* {2,})*")
 _WORD = re.compile(r"[^\s`]*`[^`]*`\S*|\S+")
 
 
