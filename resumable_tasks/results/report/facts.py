@@ -36,7 +36,12 @@ OF_LANES = {
     "write": "writing rows",
     "idle": "idle",
 }
-_OF_RUN = {"source": "reading items", "commit": "commits", "down": "the service was down"}
+_OF_RUN = {
+    "source": "reading items",
+    "commit": "commits",
+    "down": "the service was down",
+    "spare": "at its end, calls at once that no item was left for",
+}
 
 
 @dataclass(frozen=True, slots=True)

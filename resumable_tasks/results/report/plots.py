@@ -16,6 +16,7 @@ from resumable_tasks.base.text import duration
 from resumable_tasks.results.report.timeline import Point, Timeline
 
 WIDE, NARROW = 1000, 340
+_MILLISECOND = 0.001
 _GAP, _LEAST, _FOOT, _TICK = 16.0, 4.0, 30.0, 64.0
 # The seconds between two ticks, and how they are written.
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200)
@@ -108,7 +109,7 @@ def panels(
         Panel("Commits a minute", 56, _commits, max(map(_commit_rate, points), default=0.0)),
     ]
     slow = max([point.longest or 0.0 for point in points], default=0.0)
-    if latency and slow:
+    if latency and slow >= _MILLISECOND:
         title = "Seconds a batch: on average, and the slowest"
         found.append(Panel(title, 72, _latency, slow, " s"))
     cost = max([point.cost for point in points], default=0.0)

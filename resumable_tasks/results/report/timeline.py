@@ -86,14 +86,14 @@ def timeline(past: Past, hows: Sequence[str]) -> Timeline:
     first = runs[0].first if runs else 0
     before, cost = sum(past.commits["net"][:first]), sum(past.commits["cost"][:first])
     active = sum(span.end - span.start for span in spans) or 1.0
-    wanted = (runs[-1].last - first) // _COMMITS if runs else 0
-    wanted = min(POINTS, max(FEWEST, wanted))
+    count = runs[-1].last - first if runs else 0
+    wanted = min(POINTS, max(count // _COMMITS, min(FEWEST, count)))
     points: list[Point] = []
     pauses: list[Pause] = []
     done = before
     for at, (run, span) in enumerate(zip(runs, spans, strict=True)):
-        count = max(1, round(wanted * (span.end - span.start) / active))
-        for point in _points(past, run, at, span, count, done, cost):
+        parts = max(1, round(wanted * (span.end - span.start) / active))
+        for point in _points(past, run, at, span, parts, done, cost):
             done, cost = point.done, point.cost
             points.append(point)
         pauses += _pauses(past, run, at)

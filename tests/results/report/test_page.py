@@ -30,6 +30,9 @@ from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
 pytestmark = pytest.mark.xdist_group("report")
 
 
+ODD = '"><img src=x onerror="document.title=\'pwned\'">\x1b[31m' + "x" * 150
+
+
 def cli(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(each) for each in arguments], catch_exceptions=False)
 
@@ -49,6 +52,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         day = date(2026, 11, 1) - timedelta(ago)
         job.run([{"id": n} for n in range(5 + ago)], checkpoint=folder / "prices", partition=day)
     (folder / "prices" / "2026-10-31" / "job.json").write_text("{<script>")
+    job.run([{"id": 1}], checkpoint=folder / ODD)
     return folder
 
 
@@ -140,6 +144,8 @@ def test_a_folder_of_partitions_is_a_calendar(nights: Path, tab: Page, tmp_path:
             ["31", "day there damaged"],
             ["1", "day there done"],
         ]
+        assert tab.evaluate("document.querySelector('img, script') === null")
+        assert tab.evaluate("document.title") == f"Checkpoints in {nights}"
     assert requested(tab) == []
 
 
