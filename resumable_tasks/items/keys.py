@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resumable_tasks.base.text import clean
 from resumable_tasks.errors import InvalidKey, UsageError
 
 if TYPE_CHECKING:
@@ -205,6 +204,8 @@ class KeyScheme:
         spec: Any = self.spec
         names = spec if isinstance(spec, tuple) else (spec,) if isinstance(spec, str) else ()
         if spec is not None and not callable(spec) and not names:
+            from resumable_tasks.base.text import clean
+
             raise UsageError(
                 f"key={clean(shorten(spec))} is neither a field name, a tuple of names, nor a "
                 "callable",

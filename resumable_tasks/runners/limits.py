@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.base.steps import adrive, drive
-from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
 from resumable_tasks.runners.outcome import ADAPTIVE, RATE, TOLD
 
 if TYPE_CHECKING:
     from pyrate_limiter import InMemoryBucket
+
+    from resumable_tasks.base.stopping import Stopping
 
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
 _SECONDS |= {"h": 3_600, "hour": 3_600, "d": 86_400, "day": 86_400}

@@ -13,7 +13,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import shorten
-from resumable_tasks.items.mistaken import kind_of
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
@@ -221,6 +220,8 @@ def check_is_handler(fn: Any) -> None:
         remedy = "Write @classmethod above @resumable_task"
     else:
         remedy = "Give it the function that handles a batch"
+    from resumable_tasks.items.mistaken import kind_of
+
     raise UsageError(f"resumable_task takes a function, not {kind_of(fn)}", remedy=remedy)
 
 

@@ -10,7 +10,6 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from resumable_tasks.errors import UsageError
-from resumable_tasks.items.mistaken import refuse
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions, described
 from resumable_tasks.task.parameters import (
@@ -167,6 +166,8 @@ class ResumableTask(Generic[F]):
         check_by_name(f"{self.name}.run(items, checkpoint=…)", more)
         check_run_arguments(self.name, given, self.fn)
         check_takes_a_batch(self.name, self.fn)
+        from resumable_tasks.items.mistaken import refuse
+
         refuse(items)
         arguments, options = RunArguments(items, **given), self.options
         if arguments.budget is not None:

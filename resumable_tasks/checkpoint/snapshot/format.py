@@ -11,13 +11,13 @@ import json
 import math
 import os
 import re
-import secrets
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -111,7 +111,7 @@ def encode(state: bytes, number: int, version: int) -> bytes:
         "generation": number,
         "version": version,
         "time": now(),
-        "nonce": secrets.token_hex(8),
+        "nonce": token(8),
     }
     body = json.dumps(head, separators=(",", ":")).encode() + b"\n" + state + b"\n"
     return body + _end(body, number)
