@@ -116,7 +116,7 @@ class Artifacts:
         self._create("failures", "table", text, json.dumps(rows))
 
     def _links(self, beside: str) -> str:
-        """Links from one artifact to the others that there are, and to the flow run."""
+        """Links from one artifact to the others that there are; Prefect's own leads to the run."""
         page = url_for("flow-run", flow_run.id) if flow_run.id else None
         if page is None:
             return ""
@@ -126,7 +126,7 @@ class Artifacts:
             for name, number in self._ids.items()
             if name != beside
         ]
-        return "\n\n" + " · ".join([*links, f"[flow run]({page})"])
+        return "\n\n" + " · ".join(links) if links else ""
 
     def _create(self, suffix: str, kind: str, description: str, data: str | float) -> UUID:
         artifact = ArtifactCreate(

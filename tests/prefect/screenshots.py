@@ -99,7 +99,7 @@ def take(own: server.Server, folder: Path) -> None:
             picture(page, folder, "prefect-finished.png", 850)
             summary = artifact(api, run, "classify-summary")["id"]
             show(page, own, f"artifacts/artifact/{summary}", "published: ", "State Message")
-            picture(page, folder, "prefect-summary.png", SIZE[1])
+            picture(page, folder, "prefect-summary.png", 1200)
         finally:
             second.kill()
             second.wait()
@@ -109,7 +109,7 @@ def show(page: Page, own: server.Server, path: str, *texts: str) -> None:
     page.open(f"http://127.0.0.1:{own.port}/v2/{path}")
     page.wait_for(*texts)
     # The graph of task runs is drawn on a canvas, of which the page's text says nothing.
-    time.sleep(5)
+    time.sleep(8)
 
 
 def picture(page: Page, folder: Path, name: str, height: int) -> None:
