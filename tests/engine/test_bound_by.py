@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from resumable_tasks import Adaptive, Failing, Progress, Retry, current_batch, resumable_task
+from resumable_tasks.base.stopping import NEVER
 from resumable_tasks.cli import main
 from resumable_tasks.engine import bound, breaker, minutes
 from resumable_tasks.engine.bound import Meter
@@ -23,7 +25,7 @@ from resumable_tasks.engine.events import Progressed, RunFinished
 from resumable_tasks.engine.progress import describe, said_of
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.bound import Trail, judge
-from resumable_tasks.runners.limits import AdditiveIncrease, Limits
+from resumable_tasks.runners.limits import AdditiveIncrease, Limits, RateLimit
 from resumable_tasks.runners.outcome import Done, Times
 from tests.engine.simulation import VirtualClock
 
@@ -84,6 +86,18 @@ def test_latency_says_what_sets_the_number_of_calls_at_once() -> None:
     control.limit = 4.0
     assert limits.at_once == "at highest=4"
     assert "latency (at highest=4)" in judge({"adaptive": 0.6}, limits.at_once).sentence
+
+
+def test_a_call_that_is_told_holds_others_back_as_told() -> None:
+    limits = Limits((RateLimit(2, 60.0),), Adaptive(1, 1))
+    first = limits.enter(1, NEVER)
+    assert first is not None
+    waits: dict[str, float] = {}
+    stop = threading.Timer(0.05, limits.leave, (first, Told()))
+    stop.start()
+    assert limits.enter(1, NEVER, waits) is not None
+    assert waits.keys() == {"adaptive", "told"}
+    assert waits["told"] > 0.3
 
 
 # --- the meter
