@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resumable_tasks.prefect.schedule import scheduled_time as scheduled_time
     from resumable_tasks.prefect.states import flow_state as flow_state
     from resumable_tasks.results.result import RunResult as RunResult
+    from resumable_tasks.runners.bound import BoundBy as BoundBy
     from resumable_tasks.runners.handle import current_batch as current_batch
     from resumable_tasks.runners.limits import Adaptive as Adaptive
     from resumable_tasks.runners.outcome import CallOutcome as CallOutcome
@@ -60,6 +61,7 @@ _NAMES = {
     "checkpoint.settings": "Failing",
     "checkpoint.snapshot.snapshot": "Snapshot",
     "checkpoint.sql.place": "SqlCheckpoint",
+    "runners.bound": "BoundBy",
     "runners.handle": "current_batch",
     "runners.retries": "Retry",
     "runners.limits": "Adaptive",
