@@ -10,7 +10,6 @@ from resumable_tasks.checkpoint.directory.manifest import Stored
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
-from resumable_tasks.checkpoint.snapshot import format as generations
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointUnusable, ResumableTasksError, UsageError
@@ -32,6 +31,8 @@ def foreign(store: Store) -> list[str]:
 
 def none_there(store: Store) -> ResumableTasksError:
     """The error of a place that has no manifest, where a checkpoint is looked for."""
+    from resumable_tasks.checkpoint.snapshot import format as generations
+
     if disk.names(store, JOURNAL):
         return manifest.damaged(store, NO_MANIFEST)
     if generations.numbers(store):
