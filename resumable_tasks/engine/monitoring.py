@@ -52,20 +52,24 @@ _BYTES = tuple(1_000 * 4**power for power in range(10))
 
 def observed(job: str, runner: Runner) -> tuple[Runner, tuple[Listener, ...]]:
     """The runner and the listeners of a run; without a provider the same runner, and none."""
-    if not _is_any_set():
+    observer = _observer(job)
+    if observer is None:
         return runner, ()
-    observer = Observer(job)
     return _ObservedRunner(runner, observer), (observer,)
 
 
 def tell_refused(job: str, error: BaseException) -> None:
     """Tell of a run that this error has ended before its checkpoint was open."""
-    if _is_any_set():
-        Observer(job).refused(error)
+    if (observer := _observer(job)) is not None:
+        observer.refused(error)
 
 
-def _is_any_set() -> bool:
-    return _is_set("trace", "tracer") or _is_set("metrics", "meter")
+def _observer(job: str) -> Observer | None:
+    try:
+        return Observer(job) if _is_set("trace", "tracer") or _is_set("metrics", "meter") else None
+    except Exception:  # noqa: BLE001 - said; a monitor that cannot be had is no reason not to run
+        log.exception("%s: OpenTelemetry is not told of this run", job)
+        return None
 
 
 def _is_set(api: str, what: str) -> bool:

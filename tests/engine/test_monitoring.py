@@ -324,6 +324,15 @@ def test_a_broken_provider_is_said_and_ends_nothing(
     assert not monitoring._running
 
 
+def test_a_provider_that_gives_nothing_is_said_and_ends_nothing(
+    seen: Seen, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer", lambda _: 1 / 0)
+    job = resumable_task(lambda rows: rows, name="job", key="id")
+    assert job.run(ITEMS, checkpoint=place).completed == 60
+    assert caplog.text.count("ZeroDivisionError") == 1
+
+
 def test_without_a_provider_nothing_hangs_on_a_run(place: Path) -> None:
     from resumable_tasks.runners.threads import ThreadRunner
 
