@@ -54,7 +54,7 @@ def test_a_run_with_calls_that_hang_ends_and_names_their_items(
     assert done.returncode == code, done.stderr
     said = done.stderr.splitlines()[-1]
     for name in names:
-        assert (f"'{name}'" in said) >= ("hangs" in name), said
+        assert (f'"{name}"' in said) >= ("hangs" in name), said
     lines = "".join(file.read_text() for file in tmp_path.glob("c/journal/*.jsonl"))
     assert sum(f'"{name}"' in lines for name in GOOD) >= least
     # Nobody holds the checkpoint.
