@@ -112,7 +112,7 @@ def _groups(
             _entry(name, each, link(each), what)
             for (name, each), what in zip(last, described, strict=True)
         ]
-        name = clean(folder, _CHARS) or "."
+        name = clean(folder, _CHARS) or "Right here"
         yield Group(name, entries[::-1], _months(entries), len(there) - len(last))
 
 

@@ -203,8 +203,10 @@ def _ticks(timeline: Timeline, axis: Axis, y: float, *, named: bool) -> Iterator
     free, before = -1e9, ""
     for at, span in enumerate(timeline.spans):
         left, right = axis.edges(timeline, at)
+        label = f"run {span.number}, resumed" if _resumes(timeline, at) else f"run {span.number}"
+        label = label if right - left > 7 * len(label) else f"run {span.number}"
         if named and right - left > 44:
-            yield _text("soft", (left + right) / 2, y + 34, "middle", f"run {span.number}")
+            yield _text("soft", (left + right) / 2, y + 34, "middle", label)
         for time in (span.start, *_between(span.start, span.end, step)):
             x = axis.at(at, time) if time > span.start else left
             text, day = clock(time, step), clock(time, _DAY)
@@ -217,6 +219,11 @@ def _ticks(timeline: Timeline, axis: Axis, y: float, *, named: bool) -> Iterator
             yield f'<path class="base" d="M{x:.1f} {y - 12:.1f}v5"/>'
             yield _text("tick", x, y + 8, anchor, text)
             free, before = begin + wide + 10, day
+
+
+def _resumes(timeline: Timeline, at: int) -> bool:
+    """True for a run that goes on with what the one before it has left."""
+    return at > 0 and timeline.spans[at - 1].how in _MARKS
 
 
 def _between(start: float, end: float, step: int) -> list[float]:

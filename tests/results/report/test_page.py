@@ -169,6 +169,12 @@ def test_many_runs_have_as_many_times_as_there_is_room_for() -> None:
         shown = plots.plot(drawn, plots.panels(drawn, 10, None, latency=True), width)
         times = re.findall(r'class="tick" x="([\d.]+)"[^>]*>[^<]*:', shown)
         assert 1 < len(times) <= most
+    spans = [Span(1, "died", 0, 60), Span(2, "done", 100, 160), Span(3, "done", 200, 260)]
+    drawn = Timeline(spans, [], [], 0, 0.0, [])
+    labels = re.findall(
+        r">(run [^<]*)</text>", plots.plot(drawn, plots.panels(drawn, 10, None, latency=True))
+    )
+    assert labels == ["run 1", "run 2, resumed", "run 3"]
 
 
 def test_bound_by_is_shown_where_runs_have_said_it(checkpoint: Path) -> None:
