@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.utilities.urls import url_for
 
 from resumable_tasks.base.text import count, duration, rate, without_secrets
-from resumable_tasks.engine.events import HOW, Committed, Progress, RunFinished, RunStarted
+from resumable_tasks.engine.events import HOW, Progress, RunFinished, RunStarted
 from resumable_tasks.engine.progress import describe
 from resumable_tasks.items.keys import written
 from resumable_tasks.prefect.markdown import block, code, literal
@@ -45,8 +45,8 @@ class Failed:
     # Class of error → its number, and its first failure.
     kinds: dict[str, tuple[int, Failure]] = field(default_factory=dict)
 
-    def add(self, event: Committed) -> None:
-        for failure in event.failures:
+    def add(self, failures: Iterable[Failure]) -> None:
+        for failure in failures:
             self.parked += failure.parked
             self.failed += not failure.parked
             if len(self.first) < FAILURES_SHOWN:

@@ -22,6 +22,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.text import count
 from resumable_tasks.engine.events import Committed, Event, RunFinished, RunStarted
 from resumable_tasks.prefect.artifacts import Artifacts, Failed, Summary
+from resumable_tasks.results.result import RunResult
 
 COMMITTED = "resumable-tasks.batch.committed"
 RESOURCE = "resumable-tasks.checkpoint"
@@ -88,7 +89,7 @@ class Telemetry:
             with self._changed:
                 self._new.add(event)
                 self._all.add(event)
-                self._failed.add(event)
+                self._failed.add(event.failures)
         elif isinstance(event, RunFinished) and self._thread is not None:
             with self._changed:
                 self._finished = event
@@ -123,20 +124,23 @@ class Telemetry:
             pause = max(_UPDATE_SECONDS, (time.monotonic() - began) / 100)
             pause = min(pause, _SLOWEST_UPDATE_SECONDS)
         failed = self._failed
+        if isinstance(finished.result, RunResult):  # has those too that no commit tells of
+            failed = Failed(failed.where)
+            failed.add((*finished.result.failures, *finished.result.parked_items))
         if failed.first:
             self._try("the table of failures", lambda: artifacts.show_failures(failed))
-        self._try("the summary", lambda: self._show_summary(artifacts, finished))
+        self._try("the summary", lambda: self._show_summary(artifacts, finished, failed))
         self._try("the progress", lambda: artifacts.show_progress(finished.progress, finished.how))
         if failed.first:
             self._try("the table of failures", lambda: artifacts.show_failures(failed))
 
-    def _show_summary(self, artifacts: Artifacts, finished: RunFinished) -> None:
+    def _show_summary(self, artifacts: Artifacts, finished: RunFinished, failed: Failed) -> None:
         commits = self._all
         writing = (
             f"{count(commits.rows, 'row')}, {count(commits.bytes, 'byte')}, "
             f"in {count(commits.commits, 'commit')}"
         )
-        self._summary = artifacts.show_summary(finished, writing, self._failed)
+        self._summary = artifacts.show_summary(finished, writing, failed)
 
     def published(self, dest: str, rows: int) -> None:
         """Show where the rows of this run were published, in its summary."""

@@ -175,7 +175,7 @@ def test_the_summary_has_each_class_of_error_the_counts_and_where_rows_were_publ
         cost=lambda outcome: 0.5,
         failing=Failing(max_attempts=1),
     )
-    given = [*({"id": str(n)} for n in range(10)), {"id": "0"}, {"id": "x" * 3, "no": 1}]
+    given = [*({"id": str(n)} for n in range(10)), {"id": "0"}, {"id": "x"}, {"no": "key"}]
     ids: list[str] = []
 
     def call() -> Any:
@@ -184,15 +184,17 @@ def test_the_summary_has_each_class_of_error_the_counts_and_where_rows_were_publ
     in_flow(call, ids)
     in_flow(call, ids)
     first, again = (shown(api, run)["job-summary"]["data"] for run in ids)
-    for line in ("all | 12 items", "new | 9 items", "failed | 2 items", "cost | 5.5"):
+    for line in ("all | 13 items", "new | 9 items", "failed | 3 items", "cost | 5.5"):
         assert f"| {line} |" in first
     assert "| duplicates, passed over | 1 item |" in first
-    for line in ("all | 12 items", "resumed | 9 items", "new | 0 items", "failed | 0 items"):
+    for line in ("all | 13 items", "resumed | 9 items", "new | 0 items", "failed | 1 item"):
         assert f"| {line} |" in again
     assert "| quarantined, and not tried | 2 items |" in again
     assert f"published: 9 rows in `{place.parent / 'published'}`" in first
     error = first.index("**1 ×** ValueError: not this batch (first: ")
     assert "**1 ×** ItemFailure: only text (first: " in first
+    assert "**1 ×** InvalidKey: " in again
+    assert shown(api, ids[1])["job-failures"]["description"].startswith("1 item of job failed: ")
     assert re.search(r"\(first: \"5\", in \[this task run\]\(http://[\w.:/-]+\)\)", first)
     assert first.count("Traceback (most recent call last)") == 1
     assert 'raise ValueError("not this batch")' in first[error:]
