@@ -25,8 +25,17 @@ def table(title: str, rows: Iterable[Iterable[object]], head: Iterable[str] = ()
     """A small table, each cell of it escaped."""
     lines = [f"<b>{escaped(title)}</b>", "<table>"]
     if head:
-        lines.append(f"<tr>{''.join(f'<th>{escaped(name)}</th>' for name in head)}</tr>")
-    for row in rows:
-        cells = (f'<td style="text-align: left">{escaped(cell)}</td>' for cell in row)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+        lines.append(_row(head, "th"))
+    lines += (_row(row, "td") for row in rows)
     return page("\n".join([*lines, "</table>"]))
+
+
+def lines_of(text: str, most: int = 30) -> str:
+    """The last lines of a text such as a traceback, as they are."""
+    lines = [escaped(line) for line in text.rstrip().split("\n")[-most:]]
+    return page("\n".join(["<pre>", *lines, "</pre>"])) if text else ""
+
+
+def _row(cells: Iterable[object], tag: str) -> str:
+    shown = (f'<{tag} style="text-align: left">{escaped(cell)}</{tag}>' for cell in cells)
+    return f"<tr>{''.join(shown)}</tr>"

@@ -33,7 +33,8 @@ class Failures(tuple[Failure, ...]):
         rows = [(written(each.key), each.error, each.message, each.attempts) for each in some]
         more = f", the first {len(some)}" if len(some) < len(self) else ""
         title = f"{count(len(self), 'failure')}{more}"
-        return table(title, rows, ("key", "error", "message", "attempts")) + _by_kind(self)
+        shown = table(title, rows, ("key", "error", "message", "attempts"))
+        return shown + (_by_kind(self) if more else "")
 
 
 def kinds(failures: Iterable[Failure]) -> list[tuple[str, int, Failure]]:

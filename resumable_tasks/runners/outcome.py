@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.items.batch import Batch, ErrorKind
-from resumable_tasks.items.keys import Key, shown
+from resumable_tasks.items.keys import Key, shown, written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +79,14 @@ class Failure:
         tries = count(self.attempts, "attempt")
         error, message = clean(self.error, 80), clean(self.message, 200)
         return f"<Failure of {shown(self.key)}: {error}: {message} ({state}{tries})>"
+
+    def _repr_html_(self) -> str:
+        from resumable_tasks.base.html import lines_of, table
+
+        names = ("key", "error", "message", "attempts", "batch", "time", "item")
+        values = {name: getattr(self, name) for name in names} | {"key": written(self.key)}
+        rows = [(name, value) for name, value in values.items() if value not in (None, "")]
+        return table("parked" if self.parked else "failed", rows) + lines_of(self.traceback)
 
     @property
     def parked(self) -> bool:

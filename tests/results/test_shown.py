@@ -47,15 +47,16 @@ def test_what_is_shown_of_hostile_keys_is_escaped_and_short(result: RunResult) -
     assert repr(result) == (
         f"<RunResult failed: 0 of 6 items done, 6 failed; checkpoint {result.checkpoint}>"
     )
-    for each in (result, result.failures):
-        page = Text(each._repr_html_())
-        assert page.tags <= {"div", "b", "table", "tr", "th", "td"}
-        assert "<script>alert(1)</script>" in page.text
+    assert "Traceback" not in repr(result.failures)
+    for each in (result, result.failures, *result.failures):
+        page = Text(each._repr_html_())  # type: ignore[attr-defined]
+        assert page.tags <= {"div", "b", "table", "tr", "th", "td", "pre"}
         assert "\x1b" not in page.text
         assert len(page.text) < 5_000
     for failure in result.failures:
         assert repr(failure).isprintable()
         assert len(repr(failure)) < 500
+    assert "<script>alert(1)</script>" in Text(result._repr_html_()).text
     assert "\\x1b[31mred" in Text(result.failures._repr_html_()).text  # type: ignore[attr-defined]
 
 
