@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -34,8 +35,22 @@ def safe_json(text: str) -> str:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """The JSON text of a value; what JSON has not, such as times and bytes, stands as text."""
-    return safe_json(json.dumps(value, ensure_ascii=False, indent=indent, default=_as_text))
+    """The JSON text of a value; what JSON has not, such as times, bytes and NaN, is text in it."""
+    try:
+        text = json.dumps(
+            value, ensure_ascii=False, indent=indent, default=_as_text, allow_nan=False
+        )
+    except ValueError:
+        return dumps(_with_finite_numbers(value), indent)
+    return safe_json(text)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_finite_numbers(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_finite_numbers(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_text(value: Any) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,15 @@ def test_a_composite_key(tmp_path: Path) -> None:
     task.run([{"a": "de", "b": n, "v": n * n} for n in range(5)], checkpoint=tmp_path / "c")
     found = document("show", tmp_path / "c", '["de", 3]')
     assert (found["key"], found["rows"]) == (["de", 3], [{"a": "de", "b": 3, "v": 9}])
+
+
+def test_values_that_json_has_not(tmp_path: Path) -> None:
+    at = datetime(2026, 11, 28, tzinfo=UTC)
+    row = {"key": 1, "f": float("nan"), "t": at, "b": b"\x00\x1b", "l": [float("inf"), None]}
+    resumable_task(lambda keys: [row], name="j").run([1], checkpoint=tmp_path / "c")
+    (found,) = document("show", tmp_path / "c", "1")["rows"]
+    assert found == {"key": 1, "f": "nan", "t": at.isoformat(), "b": "001b", "l": ["inf", None]}
+    assert '    l    ["inf", null]' in cli("show", tmp_path / "c", "1").stdout
 
 
 def test_a_key_that_no_run_has_handled(tmp_path: Path) -> None:
