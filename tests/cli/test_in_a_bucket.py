@@ -28,7 +28,7 @@ def test_every_command_does_there_what_it_does_on_a_disk(bucket: Any) -> None:
     job = resumable_task(handle, name="job", key="id", batch_size=2, tolerated_failures=1)
     url = bucket.url
     job.run(ITEMS, checkpoint=url)
-    assert cli("status", url).exit_code == 1
+    assert cli("status", url).exit_code == 0  # what failed is tolerated
     assert cli("verify", url).exit_code == 0
     assert len(cli("keys", url).stdout.splitlines()) == 11
     assert "ValueError" in cli("failures", url).stdout
