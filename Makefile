@@ -103,8 +103,9 @@ test-oldest: .venv-oldest/.installed
 # The long form of the crash and scale suites: minutes, not seconds.
 # make test-long  every crash point, every seed, every seeded fault, a million items
 test-long: setup system
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m long --timeout 3600
-	RESUMABLE_TASKS_PROFILE=long \
+	@# On a disk: in memory no flush takes its time (tests/conftest.py).
+	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -n auto --dist loadgroup -m long --timeout 3600
+	RESUMABLE_TASKS_PROFILE=long TMPDIR=$${TMPDIR:-/tmp} \
 		$(BIN)/python -m pytest -n auto -m "not long" tests/proof/properties --timeout 3600
 
 # make test-distributed  the same flow on Dask and on Ray, with workers that are killed

@@ -4,21 +4,32 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from random import Random
+from shutil import disk_usage
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-# A shell starts what it puts in the background with Ctrl-C switched off, and everything started
-# from there inherits that. The tests, and all that they start, are to be as in a terminal.
+# A shell starts what it puts in the background with Ctrl-C switched off, nohup with SIGHUP, and
+# everything started from there inherits that. The tests, and all that they start, are to be as in
+# a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A flush to a disk is most of what many tests wait for, and none of them takes the power away: what
+# is lost then, tests/proof/crash/powerloss.py works out. TMPDIR=/tmp is a disk again.
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and disk_usage(MEMORY).free > 4 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # Images say PYTHONDONTWRITEBYTECODE, and then each process of a test compiles the library: three
 # times as long as the rest of its start. What this process imports is kept compiled, for all.
