@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -60,13 +61,13 @@ STRICT = (
 
 
 # Whether a suite is worth anything: it is run on code with a fault seeded, once for each fault.
-# Every fourth shows with each change that the suites still look; the rest are for `make test-long`.
+# Every eighth shows with each change that the suites still look; the rest are for `make test-long`.
 PROOFS_OF_PROOFS = ("test_a_mistake_is_found", "test_the_machine_finds", "test_the_suite_finds")
-ONE_IN = 4
+ONE_IN = 8
 
 
 def proofs_of_proofs(items: list[pytest.Item]) -> None:
-    """Mark as long all but every fourth of a file, counted without those that are long anyway."""
+    """Mark as long all but every eighth of a file, counted without those that are long anyway."""
     counts: Counter[str] = Counter()
     for item in items:
         name = item.nodeid.partition("[")[0]
@@ -76,18 +77,34 @@ def proofs_of_proofs(items: list[pytest.Item]) -> None:
             counts[name] += 1
 
 
+# Each test there is one of several parameters' product: on every database, in every form.
+PRODUCTS = ("tests/checkpoint/sql/",)
+
+
+def in_product(item: pytest.Item) -> bool:
+    return item.nodeid.startswith(PRODUCTS)
+
+
 def samples(items: list[pytest.Item]) -> None:
     """Mark as long what a sample of a test's parametrizations can do without.
 
     The sample is of the tests that are marked so, the same at each run, and has each value of each
     parameter, with ``pairs=True`` each two values of any two parameters together: of a product that
-    is to be tried as a whole only now and then.
+    is to be tried as a whole only now and then. With ``kinds=True`` points of one name count as one
+    value, whichever passing they mean; ``one_in=3`` takes every third test.
     """
     products: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sample") and not item.get_closest_marker("long"):
+        wanted = item.get_closest_marker("sample") or in_product(item)
+        if wanted and hasattr(item, "callspec") and not item.get_closest_marker("long"):
             products.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for name, left in products.items():
+        marked = left[0].get_closest_marker("sample")
+        if marked is not None and (one_in := marked.kwargs.get("one_in")):
+            for at, item in enumerate(left):
+                if at % one_in != one_in // 2:
+                    item.add_marker(pytest.mark.long)
+            continue
         Random(name).shuffle(left)
         seen: set[Any] = set()
         while left:
@@ -101,9 +118,12 @@ def samples(items: list[pytest.Item]) -> None:
 def tried_by(item: pytest.Item) -> set[Any]:
     """The values that a test has for its parameters, or all two of them."""
     marked = item.get_closest_marker("sample")
-    assert marked is not None
-    values = sorted((name, repr(value)) for name, value in item.callspec.params.items())  # type: ignore[attr-defined]
-    return set(combinations(values, 2) if marked.kwargs.get("pairs") else values)
+    more = marked.kwargs if marked is not None else {}
+    params = item.callspec.params  # type: ignore[attr-defined]
+    values = sorted((name, repr(value)) for name, value in params.items())
+    if more.get("kinds"):
+        values = [(name, re.sub(r":\d+'$", "'", value)) for name, value in values]
+    return set(combinations(values, 2) if more.get("pairs") else values)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not long"` chooses

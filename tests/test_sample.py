@@ -14,10 +14,10 @@ AXES = {"form": ["disk", "bucket", "table"], "point": [1, 2], "runner": ["thread
 
 
 class Item:
-    def __init__(self, test: str, params: dict[str, Any], pairs: bool) -> None:
+    def __init__(self, test: str, params: dict[str, Any], **how: Any) -> None:
         self.nodeid = f"{test}[{params}]"
         self.callspec = SimpleNamespace(params=params)
-        self._marks = {"sample": pytest.mark.sample(pairs=pairs)}
+        self._marks = {"sample": pytest.mark.sample(**how)}
 
     def get_closest_marker(self, name: str) -> Any:
         return self._marks.get(name)
@@ -26,9 +26,9 @@ class Item:
         self._marks[mark.name] = mark
 
 
-def short(pairs: bool) -> list[dict[str, Any]]:
-    every = [dict(zip(AXES, each, strict=True)) for each in product(*AXES.values())]
-    items: list[Any] = [Item(test, each, pairs) for test in ("test_a", "test_b") for each in every]
+def short(axes: dict[str, list[Any]] = AXES, **how: Any) -> list[dict[str, Any]]:
+    every = [dict(zip(axes, each, strict=True)) for each in product(*axes.values())]
+    items: list[Any] = [Item(test, each, **how) for test in ("test_a", "test_b") for each in every]
     samples(items)
     left = [item for item in items if item.get_closest_marker("long") is None]
     assert {item.nodeid.partition("[")[0] for item in left} == {"test_a", "test_b"}
@@ -36,8 +36,8 @@ def short(pairs: bool) -> list[dict[str, Any]]:
 
 
 def test_a_sample_has_each_value_and_is_the_same_each_time() -> None:
-    found = short(pairs=False)
-    assert found == short(pairs=False)
+    found = short()
+    assert found == short()
     assert len(found) == 3
     for name, values in AXES.items():
         assert {each[name] for each in found} == set(values)
@@ -48,3 +48,13 @@ def test_a_sample_of_pairs_has_each_two_values_together() -> None:
     assert len(found) < 12
     for one, other in (("form", "point"), ("form", "runner"), ("point", "runner")):
         assert {(e[one], e[other]) for e in found} == set(product(AXES[one], AXES[other]))
+
+
+def test_a_sample_of_kinds_has_each_point_once() -> None:
+    points = ["created:1", "created:2", "created:10", "linked:1", "linked:2"]
+    found = short({"fault": points}, kinds=True)
+    assert [each["fault"].partition(":")[0] for each in found] == ["created", "linked"]
+
+
+def test_a_sample_of_one_in_three() -> None:
+    assert [each["n"] for each in short({"n": list(range(7))}, one_in=3)] == [1, 4]

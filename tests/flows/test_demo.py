@@ -62,6 +62,7 @@ def test_a_job_that_is_over_before_its_half_is_said(tmp_path: Path) -> None:
     assert demo.run_and_kill([sys.executable, "-c", "pass"], tmp_path / "none", at=1) is None
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize(
     ("killed_at", "tamper", "said"),
     [

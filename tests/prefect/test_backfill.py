@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_as_a_flow_run(tmp_path: Path, prefect_env: dict[str, str]) -> None:
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     words = [sys.executable, "-m", "flows.backfill_table", url, "--make", "3000"]

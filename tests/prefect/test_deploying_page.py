@@ -83,6 +83,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     shell.close()
 
 
+@pytest.mark.long
 def test_the_page_does_what_it_says(reader: Reader) -> None:
     *_, said = reader.follow()
     assert [step.goes_on for step in steps()].count(True) == 2

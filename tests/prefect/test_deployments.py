@@ -372,6 +372,7 @@ def test_a_run_that_is_thought_dead_is_executed_twice_and_the_second_one_leaves(
     assert site.ingested(date) == ALL
 
 
+@pytest.mark.long
 def test_serve_runs_and_when_it_is_stopped_the_runs_stop_in_order(
     site: Site, lost: Death, source: Source
 ) -> None:

@@ -64,6 +64,7 @@ def at_once(*calls: Callable[[], None]) -> None:
             call.result()
 
 
+@pytest.mark.long
 def test_a_flow_run_that_was_killed_resumes_by_a_retry_and_by_a_new_run(
     tmp_path: Path, served: Supervisor, worker: Supervisor
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_flow_run_that_is_killed_again_and_again_gets_to_its_end(
     assert {note["id"] for note in scene.notes("flow")} == {run}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flows",
     [

@@ -72,6 +72,7 @@ def disk(folder: Path, handled: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     api: Api, shell: Shell, bucket: Bucket, source: Source, name: str, tmp_path: Path
 ) -> None:

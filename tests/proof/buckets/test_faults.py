@@ -131,6 +131,7 @@ def test_one_request_fails_where_no_metadata_is_kept(bucket: Bucket, name: str, 
     attack(bucket, fault, LOCAL.get(name, "*"))
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize(("name", "fault"), once_each(REMOTE, SHORT))
 def test_one_request_of_a_remote_worker_or_its_driver_fails(
     bucket: Bucket, name: str, fault: str, monkeypatch: pytest.MonkeyPatch

@@ -86,6 +86,7 @@ def test_no_canary_is_told(bucket: Bucket, tmp_path: Path, fault: str, key: str)
     nothing_told(bucket, tmp_path / "here", said)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize(
     ("url", "env"),
     [
@@ -106,7 +107,8 @@ def test_no_canary_is_told_of_a_place_that_cannot_be(
     nothing_told(bucket, tmp_path / "here", said.replace(url.encode(), b""))
 
 
-@pytest.mark.parametrize("fault", [pytest.param("", marks=pytest.mark.long), "403"])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["", "403"])
 def test_no_canary_is_told_in_a_flow(
     bucket: Bucket,
     tmp_path: Path,

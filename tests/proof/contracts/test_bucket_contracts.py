@@ -73,6 +73,7 @@ class InBucket:
 
 
 class TestStoreInS3(InBucket, StoreSuite):
+    @pytest.mark.sample(one_in=3)
     def test_a_create_is_settled_where_metadata_is_dropped(self, store: Store, fault: str) -> None:
         """Though the store cannot tell its own object from another's."""
         self.bucket.server.options.metadata = False
@@ -93,5 +94,6 @@ class TestJournalInS3(InBucket, JournalSuite):
     pass
 
 
+@pytest.mark.long  # the journal knows nothing of words: the store does
 class TestJournalInGoogle(InBucket, JournalSuite):
     scheme = "gs"

@@ -93,6 +93,7 @@ def killed(launch: Launcher, spec: Spec, fault: str) -> None:
     assert 0 <= more <= 2 * spec.batch_size, f"{more} items were handled again"
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place), fault)
@@ -103,6 +104,7 @@ def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault:
     killed(launch, done_once(launch, place, runner="processes"), fault)
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize(
     "fault", [f for f in EVERY if f[-1] != "1" or f[:6] in ("commit", "shard.")]
 )

@@ -57,12 +57,14 @@ def test_the_list_of_points_is_that_of_the_source() -> None:
     assert {*NTH, *elsewhere} == found, "a point that nothing attacks"
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["threads", "async"])
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str, runner: str) -> None:
     attacks.kill_at_point(launch, Spec(str(place), runner=runner), fault)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("seed", range(6))
 def test_killed_at_one_point_after_the_other(launch: Launcher, place: Path, seed: int) -> None:
     random = Random(seed)
@@ -92,7 +94,9 @@ def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault:
     attacks.kill_at_point(launch, spec, fault)
 
 
-@pytest.mark.parametrize("fault", ["store.temp_written:1", "shard.written:2"])
+@pytest.mark.parametrize(
+    "fault", ["shard.written:2", pytest.param("store.temp_written:1", marks=pytest.mark.long)]
+)
 def test_a_worker_process_is_killed(launch: Launcher, place: Path, fault: str) -> None:
     """Every worker dies there, the ones that take over its batches too."""
     spec = Spec(str(place), runner="processes", items=20)
@@ -106,6 +110,7 @@ def test_a_worker_process_is_killed(launch: Launcher, place: Path, fault: str) -
     oracle.complete(spec)
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("runner", ["threads", "async"])
 @pytest.mark.parametrize("fault", [f for f in EVERY if f.endswith((":1", ":3"))])
 def test_an_exception_at_a_point(launch: Launcher, place: Path, fault: str, runner: str) -> None:

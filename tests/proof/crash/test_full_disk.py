@@ -31,6 +31,7 @@ def test_the_next_run_in_the_same_process_goes_on(launch: Launcher, place: Path)
     oracle.complete(spec)
 
 
+@pytest.mark.sample(pairs=True)
 @pytest.mark.parametrize("code", ["EIO", "ENOSPC", "EMFILE"])
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "link", "replace"])
 @pytest.mark.parametrize("nth", [3, 7, 9])
@@ -200,6 +201,7 @@ def test_the_temporary_folder_is_full(launch: Launcher, place: Path) -> None:
     oracle.complete(spec)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("nth", range(2, 9))
 def test_a_disk_that_fails_at_the_start(launch: Launcher, place: Path, nth: int) -> None:
     """It is not held by what has failed: the same process can go on."""

@@ -55,6 +55,7 @@ def test_ctrl_c_stays_switched_off_for_what_runs_in_the_background(
     oracle.consistent(spec)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["threads", "async", "processes"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_stops_at_once(
@@ -182,6 +183,7 @@ def interrupt_at_all(launch: Launcher, tmp_path: Path, lines: list[int]) -> None
     assert not swallowed, f"{len(swallowed)} swallowed:\n" + "\n".join(swallowed)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("seed", range(2))
 def test_an_interrupt_at_some_lines(launch: Launcher, tmp_path: Path, seed: int) -> None:
     count = lines_of(launch, tmp_path / "count")

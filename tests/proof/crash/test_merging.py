@@ -48,6 +48,7 @@ def to_the_end(launch: Launcher, spec: Spec) -> None:
     assert not [path for path in merged if Path(spec.checkpoint_path, path).exists()]
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     spec = spec_of(place)
@@ -67,6 +68,7 @@ def test_killed_at_one_merge_after_the_other(launch: Launcher, place: Path) -> N
     to_the_end(launch, spec)
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", EVERY)
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     """After two runs, which merge too, and sweep."""

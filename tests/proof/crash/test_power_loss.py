@@ -33,6 +33,7 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path, seed: int)
 
 # Operations of the first run, which dies there: while it makes its folders, its holder's file, its
 # manifest, its claim, and at commits.
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("kill_at", [*range(7, 50, 3), 51, 57, 60, 63, 66, 70])
 def test_power_is_lost_after_a_crash(
     launch: Launcher, place: Path, tmp_path: Path, kill_at: int
@@ -43,6 +44,7 @@ def test_power_is_lost_after_a_crash(
     )
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("kill_at", [1, 2, 4, 5])
 def test_power_is_lost_after_a_crash_among_the_folders_above(
     launch: Launcher, place: Path, tmp_path: Path, kill_at: int

@@ -37,6 +37,7 @@ publish(Directory({str(place)!r}).reader(), {dest!r}, form={form!r})
     return warm.start(["-c", code], env={**os.environ, "RESUMABLE_TASKS_FAULTS": fault})
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("redone", [False, True], ids=["appended", "overwritten"])
 @pytest.mark.parametrize("where", ["table", "table in a bucket", "files in a bucket"])
 def test_three_at_once_of_which_some_are_killed(

@@ -27,6 +27,7 @@ UNCLAIMED = (
 )
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", [f for f in EVERY if f not in UNCLAIMED])
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     attacks.wake_a_zombie(launch, Spec(str(place)), fault)
@@ -94,6 +95,7 @@ def test_the_lock_passes_on_to_the_one_who_took_over(launch: Launcher, place: Pa
     oracle.complete(spec)
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("attempt", range(5))
 def test_two_start_at_once(launch: Launcher, place: Path, attempt: int) -> None:
     start_at_once(launch, place)
