@@ -16,7 +16,7 @@ import pytest
 
 from resumable_tasks.base import faults, log
 from resumable_tasks.errors import WorkerLost
-from resumable_tasks.prefect import worker
+from resumable_tasks.prefect import task_runs
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.worker import handle_group
 from resumable_tasks.prefect.workorder import WorkOrder
@@ -80,7 +80,7 @@ Run = Callable[[], Any]
 @pytest.fixture
 def run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the job with such workers."""
-    monkeypatch.setattr(worker, "get_run_logger", lambda: log.logger)
+    monkeypatch.setattr(task_runs, "get_run_logger", lambda: log.logger)
 
     def runner(handler: Any, options: Any, *_: Any) -> RemoteTaskRuns:
         task_runs = Runs("job", (), 1_000, 5.0)

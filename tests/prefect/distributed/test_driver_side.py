@@ -24,7 +24,7 @@ from resumable_tasks.errors import StoreError, UsageError, WorkerLost
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch, Cause, ErrorKind, Part
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.prefect import groups, remote, silence, worker
+from resumable_tasks.prefect import groups, remote, silence, task_runs, worker
 from resumable_tasks.prefect.remote import RemoteTaskRuns
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.worker import handle_group
@@ -168,7 +168,7 @@ Make = Callable[..., Bench]
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setattr(worker, "get_run_logger", lambda: log.logger)
+    monkeypatch.setattr(task_runs, "get_run_logger", lambda: log.logger)
     made: list[Bench] = []
 
     def make(behave: Behaviour = succeed, concurrency: int = 2, seconds: float = 5.0) -> Bench:

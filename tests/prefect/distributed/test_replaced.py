@@ -15,7 +15,7 @@ from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import KeyScheme
-from resumable_tasks.prefect import worker
+from resumable_tasks.prefect import task_runs, worker
 from resumable_tasks.prefect.wire import pickled
 from resumable_tasks.prefect.workorder import WorkOrder
 from resumable_tasks.runners.handle import Work
@@ -47,7 +47,7 @@ def test_nothing_is_written_into_the_checkpoint_that_took_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outcome there would have been committed: epoch, number and keys are the same."""
-    monkeypatch.setattr(worker, "get_run_logger", lambda: log.logger)
+    monkeypatch.setattr(task_runs, "get_run_logger", lambda: log.logger)
     place = tmp_path / "place"
     outbox = opened(place)
     work = Work(

@@ -16,7 +16,7 @@ from resumable_tasks.base import log
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.prefect import worker
+from resumable_tasks.prefect import task_runs
 from resumable_tasks.task.run import Run
 from resumable_tasks.testing.s3server import KINDS
 from tests.conftest import Bucket
@@ -50,7 +50,7 @@ SHORT = ("500-after", "applied-late")
 @pytest.fixture(autouse=True)
 def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "_SILENCE", timedelta(seconds=1))
-    monkeypatch.setattr(worker, "get_run_logger", lambda: log.logger)
+    monkeypatch.setattr(task_runs, "get_run_logger", lambda: log.logger)
     clients._client.cache_clear()
 
 
