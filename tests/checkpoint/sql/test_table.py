@@ -451,7 +451,7 @@ def test_a_table_that_is_not_prepared_says_the_command(db: Db) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ("('a', 1), ('a', 2)", "'a' is in 2 rows"),
+        ("('a', 1), ('a', 2)", 'key "a" is in 2 rows'),
         ("('a', 1), (NULL, 2)", "1 rows of table loose have no key"),
         ("('a', 1), ('b', 2)", "CREATE UNIQUE INDEX"),
     ],
