@@ -97,7 +97,8 @@ def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
     if writing > 0.5:
         return "commits", f"commits: writing what was done took {_of_the_time(writing)}"
     if calls > 0.5:
-        return "latency", f"latency{at_once and f' ({at_once})'}: calls took {_of_the_time(calls)}"
+        took = "calls took" if share[ADAPTIVE] < 0.05 else "calls, and waits to make them, took"
+        return "latency", f"latency{at_once and f' ({at_once})'}: {took} {_of_the_time(calls)}"
     return "nothing", f"nothing in particular{_largest(share)}"
 
 

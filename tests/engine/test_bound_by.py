@@ -62,6 +62,7 @@ class Told(Exception):
             "commits 37 %, calls took 19 %",
             {"handler": 0.19, "commit": 0.37, "idle": 0.8},
         ),
+        ("latency", "waits to make them, took 95 %", {"handler": 0.27, "adaptive": 0.68}),
         ("nothing", "nothing in particular", {"idle": 1.0}),
         # The last of the batches, alone; and commits after all calls.
         ("latency", "calls took 100 %", {"handler": 1.0, "spare": 0.9}),
