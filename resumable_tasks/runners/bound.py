@@ -82,6 +82,7 @@ def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
     handler, told, rate = share[HANDLER], share[TOLD], share[RATE]
     starved = 1.0 - (1.0 - share[IDLE]) * (1.0 - share[SPARE]) > 0.3
     calls = handler + share[ADAPTIVE]
+    in_calls = calls * (1.0 - share[SPARE])  # of all lanes
     if share[DOWN] > 0.25:
         return "outage", f"outage: the service was down, {_of_the_time(share[DOWN])}"
     if told + rate > 0.25 and told + rate > handler:
@@ -91,10 +92,10 @@ def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
     if share[RETRIES] > 0.25 and share[RETRIES] > handler:
         pauses = _of_the_time(share[RETRIES])
         return "retries", f"retries: calls failed, and pauses before the next took {pauses}"
-    if share[SOURCE] > 0.5 and starved:
+    if share[SOURCE] > max(0.5, in_calls) and starved:
         return "source", f"source: reading the items took {_of_the_time(share[SOURCE])}"
     writing = max(share[COMMIT] if starved else 0.0, share[WRITE])
-    if writing > 0.5:
+    if writing > max(0.5, in_calls):
         return "commits", f"commits: writing what was done took {_of_the_time(writing)}"
     if calls > 0.5:
         took = "calls took" if share[ADAPTIVE] < 0.05 else "calls, and waits to make them, took"
