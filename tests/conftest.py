@@ -32,6 +32,9 @@ MEMORY = Path("/dev/shm")
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and disk_usage(MEMORY).free > 4 << 30:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
+# Workers of the test runner are given the width of its terminal.
+os.environ.pop("COLUMNS", None)
+
 # Images say PYTHONDONTWRITEBYTECODE, and then each process of a test compiles the library: three
 # times as long as the rest of its start. What this process imports is kept compiled, for all.
 sys.dont_write_bytecode = False

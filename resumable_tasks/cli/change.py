@@ -160,7 +160,8 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
         f"archived to {clean(archived)}",
         f"the next run starts from nothing; to undo: {clean(disk.way_back(store, archived))}",
     ]
-    output.show(as_json, {"checkpoint": store.url, "archived": archived}, text)
+    # Whole: a part of it is a command to be pasted.
+    output.show(as_json, {"checkpoint": store.url, "archived": archived}, text, whole=True)
 
 
 def _existing(checkpoint: str) -> Store:

@@ -906,7 +906,8 @@ def test_reset_archives_and_loses_nothing(done: Path) -> None:
 
 
 def test_reset_can_be_undone_as_it_says(done: Path) -> None:
-    undo = cli("reset", done, "--yes").stdout.split("to undo: ")[1].strip()
+    narrow = cli("reset", done, "--yes", env={"COLUMNS": "80"})
+    undo = narrow.stdout.split("to undo: ")[1].strip()
     subprocess.run(undo, shell=True, check=True)
     assert document("status", done)["completed"] == 20
     make(done, list(range(21)))
