@@ -111,16 +111,18 @@ class Journal:
                     raise damaged(name, what, self._store.url) from None
 
     def _read(self, listed: Listing) -> Iterator[Commit]:
-        for number, commit in zip(listed.numbers, self._sure(listed), strict=True):
-            if number != self.next_number:
-                what = "it is missing, and a later record is there"
-                raise damaged(record_name(self.next_number), what, self._store.url)
+        first = self.next_number
+        whole = [number for at, number in enumerate(listed.numbers) if number == first + at]
+        for number, commit in zip(whole, self._sure(Listing(whole, listed.segments)), strict=True):
             try:
                 self._follow(commit)
             except CheckpointDamaged as error:
                 segment = listed.segment_with(number)
                 raise segments.blamed(error, segment, number, self._store.url) from None
             yield commit
+        if len(whole) < len(listed):
+            what = "it is missing, and a later record is there"
+            raise damaged(record_name(self.next_number), what, self._store.url)
 
     def _sure(self, listed: Listing) -> Iterator[Commit]:
         """The records of a listing, each once it is sure that it is not void."""
