@@ -96,8 +96,10 @@ def _wait(first: dict[str, Any], folder: Path) -> Generator[float, None, None]:
             yield from _until(lambda: _lines(folder / "started") >= first["count"])
         case "wait":
             yield from _until((folder / "go").exists)
-        case "hang":  # without a pause that others could use
-            while not (folder / "go").exists():
+        case (
+            "hang"
+        ):  # without a pause that others could use; a test that has ended takes its folder
+            while folder.exists() and not (folder / "go").exists():
                 time.sleep(0.05)
 
 
