@@ -90,7 +90,8 @@ class _InParts:
 
     def __str__(self) -> str:
         between = "\n" if "\n" in self.what else ". "
-        return between.join(part for part in (self.what, self.safe, self.remedy) if part)
+        text = between.join(part for part in (self.what, self.safe, self.remedy) if part)
+        return text.replace("?. ", "? ")
 
     @property
     def parts(self) -> dict[str, str]:

@@ -52,6 +52,18 @@ def count(number: float, noun: str) -> str:
     return f"{text} {noun}" + ("" if text == "1" else "s")
 
 
+def size(number: float) -> str:
+    """``1 byte``, ``12.3 MB``"""
+    if number < 1_000:
+        return count(round(number), "byte")
+    value = float(number)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1_000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1_000:,.1f} TB"
+
+
 def duration(seconds: float) -> str:
     """``0.3 s``, ``54 s``, ``4 min``, ``3 h 20 min``, ``12 days``"""
     if seconds < 100:

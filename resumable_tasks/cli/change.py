@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resumable_tasks.base.text import clean, count
+from resumable_tasks.base.text import clean, count, size
 from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
@@ -117,7 +117,7 @@ def publish(
     )
     text = (
         f"published {count(result.rows, 'row')} in {count(len(result.files), 'file')}, "
-        f"{output.size(result.bytes)}, to {clean(result.dest)}"
+        f"{size(result.bytes)}, to {clean(result.dest)}"
     )
     document = {"checkpoint": store.url, "status": reader.status} | asdict(result)
     output.show(as_json, document, [text])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resumable_tasks.base.text import clean, command, count, duration
+from resumable_tasks.base.text import clean, command, count, duration, size
 from resumable_tasks.checkpoint.directory import finding
 from resumable_tasks.checkpoint.directory.completed import completed_at
 from resumable_tasks.checkpoint.directory.reader import LastRun, Reader
@@ -68,7 +68,7 @@ def _status_lines(reader: Reader) -> Iterator[str]:
     yield (
         f"  completed    {_completed(reader)}, "
         f"{count(state.rows, 'row')} in {count(len(state.shards), 'shard')}, "
-        f"{output.size(state.bytes)}" + (" (as far as the journal can be read)" if damaged else "")
+        f"{size(state.bytes)}" + (" (as far as the journal can be read)" if damaged else "")
     )
     failed = count(len(state.failures), "item") if state.failures else "none"
     kinds = ", ".join(f"{n:,} × {clean(kind, 80)}" for kind, n in reader.errors().items())
@@ -208,9 +208,9 @@ def _table(found: list[dict[str, Any]]) -> Iterator[str]:
         statuses = Counter(each["status"] for each in found).most_common()
         kinds = ", ".join(f"{n:,} {status}" for status, n in statuses)
         sums = [sum(each.get(name) or 0 for each in found) for name in ("completed", "failed")]
-        size = output.size(sum(each.get("bytes") or 0 for each in found))
+        held = size(sum(each.get("bytes") or 0 for each in found))
         yield f"{len(found):,} checkpoints: {kinds}"
-        yield f"{count(sums[0], 'item')} completed, {sums[1]:,} failed; {size}"
+        yield f"{count(sums[0], 'item')} completed, {sums[1]:,} failed; {held}"
 
 
 def _described(place: str) -> dict[str, Any]:

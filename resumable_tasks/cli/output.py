@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from resumable_tasks.base.text import clean, clean_lines, count, duration
+from resumable_tasks.base.text import clean, clean_lines, duration
 from resumable_tasks.errors import StoreError, UsageError
 
 MESSAGE_CHARS = 300
@@ -228,18 +228,6 @@ def _cell(value: Any) -> Any:
 def note(text: str) -> None:
     """Say something on standard error, where it does not get between the output."""
     click.echo(clean_lines(text), err=True)
-
-
-def size(number: int) -> str:
-    """``12.3 MB``"""
-    if number < 1_000:
-        return count(number, "byte")
-    value = float(number)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1_000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1_000:,.1f} TB"
 
 
 def age(time: str) -> float | None:

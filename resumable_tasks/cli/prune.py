@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resumable_tasks.base.text import clean, count
+from resumable_tasks.base.text import clean, count, size
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
 from resumable_tasks.errors import UsageError
@@ -109,7 +109,7 @@ def _lines(found: Pruned) -> Iterator[str]:
     width = max((len(each.name) for each in found.partitions), default=0)
     for each in found.partitions:
         held = f"{count(each.rows, 'row')}, " if each.rows is not None else ""
-        freed = f"{held}{output.size(each.bytes or 0)}, " if each.removed else ""
+        freed = f"{held}{size(each.bytes or 0)}, " if each.removed else ""
         archived = "archived, " if each.archived else ""
         yield (
             f"{verb if each.removed else 'keep':{len(verb)}}  {clean(each.name):{width}}  "
@@ -125,4 +125,4 @@ def _freed(found: Pruned) -> str:
     gone = found.removed
     rows = count(sum(each.rows or 0 for each in gone), "row")
     all_of = count(len(found.partitions), "partition")
-    return f"{len(gone):,} of {all_of}: {rows}, {output.size(found.bytes)}"
+    return f"{len(gone):,} of {all_of}: {rows}, {size(found.bytes)}"

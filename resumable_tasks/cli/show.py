@@ -141,6 +141,7 @@ def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
         for event in found.events[-_MOST_EVENTS:]:
             yield f"    {output.moment(event.time)}  {_told(event)}"
     if failure and failure.get("traceback"):
+        yield "  traceback"
         yield from output.traceback_lines(failure["traceback"])
 
 

@@ -96,9 +96,8 @@ def _wait(first: dict[str, Any], folder: Path) -> Generator[float, None, None]:
             yield from _until(lambda: _lines(folder / "started") >= first["count"])
         case "wait":
             yield from _until((folder / "go").exists)
-        case (
-            "hang"
-        ):  # without a pause that others could use; a test that has ended takes its folder
+        case "hang":  # without a pause that others could use
+            # A test that has ended takes its folder away.
             while folder.exists() and not (folder / "go").exists():
                 time.sleep(0.05)
 

@@ -30,12 +30,12 @@ from resumable_tasks import (
     __version__,
     resumable_task,
 )
-from resumable_tasks.base.text import duration
+from resumable_tasks.base.text import duration, size
 from resumable_tasks.checkpoint.directory import holder, reader
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.cli import main, output
+from resumable_tasks.cli import main
 from resumable_tasks.cli.watch import Rate
 from tests import warm
 
@@ -446,9 +446,9 @@ def test_ls_finds_all_below(tmp_path: Path) -> None:
     line = next(line for line in result.stdout.split("\n") if old in line)
     assert line.startswith("done, archived")
     lines = result.stdout.strip().split("\n")
-    size = output.size(sum(entry.get("bytes", 0) for entry in found.values()))
+    held = size(sum(entry.get("bytes", 0) for entry in found.values()))
     assert lines[-2] == "5 checkpoints: 3 done, 2 damaged"
-    assert lines[-1] == f"4 items completed, 0 failed; {size}"
+    assert lines[-1] == f"4 items completed, 0 failed; {held}"
     assert len(lines) == 8
     assert {entry["path"] for entry in document("ls", tmp_path, "--failed")} == {
         str(tmp_path / name) for name in ("b/c", "d")
@@ -1279,7 +1279,7 @@ def test_the_docs_name_every_status_and_field(done: Path) -> None:
 
 
 def test_sizes_and_durations() -> None:
-    assert [output.size(n) for n in (1, 999, 12_345_678, 999_999, 10**13)] == [
+    assert [size(n) for n in (1, 999, 12_345_678, 999_999, 10**13)] == [
         "1 byte",
         "999 bytes",
         "12.3 MB",

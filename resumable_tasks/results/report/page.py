@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base.text import clean, duration
+from resumable_tasks.base.text import clean, duration, size
 from resumable_tasks.errors import UsageError
 from resumable_tasks.results.report import plots
 from resumable_tasks.results.report.facts import OF_LANES, Facts
@@ -33,6 +33,7 @@ def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
     ``refresh``: seconds after which a browser loads it again; ``back``: a link to a list. Raises
     `UsageError` without Jinja2.
     """
+    check()
     from markupsafe import Markup
 
     drawn = plots.panels(
@@ -130,15 +131,3 @@ def _seconds_moment(time: float) -> str:
         return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return "?"
-
-
-def size(number: float) -> str:
-    """``12.3 MB``"""
-    if number < 1_000:
-        return f"{number:,.0f} byte" + ("" if number == 1 else "s")
-    value = float(number)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1_000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1_000:,.1f} TB"

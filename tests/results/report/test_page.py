@@ -218,7 +218,8 @@ def test_a_report_that_cannot_be_written_changes_nothing(checkpoint: Path, tmp_p
 def test_without_jinja_the_line_of_pip_is_told(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
+    for name in ("jinja2", "markupsafe"):
+        monkeypatch.setitem(sys.modules, name, None)
     page._environment.cache_clear()
     with pytest.raises(UsageError, match=r'pip install "resumable-tasks\[report\]"'):
         page.render(facts.read(LocalStore(checkpoint)))
