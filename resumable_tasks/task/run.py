@@ -318,13 +318,16 @@ class Run:
         return result
 
     def _announce(self, place: Place, checkpoint: Checkpoint, engine: Engine, job: Job) -> None:
-        found = checkpoint.found
+        found, failing = checkpoint.found, self._options.failing
+        # Which of them are quarantined is known when they come.
+        all_again = failing.retry_failed and failing.max_attempts is None
         log.info(
             "%s: checkpoint %s: %s",
             self._options.name,
             checkpoint.url,
             f"{found.completed:,} items are done and will be skipped, {found.failed:,} failed "
-            "before and will be tried again"
+            "before"
+            + (" and will be tried again" if all_again else "")
             + (f", {found.parked:,} are parked and will not" if found.parked else "")
             if found.completed or found.failed or found.parked
             else "new, all items will be handled",

@@ -243,6 +243,8 @@ def test_after_max_attempts_an_item_is_quarantined_until_it_is_released(
     assert calls == []
     assert (result.completed, result.skipped, result.failed, result.quarantined) == (0, 98, 0, 2)
     assert "2 items are quarantined, after max_attempts=2" in caplog.text
+    assert "2 failed before" in caplog.text
+    assert "will be tried again" not in caplog.text
 
     listed = resumable("failures", str(place), "--quarantined", "--jsonl")
     items = [json.loads(line)["item"]["id"] for line in listed.stdout.splitlines()]
