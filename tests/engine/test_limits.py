@@ -264,7 +264,7 @@ def test_a_process_that_is_overdue_is_killed_and_replaced(
         batch_size=10,
         runner="processes",
         concurrency=2,
-        timeout=1.0,
+        timeout=3.0,
         retries=Retry(1, delay=0.0),
     )
     result = task.run(ITEMS, checkpoint=place)
