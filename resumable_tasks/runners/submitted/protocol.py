@@ -1,0 +1,242 @@
+"""The protocol of a service that takes work under a token and gives the results later.
+
+A handler with `submit`, `poll` and `collect` is *submitted work*, as in
+`resumable_task(Embed(), …)`. Each batch becomes one submission, whose states are in the journal::
+
+    intended → prepared → submitted → settled
+                              or      withdrawn
+
+What is paid is paid once, whenever the process dies, if the service can `find` what was submitted
+under a token, or starts nothing twice under one (`idempotent_for`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from resumable_tasks.errors import ResumableTasksError, UsageError
+from resumable_tasks.items.keys import Key
+
+Handle = Any
+"""Whatever JSON has. It is stored in the journal in plain text: no secrets, no signed URLs."""
+
+
+@runtime_checkable
+class Submitted(Protocol):
+    """A service that takes work now and gives the results later. Each method may be a coroutine.
+
+    Optional methods and attributes:
+
+    * ``prepare(items, token)``: do what must come before `submit` and neither starts nor costs
+      anything, such as the upload of a file. What it returns (JSON) is durable before `submit`,
+      which gets it as its third argument.
+    * ``find(token, prepared)``: the handle of what was submitted under this token, None if there
+      is nothing. Raises `CannotTell`.
+    * ``fence(token, prepared)``: once it has returned, a `submit` that is still on its way
+      elsewhere cannot start anything.
+    * ``cancel(handle)``: ask the service to end it. What is done by then is collected.
+    * ``price(items)``: the expected cost, which a budget of money needs.
+    * ``idempotent_for``: seconds for which `submit` with the same token starts nothing again.
+    * ``patience``: seconds until what was submitted is in what `find` looks through, at most.
+    * ``request_timeout``: seconds that `submit` takes, at most.
+    * ``max_items``: items of one submission, at most.
+    """
+
+    def submit(self, items: Any, token: str) -> Handle:
+        """Start the work, once. Raises `NotAccepted` where it is certain that nothing has started.
+
+        Whatever else is raised means that it is unknown, and is looked into by `find`. So nothing
+        in here may repeat the request by itself.
+        """
+        ...
+
+    def poll(self, handle: Handle) -> Pending | Ended:
+        """Look how far it is. Raises `NotReady` while the service does not know of it yet."""
+        ...
+
+    def collect(self, handle: Handle) -> Any:
+        """The results, as a handler returns them, each with its key. May be called again.
+
+        With a second parameter it is given the keys of the submission, in the order in which
+        `submit` was given their items. Among the rows may be an `ItemFailure` and an `Undone`;
+        items that are left out count as `Undone`. Raises `NotAccepted` if it is certain
+        that nothing was done and nothing charged, `NotReady` if the results are not there yet.
+        Whatever else it raises ends the run, and the submission stays where it is.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The service is at work. ``progress`` is for people, such as ``"12 of 69"``.
+
+    ``again_in``: seconds after which to look again, if the service says so.
+    """
+
+    progress: str = ""
+    again_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The service has come to an end, whichever. ``how`` is its word for it, for people."""
+
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """In the place of a result: the service has not handled the item, nor charged for it.
+
+    It is submitted again, and no attempt counts. ``error``: why, where the service says so.
+    ``outage``: the service refuses, whatever the item: no funds, no access, too many requests.
+    """
+
+    key: Key
+    error: BaseException | str = ""
+    outage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `collect` may return instead of the results alone: with what they have cost."""
+
+    results: Any
+    cost: float = 0.0
+
+
+class NotAccepted(ResumableTasksError):
+    """The service has not begun the work, and will not: certain.
+
+    ``again``: the same may be accepted later (limits, no funds, no access); otherwise it is the
+    work itself that is refused. ``retry_after``: seconds, if the service says so.
+    """
+
+    def __init__(
+        self, what: str, *, again: bool = False, retry_after: float | None = None, **parts: str
+    ) -> None:
+        super().__init__(what, **parts)
+        self.again = again
+        self.retry_after = retry_after
+
+
+class QueueFull(NotAccepted):
+    """The service has as much work of this account as it takes; later it takes more."""
+
+    def __init__(self, what: str, *, retry_after: float | None = None, **parts: str) -> None:
+        super().__init__(what, again=True, retry_after=retry_after, **parts)
+
+
+class CannotTell(ResumableTasksError):
+    """`find` cannot tell yet whether something was submitted under the token."""
+
+
+class NotReady(ResumableTasksError):
+    """The service does not know of the submission yet, or not of its results."""
+
+
+def is_submitted(handler: Any) -> bool:
+    """True for a handler with the methods of `Submitted`."""
+    return not isinstance(handler, type) and isinstance(handler, Submitted)
+
+
+@dataclass(frozen=True)
+class _OfFunctions:
+    submit: Callable[..., Handle]
+    poll: Callable[[Handle], Pending | Ended]
+    collect: Callable[..., Any]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.submit, "__name__", "submitted")
+
+
+_OPTIONAL = (
+    *("prepare", "find", "fence", "cancel", "price"),
+    *("idempotent_for", "patience", "request_timeout", "max_items"),
+)
+
+
+def submitted(
+    submit: Callable[..., Handle],
+    poll: Callable[[Handle], Pending | Ended],
+    collect: Callable[..., Any],
+    **more: Any,
+) -> Submitted:
+    """Make submitted work of plain functions, for `resumable_task`.
+
+    Args:
+        submit, poll, collect: as in `Submitted`.
+        more: its optional methods and attributes, by their names.
+
+    Raises:
+        UsageError: `Submitted` has no optional method of this name.
+    """
+    unknown = sorted(set(more) - set(_OPTIONAL))
+    if unknown:
+        raise UsageError(
+            f"submitted() has no parameter {unknown[0]!r}",
+            remedy=f"It takes submit, poll, collect, and by name {', '.join(_OPTIONAL)}",
+        )
+    made = _OfFunctions(submit, poll, collect)
+    for name, value in more.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def takes_one_more(method: Callable[..., Any], given: int) -> bool:
+    """True if a method has a parameter behind the first so many."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(method).parameters.values()
+    return sum(each.kind in kinds for each in found) > given or any(
+        each.kind is inspect.Parameter.VAR_POSITIONAL for each in found
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Work that is out, as the journal tells of it: not settled, and not withdrawn.
+
+    ``lines`` are the canonical keys in the order of the items, newline-joined, ``fingerprints``
+    parallel to them or empty. ``number`` is that of the record of the intent, ``run`` its run and
+    ``time`` when that was. ``prepared`` and ``handle`` are None until a record has them;
+    ``by`` says how the handle was got: ``"sent"``, ``"found"`` or ``"attached"``. ``cost`` is
+    the expected cost.
+    """
+
+    token: str
+    lines: bytes
+    count: int
+    fingerprints: bytes = b""
+    number: int = -1
+    run: str = ""
+    time: str = ""
+    prepared: Any = None
+    handle: Any = None
+    by: str = ""
+    cost: float | None = None
+
+    @property
+    def state(self) -> str:
+        """Its state: ``intended``, ``prepared`` or ``submitted``."""
+        if self.handle is not None:
+            return "submitted"
+        return "prepared" if self.prepared is not None else "intended"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A step of a submission that must be durable before the next one.
+
+    ``kind`` is that of its record: ``submitting`` (with ``lines`` and ``fingerprints``),
+    ``prepared``, ``submitted`` or ``withdrawn``. ``info`` is what the record says besides.
+    """
+
+    kind: str
+    token: str
+    info: Mapping[str, Any]
+    lines: bytes = b""
+    fingerprints: Sequence[int] = ()
