@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys as keys_
 from resumable_tasks.items.keys import Key
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice:
     """Items that fit all that is said: one of these keys, a row that fits, completed before then.
 

@@ -20,10 +20,11 @@ from __future__ import annotations
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """The origin of a handler. Parts that cannot be known are None.
 
@@ -58,7 +59,7 @@ class Origin:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """The job that opens a place, as far as the place needs to know it.
 
@@ -80,7 +81,7 @@ class Job:
     same_key: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opening:
     """The options with which one run opens a checkpoint.
 
@@ -97,7 +98,7 @@ class Opening:
     given_up: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Used:
     """The part of a budget that is used already, by earlier tries of one flow run."""
 
@@ -106,7 +107,7 @@ class Used:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """The state that earlier runs left behind. Counts are items.
 
@@ -134,7 +135,7 @@ class Found:
     write_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preview:
     """The work that a run would do. Counts are items, except ``batches``; None if unknown.
 
@@ -154,7 +155,7 @@ class Preview:
     positions: Seen | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """The part of a unit that a commit has made durable.
 
@@ -291,7 +292,7 @@ class Checkpoint(ABC):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """A part of the rows: two pieces of one name are the same rows, whenever they are read."""
 
@@ -299,7 +300,7 @@ class Piece:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommittedRows:
     """The rows of one moment. ``tables`` gives them piece by piece, all of this ``schema``.
 

@@ -14,8 +14,9 @@ or waits: whoever steps says what time it is, so that a test needs no second of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from resumable_tasks.base.frozen import frozen
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 15.0
@@ -32,7 +33,7 @@ class Tail(Enum):
     OVER = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Closed:
     """Calls go out as usual. ``patience``: seconds without a success after which a run ends."""
 
@@ -40,7 +41,7 @@ class Closed:
     tail: Tail = Tail.AHEAD
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Paused:
     """Nothing begins before ``until``. ``pause`` is 0 before the first call was tried."""
 
@@ -51,7 +52,7 @@ class Paused:
     pause: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trying:
     """A call is out that tells whether the service is back."""
 
@@ -61,7 +62,7 @@ class Trying:
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Open:
     """The service has been down for ``seconds``: the run ends."""
 

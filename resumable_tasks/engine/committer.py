@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.form import Checkpoint, GaveWay, Receipt, Unit
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.events import Committed, Tell
@@ -38,7 +39,7 @@ class _Wake:
     """In the queue of outcomes: there is no item for now."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _StopRequest:
     """In the queue of outcomes, whose ``put`` may be called in a signal handler."""
 

@@ -16,16 +16,18 @@ every batch, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 
+from resumable_tasks.base.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Trusted:
     """Failures are the items' or the service's."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Doubted:
     """So many ``tries`` are still to be made, ``tried`` were: items by themselves, or halves.
 
@@ -39,7 +41,7 @@ class Doubted:
     shape: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Broken:
     """The handler is wrong; ``tried`` items by themselves, or halves, have failed as well."""
 

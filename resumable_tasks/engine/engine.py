@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.signals import ItemsLeft, by_a_signal
 from resumable_tasks.checkpoint.form import Checkpoint
 from resumable_tasks.engine.bound import Meter
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 _ABANDON_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ending:
     """The end of a run: how it came about.
 

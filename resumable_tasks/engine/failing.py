@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import SYSTEM, Clock
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean
 from resumable_tasks.engine import breaker, doubt, isolation
 from resumable_tasks.engine.breaker import Evidence
@@ -58,7 +59,7 @@ class Decision:
         self.again += other.again
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """Batches that have failed one after the other, by the numbers they were planned with.
 

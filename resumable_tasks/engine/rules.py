@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from resumable_tasks.base.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rules:
     """A run's rules for failures, and how long a stop waits for running batches."""
 

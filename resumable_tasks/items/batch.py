@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from typing import Any
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.items.keys import Key
 
 Rows = Any
@@ -25,7 +25,7 @@ class Cause(Enum):
     """The process that handled the batch died."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ErrorKind:
     """The facts about an error that outlive the exception itself.
 
@@ -43,7 +43,7 @@ class ErrorKind:
     environment: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """Why some items of a batch are handled again, as a batch of their own.
 
@@ -56,7 +56,7 @@ class Part:
     error: ErrorKind | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Batch:
     """Up to ``batch_size`` keyed items for one call of the handler.
 
@@ -111,7 +111,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunk:
     """Consecutive items with their keys, before they are a batch.
 

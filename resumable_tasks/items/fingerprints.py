@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.errors import InvalidItems, UsageError
 from resumable_tasks.items.keys import shorten
 
@@ -45,7 +46,7 @@ def from_text(text: bytes) -> int:
     return int(text, 16) if text else -1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@frozen
 class Fingerprinter:
     """A way to get the fingerprint of an item.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.errors import InvalidKey, UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyScheme:
     """The way to find an item's key, and the columns of the results that hold it.
 

@@ -15,11 +15,11 @@ from collections.abc import (
     Sequence,
     Set,
 )
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.signals import read
 from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
 from resumable_tasks.items import ahead, fingerprints, keys, mistaken
@@ -46,7 +46,7 @@ _MOST_BAD = 100
 _MOST_AHEAD = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Planning:
     """Options for turning items into batches; see `resumable_task` for the meaning of each."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.signals import by_a_signal
 from resumable_tasks.base.steps import drive
 from resumable_tasks.base.stopping import NEVER, Stopping
@@ -70,7 +71,7 @@ def current_batch() -> CurrentBatch:
     return CurrentBatch(batch.id, tuple(batch.keys), attempt)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """Everything a worker needs to handle a batch. Crosses to another process as it is.
 
@@ -95,7 +96,7 @@ class Work:
     trails: dict[int, Trail] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pause:
     """A step: wait for so many seconds. The answer is None, or `Dropped` if the run stops.
 
@@ -107,7 +108,7 @@ class Pause:
     spent: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Raised:
     """An answer: the call failed with this error. ``number`` is the attempt's, from 1.
 
@@ -196,7 +197,7 @@ class Call:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enter:
     """A step: wait until the limits let a call begin.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import count
 from resumable_tasks.errors import BadResult, InvalidKey, MissingResult, ResultConflict
 from resumable_tasks.items import keys
@@ -35,7 +36,7 @@ Failed = list[tuple[Key, BaseException | str]]
 _FEW = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Matched:
     """A batch's rows, the canonical keys that are complete, and the items that failed.
 
@@ -60,7 +61,7 @@ class Matched:
         return table_of_what_fits(self.rows)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Found:
     """What the handler returned: a table or rows, and the key of each row (None: in order)."""
 

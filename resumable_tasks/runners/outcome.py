@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.items.batch import Batch, ErrorKind
 from resumable_tasks.items.keys import Key, shown, written
@@ -94,7 +95,7 @@ class Failure:
         return self.rows is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shard:
     """An immutable Parquet file of the checkpoint, as the commit that names it describes it.
 
@@ -114,7 +115,7 @@ TOLD, RATE, ADAPTIVE, RETRIES = "told", "rate", "adaptive", "retries"
 WRITE, START = "write", "start"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Times:
     """The number and the duration of the handler's calls with one batch.
 
@@ -143,7 +144,7 @@ class Times:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done:
     """The handler returned, and what it returned was matched to the batch's items.
 
@@ -169,7 +170,7 @@ class Done:
     rows: Sequence[Mapping[str, Any]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """The batch failed as a whole, after its retries: ``failures`` has one for each item."""
 
@@ -184,7 +185,7 @@ class Failed:
         return Done(self.batch, failures=self.failures, cost=self.cost, times=self.times)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dropped:
     """The batch was not handled, because the run stops.
 
@@ -197,7 +198,7 @@ class Dropped:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fatal:
     """An error that is no failure of the batch's items, and ends the run."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.errors import BadResult, InvalidKey
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -16,7 +16,7 @@ from resumable_tasks.runners.outcome import Parked, ResultsMode
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Strays:
     """The rows of a batch that are told apart: by their places, ``kept`` are those of one item.
 

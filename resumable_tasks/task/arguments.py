@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.engine.budget import Budget
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from resumable_tasks.engine.events import Listener, Progress
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunArguments:
     """The parameters of one run.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.settings import Failing
 from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 RunnerName = Literal["auto", "local", "processes", "prefect"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class JobOptions:
     """The options of a job.
 
@@ -91,6 +92,7 @@ class JobOptions:
             which the page has the name of the job and its partition. Needs the extra ``report``.
     """
 
+    _: KW_ONLY
     name: str = ""
     key: KeySpec = None
     batch_size: int = 50

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import without_secrets
 from resumable_tasks.checkpoint.form import Place
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resumable_tasks.prefect.flow_run import FlowRun
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     """The report of one run, to be written to ``to`` from the checkpoint ``at``."""
 

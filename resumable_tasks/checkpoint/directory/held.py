@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import layout
 from resumable_tasks.checkpoint.directory import replace as supersede
@@ -20,7 +20,7 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Held:
     """All that its records say, and the journal to append to as ``run``."""
 

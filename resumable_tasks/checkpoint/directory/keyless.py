@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.runners.outcome import Failure
 
@@ -13,7 +13,7 @@ from resumable_tasks.runners.outcome import Failure
 _MOST, _MESSAGE_CHARS = 100, 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyless:
     """The items of a run that failed because of their keys, and how many ``there`` were of them.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -25,7 +26,7 @@ _MOST_BYTES = 1 << 20
 OPEN = ("job", "key", "results")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """The purpose of a checkpoint. ``id``, new in each checkpoint, anchors the journal's chain.
 
@@ -97,7 +98,7 @@ def has_no_fields(key: Any) -> bool:
     return key == "item" or (isinstance(key, dict) and "callable" in key)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """A manifest as it stands in the store, byte by byte."""
 

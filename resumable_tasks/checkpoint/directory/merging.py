@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.directory import schemas, shards
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
@@ -42,7 +42,7 @@ class Stopped(Exception):
     """The run is asked to stop: the merge is given up, and nothing has changed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """The most that a merged shard holds: bytes, completed keys, and the shards that it is of."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
@@ -21,7 +22,7 @@ _NAME = re.compile(r"published-[0-9a-f]{16}\.json")
 _MOST_BYTES = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Note:
     """A publishing of the first ``records`` records of a checkpoint with this id, at ``time``."""
 

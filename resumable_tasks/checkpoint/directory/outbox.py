@@ -25,10 +25,11 @@ dies, and wherever, a batch is then committed by one driver or handled again:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from resumable_tasks import errors
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.directory.record import Commit
@@ -49,7 +50,7 @@ def epoch_of(path: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outbox:
     """The outbox of one driver's run. Crosses to a worker as it is.
 

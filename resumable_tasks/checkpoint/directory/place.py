@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.directory import manifest, notes
 from resumable_tasks.checkpoint.directory.driver import (
     DirectoryCheckpoint,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directory(Place):
     """A checkpoint with a journal and shards, in the directory at this path."""
 
@@ -115,7 +115,7 @@ def _manifest(job: Job) -> Manifest:
     return Manifest(job.name, job.version, job.planning.scheme.describe(), job.results)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectoryReader(Reader):
     """Reads the shards that count, each verified against its commit."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.items import keys as key_lines
 from resumable_tasks.runners.outcome import Failure, Shard
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardKeys:
     """The keys of one record that have their rows in one shard.
 
@@ -24,7 +25,7 @@ class ShardKeys:
     fingerprints: Sequence[bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Commit:
     """One record of the journal: what a driver has added to the checkpoint in one step.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.store import disk
@@ -252,7 +252,7 @@ def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Da
     return pads.dataset([found, pads.dataset(others)]) if others else found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardWriter:
     """Writes a remote worker's rows, in the worker's own process."""
 

@@ -6,9 +6,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -78,7 +78,7 @@ class Plain(Store):
             yield self.inner.read(name)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AtPlain(Directory):
     """The place of a checkpoint in such a store."""
 
