@@ -45,7 +45,7 @@ _NAMES = {
     "errors": "BadResult BudgetUsedUp ChangedItem CheckpointDamaged CheckpointHeld"
     " CheckpointMismatch CheckpointUnusable CommitStateUnknown DuplicateKey Fenced Interrupted"
     " InvalidItems InvalidKey JobFailed MissingResult ResultConflict ResumableTasksError StoreError"
-    " Unfinished UsageError WorkerLost",
+    " Unfinished UsageError Waiting WorkerLost",
     "base.text": "without_secrets",
     "task.task": "ResumableTask resumable_task",
     "task.advice": "advise",

@@ -22,6 +22,7 @@
 
     KeyboardInterrupt
     └── Interrupted               exit 75  run again to resume
+        ├── Waiting                        a service has the rest: run again later, to collect it
         └── BudgetUsedUp          exit 5   raise the budget, or run again to spend it once more
 
 ``Interrupted`` is a ``KeyboardInterrupt``, so that ``except Exception`` around one job does not
@@ -39,6 +40,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pyarrow as pa
 
 
@@ -274,3 +277,14 @@ class BudgetUsedUp(Interrupted):
     """
 
     exit_code = EXIT_BUDGET
+
+
+class Waiting(Interrupted):
+    """A service has what is left, and this run was not to wait for it. Nothing is paid twice.
+
+    ``look_again_at`` (UTC): when it is worth running the same command again.
+    """
+
+    def __init__(self, what: str, *, look_again_at: datetime | None = None, **more: Any) -> None:
+        super().__init__(what, **more)
+        self.look_again_at = look_again_at

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from resumable_tasks.checkpoint.choice import Choice
     from resumable_tasks.checkpoint.estimate import Estimate
+    from resumable_tasks.items.submission import Submission, Transition
 
 T = TypeVar("T")
 
@@ -204,6 +205,13 @@ class Unit(ABC):
         `GaveWay` where another writer must go first: the unit is of no more use.
         """
 
+    def settle(self, token: str) -> None:
+        """Let the commit settle this submission too: all of its items are in it, or not done.
+
+        Only where the place `keeps_submissions`.
+        """
+        raise NotImplementedError(token)
+
     @abstractmethod
     def commit(self) -> Receipt:
         """Make all that was added durable in one step.
@@ -219,7 +227,8 @@ class Checkpoint(ABC):
     ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
     ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
     checkpoint itself has them. ``columns`` is what is known of the columns of the rows: what the
-    job declares, and what the checkpoint itself knows.
+    job declares, and what the checkpoint itself knows. ``submissions`` are those that earlier runs
+    have left with a service.
     """
 
     job: str
@@ -229,10 +238,18 @@ class Checkpoint(ABC):
     planner: Planner
     expected: int | None = None
     columns: Columns = INFERRED
+    submissions: Sequence[Submission] = ()
 
     @abstractmethod
     def begin(self) -> Unit:
         """Begin the next commit."""
+
+    def record(self, transition: Transition) -> None:
+        """Make a change of a submission's state durable; it is on return.
+
+        Raises what a unit's `commit` raises. Only where the place `keeps_submissions`.
+        """
+        raise NotImplementedError(transition.kind)
 
     def tidy(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most have nothing to tidy
         """Do a little of what can wait, between two commits. Ends soon once ``stop`` is true.
@@ -393,6 +410,10 @@ class Place(ABC):
 
     def keeps_spending(self) -> bool:
         """True if `Found.spent` is kept: what a unit's outcomes have cost is recorded with them."""
+        return False
+
+    def keeps_submissions(self) -> bool:
+        """True if it records what is handed to a service: `Checkpoint.record`, `Unit.settle`."""
         return False
 
     def takes_files(self) -> bool:

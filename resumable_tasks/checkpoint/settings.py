@@ -17,7 +17,8 @@ class Failing:
     Args:
         isolate: a batch that still fails after its retries is halved, and so on, until the bad
             items stand alone and the others are done: some 2 log2(batch_size) calls for each bad
-            item. False, for a handler whose calls are expensive, fails all items of the batch.
+            item. False, for a handler whose calls are expensive, fails all items of the batch; so
+            it is by default for work that is submitted to a service.
         pause_after: after so many batches in a row that failed with the same class of error, the
             run pauses, and tries single items until one succeeds; no item's attempts are used up
             meanwhile. None: never.
@@ -30,7 +31,7 @@ class Failing:
         keep_items: keep the items that failed in the checkpoint, as JSON, beside the failure.
     """
 
-    isolate: bool = True
+    isolate: bool | None = None
     pause_after: int | None = 5
     give_up_after: float = 600.0
     max_attempts: int | None = None
@@ -38,8 +39,10 @@ class Failing:
     keep_items: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("isolate", "retry_failed", "keep_items"):
+        for name in ("retry_failed", "keep_items"):
             checks.flag(f"Failing: {name}", getattr(self, name))
+        if self.isolate is not None:
+            checks.flag("Failing: isolate", self.isolate)
         checks.whole_number("Failing: pause_after", self.pause_after, 1, or_none=True)
         checks.whole_number("Failing: max_attempts", self.max_attempts, 1, or_none=True)
         checks.seconds("Failing: give_up_after", self.give_up_after)

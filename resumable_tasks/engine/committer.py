@@ -24,9 +24,11 @@ from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.refused import Refused
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.window import Window
+from resumable_tasks.engine.withservice import AtRest, Recording, Rests, batches_of
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import join
+from resumable_tasks.items.submission import Transition
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
@@ -80,7 +82,9 @@ class Committer:
         self._rules = rules
         self._tell = tell
         self._refused = Refused(checkpoint, work, rules.pause_after)
-        self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | None] = SimpleQueue()
+        self.at_rest = AtRest()
+        self._queue: SimpleQueue[Outcome | _StopRequest | _Wake | Recording | Rests | None]
+        self._queue = SimpleQueue()
         self._thread = threading.Thread(
             target=copy_context().run,
             args=(self._commit_all,),
@@ -98,6 +102,19 @@ class Committer:
             self._stop.event.set()
         self._flight.out.pop(outcome.batch.number, None)
         self._queue.put(outcome)
+
+    def record(self, transition: Transition) -> None:
+        """Make a change of a submission's state durable. In any thread but the committer's.
+
+        Raises `StoreError`, by the error that has kept it from being so.
+        """
+        recording = Recording(transition)
+        self._queue.put(recording)
+        recording.wait(lambda: self.broken)
+
+    def rests(self, batch: Batch, again_at: float) -> None:
+        """A batch need not be waited for. In any thread."""
+        self._queue.put(Rests(batch, again_at))
 
     def wake(self) -> None:
         """Look at what is held: there is no item for now."""
@@ -131,6 +148,7 @@ class Committer:
         for outcome in group:
             self._flight.meter.took(outcome)
         again = self._commit(group)
+        self._leave_at_rest(len(group) - len(again))
         again += self._look_at_held(len(group) - len(again))
         again = self._affordable(again, group)
         self._flight.settle(
@@ -155,7 +173,11 @@ class Committer:
             match found:
                 case _StopRequest():
                     self._begin_to_stop(found.reason, found.grace_seconds)
-                case _Wake():
+                case Recording():
+                    found.carry_out(self._checkpoint.record)
+                case Rests() | _Wake():
+                    if isinstance(found, Rests):
+                        self.at_rest.add(found)
                     if not group:
                         return group
                 case None:
@@ -172,7 +194,7 @@ class Committer:
 
     def _seconds_until_due(self) -> float | None:
         # A batch of one item has nothing to divide; in a pause nothing is wrong with the batches.
-        large = self._flight.divisible and self.failing.wait is None
+        large = self._flight.divisible and self.failing.wait is None and not self._window.submits
         quiet = self._window.long_batches.quiet_left(self._flight.batches if large else 0)
         due = [self.failing.wait, quiet]
         if not self._stop.begun:
@@ -205,6 +227,13 @@ class Committer:
         self._settle(decision.settled)
         return decision.again
 
+    def _leave_at_rest(self, settled: int) -> None:
+        """End the run once all that is out, and will be, need not be waited for."""
+        out = self._flight.batches - settled
+        full = self._flight.at_end or out >= self._window.batches
+        if 0 < out == len(self.at_rest) and full and not self._stop.begun:
+            self._begin_to_stop(self.at_rest.why, self._rules.grace_seconds)
+
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
         """The batches that the budget affords; if not all, the run ends and leaves the others."""
         out = self._flight.items - sum(len(outcome.batch) for outcome in group)
@@ -232,8 +261,12 @@ class Committer:
             match outcome:
                 case Done() | Failed():
                     decision = self.failing.take(self._spending.add(outcome))
-                    settled += decision.settled
+                    settled += [each for each in decision.settled if each.tells]
                     again += decision.again
+                    if isinstance(outcome, Done) and outcome.batch.submission is not None:
+                        self._checkpoint.planner.out.answered(outcome.done)
+                    if isinstance(outcome, Done) and outcome.rest is not None:
+                        again += batches_of(outcome.rest, self._checkpoint.planner)
                 case Dropped():
                     self._spending.add(outcome)
                     self._dropped(outcome)
@@ -318,6 +351,8 @@ class Committer:
                 unit.add(owed)
             for outcome in settled:
                 accepted += add(unit, self._with_items(outcome))
+                if outcome.settles:
+                    unit.settle(outcome.settles)
             began = time.monotonic()
             receipt = unit.commit() if accepted or owed is not None else None
             seconds = time.monotonic() - began

@@ -34,6 +34,7 @@ from resumable_tasks.engine.events import (
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.minutes import each_minute
 from resumable_tasks.engine.rules import Rules
+from resumable_tasks.engine.withservice import left_behind
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.plan import Waiting, made_ahead
@@ -59,7 +60,7 @@ class Ending:
     what is ``parked`` are committed; ``abandoned`` batches were still running. ``spent`` and
     ``cost_each`` (an item) are in the unit of the job's cost. ``retried`` batches needed more than
     one call with the same items. ``bound_by`` is what the run has waited for, if it has handled
-    anything.
+    anything. ``again_at``: when to look at what is with a service (seconds since Unix's epoch).
     """
 
     stopped: str | None
@@ -75,6 +76,7 @@ class Ending:
     seconds: float
     retried: int
     bound_by: BoundBy | None
+    again_at: float | None = None
 
 
 def no_response(url: str) -> CommitStateUnknown:
@@ -129,10 +131,10 @@ class Engine:
         self._began = time.monotonic()
         batches = self._flight.meter.reading(self._planned(items))
         first, all_of_them = self._first(batches)
-        if first is None:
+        if first is None and not (all_of_them and self._checkpoint.submissions):
             return self._ending(Tally(), all_of_them, [])
         with each_minute(lambda: self.tell(Progressed)):
-            return self._work_through(chain([first], batches))
+            return self._work_through(batches if first is None else chain([first], batches))
 
     def _planned(self, items: Iterable[Any]) -> Iterator[Batch | Waiting]:
         planner = self._checkpoint.planner
@@ -170,7 +172,7 @@ class Engine:
             begin_to_stop(self._stop, reason, grace_seconds, 0, self.tell)
 
     def _work_through(self, batches: Iterable[Batch | Waiting]) -> Ending:
-        """Handle and commit these batches, of which there is one at least."""
+        """Handle and commit these batches, and what earlier runs have left with a service."""
         from resumable_tasks.engine.committer import Committer
         from resumable_tasks.engine.feeder import Feeder
         from resumable_tasks.engine.window import Window
@@ -202,6 +204,7 @@ class Engine:
         self._committer = committer
         for request in self._requests:
             committer.request_stop(*request)
+        runner.keep(committer.record, committer.rests)
         runner.start(work, committer.take, self._stop.event)
         committer.start()
 
@@ -211,6 +214,9 @@ class Engine:
         abandoned: list[Batch] = []
         drained = all_of_them = False
         try:
+            if runner.submits:
+                planner = checkpoint.planner
+                feeder.resume(left_behind(planner, each) for each in checkpoint.submissions)
             all_of_them = feeder.feed(batches)
             drained = drain()
         except ItemsLeft:  # by a signal, which the run has been told of
@@ -262,7 +268,13 @@ class Engine:
             time.monotonic() - self._began,
             self.retried,
             self._flight.meter.over_the_run(),
+            self._committer.at_rest.again_at if self._committer and self._waits else None,
         )
+
+    @property
+    def _waits(self) -> bool:
+        """True if what the run leaves is with a service."""
+        return self._committer is not None and len(self._committer.at_rest) > 0
 
     def _at_once(self) -> str:
         """What sets the number of calls at once, in words."""

@@ -56,6 +56,15 @@ class Feeder:
                 return False
         return not self._planner.cut_short
 
+    def resume(self, batches: Iterable[Batch]) -> None:
+        """Submit what is with a service already, whatever room there is."""
+        for batch in batches:
+            with self._flight.changed:
+                self._flight.batches += 1
+                self._flight.items += len(batch)
+            self._flight.out[batch.number] = batch
+            self._runner.submit(batch)
+
     def _submit(self, batch: Batch) -> bool:
         """Submit as much of this batch as there is a budget for; whether that was all of it."""
         allowed = self._spending.take(len(batch))

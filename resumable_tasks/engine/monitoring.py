@@ -90,6 +90,7 @@ class _ObservedRunner(Runner):
         self._runner, self._observer = runner, observer
         self.calls = runner.calls
         self.remote, self.needs_files = runner.remote, runner.needs_files
+        self.submits, self.keep = runner.submits, runner.keep  # type: ignore[method-assign]
 
     @property
     def window(self) -> int:

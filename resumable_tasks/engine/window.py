@@ -32,14 +32,17 @@ class Window:
         self._commits: deque[float] = deque(maxlen=_MEASURED)
         self.long_batches = LongBatches()
         self.batches = runner.window
+        self.submits = runner.submits
         if write_seconds is not None:
             self._commits.append(2 * write_seconds)
-            if write_seconds > OUT_SECONDS:
+            if write_seconds > OUT_SECONDS and not self.submits:
                 # The first commit takes longer, since it loads Arrow.
                 self.batches *= _FIRST_FAR_AWAY
 
     def widen(self, outcomes: Sequence[Done], shard_bytes: int, commit_seconds: float) -> None:
         """Take in what was committed, and how long that took: handlers need not wait for it."""
+        if self.submits:
+            return
         self.long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
         worked = [outcome for outcome in outcomes if outcome.completed]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.items.keys import Key
+
+if TYPE_CHECKING:
+    from resumable_tasks.items.submission import Submission
 
 Rows = Any
 """What a handler is given: a list of items, or a ``pyarrow.RecordBatch``."""
@@ -65,6 +68,7 @@ class Batch:
     none are taken. ``part_of`` says why it is handled again, if it is. ``suspects``: all of its
     items have failed by themselves in an earlier run. ``trace``: the headers by which the spans of
     its calls find its own span in any process (W3C Trace Context); None where nothing is traced.
+    ``submission``: what an earlier run has made of it; the items are not known then, only the keys.
     """
 
     number: int
@@ -75,6 +79,7 @@ class Batch:
     suspects: bool = False
     fingerprints: Sequence[int] = ()
     trace: Mapping[str, str] | None = None
+    submission: Submission | None = None
 
     @property
     def id(self) -> str:

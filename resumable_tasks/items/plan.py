@@ -28,6 +28,7 @@ from resumable_tasks.items.batch import Batch, Chunk
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.out import ItemsOut
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
@@ -124,7 +125,8 @@ class Planner:
     that had failed since (``failed``) and are not to be handled again any more.
     Items that failed by themselves before come in batches of their own, the others in their order.
     ``changed`` counts the completed items whose fingerprint is another than it was. ``bad`` are
-    the items that are not handled and fail, because of their keys, by their positions.
+    the items that are not handled and fail, because of their keys, by their positions. ``out`` has
+    the items that a service has since an earlier run.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Planner:
         self.bad: list[tuple[int, InvalidItems]] = []
         # Whether the items were left before their end because the run stops.
         self.cut_short = False
+        self.out = ItemsOut()
         self._numbers = count()
         self._looks: list[Look] = [OfAnotherType(done)] if len(done) else []
 
@@ -290,7 +293,7 @@ class Planner:
             if items is not None and not len(items):
                 break
             if items is not None:
-                chunk = apart.take_out(self._chosen(items, extract))
+                chunk = apart.take_out(self.out.take_out(self._chosen(items, extract)))
                 if len(chunk):
                     kept.append(chunk)
                     count += len(chunk)
@@ -463,6 +466,14 @@ class Planner:
             f"{keys.shown(keys.parse(line))}. A key names one item: fix the items, name more "
             'fields in key=, or say on_duplicate="skip" to keep the first'
         )
+
+    def again(self, lines: list[bytes]) -> Batch | None:
+        """The items of these keys, which a service has not handled, as a batch to be handled.
+
+        None if none of them has come yet: they are planned when they come. Safe in any thread.
+        """
+        chunk = self.out.release(lines)
+        return None if chunk is None else self._batch(chunk)
 
     def _batch(self, chunk: Chunk, suspects: bool = False) -> Batch:
         lines = keys.join(chunk.lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.submission import Transition
 from resumable_tasks.runners.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class Runner(ABC):
     needs_files = False
     """Whether workers need a place for their files that all machines share."""
 
+    submits = False
+    """Whether batches are handed to a service, which has them for hours, also between two runs."""
+
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         # The calls that nobody can end: when each began, by the number of its batch.
@@ -37,6 +41,16 @@ class Runner(ABC):
     def window(self) -> int:
         """The least number of batches that may be in flight, submitted and not yet committed."""
         return 2 * self.concurrency
+
+    def keep(  # noqa: B027 - most submit nothing
+        self, record: Callable[[Transition], None], rests: Callable[[Batch, float], None]
+    ) -> None:
+        """Be told, before `start`, what to tell of batches that are with a service.
+
+        ``record`` makes a change of a submission's state durable, or raises. ``rests``: a batch
+        need not be waited for by this run, and when to look again, in seconds since the epoch of
+        Unix.
+        """
 
     @abstractmethod
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:

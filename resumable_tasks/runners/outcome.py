@@ -152,6 +152,8 @@ class Done:
     Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
     a remote worker); all three are None if there are no rows. Where the checkpoint takes rows as
     they are, those of a handler that returned dicts are in ``rows`` instead, each with its key.
+    ``settles`` is the token of the submission that all this is the result of, ``rest`` what it has
+    left undone.
     ``failures`` are the items that
     failed, ``left_out`` the places in the batch of those that failed because the handler returned
     no row for them. ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
@@ -168,6 +170,25 @@ class Done:
     cost: float = 0.0
     times: Times = Times()
     rows: Sequence[Mapping[str, Any]] | None = None
+    settles: str = ""
+    rest: Rest | None = None
+
+    @property
+    def tells(self) -> bool:
+        """True if there is anything to commit."""
+        return bool(self.completed or self.failures or self.settles or self.cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The items of a batch, by their canonical keys, that a service must be given again.
+
+    ``parts``: in so many batches.
+    """
+
+    batch: Batch
+    lines: tuple[bytes, ...]
+    parts: int = 1
 
 
 @frozen

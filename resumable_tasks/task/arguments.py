@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
 from resumable_tasks.base.frozen import frozen
@@ -16,6 +16,8 @@ from resumable_tasks.engine.budget import Budget
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.form import Place
     from resumable_tasks.engine.events import Listener, Progress
+
+OnUnknown = Literal["ask", "resubmit"]
 
 
 @frozen
@@ -47,6 +49,14 @@ class RunArguments:
             is not called and nothing is written.
         on_progress: called with a `Progress` after every commit.
         listeners: called with every event of `resumable_tasks.engine.events`.
+        wait: of work that is submitted to a service: wait until all of it is collected. A number of
+            seconds, or False: submit what there is room for, collect what has ended by then, and
+            end with `Waiting`, which says when to look again. ``"reschedule"``, in a flow run of
+            a deployment: the flow run leaves its process and comes back by itself. By default that
+            in such a flow run, and True elsewhere.
+        on_unknown: whether a service has accepted a submission is unknown, and it cannot be looked
+            for: ``"ask"`` ends the run with what to do, ``"resubmit"`` submits it again, which may
+            be paid twice.
         progress: True shows a bar, which by default only a terminal and a notebook do; False
             shows neither a bar nor the lines at the start, once a minute and at the end.
     """
@@ -63,6 +73,8 @@ class RunArguments:
     dry_run: bool = False
     on_progress: Callable[[Progress], None] | None = None
     listeners: Iterable[Listener] = ()
+    wait: bool | float | Literal["reschedule"] | None = None
+    on_unknown: OnUnknown = "ask"
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +82,16 @@ class RunArguments:
         for name in ("same_key", "takeover", "dry_run"):
             checks.flag(name, getattr(self, name))
         checks.choice("progress", self.progress, (True, False, None))
+        checks.choice("on_unknown", self.on_unknown, ("ask", "resubmit"))
+        if self.wait not in (True, False, None, "reschedule"):
+            checks.seconds("wait", self.wait)
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long the run waits for a service; None: until all is done."""
+        if self.wait is None or self.wait is True:
+            return None
+        return 0.0 if self.wait in (False, "reschedule") else float(self.wait)

@@ -22,6 +22,7 @@ from typing import Any
 
 from resumable_tasks.base.source import parse, read_file
 from resumable_tasks.checkpoint.form import Origin
+from resumable_tasks.runners.submitted.kind import is_submitted
 
 _PLAIN = (str, int, float, bool, type(None))
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -76,6 +77,8 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
             if not isinstance(fn.__self__, type):
                 bound += tuple(sorted(getattr(fn.__self__, "__dict__", {}).items()))
             fn = fn.__func__
+        elif not hasattr(fn, "__code__") and is_submitted(fn):
+            fn = fn.submit
         elif not hasattr(fn, "__code__") and hasattr(type(fn).__call__, "__code__"):
             fn = type(fn).__call__
         else:

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import shorten
+from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
@@ -167,6 +168,8 @@ def _check_known(
 
 def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
     """Raise `UsageError` for a handler that cannot be called with a batch alone."""
+    if is_submitted(fn):
+        return
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
@@ -212,7 +215,7 @@ def check_is_handler(fn: Any) -> None:
             f"resumable_task takes a plain function, not a {type(fn).__name__} of Prefect's",
             remedy="Leave @task or @flow out: in a flow, each batch is a task run by itself",
         )
-    if callable(fn):
+    if callable(fn) or is_submitted(fn):
         return
     if isinstance(fn, str):
         remedy = 'Give options by their names, as in @resumable_task(key="id")'

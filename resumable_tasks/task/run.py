@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.watch import key_watch
-from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError
+from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError, Waiting
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.prefect.detect import require_prefect
@@ -32,6 +32,7 @@ from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner, is_coroutine_function
+from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.runners.threads import ThreadRunner
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
@@ -115,6 +116,11 @@ class Run:
                 f"{job.name}: task runs on other machines need a folder that all of them share for "
                 "their rows: give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
             )
+        if runner.submits and not place.keeps_submissions():
+            raise UsageError(
+                f"{job.name}: work that is submitted to a service needs a checkpoint that keeps "
+                "what the service has: a directory, or a URL of a bucket"
+            )
         if self._options.budget.total is not None and not place.keeps_spending():
             raise UsageError(
                 f"{job.name}: Budget(total=…) needs a checkpoint that records what its runs spend, "
@@ -131,6 +137,13 @@ class Run:
         try:
             if checkpoint.expected is None:
                 checkpoint.expected = opening.expected
+            if checkpoint.submissions and not runner.submits:
+                raise UsageError(
+                    f"{job.name}: a service has {len(checkpoint.submissions)} submissions of "
+                    f"{checkpoint.url}, and this handler cannot collect them",
+                    remedy="Run the job with the handler that submitted them until they are "
+                    "collected, or `resumable submissions` withdraws them",
+                )
             return self._with(place, checkpoint, job, runner)
         finally:
             self._patience.close(place, checkpoint)
@@ -226,7 +239,7 @@ class Run:
             listeners,
             expected=checkpoint.expected,
             rules=Rules(
-                failing.isolate,
+                _isolates(options, runner),
                 failing.pause_after,
                 failing.give_up_after,
                 failing.keep_items,
@@ -259,7 +272,7 @@ class Run:
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
             columns=checkpoint.columns,
-            isolate=options.failing.isolate and not options.fail_fast,
+            isolate=_isolates(options, runner) and not options.fail_fast,
         )
 
     def _warn_of_nothing_new(self, result: RunResult, checkpoint: Checkpoint) -> None:
@@ -305,6 +318,13 @@ class Run:
             )
         if how == "spent":
             raise BudgetUsedUp(_describe_stop(result, ending), result=result, by_itself=True)
+        if how == "interrupted" and ending.again_at is not None and not ending.asked:
+            raise Waiting(
+                _describe_stop(result, ending),
+                result=result,
+                by_itself=True,
+                look_again_at=datetime.fromtimestamp(ending.again_at, UTC),
+            )
         if how == "interrupted":
             raise Interrupted(
                 _describe_stop(result, ending), result=result, by_itself=not ending.asked
@@ -435,6 +455,8 @@ class Run:
 
     def _runner(self) -> Runner:
         options, flow_run = self._options, self._flow_run
+        if is_submitted(self._handler) and options.runner != "local":
+            return self._submitting()
         if options.runner == "prefect" and flow_run is None:
             require_prefect('runner="prefect"')
             raise UsageError(
@@ -466,6 +488,26 @@ class Run:
 
             return AsyncRunner(options.most_at_once, self._loop)
         return ThreadRunner(options.most_at_once)
+
+    def _submitting(self) -> Runner:
+        options, arguments = self._options, self._arguments
+        if options.runner != "auto" or options.adaptive is not None:
+            raise UsageError(
+                f"{options.name}: work that is submitted to a service runs in the driver's own "
+                "threads, with a fixed number of submissions at once",
+                remedy="Leave runner= out, and give concurrency= a number",
+            )
+        from resumable_tasks.runners.submitted.runner import SubmittedRunner
+
+        return SubmittedRunner(
+            options.most_at_once, wait=arguments.wait_seconds, ask=arguments.on_unknown == "ask"
+        )
+
+
+def _isolates(options: JobOptions, runner: Runner) -> bool:
+    """Whether a batch that failed is halved: not what a service may take hours for."""
+    isolate = options.failing.isolate
+    return not runner.submits if isolate is None else isolate
 
 
 def _describe_edit(handlers: tuple[str, str] | None) -> str:

@@ -10,6 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from resumable_tasks.errors import UsageError
+from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions, described
 from resumable_tasks.task.parameters import (
@@ -73,7 +74,8 @@ class ResumableTask(Generic[F]):
     def __init__(self, fn: F, options: JobOptions) -> None:
         if inspect.isasyncgenfunction(fn):
             raise UsageError(f"{options.name}: an async generator is no handler; return a list")
-        functools.update_wrapper(self, fn)
+        # Of an object, its own attributes are not the job's.
+        functools.update_wrapper(self, fn, updated=() if is_submitted(fn) else ("__dict__",))
         self.fn = fn
         self.options = options
 

@@ -34,6 +34,7 @@ from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import is_new, look, none_there, prepare
+from resumable_tasks.checkpoint.directory.outstanding import record_of, settling, unanswered
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from resumable_tasks.checkpoint.estimate import Estimate
+    from resumable_tasks.items.submission import Transition
 
 _CLAIM_TRIES = 100
 _AS_IT_COMES = Opening()
@@ -276,6 +278,9 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
+        self.submissions = [unanswered(each, state.done) for each in state.out]
+        for submission in self.submissions:
+            self.planner.out.hold(submission.pending)
         if job.same_key and state.done and self._key_has_moved:
             self.planner.look_with(OfTheSameKey(state.done, self.url))
         if state.schema:
@@ -384,7 +389,14 @@ class DirectoryCheckpoint(Checkpoint):
         assert rows is not None
         return rows
 
-    def _commit(self, outcomes: Sequence[Done], schema: pa.Schema | None) -> Receipt:
+    def record(self, transition: Transition) -> None:
+        commit = self._append(record_of(transition, self.state.epoch, self.run))
+        self.state.apply(commit, own=True)
+        fault_point(f"submission.{transition.kind}")
+
+    def _commit(
+        self, outcomes: Sequence[Done], schema: pa.Schema | None, settled: Sequence[str]
+    ) -> Receipt:
         """Make these outcomes durable in one step.
 
         The rows of local outcomes go into one shard, safe before the record that names it is
@@ -411,7 +423,7 @@ class DirectoryCheckpoint(Checkpoint):
             shards=tuple(written),
             schema=self._schema.text_if_new(schema),
             failures=failures.add_earlier_attempts(tuple(failed), self.state.failures),
-            info=spent(outcomes),
+            info=settling(spent(outcomes), settled),
         )
         receipt = Receipt(
             self._journal.next_number,
@@ -545,6 +557,7 @@ class DirectoryUnit(Unit):
     def __init__(self, into: DirectoryCheckpoint) -> None:
         self._into = into
         self._added: list[Done] = []
+        self._settled: list[str] = []
         self._schema = into._schema.current
 
     def add(self, outcome: Done) -> Done:
@@ -554,8 +567,11 @@ class DirectoryUnit(Unit):
         self._added.append(outcome)
         return outcome
 
+    def settle(self, token: str) -> None:
+        self._settled.append(token)
+
     def commit(self) -> Receipt:
-        return self._into._commit(self._added, self._schema)
+        return self._into._commit(self._added, self._schema, self._settled)
 
 
 def described_fingerprint(job: Job) -> Any:

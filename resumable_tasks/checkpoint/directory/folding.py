@@ -19,7 +19,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory import segments
 from resumable_tasks.checkpoint.directory.journal import FOLDED_AFTER, Journal
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER, damaged, record_name
 from resumable_tasks.checkpoint.directory.segments import (
     MOST_PLAIN,
@@ -133,7 +133,7 @@ def _without_need(commits: list[Commit]) -> Iterator[str]:
     """The names of the records whose author is that of the one before, and who keeps at work."""
     for before, commit in pairwise(commits):
         same = (commit.run, commit.epoch) == (before.run, before.epoch)
-        if same and before.kind in FOLDED_AFTER and commit.kind in ("commit", "merge"):
+        if same and before.kind in FOLDED_AFTER and commit.kind in ("merge", *OF_WORK):
             yield record_name(commit.number)
 
 

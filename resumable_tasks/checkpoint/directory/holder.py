@@ -25,7 +25,7 @@ from resumable_tasks.base import log, process
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.outage import Outage
 from resumable_tasks.base.text import clean
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
@@ -44,8 +44,6 @@ WATCHED_BEATS, LOOKED_BEATS = 3.0, 1.5
 _LOCK_TRIES = 5
 _MOST_BYTES = 64 << 10
 _LOCK_PAUSE = 0.1
-# Records of a run that is at work.
-_OF_WORK = ("claim", "commit")
 
 
 def me(run: str) -> dict[str, Any]:
@@ -112,7 +110,7 @@ class Holder:
         Where locks decide, and in a takeover, there is none.
         """
         for commit in commits:
-            if commit.number >= self._known and commit.kind in _OF_WORK:
+            if commit.number >= self._known and commit.kind in ("claim", *OF_WORK):
                 other = {"run": commit.run, "since": commit.time, **commit.info}
                 raise held(self._store, other)
             yield commit

@@ -27,7 +27,7 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import segments
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
     MOST_BYTES,
@@ -43,7 +43,7 @@ from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 
 # Kinds after which the same author can append what has no file of its own later.
-FOLDED_AFTER = ("claim", "commit", "merge")
+FOLDED_AFTER = ("claim", "merge", *OF_WORK)
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")

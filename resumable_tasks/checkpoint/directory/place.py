@@ -62,6 +62,9 @@ class Directory(Place):
     def keeps_spending(self) -> bool:
         return True
 
+    def keeps_submissions(self) -> bool:
+        return True
+
     def partition(self, name: str) -> Directory:
         return Directory(f"{self.path.rstrip('/') or '/'}/{name}")
 

@@ -10,6 +10,11 @@ from resumable_tasks.base.frozen import frozen
 from resumable_tasks.items import keys as key_lines
 from resumable_tasks.runners.outcome import Failure, Shard
 
+OF_SUBMISSIONS = ("submitting", "prepared", "submitted", "withdrawn")
+"""Kinds of records that say what becomes of submitted work."""
+OF_WORK = ("commit", *OF_SUBMISSIONS)
+"""Kinds of records that a run at work appends, between its claim and its end."""
+
 
 @frozen
 class ShardKeys:
@@ -33,7 +38,9 @@ class Commit:
     (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
     (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten),
     ``redo`` (keys that a person wants to be missing again), ``merge`` (the rows of many shards are
-    in one: no keys, which stay what they were). ``snapshot``
+    in one: no keys, which stay what they were), and those of submitted work: ``submitting`` (the
+    keys that are to be handed to a service), ``prepared``, ``submitted`` (it has them),
+    ``withdrawn`` (it has not, and will not). ``snapshot``
     is of no record, but of the state by those so far: see `snapshots`.
     ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
     ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
@@ -42,7 +49,8 @@ class Commit:
     What is ``retracted`` is so before ``keys`` are completed: a commit that handles items again
     takes back all keys of the shards that hold their old rows, and completes them all again.
     ``fingerprints`` are newline-joined and parallel to ``keys``, empty where a key has none;
-    ``adopted`` are keys that were completed without one, and have one from here on.
+    ``adopted`` are keys that were completed without one, and have one from here on; ``out`` those
+    that are handed to a service.
     """
 
     kind: Literal[
@@ -55,6 +63,10 @@ class Commit:
         "archive",
         "redo",
         "merge",
+        "submitting",
+        "prepared",
+        "submitted",
+        "withdrawn",
         "snapshot",
     ]
     epoch: int
@@ -73,6 +85,8 @@ class Commit:
     fingerprints: bytes = b""
     adopted: bytes = b""
     adopted_fingerprints: bytes = b""
+    out: bytes = b""
+    out_fingerprints: bytes = b""
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def merges(self) -> Iterator[tuple[Shard, Sequence[str]]]:

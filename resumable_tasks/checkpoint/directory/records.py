@@ -8,6 +8,9 @@ It reads by eye::
     {"failed":"lesson-18","attempts":1,"error":"ValueError","message":"…","batch":"…","time":"…"}
     {"end":7,"keys":2,"failures":1,"retracted":0,"checksum":"…"}
 
+A record of submitted work says ``"format":2`` in its head, and names the keys that go out by lines
+``{"out":"lesson-20"}``: a program that knows format 1 alone must not take such keys for missing.
+
 The checksum is the BLAKE2b-128 of all lines before the last
 (``head -n -1 FILE | b2sum -l 128``). ``previous`` chains the records, so one that is missing,
 reordered, edited or cut is found.
@@ -23,16 +26,19 @@ from hashlib import blake2b
 from typing import Any
 
 from resumable_tasks.checkpoint.directory import typed
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged
+from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable
 from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Failure, Shard
 
 FOLDER = "journal"
 _SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
 _KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
+_OUT = b'{"out":'
+# The highest format of a record that can be read; without one, it is 1.
+_FORMAT, _OF_SUBMISSIONS = 2, {"format": 2}
 # Between a key and its fingerprint. No key holds it: its quotes would be escaped there.
 _FINGERPRINT = b',"fingerprint":"'
 _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
@@ -66,6 +72,8 @@ def encode(commit: Commit) -> tuple[bytes, str]:
         "nonce": commit.nonce,
         "previous": commit.previous,
     }
+    if commit.kind in OF_SUBMISSIONS:
+        head |= _OF_SUBMISSIONS
     if commit.shards:
         head["shards"] = [asdict(shard) for shard in commit.shards]
     if commit.schema:
@@ -84,6 +92,7 @@ def encode(commit: Commit) -> tuple[bytes, str]:
     ]
     parts.append(_wrap(_RETRACTED, commit.retracted))
     parts.append(_wrap(_ADOPTED, commit.adopted, commit.adopted_fingerprints))
+    parts.append(_wrap(_OUT, commit.out, commit.out_fingerprints))
     body = b"".join(parts)
     checksum = blake2b(body, digest_size=16).hexdigest()
     end = {
@@ -92,6 +101,7 @@ def encode(commit: Commit) -> tuple[bytes, str]:
         "failures": len(commit.failures),
         "retracted": _count(commit.retracted),
         **({"adopted": _count(commit.adopted)} if commit.adopted else {}),
+        **({"out": _count(commit.out)} if commit.out else {}),
         "checksum": checksum,
     }
     return body + _dumps(end) + b"\n", checksum
@@ -130,7 +140,15 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
     head = json.loads(body[:first])
     if record_name(head["number"]) != name or end["end"] != head["number"]:
         raise damaged(name, f"it is record {head['number']}, under another record's name", place)
+    if head.get("format", 1) > _FORMAT:
+        raise CheckpointUnusable(
+            f"{place or 'the checkpoint'}: {name} is of format {head['format']}, and this version "
+            f"reads formats up to {_FORMAT}",
+            remedy="Install a newer version of resumable-tasks",
+        )
     lines = body[first:-1] if len(body) > first else b""
+    # Whoever submits has nothing else to say in that record.
+    lines, out = (b"", lines) if end.get("out") else (lines, b"")
     failures: tuple[Failure, ...] = ()
     retracted = adopted = b""
     if end["failures"] or end["retracted"] or "adopted" in end:
@@ -145,10 +163,14 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         if not all(line.startswith(kind) for line, kind in kinds):
             raise damaged(name, "its lines are not of the kinds that it says", place)
         lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
+    if out and not all(line.startswith(_OUT) for line in out.split(b"\n")):
+        raise damaged(name, "its lines are not of the kinds that it says", place)
     found, taken = _unwrap_fingerprints(_KEY, lines)
     adopted, adopted_fingerprints = _unwrap_fingerprints(_ADOPTED, adopted)
-    counts = (_count(found), len(failures), _count(retracted), _count(adopted))
-    if counts != (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0)):
+    out, out_fingerprints = _unwrap_fingerprints(_OUT, out)
+    counts = (_count(found), len(failures), _count(retracted), _count(adopted), _count(out))
+    told = (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0))
+    if counts != (*told, end.get("out", 0)):
         raise damaged(name, "its lines are not as many as it says", place)
     shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
     for shard in shards:
@@ -174,6 +196,8 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         fingerprints=taken,
         adopted=adopted,
         adopted_fingerprints=adopted_fingerprints,
+        out=out,
+        out_fingerprints=out_fingerprints,
         info=head.get("info", {}),
     )
 

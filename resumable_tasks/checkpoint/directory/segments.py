@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
     MOST_BYTES,
@@ -39,7 +39,7 @@ _IN_A_MEMBER, _MEMBER = 64, zlib.compressobj(wbits=_GZIP).flush()[:8]
 _END = b'\n{"end":'
 _STEP = 1_024
 # A run appends them after its own claim.
-_NEVER_VOID = ("commit", "close")
+_NEVER_VOID = ("close", *OF_WORK)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resumable_tasks.checkpoint.directory.handlers import Handlers
+from resumable_tasks.checkpoint.directory.outstanding import Outstanding
 from resumable_tasks.checkpoint.directory.pace import Pace
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import record_name
@@ -61,9 +62,9 @@ class State:
     ``parked`` those whose result does not fit the table, both by canonical key, ``shards`` the
     shards that count, by path. ``done`` has for each key the fingerprint with which it was
     completed, -1 if there is none that can be compared: only those of the last scheme,
-    ``fingerprint``, can. ``version``, ``max_attempts`` and ``expected`` (items) are those of
-    the last run, ``names`` what runs have named of the manifest. No record after the first
-    ``changed`` has changed any rows that count.
+    ``fingerprint``, can. ``out`` is what is handed to a service. ``version``, ``max_attempts`` and
+    ``expected`` (items) are those of the last run, ``names`` what runs have named of the manifest.
+    No record after the first ``changed`` has changed any rows that count.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -93,6 +94,7 @@ class State:
     place: str = ""
     last: Commit | None = None
     lately: Lately = field(default_factory=Lately)
+    out: Outstanding = field(default_factory=Outstanding)
     # How many records and keys the snapshot had from which the state was read.
     recalled: tuple[int, int] = (0, 0)
 
@@ -167,6 +169,7 @@ class State:
         if commit.kind in _OF_ROWS and (commit.keys or commit.retracted or commit.kind == "lost"):
             self.changed = self.records
         self.pace.apply(commit)
+        self.out.apply(commit)
         if commit.kind in ("archive", "merge"):
             self.pruned = self.pruned or bool(commit.info.get("pruned"))
             return  # of how far the items are, and how the last run ended, they say nothing
@@ -180,6 +183,8 @@ class State:
             fingerprints=b"",
             adopted=b"",
             adopted_fingerprints=b"",
+            out=b"",
+            out_fingerprints=b"",
         )
         self.lately.follow(self.last, len(self.done))
 
@@ -256,6 +261,7 @@ class State:
             "lately": self.lately.told(),
             "pace": asdict(self.pace),
             "handlers": asdict(self.handlers),
+            "out": self.out.told(),
         }
 
     @classmethod
@@ -270,6 +276,7 @@ class State:
         state.last, state.lately = _commit_of(told["last"]), Lately.of_told(told["lately"])
         state.pace = Pace.of_told(told["pace"])
         state.handlers = Handlers.of_told(told["handlers"])
+        state.out = Outstanding.of_told(told["out"])
         state.shards = {shard.path: shard for shard in head.shards}
         for failure in head.failures:
             into = state.parked if failure.parked else state.failures

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from resumable_tasks.checkpoint.directory import keyless
+from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS
 from resumable_tasks.runners.outcome import Failure, Shard
 
 _HEAD = ("kind", "run", "time", "nonce", "previous")
@@ -28,6 +29,11 @@ _INFO: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("total", "completed", "skipped", "failed", "parked", "duplicates"), int),
     "how": str,
     "seconds": (int, float),
+    "token": str,
+    "settled": list,
+    "by": str,
+    "why": str,
+    "expected_cost": (int, float),
 }
 
 
@@ -60,6 +66,8 @@ def check(
     _check_info(head.get("info", {}))
     if head["kind"] == "merge":
         _check_merge(head["info"], end, len(shards))
+    if head["kind"] in OF_SUBMISSIONS:
+        _check_submission(head["kind"], head["info"], end)
 
 
 def _check_info(info: Any) -> None:
@@ -72,6 +80,8 @@ def _check_info(info: Any) -> None:
         raise TypeError("a retracted shard is no path")
     if not all(type(parts) is int and parts > 0 for parts in info.get("merged") or ()):
         raise TypeError("the parts of a merged shard are no number")
+    if not all(isinstance(token, str) for token in info.get("settled") or ()):
+        raise TypeError("a settled submission has no token")
     keyless.read(info, "")
 
 
@@ -79,3 +89,11 @@ def _check_merge(info: Any, end: Mapping[str, Any], shards: int) -> None:
     parts, paths = info["merged"], info["retracted_shards"]
     if len(parts) != shards or sum(parts) != len(paths) or end["keys"] or end["retracted"]:
         raise TypeError("its merged shards and their parts do not fit each other")
+
+
+def _check_submission(kind: str, info: Any, end: Mapping[str, Any]) -> None:
+    wanted = {"prepared": "prepared", "submitted": "handle", "withdrawn": "settled"}.get(kind)
+    if not info["token"] or (wanted is not None and info[wanted] is None):
+        raise TypeError("it does not say which submission it is of, or what becomes of it")
+    if (kind == "submitting") != bool(end.get("out")):
+        raise TypeError("it names keys that go out, or none, where it should not")

@@ -13,9 +13,9 @@ under a token, or starts nothing twice under one (`idempotent_for`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.items.keys import Key
@@ -24,7 +24,6 @@ Handle = Any
 """Whatever JSON has. It is stored in the journal in plain text: no secrets, no signed URLs."""
 
 
-@runtime_checkable
 class Submitted(Protocol):
     """A service that takes work now and gives the results later. Each method may be a coroutine.
 
@@ -138,11 +137,6 @@ class NotReady(ResumableTasksError):
     """The service does not know of the submission yet, or not of its results."""
 
 
-def is_submitted(handler: Any) -> bool:
-    """True for a handler with the methods of `Submitted`."""
-    return not isinstance(handler, type) and isinstance(handler, Submitted)
-
-
 @dataclass(frozen=True)
 class _OfFunctions:
     submit: Callable[..., Handle]
@@ -194,49 +188,3 @@ def takes_one_more(method: Callable[..., Any], given: int) -> bool:
     return sum(each.kind in kinds for each in found) > given or any(
         each.kind is inspect.Parameter.VAR_POSITIONAL for each in found
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """Work that is out, as the journal tells of it: not settled, and not withdrawn.
-
-    ``lines`` are the canonical keys in the order of the items, newline-joined, ``fingerprints``
-    parallel to them or empty. ``number`` is that of the record of the intent, ``run`` its run and
-    ``time`` when that was. ``prepared`` and ``handle`` are None until a record has them;
-    ``by`` says how the handle was got: ``"sent"``, ``"found"`` or ``"attached"``. ``cost`` is
-    the expected cost.
-    """
-
-    token: str
-    lines: bytes
-    count: int
-    fingerprints: bytes = b""
-    number: int = -1
-    run: str = ""
-    time: str = ""
-    prepared: Any = None
-    handle: Any = None
-    by: str = ""
-    cost: float | None = None
-
-    @property
-    def state(self) -> str:
-        """Its state: ``intended``, ``prepared`` or ``submitted``."""
-        if self.handle is not None:
-            return "submitted"
-        return "prepared" if self.prepared is not None else "intended"
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A step of a submission that must be durable before the next one.
-
-    ``kind`` is that of its record: ``submitting`` (with ``lines`` and ``fingerprints``),
-    ``prepared``, ``submitted`` or ``withdrawn``. ``info`` is what the record says besides.
-    """
-
-    kind: str
-    token: str
-    info: Mapping[str, Any]
-    lines: bytes = b""
-    fingerprints: Sequence[int] = ()

@@ -1,0 +1,128 @@
+"""Work that is handed to a service and not settled, by the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
+from resumable_tasks.items.fingerprints import from_text
+from resumable_tasks.items.keytable import KeyTable
+
+if TYPE_CHECKING:
+    from resumable_tasks.items.submission import Submission, Transition
+
+_TEXTS = ("lines", "fingerprints")
+
+
+class Outstanding:
+    """The submissions that are neither settled nor withdrawn, by their tokens, oldest first.
+
+    ``strays`` are those whose intent no record names any more, with the handle if there is one: a
+    record was lost, and with it which items they are of.
+    """
+
+    __slots__ = ("each", "strays")
+
+    def __init__(self) -> None:
+        self.each: dict[str, Submission] = {}
+        self.strays: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __iter__(self) -> Iterator[Submission]:
+        return iter(self.each.values())
+
+    @property
+    def items(self) -> int:
+        """How many items are out."""
+        return sum(submission.count for submission in self)
+
+    def apply(self, commit: Commit) -> None:
+        """Take one more record in."""
+        for token in commit.info.get("settled", ()):
+            self.each.pop(token, None)
+            self.strays.pop(token, None)
+        if commit.kind in OF_SUBMISSIONS and commit.kind != "withdrawn":
+            self._follow(commit, commit.info["token"])
+
+    def _follow(self, commit: Commit, token: str) -> None:
+        info = commit.info
+        if commit.kind == "submitting":
+            from resumable_tasks.items.submission import Submission
+
+            self.each[token] = Submission(
+                token,
+                commit.out,
+                commit.out.count(b"\n") + 1,
+                commit.out_fingerprints,
+                number=commit.number,
+                run=commit.run,
+                time=commit.time,
+                cost=info.get("expected_cost"),
+            )
+        elif token not in self.each:
+            self.strays[token] = info.get("handle", self.strays.get(token))
+        elif commit.kind == "prepared":
+            self.each[token] = replace(self.each[token], prepared=info["prepared"])
+        else:
+            by = info.get("by", "sent")
+            self.each[token] = replace(self.each[token], handle=info["handle"], by=by)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, for a snapshot of the journal."""
+        each = [asdict(submission) for submission in self]
+        for submission in each:
+            submission.update({name: submission[name].decode() for name in _TEXTS})
+        return {"each": each, "strays": self.strays}
+
+    @classmethod
+    def of_told(cls, told: Mapping[str, Any]) -> Outstanding:
+        """That of which a snapshot tells."""
+        found = cls()
+        found.strays = dict(told["strays"])
+        for each in told["each"]:
+            from resumable_tasks.items.submission import Submission
+
+            bytes_of = {name: each[name].encode() for name in _TEXTS}
+            found.each[each["token"]] = Submission(**{**each, **bytes_of})
+        return found
+
+
+def unanswered(submission: Submission, done: KeyTable) -> Submission:
+    """The submission, and in ``left`` those of its keys that nothing has completed since.
+
+    There are others only where the record that had settled it was lost, and some of what it had
+    left undone was submitted again meanwhile.
+    """
+    lines = submission.lines.split(b"\n")
+    texts = submission.fingerprints.split(b"\n") if submission.fingerprints else [b""] * len(lines)
+    # With another fingerprint it is one to be done again, which is not completed yet.
+    left = [
+        line
+        for line, text in zip(lines, texts, strict=True)
+        if (found := done.get(line)) is None or (text and found != from_text(text))
+    ]
+    return replace(submission, left=b"\n".join(left)) if len(left) < len(lines) else submission
+
+
+def record_of(transition: Transition, epoch: int, run: str) -> Commit:
+    """The record of a transition, for the journal."""
+    info = {"token": transition.token, **transition.info}
+    if transition.kind == "withdrawn":
+        info["settled"] = [transition.token]
+    return Commit(
+        kind=transition.kind,
+        epoch=epoch,
+        run=run,
+        out=transition.lines,
+        out_fingerprints=transition.fingerprints,
+        info=info,
+    )
+
+
+def settling(info: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+    """The info of a commit that settles these submissions."""
+    return {**info, "settled": list(tokens)} if tokens else dict(info)

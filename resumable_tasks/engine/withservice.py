@@ -1,0 +1,116 @@
+"""Batches that are with a service: what the committer's thread does for those who submit them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from resumable_tasks.base.text import count
+from resumable_tasks.errors import StoreError
+from resumable_tasks.items.batch import Batch, Part
+from resumable_tasks.items.keys import split
+from resumable_tasks.items.plan import Planner
+from resumable_tasks.items.submission import Submission, Transition
+from resumable_tasks.runners.outcome import Rest
+
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Recording:
+    """In the queue of outcomes: a transition, whose thread waits until it is durable."""
+
+    transition: Transition
+    done: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+
+    def carry_out(self, record: Callable[[Transition], None]) -> None:
+        """Make it durable. Raises what ``record`` raises, in both threads."""
+        try:
+            record(self.transition)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.done.set()
+
+    def wait(self, broken: Callable[[], BaseException | None]) -> None:
+        """Wait until it is durable. Raises what has kept it from being so."""
+        while not self.done.wait(_LOOK_SECONDS):
+            if (why := broken()) is not None and not self.done.is_set():
+                raise StoreError("the run has ended before a submission was recorded") from why
+        if self.error is not None:
+            raise StoreError(f"a submission could not be recorded: {self.error}") from self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Rests:
+    """In the queue of outcomes: a batch need not be waited for by this run."""
+
+    batch: Batch
+    again_at: float
+
+
+class AtRest:
+    """The batches that this run need not wait for. ``again_at``: when to look at one of them."""
+
+    def __init__(self) -> None:
+        self._batches: dict[int, float] = {}
+
+    def add(self, found: Rests) -> None:
+        self._batches[found.batch.number] = found.again_at
+
+    def remove(self, number: int) -> None:
+        self._batches.pop(number, None)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def again_at(self) -> float:
+        return min(self._batches.values())
+
+    @property
+    def why(self) -> str:
+        """Why the run ends, in words."""
+        at = datetime.fromtimestamp(self.again_at, UTC).isoformat(timespec="seconds")
+        return f"{count(len(self), 'submission')} with the service; look again at {at}"
+
+
+def left_behind(planner: Planner, submission: Submission) -> Batch:
+    """The batch of a submission that an earlier run has left with the service."""
+    from resumable_tasks.items import fingerprints, keys
+
+    lines = submission.pending
+    found = keys.parse_lines(lines)
+    taken: list[int] = []
+    if submission.fingerprints:
+        texts = submission.fingerprints.split(b"\n")
+        by_line = dict(zip(split(submission.lines), texts, strict=True))
+        taken = [fingerprints.from_text(by_line[line]) for line in split(lines)]
+    return Batch(
+        planner.next_number(),
+        found,
+        lines,
+        [None] * len(found),
+        fingerprints=taken,
+        submission=submission,
+    )
+
+
+def batches_of(rest: Rest, planner: Planner) -> list[Batch]:
+    """What a service has left undone, as batches to be submitted; less what has not come yet."""
+    batch = rest.batch
+    if batch.submission is not None:
+        again = planner.again(list(rest.lines))
+        return [] if again is None else [again]
+    wanted = set(rest.lines)
+    chosen = [at for at, line in enumerate(split(batch.lines)) if line in wanted]
+    root = batch.number if batch.part_of is None else batch.part_of.root
+    size = -(-len(chosen) // rest.parts)
+    return [
+        batch.choose(chosen[at : at + size], planner.next_number(), Part(root, None))
+        for at in range(0, len(chosen), size)
+    ]

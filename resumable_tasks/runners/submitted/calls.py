@@ -1,0 +1,60 @@
+"""Calls of a service's methods, plain ones or coroutines, on any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+from resumable_tasks.runners.submitted.protocol import Submitted, takes_one_more
+
+
+class Calls:
+    """The methods of one service. Coroutines run on one event loop, in a thread of its own."""
+
+    def __init__(self, service: Submitted) -> None:
+        self.service: Any = service
+        self._context: Context = copy_context()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def has(self, name: str) -> bool:
+        """True if the service has this optional method."""
+        return callable(getattr(self.service, name, None))
+
+    def seconds(self, name: str, default: float) -> float:
+        """An optional attribute in seconds."""
+        found = getattr(self.service, name, None)
+        return default if found is None else float(found)
+
+    def call(self, name: str, *given: Any, maybe: Any = None) -> Any:
+        """Call a method; with ``maybe``, too, if it has a parameter for that."""
+        method: Callable[..., Any] = getattr(self.service, name)
+        if takes_one_more(method, len(given)):
+            given = (*given, maybe)
+        returned = self._context.copy().run(method, *given)
+        return self._awaited(returned) if inspect.isawaitable(returned) else returned
+
+    def _awaited(self, awaitable: Any) -> Any:
+        async def whole() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(whole(), self._running_loop()).result()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=self._loop.run_forever, name="resumable-service", daemon=True
+                ).start()
+            return self._loop
+
+    def close(self) -> None:
+        """End the event loop, if there is one."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,0 +1,467 @@
+"""The life of one submission: intended, prepared, submitted, collected. Pure of threads.
+
+`Life.steps` yields its pauses, and is sent whether the run stops meanwhile. What it asks of the
+service and of the journal it does at once. The order of the two is all:
+
+* nothing is sent before the intent is durable, and nothing polled before the handle is;
+* what was sent and not answered, by this run or an earlier one, is *looked for* before its items
+  are sent again, for as long as the service may hide it (``patience``);
+* an earlier run can be asleep just before it sends. The service is told to refuse that (``fence``);
+  or nobody sends under an intent that is older than `LEASE_SECONDS`, and whoever looks waits for
+  longer than that. No two clocks are compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from resumable_tasks.base import log
+from resumable_tasks.base.boottime import boottime
+from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.text import clean, count, duration
+from resumable_tasks.base.token import token
+from resumable_tasks.items import fingerprints, keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.submission import Submission, Transition, TransitionKind
+from resumable_tasks.runners.groups import message_of, name_of
+from resumable_tasks.runners.handle import Work, failed_whole
+from resumable_tasks.runners.http_signs import is_throttling, looks_like_an_outage, seconds_told
+from resumable_tasks.runners.outcome import Done, Dropped, Fatal, Outcome, Rest
+from resumable_tasks.runners.submitted.calls import Calls
+from resumable_tasks.runners.submitted.protocol import (
+    CannotTell,
+    Ended,
+    NotAccepted,
+    NotReady,
+    Pending,
+    QueueFull,
+)
+from resumable_tasks.runners.submitted.results import answer_of
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 60.0
+PATIENCE_SECONDS, REQUEST_SECONDS = 120.0, 600.0
+# The pauses between two looks grow from the first to the last.
+_FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 1.0, 300.0, 1.5
+_LONGEST_LOOK = 15.0
+# For so long a service may not know of a submission, or not have its results.
+_UNKNOWN_SECONDS, _NOT_READY_SECONDS = 900.0, 3_600.0
+# So often items are submitted in one run; so many submissions in a row may bring nothing.
+ROUNDS, FRUITLESS = 3, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A life waits for so many seconds. ``rests``: while the service works, not for trouble."""
+
+    seconds: float
+    rests: bool = False
+
+
+@dataclass
+class Shared:
+    """What the submissions of one run share.
+
+    ``record`` makes a transition durable. ``price`` is the expected cost of a batch. ``ask``: what
+    is unknown and cannot be looked for is left for a person to decide. ``rounds`` counts, by the
+    number of the batch that was planned, how often it was submitted, ``fruitless`` the submissions
+    in a row that brought nothing, ``out`` those that the service has.
+    """
+
+    work: Work
+    calls: Calls
+    record: Callable[[Transition], None]
+    price: Callable[[Batch], float | None]
+    ask: bool
+    rounds: Counter[int] = field(default_factory=Counter)
+    fruitless: int = 0
+    out: int = 0
+
+
+class Stopped(Exception):
+    """The run does not go on with a submission, which stays what it is. ``why``: what ends it."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Pauses:
+    """Pauses that grow, from the first."""
+
+    def __init__(self, longest: float = _LAST_PAUSE) -> None:
+        self._longest = longest
+        self._next = _FIRST_PAUSE
+        self.began = boottime()
+
+    def next(self) -> float:
+        """The next one, in seconds."""
+        pause, self._next = self._next, min(self._longest, self._next * _GROWTH)
+        return pause
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the first began."""
+        return boottime() - self.began
+
+
+Steps = Generator[Pause, bool, T]
+"""Yields pauses, is sent whether the run stops, and returns."""
+
+
+class Life:
+    """The life of one batch with a service, from wherever an earlier run has left it."""
+
+    def __init__(self, shared: Shared, batch: Batch) -> None:
+        self._shared = shared
+        self._batch = batch
+        self._calls = shared.calls
+        # When the intent was made, or read: a moment before, or after.
+        self._since = boottime()
+        self._trouble: Pauses | None = None
+
+    def steps(self) -> Steps[Outcome]:
+        """Do it all; the outcome. Raises what a record raises."""
+        found = self._batch.submission
+        try:
+            while True:
+                result = yield from self._submission(found)
+                if isinstance(result, Submission):
+                    self._shared.out += 1
+                    try:
+                        result = yield from self._answer(result)
+                    finally:
+                        self._shared.out -= 1
+                if result is not None:
+                    return result
+                if found is not None:  # its items may not have come yet
+                    return self._rest(tuple(keys.split(self._batch.lines)))
+        except Stopped as stopped:
+            return Dropped(self._batch, stopped.why)
+
+    def _submission(self, found: Submission | None) -> Steps[Submission | Outcome | None]:
+        if found is None:
+            return (yield from self._send())
+        return found if found.handle is not None else (yield from self._look_for(found, None))
+
+    # --- sending
+
+    def _send(self) -> Steps[Submission | Outcome | None]:
+        """Submit the batch; None if that is to be done once more, from the start."""
+        self._check_worth_it()
+        self._since = boottime()
+        submission = self._intend()
+        try:
+            submission = self._prepare(submission)
+        except NotAccepted as refused:
+            return (yield from self._refused(submission, refused))
+        except Exception as error:  # noqa: BLE001 - nothing was started
+            return (yield from self._failed_before(submission, error))
+        if boottime() - self._since > LEASE_SECONDS:
+            self._withdraw(submission, "too long ago to be sent safely")
+            return None
+        return (yield from self._submit(submission))
+
+    def _submit(self, submission: Submission) -> Steps[Submission | Outcome | None]:
+        fault_point("submission.sending")
+        items, token_ = self._batch.items, submission.token
+        try:
+            handle = self._calls.call("submit", items, token_, maybe=submission.prepared)
+        except NotAccepted as refused:
+            return (yield from self._refused(submission, refused))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service may have begun
+            log.warning(
+                "submission %s: %s; looking whether the service has it", token_, _told(error)
+            )
+            found = yield from self._look_for(submission, error)
+            if found is None and not is_of_the_service(error):
+                return failed_whole(self._shared.work, self._batch, error, 1)
+            return found
+        fault_point("submission.sent")
+        return self._has(submission, handle, "sent")
+
+    def _check_worth_it(self) -> None:
+        shared, root = self._shared, _root(self._batch)
+        if shared.fruitless >= FRUITLESS:
+            raise Stopped(f"{FRUITLESS} submissions in a row brought nothing")
+        if shared.rounds[root] >= max(ROUNDS, 1 + shared.work.retry.times):
+            raise Stopped(f"{shared.rounds[root]} submissions have left some items undone")
+        shared.rounds[root] += 1
+
+    def _intend(self) -> Submission:
+        batch, made = self._batch, token(8)
+        cost = self._shared.price(batch)
+        taken = b"\n".join(map(fingerprints.to_text, batch.fingerprints))
+        self._record("submitting", made, {"expected_cost": cost}, batch.lines, taken)
+        return Submission(made, batch.lines, len(batch), taken, cost=cost)
+
+    def _prepare(self, submission: Submission) -> Submission:
+        if not self._calls.has("prepare"):
+            return submission
+        prepared = self._calls.call("prepare", self._batch.items, submission.token)
+        self._record("prepared", submission.token, {"prepared": prepared})
+        return replace(submission, prepared=prepared)
+
+    def _has(self, submission: Submission, handle: Any, by: str) -> Submission:
+        """The service has it."""
+        self._record("submitted", submission.token, {"handle": handle, "by": by})
+        self._trouble = None
+        return replace(submission, handle=handle, by=by)
+
+    def _refused(self, submission: Submission, refused: NotAccepted) -> Steps[Outcome | None]:
+        """The service has certainly not begun: later, in smaller parts, or never."""
+        batch, shared = self._batch, self._shared
+        self._withdraw(submission, _told(refused))
+        shared.rounds[_root(batch)] -= 1
+        if batch.submission is not None:
+            return None  # its items are not known here
+        if not refused.again:
+            return failed_whole(shared.work, batch, refused, 1)
+        if isinstance(refused, QueueFull) and shared.out:
+            yield from self._pause(refused.retry_after or _LONGEST_LOOK)
+            return None
+        if isinstance(refused, QueueFull) and len(batch) > 1:
+            log.warning("%s; submitting half as many items at once", _told(refused))
+            return self._rest(tuple(keys.split(batch.lines)), 2)
+        yield from self._wait_for_the_service(refused, refused.retry_after)
+        return None
+
+    def _failed_before(self, submission: Submission, error: Exception) -> Steps[Outcome | None]:
+        self._withdraw(submission, _told(error))
+        self._shared.rounds[_root(self._batch)] -= 1
+        if not is_of_the_service(error):
+            return failed_whole(self._shared.work, self._batch, error, 1)
+        yield from self._wait_for_the_service(error)
+        return None
+
+    # --- looking for what may have been sent
+
+    def _look_for(
+        self, submission: Submission, error: Exception | None
+    ) -> Steps[Submission | None]:
+        """Find out whether the service has it; None once it is withdrawn.
+
+        ``error``: with which this run's own call ended; None for a submission of an earlier run.
+        """
+        calls = self._calls
+        if error is None and calls.has("prepare") and submission.prepared is None:
+            self._withdraw(submission, "it was not prepared, and so not sent")
+            return None
+        if not calls.has("find"):
+            return (yield from self._without_looking(submission, error))
+        found = yield from self._find(submission)
+        if found is None:
+            if calls.has("fence"):
+                yield from self._of_the_service("fence", submission)
+            elif error is None:
+                timeout = calls.seconds("request_timeout", REQUEST_SECONDS)
+                yield from self._pause(self._since + LEASE_SECONDS + timeout - boottime())
+            found = yield from self._look_again(submission)
+        if found is None:
+            self._withdraw(submission, "the service does not have it")
+            return None
+        return self._has(submission, found, "found")
+
+    def _look_again(self, submission: Submission) -> Steps[Any]:
+        """Look for as long as the service may hide it."""
+        pauses = Pauses(_LONGEST_LOOK)
+        patience = self._calls.seconds("patience", PATIENCE_SECONDS)
+        while (left := patience - pauses.seconds) > 0:
+            yield from self._pause(min(left, pauses.next()))
+            found = yield from self._find(submission)
+            if found is not None:
+                return found
+        return None
+
+    def _find(self, submission: Submission) -> Steps[Any]:
+        """The handle of what was submitted; None if nothing is there."""
+        pauses = Pauses()
+        while True:
+            try:
+                return (yield from self._of_the_service("find", submission))
+            except CannotTell as undecided:
+                log.info("submission %s: %s", submission.token, _told(undecided))
+            yield from self._pause(pauses.next(), rests=True)
+
+    def _without_looking(
+        self, submission: Submission, error: Exception | None
+    ) -> Steps[Submission | None]:
+        """There is no way to look for it."""
+        known = self._calls.seconds("idempotent_for", 0.0)
+        if error is not None and boottime() - self._since < known:
+            handle = yield from self._of_the_service("submit", submission, first=self._batch.items)
+            return self._has(submission, handle, "sent")
+        if self._shared.ask:
+            raise Stopped(
+                f"whether the service has submission {submission.token} is unknown, and it cannot "
+                "be looked for. Look there: `resumable submissions CHECKPOINT attach "
+                f"{submission.token} HANDLE` if it has, `… withdraw {submission.token}` if not"
+            )
+        self._withdraw(submission, "unknown, and to be submitted again")
+        return None
+
+    def _of_the_service(
+        self, method: str, submission: Submission, *, first: Any = None
+    ) -> Steps[Any]:
+        """Call a method with the token and what was prepared; wait while the service is down."""
+        given = (submission.token,) if first is None else (first, submission.token)
+        while True:
+            try:
+                returned = self._calls.call(method, *given, maybe=submission.prepared)
+            except (CannotTell, NotAccepted):
+                raise
+            except Exception as error:
+                if not is_of_the_service(error):
+                    raise
+                yield from self._wait_for_the_service(error)
+            else:
+                self._trouble = None
+                return returned
+
+    # --- the answer
+
+    def _answer(self, submission: Submission) -> Steps[Outcome | None]:
+        """Wait for the end of what is submitted, and collect; None if it is to be sent again."""
+        try:
+            yield from self._end_of(submission)
+            return (yield from self._collected(submission))
+        except NotAccepted as refused:
+            self._shared.out -= 1  # it is not there
+            try:
+                return (yield from self._refused(submission, refused))
+            finally:
+                self._shared.out += 1
+        except (Stopped, GeneratorExit):
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug; what is paid stays with the service
+            log.error(
+                "submission %s stays with the service: %s. Its results can be collected later",
+                *(submission.token, _told(error)),
+            )
+            return Fatal(self._batch, error)
+
+    def _end_of(self, submission: Submission) -> Steps[None]:
+        pauses, unknown, cancelled = Pauses(), Pauses(), False
+        while True:
+            again_in = None
+            try:
+                state = self._calls.call("poll", submission.handle)
+                unknown, self._trouble = Pauses(), None
+                if isinstance(state, Ended):
+                    return
+                if not isinstance(state, Pending):
+                    raise TypeError(f"poll returned {state!r}, which is neither Pending nor Ended")
+                again_in = state.again_in
+                cancelled = cancelled or self._cancel_if_overdue(submission, pauses)
+            except NotReady as error:
+                if unknown.seconds > _UNKNOWN_SECONDS:
+                    raise Stopped(
+                        f"the service does not know submission {submission.token} "
+                        f"({submission.handle}): {_told(error)}"
+                    ) from error
+            except Exception as error:
+                if not is_of_the_service(error):
+                    raise
+                yield from self._wait_for_the_service(error)
+                continue
+            yield from self._pause(again_in or pauses.next(), rests=True)
+
+    def _cancel_if_overdue(self, submission: Submission, pauses: Pauses) -> bool:
+        """After the job's timeout; what is done by then is collected."""
+        timeout = self._shared.work.timeout
+        if timeout is None or pauses.seconds < timeout or not self._calls.has("cancel"):
+            return False
+        log.warning("submission %s: cancelled after timeout=%g s", submission.token, timeout)
+        self._calls.call("cancel", submission.handle)
+        return True
+
+    def _collected(self, submission: Submission) -> Steps[Outcome]:
+        shared, batch, pauses = self._shared, self._batch, Pauses()
+        found = keys.parse_lines(submission.lines)
+
+        def collect() -> Any:
+            return self._calls.call("collect", submission.handle, maybe=found)
+
+        while True:
+            try:
+                fault_point("submission.ended")
+                asked = max(1, shared.rounds[_root(batch)])
+                answer = answer_of(shared.work, batch, submission, collect, asked)
+                fault_point("submission.collected")
+                break
+            except NotReady as error:
+                if pauses.seconds > _NOT_READY_SECONDS:
+                    raise Stopped(
+                        f"submission {submission.token} ({submission.handle}) has ended, and its "
+                        f"results are not there: {_told(error)}. `resumable submissions … withdraw "
+                        f"{submission.token}` has its items submitted again, and paid again"
+                    ) from error
+                yield from self._pause(pauses.next())
+            except NotAccepted:
+                raise
+            except Exception as error:
+                if not is_of_the_service(error):
+                    raise
+                yield from self._wait_for_the_service(error)
+        self._trouble = None
+        fruitless = bool(answer.again) and not answer.done.completed
+        shared.fruitless = shared.fruitless + 1 if fruitless else 0
+        if answer.again:
+            log.warning(
+                "submission %s: %s to be submitted again%s",
+                submission.token,
+                count(len(answer.again), "item"),
+                f": {clean(answer.why, 200)}" if answer.why else "",
+            )
+        rest = Rest(batch, answer.again) if answer.again else None
+        return replace(answer.done, settles=submission.token, rest=rest)
+
+    # --- what all of it needs
+
+    def _rest(self, lines: tuple[bytes, ...], parts: int = 1) -> Done:
+        return Done(self._batch, rest=Rest(self._batch, lines, parts))
+
+    def _pause(self, seconds: float, rests: bool = False) -> Steps[None]:
+        if (yield Pause(max(0.0, seconds), rests)):
+            raise Stopped
+
+    def _wait_for_the_service(self, error: Exception, told: float | None = None) -> Steps[None]:
+        """Pause, longer each time; not for longer than there is patience."""
+        self._trouble = self._trouble or Pauses()
+        if self._trouble.seconds > self._shared.work.retry.patience:
+            raise Stopped(
+                f"nothing has worked for {duration(self._trouble.seconds)}, last: {_told(error)}"
+            )
+        told = told if told is not None else seconds_told(error)
+        yield from self._pause(told if told is not None else self._trouble.next())
+
+    def _record(
+        self,
+        kind: TransitionKind,
+        made: str,
+        info: dict[str, Any],
+        lines: bytes = b"",
+        taken: bytes = b"",
+    ) -> None:
+        info = {name: value for name, value in info.items() if value is not None}
+        self._shared.record(Transition(kind, made, info, lines, taken))
+
+    def _withdraw(self, submission: Submission, why: str) -> None:
+        self._record("withdrawn", submission.token, {"why": clean(why, 300)})
+
+
+def is_of_the_service(error: BaseException) -> bool:
+    """True if the same call may succeed later: the service was down, or called too often."""
+    return looks_like_an_outage(error) or is_throttling(error)
+
+
+def _root(batch: Batch) -> int:
+    return batch.number if batch.part_of is None else batch.part_of.root
+
+
+def _told(error: BaseException) -> str:
+    return f"{name_of(error)}: {message_of(error)}"

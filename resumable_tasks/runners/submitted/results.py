@@ -1,0 +1,150 @@
+"""What was collected of a submission → an outcome, and the items that must be submitted again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resumable_tasks.errors import BadResult
+from resumable_tasks.items import keys
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.submission import Submission
+from resumable_tasks.runners.handle import Call, Work
+from resumable_tasks.runners.outcome import Done, ItemFailure, Times
+from resumable_tasks.runners.submitted.protocol import Collected, Undone
+from resumable_tasks.runners.values import frames
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service has made of a submission.
+
+    ``again`` are the canonical keys of the items that must be submitted again, because the service
+    has not handled them, or because their answers are bad and may be asked for once more. ``why``
+    is what the service says of one that it has not handled. ``outage``: it refuses whatever it is
+    given.
+    """
+
+    done: Done
+    again: tuple[bytes, ...] = ()
+    why: str = ""
+    outage: bool = False
+
+
+def answer_of(
+    work: Work, batch: Batch, submission: Submission, collect: Callable[[], Any], asked: int
+) -> Answer:
+    """Collect, and match what comes to the items of the batch.
+
+    ``asked``: how often these items have been submitted, this time included. Raises what
+    ``collect`` raises, and `BadResult` for what cannot be matched to the items: the results are
+    paid for, and stay with the service.
+    """
+    whole = _whole(batch, submission)
+    at, began = time.monotonic(), time.perf_counter()
+    returned = collect()
+    seconds = time.perf_counter() - began
+    collected = returned if isinstance(returned, Collected) else Collected(returned)
+    entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
+    apart = {keys.canonical(key) for key in (*[each.key for each in undone], *bad)}
+    done = _matched(work, _without(whole, apart), entries, asked)
+    missing = [keys.canonical(done.batch.keys[at]) for at in done.left_out]
+    done = _not_failed(done, missing)
+    again = [*apart, *missing]
+    if whole is not batch:
+        wanted = set(keys.split(batch.lines))
+        done = _only(done, wanted, batch, work)
+        again = [line for line in again if line in wanted]
+    return Answer(
+        replace(
+            done,
+            cost=done.cost + collected.cost,
+            times=Times(seconds, at, time.monotonic(), 1),
+        ),
+        tuple(again),
+        str(next((each.error for each in undone if each.error), "")),
+        any(each.outage for each in undone),
+    )
+
+
+def _whole(batch: Batch, submission: Submission) -> Batch:
+    """The batch as it was submitted, where some of its items were completed since."""
+    if submission.left is None:
+        return batch
+    found = keys.parse_lines(submission.lines)
+    return Batch(batch.number, found, submission.lines, [None] * len(found))
+
+
+def _told_apart(results: Any, ask_again: bool) -> tuple[Any, list[Undone], list[keys.Key]]:
+    """The rows and failures; the items that the service has not handled; those to ask again."""
+    if results is None or frames.is_arrow(results) or isinstance(results, (str, bytes, dict)):
+        return results, [], []
+    entries = list(results)
+    undone = [entry for entry in entries if type(entry) is Undone]
+    bad = [
+        entry.key
+        for entry in entries
+        if ask_again and type(entry) is ItemFailure and isinstance(entry.error, BadResult)
+    ]
+    if undone or bad:
+        left = set(bad)
+        entries = [
+            entry
+            for entry in entries
+            if type(entry) is not Undone and not (type(entry) is ItemFailure and entry.key in left)
+        ]
+    return entries, undone, bad
+
+
+def _without(batch: Batch, lines: set[bytes]) -> Batch:
+    if not lines:
+        return batch
+    left = [at for at, line in enumerate(keys.split(batch.lines)) if line not in lines]
+    return batch.choose(left, batch.number, batch.part_of)
+
+
+def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
+    if not len(batch):
+        return Done(batch)
+    if entries == [] and work.results == "one":
+        return Done(batch, left_out=tuple(range(len(batch))))
+    call = Call(work, batch, asked)
+    call.begin()
+    outcome = call.returned(entries)
+    if isinstance(outcome, Done):
+        return outcome
+    raise outcome.error
+
+
+def _not_failed(done: Done, lines: list[bytes]) -> Done:
+    """The outcome without failures of items that the service has just left out."""
+    if not lines:
+        return done
+    left_out = set(lines)
+    failures = tuple(
+        failure for failure in done.failures if keys.canonical(failure.key) not in left_out
+    )
+    return replace(done, failures=failures, left_out=())
+
+
+def _only(done: Done, wanted: set[bytes], batch: Batch, work: Work) -> Done:
+    """The part of an outcome that is of these items."""
+    lines = [line for line in keys.split(done.done) if line in wanted]
+    table = done.table
+    if table is not None:
+        import pyarrow as pa
+
+        here = [line in wanted for line in work.scheme.lines_of(table, wanted)]
+        table = table.filter(pa.array(here, pa.bool_()))
+        table = table if table.num_rows else None
+    return replace(
+        done,
+        batch=batch,
+        done=keys.join(lines),
+        completed=len(lines),
+        table=table,
+        schema=None if table is None else table.schema,
+        failures=tuple(each for each in done.failures if keys.canonical(each.key) in wanted),
+    )
