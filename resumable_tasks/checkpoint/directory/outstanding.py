@@ -29,6 +29,13 @@ class Outstanding:
         self.each: dict[str, Submission] = {}
         self.strays: dict[str, Any] = {}
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outstanding):
+            return NotImplemented
+        return (self.each, self.strays) == (other.each, other.strays)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __len__(self) -> int:
         return len(self.each)
 
