@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -208,15 +209,11 @@ class Engine:
         runner.start(work, committer.take, self._stop.event)
         committer.start()
 
-        def drain() -> bool:
-            return feeder.drain(lambda: committer.broken is not None)
-
+        drain = partial(feeder.drain, lambda: committer.broken is not None)
         abandoned: list[Batch] = []
         drained = all_of_them = False
         try:
-            if runner.submits:
-                planner = checkpoint.planner
-                feeder.resume(left_behind(planner, each) for each in checkpoint.submissions)
+            feeder.resume(self._left_behind() if runner.submits else ())
             all_of_them = feeder.feed(batches)
             drained = drain()
         except ItemsLeft:  # by a signal, which the run has been told of
@@ -237,6 +234,11 @@ class Engine:
         if ended_by is not None:
             raise ended_by
         return self._ending(committer.tally, all_of_them, abandoned)
+
+    def _left_behind(self) -> Iterator[Batch]:
+        """What earlier runs have left with a service."""
+        for submission in self._checkpoint.submissions:
+            yield left_behind(self._checkpoint.planner, submission)
 
     def _measured_work(self) -> Work:
         work = replace(self._work(), trails=self._flight.meter.trails)

@@ -40,9 +40,17 @@ class Recording:
         """Wait until it is durable. Raises what has kept it from being so."""
         while not self.done.wait(_LOOK_SECONDS):
             if (why := broken()) is not None and not self.done.is_set():
-                raise StoreError("the run has ended before a submission was recorded") from why
+                raise _unrecorded(why) from why
         if self.error is not None:
-            raise StoreError(f"a submission could not be recorded: {self.error}") from self.error
+            raise _unrecorded(self.error) from self.error
+
+
+def _unrecorded(error: BaseException) -> StoreError:
+    return StoreError(
+        f"a submission could not be recorded: {error}",
+        safe="Nothing was sent after that",
+        remedy="Run the same command again",
+    )
 
 
 @dataclass(frozen=True, slots=True)

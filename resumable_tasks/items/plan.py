@@ -125,8 +125,7 @@ class Planner:
     that had failed since (``failed``) and are not to be handled again any more.
     Items that failed by themselves before come in batches of their own, the others in their order.
     ``changed`` counts the completed items whose fingerprint is another than it was. ``bad`` are
-    the items that are not handled and fail, because of their keys, by their positions. ``out`` has
-    the items that a service has since an earlier run.
+    the items that are not handled and fail, because of their keys, by their positions.
     """
 
     def __init__(
@@ -150,13 +149,17 @@ class Planner:
         self.bad: list[tuple[int, InvalidItems]] = []
         # Whether the items were left before their end because the run stops.
         self.cut_short = False
-        self.out = ItemsOut()
         self._numbers = count()
         self._looks: list[Look] = [OfAnotherType(done)] if len(done) else []
 
     def look_with(self, look: Look) -> None:
         """Have the first items looked at before any is planned."""
         self._looks.append(look)
+
+    @cached_property
+    def out(self) -> ItemsOut:
+        """The items that a service has since an earlier run."""
+        return ItemsOut()
 
     @cached_property
     def _standing(self) -> Set[bytes]:

@@ -27,13 +27,10 @@ from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError, Waiting
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
-from resumable_tasks.runners.base import Runner, is_coroutine_function
-from resumable_tasks.runners.submitted.kind import is_submitted
-from resumable_tasks.runners.threads import ThreadRunner
+from resumable_tasks.runners.base import Runner
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
@@ -42,6 +39,7 @@ from resumable_tasks.task.parameters import name_of
 from resumable_tasks.task.partitions import folder_of
 from resumable_tasks.task.patience import Patience
 from resumable_tasks.task.reporting import Report
+from resumable_tasks.task.runner import runner_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -105,7 +103,7 @@ class Run:
         report = Report.wanted(self._options, place, arguments.partition)
         if arguments.dry_run:
             return _previewed(self._options, place, place.preview(job, arguments.items))
-        runner = self._runner()
+        runner = runner_of(self._handler, self._options, arguments, flow_run, self._loop)
         if runner.remote and self._options.adaptive is not None:
             raise UsageError(
                 f"{job.name}: an adaptive concurrency is for threads and coroutines of one "
@@ -119,7 +117,8 @@ class Run:
         if runner.submits and not place.keeps_submissions():
             raise UsageError(
                 f"{job.name}: work that is submitted to a service needs a checkpoint that keeps "
-                "what the service has: a directory, or a URL of a bucket"
+                "what the service has",
+                remedy="Let checkpoint= be a directory, or a URL of a bucket",
             )
         if self._options.budget.total is not None and not place.keeps_spending():
             raise UsageError(
@@ -452,56 +451,6 @@ class Run:
             return None
         gates = self._flow_run.gates(names) if self._flow_run is not None else ()
         return Limits(rates, options.adaptive, gates, options.batch_size)
-
-    def _runner(self) -> Runner:
-        options, flow_run = self._options, self._flow_run
-        if is_submitted(self._handler) and options.runner != "local":
-            return self._submitting()
-        if options.runner == "prefect" and flow_run is None:
-            require_prefect('runner="prefect"')
-            raise UsageError(
-                f'{options.name}: runner="prefect", and no flow run is going on: call it in a '
-                'function that is a Prefect @flow, or leave runner="auto"'
-            )
-        # In a task run of the user's own, that one is the task run; its threads are ours.
-        in_flow = flow_run is not None and not flow_run.in_task_run
-        if options.runner == "prefect" or (options.runner == "auto" and in_flow):
-            assert flow_run is not None
-            return flow_run.runner(
-                options.name,
-                options.tags,
-                options.most_at_once,
-                self._arguments.task_runs,
-                self._loop,
-            )
-        if options.runner == "processes":
-            if is_coroutine_function(self._handler):
-                raise UsageError(
-                    f"{options.name}: a coroutine handler cannot run in processes",
-                    remedy="Leave runner= out, or make the handler a plain function",
-                )
-            from resumable_tasks.runners.processes import ProcessRunner
-
-            return ProcessRunner(options.most_at_once)
-        if is_coroutine_function(self._handler):
-            from resumable_tasks.runners.eventloop import AsyncRunner
-
-            return AsyncRunner(options.most_at_once, self._loop)
-        return ThreadRunner(options.most_at_once)
-
-    def _submitting(self) -> Runner:
-        options, arguments = self._options, self._arguments
-        if options.runner != "auto" or options.adaptive is not None:
-            raise UsageError(
-                f"{options.name}: work that is submitted to a service runs in the driver's own "
-                "threads, with a fixed number of submissions at once",
-                remedy="Leave runner= out, and give concurrency= a number",
-            )
-        from resumable_tasks.runners.submitted.runner import SubmittedRunner
-
-        return SubmittedRunner(
-            options.most_at_once, wait=arguments.wait_seconds, ask=arguments.on_unknown == "ask"
-        )
 
 
 def _isolates(options: JobOptions, runner: Runner) -> bool:

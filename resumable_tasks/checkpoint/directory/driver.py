@@ -45,6 +45,7 @@ from resumable_tasks.checkpoint.directory.segments import Listing
 from resumable_tasks.checkpoint.directory.segments import listed as listing
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.directory.versions import described_fingerprint, is_for_another
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Receipt, Unit
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from resumable_tasks.checkpoint.estimate import Estimate
-    from resumable_tasks.items.submission import Transition
+    from resumable_tasks.items.submission import Submission, Transition
 
 _CLAIM_TRIES = 100
 _AS_IT_COMES = Opening()
@@ -278,7 +279,6 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
-        self.submissions = [unanswered(each, state.done) for each in state.out]
         for submission in self.submissions:
             self.planner.out.hold(submission.pending)
         if job.same_key and state.done and self._key_has_moved:
@@ -388,6 +388,11 @@ class DirectoryCheckpoint(Checkpoint):
         rows = self.rows_of(outcome)
         assert rows is not None
         return rows
+
+    @cached_property
+    def submissions(self) -> Sequence[Submission]:  # type: ignore[override]
+        """Those that earlier runs have left with a service."""
+        return [unanswered(each, self.state.done) for each in self.state.out]
 
     def record(self, transition: Transition) -> None:
         commit = self._append(record_of(transition, self.state.epoch, self.run))
@@ -572,36 +577,6 @@ class DirectoryUnit(Unit):
 
     def commit(self) -> Receipt:
         return self._into._commit(self._added, self._schema, self._settled)
-
-
-def described_fingerprint(job: Job) -> Any:
-    """Describe the job's fingerprints for a claim; None if the job takes none."""
-    fingerprinter = job.planning.fingerprinter
-    return None if fingerprinter is None else fingerprinter.describe()
-
-
-def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State, job: Job) -> bool:
-    """True if the job starts over because the checkpoint belongs to another version of it.
-
-    Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
-    do about the version.
-    """
-    manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
-    restarts = _restarts(store, found, state, job)
-    if not restarts and state.done:
-        handlers.check(store.url, state.handlers, job)
-    return restarts
-
-
-def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
-    version, described = state.version or found.version, described_fingerprint(job)
-    before = state.fingerprint if described is not None else None
-    if job.on_version_change == "restart":
-        return version not in ("", job.version) or before not in (None, described)
-    if job.on_version_change != "reuse":
-        manifest.check_version(store, version, job.version)
-        manifest.check_fingerprint(store, before, described)
-    return False
 
 
 def _fingerprints(outcome: Done) -> Iterator[tuple[bytes, int]]:

@@ -10,12 +10,12 @@ from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.directory import manifest, notes
 from resumable_tasks.checkpoint.directory.driver import (
     DirectoryCheckpoint,
-    is_for_another,
     read_checkpoint,
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.notes import Note
 from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.directory.versions import is_for_another
 from resumable_tasks.checkpoint.form import (
     Checkpoint,
     CommittedRows,

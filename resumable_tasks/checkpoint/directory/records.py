@@ -138,14 +138,7 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         raise damaged(name, "its checksum does not match its lines", place)
     first = body.index(b"\n") + 1
     head = json.loads(body[:first])
-    if record_name(head["number"]) != name or end["end"] != head["number"]:
-        raise damaged(name, f"it is record {head['number']}, under another record's name", place)
-    if head.get("format", 1) > _FORMAT:
-        raise CheckpointUnusable(
-            f"{place or 'the checkpoint'}: {name} is of format {head['format']}, and this version "
-            f"reads formats up to {_FORMAT}",
-            remedy="Install a newer version of resumable-tasks",
-        )
+    _check_head(head, end, name, place)
     lines = body[first:-1] if len(body) > first else b""
     # Whoever submits has nothing else to say in that record.
     lines, out = (b"", lines) if end.get("out") else (lines, b"")
@@ -172,11 +165,7 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
     told = (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0))
     if counts != (*told, end.get("out", 0)):
         raise damaged(name, "its lines are not as many as it says", place)
-    shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
-    for shard in shards:
-        # A path is only ever used after this: a journal cannot name a file outside.
-        if not _SHARD_PATH.fullmatch(shard.path):
-            raise damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
+    shards = _shards(head, name, place)
     typed.check(head, end, shards, failures)
     return Commit(
         kind=head["kind"],
@@ -200,6 +189,26 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         out_fingerprints=out_fingerprints,
         info=head.get("info", {}),
     )
+
+
+def _check_head(head: Mapping[str, Any], end: Mapping[str, Any], name: str, place: str) -> None:
+    if record_name(head["number"]) != name or end["end"] != head["number"]:
+        raise damaged(name, f"it is record {head['number']}, under another record's name", place)
+    if head.get("format", 1) > _FORMAT:
+        raise CheckpointUnusable(
+            f"{place or 'the checkpoint'}: {name} is of format {head['format']}, and this version "
+            f"reads formats up to {_FORMAT}",
+            remedy="Install a newer version of resumable-tasks",
+        )
+
+
+def _shards(head: Mapping[str, Any], name: str, place: str) -> tuple[Shard, ...]:
+    shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
+    for shard in shards:
+        # A path is only ever used after this: a journal cannot name a file outside.
+        if not _SHARD_PATH.fullmatch(shard.path):
+            raise damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
+    return shards
 
 
 def _dumps(value: Any) -> bytes:

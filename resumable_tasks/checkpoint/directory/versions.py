@@ -1,0 +1,41 @@
+"""Whether a checkpoint is this job's, and of this version of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resumable_tasks.checkpoint.directory import handlers, manifest
+from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.state import State
+from resumable_tasks.checkpoint.form import Job
+from resumable_tasks.checkpoint.store.base import Store
+
+
+def described_fingerprint(job: Job) -> Any:
+    """Describe the job's fingerprints for a claim; None if the job takes none."""
+    fingerprinter = job.planning.fingerprinter
+    return None if fingerprinter is None else fingerprinter.describe()
+
+
+def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State, job: Job) -> bool:
+    """True if the job starts over because the checkpoint belongs to another version of it.
+
+    Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
+    do about the version.
+    """
+    manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
+    restarts = _restarts(store, found, state, job)
+    if not restarts and state.done:
+        handlers.check(store.url, state.handlers, job)
+    return restarts
+
+
+def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
+    version, described = state.version or found.version, described_fingerprint(job)
+    before = state.fingerprint if described is not None else None
+    if job.on_version_change == "restart":
+        return version not in ("", job.version) or before not in (None, described)
+    if job.on_version_change != "reuse":
+        manifest.check_version(store, version, job.version)
+        manifest.check_fingerprint(store, before, described)
+    return False
