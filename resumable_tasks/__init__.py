@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resumable_tasks.prefect.schedule import scheduled_time as scheduled_time
     from resumable_tasks.prefect.states import flow_state as flow_state
     from resumable_tasks.results.result import RunResult as RunResult
+    from resumable_tasks.runners.batch_apis.openai import OpenAIBatch as OpenAIBatch
     from resumable_tasks.runners.bound import BoundBy as BoundBy
     from resumable_tasks.runners.handle import current_batch as current_batch
     from resumable_tasks.runners.limits import Adaptive as Adaptive
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.outcome import Failure as Failure
     from resumable_tasks.runners.outcome import ItemFailure as ItemFailure
     from resumable_tasks.runners.retries import Retry as Retry
+    from resumable_tasks.runners.submitted.protocol import CannotTell as CannotTell
+    from resumable_tasks.runners.submitted.protocol import Collected as Collected
+    from resumable_tasks.runners.submitted.protocol import Ended as Ended
+    from resumable_tasks.runners.submitted.protocol import NotAccepted as NotAccepted
+    from resumable_tasks.runners.submitted.protocol import NotReady as NotReady
+    from resumable_tasks.runners.submitted.protocol import Pending as Pending
+    from resumable_tasks.runners.submitted.protocol import QueueFull as QueueFull
+    from resumable_tasks.runners.submitted.protocol import Submitted as Submitted
+    from resumable_tasks.runners.submitted.protocol import Undone as Undone
+    from resumable_tasks.runners.submitted.protocol import submitted as submitted
     from resumable_tasks.task.advice import advise as advise
     from resumable_tasks.task.prune import Pruned as Pruned
     from resumable_tasks.task.prune import prune as prune
@@ -61,10 +72,13 @@ _NAMES = {
     "checkpoint.settings": "Failing",
     "checkpoint.snapshot.snapshot": "Snapshot",
     "checkpoint.sql.place": "SqlCheckpoint",
+    "runners.batch_apis.openai": "OpenAIBatch",
     "runners.bound": "BoundBy",
     "runners.handle": "current_batch",
     "runners.retries": "Retry",
     "runners.limits": "Adaptive",
+    "runners.submitted.protocol": "CannotTell Collected Ended NotAccepted NotReady Pending"
+    " QueueFull Submitted Undone submitted",
     "runners.outcome": "CallOutcome CurrentBatch Failure ItemFailure",
 }
 _HOME_OF = {name: home for home, names in _NAMES.items() for name in names.split()}

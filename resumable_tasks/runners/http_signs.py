@@ -21,7 +21,8 @@ _OF_FILES = (
 _TOO_MANY, _SERVER_ERRORS = 429, 500  # statuses of HTTP; all from the latter on
 _OUTAGES = {401, 402, 403, 407, 408, 425, 429}
 # Clients of services, whose errors without a status are those of connections.
-_CLIENTS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "openai", "anthropic", "grpc"}
+_CLIENTS = {"httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "aiohttp", "grpc"}
+_CLIENTS |= {"openai", "anthropic"}
 
 
 def looks_like_an_outage(error: BaseException) -> bool:

@@ -1,0 +1,182 @@
+"""The answers of a batch: in any order, some of them missing; out of them rows and failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resumable_tasks.errors import BadResult, UsageError
+from resumable_tasks.items.keys import Key, shown
+from resumable_tasks.runners.batch_apis.refusals import RequestFailed
+from resumable_tasks.runners.outcome import ItemFailure
+from resumable_tasks.runners.submitted.protocol import NotReady, Undone
+
+_TOKENS_IN = (
+    *("prompt_tokens", "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"),
+)
+_TOKENS_OUT = ("completion_tokens", "output_tokens")
+
+
+class Answers:
+    """The results of a submission, collected line by line.
+
+    An answer counts more than an error of the same request, and the first of either counts. A
+    request without a line was not handled, whatever the provider's counts say.
+    """
+
+    def __init__(
+        self, keys: Sequence[Key], per: int, row: Callable[[Any, Any], Any], token: str | None
+    ) -> None:
+        self._groups = [list(keys[at : at + per]) for at in range(0, len(keys), per)]
+        self._per, self._row, self._token = per, row, token
+        self._rows: list[Any] = []
+        self._taken: set[int] = set()
+        self._other: dict[int, RequestFailed | Undone | Exception] = {}
+        self._broken: list[Exception] = []
+        self.lines = self.strange = 0
+        self.tokens_in = self.tokens_out = 0
+
+    @property
+    def answered(self) -> int:
+        """Requests with an answer."""
+        return len(self._taken)
+
+    @property
+    def requests(self) -> int:
+        """All requests of the submission."""
+        return len(self._groups)
+
+    def number_of(self, custom_id: Any) -> int | None:
+        """The number of a request; None if it is none of this submission's."""
+        self.lines += 1
+        token, _, number = str(custom_id).rpartition("-")
+        if self._token is None:  # attached by its id alone
+            self._token = token
+        if token != self._token or not number.isdecimal() or int(number) >= self.requests:
+            self.strange += 1
+            return None
+        return int(number)
+
+    def take(self, number: int, answer: Any) -> None:
+        """The answer to a request. What `row` raises fails its items, and no others."""
+        if number in self._taken:
+            return
+        self._taken.add(number)
+        self._count(answer)
+        keys = self._groups[number]
+        try:
+            self._rows += self.rows_of(keys, answer)
+        except Exception as error:  # noqa: BLE001 - becomes the failure of these items
+            if not isinstance(error, BadResult):
+                self._broken.append(error)
+            self._rows += [ItemFailure(key, error) for key in keys]
+
+    def rows_of(self, keys: Sequence[Key], answer: Any) -> list[Any]:
+        """The rows that `row` makes of an answer, and a failure for each item without one."""
+        made = self._row(keys[0] if self._per == 1 else list(keys), answer)
+        rows = list(made) if isinstance(made, (list, tuple)) else [made]
+        if made is None or (not rows and self._per == 1):
+            raise BadResult(
+                f"row() returned {made!r} for {shown(keys[0])}",
+                remedy="Return a row, or raise BadResult for an answer that cannot be used",
+            )
+        if self._per > 1:
+            rows += [ItemFailure(key, BadResult(_LEFT_OUT)) for key in _left_out(keys, rows)]
+        return rows
+
+    def fail(self, number: int, error: Exception) -> None:
+        """A request was refused for what it is."""
+        self._other.setdefault(number, error)
+
+    def refused(self, number: int, error: RequestFailed) -> None:
+        """A request came back with an error: its own, or one of the account or the service."""
+        if error.outage:
+            self._other.setdefault(number, Undone(0, error, outage=True))
+        else:
+            self.fail(number, error)
+
+    def undone(self, number: int, why: str) -> None:
+        """A request was not handled."""
+        self._other.setdefault(number, Undone(0, why))
+
+    def results(self, missing: str = "no line") -> list[Any]:
+        """The rows, failures and what is undone, with their keys.
+
+        Raises what `row` has raised, if that is more than half of the answers: a bug of the
+        program must not turn paid answers into failures.
+        """
+        if self.lines and self.strange == self.lines:
+            raise UsageError(
+                "no line of this batch belongs to the submission",
+                remedy="Attach the batch that has its token, or withdraw the submission",
+            )
+        if len(self._broken) * 2 > self.answered:
+            first = self._broken[0]
+            first.add_note(
+                f"row() raised for {len(self._broken)} of {self.answered} answers. They stay with "
+                "the provider: fix row() and run again. For an answer that cannot be used, raise "
+                "BadResult"
+            )
+            raise first
+        return self._rows + [
+            result
+            for number, keys in enumerate(self._groups)
+            if number not in self._taken
+            for result in _without(keys, self._other.get(number), missing)
+        ]
+
+    def _count(self, answer: Any) -> None:
+        usage = answer.get("usage") if isinstance(answer, Mapping) else None
+        if isinstance(usage, Mapping):
+            self.tokens_in += _sum(usage, _TOKENS_IN)
+            self.tokens_out += _sum(usage, _TOKENS_OUT)
+
+
+def parsed(line: bytes, batch: str) -> Any:
+    """A line of a results file. Raises `NotReady` if it is cut off: the file is still there."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise NotReady(f"the results of batch {batch} have a line that is not JSON: {line[:80]!r}")
+    return found
+
+
+def _without(keys: Sequence[Key], what: Any, missing: str) -> list[Any]:
+    """The results for the items of a request that has no answer."""
+    if isinstance(what, Exception):
+        return [ItemFailure(key, what) for key in keys]
+    if what is None:
+        return [Undone(key, missing) for key in keys]
+    return [Undone(key, what.error, what.outage) for key in keys]
+
+
+_LEFT_OUT = "row() made no row for this item of the request"
+
+
+def _left_out(keys: Sequence[Key], rows: Sequence[Any]) -> list[Key]:
+    """The keys that stand in none of the rows."""
+    if not all(isinstance(row, (Mapping, ItemFailure)) for row in rows):
+        return []  # matched to the items later, and refused there if that cannot be
+    held = [
+        [row.key] if isinstance(row, ItemFailure) else [_hashable(v) for v in row.values()]
+        for row in rows
+    ]
+    there = {value for values in held for value in values}
+    return [key for key in keys if key not in there and not _in_parts(key, held)]
+
+
+def _in_parts(key: Key, held: Sequence[Sequence[Any]]) -> bool:
+    return isinstance(key, tuple) and any(all(part in values for part in key) for values in held)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value) if all(isinstance(part, (str, int)) for part in value) else None
+    return value if isinstance(value, (str, int, tuple)) else None
+
+
+def _sum(usage: Mapping[str, Any], names: Sequence[str]) -> int:
+    return sum(usage[name] for name in names if type(usage.get(name)) is int)

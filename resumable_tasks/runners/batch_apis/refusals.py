@@ -1,0 +1,81 @@
+"""Errors of providers: is it the request, the account, or the service?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from resumable_tasks.errors import ResumableTasksError
+from resumable_tasks.runners.http_signs import seconds_told
+from resumable_tasks.runners.submitted.protocol import NotAccepted, QueueFull
+
+# No funds come as 400, 403 or 429, with one of these in the code or the message.
+_FUNDS = re.compile(
+    r"credit balance|insufficient_quota|insufficient_funds|billing|current quota|spend.limit"
+    r"|payment required",
+    re.I,
+)
+_QUEUE = re.compile(r"token_limit_exceeded|enqueued token limit|batch.{0,30}queue", re.I)
+_FILE_GONE = re.compile(r"(no such|unknown) file|file\b.{0,60}(not found|deleted|not exist)", re.I)
+_OF_THE_SERVICE = {401, 402, 403, 407, 408, 425, 429}
+_OF_THE_SERVICE_CODES = re.compile(
+    r"authentication|permission|rate_limit|overloaded|timeout|api_error|server_error|invalid_api_key",
+    re.I,
+)
+# After these, the request may have been carried out all the same.
+_UNCERTAIN = {408, 409, 499}
+
+
+class RequestFailed(ResumableTasksError):
+    """The provider has answered one request of a batch with an error, or it could not be made.
+
+    ``status_code`` is that of HTTP, 0 if the provider gives none; ``code`` the provider's word.
+    """
+
+    def __init__(self, what: str, *, status_code: int = 0, code: str = "", **parts: str) -> None:
+        super().__init__(what, **parts)
+        self.status_code = status_code
+        self.code = code
+
+    @property
+    def outage(self) -> bool:
+        """True if the service refuses, whatever is asked: no funds, no access, too many."""
+        if _FUNDS.search(f"{self.code} {self}"):
+            return True
+        if self.status_code:
+            return of_the_service(self.status_code)
+        return bool(_OF_THE_SERVICE_CODES.search(self.code))
+
+
+def of_the_service(status: int) -> bool:
+    """True for a status of HTTP that says nothing of the request itself."""
+    return status in _OF_THE_SERVICE or status >= 500
+
+
+def not_accepted(error: Exception) -> NotAccepted | None:
+    """The same error, if it makes certain that nothing was started; None if it does not."""
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int) or not 400 <= status < 500 or status in _UNCERTAIN:
+        return None
+    what = f"the provider refused the batch: {error}"
+    if _FUNDS.search(what):
+        return NotAccepted(what, again=True, remedy="Put money into the account, and run again")
+    if status == 429 or _QUEUE.search(what):
+        return QueueFull(what, retry_after=seconds_told(error))
+    if of_the_service(status):
+        return NotAccepted(
+            what, again=True, retry_after=seconds_told(error), remedy="Check the key and its rights"
+        )
+    # The file is ours, and the items are not at fault.
+    return NotAccepted(what, again=bool(_FILE_GONE.search(what)))
+
+
+def failed_whole(batch: str, errors: list[Any]) -> NotAccepted:
+    """A batch that was refused after it had been taken. None of its requests was carried out."""
+    told = "; ".join(f"{each.code}: {each.message}" for each in errors[:3]) or "no reason given"
+    what = f"batch {batch} failed before it began: {told}"
+    if _QUEUE.search(told):
+        return QueueFull(what, remedy="Use a smaller batch_size if none of yours is running")
+    if _FUNDS.search(told) or _OF_THE_SERVICE_CODES.search(told) or _FILE_GONE.search(told):
+        return NotAccepted(what, again=True)
+    return NotAccepted(what)
