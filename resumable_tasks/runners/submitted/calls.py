@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.handle import current
 from resumable_tasks.runners.submitted.protocol import Submitted, takes_one_more
 
 
@@ -30,12 +32,18 @@ class Calls:
         found = getattr(self.service, name, None)
         return default if found is None else float(found)
 
-    def call(self, name: str, *given: Any, maybe: Any = None) -> Any:
-        """Call a method; with ``maybe``, too, if it has a parameter for that."""
+    def call(self, name: str, *given: Any, maybe: Any = None, batch: Batch | None = None) -> Any:
+        """Call a method; with ``maybe``, too, if it has a parameter for that.
+
+        ``batch`` is what `current_batch` tells in there.
+        """
         method: Callable[..., Any] = getattr(self.service, name)
         if takes_one_more(method, len(given)):
             given = (*given, maybe)
-        returned = self._context.copy().run(method, *given)
+        context = self._context.copy()
+        if batch is not None:
+            context.run(current.set, (batch, 1))
+        returned = context.run(method, *given)
         return self._awaited(returned) if inspect.isawaitable(returned) else returned
 
     def _awaited(self, awaitable: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from resumable_tasks.base import log
 from resumable_tasks.base.boottime import boottime
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.base.text import clean, count, duration
 from resumable_tasks.base.token import token
 from resumable_tasks.items import fingerprints, keys
@@ -77,6 +78,7 @@ class Shared:
     record: Callable[[Transition], None]
     price: Callable[[Batch], float | None]
     ask: bool
+    stopping: Stopping
     rounds: Counter[int] = field(default_factory=Counter)
     fruitless: int = 0
     out: int = 0
@@ -122,7 +124,9 @@ class Life:
         self._calls = shared.calls
         # When the intent was made, or read: a moment before, or after.
         self._since = boottime()
+        # Since when nothing works, and since when nothing is accepted.
         self._trouble: Pauses | None = None
+        self._refusals: Pauses | None = None
 
     def steps(self) -> Steps[Outcome]:
         """Do it all; the outcome. Raises what a record raises."""
@@ -153,6 +157,7 @@ class Life:
     def _send(self) -> Steps[Submission | Outcome | None]:
         """Submit the batch; None if that is to be done once more, from the start."""
         self._check_worth_it()
+        self._enter_limits()
         self._since = boottime()
         submission = self._intend()
         try:
@@ -170,7 +175,9 @@ class Life:
         fault_point("submission.sending")
         items, token_ = self._batch.items, submission.token
         try:
-            handle = self._calls.call("submit", items, token_, maybe=submission.prepared)
+            handle = self._calls.call(
+                "submit", items, token_, maybe=submission.prepared, batch=self._batch
+            )
         except NotAccepted as refused:
             return (yield from self._refused(submission, refused))
         except Exception as error:  # noqa: BLE001 - whatever it is, the service may have begun
@@ -192,6 +199,15 @@ class Life:
             raise Stopped(f"{shared.rounds[root]} submissions have left some items undone")
         shared.rounds[root] += 1
 
+    def _enter_limits(self) -> None:
+        limits, batch = self._shared.work.limits, self._batch
+        if limits is None:
+            return
+        entry = limits.enter(len(batch), self._shared.stopping, {})
+        if entry is None:
+            raise Stopped
+        limits.leave(entry, None)
+
     def _intend(self) -> Submission:
         batch, made = self._batch, token(8)
         cost = self._shared.price(batch)
@@ -202,7 +218,8 @@ class Life:
     def _prepare(self, submission: Submission) -> Submission:
         if not self._calls.has("prepare"):
             return submission
-        prepared = self._calls.call("prepare", self._batch.items, submission.token)
+        items, made = self._batch.items, submission.token
+        prepared = self._calls.call("prepare", items, made, batch=self._batch)
         self._record("prepared", submission.token, {"prepared": prepared})
         return replace(submission, prepared=prepared)
 
@@ -227,7 +244,8 @@ class Life:
         if isinstance(refused, QueueFull) and len(batch) > 1:
             log.warning("%s; submitting half as many items at once", _told(refused))
             return self._rest(tuple(keys.split(batch.lines)), 2)
-        yield from self._wait_for_the_service(refused, refused.retry_after)
+        self._refusals = self._refusals or Pauses()
+        yield from self._endured(self._refusals, refused, refused.retry_after)
         return None
 
     def _failed_before(self, submission: Submission, error: Exception) -> Steps[Outcome | None]:
@@ -407,7 +425,7 @@ class Life:
                 if not is_of_the_service(error):
                     raise
                 yield from self._wait_for_the_service(error)
-        self._trouble = None
+        self._trouble = self._refusals = None
         fruitless = bool(answer.again) and not answer.done.completed
         shared.fruitless = shared.fruitless + 1 if fruitless else 0
         if answer.again:
@@ -429,15 +447,16 @@ class Life:
         if (yield Pause(max(0.0, seconds), rests)):
             raise Stopped
 
-    def _wait_for_the_service(self, error: Exception, told: float | None = None) -> Steps[None]:
-        """Pause, longer each time; not for longer than there is patience."""
+    def _wait_for_the_service(self, error: Exception) -> Steps[None]:
         self._trouble = self._trouble or Pauses()
-        if self._trouble.seconds > self._shared.work.retry.patience:
-            raise Stopped(
-                f"nothing has worked for {duration(self._trouble.seconds)}, last: {_told(error)}"
-            )
-        told = told if told is not None else seconds_told(error)
-        yield from self._pause(told if told is not None else self._trouble.next())
+        yield from self._endured(self._trouble, error, seconds_told(error))
+
+    def _endured(self, pauses: Pauses, error: Exception, told: float | None) -> Steps[None]:
+        """Pause, longer each time; not for longer than there is patience."""
+        if pauses.seconds > self._shared.work.retry.patience:
+            what = f"nothing has worked for {duration(pauses.seconds)}, last: {_told(error)}"
+            raise Stopped(what)
+        yield from self._pause(told if told is not None else pauses.next())
 
     def _record(
         self,

@@ -68,7 +68,7 @@ class SubmittedRunner(Runner):
         self._done, self._stopping = done, stopping
         service: Any = work.handler
         self._calls = Calls(service)
-        self._shared = Shared(work, self._calls, self._record, self.price, self._ask)
+        self._shared = Shared(work, self._calls, self._record, self.price, self._ask, stopping)
         self._turns: list[_Turn] = []
         self._numbers = count()
         self._changed = threading.Condition()
