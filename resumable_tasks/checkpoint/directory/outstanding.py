@@ -78,6 +78,11 @@ class Outstanding:
             by = info.get("by", "sent")
             self.each[token] = replace(self.each[token], handle=info["handle"], by=by)
 
+    def forget_fingerprints(self) -> None:
+        """Those of another scheme say nothing."""
+        for token, submission in self.each.items():
+            self.each[token] = replace(submission, fingerprints=b"")
+
     def told(self) -> dict[str, Any]:
         """All of it, for a snapshot of the journal."""
         each = [asdict(submission) for submission in self]

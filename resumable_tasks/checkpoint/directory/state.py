@@ -247,6 +247,7 @@ class State:
         if scheme is not None and scheme != self.fingerprint:
             if self.fingerprint is not None:
                 self.done.forget_positions()
+                self.out.forget_fingerprints()
             self.fingerprint = scheme
 
     def apply_all(self, commits: Iterable[Commit]) -> None:

@@ -81,7 +81,7 @@ class Shared:
     stopping: Stopping
     rounds: Counter[int] = field(default_factory=Counter)
     fruitless: int = 0
-    out: int = 0
+    out: set[str] = field(default_factory=set)
 
 
 class Stopped(Exception):
@@ -135,11 +135,7 @@ class Life:
             while True:
                 result = yield from self._submission(found)
                 if isinstance(result, Submission):
-                    self._shared.out += 1
-                    try:
-                        result = yield from self._answer(result)
-                    finally:
-                        self._shared.out -= 1
+                    result = yield from self._answer(result)
                 if result is not None:
                     return result
                 if found is not None:  # its items may not have come yet
@@ -344,15 +340,14 @@ class Life:
 
     def _answer(self, submission: Submission) -> Steps[Outcome | None]:
         """Wait for the end of what is submitted, and collect; None if it is to be sent again."""
+        out = self._shared.out
+        out.add(submission.token)
         try:
             yield from self._end_of(submission)
             return (yield from self._collected(submission))
         except NotAccepted as refused:
-            self._shared.out -= 1  # it is not there
-            try:
-                return (yield from self._refused(submission, refused))
-            finally:
-                self._shared.out += 1
+            out.discard(submission.token)
+            return (yield from self._refused(submission, refused))
         except (Stopped, GeneratorExit):
             raise
         except Exception as error:  # noqa: BLE001 - a bug; what is paid stays with the service
@@ -361,6 +356,8 @@ class Life:
                 *(submission.token, _told(error)),
             )
             return Fatal(self._batch, error)
+        finally:
+            out.discard(submission.token)
 
     def _end_of(self, submission: Submission) -> Steps[None]:
         pauses, unknown, cancelled = Pauses(), Pauses(), False

@@ -55,11 +55,12 @@ def answer_of(
     again = [*apart, *missing]
     if whole is not batch:
         wanted = set(keys.split(batch.lines))
-        done = _only(done, wanted, batch, work)
+        done = _only(done, wanted, work)
         again = [line for line in again if line in wanted]
     return Answer(
         replace(
             done,
+            batch=batch,
             cost=done.cost + collected.cost,
             times=Times(seconds, at, time.monotonic(), 1),
         ),
@@ -129,7 +130,7 @@ def _not_failed(done: Done, lines: list[bytes]) -> Done:
     return replace(done, failures=failures, left_out=())
 
 
-def _only(done: Done, wanted: set[bytes], batch: Batch, work: Work) -> Done:
+def _only(done: Done, wanted: set[bytes], work: Work) -> Done:
     """The part of an outcome that is of these items."""
     lines = [line for line in keys.split(done.done) if line in wanted]
     table = done.table
@@ -141,7 +142,6 @@ def _only(done: Done, wanted: set[bytes], batch: Batch, work: Work) -> Done:
         table = table if table.num_rows else None
     return replace(
         done,
-        batch=batch,
         done=keys.join(lines),
         completed=len(lines),
         table=table,
