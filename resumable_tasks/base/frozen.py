@@ -14,12 +14,13 @@ def frozen(cls: type[T]) -> type[T]:
     """Make a dataclass with slots, whose instances type checkers keep from being changed.
 
     `dataclass(frozen=True)` compiles six methods for each class, half a millisecond at each start
-    of a program; of these, this compiles ``__init__`` alone. Classes that users see are frozen
-    while a program runs, too, and stay with the dataclass.
+    of a program; of these, this compiles ``__init__`` alone. Settings, which a program may share
+    between jobs, are frozen while it runs, too: they stay with the dataclass.
     """
     made = dataclass(eq=False, repr=False, slots=True)(cls)
-    names = [each.name for each in fields(made)]  # type: ignore[arg-type] # it is one by now
-    values = attrgetter("__class__", *names)
+    all_of_it = fields(made)  # type: ignore[arg-type] # it is a dataclass by now
+    names = [each.name for each in all_of_it if each.repr]
+    values = attrgetter("__class__", *(each.name for each in all_of_it if each.compare))
 
     def shown(self: Any) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

@@ -21,15 +21,12 @@ def clean_lines(text: str) -> str:
 
 
 # What stands before the host of a URL. A port is none of it, though an @ may follow in the path.
-_USER_INFO = re.compile(
-    r"(://)(?:[^\s:/?#@\[\'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s\'\"<>]*|[^\s:/?#@\'\"<>]+)@"
+_USER_INFO = r"(://)(?:[^\s:/?#@\[\'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s\'\"<>]*|[^\s:/?#@\'\"<>]+)@"
+_NAMED = (
+    r"(?i)([?&;#](?:[^=&;#\s\'\"<>]*(?:pass|pwd|secret|token|sign|credential|auth|api[-_.]?key|"
+    r"access[-_.]?key)[^=&;#\s\'\"<>]*|key|sig|code|session|jwt)=)[^&;#\s\'\"<>]*"
 )
-_NAMED = re.compile(
-    r"([?&;#](?:[^=&;#\s\'\"<>]*(?:pass|pwd|secret|token|sign|credential|auth|api[-_.]?key|"
-    r"access[-_.]?key)[^=&;#\s\'\"<>]*|key|sig|code|session|jwt)=)[^&;#\s\'\"<>]*",
-    re.IGNORECASE,
-)
-_OF_A_DSN = re.compile(r"\b((?:ssl)?(?:password|passwd|pwd)\s*=\s*)(\'[^\']*\'|[^\s;&\'\"]+)", re.I)
+_OF_A_DSN = r"(?i)\b((?:ssl)?(?:password|passwd|pwd)\s*=\s*)(\'[^\']*\'|[^\s;&\'\"]+)"
 _STARS = "***"
 
 
@@ -39,10 +36,10 @@ def without_secrets(text: str) -> str:
     Whatever shows a URL, or an error of somebody else's that may name one, shows it by this.
     """
     if "://" in text:
-        text = _USER_INFO.sub(rf"\g<1>{_STARS}@", text)
-        text = _NAMED.sub(rf"\g<1>{_STARS}", text)
+        text = re.sub(_USER_INFO, rf"\g<1>{_STARS}@", text)
+        text = re.sub(_NAMED, rf"\g<1>{_STARS}", text)
     if "=" in text:
-        text = _OF_A_DSN.sub(rf"\g<1>{_STARS}", text)
+        text = re.sub(_OF_A_DSN, rf"\g<1>{_STARS}", text)
     return text
 
 

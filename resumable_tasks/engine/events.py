@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.items.keys import Key, parse_lines
 from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
@@ -20,7 +21,7 @@ from resumable_tasks.runners.outcome import Failure
 Lines = bytes  # canonical keys, newline-joined; an event has a field of the name ``bytes``
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """The progress of a run. Counts are items. ``expected`` is None if the items have no length.
 
@@ -55,7 +56,7 @@ class Progress:
         return max(left, 0) / self.rate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """``job`` and ``checkpoint`` say whose event it is, ``run`` which run's."""
 
@@ -64,7 +65,7 @@ class Event:
     run: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStarted(Event):
     """The checkpoint is open. ``found`` items were completed before, ``failed`` had failed."""
 
@@ -74,7 +75,7 @@ class RunStarted(Event):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed(Event):
     """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it.
 
@@ -97,14 +98,14 @@ class Committed(Event):
         return tuple(parse_lines(self.canonical))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progressed(Event):
     """The run goes on. Told once a minute, also while nothing is committed."""
 
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stopping(Event):
     """The run has been asked to stop; ``running`` batches are given time to finish."""
 
@@ -112,7 +113,7 @@ class Stopping(Event):
     running: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunFinished(Event):
     """The run has ended. ``how``: ``done``, ``failed``, ``interrupted``, ``spent`` (its budget) or
     ``error``.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.prefect.detect import current_flow_run
 from resumable_tasks.results.form import Published
@@ -50,7 +50,7 @@ class _NoRows(Reader):
         return iter(())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drawn(RunResult):
     """A result without items or rows, of which nothing is published."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.errors import JobFailed, UsageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from resumable_tasks.results.publish import PublishForm
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunResult:
     """The counts of one run, in items, and its checkpoint.
 
@@ -82,7 +83,7 @@ class RunResult:
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
         # What is for this process stays behind.
         stay = ("positions", "when_published")
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in stay}
+        values = {name: getattr(self, name) for name in self.__match_args__ if name not in stay}
         return functools.partial(RunResult, **values), ()
 
     __pydantic_serializer__ = asjson.Serializer()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-_FRAME = re.compile(r'^  File "([^"]+)", line (\d+)', re.M)
+# Not compiled here: few programs need one of them.
+_FRAME = r'(?m)^  File "([^"]+)", line (\d+)'
 # This library and Python's own.
 _NOT_THEIRS = (
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
@@ -13,56 +14,53 @@ _NOT_THEIRS = (
     "<frozen",
 )
 _COMPILED = (".pyx", ".pxi")
-_HINTS = tuple(
-    (re.compile(pattern), hint)
-    for pattern, hint in (
-        (
-            r"TypeError: list indices must be integers|AttributeError: 'list' object has no ",
-            "If it takes the batch for one item: a handler is given a list of items",
-        ),
-        (
-            r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.RecordBatch)",
-            "If the items are of a table or a data frame: the handler is given a "
-            'pyarrow.RecordBatch, and with batch_format="rows" a list of dicts',
-        ),
-        (
-            r"BadResult: the handler returned a list with (int|float|str|bool|tuple) ",
-            'Give values names: {"id": item["id"], "value": …}',
-        ),
-        (r"BadResult: the handler returned LazyFrame", "Return what it makes: .collect()"),
-        (
-            r"BadResult: the handler returned (a list with )?coroutine",
-            "Nobody has awaited it: make the handler an async def that does",
-        ),
-        (
-            r"BadResult: the handler returned ItemFailure",
-            "Return a list, with the ItemFailure in the place of its item's row",
-        ),
-        (
-            r"CheckpointHeld: ",
-            "If the handler calls run() of its own job: call the plain function there",
-        ),
-        (
-            r"TypeError: exceptions must derive from BaseException",
-            "An ItemFailure is not raised: return it in the place of its item's row",
-        ),
-        (
-            r"RuntimeError: asyncio\.run\(\) cannot be called from a running event loop",
-            "A coroutine handler runs in an event loop: await in it, or make it a plain function",
-        ),
-    )
+_HINTS = (
+    (
+        r"TypeError: list indices must be integers|AttributeError: 'list' object has no ",
+        "If it takes the batch for one item: a handler is given a list of items",
+    ),
+    (
+        r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.RecordBatch)",
+        "If the items are of a table or a data frame: the handler is given a "
+        'pyarrow.RecordBatch, and with batch_format="rows" a list of dicts',
+    ),
+    (
+        r"BadResult: the handler returned a list with (int|float|str|bool|tuple) ",
+        'Give values names: {"id": item["id"], "value": …}',
+    ),
+    (r"BadResult: the handler returned LazyFrame", "Return what it makes: .collect()"),
+    (
+        r"BadResult: the handler returned (a list with )?coroutine",
+        "Nobody has awaited it: make the handler an async def that does",
+    ),
+    (
+        r"BadResult: the handler returned ItemFailure",
+        "Return a list, with the ItemFailure in the place of its item's row",
+    ),
+    (
+        r"CheckpointHeld: ",
+        "If the handler calls run() of its own job: call the plain function there",
+    ),
+    (
+        r"TypeError: exceptions must derive from BaseException",
+        "An ItemFailure is not raised: return it in the place of its item's row",
+    ),
+    (
+        r"RuntimeError: asyncio\.run\(\) cannot be called from a running event loop",
+        "A coroutine handler runs in an event loop: await in it, or make it a plain function",
+    ),
 )
 
 
 def hint(error: str, message: str) -> str:
     """``. Do this``, for an error of this class and message; "" for most."""
     text = f"{error}: {message}"
-    return next((f". {each}" for pattern, each in _HINTS if pattern.match(text)), "")
+    return next((f". {each}" for pattern, each in _HINTS if re.match(pattern, text)), "")
 
 
 def at(trace: str) -> str:
     """``, at words.py:12``: the last line of a user's own file in a traceback; "" without one."""
-    for path, line in reversed(_FRAME.findall(trace)):
+    for path, line in reversed(re.findall(_FRAME, trace)):
         theirs = path.endswith(_COMPILED) or path.startswith(_NOT_THEIRS)
         if not theirs and "site-packages" not in path:
             return f", at {os.path.basename(path)}:{line}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base.frozen import frozen
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ResultsMode = Literal["one", "many", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CurrentBatch:
     """The batch that a handler is handling, as far as the handler may know it.
 
@@ -30,7 +30,7 @@ class CurrentBatch:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ItemFailure:
     """A handler puts this among its results to fail one item and not its whole batch.
 
@@ -45,7 +45,7 @@ Parked = tuple[Key, Sequence[Mapping[str, Any]], BaseException]
 """An item whose result is kept but does not fit the table: its key, all its rows, and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """An item that failed, as the journal keeps it.
 
@@ -231,7 +231,7 @@ Outcome = Done | Failed | Dropped | Fatal
 """The outcome with which a batch comes back from a runner."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallOutcome:
     """One call of the handler, for a callable ``cost=`` to say what the call cost.
 

@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
@@ -42,8 +43,7 @@ _STEP = 1_024
 _NEVER_VOID = ("close", *OF_WORK)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Segment:
+class Segment(NamedTuple):
     """A file with the records of the numbers ``first`` to ``last``."""
 
     first: int
