@@ -179,7 +179,7 @@ class Done:
         return bool(self.completed or self.failures or self.settles or self.cost)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rest:
     """The items of a batch, by their canonical keys, that a service must be given again.
 
