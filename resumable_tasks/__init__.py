@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resumable_tasks.prefect.schedule import scheduled_time as scheduled_time
     from resumable_tasks.prefect.states import flow_state as flow_state
     from resumable_tasks.results.result import RunResult as RunResult
+    from resumable_tasks.runners.batch_apis.anthropic import AnthropicBatch as AnthropicBatch
     from resumable_tasks.runners.batch_apis.openai import OpenAIBatch as OpenAIBatch
     from resumable_tasks.runners.bound import BoundBy as BoundBy
     from resumable_tasks.runners.handle import current_batch as current_batch
@@ -72,6 +73,7 @@ _NAMES = {
     "checkpoint.settings": "Failing",
     "checkpoint.snapshot.snapshot": "Snapshot",
     "checkpoint.sql.place": "SqlCheckpoint",
+    "runners.batch_apis.anthropic": "AnthropicBatch",
     "runners.batch_apis.openai": "OpenAIBatch",
     "runners.bound": "BoundBy",
     "runners.handle": "current_batch",

@@ -20,44 +20,21 @@ from resumable_tasks import (
     OpenAIBatch,
     Pending,
     QueueFull,
-    Undone,
     UsageError,
     resumable_task,
 )
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed
-from tests.batch_apis.conftest import openai_request, openai_row, texts
+from tests.batch_apis.conftest import (
+    TOKEN,
+    by_kind,
+    ended,
+    openai_request,
+    openai_row,
+    outcome,
+    submitted,
+    texts,
+)
 from tests.batch_apis.server import BatchServer
-
-TOKEN = "0123456789abcdef"
-
-
-def submitted(batch: OpenAIBatch, items: list[dict[str, Any]], token: str = TOKEN) -> Any:
-    return batch.submit(items, token, batch.prepare(items, token))
-
-
-def ended(batch: OpenAIBatch, handle: Any) -> Ended:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if isinstance(found := batch.poll(handle), Ended):
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it has not ended")
-
-
-def outcome(batch: OpenAIBatch, items: list[dict[str, Any]]) -> tuple[list[Any], ...]:
-    """The keys of rows, of failures, of what is undone, of what is undone for an outage."""
-    handle = submitted(batch, items)
-    ended(batch, handle)
-    return by_kind(batch.collect(handle, [item["id"] for item in items]))
-
-
-def by_kind(results: Any) -> tuple[list[Any], ...]:
-    return (
-        sorted(row["id"] for row in results if isinstance(row, dict)),
-        sorted(each.key for each in results if isinstance(each, ItemFailure)),
-        sorted(each.key for each in results if isinstance(each, Undone) and not each.outage),
-        sorted(each.key for each in results if isinstance(each, Undone) and each.outage),
-    )
 
 
 def test_rows_come_back_by_their_keys_whatever_the_order(

@@ -11,13 +11,20 @@ from resumable_tasks.base import checks
 from resumable_tasks.items.keys import Key
 from resumable_tasks.runners.batch_apis.answers import Answers, parsed
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed, failed_whole, not_accepted
-from resumable_tasks.runners.batch_apis.shared import BatchApi, as_handle, batch_of, json_lines
+from resumable_tasks.runners.batch_apis.shared import (
+    NOT_FOUND,
+    BatchApi,
+    as_handle,
+    batch_of,
+    json_lines,
+    not_ready,
+)
 from resumable_tasks.runners.submitted.protocol import Ended, Handle, NotReady, Pending
 
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _NOT_HANDLED = ("batch_expired", "batch_cancelled")
-_NOT_FOUND, _OK = 404, 200
+_OK = 200
 # Clocks of one provider differ, and so may those of its services.
 _SLACK = 3600
 
@@ -85,9 +92,8 @@ class OpenAIBatch(BatchApi):
 
     def submit(self, items: Any, token: str, prepared: Any) -> Handle:
         """Create the batch of the uploaded file: one request, which nothing repeats."""
-        once = self._client.with_options(max_retries=0)
         try:
-            batch = once.batches.create(
+            batch = self._once.batches.create(
                 input_file_id=prepared["file"],
                 endpoint=self.endpoint,
                 completion_window="24h",
@@ -169,12 +175,12 @@ class OpenAIBatch(BatchApi):
                 answers.fail(sent[each.line - 1], error)
 
     def _batch(self, handle: Handle) -> Any:
-        with _not_ready(f"batch {batch_of(handle)} is not known yet"):
+        with not_ready(f"batch {batch_of(handle)} is not known yet"):
             return self._client.batches.retrieve(batch_of(handle))
 
     def _lines(self, file: str, batch: str) -> Iterator[Any]:
         with (
-            _not_ready(f"file {file} of batch {batch} is not there yet"),
+            not_ready(f"file {file} of batch {batch} is not there yet"),
             self._client.files.with_streaming_response.content(file) as response,
         ):
             for line in json_lines(response.iter_bytes()):
@@ -184,8 +190,7 @@ class OpenAIBatch(BatchApi):
         return {"custom_id": custom_id, "method": "POST", "url": self.endpoint, "body": body}
 
     def _ask(self, body: Any) -> Any:
-        once = self._client.with_options(max_retries=0)
-        return once.post(self.endpoint.removeprefix("/v1"), body=body, cast_to=object)
+        return self._once.post(self.endpoint.removeprefix("/v1"), body=body, cast_to=object)
 
     def _made(self, sdk: Any) -> Any:
         return sdk.OpenAI(base_url=self._base_url)
@@ -216,20 +221,9 @@ def _sort(answers: Answers, line: Any) -> None:
 
 
 @contextlib.contextmanager
-def _not_ready(what: str) -> Iterator[None]:
-    """404 is "not yet" here: a provider's parts learn of each other late."""
-    try:
-        yield
-    except Exception as error:
-        if getattr(error, "status_code", None) == _NOT_FOUND:
-            raise NotReady(what) from error
-        raise
-
-
-@contextlib.contextmanager
 def _unless_gone() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "status_code", None) != _NOT_FOUND:
+        if getattr(error, "status_code", None) != NOT_FOUND:
             raise

@@ -20,10 +20,11 @@ from resumable_tasks.runners.batch_apis.money import Money
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed
 from resumable_tasks.runners.handle import current_batch
 from resumable_tasks.runners.http_signs import looks_like_an_outage
-from resumable_tasks.runners.submitted.protocol import Collected, NotAccepted, Undone
+from resumable_tasks.runners.submitted.protocol import Collected, NotAccepted, NotReady, Undone
 
 # What `request` raised is noted before anything is sent, and a note has its limits.
 _MOST_FAILED = 100
+NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,11 @@ class BatchApi(ABC):
                 remedy=f"Set {self.sdk.upper()}_API_KEY, or give client=",
             ) from error
 
+    @cached_property
+    def _once(self) -> Any:
+        """The client without its own retries: after a lost answer they would pay twice."""
+        return self._client.with_options(max_retries=0)
+
     def _check_installed(self) -> None:
         if importlib.util.find_spec(self.sdk) is None:
             raise UsageError(
@@ -261,6 +267,17 @@ def batch_of(handle: Any) -> str:
 def as_handle(handle: Any) -> dict[str, Any]:
     """A handle with its fields, also if a person has attached the id alone."""
     return handle if isinstance(handle, dict) else {"batch": batch_of(handle)}
+
+
+@contextlib.contextmanager
+def not_ready(what: str) -> Iterator[None]:
+    """404 is "not yet" here: a provider's parts learn of each other late."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "status_code", None) == NOT_FOUND:
+            raise NotReady(what) from error
+        raise
 
 
 def json_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

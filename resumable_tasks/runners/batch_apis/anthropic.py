@@ -1,0 +1,238 @@
+"""Anthropic's Message Batches API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from resumable_tasks.errors import UsageError
+from resumable_tasks.items.keys import Key
+from resumable_tasks.runners.batch_apis.answers import Answers, parsed
+from resumable_tasks.runners.batch_apis.refusals import RequestFailed, not_accepted
+from resumable_tasks.runners.batch_apis.shared import (
+    BatchApi,
+    as_handle,
+    batch_of,
+    json_lines,
+    not_ready,
+)
+from resumable_tasks.runners.submitted.protocol import (
+    CannotTell,
+    Ended,
+    Handle,
+    NotReady,
+    Pending,
+)
+
+_ENDED = "ended"
+# The clocks that stamp batches may differ.
+_SLACK = timedelta(minutes=1)
+
+
+class AnthropicBatch(BatchApi):
+    """Each text is paid once, at half the price, however often the process is killed meanwhile.
+
+    For `resumable_task`, whose batches become Message Batches; answers come within a day. The same
+    object is a plain handler at full price: with ``runner="local"``, one request an item.
+
+    The API has no field for a token. A batch whose answer to its creation was lost is recognised
+    by the ids in its results, so only once it has ended.
+
+    Args:
+        request: is given an item, returns the parameters of its message: ``model``,
+            ``max_tokens``, ``messages`` … They are sent as they are. With ``per_request`` above 1,
+            is given a list of items.
+        row: is given an item's key and the message, a dict; returns the item's row, with its key.
+            Raises `BadResult` for an answer that cannot be used: the item has failed, and
+            ``retries`` asks for it again. With ``per_request`` above 1, is given a list of keys
+            and returns a list of rows.
+        prices: the full prices of a million tokens, in and out. Budgets of cost need them.
+        client: an ``anthropic.Anthropic`` to use; by default one is made, which reads
+            ANTHROPIC_API_KEY.
+        base_url: the address of a compatible server.
+        per_request: items in one request.
+
+    Raises:
+        UsageError: the package ``anthropic`` is not installed, or an argument does not fit.
+    """
+
+    sdk = "anthropic"
+    max_requests = 100_000
+    max_bytes = 256_000_000
+    # All requests go with the call.
+    request_timeout = 300.0
+
+    def __init__(
+        self,
+        request: Callable[[Any], Any],
+        row: Callable[[Any, Any], Any],
+        *,
+        prices: tuple[float, float] | None = None,
+        client: Any = None,
+        base_url: str | None = None,
+        per_request: int = 1,
+    ) -> None:
+        super().__init__(
+            *(request, row),
+            prices=prices,
+            client=client,
+            base_url=base_url,
+            per_request=per_request,
+        )
+        # The batches that are known to belong to a token, and so to no other.
+        self._token_of: dict[str, str] = {}
+
+    def prepare(self, items: Any, token: str) -> Any:
+        """Note the newest batch that there is, and how many requests the new one will have."""
+        made = self._requests(items, token)
+        newest = next(iter(self._client.messages.batches.list(limit=1)), None)
+        after = {} if newest is None else {"after": newest.created_at.isoformat()}
+        return {"count": len(made.lines), **after, **self._noted(made)}
+
+    def submit(self, items: Any, token: str, prepared: Any) -> Handle:
+        """Create the batch: one request, which nothing repeats."""
+        made = self._requests(items, token)
+        if len(made.lines) != prepared["count"]:
+            raise UsageError(
+                f"request() made {prepared['count']} requests of the same items, and now "
+                f"{len(made.lines)}",
+                safe="Nothing was sent",
+                remedy="Make it depend on its item alone",
+            )
+        try:
+            batch = self._once.messages.batches.create(
+                requests=[json.loads(line) for line in made.lines], timeout=self.request_timeout
+            )
+        except Exception as error:
+            if (certain := not_accepted(error)) is not None:
+                raise certain from error
+            raise
+        self._token_of[batch.id] = token
+        return self._handle(batch.id, token, prepared)
+
+    def find(self, token: str, prepared: Any) -> Handle | None:
+        """The handle of the batch whose results carry this token.
+
+        Raises `CannotTell` while a batch runs that may be it: a newer one, of as many requests.
+        """
+        if prepared is None:  # nothing was sent before that
+            return None
+        running = []
+        for batch in self._candidates(prepared):
+            known = self._token_of.get(batch.id) or self._token_in(batch)
+            if known == token:
+                return self._handle(batch.id, token, prepared)
+            if known is None:
+                running.append(batch.id)
+        if running:
+            raise CannotTell(
+                f"batch {running[-1]} may be submission {token}; its results will tell",
+                remedy="Wait until it has ended",
+            )
+        return None
+
+    def poll(self, handle: Handle) -> Pending | Ended:
+        """Look whether the batch has ended. The API tells no progress before."""
+        batch = self._batch(as_handle(handle))
+        return Ended(_ENDED) if batch.processing_status == _ENDED else Pending("in progress")
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask for the end of the batch; what is done by then is collected, and paid."""
+        try:
+            self._client.messages.batches.cancel(batch_of(handle))
+        except Exception:
+            if not isinstance(self.poll(handle), Ended):
+                raise
+
+    def collect(self, handle: Handle, keys: Sequence[Key]) -> Any:
+        """The rows of a batch that has ended, in whichever way: what is done, was charged."""
+        handle = as_handle(handle)
+        batch = self._batch(handle)
+        if batch.processing_status != _ENDED:
+            raise NotReady(f"batch {batch.id} is {batch.processing_status}")
+        if getattr(batch, "archived_at", None) is not None:
+            raise UsageError(
+                f"batch {batch.id} was archived on {batch.archived_at:%Y-%m-%d}; its results are "
+                "gone",
+                remedy="Withdraw the submission, to pay for its items again",
+            )
+        answers = self._answers(keys, handle)
+        for line in self._lines(batch):
+            _sort(answers, line)
+        if not answers.lines:
+            raise NotReady(f"batch {batch.id} has ended, and its results are not there")
+        return self._collected(answers, handle, f"batch {batch.id} ended: no line")
+
+    def _candidates(self, prepared: Any) -> Iterator[Any]:
+        """The batches that may be a submission: no older than its intent, of as many requests."""
+        after = prepared.get("after")
+        oldest = None if after is None else datetime.fromisoformat(after) - _SLACK
+        for batch in self._client.messages.batches.list(limit=1000):
+            if oldest is not None and batch.created_at < oldest:
+                break
+            counts = batch.request_counts
+            total = counts.processing + counts.succeeded + counts.errored
+            if total + counts.canceled + counts.expired == prepared["count"]:
+                yield batch
+
+    def _token_in(self, batch: Any) -> str | None:
+        """The token in the results of a batch; None if they are not there yet."""
+        if batch.processing_status != _ENDED:
+            return None
+        try:
+            line = next(self._lines(batch), None)
+        except NotReady:
+            return None
+        if line is None:
+            return None
+        token = str(line.get("custom_id")).rpartition("-")[0]
+        self._token_of[batch.id] = token
+        return token
+
+    def _batch(self, handle: dict[str, Any]) -> Any:
+        name = batch_of(handle)
+        with not_ready(f"batch {name} is not known yet"):
+            batch = self._client.messages.batches.retrieve(name)
+        if "token" in handle:
+            self._token_of[name] = handle["token"]
+        return batch
+
+    def _lines(self, batch: Any) -> Iterator[Any]:
+        if not batch.results_url:
+            raise NotReady(f"batch {batch.id} has ended, and its results are not there")
+        results = self._client.messages.batches.with_streaming_response.results
+        with (
+            not_ready(f"the results of batch {batch.id} are not there yet"),
+            results(batch.id) as response,
+        ):
+            for line in json_lines(response.iter_bytes()):
+                yield parsed(line, batch.id)
+
+    def _entry(self, custom_id: str, body: Any) -> dict[str, Any]:
+        return {"custom_id": custom_id, "params": body}
+
+    def _ask(self, body: Any) -> Any:
+        return self._once.post("/v1/messages", body=body, cast_to=object)
+
+    def _made(self, sdk: Any) -> Any:
+        return sdk.Anthropic(base_url=self._base_url)
+
+
+def _sort(answers: Answers, line: Any) -> None:
+    """Put a line of the results where it belongs."""
+    number = answers.number_of(line.get("custom_id"))
+    if number is None:
+        return
+    result = line.get("result") or {}
+    kind, message = result.get("type"), result.get("message")
+    if kind == "succeeded" and isinstance(message, dict):
+        answers.take(number, message)
+    elif kind == "errored":
+        error = result.get("error") or {}
+        error = error.get("error") or error  # the error of the API is in an envelope
+        code = str(error.get("type") or "")
+        answers.refused(number, RequestFailed(f"{code}: {error.get('message')}", code=code))
+    else:
+        answers.undone(number, str(kind))
