@@ -49,12 +49,12 @@ def anthropic_row(key: Any, message: dict[str, Any]) -> Any:
 
 def rows_of(key: Any, said: str) -> Any:
     try:
-        labels = [each["label"] for each in json.loads(said)]
+        found = json.loads(said)
     except ValueError:
         raise BadResult(f"no JSON: {said!r}") from None
     if isinstance(key, list):
-        return [{"id": k, "label": label} for k, label in zip(key, labels, strict=False)]
-    return {"id": key, "label": labels[0]}
+        return [{"id": k, **label} for k, label in zip(key, found, strict=False)]
+    return {"id": key, **found}
 
 
 def texts(n: int, **special: str) -> list[dict[str, Any]]:

@@ -304,19 +304,30 @@ def body_of(request: dict[str, Any]) -> dict[str, Any]:
 
 def texts_of(body: dict[str, Any]) -> list[str]:
     """The texts of a request."""
+    content = content_of_body(body)
+    return [str(each) for each in content] if isinstance(content, list) else [str(content)]
+
+
+def is_list(body: dict[str, Any]) -> bool:
+    return isinstance(content_of_body(body), list)
+
+
+def content_of_body(body: dict[str, Any]) -> Any:
     content = body.get("input")
     if body.get("messages"):
         content = body["messages"][-1].get("content")
     if isinstance(content, str) and content.startswith("["):
         with contextlib.suppress(ValueError):
-            content = json.loads(content)
-    return [str(each) for each in content] if isinstance(content, list) else [str(content)]
+            return json.loads(content)
+    return content
 
 
 def answer_to(provider: str, endpoint: str, body: dict[str, Any], texts: list[str]) -> Any:
-    """A label for each text: its length."""
-    labels = [{"text": text, "label": len(text)} for text in texts]
-    said = "NONSENSE" if any("NONSENSE" in text for text in texts) else json.dumps(labels)
+    """A label for each text, its length; for a text that is not one of a list, without the list."""
+    labels = [{"label": len(text)} for text in texts]
+    said = json.dumps(labels if is_list(body) else labels[0])
+    if any("NONSENSE" in text for text in texts):
+        said = "NONSENSE"
     model = body.get("model", "")
     if provider == "anthropic":
         usage = {"input_tokens": 10, "output_tokens": 2}
