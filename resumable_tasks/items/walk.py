@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from resumable_tasks.items.keytable import KeyTable, entries, shortened
 
@@ -28,11 +29,13 @@ class Match:
 
     ``stretches`` are of those that are completed with just their fingerprint: the index of the
     first, how many, and the part of the block in which their entries lie. ``others`` are the
-    indexes of the rest, and where the entry of each begins, 0 if it is not completed.
+    indexes of the rest, and where the entry of each begins, 0 if it is not completed. Where all are
+    completed and in no order, ``places`` are where their entries begin instead.
     """
 
     stretches: list[tuple[int, int, int, int]] = field(default_factory=list)
     others: list[tuple[int, int]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
 
 class Walk:
@@ -50,8 +53,11 @@ class Walk:
         self._lines = self._jumps = 0
         # A byte for every two of the block: an entry takes two or more.
         self._marks = bytearray()
-        # What has come: the position of the first item, and the part of the block.
+        # What has come: the position of the first item, and the part of the block; in no order, the
+        # places.
         self._came = array("Q"), array("Q"), array("Q")
+        self._came_singly: list[tuple[int, array[int]]] = []
+        self._numbered: bool | None = None
         self.count = 0
 
     def follows(self, text: bytes, count: int) -> Match | None:
@@ -75,6 +81,10 @@ class Walk:
         found = Match()
         block = self._done.block
         places = self._done.places(lines)
+        if self._numbered is None:
+            self._numbered = b"\t" in block
+        if not self._numbered and each is lines and 0 not in places:
+            return Match(places=places)
         for at, (place, line, entry) in enumerate(zip(places, lines, each, strict=True)):
             if not place:
                 found.others.append((at, 0))
@@ -146,6 +156,8 @@ class Walk:
 
         ``first`` is the position of the first item.
         """
+        if found.places:
+            return self._take_places(found.places, first)
         if not found.stretches:
             return True
         marks = self._ready_marks()
@@ -165,6 +177,18 @@ class Walk:
             column.extend(values)
         return True
 
+    def _take_places(self, places: list[int], first: int) -> bool:
+        marks = self._ready_marks()
+        for done, place in enumerate(places):
+            if marks[place >> 1]:
+                for place in places[:done]:
+                    marks[place >> 1] = 0
+                return False
+            marks[place >> 1] = 1
+        self._came_singly.append((first, array("Q", places)))
+        self.count += len(places)
+        return True
+
     def take_each(self, found: Match, first: int, lines: Sequence[bytes]) -> list[int]:
         """Mark what has come; the indexes of those that had come before.
 
@@ -173,7 +197,7 @@ class Walk:
         lines, twice = shortened(lines), list[int]()
         if not self.take(found, first):
             stretched = (range(at, at + count) for at, count, *_ in found.stretches)
-            indexes = [index for stretch in stretched for index in stretch]
+            indexes = [*chain.from_iterable(stretched), *range(len(found.places))]
             twice = [index for index in indexes if not self._take_one(lines, index, first)]
         others = [at for at, place in found.others if place]
         return twice + [at for at in others if not self._take_one(lines, at, first)]
@@ -201,6 +225,9 @@ class Walk:
         Of all items whose keys are completed. Long keys are digests.
         """
         block = self._done.block
+        for first, places in self._came_singly:
+            for at, start in enumerate(places):
+                yield first + at, bytes(block[start : block.index(b"\n", start)])
         for position, start, end in zip(*self._came, strict=True):
             entries = bytes(block[start : end - 1])
             if b"\t" in entries:

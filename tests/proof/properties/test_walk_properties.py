@@ -63,8 +63,9 @@ def cases(draw: st.DrawFn) -> tuple[list[Any], KeyTable, dict[bytes, int]]:
     done = [keys.canonical(key) for key in draw(nearly_sorted(many)) if key not in left_out]
     others = [keys.canonical(f"other {n}") for n in range(draw(st.integers(0, 5)))]
     table, model = Small(), {}
+    numbers = draw(st.sampled_from([[-1], [-1, -1, 7, 8]]))
     for line in draw(st.permutations(others))[:3] + done:
-        number = draw(st.sampled_from([-1, -1, 7, 8]))
+        number = draw(st.sampled_from(numbers))
         table.add_lines(line, [number])
         model[line] = number
     for line in draw(st.sets(st.sampled_from(sorted(model)), max_size=4)) if model else ():
@@ -80,13 +81,16 @@ def places(match: Match, table: KeyTable) -> dict[int, bytes]:
         lines = bytes(table.block[start : end - 1]).split(b"\n")
         assert len(lines) == count
         found |= {at + step: line for step, line in enumerate(lines)}
+    for at, start in enumerate(match.places):
+        found[at] = bytes(table.block[start : table.block.index(b"\n", start)])
     return found
 
 
-@given(cases(), st.integers(1, 20), st.booleans(), st.sampled_from([-1, 7]))
-def test_what_is_found_is_what_is_there(case, size, numbered, number) -> None:
+@given(cases(), st.integers(1, 20), st.booleans(), st.sampled_from([-1, 7]), st.booleans())
+def test_what_is_found_is_what_is_there(case, size, numbered, number, ordered) -> None:
     many, table, model = case
     here = Walk(table)
+    here._ordered = ordered
     lines = [keys.canonical(key) for key in many]
     for first in range(0, len(lines), size):
         chunk = lines[first : first + size]
@@ -185,6 +189,18 @@ def test_items_that_changed_are_handled_again(case, size, data) -> None:
     ]
     adopted = planner.adopted.lines.split(b"\n") if planner.adopted.lines else []
     assert adopted == [line for line in lines if stored.get(line) == -1]
+
+
+def test_one_that_came_before_leaves_no_mark_on_those_that_come_with_it() -> None:
+    table = KeyTable()
+    a, b, c = map(keys.canonical, "abc")
+    table.add_lines(keys.join([a, b, c]))
+    here = Walk(table)
+    here._ordered = False  # each is looked up
+    assert here.take_each(here.match([b]), 0, [b]) == []
+    assert here.take_each(here.match([c, b, a]), 1, [c, b, a]) == [1]
+    assert here.count == 3
+    assert {line: at for at, line in here.came()} == {b: 0, c: 1, a: 3}
 
 
 def test_a_slow_source_is_not_read_far_ahead() -> None:
