@@ -112,9 +112,9 @@ class Committer:
         self._queue.put(recording)
         recording.wait(lambda: self.broken)
 
-    def rests(self, batch: Batch, again_at: float) -> None:
+    def rests(self, batch: Batch, again_at: float, why: str) -> None:
         """A batch need not be waited for. In any thread."""
-        self._queue.put(Rests(batch, again_at))
+        self._queue.put(Rests(batch, again_at, why))
 
     def wake(self) -> None:
         """Look at what is held: there is no item for now."""

@@ -16,6 +16,7 @@ from resumable_tasks.items.submission import Submission, Transition
 from resumable_tasks.runners.outcome import Rest
 
 _LOOK_SECONDS = 0.2
+_MOST_TOLD = 3
 
 
 @dataclass(slots=True)
@@ -55,36 +56,39 @@ def _unrecorded(error: BaseException) -> StoreError:
 
 @dataclass(frozen=True, slots=True)
 class Rests:
-    """In the queue of outcomes: a batch need not be waited for by this run."""
+    """In the queue of outcomes: a batch need not be waited for by this run, or cannot go on."""
 
     batch: Batch
     again_at: float
+    why: str
 
 
 class AtRest:
     """The batches that this run need not wait for. ``again_at``: when to look at one of them."""
 
     def __init__(self) -> None:
-        self._batches: dict[int, float] = {}
+        self._batches: dict[int, Rests] = {}
 
     def add(self, found: Rests) -> None:
-        self._batches[found.batch.number] = found.again_at
-
-    def remove(self, number: int) -> None:
-        self._batches.pop(number, None)
+        self._batches[found.batch.number] = found
 
     def __len__(self) -> int:
         return len(self._batches)
 
     @property
     def again_at(self) -> float:
-        return min(self._batches.values())
+        return min(each.again_at for each in self._batches.values())
 
     @property
     def why(self) -> str:
         """Why the run ends, in words."""
         at = datetime.fromtimestamp(self.again_at, UTC).isoformat(timespec="seconds")
-        return f"{count(len(self), 'submission')} with the service; look again at {at}"
+        stuck = [each.why for each in self._batches.values() if each.why]
+        told = [*dict.fromkeys(stuck)][:_MOST_TOLD]
+        if len(stuck) < len(self):
+            working = count(len(self) - len(stuck), "submission")
+            told.append(f"{working} with the service; look again at {at}")
+        return "; ".join(told)
 
 
 def left_behind(planner: Planner, submission: Submission) -> Batch:

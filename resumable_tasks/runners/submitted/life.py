@@ -57,10 +57,14 @@ ROUNDS, FRUITLESS = 3, 2
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A life waits for so many seconds. ``rests``: while the service works, not for trouble."""
+    """A life waits for so many seconds. ``rests``: while the service works, not for trouble.
+
+    ``why``: it waits for the end of the run, since it cannot go on.
+    """
 
     seconds: float
     rests: bool = False
+    why: str = ""
 
 
 @dataclass
@@ -141,7 +145,10 @@ class Life:
                 if found is not None:  # its items may not have come yet
                     return self._rest(tuple(keys.split(self._batch.lines)))
         except Stopped as stopped:
-            return Dropped(self._batch, stopped.why)
+            if stopped.why:  # others can go on
+                log.warning("%s", stopped.why)
+                yield Pause(_LAST_PAUSE, rests=True, why=stopped.why)
+            return Dropped(self._batch)
 
     def _submission(self, found: Submission | None) -> Steps[Submission | Outcome | None]:
         if found is None:

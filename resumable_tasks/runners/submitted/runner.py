@@ -60,7 +60,7 @@ class SubmittedRunner(Runner):
         return self.concurrency
 
     def keep(
-        self, record: Callable[[Transition], None], rests: Callable[[Batch, float], None]
+        self, record: Callable[[Transition], None], rests: Callable[[Batch, float, str], None]
     ) -> None:
         self._record, self._rests = record, rests
 
@@ -143,11 +143,11 @@ class SubmittedRunner(Runner):
 
     def _after(self, turn: _Turn, pause: Pause) -> _Turn:
         now, until = time.time(), self._until
-        due, rests = now + pause.seconds, False
-        if pause.rests and until is not None:
+        due, rests = now + pause.seconds, bool(pause.why)
+        if pause.rests and not rests and until is not None:
             rests, due = now >= until, min(due, max(now, until))
         if rests:
             if not turn.rests:
-                self._rests(turn.batch, now + pause.seconds)
+                self._rests(turn.batch, now + pause.seconds, pause.why)
             due = now + _REST_SECONDS
         return _Turn(due, turn.number, now, turn.batch, turn.steps, True, rests)
