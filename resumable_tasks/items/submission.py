@@ -17,8 +17,8 @@ class Submission:
     parallel to them or empty; ``left`` are those of the keys that are not completed yet, None if
     that is all of them. ``number`` is that of the record of the intent, ``run`` its run and
     ``time`` when that was. ``prepared`` and ``handle`` are None until a record has them;
-    ``by`` says how the handle was got: ``"sent"``, ``"found"`` or ``"attached"``. ``cost`` is
-    the expected cost.
+    ``prepares``: nothing is sent before the first of them. ``by`` says how the handle was got:
+    ``"sent"``, ``"found"`` or ``"attached"``. ``cost`` is the expected cost.
     """
 
     token: str
@@ -33,6 +33,7 @@ class Submission:
     handle: Any = None
     by: str = ""
     cost: float | None = None
+    prepares: bool = False
 
     @property
     def pending(self) -> bytes:

@@ -397,7 +397,6 @@ class DirectoryCheckpoint(Checkpoint):
     def record(self, transition: Transition) -> None:
         commit = self._append(record_of(transition, self.state.epoch, self.run))
         self.state.apply(commit, own=True)
-        fault_point(f"submission.{transition.kind}")
 
     def _commit(
         self, outcomes: Sequence[Done], schema: pa.Schema | None, settled: Sequence[str]

@@ -69,6 +69,7 @@ class Outstanding:
                 run=commit.run,
                 time=commit.time,
                 cost=info.get("expected_cost"),
+                prepares=bool(info.get("prepares")),
             )
         elif token not in self.each:
             self.strays[token] = info.get("handle", self.strays.get(token))

@@ -13,6 +13,8 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.handle import current
 from resumable_tasks.runners.submitted.protocol import Submitted, takes_one_more
 
+_NOTHING = object()
+
 
 class Calls:
     """The methods of one service. Coroutines run on one event loop, in a thread of its own."""
@@ -32,13 +34,15 @@ class Calls:
         found = getattr(self.service, name, None)
         return default if found is None else float(found)
 
-    def call(self, name: str, *given: Any, maybe: Any = None, batch: Batch | None = None) -> Any:
+    def call(
+        self, name: str, *given: Any, maybe: Any = _NOTHING, batch: Batch | None = None
+    ) -> Any:
         """Call a method; with ``maybe``, too, if it has a parameter for that.
 
         ``batch`` is what `current_batch` tells in there.
         """
         method: Callable[..., Any] = getattr(self.service, name)
-        if takes_one_more(method, len(given)):
+        if maybe is not _NOTHING and takes_one_more(method, len(given)):
             given = (*given, maybe)
         context = self._context.copy()
         if batch is not None:

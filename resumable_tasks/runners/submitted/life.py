@@ -13,6 +13,7 @@ service and of the journal it does at once. The order of the two is all:
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.base.text import clean, count, duration
 from resumable_tasks.base.token import token
+from resumable_tasks.errors import UsageError
 from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.submission import Submission, Transition, TransitionKind
@@ -51,6 +53,8 @@ _FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 1.0, 300.0, 1.5
 _LONGEST_LOOK = 15.0
 # For so long a service may not know of a submission, or not have its results.
 _UNKNOWN_SECONDS, _NOT_READY_SECONDS = 900.0, 3_600.0
+# A handle, or what was prepared, is a name and no data.
+_LONGEST = 65_536
 # So often items are submitted in one run; so many submissions in a row may bring nothing.
 ROUNDS, FRUITLESS = 3, 2
 
@@ -163,19 +167,22 @@ class Life:
         self._enter_limits()
         self._since = boottime()
         submission = self._intend()
-        try:
-            submission = self._prepare(submission)
-        except NotAccepted as refused:
-            return (yield from self._refused(submission, refused))
-        except Exception as error:  # noqa: BLE001 - nothing was started
-            return (yield from self._failed_before(submission, error))
-        if boottime() - self._since > LEASE_SECONDS:
-            self._withdraw(submission, "too long ago to be sent safely")
-            return None
+        if submission.prepares:
+            made, batch = submission.token, self._batch
+            try:
+                prepared = self._calls.call("prepare", batch.items, made, batch=batch)
+            except NotAccepted as refused:
+                return (yield from self._refused(submission, refused))
+            except Exception as error:  # noqa: BLE001 - nothing was started
+                return (yield from self._failed_before(submission, error))
+            submission = self._prepared(submission, prepared)
         return (yield from self._submit(submission))
 
     def _submit(self, submission: Submission) -> Steps[Submission | Outcome | None]:
         fault_point("submission.sending")
+        if boottime() - self._since > LEASE_SECONDS:
+            self._withdraw(submission, "too long ago to be sent safely")
+            return None
         items, token_ = self._batch.items, submission.token
         try:
             handle = self._calls.call(
@@ -215,20 +222,25 @@ class Life:
         batch, made = self._batch, token(8)
         cost = self._shared.price(batch)
         taken = b"\n".join(map(fingerprints.to_text, batch.fingerprints))
-        self._record("submitting", made, {"expected_cost": cost}, batch.lines, taken)
-        return Submission(made, batch.lines, len(batch), taken, cost=cost)
+        prepares = self._calls.has("prepare")
+        info = {"expected_cost": cost, "prepares": prepares or None}
+        self._record("submitting", made, info, batch.lines, taken)
+        fault_point("submission.submitting")
+        return Submission(made, batch.lines, len(batch), taken, cost=cost, prepares=prepares)
 
-    def _prepare(self, submission: Submission) -> Submission:
-        if not self._calls.has("prepare"):
-            return submission
-        items, made = self._batch.items, submission.token
-        prepared = self._calls.call("prepare", items, made, batch=self._batch)
+    def _prepared(self, submission: Submission, prepared: Any) -> Submission:
+        prepared = as_json("prepare", prepared)
+        # Nobody sends without this record, nor takes it for unsent with it: the lease is from here.
+        self._since = boottime()
         self._record("prepared", submission.token, {"prepared": prepared})
+        fault_point("submission.prepared")
         return replace(submission, prepared=prepared)
 
     def _has(self, submission: Submission, handle: Any, by: str) -> Submission:
         """The service has it."""
+        handle = as_json("find" if by == "found" else "submit", handle)
         self._record("submitted", submission.token, {"handle": handle, "by": by})
+        fault_point("submission.submitted")
         self._trouble = None
         return replace(submission, handle=handle, by=by)
 
@@ -269,7 +281,7 @@ class Life:
         ``error``: with which this run's own call ended; None for a submission of an earlier run.
         """
         calls = self._calls
-        if error is None and calls.has("prepare") and submission.prepared is None:
+        if error is None and submission.prepares and submission.prepared is None:
             self._withdraw(submission, "it was not prepared, and so not sent")
             return None
         if not calls.has("find"):
@@ -475,6 +487,22 @@ class Life:
 
     def _withdraw(self, submission: Submission, why: str) -> None:
         self._record("withdrawn", submission.token, {"why": clean(why, 300)})
+        fault_point("submission.withdrawn")
+
+
+def as_json(method: str, returned: Any) -> Any:
+    """What a method has returned, as the journal gives it back. Raises `UsageError`."""
+    try:
+        if returned is not None and len(text := json.dumps(returned, allow_nan=False)) < _LONGEST:
+            return json.loads(text)
+        why = "is None" if returned is None else f"has {len(text):,} characters as JSON"
+    except (TypeError, ValueError) as error:
+        why = f"is not what JSON has: {error}"
+    raise UsageError(
+        f"what {method} returned {why}",
+        remedy=f"Let it return a JSON value of up to {_LONGEST:,} characters that is not null, by "
+        "which another process can go on. What was submitted is looked for by the next run",
+    )
 
 
 def is_of_the_service(error: BaseException) -> bool:

@@ -52,6 +52,9 @@ def test_the_list_of_points_is_that_of_the_source() -> None:
     elsewhere |= {point for point in found if point.startswith("merge.")}  # by test_merging.py
     elsewhere |= {point for point in found if point.startswith("segment.")}  # by test_folding.py
     elsewhere |= {point for point in found if point.startswith("snapshot.")}  # test_snapshots.py
+    elsewhere |= {
+        point for point in found if point.startswith("submission.")
+    }  # tests/proof/submitted
     elsewhere |= {"publish.looked"}  # by test_publishers_race.py
     elsewhere |= {"prune.deleted", "prune.ended", "store.set_aside"}  # by test_prune.py
     assert {*NTH, *elsewhere} == found, "a point that nothing attacks"
