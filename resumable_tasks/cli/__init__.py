@@ -29,6 +29,7 @@ from resumable_tasks.cli.redo import redo
 from resumable_tasks.cli.report import report
 from resumable_tasks.cli.serve import serve
 from resumable_tasks.cli.show import history, show
+from resumable_tasks.cli.submissions import submissions
 from resumable_tasks.cli.watch import watch
 from resumable_tasks.errors import EXIT_INTERRUPTED, ResumableTasksError
 
@@ -78,8 +79,9 @@ class Commands(click.Group):
 def main() -> None:
     """Look after the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, compact, reset, prune, import, check, sql accept
-    and sql init --apply only read, and are safe while a run is at work.
+    All commands but retry, redo, accept, repair, compact, reset, prune, import, check, submissions
+    with attach or withdraw, sql accept and sql init --apply only read, and are safe while a run is
+    at work.
     """
 
 
@@ -92,6 +94,7 @@ for _command in (
     failures,
     history,
     diff,
+    submissions,
     retry,
     redo,
     accept,

@@ -205,7 +205,7 @@ class Engine:
         self._committer = committer
         for request in self._requests:
             committer.request_stop(*request)
-        runner.keep(committer.record, committer.rests)
+        runner.keep(committer.record, committer.rests, checkpoint.url)
         runner.start(work, committer.take, self._stop.event)
         committer.start()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
+
+from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.text import count, duration
 
 TransitionKind = Literal["submitting", "prepared", "submitted", "withdrawn"]
 
@@ -46,6 +50,46 @@ class Submission:
         if self.handle is not None:
             return "submitted"
         return "prepared" if self.prepared is not None else "intended"
+
+
+@frozen
+class Out:
+    """So many items that a service has, in so many submissions.
+
+    ``since`` is when the oldest was submitted, ``cost`` what they are expected to cost, as far as
+    that is known.
+    """
+
+    items: int = 0
+    submissions: int = 0
+    since: str = ""
+    cost: float | None = None
+
+    @classmethod
+    def of(cls, submissions: Iterable[Submission]) -> Out:
+        """Those of these submissions, oldest first."""
+        each = list(submissions)
+        costs = [found.cost for found in each if found.cost is not None]
+        items = sum(found.pending.count(b"\n") + 1 for found in each if found.pending)
+        since = each[0].time if each else ""
+        return cls(items, len(each), since, sum(costs) if costs else None)
+
+    def __bool__(self) -> bool:
+        return self.submissions > 0
+
+    def __str__(self) -> str:
+        """``600 items out in 3 submissions (oldest 2 h 10 min)``"""
+        text = f"{count(self.items, 'item')} out in {count(self.submissions, 'submission')}"
+        return text + (f" (oldest {age})" if (age := age_of(self.since)) else "")
+
+
+def age_of(time: str) -> str:
+    """How long ago a time of a record was, by this machine's clock; empty if it is none."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    return duration(max(0, round(seconds)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,17 @@ class Runner(ABC):
         return 2 * self.concurrency
 
     def keep(  # noqa: B027 - most submit nothing
-        self, record: Callable[[Transition], None], rests: Callable[[Batch, float, str], None]
+        self,
+        record: Callable[[Transition], None],
+        rests: Callable[[Batch, float, str], None],
+        place: str,
     ) -> None:
         """Be told, before `start`, what to tell of batches that are with a service.
 
         ``record`` makes a change of a submission's state durable, or raises. ``rests``: a batch
         need not be waited for by this run, when to look again (seconds since the epoch of Unix),
-        and why, where it is not that the service is at work.
+        and why, where it is not that the service is at work. ``place`` is the checkpoint's, for
+        messages.
         """
 
     @abstractmethod

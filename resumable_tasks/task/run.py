@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resumable_tasks.base import log
 from resumable_tasks.base.container import lost_with
 from resumable_tasks.base.exits import use_exit_codes
-from resumable_tasks.base.text import clean
+from resumable_tasks.base.text import clean, command
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
@@ -141,7 +141,7 @@ class Run:
                     f"{job.name}: a service has {len(checkpoint.submissions)} submissions of "
                     f"{checkpoint.url}, and this handler cannot collect them",
                     remedy="Run the job with the handler that submitted them until they are "
-                    "collected, or `resumable submissions` withdraws them",
+                    f"collected; {command('submissions', checkpoint.url)} lists them",
                 )
             return self._with(place, checkpoint, job, runner)
         finally:

@@ -14,6 +14,15 @@ OF_SUBMISSIONS = ("submitting", "prepared", "submitted", "withdrawn")
 """Kinds of records that say what becomes of submitted work."""
 OF_WORK = ("commit", *OF_SUBMISSIONS)
 """Kinds of records that a run at work appends, between its claim and its end."""
+BY_HAND = {"submitted": "attached", "withdrawn": "withdrawn"}
+"""What a record of submitted work has as ``by`` if a person has decided it, by its kind."""
+
+
+def is_by_hand(kind: str, info: Mapping[str, Any]) -> bool:
+    """True for what a person has done between two runs."""
+    if kind in BY_HAND:
+        return info.get("by") == BY_HAND[kind]
+    return kind in ("release", "redo", "repair")
 
 
 @frozen

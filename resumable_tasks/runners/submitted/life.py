@@ -23,7 +23,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.boottime import boottime
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.stopping import Stopping
-from resumable_tasks.base.text import clean, count, duration
+from resumable_tasks.base.text import clean, command, count, duration
 from resumable_tasks.base.token import token
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import fingerprints, keys
@@ -76,9 +76,10 @@ class Shared:
     """What the submissions of one run share.
 
     ``record`` makes a transition durable. ``price`` is the expected cost of a batch. ``ask``: what
-    is unknown and cannot be looked for is left for a person to decide. ``rounds`` counts, by the
-    number of the batch that was planned, how often it was submitted, ``fruitless`` the submissions
-    in a row that brought nothing, ``out`` those that the service has.
+    is unknown and cannot be looked for is left for a person to decide. ``place`` is that of the
+    checkpoint. ``rounds`` counts, by the number of the batch that was planned, how often it was
+    submitted, ``fruitless`` the submissions in a row that brought nothing, ``out`` those that the
+    service has.
     """
 
     work: Work
@@ -87,6 +88,7 @@ class Shared:
     price: Callable[[Batch], float | None]
     ask: bool
     stopping: Stopping
+    place: str
     rounds: Counter[int] = field(default_factory=Counter)
     fruitless: int = 0
     out: set[str] = field(default_factory=set)
@@ -331,8 +333,8 @@ class Life:
         if self._shared.ask:
             raise Stopped(
                 f"whether the service has submission {submission.token} is unknown, and it cannot "
-                "be looked for. Look there: `resumable submissions CHECKPOINT attach "
-                f"{submission.token} HANDLE` if it has, `… withdraw {submission.token}` if not"
+                f"be looked for. Look there: {self._command('attach', submission, 'HANDLE')} if it "
+                f"has, {self._command('withdraw', submission)} if not"
             )
         self._withdraw(submission, "unknown, and to be submitted again")
         return None
@@ -431,8 +433,9 @@ class Life:
                 if pauses.seconds > _NOT_READY_SECONDS:
                     raise Stopped(
                         f"submission {submission.token} ({submission.handle}) has ended, and its "
-                        f"results are not there: {_told(error)}. `resumable submissions … withdraw "
-                        f"{submission.token}` has its items submitted again, and paid again"
+                        f"results are not there: {_told(error)}. "
+                        f"{self._command('withdraw', submission, '--yes')} has its items submitted "
+                        "again, and paid again"
                     ) from error
                 yield from self._pause(pauses.next())
             except NotAccepted:
@@ -484,6 +487,9 @@ class Life:
     ) -> None:
         info = {name: value for name, value in info.items() if value is not None}
         self._shared.record(Transition(kind, made, info, lines, taken))
+
+    def _command(self, what: str, submission: Submission, *more: str) -> str:
+        return command("submissions", self._shared.place, what, submission.token, *more)
 
     def _withdraw(self, submission: Submission, why: str) -> None:
         self._record("withdrawn", submission.token, {"why": clean(why, 300)})

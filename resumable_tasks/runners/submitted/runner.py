@@ -60,15 +60,20 @@ class SubmittedRunner(Runner):
         return self.concurrency
 
     def keep(
-        self, record: Callable[[Transition], None], rests: Callable[[Batch, float, str], None]
+        self,
+        record: Callable[[Transition], None],
+        rests: Callable[[Batch, float, str], None],
+        place: str,
     ) -> None:
-        self._record, self._rests = record, rests
+        self._record, self._rests, self._place = record, rests, place
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._done, self._stopping = done, stopping
         service: Any = work.handler
         self._calls = Calls(service)
-        self._shared = Shared(work, self._calls, self._record, self.price, self._ask, stopping)
+        self._shared = Shared(
+            work, self._calls, self._record, self.price, self._ask, stopping, self._place
+        )
         self._turns: list[_Turn] = []
         self._numbers = count()
         self._changed = threading.Condition()

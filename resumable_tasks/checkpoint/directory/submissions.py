@@ -1,0 +1,128 @@
+"""Submissions that a person decides on: the service has one, or has not.
+
+As of failed items in `repair.release`, the record of it fences every run that may still be alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.text import clean, command, count
+from resumable_tasks.checkpoint.directory import holder
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.checkpoint.directory.held import Held, held
+from resumable_tasks.checkpoint.directory.outstanding import Outstanding, record_of, unanswered
+from resumable_tasks.checkpoint.directory.record import BY_HAND
+from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import UsageError
+from resumable_tasks.items.submission import Submission, Transition, TransitionKind
+
+
+@frozen
+class Known:
+    """What a service has: ``each`` submission, oldest first, and ``strays``, handles by token.
+
+    The record of the items of a stray was lost.
+    """
+
+    each: Sequence[Submission]
+    strays: Mapping[str, Any]
+
+
+def read(store: Store) -> Known:
+    """The submissions that are out. Safe while a run is at work.
+
+    Raises:
+        CheckpointDamaged: the checkpoint is.
+        UsageError: there is no checkpoint.
+    """
+    _, state = read_checkpoint(store)
+    return Known([unanswered(each, state.done) for each in state.out], state.out.strays)
+
+
+def attach(store: Store, token: str, handle: Any, *, again: bool = False) -> Submission:
+    """Let a submission be known to the service by this handle, durable on return.
+
+    The next run collects it. Returns it as it was. ``again``: also where it has a handle.
+
+    Raises:
+        CheckpointHeld: a run is at work.
+        UsageError: no such submission is out, its items are not known, it has a handle, or this
+            is none.
+    """
+    if handle is None:
+        raise UsageError(
+            "null is no handle; nothing was changed",
+            remedy="Give what the service knows the submission by",
+        )
+    with held(store) as it:
+        found = _found(it.state.out, token, store.url)
+        if found is None:
+            raise UsageError(
+                f"{store.url}: which items submission {token} has is not known any more, as a "
+                "record was lost; nothing was changed",
+                remedy="Fetch its results from the service yourself; "
+                f"{command('submissions', store.url, 'withdraw', token)} forgets it",
+            )
+        if found.handle is not None and not again:
+            raise UsageError(
+                f"submission {token} has a handle: {shown(found.handle)}; nothing was changed",
+                remedy="Give --yes to put another in its place",
+            )
+        _append(it, "submitted", token, {"handle": handle}, found.count)
+    return found
+
+
+def withdraw(store: Store, token: str, *, lose: bool = False) -> Submission | None:
+    """Give a submission up, durable on return: the next run submits its items again.
+
+    Returns it as it was, None if its items are not known. ``lose``: also where the service has it,
+    whose results are never collected then.
+
+    Raises:
+        CheckpointHeld: a run is at work.
+        UsageError: no such submission is out, or the service has it.
+    """
+    with held(store) as it:
+        found = _found(it.state.out, token, store.url)
+        if found is not None and found.handle is not None and not lose:
+            raise UsageError(
+                f"the service has submission {token}: {shown(found.handle)}. Withdrawn, its "
+                f"results are never collected, and {count(found.count, 'item')} paid again; "
+                "nothing was changed",
+                remedy="Run the job to collect it; or give --yes to withdraw it all the same",
+            )
+        items = 0 if found is None else found.count
+        _append(it, "withdrawn", token, {"why": "by hand"}, items)
+    return found
+
+
+def shown(handle: Any, limit: int = 120) -> str:
+    """A handle as it may be shown."""
+    import json
+
+    text = handle if isinstance(handle, str) else json.dumps(handle, ensure_ascii=False)
+    return clean(text, limit)
+
+
+def _found(out: Outstanding, token: str, place: str) -> Submission | None:
+    """The submission, None if it is a stray. Raises `UsageError` if it is not out."""
+    if token in out.strays:
+        return None
+    if token not in out.each:
+        raise UsageError(
+            f"{place}: no submission {clean(token, 40)} is out; nothing was changed",
+            remedy=f"{command('submissions', place)} lists those that are",
+        )
+    return out.each[token]
+
+
+def _append(
+    it: Held, kind: TransitionKind, token: str, info: Mapping[str, Any], items: int
+) -> None:
+    me = holder.me(it.run)
+    me.pop("run")
+    transition = Transition(kind, token, {**info, "by": BY_HAND[kind], "items": items, **me})
+    it.journal.append(record_of(transition, it.state.epoch + 1, it.run))
