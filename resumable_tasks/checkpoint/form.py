@@ -119,7 +119,8 @@ class Found:
     ``used`` is what earlier tries of the same flow run have used. ``edited``: the
     handler's code is another than when items were completed; ``handlers``: so are its function
     and file, which were the first and are the second of these. ``write_seconds`` is how long one
-    write of the opening has taken, None on a disk.
+    write of the opening has taken, None on a disk. ``learnt`` is what earlier calls have taught of
+    their weights, None where nothing is known.
     """
 
     completed: int = 0
@@ -134,6 +135,7 @@ class Found:
     edited: bool = False
     handlers: tuple[str, str] | None = None
     write_seconds: float | None = None
+    learnt: Mapping[str, float] | None = None
 
 
 @frozen

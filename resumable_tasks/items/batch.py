@@ -12,6 +12,7 @@ from resumable_tasks.items.keys import Key
 
 if TYPE_CHECKING:
     from resumable_tasks.items.submission import Submission
+    from resumable_tasks.items.weights import Weight
 
 Rows = Any
 """What a handler is given: a list of items, or a ``pyarrow.RecordBatch``."""
@@ -69,6 +70,7 @@ class Batch:
     items have failed by themselves in an earlier run. ``trace``: the headers by which the spans of
     its calls find its own span in any process (W3C Trace Context); None where nothing is traced.
     ``submission``: what an earlier run has made of it; the items are not known then, only the keys.
+    ``weights``: of its items, empty where nobody asks for them.
     """
 
     number: int
@@ -80,6 +82,7 @@ class Batch:
     fingerprints: Sequence[int] = ()
     trace: Mapping[str, str] | None = None
     submission: Submission | None = None
+    weights: Sequence[Weight] = ()
 
     @property
     def id(self) -> str:
@@ -99,7 +102,10 @@ class Batch:
             else self.items.slice(start, stop - start)
         )
         keys, found = self.keys[start:stop], self.fingerprints[start:stop]
-        return Batch(number, keys, b"\n".join(lines), items, part_of, self.suspects, found)
+        return Batch(
+            *(number, keys, b"\n".join(lines), items, part_of, self.suspects, found),
+            weights=self.weights[start:stop],
+        )
 
     def choose(self, indexes: Sequence[int], number: int, part_of: Part | None) -> Batch:
         """Some of its items, by their indexes, as a batch of their own."""
@@ -113,6 +119,7 @@ class Batch:
             part_of,
             self.suspects,
             [self.fingerprints[at] for at in indexes] if self.fingerprints else (),
+            weights=[self.weights[at] for at in indexes] if self.weights else (),
         )
 
 
@@ -121,13 +128,14 @@ class Chunk:
     """Consecutive items with their keys, before they are a batch.
 
     ``lines`` are the canonical keys, ``items`` a list or a ``pyarrow.RecordBatch``;
-    ``fingerprints`` are empty where none are taken.
+    ``fingerprints`` and ``weights`` are empty where none are taken.
     """
 
     keys: list[Key]
     lines: list[bytes]
     fingerprints: Sequence[int]
     items: Rows
+    weights: Sequence[Weight] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -141,6 +149,7 @@ class Chunk:
             [self.lines[at] for at in indexes],
             [self.fingerprints[at] for at in indexes] if self.fingerprints else (),
             _chosen(self.items, indexes),
+            [self.weights[at] for at in indexes] if self.weights else (),
         )
 
     @classmethod
@@ -153,6 +162,7 @@ class Chunk:
             [line for chunk in chunks for line in chunk.lines],
             [fingerprint for chunk in chunks for fingerprint in chunk.fingerprints],
             _joined([chunk.items for chunk in chunks]),
+            [weight for chunk in chunks for weight in chunk.weights],
         )
 
 

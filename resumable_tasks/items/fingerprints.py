@@ -142,7 +142,7 @@ def _no_field(position: int, what: str, name: str, found: Any) -> InvalidItems:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON does not know as one that it does, marked with what it was."""
     from decimal import Decimal
     from pathlib import PurePath
@@ -171,4 +171,4 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=plain)

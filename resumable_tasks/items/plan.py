@@ -15,13 +15,14 @@ from collections.abc import (
     Sequence,
     Set,
 )
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.signals import read
-from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
+from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey, UsageError
 from resumable_tasks.items import ahead, fingerprints, keys, mistaken
 from resumable_tasks.items.ahead import Ahead, Listed, Take, slices
 from resumable_tasks.items.batch import Batch, Chunk
@@ -33,6 +34,7 @@ from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
 from resumable_tasks.items.walk import Match, Seen, Walk
+from resumable_tasks.items.weights import HEAVY_REMEDY, Weigher
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +60,7 @@ class Planning:
     changes: Changes | None = None
     linger: float | None = None
     on_bad_item: OnBadItem | None = "error"
+    weigher: Weigher | None = None
 
     @property
     def scheme(self) -> KeyScheme:
@@ -339,7 +342,13 @@ class Planner:
             self._look(lines)
         fingerprinter = self._planning.fingerprinter
         taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
-        return Chunk(found, lines, taken or (), items).choose(self._admit(lines, taken))
+        first = self.total
+        admitted = self._admit(lines, taken)
+        chosen = Chunk(found, lines, taken or (), items).choose(admitted)
+        weigher = self._planning.weigher
+        if weigher is None or not len(chosen):
+            return chosen
+        return replace(chosen, weights=weigher.of(chosen.items, [first + at for at in admitted]))
 
     def check_bad(self) -> None:
         """Raise `InvalidKey` if half of the items or more have no usable key: it is key= then."""
@@ -484,6 +493,7 @@ class Planner:
             why = self._scheme.clash(chunk.lines, self._done, self.seen)
             if why is not None:
                 raise InvalidKey(why)
+        self._refuse_heavy(chunk)
         return Batch(
             self.next_number(),
             chunk.keys,
@@ -491,7 +501,17 @@ class Planner:
             self._formatted(chunk.items),
             suspects=suspects,
             fingerprints=chunk.fingerprints,
+            weights=chunk.weights,
         )
+
+    def _refuse_heavy(self, chunk: Chunk) -> None:
+        """Raise `UsageError` for a batch that no limit would ever let through."""
+        weigher = self._planning.weigher
+        if weigher is not None and (why := weigher.refuse(chunk.weights)):
+            position = self.seen.get(chunk.lines[0])
+            first = f"item {position:,}" if position is not None else "the first of these items"
+            rest = f" and the {len(chunk) - 1:,} in its batch" if len(chunk) > 1 else ""
+            raise UsageError(f"{first}{rest}: {why}", remedy=HEAVY_REMEDY)
 
     def _formatted(self, items: Any) -> Any:
         """The items as the handler wants them."""

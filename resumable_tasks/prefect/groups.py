@@ -52,10 +52,7 @@ class Submitter:
             name=(outbox.token, number),
             outbox=cloudpickle.dumps(outbox),
             work=self.work,
-            batches=[
-                (b.number, b.keys, b.lines, b.items, cloudpickle.dumps(b.part_of), b.trace)
-                for b in batches
-            ],
+            batches=[(b.number, b.keys, b.lines, b.items, _more_of(b), b.trace) for b in batches],
         )
         missing = {batch.number: batch for batch in batches}
         return Group(number, order, tuple(missing), missing, isolated)
@@ -79,3 +76,7 @@ class Submitter:
                 remedy="Give the flow other parameters, or run it on threads",
             ) from error
         group.future.add_done_callback(lambda _: ended(group))
+
+
+def _more_of(batch: Batch) -> bytes:
+    return bytes(cloudpickle.dumps((batch.part_of, batch.weights)))

@@ -88,7 +88,8 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
             break
         # Taken out, so that nothing holds it once it is done.
         of, keys, lines, items, part, trace = order.batches.pop(0)
-        batch = Batch(of, keys, lines, items, cloudpickle.loads(part), trace=trace)
+        part_of, weights = cloudpickle.loads(part)
+        batch = Batch(of, keys, lines, items, part_of, trace=trace, weights=weights)
         outcome = contain(work, _handle(work, batch, withdrawn))
         if isinstance(outcome, Dropped):
             break

@@ -25,8 +25,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class WorkOrder:
     """The input of a task run: bytes, opaque to Prefect, and dropped once they are not needed.
 
-    ``batches``: number, keys, their lines, and, pickled, the items and what they are part of; the
-    headers of its span.
+    ``batches``: number, keys, their lines, pickled items; pickled too, what they are part of and
+    their weights; the headers of its span.
     """
 
     def __init__(

@@ -31,6 +31,7 @@ from resumable_tasks.runners.handle import (
 from resumable_tasks.runners.limits import Entry
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 from resumable_tasks.runners.retries import overdue
+from resumable_tasks.runners.usage import Load
 
 _POLL_SECONDS = 0.5
 T = TypeVar("T")
@@ -241,7 +242,7 @@ async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped
     assert work.limits is not None
     batch = step.batch
     try:
-        return await work.limits.aenter(len(batch), stopping, step.waits) or Dropped(batch)
+        return await work.limits.aenter(Load.of(batch), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 

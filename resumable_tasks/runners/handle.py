@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
@@ -48,12 +49,15 @@ from resumable_tasks.runners.outcome import (
     Times,
 )
 from resumable_tasks.runners.retries import Attempts, GiveUp, RetryPolicy
+from resumable_tasks.runners.usage import Load
 from resumable_tasks.runners.values.columns import INFERRED, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-current: ContextVar[tuple[Batch, int]] = ContextVar("resumable_tasks_current_batch")
+# The batch, the attempt, and what takes reports of the call.
+Current = tuple[Batch, int, "Callable[[Mapping[str, int | None]], None] | None"]
+current: ContextVar[Current] = ContextVar("resumable_tasks_current_batch")
 
 
 def current_batch() -> CurrentBatch:
@@ -62,13 +66,13 @@ def current_batch() -> CurrentBatch:
     Raises `UsageError` outside a handler.
     """
     try:
-        batch, attempt = current.get()
+        batch, attempt, take = current.get()
     except LookupError:
         raise UsageError(
             "current_batch() is for use inside a handler; none is running",
             remedy="Call it where the batch is handled, in the thread that was given it",
         ) from None
-    return CurrentBatch(batch.id, tuple(batch.keys), attempt)
+    return CurrentBatch(batch.id, tuple(batch.keys), attempt, take)
 
 
 @frozen
@@ -130,16 +134,23 @@ class Call:
     work: Work
     batch: Batch
     number: int
+    entry: Entry | None = None
     _began: float = field(default=0.0, init=False)
     _at: float = field(default=0.0, init=False)
     _given: Given | None = field(default=None, init=False)
 
     def begin(self) -> Any:
         """The handler is about to be called, in this context, with these items."""
-        current.set((self.batch, self.number))
+        current.set((self.batch, self.number, self._reports))
         self._given = Given(self.batch.items)
         self._at, self._began = time.monotonic(), time.perf_counter()
         return self._given.items
+
+    @property
+    def _reports(self) -> Callable[[Mapping[str, int | None]], None] | None:
+        if self.work.limits is None or self.entry is None:
+            return None
+        return partial(self.work.limits.report, self.entry)
 
     def times(self) -> Times:
         """The call has ended just now."""
@@ -271,7 +282,7 @@ def _one_call(
         answer = None
         trail.enter(HANDLER)
         try:
-            answer = yield from _called(work, batch, number)
+            answer = yield from _called(work, batch, number, entry)
         finally:
             trail.leave()
             work.limits.leave(entry, answer.error if isinstance(answer, Raised) else None)
@@ -280,15 +291,17 @@ def _one_call(
     return answer
 
 
-def _called(work: Work, batch: Batch, number: int) -> Generator[Step, Answer, Answer]:
+def _called(
+    work: Work, batch: Batch, number: int, entry: Entry | None = None
+) -> Generator[Step, Answer, Answer]:
     """One call of the handler, in a span of its own where there is one of its batch."""
     if not work.traced or batch.trace is None:
-        return (yield Call(work, batch, number))
+        return (yield Call(work, batch, number, entry))
     from resumable_tasks.runners.tracing import begin
 
     answer, end = None, begin(work.traced, batch, number)
     try:
-        answer = yield Call(work, batch, number)
+        answer = yield Call(work, batch, number, entry)
     finally:
         end(answer)
     return answer
@@ -354,7 +367,7 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
     assert work.limits is not None
     batch = step.batch
     try:
-        return work.limits.enter(len(batch), stopping, step.waits) or Dropped(batch)
+        return work.limits.enter(Load.of(batch), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 

@@ -1,6 +1,6 @@
 """Limits on how often the handler is called, and on how many calls run at once.
 
-One `Limits` is shared by all workers of a process. Windows are kept by ``pyrate-limiter``; the
+One `Limits` is shared by all workers of a process. What a rate lets through is in its window; the
 number of calls at once follows TCP's rule (additive increase, multiplicative decrease: Chiu and
 Jain, 1989), as Netflix's ``concurrency-limits`` applies it to calls of a service.
 """
@@ -8,28 +8,25 @@ Jain, 1989), as Netflix's ``concurrency-limits`` applies it to calls of a servic
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from resumable_tasks.base import log
+from resumable_tasks.base.clock import SYSTEM, Clock
 from resumable_tasks.base.steps import adrive, drive
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
 from resumable_tasks.runners.outcome import ADAPTIVE, RATE, TOLD
+from resumable_tasks.runners.rates import RateLimit
+from resumable_tasks.runners.usage import Learnt, Load, Used
+from resumable_tasks.runners.windows import AnyWindow, Counted, Slot, Window
 
 if TYPE_CHECKING:
-    from pyrate_limiter import InMemoryBucket
-
     from resumable_tasks.base.stopping import Stopping
 
-_SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
-_SECONDS |= {"h": 3_600, "hour": 3_600, "d": 86_400, "day": 86_400}
-_RATE = re.compile(r"\s*(\d+)\s*(calls?|items?)?\s*(?:/|per\s)\s*(\d+)?\s*([a-z]+?)s?\s*", re.I)
-_NAMED = "prefect:"
 _POLL_SECONDS = 0.02
 _MOST_POLL_SECONDS = 0.5
 # Latency "holds" while a call takes no longer than so many times the quickest of late.
@@ -49,53 +46,6 @@ class Adaptive:
             raise UsageError(f"{self!r}: give bounds with 1 <= lowest <= highest")
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """At most ``count`` calls of the handler, or items, in any ``seconds`` that lie together."""
-
-    count: int
-    seconds: float
-    of_items: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.count} {'items' if self.of_items else 'calls'} in {self.seconds:g} s"
-
-
-def parse_rate(text: str) -> RateLimit:
-    """``60/minute``, ``10 per second``, ``600 items/minute``, ``1000/2 hours``.
-
-    Raises `UsageError`.
-    """
-    found = _RATE.fullmatch(text)
-    seconds = _SECONDS.get(found[4].lower()) if found else None
-    if not found or seconds is None or int(found[1]) < 1 or int(found[3] or 1) < 1:
-        raise UsageError(
-            f'rate_limit={text!r} is not of the form "60/minute" (calls of the handler), '
-            '"600 items/minute" or "prefect:NAME" (a global concurrency limit of Prefect)',
-            remedy="Give rate_limit= one of these forms",
-        )
-    return RateLimit(
-        int(found[1]), float(seconds * int(found[3] or 1)), (found[2] or "").startswith("i")
-    )
-
-
-def parse_rates(given: str | Sequence[str] | None) -> tuple[list[RateLimit], list[str]]:
-    """The rates, and the names of Prefect's limits. Raises `UsageError`."""
-    each = [given] if isinstance(given, str) else given or ()
-    if not isinstance(each, Sequence) or not all(isinstance(text, str) for text in each):
-        raise UsageError(
-            f"rate_limit={given!r} is neither a string nor a list of them",
-            remedy='Give rate_limit= a string such as "60/minute", or a list of them',
-        )
-    names = [text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED)]
-    if not all(names):
-        raise UsageError(
-            f'rate_limit={given!r}: "prefect:" is followed by the name of a limit',
-            remedy='Name the limit, as in "prefect:api"',
-        )
-    return [parse_rate(text) for text in each if not text.startswith(_NAMED)], names
-
-
 class Gate(Protocol):
     """Something elsewhere that says when a call may begin."""
 
@@ -106,18 +56,30 @@ class Gate(Protocol):
         """The same, in an event loop."""
 
 
+class Held(NamedTuple):
+    """The place of a call in the window of a rate, with the weight that it was given there."""
+
+    rate: RateLimit
+    window: AnyWindow
+    slot: Slot
+    weight: int
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One call of the handler that waits, or goes on. ``counted``: in how many windows it is.
+    """One call of the handler that waits, goes on, or has ended.
 
-    ``waits`` are the seconds that it has waited, by what has held it back (``by``).
+    ``held`` are its places in the windows so far. ``waits`` are the seconds that it has waited, by
+    what has held it back (``by``).
     """
 
-    items: int
+    load: Load
     waits: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
+    held: list[Held] = field(default_factory=list)
     began: float = 0.0
     by: str = ""
+    used: Used = field(default_factory=Used)
+    ended: bool = False
 
     def held_back(self, by: str, since: float) -> None:
         """Note that it has waited up to now."""
@@ -129,7 +91,8 @@ class Limits:
     """Holds calls of the handler back. Crosses to other processes, where it begins afresh.
 
     ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
-    takes its part, so that all together keep to them.
+    takes its part, so that all together keep to them. ``learnt`` is what calls have taught of
+    their weights.
     """
 
     rates: Sequence[RateLimit] = ()
@@ -137,16 +100,21 @@ class Limits:
     gates: Sequence[Gate] = ()
     largest: int = 1
     processes: int = 1
+    learnt: Learnt = field(default_factory=Learnt)
+    clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
         self._lock = threading.Condition()  # notified when a call has ended
         self._held_until = 0.0
         self._running = 0
-        self._windows: list[tuple[InMemoryBucket, bool]] | None = None
+        self._windows: list[tuple[RateLimit, AnyWindow]] | None = None
+        self._said_heavy = False
         self._control = AdditiveIncrease(self.adaptive) if self.adaptive is not None else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Limits, (self.rates, self.adaptive, self.gates, self.largest, self.processes)
+        return Limits, (
+            *(self.rates, self.adaptive, self.gates, self.largest, self.processes, self.learnt),
+        )
 
     @property
     def concurrency(self) -> int | None:
@@ -166,9 +134,9 @@ class Limits:
         return f"the service bears no more than {limit} at once"
 
     def enter(
-        self, items: int, stopping: Stopping, waits: dict[str, float] | None = None
+        self, load: Load, stopping: Stopping, waits: dict[str, float] | None = None
     ) -> Entry | None:
-        """Wait until a call with so many items may begin; None if the run is stopping.
+        """Wait until a call with this load may begin; None if the run is stopping.
 
         ``waits`` is told the seconds meanwhile, by what has held the call back.
         """
@@ -180,10 +148,10 @@ class Limits:
                 return True
             return step.enter(stopping)
 
-        return drive(self._steps(Entry(items, {} if waits is None else waits), stopping), do)
+        return drive(self._steps(Entry(load, {} if waits is None else waits), stopping), do)
 
     async def aenter(
-        self, items: int, stopping: Stopping, waits: dict[str, float] | None = None
+        self, load: Load, stopping: Stopping, waits: dict[str, float] | None = None
     ) -> Entry | None:
         """`enter`, in an event loop."""
         import asyncio
@@ -194,7 +162,7 @@ class Limits:
                 return True
             return await step.aenter(stopping)
 
-        entry = Entry(items, {} if waits is None else waits)
+        entry = Entry(load, {} if waits is None else waits)
         return await adrive(self._steps(entry, stopping), do)
 
     def _steps(
@@ -226,9 +194,12 @@ class Limits:
         told = seconds_told(error) if error is not None else None
         with self._lock:
             self._running -= 1
+            call.ended = True
+            self._correct(call)
+            self.learnt.add(call.load, call.used)
             self._lock.notify()
             if told is not None:
-                self._held_until = max(self._held_until, time.monotonic() + told)
+                self._held_until = max(self._held_until, self.clock.monotonic() + told)
             if self._control is None:
                 return
             if error is None:
@@ -236,15 +207,32 @@ class Limits:
             elif told is not None or is_throttling(error) or isinstance(error, TimeoutError):
                 self._control.was_throttled(call.began, error)
 
+    def report(self, call: Entry, reported: Mapping[str, int | None]) -> None:
+        """Take in what a call has used, as its handler says. Reports of one call add up."""
+        with self._lock:
+            call.used.add(**reported)
+            self._correct(call)
+
+    def _correct(self, call: Entry) -> None:
+        """Give a call the weight in its windows that was reported.
+
+        As long as it goes on there may be more to come, so that it weighs no less than estimated.
+        """
+        for rate, window, slot, weight in call.held:
+            true = call.used.of(rate.unit)
+            if slot is None or true is None:
+                continue
+            if rate.quota:  # of a call of several quotas, each has its part
+                whole = max(1, self.learnt.weight(rate.unit, call.load))
+                true = math.ceil(true * weight / whole)
+            window.correct(slot, true if call.ended else max(true, weight))
+
     def left(self) -> list[tuple[RateLimit, int]]:
         """How much each rate allows now; nothing of those that other processes keep to."""
         with self._lock:
-            held = time.monotonic() < self._held_until
-            found = []
-            for rate, (window, _) in zip(self._longest_first, self._windows or (), strict=False):
-                window.leak(_milliseconds())
-                found.append((rate, 0 if held else rate.count - window.count()))
-            return found
+            now = self.clock.monotonic()
+            held = now < self._held_until
+            return [(rate, 0 if held else window.left(now)) for rate, window in self._windows or ()]
 
     def _leave(self) -> None:
         with self._lock:
@@ -253,55 +241,58 @@ class Limits:
     def _admit(self, call: Entry) -> float:
         """0 if the call may begin, and is counted from now on; else when to ask again."""
         with self._lock:
-            now = time.monotonic()
+            now = self.clock.monotonic()
             if now < self._held_until:
                 call.by = TOLD
                 return self._held_until - now
             if self._control is not None and self._running >= int(self._control.limit):
                 call.by = ADAPTIVE
                 return _POLL_SECONDS
-            if self._windows is None:
-                self._windows = [self._window(rate) for rate in self._longest_first]
-            for window, of_items in self._windows[call.counted :]:
-                wait = _put(window, call.items if of_items else 1)
-                if wait > 0:
-                    call.by = RATE
-                    return wait
-                call.counted += 1
+            wait = self._put(call, now)
+            if wait > 0:
+                call.by = RATE
+                return wait
             self._running += 1
             return 0.0
 
-    @property
-    def _longest_first(self) -> list[RateLimit]:
-        # The shortest last: a slot is taken when a call begins, and not long before.
-        return sorted(self.rates, key=lambda rate: -rate.seconds)
-
-    def _window(self, rate: RateLimit) -> tuple[InMemoryBucket, bool]:
-        from pyrate_limiter import InMemoryBucket, Rate
-
-        largest = self.largest if rate.of_items else 1
-        count, milliseconds = rate.count // self.processes, rate.seconds * 1_000
-        if count < largest:  # a part too small for one call: one call in as much more time
-            milliseconds *= largest * self.processes / rate.count
-            count = largest
-        return InMemoryBucket([Rate(count, math.ceil(milliseconds))]), rate.of_items
-
-
-def _put(window: InMemoryBucket, weight: int) -> float:
-    from pyrate_limiter import RateItem
-
-    now = _milliseconds()
-    window.leak(now)
-    item = RateItem("", now, weight)
-    if window.put(item):
+    def _put(self, call: Entry, now: float) -> float:
+        """Enter the call into the windows in which it is not yet; 0 once it is in all of them."""
+        if self._windows is None:
+            # The shortest last: a slot is taken when a call begins, and not long before.
+            rates = sorted(self.rates, key=lambda rate: -rate.seconds)
+            self._windows = [(rate, self._window(rate)) for rate in rates]
+        for rate, window in self._windows[len(call.held) :]:
+            part = call.load.part(rate.quota)
+            weight = self.learnt.weight(rate.unit, part) if part is not None else 0
+            slot, wait = window.put(weight, now) if weight else (None, 0.0)
+            if wait > 0:
+                return wait
+            call.held.append(Held(rate, window, slot, weight))
+            if weight > rate.count:
+                self._say_heavy(rate, weight)
         return 0.0
-    wait = window.waiting(item)
-    assert isinstance(wait, int)
-    return max(wait + 1, 1) / 1_000
 
+    def _say_heavy(self, rate: RateLimit, weight: int) -> None:
+        if not self._said_heavy:
+            self._said_heavy = True
+            log.warning(
+                "a call of about %s %s is above rate_limit=: such a call is made when no other of "
+                "the last %g s counts, and longer than that before the next. Give a smaller "
+                "batch_size, or max_weight=",
+                f"{weight:,}",
+                rate.unit,
+                rate.seconds,
+            )
 
-def _milliseconds() -> int:
-    return math.ceil(time.monotonic() * 1_000)
+    def _window(self, rate: RateLimit) -> AnyWindow:
+        count, seconds = rate.count // self.processes, rate.seconds
+        if rate.weighted and count:
+            return Window(count, seconds)
+        largest = self.largest if rate.unit == "items" else 1
+        if count < largest:  # a part too small for one call: one call in as much more time
+            seconds *= largest * self.processes / rate.count
+            count = largest
+        return Window(count, seconds) if rate.weighted else Counted(count, seconds)
 
 
 class AdditiveIncrease:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base.frozen import frozen
@@ -28,6 +28,36 @@ class CurrentBatch:
     id: str
     keys: tuple[Key, ...]
     attempt: int
+    _take: Callable[[Mapping[str, int | None]], None] | None = field(default=None, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In another process it is what it says; reports are taken where the call was made.
+        return CurrentBatch, (self.id, self.keys, self.attempt)
+
+    def report(
+        self,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        bytes: int | None = None,
+    ) -> None:
+        """Correct what this call counts for in ``rate_limit=``, once its answer is there.
+
+        Reports of one call add up: give one for each answer of the service. Until the call ends it
+        counts for no less than was estimated. What is above the estimate delays the calls to come;
+        what calls have reported improves the estimates, in the next run too. Without a rate that it
+        concerns a report does nothing. Safe in any thread of this process.
+
+        Args:
+            tokens: of the answer's ``usage``, input and output together.
+            input_tokens: the part of them that was sent.
+            bytes: sent, for a rate of bytes.
+
+        Raises:
+            UsageError: a value is neither a number from 0 nor None.
+        """
+        if self._take is not None:
+            self._take({"tokens": tokens, "input_tokens": input_tokens, "bytes": bytes})
 
 
 @frozen

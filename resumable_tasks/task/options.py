@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resumable_tasks.items.plan import BatchFormat, OnBadItem, OnDuplicate
     from resumable_tasks.runners.limits import Adaptive
     from resumable_tasks.runners.outcome import Cost, ResultsMode
+    from resumable_tasks.runners.rates import RateSpec
     from resumable_tasks.runners.retries import Retry
     from resumable_tasks.runners.values.columns import Columns
 
@@ -59,10 +60,18 @@ class JobOptions:
             ``"prefect"`` in a flow run, else ``"local"``.
         batch_format: what the handler is given: ``"rows"`` (a list), ``"arrow"`` (a
             ``pyarrow.RecordBatch``), ``"auto"``: Arrow if the items are Arrow.
-        rate_limit: at most so many calls of the handler in any such time (``"60/minute"``), or so
-            many items (``"600 items/minute"``), or both in a list; shared by all workers of a
-            process, and divided among processes. ``"prefect:NAME"``: a slot of Prefect's global
-            concurrency limit of that name, which all its flow runs share.
+        rate_limit: at most so many calls of the handler in any such time (``"60/minute"``), items
+            (``"600 items/minute"``), tokens (``"200k tokens/minute"``, ``"2M input
+            tokens/minute"``, ``"output tokens"``) or bytes of the items' JSON (``"80
+            MB/minute"``), or several of these in a list; shared by all workers of a process, and
+            divided among processes. Tokens are estimated, until the handler reports them
+            (`CurrentBatch.report`). A dict has the rates of each ``quota``.
+            ``"prefect:NAME"``: a slot of Prefect's global concurrency limit of that name, which all
+            its flow runs share.
+        weight: the tokens of an item, where they are known: a field's name, or a callable of the
+            item. By default estimated from the bytes of its JSON, by what earlier calls reported.
+        quota: by which of the quotas of ``rate_limit`` an item is limited, such as its model: a
+            field's name, or a callable of the item.
         tolerated_failures: how many items (int), or which share of them (float), may fail
             before the run raises `JobFailed`.
         fail_fast: stop at the first failed batch or item, once what runs has ended.
@@ -105,7 +114,9 @@ class JobOptions:
     version: str | int = "1"
     runner: RunnerName = "auto"
     batch_format: BatchFormat = "auto"
-    rate_limit: str | Sequence[str] | None = None
+    rate_limit: RateSpec | None = None
+    weight: str | Callable[[Any], int] | None = None
+    quota: str | Callable[[Any], str] | None = None
     tolerated_failures: int | float = 0
     fail_fast: bool = False
     cost: Cost | None = None
@@ -203,17 +214,16 @@ class JobOptions:
             )
 
     def _check_rates(self) -> None:
-        if self.rate_limit is None:
+        if not self.weighs:
             return
-        from resumable_tasks.runners.limits import parse_rates
+        from resumable_tasks.task.weighing import check
 
-        rates, _ = parse_rates(self.rate_limit)
-        for rate in rates:
-            if rate.of_items and rate.count < self.batch_size:
-                raise UsageError(
-                    f"rate_limit={self.rate_limit!r} allows {rate.count} items at once, and a "
-                    f"batch has {self.batch_size}: give a smaller batch_size"
-                )
+        check(self)
+
+    @property
+    def weighs(self) -> bool:
+        """True if something may ask for the weights of items."""
+        return (self.rate_limit, self.weight, self.quota) != (None, None, None)
 
     def _check_cost(self) -> None:
         if self.cost is not None and not callable(self.cost) and not isinstance(self.cost, str):

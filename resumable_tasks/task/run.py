@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from resumable_tasks.checkpoint.estimate import Estimate
+    from resumable_tasks.items.weights import Weigher
     from resumable_tasks.prefect.flow_run import FlowRun
     from resumable_tasks.runners.handle import Work
     from resumable_tasks.runners.limits import Limits
@@ -73,6 +74,7 @@ class Run:
         self._stop_requests: list[tuple[str, bool]] = []
         self._patience = Patience(self._stop_requests)
         self._engine: Engine | None = None
+        self._limits: Limits | None = None
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
         """Ask the run to stop, also before it has begun. Safe in a signal handler."""
@@ -182,6 +184,7 @@ class Run:
                 options.changes,
                 options.linger,
                 options.on_bad_item,
+                self._weigher(),
             ),
             options.most_at_once,
             options.failing.max_attempts,
@@ -191,6 +194,13 @@ class Run:
             origin_of(self._handler, named=not self._is_default),
             self._arguments.same_key,
         )
+
+    def _weigher(self) -> Weigher | None:
+        if not self._options.weighs:
+            return None
+        from resumable_tasks.task.weighing import weigher
+
+        return weigher(self._options)
 
     @property
     def _is_default(self) -> bool:
@@ -212,6 +222,8 @@ class Run:
             counts["seconds"] = result.seconds
             if result.bound_by is not None:
                 counts["bound_by"] = asdict(result.bound_by)
+            if self._limits is not None and (learnt := self._limits.learnt.told()):
+                counts["learnt"] = learnt
             self._patience.end(place, checkpoint, how, counts)
         except Interrupted:  # by a second signal
             how = "interrupted"
@@ -231,10 +243,11 @@ class Run:
         )
         listeners.each.append(key_watch(checkpoint.planner, checkpoint.found.completed))
         failing = options.failing
+        self._limits = self._made_limits(checkpoint)
         engine = Engine(
             checkpoint,
             runner,
-            partial(self._work, checkpoint, job, runner, self._limits()),
+            partial(self._work, checkpoint, job, runner),
             listeners,
             expected=checkpoint.expected,
             rules=Rules(
@@ -255,9 +268,7 @@ class Run:
             arguments.items.stop_when(lambda: engine.stopping)
         return engine
 
-    def _work(
-        self, checkpoint: Checkpoint, job: Job, runner: Runner, limits: Limits | None
-    ) -> Work:
+    def _work(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Work:
         from resumable_tasks.runners.handle import Work
 
         options = self._options
@@ -267,7 +278,7 @@ class Run:
             results=options.results,
             retry=options.retry.policy(options.failing.give_up_after),
             timeout=options.timeout,
-            limits=limits,
+            limits=self._limits,
             cost=options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
             columns=checkpoint.columns,
@@ -435,22 +446,25 @@ class Run:
             when_published=self._flow_run.published if self._flow_run is not None else None,
         )
 
-    def _limits(self) -> Limits | None:
+    def _made_limits(self, checkpoint: Checkpoint) -> Limits | None:
         options = self._options
         if options.rate_limit is None and options.adaptive is None:
             return None
-        from resumable_tasks.runners.limits import Limits, parse_rates
+        from resumable_tasks.runners.limits import Limits
+        from resumable_tasks.runners.rates import parse_rates
 
-        rates, names = parse_rates(options.rate_limit)
-        if names and self._flow_run is None:
+        rates = parse_rates(options.rate_limit)
+        if rates.names and self._flow_run is None:
             raise UsageError(
                 f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
                 'no flow run is going on; give a rate such as "60/minute"'
             )
-        if not rates and not names and options.adaptive is None:
+        if not rates and options.adaptive is None:
             return None
-        gates = self._flow_run.gates(names) if self._flow_run is not None else ()
-        return Limits(rates, options.adaptive, gates, options.batch_size)
+        gates = self._flow_run.gates(rates.names) if self._flow_run is not None else ()
+        limits = Limits(rates.each, options.adaptive, gates, options.batch_size)
+        limits.learnt.resume(checkpoint.found.learnt)
+        return limits
 
 
 def _isolates(options: JobOptions, runner: Runner) -> bool:

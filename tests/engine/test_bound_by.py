@@ -25,8 +25,10 @@ from resumable_tasks.engine.events import Progressed, RunFinished
 from resumable_tasks.engine.progress import describe, said_of
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.bound import Trail, judge
-from resumable_tasks.runners.limits import AdditiveIncrease, Limits, RateLimit
+from resumable_tasks.runners.limits import AdditiveIncrease, Limits
 from resumable_tasks.runners.outcome import Done, Times
+from resumable_tasks.runners.rates import RateLimit
+from resumable_tasks.runners.usage import Load
 from tests.engine.simulation import VirtualClock
 
 ITEMS = [{"id": i} for i in range(40)]
@@ -92,12 +94,12 @@ def test_latency_says_what_sets_the_number_of_calls_at_once() -> None:
 
 def test_a_call_that_is_told_holds_others_back_as_told() -> None:
     limits = Limits((RateLimit(2, 60.0),), Adaptive(1, 1))
-    first = limits.enter(1, NEVER)
+    first = limits.enter(Load(), NEVER)
     assert first is not None
     waits: dict[str, float] = {}
     stop = threading.Timer(0.05, limits.leave, (first, Told()))
     stop.start()
-    assert limits.enter(1, NEVER, waits) is not None
+    assert limits.enter(Load(), NEVER, waits) is not None
     assert waits.keys() == {"adaptive", "told"}
     assert waits["told"] > 0.3
 

@@ -14,7 +14,7 @@ import tenacity
 
 from resumable_tasks import BadResult, Budget, UsageError, resumable_task
 from resumable_tasks.runners.http_signs import retry_after, seconds_told
-from resumable_tasks.runners.limits import RateLimit, parse_rate
+from resumable_tasks.runners.rates import RateLimit, parse_rate
 from resumable_tasks.runners.retries import (
     Attempts,
     GiveUp,
@@ -156,7 +156,7 @@ def test_too_many_requests_without_a_time_is_waited_for_with_growing_pauses() ->
     [
         ("60/minute", RateLimit(60, 60)),
         ("10 per second", RateLimit(10, 1)),
-        ("600 items/minute", RateLimit(600, 60, of_items=True)),
+        ("600 items/minute", RateLimit(600, 60, "items")),
         ("5 calls / 2 hours", RateLimit(5, 7_200)),
         ("1/s", RateLimit(1, 1)),
         ("3/min", RateLimit(3, 60)),

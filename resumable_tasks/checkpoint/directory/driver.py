@@ -276,6 +276,7 @@ class DirectoryCheckpoint(Checkpoint):
             state.handlers.edited,
             state.handlers.moved,
             write_seconds,
+            state.lately.ended.info.get("learnt") if state.lately.ended is not None else None,
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)

@@ -46,7 +46,7 @@ class Calls:
             given = (*given, maybe)
         context = self._context.copy()
         if batch is not None:
-            context.run(current.set, (batch, 1))
+            context.run(current.set, (batch, 1, None))
         returned = context.run(method, *given)
         return self._awaited(returned) if inspect.isawaitable(returned) else returned
 

@@ -43,6 +43,7 @@ from resumable_tasks.runners.submitted.protocol import (
     QueueFull,
 )
 from resumable_tasks.runners.submitted.results import answer_of
+from resumable_tasks.runners.usage import Load
 
 T = TypeVar("T")
 
@@ -215,7 +216,7 @@ class Life:
         limits, batch = self._shared.work.limits, self._batch
         if limits is None:
             return
-        entry = limits.enter(len(batch), self._shared.stopping, {})
+        entry = limits.enter(Load.of(batch), self._shared.stopping, {})
         if entry is None:
             raise Stopped
         limits.leave(entry, None)

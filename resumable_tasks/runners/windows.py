@@ -1,0 +1,110 @@
+"""Windows: what a rate has let through of late, and when there is room again."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pyrate_limiter import InMemoryBucket
+
+Slot = Any
+"""The entry of one call in a window, by which it is corrected; None where it stays as it is."""
+
+
+class AnyWindow(Protocol):
+    """What one rate has let through of late. ``most`` is what fits into it."""
+
+    most: int
+
+    def put(self, weight: int, now: float) -> tuple[Slot, float]:
+        """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
+
+    def correct(self, slot: Slot, weight: int) -> None:
+        """Give the entry of a call another weight, as long as it is there."""
+
+    def left(self, now: float) -> int:
+        """What it lets through now."""
+
+
+class Window:
+    """A sliding window of weights: exact, with an entry a call that can be corrected.
+
+    In any ``seconds`` lie ``most`` at most, by the weights that are known when a call is let
+    through. A call that is heavier is let through when the window is empty, and stays in it for so
+    much longer; so does one that turns out to be heavier, whose debt delays the others.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self.most = most
+        self._seconds = seconds
+        self._entries: deque[list[float]] = deque()  # each a time and a weight
+        self._sum = 0.0
+
+    def _end(self, entry: list[float]) -> float:
+        return entry[0] + self._seconds * max(1.0, entry[1] / self.most)
+
+    def _leak(self, now: float) -> None:
+        while self._entries and self._end(self._entries[0]) <= now:
+            gone = self._entries.popleft()
+            self._sum -= gone[1]
+            gone.clear()
+
+    def put(self, weight: int, now: float) -> tuple[Slot, float]:
+        """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
+        self._leak(now)
+        over = self._sum + weight - self.most
+        if over <= 0 or not self._entries:
+            entry = [now, float(weight)]
+            self._entries.append(entry)
+            self._sum += weight
+            return entry, 0.0
+        until = now
+        for entry in self._entries:  # from the oldest, until enough has gone
+            until = max(until, self._end(entry))
+            over -= entry[1]
+            if over <= 0:
+                break
+        return None, until - now
+
+    def correct(self, slot: Slot, weight: int) -> None:
+        """Give the entry of a call another weight, as long as it is there."""
+        if slot:
+            self._sum += weight - slot[1]
+            slot[1] = float(weight)
+
+    def left(self, now: float) -> int:
+        """What it lets through now."""
+        self._leak(now)
+        return max(0, self.most - int(self._sum))
+
+
+class Counted:
+    """A window of calls or items, by ``pyrate-limiter``, which keeps an entry of each."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        from pyrate_limiter import InMemoryBucket, Rate
+
+        self.most = most
+        self._bucket: InMemoryBucket = InMemoryBucket([Rate(most, math.ceil(seconds * 1_000))])
+
+    def put(self, weight: int, now: float) -> tuple[Slot, float]:
+        """Enter a call: no entry, and 0; or None, and the seconds after which to try again."""
+        from pyrate_limiter import RateItem
+
+        item = RateItem("", math.ceil(now * 1_000), weight)
+        self._bucket.leak(item.timestamp)
+        if self._bucket.put(item):
+            return None, 0.0
+        wait = self._bucket.waiting(item)
+        assert isinstance(wait, int)
+        return None, max(wait + 1, 1) / 1_000
+
+    def correct(self, slot: Slot, weight: int) -> None:
+        """Calls and items are known beforehand."""
+
+    def left(self, now: float) -> int:
+        """What it lets through now."""
+        self._bucket.leak(math.ceil(now * 1_000))
+        return self.most - self._bucket.count()
