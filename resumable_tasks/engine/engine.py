@@ -38,7 +38,8 @@ from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.withservice import left_behind
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.plan import Waiting, made_ahead
+from resumable_tasks.items.plan import Waiting
+from resumable_tasks.items.reading import made_ahead
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure

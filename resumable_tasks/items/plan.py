@@ -7,7 +7,6 @@ and position, at about 25 bytes. So a second item with the same key is found.
 from __future__ import annotations
 
 from collections.abc import (
-    AsyncIterable,
     Callable,
     Iterable,
     Iterator,
@@ -22,19 +21,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.signals import read
-from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey, UsageError
-from resumable_tasks.items import ahead, fingerprints, keys, mistaken
+from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, InvalidKey
+from resumable_tasks.items import ahead, fingerprints, keys
 from resumable_tasks.items.ahead import Ahead, Listed, Take, slices
 from resumable_tasks.items.batch import Batch, Chunk
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.out import ItemsOut
+from resumable_tasks.items.reading import is_arrow, record_batches, rows
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
 from resumable_tasks.items.walk import Match, Seen, Walk
-from resumable_tasks.items.weights import HEAVY_REMEDY, Weigher
+from resumable_tasks.items.weights import Weigher, too_heavy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,6 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 
 # So many items on end without one usable key have a wrong key= .
 _MOST_BAD = 100
-_MOST_AHEAD = 1_000_000
 
 
 @frozen
@@ -183,13 +182,13 @@ class Planner:
         Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
         position, counted from 0; the batches before it have been given out by then.
         """
-        arrow = _is_arrow(items)
+        arrow = is_arrow(items)
         extract = self._arrow_keys() if arrow else self._scheme.extract_all
         self._look_at_sample(items, extract)
         if arrow:
             found = self._record_batches(items, extract)
             return self._gathered(self._ahead(slices(found), extract, ahead.MOST_OF_ARROW), extract)
-        return self._row_batches(_rows(items))
+        return self._row_batches(rows(items))
 
     def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
         """Look at items from all places, so that new ones which come first hide nothing."""
@@ -218,7 +217,7 @@ class Planner:
         if fields and keys_tell and arrow.in_parts(items):
             parts = arrow.of_parts(items, fields, lambda keyed: self._skip_part(keyed, extract))
             return arrow.record_batches(parts)
-        return _record_batches(items)
+        return record_batches(items)
 
     def _row_batches(self, items: Iterable[Any]) -> Iterator[Batch]:
         extract = self._scheme.extract_all
@@ -508,10 +507,7 @@ class Planner:
         """Raise `UsageError` for a batch that no limit would ever let through."""
         weigher = self._planning.weigher
         if weigher is not None and (why := weigher.refuse(chunk.weights)):
-            position = self.seen.get(chunk.lines[0])
-            first = f"item {position:,}" if position is not None else "the first of these items"
-            rest = f" and the {len(chunk) - 1:,} in its batch" if len(chunk) > 1 else ""
-            raise UsageError(f"{first}{rest}: {why}", remedy=HEAVY_REMEDY)
+            raise too_heavy(why, self.seen.get(chunk.lines[0]), len(chunk))
 
     def _formatted(self, items: Any) -> Any:
         """The items as the handler wants them."""
@@ -545,61 +541,3 @@ def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]
             ) from error
 
     return contained
-
-
-def made_ahead(items: Any) -> bool:
-    """True for a list or a table, all of which is planned before the first call: an error in it
-    costs nothing then. Not for millions of items, whose batches would take too much memory.
-    """
-    # The length of what a database has yet to run would be a query of its own, left open.
-    there = type(items).__module__.startswith(("pyarrow", "polars", "pandas"))
-    table = there and hasattr(items, "__len__") and hasattr(items, "__arrow_c_stream__")
-    return (table or isinstance(items, (list, tuple))) and len(items) <= _MOST_AHEAD
-
-
-def is_read_by_iteration(items: Any) -> bool:
-    """True if reading these items runs code of their own, item by item, such as a generator's."""
-    return (
-        isinstance(items, Iterable)
-        and not isinstance(items, (str, bytes, bytearray, list, tuple, Mapping, Set, range))
-        and not _is_arrow(items)
-    )
-
-
-def _is_arrow(items: Any) -> bool:
-    # A dataset has no capsule; everything else of Arrow, and every data frame, has.
-    return (
-        hasattr(items, "__arrow_c_stream__")
-        or hasattr(items, "__arrow_c_array__")
-        or (hasattr(items, "to_batches") and hasattr(items, "scanner"))
-    )
-
-
-def _record_batches(items: Any) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    from resumable_tasks.items import arrow
-
-    if hasattr(items, "scanner"):
-        return arrow.record_batches(iter(items.to_batches()))
-    if hasattr(items, "__arrow_c_stream__"):
-        return arrow.record_batches(iter(pa.RecordBatchReader.from_stream(items)))
-    return arrow.record_batches(iter([pa.record_batch(items)]))
-
-
-def _rows(items: Any) -> Iterable[Any]:
-    if isinstance(items, (str, bytes, bytearray)):
-        raise InvalidItems(
-            f"items is one {type(items).__name__}, which would be taken letter by letter; "
-            "give a list of items"
-        )
-    if isinstance(items, Mapping):
-        raise InvalidItems("items is a mapping; say which you mean: .values(), .items() or .keys()")
-    if isinstance(items, AsyncIterable):
-        raise InvalidItems("items is an async iterable", remedy="Use `await task.arun(items, …)`")
-    if not isinstance(items, Iterable):
-        raise InvalidItems(
-            f"items is {mistaken.kind_of(items)}, which cannot be iterated over",
-            remedy=mistaken.instead(items),
-        )
-    return items

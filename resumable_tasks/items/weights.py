@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from resumable_tasks.base.frozen import frozen
-from resumable_tasks.errors import InvalidItems
+from resumable_tasks.errors import InvalidItems, UsageError
 from resumable_tasks.items import fingerprints
 from resumable_tasks.items.batch import Rows
 from resumable_tasks.items.keys import shorten
-
-HEAVY_REMEDY = (
-    "Give a smaller batch_size=, or max_weight=; leave out or split an item that is it alone"
-)
 
 
 class Weight(NamedTuple):
@@ -117,3 +113,13 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
+
+
+def too_heavy(why: str, position: int | None, items: int) -> UsageError:
+    """The error for a call with so many items, of which the first stands at this position."""
+    first = f"item {position:,}" if position is not None else "the first of these items"
+    rest = f" and the {items - 1:,} in its batch" if items > 1 else ""
+    return UsageError(
+        f"{first}{rest}: {why}",
+        remedy="Give a smaller batch_size=; split an item that is too heavy by itself",
+    )

@@ -28,7 +28,9 @@ class CurrentBatch:
     id: str
     keys: tuple[Key, ...]
     attempt: int
-    _take: Callable[[Mapping[str, int | None]], None] | None = field(default=None, compare=False)
+    _take: Callable[[Mapping[str, int | None]], None] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process it is what it says; reports are taken where the call was made.

@@ -268,6 +268,14 @@ class Run:
             arguments.items.stop_when(lambda: engine.stopping)
         return engine
 
+    def _made_limits(self, checkpoint: Checkpoint) -> Limits | None:
+        options = self._options
+        if options.rate_limit is None and options.adaptive is None:
+            return None
+        from resumable_tasks.task.weighing import limits
+
+        return limits(options, self._flow_run, checkpoint.found.learnt)
+
     def _work(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Work:
         from resumable_tasks.runners.handle import Work
 
@@ -445,26 +453,6 @@ class Run:
             bound_by=ending.bound_by,
             when_published=self._flow_run.published if self._flow_run is not None else None,
         )
-
-    def _made_limits(self, checkpoint: Checkpoint) -> Limits | None:
-        options = self._options
-        if options.rate_limit is None and options.adaptive is None:
-            return None
-        from resumable_tasks.runners.limits import Limits
-        from resumable_tasks.runners.rates import parse_rates
-
-        rates = parse_rates(options.rate_limit)
-        if rates.names and self._flow_run is None:
-            raise UsageError(
-                f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
-                'no flow run is going on; give a rate such as "60/minute"'
-            )
-        if not rates and options.adaptive is None:
-            return None
-        gates = self._flow_run.gates(rates.names) if self._flow_run is not None else ()
-        limits = Limits(rates.each, options.adaptive, gates, options.batch_size)
-        limits.learnt.resume(checkpoint.found.learnt)
-        return limits
 
 
 def _isolates(options: JobOptions, runner: Runner) -> bool:

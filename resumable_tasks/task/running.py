@@ -16,7 +16,7 @@ from typing import Any
 
 from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.errors import Interrupted, UsageError
-from resumable_tasks.items.plan import is_read_by_iteration
+from resumable_tasks.items.reading import is_read_by_iteration
 from resumable_tasks.items.sources import Fed, Handed, Pulled, accompany, in_event_loop
 from resumable_tasks.prefect.detect import current_flow_run
 from resumable_tasks.results.result import RunResult

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.weights import Weigher, Weight
+from resumable_tasks.runners.limits import Limits
 from resumable_tasks.runners.rates import RateLimit, Rates, parse_rates
 from resumable_tasks.runners.usage import known
 
 if TYPE_CHECKING:
+    from resumable_tasks.prefect.flow_run import FlowRun
     from resumable_tasks.task.options import JobOptions
 
 
@@ -53,6 +55,24 @@ def weigher(options: JobOptions) -> Weigher | None:
         return None
     refuse = partial(_refuse, rates.each, frozenset(rates.quotas))
     return Weigher(options.weight, options.quota, in_bytes, refuse)
+
+
+def limits(
+    options: JobOptions, flow_run: FlowRun | None, learnt: Mapping[str, float] | None
+) -> Limits | None:
+    """What holds calls back; None if nothing does. Raises `UsageError`."""
+    rates = parse_rates(options.rate_limit)
+    if rates.names and flow_run is None:
+        raise UsageError(
+            f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
+            'no flow run is going on; give a rate such as "60/minute"'
+        )
+    if not rates and options.adaptive is None:
+        return None
+    gates = flow_run.gates(rates.names) if flow_run is not None else ()
+    found = Limits(rates.each, options.adaptive, gates, options.batch_size)
+    found.learnt.resume(learnt)
+    return found
 
 
 def _in_tokens(rates: Rates) -> bool:
