@@ -35,7 +35,7 @@ from resumable_tasks.engine.events import (
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.minutes import each_minute
 from resumable_tasks.engine.rules import Rules
-from resumable_tasks.engine.withservice import left_behind
+from resumable_tasks.engine.withservice import ToSendAgain, left_behind
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.plan import Waiting
@@ -214,8 +214,7 @@ class Engine:
         abandoned: list[Batch] = []
         drained = all_of_them = False
         try:
-            feeder.resume(self._left_behind() if runner.submits else ())
-            all_of_them = feeder.feed(batches)
+            all_of_them = feeder.feed(self._resumed(feeder.resume, batches))
             drained = drain()
         except ItemsLeft:  # by a signal, which the run has been told of
             drained = drain()
@@ -236,10 +235,22 @@ class Engine:
             raise ended_by
         return self._ending(committer.tally, all_of_them, abandoned)
 
-    def _left_behind(self) -> Iterator[Batch]:
-        """What earlier runs have left with a service."""
-        for submission in self._checkpoint.submissions:
-            yield left_behind(self._checkpoint.planner, submission)
+    def _resumed(
+        self, resume: Callable[[Iterable[Batch]], None], batches: Iterable[Batch | Waiting]
+    ) -> Iterator[Batch | Waiting]:
+        """These batches; what earlier runs have left with a service is resumed before them."""
+        planner, submissions = self._checkpoint.planner, self._checkpoint.submissions
+        if not submissions:
+            yield from batches
+            return
+        apart = [each for each in submissions if self._runner.needs_items(each)]
+        resume(left_behind(planner, each) for each in submissions if each not in apart)
+        to_send = ToSendAgain(planner, apart)
+        for batch in batches:
+            resume(to_send.whole())
+            yield batch
+        resume(to_send.whole())
+        resume(to_send.others())
 
     def _measured_work(self) -> Work:
         work = replace(self._work(), trails=self._flight.meter.trails)

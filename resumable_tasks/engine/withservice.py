@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from resumable_tasks.base.text import count
@@ -89,6 +89,29 @@ class AtRest:
             working = count(len(self) - len(stuck), "submission")
             told.append(f"{working} with the service; look again at {at}")
         return "; ".join(told)
+
+
+class ToSendAgain:
+    """Submissions of earlier runs that can be sent again under their tokens, with their items."""
+
+    def __init__(self, planner: Planner, submissions: Sequence[Submission]) -> None:
+        self._planner = planner
+        self._waiting = list(submissions)
+
+    def whole(self) -> list[Batch]:
+        """Those of which all items have come since."""
+        found = []
+        for submission in list(self._waiting):
+            items = self._planner.sent(submission.lines)
+            if items is not None:
+                self._waiting.remove(submission)
+                found.append(replace(left_behind(self._planner, submission), items=items))
+        return found
+
+    def others(self) -> list[Batch]:
+        """Those of which not all items are there in this run."""
+        left, self._waiting = self._waiting, []
+        return [left_behind(self._planner, submission) for submission in left]
 
 
 def left_behind(planner: Planner, submission: Submission) -> Batch:

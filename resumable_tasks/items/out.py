@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Chunk
@@ -19,7 +20,12 @@ class ItemsOut:
 
     def __init__(self) -> None:
         self._keys = KeyTable()
-        self._kept: dict[bytes, Chunk] = {}
+        # The items that have come are numbered; a chunk has its first one's number.
+        self._numbers = KeyTable()
+        self._chunks: dict[int, Chunk] = {}
+        self._left: dict[int, int] = {}
+        self._firsts: list[int] = []
+        self._came = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -27,25 +33,31 @@ class ItemsOut:
 
     def hold(self, lines: bytes) -> None:
         """Let these newline-joined keys be out, as far as they are not yet."""
-        new = [line for line in keys.split(lines) if line not in self._keys]
-        self._keys.add_lines(b"\n".join(new))
+        many = list(keys.split(lines))
+        self._keys.add_lines(b"\n".join(many[at] for at in self._keys.missing(many)))
 
     def take_out(self, chunk: Chunk) -> Chunk:
         """The chunk without the items that are out, which are kept."""
         if not len(self._keys):
             return chunk
         with self._lock:
-            out = [at for at, line in enumerate(chunk.lines) if line in self._keys]
-            for at in out:
-                self._kept[chunk.lines[at]] = chunk.choose([at])
-        held = set(out)
-        return chunk.choose([at for at in range(len(chunk)) if at not in held]) if out else chunk
+            left = self._keys.missing(chunk.lines)
+            if len(left) < len(chunk):
+                planned = set(left)
+                self._keep(chunk.choose([n for n in range(len(chunk)) if n not in planned]))
+        return chunk.choose(left)
+
+    def _keep(self, chunk: Chunk) -> None:
+        first, self._came = self._came, self._came + len(chunk)
+        self._numbers.add_lines(b"\n".join(chunk.lines), range(first, self._came))
+        self._chunks[first], self._left[first] = chunk, len(chunk)
+        self._firsts.append(first)
 
     def answered(self, lines: bytes) -> None:
         """Forget the items of these keys, which are not out any more and not to be planned."""
         with self._lock:
-            for line in keys.split(lines):
-                self._kept.pop(line, None)
+            for first, places in self._places(keys.split(lines)).items():
+                self._forget(first, places)
 
     def release(self, lines: Sequence[bytes]) -> Chunk | None:
         """Let these keys be planned again; the items of them that have come, None if none have.
@@ -55,5 +67,39 @@ class ItemsOut:
         with self._lock:
             for line in lines:
                 self._keys.remove(line)
-            found = [self._kept.pop(line) for line in lines if line in self._kept]
+            places = self._places(lines)
+            found = [self._chunks[first].choose(each) for first, each in places.items()]
+            for first, each in places.items():
+                self._forget(first, each)
         return Chunk.joined(found) if found else None
+
+    def all_of(self, lines: bytes) -> Chunk | None:
+        """The items of these keys, in this order, once all of them have come; they are kept."""
+        wanted = list(keys.split(lines))
+        with self._lock:
+            if self._numbers.missing(wanted):
+                return None
+            places = self._places(wanted)
+            found = Chunk.joined(
+                [self._chunks[first].choose(each) for first, each in places.items()]
+            )
+        at = {line: place for place, line in enumerate(found.lines)}
+        return found.choose([at[line] for line in wanted])
+
+    def _places(self, lines: Sequence[bytes] | Iterator[bytes]) -> dict[int, list[int]]:
+        """Where the items of these keys that have come are, by the number of their chunk."""
+        places: dict[int, list[int]] = {}
+        for line in lines:
+            number = self._numbers.get(line)
+            if number is not None:
+                first = self._firsts[bisect_right(self._firsts, number) - 1]
+                places.setdefault(first, []).append(number - first)
+        return places
+
+    def _forget(self, first: int, places: list[int]) -> None:
+        chunk = self._chunks[first]
+        for place in places:
+            self._numbers.remove(chunk.lines[place])
+        self._left[first] -= len(places)
+        if not self._left[first]:
+            del self._chunks[first], self._left[first]

@@ -486,6 +486,11 @@ class Planner:
         chunk = self.out.release(lines)
         return None if chunk is None else self._batch(chunk)
 
+    def sent(self, lines: bytes) -> Any:
+        """The items of these keys, as they were handed to a service; None if not all have come."""
+        chunk = self.out.all_of(lines)
+        return None if chunk is None else self._formatted(chunk.items)
+
     def _batch(self, chunk: Chunk, suspects: bool = False) -> Batch:
         lines = keys.join(chunk.lines)
         if b"[" in lines:

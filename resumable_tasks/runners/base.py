@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.submission import Transition
+from resumable_tasks.items.submission import Submission, Transition
 from resumable_tasks.runners.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ class Runner(ABC):
         and why, where it is not that the service is at work. ``place`` is the checkpoint's, for
         messages.
         """
+
+    def needs_items(self, submission: Submission) -> bool:
+        """True if a submission of an earlier run is handed to `submit` best with its items."""
+        return False
 
     @abstractmethod
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:

@@ -34,6 +34,11 @@ class Calls:
         found = getattr(self.service, name, None)
         return default if found is None else float(found)
 
+    @property
+    def idempotent_for(self) -> float:
+        """For so many seconds `submit` with the same token starts nothing again."""
+        return self.seconds("idempotent_for", 0.0)
+
     def call(
         self, name: str, *given: Any, maybe: Any = _NOTHING, batch: Batch | None = None
     ) -> Any:

@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from resumable_tasks.base import log
@@ -183,7 +184,7 @@ class Life:
 
     def _submit(self, submission: Submission) -> Steps[Submission | Outcome | None]:
         fault_point("submission.sending")
-        if boottime() - self._since > LEASE_SECONDS:
+        if boottime() - self._since > self._lease:
             self._withdraw(submission, "too long ago to be sent safely")
             return None
         items, token_ = self._batch.items, submission.token
@@ -203,6 +204,11 @@ class Life:
             return found
         fault_point("submission.sent")
         return self._has(submission, handle, "sent")
+
+    @property
+    def _lease(self) -> float:
+        known = LEASE_SECONDS if self._calls.has("find") else self._calls.idempotent_for
+        return min(LEASE_SECONDS, known or LEASE_SECONDS)
 
     def _check_worth_it(self) -> None:
         shared, root = self._shared, _root(self._batch)
@@ -278,7 +284,7 @@ class Life:
 
     def _look_for(
         self, submission: Submission, error: Exception | None
-    ) -> Steps[Submission | None]:
+    ) -> Steps[Submission | Outcome | None]:
         """Find out whether the service has it; None once it is withdrawn.
 
         ``error``: with which this run's own call ended; None for a submission of an earlier run.
@@ -325,12 +331,22 @@ class Life:
 
     def _without_looking(
         self, submission: Submission, error: Exception | None
-    ) -> Steps[Submission | None]:
-        """There is no way to look for it."""
-        known = self._calls.seconds("idempotent_for", 0.0)
-        if error is not None and boottime() - self._since < known:
-            handle = yield from self._of_the_service("submit", submission, first=self._batch.items)
-            return self._has(submission, handle, "sent")
+    ) -> Steps[Submission | Outcome | None]:
+        """There is no way to look for it; sent once more under its token it may be the same."""
+        given = (self._batch.items, submission.token)
+        while self._may_repeat(submission, error):
+            try:
+                handle = self._calls.call(
+                    "submit", *given, maybe=submission.prepared, batch=self._batch
+                )
+            except NotAccepted as refused:
+                return (yield from self._refused(submission, refused))
+            except Exception as again:
+                if not is_of_the_service(again):
+                    raise
+                yield from self._wait_for_the_service(again)
+            else:
+                return self._has(submission, handle, "sent")
         if self._shared.ask:
             raise Stopped(
                 f"whether the service has submission {submission.token} is unknown, and it cannot "
@@ -340,14 +356,19 @@ class Life:
         self._withdraw(submission, "unknown, and to be submitted again")
         return None
 
-    def _of_the_service(
-        self, method: str, submission: Submission, *, first: Any = None
-    ) -> Steps[Any]:
+    def _may_repeat(self, submission: Submission, error: Exception | None) -> bool:
+        """True if the service takes it for what it has, if it has it."""
+        if error is None:
+            known = self._batch.items
+            here = not isinstance(known, list) or (bool(known) and known[0] is not None)
+            return here and may_be_sent_again(self._calls, submission)
+        return boottime() - self._since < self._calls.idempotent_for
+
+    def _of_the_service(self, method: str, submission: Submission) -> Steps[Any]:
         """Call a method with the token and what was prepared; wait while the service is down."""
-        given = (submission.token,) if first is None else (first, submission.token)
         while True:
             try:
-                returned = self._calls.call(method, *given, maybe=submission.prepared)
+                returned = self._calls.call(method, submission.token, maybe=submission.prepared)
             except (CannotTell, NotAccepted):
                 raise
             except Exception as error:
@@ -495,6 +516,18 @@ class Life:
     def _withdraw(self, submission: Submission, why: str) -> None:
         self._record("withdrawn", submission.token, {"why": clean(why, 300)})
         fault_point("submission.withdrawn")
+
+
+def may_be_sent_again(calls: Calls, submission: Submission) -> bool:
+    """True if a submission of an earlier run cannot be looked for, and need not be.
+
+    The service counts from when it was sent, which was after the intent. Both are by the clocks
+    of two runs, and so this is off by as much as those are.
+    """
+    if submission.handle is not None or calls.has("find") or not submission.time:
+        return False
+    age = datetime.now(UTC) - datetime.fromisoformat(submission.time)
+    return abs(age.total_seconds()) < calls.idempotent_for
 
 
 def as_json(method: str, returned: Any) -> Any:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
-from resumable_tasks.items.submission import Transition
+from resumable_tasks.items.submission import Submission, Transition
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 from resumable_tasks.runners.submitted.calls import Calls
-from resumable_tasks.runners.submitted.life import Life, Pause, Shared, Steps
+from resumable_tasks.runners.submitted.life import Life, Pause, Shared, Steps, may_be_sent_again
 
 if TYPE_CHECKING:
     from resumable_tasks.runners.handle import Work
@@ -66,6 +66,9 @@ class SubmittedRunner(Runner):
         place: str,
     ) -> None:
         self._record, self._rests, self._place = record, rests, place
+
+    def needs_items(self, submission: Submission) -> bool:
+        return may_be_sent_again(self._calls, submission)
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         self._done, self._stopping = done, stopping

@@ -81,26 +81,28 @@ class Child:
 class Launcher:
     """Starts the children of one test."""
 
+    module = f"{__package__}.child"
+
     def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
         self.more: dict[str, str] = {}
         """Variables of the environment for those that are started from here on."""
         self._children: list[Child] = []
 
-    def fork(self, spec: Spec) -> Child:
+    def fork(self, spec: Any) -> Child:
         """A child of the warm parent: quick to start."""
         return self._started(warm.start, spec)
 
-    def start(self, spec: Spec) -> Child:
+    def start(self, spec: Any) -> Child:
         """A fresh interpreter, as a person's script is."""
         return self._started(subprocess.Popen, spec)
 
-    def _started(self, start: Any, spec: Spec) -> Child:
+    def _started(self, start: Any, spec: Any) -> Child:
         self._outputs.mkdir(exist_ok=True)
         output = self._outputs / f"{len(self._children)}.txt"
         with output.open("ab") as file:
             process = start(
-                [sys.executable, "-m", f"{__package__}.child", json.dumps(asdict(spec))],
+                [sys.executable, "-m", self.module, json.dumps(asdict(spec))],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
