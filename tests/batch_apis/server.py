@@ -11,11 +11,12 @@ It is a process of its own, so that what was paid is known however its clients a
 providers' paths are there at once. A text is the content of the last message of a request, or its
 ``input``; a content that is a JSON list counts as a text each.
 
-``script`` sets, for all that comes from then on:
+``script`` sets, from then on:
 
 * ``takes``: seconds from the creation of a batch to its end, None: for ever; ``validates``: of
   them, seconds until OpenAI looks at the file.
-* ``listing_lag``, ``unknown_for``: seconds for which a new batch is not listed, not found.
+* ``listing_lag``, ``unknown_for``: seconds for which a new batch is not listed, not found. As
+  ``results_lag`` they hold for the batches that are there, too: HIDDEN, and 0 later.
 * ``results_lag``: seconds for which the results of an ended batch are not found.
 * ``next``: what becomes of the next batches, in order (None: as usual). ``fate`` is one of FATES;
   ``done`` is the share of requests that were handled, and paid, before that.
@@ -47,6 +48,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+HIDDEN = 1e9
 FATES = (
     *("expired", "cancelled"),
     "failed",  # with `errors`, such as [{"code": "invalid_request", "line": 3, "message": "…"}]
@@ -108,9 +110,6 @@ class Batch:
     takes: float | None
     validates: float
     fate: dict[str, Any]
-    listed: float
-    known: float
-    results_lag: float
     file: str = ""
     endpoint: str = ""
     metadata: dict[str, str] | None = None
@@ -172,9 +171,6 @@ class State:
             fate = {"fate": "failed", "errors": [told]}
         batch = Batch(
             *(name, provider, requests, now, script["takes"], script["validates"], fate),
-            listed=now + script["listing_lag"],
-            known=now + script["unknown_for"],
-            results_lag=script["results_lag"],
             number=number,
             **more,
         )
@@ -532,7 +528,7 @@ def content_of(state: State, name: str) -> bytes:
     """An output or error file: ``file-out-BATCH``, ``file-err-BATCH``."""
     for batch in state.batches.values():
         if name in (f"file-out-{batch.id}", f"file-err-{batch.id}"):
-            results_there(batch)
+            results_there(state, batch)
             lines = batch.output if name.startswith("file-out") else batch.errors
             return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
     if state.files.get(name):
@@ -594,7 +590,7 @@ def anthropic(handler: Handler, parts: list[str], query: Any, body: bytes) -> An
             return anthropic_batch(known(state, name, "anthropic"), base)
         case "GET", ["batches", name, "results"]:
             batch = known(state, name, "anthropic")
-            results_there(batch)
+            results_there(state, batch)
             lines = [*batch.output, *batch.errors]
             return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
         case "POST", ["batches", name, "cancel"]:
@@ -659,21 +655,22 @@ def plain_call(state: State, provider: str, endpoint: str, body: dict[str, Any])
 
 def listed(state: State, provider: str) -> list[Batch]:
     """The newest first."""
-    now = time.time()
-    found = [b for b in state.batches.values() if b.provider == provider and b.listed <= now]
+    since = time.time() - state.script["listing_lag"]
+    found = [b for b in state.batches.values() if b.provider == provider and b.created <= since]
     return sorted(found, key=lambda batch: -batch.number)
 
 
 def known(state: State, name: str, provider: str) -> Batch:
     batch = state.batches.get(name)
-    if batch is None or batch.provider != provider or time.time() < batch.known:
+    since = time.time() - state.script["unknown_for"]
+    if batch is None or batch.provider != provider or batch.created > since:
         kind = "invalid_request_error" if provider == "openai" else "not_found_error"
         raise Refusal(404, error_body(provider, kind, f"No batch found with id '{name}'."))
     return batch
 
 
-def results_there(batch: Batch) -> None:
-    if batch.ended is None or time.time() < batch.ended + batch.results_lag:
+def results_there(state: State, batch: Batch) -> None:
+    if batch.ended is None or time.time() < batch.ended + state.script["results_lag"]:
         raise Refusal(404, error_body(batch.provider, "not_found_error", "results not found"))
 
 

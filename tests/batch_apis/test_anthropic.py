@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from tests.batch_apis.conftest import (
     submitted,
     texts,
 )
-from tests.batch_apis.server import BatchServer
+from tests.batch_apis.server import HIDDEN, BatchServer
 
 
 def another(server: BatchServer, **more: Any) -> AnthropicBatch:
@@ -113,7 +112,7 @@ def test_a_lost_answer_to_create_is_not_repeated_and_is_found(
     server: BatchServer, batch: AnthropicBatch
 ) -> None:
     items = texts(5)
-    server.script(takes=0.4)
+    server.script(takes=None)
     earlier = submitted(batch, items, token="earlier")
     prepared = batch.prepare(items, TOKEN)
     server.trouble("create", "lose", times=1)
@@ -122,7 +121,7 @@ def test_a_lost_answer_to_create_is_not_repeated_and_is_found(
     assert server.calls()["create"] == 2  # with the SDK's own retries it is 3
     with pytest.raises(CannotTell, match="may be submission"):
         batch.find(TOKEN, prepared)
-    time.sleep(0.5)
+    server.finish()
     handle = batch.find(TOKEN, prepared)
     assert handle is not None
     assert handle["batch"] == server.batches()[1]["id"]
@@ -175,7 +174,7 @@ def test_what_is_older_than_the_intent_is_not_looked_at(
 
 
 def test_results_that_lag_are_no_proof(server: BatchServer, batch: AnthropicBatch) -> None:
-    server.script(results_lag=0.5)
+    server.script(results_lag=HIDDEN)
     items = texts(3)
     prepared = batch.prepare(items, TOKEN)
     handle = batch.submit(items, TOKEN, prepared)
@@ -185,7 +184,7 @@ def test_results_that_lag_are_no_proof(server: BatchServer, batch: AnthropicBatc
         fresh.find(TOKEN, prepared)
     with pytest.raises(NotReady, match="not there yet"):
         batch.collect(handle, [0, 1, 2])
-    time.sleep(0.5)
+    server.script(results_lag=0)
     assert fresh.find(TOKEN, prepared) == handle
     assert len(batch.collect(handle, [0, 1, 2])) == 3
 
@@ -252,12 +251,12 @@ def test_a_request_that_changes_its_mind(server: BatchServer) -> None:
 
 
 def test_404_soon_after_creation_is_not_yet(server: BatchServer, batch: AnthropicBatch) -> None:
-    server.script(unknown_for=0.3)
+    server.script(unknown_for=HIDDEN)
     handle = submitted(batch, texts(2))
     with pytest.raises(NotReady, match="not known yet"):
         batch.poll(handle)
-    time.sleep(0.35)
-    assert batch.poll(handle) == Ended("ended")
+    server.script(unknown_for=0)
+    assert ended(batch, handle) == Ended("ended")
 
 
 def test_cancelled_by_us(server: BatchServer, batch: AnthropicBatch) -> None:

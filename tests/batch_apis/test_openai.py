@@ -34,7 +34,7 @@ from tests.batch_apis.conftest import (
     submitted,
     texts,
 )
-from tests.batch_apis.server import BatchServer
+from tests.batch_apis.server import HIDDEN, BatchServer
 
 
 def test_rows_come_back_by_their_keys_whatever_the_order(
@@ -226,12 +226,12 @@ def test_the_fence_stops_a_create_that_comes_late(server: BatchServer, batch: Op
 
 
 def test_a_listing_that_lags(server: BatchServer, batch: OpenAIBatch) -> None:
-    server.script(listing_lag=0.3)
+    server.script(listing_lag=HIDDEN)
     items = texts(3)
     prepared = batch.prepare(items, TOKEN)
     batch.submit(items, TOKEN, prepared)
     assert batch.find(TOKEN, prepared) is None
-    time.sleep(0.35)
+    server.script(listing_lag=0)
     assert batch.find(TOKEN, prepared) is not None
 
 
@@ -271,17 +271,17 @@ def test_without_the_metadata_it_is_found_by_its_file(
 
 
 def test_404_soon_after_creation_is_not_yet(server: BatchServer, batch: OpenAIBatch) -> None:
-    server.script(unknown_for=0.3, results_lag=0.6)
+    server.script(unknown_for=HIDDEN, results_lag=HIDDEN)
     handle = submitted(batch, texts(2))
     with pytest.raises(NotReady, match="not known yet"):
         batch.poll(handle)
     with pytest.raises(NotReady):
         batch.collect(handle, [0, 1])
-    time.sleep(0.35)
-    assert batch.poll(handle) == Ended("completed")
+    server.script(unknown_for=0)
+    assert ended(batch, handle) == Ended("completed")
     with pytest.raises(NotReady, match="not there yet"):
         batch.collect(handle, [0, 1])
-    time.sleep(0.6)
+    server.script(results_lag=0)
     assert len(batch.collect(handle, [0, 1])) == 2
 
 

@@ -59,6 +59,8 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
     (tmp_path / "script.py").write_text(text, "utf-8")
     prefect = is_of_prefect(text)
     env = environment()
+    if "Batch(" in text:
+        env |= request.getfixturevalue("batch_api_env")
     if prefect:
         env |= request.getfixturevalue("prefect_env")
     # The README's as a user has them, in an interpreter of their own; commands are so on all pages.

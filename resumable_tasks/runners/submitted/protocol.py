@@ -163,7 +163,9 @@ def submitted(
     """Make submitted work of plain functions, for `resumable_task`.
 
     Args:
-        submit, poll, collect: as in `Submitted`.
+        submit: as in `Submitted`.
+        poll: as there.
+        collect: as there.
         more: its optional methods and attributes, by their names.
 
     Raises:

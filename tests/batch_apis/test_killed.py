@@ -1,0 +1,115 @@
+"""Jobs on the batch APIs, killed at any moment: every row once, every text paid once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pyarrow.dataset as pads
+import pytest
+
+from tests.batch_apis.driver import READY
+from tests.batch_apis.server import BatchServer
+
+ROOT = Path(__file__).parents[2]
+PROVIDERS = ("openai", "anthropic")
+KILLED = -9
+
+
+class Driver:
+    """A job as a process, started again and again on one checkpoint."""
+
+    def __init__(self, provider: str, server: BatchServer, folder: Path, *more: object) -> None:
+        self._published, self._log = folder / "published", folder / "log"
+        self._command = [
+            *(sys.executable, "-m", "tests.batch_apis.driver", provider, server.url),
+            *(str(folder / "checkpoint"), str(self._published), *map(str, more)),
+        ]
+
+    def ends(self, seconds: float = 200.0) -> int:
+        """Start it, and kill it so long after the job began, unless it ends before; exit code."""
+        with (
+            open(self._log, "ab") as log,
+            subprocess.Popen(
+                self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+            ) as process,
+        ):
+            assert process.stdout is not None
+            assert process.stdout.readline().decode().strip() == READY, self.log()
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text()[-6000:]
+
+    def rows(self) -> list[int]:
+        table = pads.dataset(self._published, format="parquet").to_table()
+        return sorted(table.column("id").to_pylist())
+
+
+def holds(server: BatchServer, driver: Driver, items: int) -> None:
+    """Every row once, every text paid once."""
+    assert driver.rows() == list(range(items))
+    paid = server.paid()
+    assert {text: n for text, n in paid.items() if n != 1} == {}
+    assert len(paid) == items
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("items", "size", "kills"),
+    [(120, 23, 5), pytest.param(681, 69, 12, marks=pytest.mark.long)],
+)
+def test_random_kills(
+    provider: str, items: int, size: int, kills: int, server: BatchServer, tmp_path: Path
+) -> None:
+    """One batch expires at 30 %, and every fourth `create` loses its answer, too."""
+    server.script(takes=0.6, next=[None, None, {"fate": "expired", "done": 0.3}])
+    server.trouble("create", "lose", every=4)
+    driver = Driver(provider, server, tmp_path, "--items", items, "--batch-size", size)
+    moments, killed = Random(f"{provider}{items}"), 0
+    for _ in range(kills * 4):
+        if killed == kills:
+            break
+        code = driver.ends(moments.uniform(0.0, 1.5))
+        assert code in (0, KILLED), driver.log()
+        killed += code == KILLED
+        if code == 0:
+            break
+    assert driver.ends() == 0, driver.log()
+    holds(server, driver, items)
+    full = -(-items // size)
+    assert len(server.batches()) == full + 1
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("operation", "what"),
+    [
+        *(("create", "kill_before"), ("create", "kill"), ("retrieve", "kill")),
+        *(("content", "kill_before"), ("content", "kill"), ("list", "kill"), ("upload", "kill")),
+    ],
+)
+def test_killed_by_the_server(
+    provider: str, operation: str, what: str, server: BatchServer, tmp_path: Path
+) -> None:
+    """Inside of the request: the server has carried it out, or has not."""
+    if provider == "anthropic" and operation == "upload":
+        pytest.skip("nothing is uploaded there")
+    server.script(takes=0.3)
+    driver = Driver(provider, server, tmp_path, "--items", 40, "--batch-size", 10)
+    skip = 1
+    if operation == "list":  # looked for only if something is unknown
+        server.trouble("create", "lose", times=1)
+        skip = 0 if provider == "openai" else 4  # there each is preceded by one
+    server.trouble(operation, what, skip=skip, times=1)
+    assert driver.ends() == KILLED, driver.log()
+    assert driver.ends() == 0, driver.log()
+    holds(server, driver, 40)
+    assert len(server.batches()) == 4
