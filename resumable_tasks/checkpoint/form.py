@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from resumable_tasks.checkpoint.choice import Choice
     from resumable_tasks.checkpoint.estimate import Estimate
-    from resumable_tasks.items.submission import Submission, Transition
+    from resumable_tasks.items.submission import Out, Submission, Transition
 
 T = TypeVar("T")
 
@@ -143,7 +143,8 @@ class Preview:
     """The work that a run would do. Counts are items, except ``batches``; None if unknown.
 
     ``total`` items were seen: ``skipped`` are completed, ``changed`` have changed since, ``again``
-    have failed before and would be tried again, ``left_alone`` would not.
+    have failed before and would be tried again, ``left_alone`` would not. ``out`` of them are with
+    a service, in all of its ``submissions``.
     """
 
     url: str
@@ -156,6 +157,8 @@ class Preview:
     changed: int = 0
     batches: int | None = None
     positions: Seen | None = None
+    out: int = 0
+    submissions: int = 0
 
 
 @frozen
@@ -241,6 +244,13 @@ class Checkpoint(ABC):
     expected: int | None = None
     columns: Columns = INFERRED
     submissions: Sequence[Submission] = ()
+
+    @property
+    def out(self) -> Out:
+        """What a service has by now."""
+        from resumable_tasks.items.submission import Out
+
+        return Out()
 
     @abstractmethod
     def begin(self) -> Unit:

@@ -13,12 +13,13 @@ import click
 from resumable_tasks.base.text import clean, command, count, duration, size
 from resumable_tasks.checkpoint.directory import finding
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.reader import LastRun, Reader
+from resumable_tasks.checkpoint.directory.reader import LastRun, Reader, described
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.cli import output
 from resumable_tasks.errors import EXIT_DAMAGED, CheckpointDamaged, UsageError
+from resumable_tasks.items import keys as keys_
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.directory.repair import Report
@@ -77,6 +78,9 @@ def _status_lines(reader: Reader) -> Iterator[str]:
         yield f"  and          {reader.keyless}"
     if state.parked:
         yield f"  parked       {count(len(state.parked), 'item')}: kept, not in the table yet"
+    if len(state.out):
+        left = _to_do(reader, len(state.parked))
+        yield f"  out          {_out(reader)}" + (f", {left:,} to do" if left is not None else "")
     if state.pace.cost or reader.total is not None:
         of = f" of {reader.total:g}, by all runs" if reader.total is not None else " by all runs"
         yield f"  spent        {state.pace.cost:,.4g}{of}"
@@ -92,6 +96,20 @@ def _status_lines(reader: Reader) -> Iterator[str]:
         yield f"  since then   {reader.since_the_end}"
     yield f"  held by      {_holder(reader)}"
     yield f"next: {clean(reader.next)}"
+
+
+def _out(reader: Reader) -> str:
+    out = reader.state.out.counts
+    cost = f", expected cost {out.cost:,.4g}" if out.cost else ""
+    return f"{count(out.items, 'item')} {out.where}{cost}"
+
+
+def _to_do(reader: Reader, aside: int) -> int | None:
+    """The items that the next run would handle, beside those that are out; None if unknown."""
+    state, expected = reader.state, reader.state.expected
+    if expected is None:
+        return None
+    return max(0, expected - len(state.done) - aside - state.out.counts.items)
 
 
 def _completed(reader: Reader) -> str:
@@ -186,7 +204,7 @@ def list_checkpoints(place: str | None, failed: bool, as_json: bool, as_csv: boo
 
 _CSV = (
     *("path", "status", "archived", "job", "version", "completed", "rows", "bytes", "failed"),
-    *("parked", "spent", "runs", "created", "last_commit", "error"),
+    *("parked", "out", "submissions", "spent", "runs", "created", "last_commit", "error"),
 )
 
 
@@ -202,8 +220,12 @@ def _tell(error: OSError) -> None:
 def _table(found: list[dict[str, Any]]) -> Iterator[str]:
     if not found:
         return
-    titles = ("STATUS", "COMPLETED", "FAILED", "LAST COMMIT", "JOB", "CHECKPOINT")
-    yield from output.table(titles, map(_row, found), right="COMPLETED FAILED")
+    titles = ["STATUS", "COMPLETED", "FAILED", "OUT", "LAST COMMIT", "JOB", "CHECKPOINT"]
+    rows = [[*_row(each)] for each in found]
+    if not any(each.get("out") for each in found):
+        for row in (titles, *rows):
+            del row[3]
+    yield from output.table(titles, rows, right="COMPLETED FAILED OUT")
     if len(found) > 1:
         statuses = Counter(each["status"] for each in found).most_common()
         kinds = ", ".join(f"{n:,} {status}" for status, n in statuses)
@@ -228,6 +250,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         output.status_word(entry["status"], ", archived" if entry["archived"] else ""),
         f"{entry['completed']:,}" if "completed" in entry else "?",
         f"{entry['failed']:,}" if "failed" in entry else "?",
+        f"{entry['out']:,}" if entry.get("out") else "",
         output.ago(entry.get("last_commit")),
         clean(entry.get("job") or "?", 30),
         clean(entry["path"]),
@@ -286,9 +309,8 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
     quarantined = len(state.quarantined)
     remaining = None
     if expected is not None:
-        remaining = state.pace.estimate(
-            max(0, expected - len(state.done) - quarantined - len(state.parked))
-        )
+        aside = quarantined + len(state.parked) + _new_and_out(reader)
+        remaining = state.pace.estimate(max(0, expected - len(state.done) - aside))
     document = {
         "checkpoint": reader.store.url,
         "items": expected,
@@ -296,11 +318,18 @@ def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
         "failed": len(state.failures),
         "quarantined": quarantined,
         "parked": len(state.parked),
+        **described(state.out),
         "remaining": remaining.items if remaining else None,
         "seconds": remaining.seconds if remaining else None,
         "cost": remaining.cost if remaining else None,
     }
     output.show(as_json, document, _plan_lines(reader, document, remaining))
+
+
+def _new_and_out(reader: Reader) -> int:
+    """How many items are out that are not completed; not those that have changed since."""
+    state = reader.state
+    return sum(len(state.done.missing(list(keys_.split(each.lines)))) for each in state.out)
 
 
 def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | None) -> Iterator[str]:
@@ -313,6 +342,8 @@ def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | Non
     )
     if found["parked"]:
         yield f"  parked       {found['parked']:,}, which are kept and not handled again"
+    if found["submissions"]:
+        yield f"  out          {_out(reader)}, which are collected"
     if remaining is None:
         yield "  next run     unknown, as the number of items is: give --items"
     else:

@@ -11,19 +11,22 @@ import click
 from resumable_tasks.base.text import clean, command, count, duration
 from resumable_tasks.checkpoint.directory.history import Run, runs
 from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.outstanding import unanswered
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.state import Line, State
 from resumable_tasks.checkpoint.directory.trace import Event, Trace, rows_of, trace
 from resumable_tasks.cli import output
 from resumable_tasks.cli.failed import failure_fields, typed_forms
 from resumable_tasks.cli.look import checkpoint_argument, json_option
+from resumable_tasks.cli.submissions import described
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
+from resumable_tasks.items.submission import Submission
 from resumable_tasks.runners.outcome import Failure
 
 _MOST_ROWS, _MOST_EVENTS = 20, 20
 _CSV = ("number", "how", "began", "ended", "seconds", "completed", "skipped", "failed", "parked")
-_MORE_CSV = ("items", "commits", "cost", "run", "host", "pid")
+_MORE_CSV = ("out", "items", "commits", "cost", "run", "host", "pid")
 
 
 @click.command(
@@ -70,7 +73,8 @@ def _described(reader: Reader, line: Line, found: Trace) -> dict[str, Any]:
         rows = rows_of(reader.store, state, found.shard, reader.manifest.key, line).to_pylist()
     done = [event for event in found.events if event.what == "completed"]
     failed = [event for event in found.events if event.what in ("failed", "parked")]
-    chosen = done if status == "completed" else failed if failure else []
+    submission = _submission(state, line)
+    chosen = done if status == "completed" else failed if failure and submission is None else []
     last = (chosen or found.events)[-1]
     before = max((event.failure.attempts for event in failed if event.failure), default=0)
     return {
@@ -85,16 +89,27 @@ def _described(reader: Reader, line: Line, found: Trace) -> dict[str, Any]:
         "cost_of_commit": last.cost,
         "shard": found.shard.path if found.shard else None,
         "attempts": before + (status == "completed"),
+        "submission": None if submission is None else described(submission),
         "failure": failure_fields(failure, traceback=True) if failure else None,
         "rows": rows,
         "events": [_event(event) for event in found.events],
     }
 
 
+def _submission(state: State, line: Line) -> Submission | None:
+    """The submission that a service has the item in."""
+    for each in state.out:
+        if line in keys.split(unanswered(each, state.done).pending):
+            return each
+    return None
+
+
 def _status(state: State, line: Line, failure: Failure | None) -> str:
     """The status of an item in one word."""
     if state.done.has_any([line]):
         return "completed"
+    if _submission(state, line) is not None:
+        return "out"
     if failure is None:
         return "missing"
     if failure.parked:
@@ -116,7 +131,7 @@ def _event(event: Event) -> dict[str, Any]:
 
 def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
     yield output.bold(keys.shown(item["key"]))
-    yield f"  status       {output.status_word(item['status'])}{_meaning(item['status'])}"
+    yield f"  status       {output.status_word(item['status'])}{_meaning(item)}"
     yield f"  checkpoint   {clean(item['checkpoint'])}"
     yield f"  when         {output.when(item['time'])}"
     number = f"run {item['run_number']}, " if item["run_number"] else ""
@@ -125,6 +140,10 @@ def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
     beside = f", with {count(others, 'other item')}" if others > 0 else ""
     shard = f"; rows in {item['shard']}" if item["shard"] else ""
     yield f"  commit       {item['commit']}{beside}{shard}"
+    if item["submission"] is not None:
+        told = item["submission"]
+        handle = _known_by(told["handle"])
+        yield f"  submission   {clean(told['token'], 40)}, {told['state']}{handle}"
     if item["cost_of_commit"] is not None:
         cost, items = item["cost_of_commit"], max(1, item["items_in_commit"])
         yield f"  cost         {cost / items:,.3g} on average; {cost:,.4g} for the commit"
@@ -145,8 +164,18 @@ def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
         yield from output.traceback_lines(failure["traceback"])
 
 
-def _meaning(status: str) -> str:
+def _known_by(handle: Any) -> str:
+    from resumable_tasks.checkpoint.directory.submissions import shown
+
+    return "" if handle is None else f": {shown(handle)}"
+
+
+def _meaning(item: dict[str, Any]) -> str:
+    status = item["status"]
+    if status == "missing" and item["events"][-1]["what"] == "withdrawn":
+        return ": its submission was withdrawn; the next run submits it again"
     meanings = {
+        "out": ": a service has it; the next run collects it",
         "missing": ": its result was taken back; the next run handles it",
         "released": ": the next run tries it again",
         "parked": ": its result is kept and does not fit the table",
@@ -214,7 +243,7 @@ def _run(run: Run) -> dict[str, Any]:
     return {**fields, "seconds": run.seconds, "bound_by": run.close.get("bound_by")}
 
 
-_TITLES = ("RUN", "BEGAN", "TOOK", "ENDED", "DONE", "FAILED", "PARKED", "COST", "WHERE")
+_TITLES = ("RUN", "BEGAN", "TOOK", "ENDED", "DONE", "FAILED", "PARKED", "OUT", "COST", "WHERE")
 
 
 def _history(found: list[Run]) -> Iterator[str]:
@@ -226,14 +255,14 @@ def _history(found: list[Run]) -> Iterator[str]:
     keep = [at for at in range(len(_TITLES)) if at < 5 or any(row[at] for row in rows)]
     titles = [_TITLES[at] for at in keep]
     cells = [[row[at] for at in keep] for row in rows]
-    yield from output.table(titles, cells, right="RUN TOOK DONE FAILED PARKED COST")
+    yield from output.table(titles, cells, right="RUN TOOK DONE FAILED PARKED OUT COST")
 
 
 def _row(run: Run) -> tuple[str, ...]:
     began, where = output.moment(run.began)[:16], clean(run.host or "?", 40)
     if run.number is None:
         how = f"{run.how}: {count(run.items or 0, 'item')}"
-        return ("", began, "", how, "", "", "", "", where)
+        return ("", began, "", how, "", "", "", "", "", where)
     seconds = run.seconds
     return (
         str(run.number),
@@ -243,6 +272,7 @@ def _row(run: Run) -> tuple[str, ...]:
         f"{run.completed:,}",
         f"{run.failed:,}",
         f"{run.parked:,}" if run.parked else "",
+        f"{run.out:,}" if run.out else "",
         "" if run.cost is None else f"{run.cost:,.4g}",
         where,
     )

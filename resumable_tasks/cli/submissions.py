@@ -92,21 +92,15 @@ def _handle(text: str) -> Any:
 
 
 def _document(store: Store, found: Known) -> dict[str, Any]:
+    out = Out.of(found.each)
     return {
         "checkpoint": store.url,
-        **fields(Out.of(found.each)),
-        "each": [described(each) for each in found.each],
-        "strays": [{"token": token, "handle": known} for token, known in found.strays.items()],
-    }
-
-
-def fields(out: Out) -> dict[str, Any]:
-    """The counts of what is out, as JSON has them."""
-    return {
         "items": out.items,
         "submissions": out.submissions,
         "since": out.since or None,
         "expected_cost": out.cost,
+        "each": [described(each) for each in found.each],
+        "strays": [{"token": token, "handle": known} for token, known in found.strays.items()],
     }
 
 

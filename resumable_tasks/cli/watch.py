@@ -13,7 +13,7 @@ import click
 
 from resumable_tasks.base.text import clean, duration
 from resumable_tasks.base.text import rate as per_second
-from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.directory.reader import Reader, described
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument
@@ -126,6 +126,7 @@ def _fields(reader: Reader, rate: float | None) -> dict[str, Any]:
         "expected": _expected(reader),
         "failed": len(reader.state.failures),
         "parked": len(reader.state.parked),
+        **described(reader.state.out),
         "rows": reader.state.rows,
         "rate": None if rate is None else round(rate, 3),
         "last_commit": reader.last_commit,
@@ -153,6 +154,8 @@ def _line(reader: Reader, rate: float | None) -> str:
     )
     if reader.state.parked:
         text += f", {len(reader.state.parked):,} parked"
+    if len(reader.state.out):
+        text += f", {reader.state.out.counts}"
     if reader.status == "running":
         if rate is not None:
             text += f", {per_second(rate)}"

@@ -31,10 +31,17 @@ class ItemsOut:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def hold(self, lines: bytes) -> None:
-        """Let these newline-joined keys be out, as far as they are not yet."""
+    @property
+    def came(self) -> int:
+        """How many items have come that are out, or were when they came."""
+        return self._came
+
+    def hold(self, lines: bytes) -> bytes:
+        """Let these newline-joined keys be out, as far as they are not yet; those that were not."""
         many = list(keys.split(lines))
-        self._keys.add_lines(b"\n".join(many[at] for at in self._keys.missing(many)))
+        new = b"\n".join(many[at] for at in self._keys.missing(many))
+        self._keys.add_lines(new)
+        return new
 
     def take_out(self, chunk: Chunk) -> Chunk:
         """The chunk without the items that are out, which are kept."""

@@ -79,7 +79,12 @@ class Out:
 
     def __str__(self) -> str:
         """``600 items out in 3 submissions (oldest 2 h 10 min)``"""
-        text = f"{count(self.items, 'item')} out in {count(self.submissions, 'submission')}"
+        return f"{count(self.items, 'item')} out {self.where}"
+
+    @property
+    def where(self) -> str:
+        """``in 3 submissions (oldest 2 h 10 min)``"""
+        text = f"in {count(self.submissions, 'submission')}"
         return text + (f" (oldest {age})" if (age := age_of(self.since)) else "")
 
 

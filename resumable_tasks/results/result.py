@@ -43,9 +43,10 @@ class RunResult:
     what this run has spent, where the job says how. ``parked`` items have a result that is kept
     and does not fit the table, from this run or one before; ``parked_items`` say why, and have
     the rows. ``remaining`` is what a run that was stopped has left, or a dry run would handle,
-    and what that would take. ``bound_by`` is what this run has waited for most of its time; None if
-    it has handled nothing. `table`, `dataset` and `publish` give the rows of *all* runs of
-    the checkpoint.
+    and what that would take. ``out`` items are with a service, in so many ``submissions``, and are
+    collected by the next run. ``bound_by`` is what this run has waited for most of its time; None
+    if it has handled nothing. `table`, `dataset` and `publish` give the rows of *all* runs of the
+    checkpoint.
     """
 
     job: str
@@ -74,6 +75,8 @@ class RunResult:
     # Whether all items came by; not, most often, in a run that was stopped.
     read_all: bool = field(repr=False, default=True)
     bound_by: BoundBy | None = None
+    out: int = 0
+    submissions: int = 0
 
     # Is told the place and its rows.
     when_published: Callable[[str, int], None] | None = field(
@@ -110,7 +113,11 @@ class RunResult:
             ]
         )
         done = self.completed + self.skipped
-        return f"{done:,} of {self.total:,} items done{parts}, {self.failed:,} failed{more}"
+        text = f"{done:,} of {self.total:,} items done{parts}"
+        if self.submissions:
+            text += f", {self.out:,} out in {count(self.submissions, 'submission')}"
+            text += f", {self.remaining.items:,} to do" if self.remaining is not None else ""
+        return f"{text}, {self.failed:,} failed{more}"
 
     def table(self, *, ordered: bool = False, only_given: bool = False) -> pa.Table:
         """All committed rows, verified against their commits, in memory.

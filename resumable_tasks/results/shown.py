@@ -62,6 +62,7 @@ def as_html(result: RunResult) -> str:
         "resumed": result.skipped,
         "new": result.completed,
         "failed": result.failed,
+        "with a service": result.out,
         "parked": result.parked,
         "quarantined": result.quarantined,
         "duplicates": result.duplicates,

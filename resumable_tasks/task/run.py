@@ -27,6 +27,7 @@ from resumable_tasks.engine.watch import key_watch
 from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError, Waiting
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
+from resumable_tasks.items.submission import Out
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
@@ -220,6 +221,8 @@ class Run:
             changed = {"changed": result.changed} if result.changed else {}
             counts = {name: getattr(result, name) for name in _COUNTS} | changed
             counts["seconds"] = result.seconds
+            if result.submissions:
+                counts |= {"out": result.out, "submissions": result.submissions}
             if result.bound_by is not None:
                 counts["bound_by"] = asdict(result.bound_by)
             if self._limits is not None and (learnt := self._limits.learnt.told()):
@@ -367,7 +370,8 @@ class Run:
             "before"
             + (" and will be tried again" if all_again else "")
             + (f", {found.parked:,} are parked and will not" if found.parked else "")
-            if found.completed or found.failed or found.parked
+            + (f", {checkpoint.out}" if checkpoint.submissions else "")
+            if found.completed or found.failed or found.parked or checkpoint.submissions
             else "new, all items will be handled",
         )
         if found.edited:
@@ -422,7 +426,7 @@ class Run:
     def _result(self, place: Place, checkpoint: Checkpoint, ending: Ending) -> RunResult:
         # With retry_failed=False what failed before has failed still; quarantine is no failure.
         options, planner = self._options, checkpoint.planner
-        left = checkpoint.left_alone()
+        left, out = checkpoint.left_alone(), checkpoint.out
         parked = [*ending.parked, *(failure for failure in left if failure.parked)]
         left = [failure for failure in left if not failure.parked]
         quarantined = left if options.failing.retry_failed else []
@@ -451,6 +455,8 @@ class Run:
             reader=place.reader(),
             failures_listed=checkpoint.failures_listed,
             bound_by=ending.bound_by,
+            out=out.items,
+            submissions=out.submissions,
             when_published=self._flow_run.published if self._flow_run is not None else None,
         )
 
@@ -509,6 +515,7 @@ def _describe_stop(result: RunResult, ending: Ending) -> str:
         f"{result.skipped:,} before"
         + _describe_unfinished(ending)
         + (f", at a cost of {result.cost:.4g}" if result.cost else "")
+        + (f"; {Out(result.out, result.submissions)}" if result.submissions else "")
         + (f"; what remains: {result.remaining}" if result.remaining else "")
         + f". All is safe in {result.checkpoint}. "
         + ("Raise the budget, or r" if ending.by_budget else "R")
@@ -536,7 +543,8 @@ def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate 
     # Of the items that were not read, those are done that were done before and not met yet.
     unread = max(0, expected - planner.total)
     unread -= min(unread, max(0, checkpoint.found.completed - planner.skipped - planner.changed))
-    left = max(0, seen - ending.completed - failed) + unread
+    out = checkpoint.out.items
+    left = max(0, max(0, seen - ending.completed - failed) + unread - out)
     estimate = checkpoint.estimate(left)
     each = ending.cost_each
     return replace(estimate, cost=left * each) if each else estimate
@@ -547,7 +555,7 @@ def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult
     batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
     log.info(
         "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "
-        "would be tried again, %s would not be tried again",
+        "would be tried again, %s would not be tried again%s",
         options.name,
         preview.remaining,
         batches,
@@ -555,6 +563,7 @@ def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult
         f"{preview.skipped:,}",
         f"{preview.again:,}",
         f"{preview.left_alone:,}",
+        f", {Out(preview.out, preview.submissions)}" if preview.submissions else "",
     )
     quarantine = options.failing.retry_failed
     return RunResult(
@@ -571,5 +580,7 @@ def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult
         remaining=preview.remaining,
         changed=preview.changed,
         positions=preview.positions,
+        out=preview.out,
+        submissions=preview.submissions,
         reader=place.reader(),
     )

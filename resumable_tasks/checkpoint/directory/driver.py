@@ -34,7 +34,7 @@ from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import is_new, look, none_there, prepare
-from resumable_tasks.checkpoint.directory.outstanding import record_of, settling, unanswered
+from resumable_tasks.checkpoint.directory.outstanding import held_back, record_of, settling
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
@@ -58,6 +58,7 @@ from resumable_tasks.errors import (
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.items.sameness import OfTheColumn, OfTheSameKey
+from resumable_tasks.items.submission import Out
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.outcome import Done, Failure, Shard
 from resumable_tasks.runners.values.columns import Columns, json_names
@@ -280,8 +281,7 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
-        for submission in self.submissions:
-            self.planner.out.hold(submission.pending)
+        self.submissions  # noqa: B018 - none of their items is planned
         if job.same_key and state.done and self._key_has_moved:
             self.planner.look_with(OfTheSameKey(state.done, self.url))
         if state.schema:
@@ -393,7 +393,12 @@ class DirectoryCheckpoint(Checkpoint):
     @cached_property
     def submissions(self) -> Sequence[Submission]:  # type: ignore[override]
         """Those that earlier runs have left with a service."""
-        return [unanswered(each, self.state.done) for each in self.state.out]
+        return held_back(self.state, self.planner)
+
+    @property
+    def out(self) -> Out:
+        there = {each.token: each for each in self.submissions}
+        return Out.of(there.get(each.token, each) for each in self.state.out)
 
     def record(self, transition: Transition) -> None:
         commit = self._append(record_of(transition, self.state.epoch, self.run))

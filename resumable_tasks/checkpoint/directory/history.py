@@ -7,11 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit, is_by_hand
 
 # What a person has done between two runs, by the kind of its record.
-_BETWEEN = {"release": "retry", "redo": "redo", "repair": "repair"}
-_COUNTS = ("completed", "skipped", "failed", "parked")
+_BETWEEN = {
+    "release": "retry",
+    "redo": "redo",
+    "repair": "repair",
+    "submitted": "attach",
+    "withdrawn": "withdraw",
+}
+_COUNTS = ("completed", "skipped", "failed", "parked", "out")
 
 
 @dataclass(slots=True)
@@ -22,7 +28,8 @@ class Run:
     ``accepted`` or ``died``, where it has recorded no end; or the command that was given between
     two runs, for so many ``items``. Counts are as a run has recorded them at its end; of a run
     without an end, as its commits say: an item that failed and was completed later counts once in
-    each. ``close`` is the rest of what a run has said at its end.
+    each. ``out`` items were with a service when it ended. ``close`` is the rest of what a run has
+    said at its end.
     """
 
     number: int | None
@@ -35,6 +42,7 @@ class Run:
     skipped: int | None = None
     failed: int = 0
     parked: int = 0
+    out: int = 0
     items: int | None = None
     commits: int = 0
     cost: float | None = None
@@ -74,9 +82,9 @@ def runs(commits: Iterable[Commit]) -> list[Run]:
     found: list[Run] = []
     current: Run | None = None
     for commit in commits:
-        if commit.kind in _BETWEEN:
+        if is_by_hand(commit.kind, commit.info):
             found.append(_between(commit))
-        elif commit.kind in ("claim", "commit", "close"):
+        elif commit.kind in ("claim", "close", *OF_WORK):
             # The claim of a run may be lost.
             if commit.kind == "claim" or current is None or commit.run != current.run:
                 number = 1 + sum(run.number is not None for run in found)
@@ -89,7 +97,12 @@ def runs(commits: Iterable[Commit]) -> list[Run]:
 def _between(commit: Commit) -> Run:
     what, ended = _new(commit, None), commit.time
     retracted = commit.retracted.count(b"\n") + 1 if commit.retracted else 0
-    items = retracted - commit.key_count if commit.kind != "release" else len(commit.failures)
+    if commit.kind == "release":
+        items = len(commit.failures)
+    elif commit.kind in OF_WORK:
+        items = int(commit.info.get("items", 0))
+    else:
+        items = retracted - commit.key_count
     return replace(what, how=_BETWEEN[commit.kind], ended=ended, items=items)
 
 

@@ -11,7 +11,9 @@ from resumable_tasks.items.fingerprints import from_text
 from resumable_tasks.items.keytable import KeyTable
 
 if TYPE_CHECKING:
-    from resumable_tasks.items.submission import Submission, Transition
+    from resumable_tasks.checkpoint.directory.state import State
+    from resumable_tasks.items.plan import Planner
+    from resumable_tasks.items.submission import Out, Submission, Transition
 
 _TEXTS = ("lines", "fingerprints")
 
@@ -41,6 +43,13 @@ class Outstanding:
 
     def __iter__(self) -> Iterator[Submission]:
         return iter(self.each.values())
+
+    @property
+    def counts(self) -> Out:
+        """How much is out."""
+        from resumable_tasks.items.submission import Out
+
+        return Out.of(self)
 
     @property
     def items(self) -> int:
@@ -119,6 +128,20 @@ def unanswered(submission: Submission, done: KeyTable) -> Submission:
         if (found := done.get(line)) is None or (text and found != from_text(text))
     ]
     return replace(submission, left=b"\n".join(left)) if len(left) < len(lines) else submission
+
+
+def held_back(state: State, planner: Planner) -> list[Submission]:
+    """The submissions that are out, whose items are not to be planned.
+
+    Each with what it is still to answer for. What two of them have, as a record was lost by which
+    one was given up, is left to the first.
+    """
+    found = []
+    for each in state.out:
+        each = unanswered(each, state.done)
+        new = planner.out.hold(each.pending)
+        found.append(each if len(new) == len(each.pending) else replace(each, left=new))
+    return found
 
 
 def record_of(transition: Transition, epoch: int, run: str) -> Commit:

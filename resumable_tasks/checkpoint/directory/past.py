@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory.record import OF_WORK, is_by_hand
 from resumable_tasks.checkpoint.directory.records import (
     MOST_BYTES,
     UNREADABLE,
@@ -25,8 +26,6 @@ from resumable_tasks.checkpoint.store.base import Store
 
 _TRIES = 3
 COLUMNS = ("time", "keys", "net", "failures", "bytes", "seconds", "batches", "longest", "cost")
-# Kinds of records by which people, and not runs, change what is to be done.
-_BY_HAND = ("repair", "redo", "release")
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class Past:
     ``net`` is how many more keys were completed after the commit than before; ``bytes`` are those
     of its shards, and ``seconds``, ``batches`` and ``longest`` the time in the handler: in all, of
     how many batches, of the one that took longest. ``by_hand`` has the kind and the time of each
-    redo, repair and release, ``tells`` is false where commits do not say how many batches they had.
+    redo, repair, release, and submission that was attached or withdrawn.
     """
 
     runs: list[PastRun] = field(default_factory=list)
@@ -77,12 +76,13 @@ class Past:
         # Clocks of two machines differ; no record is before the one that it continues.
         self._time = time = max(self._time, _seconds(head["time"]))
         kind, info = head["kind"], head.get("info", {})
-        if kind in _BY_HAND:
+        by_hand = is_by_hand(kind, info)
+        if by_hand:
             self.by_hand.append((kind, time))
-        elif kind not in ("claim", "commit", "close"):
+        elif kind not in ("claim", "close", *OF_WORK):
             return
         count = len(self.commits["time"])
-        if kind == "claim" or (kind in ("commit", "close") and not self._is_of_last(head)):
+        if kind == "claim" or not (by_hand or self._is_of_last(head)):
             told = info if kind == "claim" else {}
             self.runs.append(
                 PastRun(int(head["epoch"]), str(head["run"]), told, time, time, count, count)
@@ -90,12 +90,12 @@ class Past:
         if kind == "close":
             self.runs[-1].end = info
         changed = int(end["keys"]) - int(end["retracted"])
-        if kind == "commit" or (changed and kind in _BY_HAND):
+        if kind == "commit" or (changed and by_hand):
             self._commit(head, info, end, time)
         if self.runs:
             run = self.runs[-1]
             run.last = len(self.commits["time"])
-            run.until = time if kind not in _BY_HAND else run.until
+            run.until = run.until if by_hand else time
 
     def _is_of_last(self, head: Mapping[str, Any]) -> bool:
         return bool(self.runs) and self.runs[-1].run == head["run"]

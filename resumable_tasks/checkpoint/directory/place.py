@@ -14,6 +14,7 @@ from resumable_tasks.checkpoint.directory.driver import (
 )
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.notes import Note
+from resumable_tasks.checkpoint.directory.outstanding import held_back
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.directory.versions import is_for_another
 from resumable_tasks.checkpoint.form import (
@@ -81,6 +82,7 @@ class Directory(Place):
         state.follow_scheme(fingerprinter.describe() if fingerprinter is not None else None)
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         planner = job.planning.planner(state.done, aside, state.failures)
+        submissions = held_back(state, planner)
         batches = again = handled = 0
         for batch in planner.batches(items):
             assert isinstance(batch, Batch)
@@ -99,6 +101,8 @@ class Directory(Place):
             planner.changed,
             batches,
             planner.seen,
+            planner.out.came,
+            len(submissions),
         )
 
     def open(self, job: Job, opening: Opening) -> Checkpoint:

@@ -24,6 +24,7 @@ from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_ma
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.outstanding import Outstanding
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.records import record_number
@@ -254,6 +255,8 @@ class Reader:
             return "all that Budget(total=…) allows is spent: raise it, then run the command again"
         if self.status == "spent":
             return "the budget is used up: raise it, or run the same command again to spend another"
+        if len(self.state.out):
+            return "run the same command again: it collects what is out, and does what is left"
         close = self.last.close if self.last else None
         if close is not None and close.info.get("how") == "imported" and self.state.closed:
             return f"run the job with checkpoint={place!r}: it skips what was imported"
@@ -283,6 +286,10 @@ class Reader:
             return "failed items were released; the next run tries them again"
         if last.kind == "redo":
             return "completed items were taken back; the next run handles them again"
+        if last.kind == "submitted":
+            return "a submission was attached by hand; the next run collects it"
+        if last.kind == "withdrawn":
+            return "a submission was withdrawn by hand; the next run submits its items again"
         return "a repair has taken damaged items out; the next run handles them again"
 
     def errors(self) -> dict[str, int]:
@@ -311,6 +318,7 @@ class Reader:
             "errors": self.errors(),
             "without_key": self.keyless.there,
             "parked": len(state.parked),
+            **described(state.out),
             "spent": state.pace.cost,
             "total": self.total,
             "records": state.records,
@@ -339,6 +347,17 @@ def describe_run(run: LastRun) -> dict[str, Any]:
         "ended": run.close.time if run.close else None,
         **{name: info.get(name) for name in _OF_A_RUN},
         "bound_by": info.get("bound_by"),
+    }
+
+
+def described(out: Outstanding) -> dict[str, Any]:
+    """What a service has, as JSON has it."""
+    counts = out.counts
+    return {
+        "out": counts.items,
+        "submissions": counts.submissions,
+        "out_since": counts.since or None,
+        "out_cost": counts.cost,
     }
 
 

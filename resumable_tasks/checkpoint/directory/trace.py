@@ -32,9 +32,11 @@ from resumable_tasks.runners.outcome import Failure, Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-What = Literal["completed", "failed", "parked", "released", "taken back", "lost"]
+What = Literal[
+    "completed", "failed", "parked", "released", "taken back", "lost", "out", "withdrawn"
+]
 # By their first bytes: a search need not decode the others.
-_CLAIM, _MERGE = b'{"kind":"claim"', b'{"kind":"merge"'
+_FIRST = (b'{"kind":"claim"', b'{"kind":"merge"', b'{"kind":"withdrawn"')
 _TRIES = 5
 _TAKEN_BACK: dict[str, What] = {"redo": "taken back", "repair": "lost", "lost": "lost"}
 
@@ -67,13 +69,13 @@ class Trace:
 
 def trace(store: Store, state: State, line: Line) -> Trace:
     """The trace of the key of this canonical form. Raises `CheckpointDamaged`."""
-    homes, runs, shard = Homes(), dict[str, int](), None
+    homes, runs, shard, out = Homes(), dict[str, int](), None, set[str]()
     events: list[Event] = []
     for commit in _naming(store, line):
         homes.follow(commit)
         if commit.kind == "claim":
             runs[commit.run] = len(runs) + 1
-        for what, failure in _what(commit, line):
+        for what, failure in (*_what(commit, line), *_of_a_service(commit, line, out)):
             if failure is None or failure not in [event.failure for event in events]:
                 events.append(_event(what, commit, runs.get(commit.run), failure))
         for section in commit.sections():
@@ -86,6 +88,7 @@ def trace(store: Store, state: State, line: Line) -> Trace:
 
 def _event(what: What, commit: Commit, run: int | None, failure: Failure | None) -> Event:
     items = commit.key_count - commit.info.get("copied", 0) + len(commit.failures)
+    items += commit.out.count(b"\n") + 1 if commit.out else 0
     cost = commit.info.get("cost")
     return Event(what, commit.time, commit.number, commit.run, run, items, cost, failure)
 
@@ -103,12 +106,23 @@ def _what(commit: Commit, line: Line) -> Iterator[tuple[What, Failure | None]]:
             yield "released" if released else "parked" if failure.parked else "failed", failure
 
 
+def _of_a_service(
+    commit: Commit, line: Line, out: set[str]
+) -> Iterator[tuple[What, Failure | None]]:
+    """What a record says of the key with a service; ``out`` are the submissions that had it."""
+    if line in keys.split(commit.out):
+        out.add(commit.info["token"])
+        yield "out", None
+    elif commit.kind == "withdrawn" and commit.info["token"] in out:
+        yield "withdrawn", None
+
+
 def _naming(store: Store, line: Line) -> list[Commit]:
-    """The records that name a key, and all claims and merges.
+    """The records that name a key, and all claims, merges and submissions that are given up.
 
     Raises `CheckpointDamaged`.
     """
-    starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":')
+    starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":', b'\n{"out":')
     needles = [start + line + end for start in starts for end in (b"}", b",")]
     for _ in range(_TRIES):
         there = segments.listed(store)
@@ -116,7 +130,7 @@ def _naming(store: Store, line: Line) -> list[Commit]:
             found = [
                 decode(piece, record_name(number), store.url)
                 for number, piece in _pieces(store, there)
-                if piece.startswith((_CLAIM, _MERGE)) or any(each in piece for each in needles)
+                if piece.startswith(_FIRST) or any(each in piece for each in needles)
             ]
         except FileNotFoundError:
             continue  # it has just gone into a segment

@@ -9,7 +9,14 @@ from typing import Any
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.text import clean, without_secrets
-from resumable_tasks.checkpoint.directory import notes, past, schemas, shards, snapshots
+from resumable_tasks.checkpoint.directory import (
+    notes,
+    past,
+    schemas,
+    shards,
+    snapshots,
+    submissions,
+)
 from resumable_tasks.checkpoint.directory.notes import Note
 from resumable_tasks.checkpoint.directory.past import Past, PastRun
 from resumable_tasks.checkpoint.directory.reader import Reader
@@ -17,11 +24,12 @@ from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.items import keys
+from resumable_tasks.items.submission import Submission
 from resumable_tasks.results.report.timeline import Timeline, timeline
 from resumable_tasks.runners.outcome import Failure
 
 # So many of each are shown; the rest is counted.
-EXAMPLES, KINDS, PARKED, ROWS, COLUMNS, RUNS = 3, 12, 8, 5, 40, 50
+EXAMPLES, KINDS, PARKED, ROWS, COLUMNS, RUNS, OUT = 3, 12, 8, 5, 40, 50, 50
 KEY_CHARS, MESSAGE_CHARS, CELL_CHARS, TRACE_CHARS = 80, 300, 120, 4_000
 # A shard that is larger is not read for a few rows.
 _SHARD_BYTES = 64 << 20
@@ -123,6 +131,18 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class OutThere:
+    """A submission that a service has."""
+
+    token: str
+    state: str
+    items: int
+    since: str
+    cost: float | None
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The facts of one checkpoint at one moment. Counts are items."""
 
@@ -145,6 +165,10 @@ class Facts:
     kinds: Sequence[Kind]
     kinds_hidden: int
     parked_examples: Sequence[Example]
+    out: str
+    out_items: int
+    submissions: Sequence[OutThere]
+    submissions_hidden: int
     cost: float
     cost_each: float | None
     budget: float | None
@@ -224,6 +248,10 @@ def _facts(reader: Reader, history: Past, damage: CheckpointDamaged | None) -> F
         kinds=kinds[:KINDS],
         kinds_hidden=max(0, len(kinds) - KINDS),
         parked_examples=[_example(each) for each in list(state.parked.values())[:PARKED]],
+        out=str(state.out.counts) if len(state.out) else "",
+        out_items=state.out.items,
+        submissions=[_submission(each) for each in list(state.out)[:OUT]],
+        submissions_hidden=max(0, len(state.out) - OUT),
         cost=state.pace.cost,
         cost_each=state.pace.cost_each,
         budget=reader.total,
@@ -239,7 +267,7 @@ def _remaining(reader: Reader, quarantined: int) -> Estimate | None:
     state = reader.state
     if state.expected is None:
         return None
-    left = state.expected - len(state.done) - quarantined - len(state.parked)
+    left = state.expected - len(state.done) - quarantined - len(state.parked) - state.out.items
     return state.pace.estimate(max(0, left))
 
 
@@ -316,6 +344,17 @@ def _example(failure: Failure) -> Example:
         failure.attempts,
         clean(failure.time, 40),
         _cell(failure.rows) if failure.rows is not None else "",
+    )
+
+
+def _submission(out: Submission) -> OutThere:
+    return OutThere(
+        clean(out.token, 40),
+        out.state,
+        out.count,
+        clean(out.time, 40),
+        out.cost,
+        "" if out.handle is None else submissions.shown(out.handle, CELL_CHARS),
     )
 
 

@@ -28,7 +28,13 @@ _MARKS = {
     "error": "ended by an error",
 }
 _NICE = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 5.0, 6.0, 8.0, 10.0)
-_HANDS = {"redo": "redo", "repair": "repair", "release": "retry"}
+_HANDS = {
+    "redo": "redo",
+    "repair": "repair",
+    "release": "retry",
+    "submitted": "attach",
+    "withdrawn": "withdraw",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Pause:
 class Timeline:
     """The last runs: ``hidden`` earlier ones are left out, by whose end ``before`` keys were done.
 
-    ``by_hand`` are the redos, repairs and releases among them: the kind and the span before.
+    ``by_hand`` are what people did among them: the kind and the span before.
     """
 
     spans: Sequence[Span]
