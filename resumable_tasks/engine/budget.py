@@ -107,7 +107,7 @@ class Spending:
             # A batch that failed has completed none; one that was dropped may yet.
             completed: int = getattr(outcome, "completed", 0)
             self._counted += completed + len(getattr(outcome, "failures", ()))
-        return replace(outcome, cost=0.0)
+        return replace(outcome, cost=0.0) if outcome.cost else outcome
 
     def to_record(self, settled: Sequence[Done], *, at_end: bool) -> Done | None:
         """An outcome of nothing but what is owed, for the record to come; None if none is due.

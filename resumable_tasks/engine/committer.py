@@ -167,7 +167,7 @@ class Committer:
         group: list[Outcome] = []
         while True:
             try:
-                found = self._queue.get(not group, self._seconds_until_due())
+                found = self._queue.get(not group, None if group else self._seconds_until_due())
             except Empty:
                 return group
             match found:

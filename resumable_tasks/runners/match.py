@@ -100,7 +100,7 @@ def match(
     if not isinstance(found.rows, list):
         if _is_as_declared(found.rows, columns):
             matched = _complete(found.rows, found.keys, failed, batch, results, apart, note)
-            return replace(matched, parked=parked)
+            return replace(matched, parked=parked) if parked else matched
         found = _Found(found.rows.to_pylist(), found.keys)
     if columns.as_rows:
         from resumable_tasks.runners.rows import plain_row

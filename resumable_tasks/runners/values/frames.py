@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
+# The last schema that was in such types: a job's tables mostly have one.
+_plain: pa.Schema | None = None
+
 
 def is_arrow(value: Any) -> bool:
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
@@ -108,6 +111,9 @@ def _plain_table(table: pa.Table) -> pa.Table | Rows:
     Categories become their values, views of text become text: which of them a library produced
     says nothing of the result.
     """
+    global _plain
+    if _plain is not None and table.schema.equals(_plain):
+        return table
     import pyarrow as pa
 
     from resumable_tasks.items import arrow
@@ -116,4 +122,7 @@ def _plain_table(table: pa.Table) -> pa.Table | Rows:
     schema = pa.schema([field.with_type(arrow.plain(field.type)) for field in table.schema])
     if not all(storable.is_storable(kind) for kind in schema.types):
         return storable.to_rows(table)
-    return table if schema.equals(table.schema) else arrow.cast(table, schema)
+    if not schema.equals(table.schema):
+        return arrow.cast(table, schema)
+    _plain = schema
+    return table
