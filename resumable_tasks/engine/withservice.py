@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import count
 from resumable_tasks.errors import StoreError
 from resumable_tasks.items.batch import Batch, Part
@@ -54,7 +55,7 @@ def _unrecorded(error: BaseException) -> StoreError:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rests:
     """In the queue of outcomes: a batch need not be waited for by this run, or cannot go on."""
 

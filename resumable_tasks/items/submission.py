@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from resumable_tasks.base.text import count, duration
 TransitionKind = Literal["submitting", "prepared", "submitted", "withdrawn"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submission:
     """Work that is out, as the journal tells of it: not settled, and not withdrawn.
 
@@ -97,7 +96,7 @@ def age_of(time: str) -> str:
     return duration(max(0, round(seconds)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transition:
     """A change of a submission's state, which must be durable before anything follows from it.
 
