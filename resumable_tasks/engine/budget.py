@@ -12,6 +12,7 @@ from resumable_tasks.base import checks
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.form import Found
+    from resumable_tasks.items.batch import Batch
     from resumable_tasks.runners.outcome import Done, Dropped, Failed
 
 T = TypeVar("T", bound="Done | Failed | Dropped")
@@ -31,7 +32,8 @@ class Budget:
         items: how many items the handler is called with, at most.
         seconds: how long the run begins new batches; what runs then has ``grace_seconds``.
         cost: what the run may spend. No batch is begun that would exceed it at the average cost
-            of an item up to then.
+            of an item up to then. Of work that is submitted to a service, what is out counts by its
+            expected cost (the service's ``price``), also that of earlier runs.
         total: what all runs of the checkpoint may spend together, in the same way. What they have
             spent is in the journal, so that a crash forgets no more than the calls in flight.
     """
@@ -123,21 +125,25 @@ class Spending:
         owed, self.owed = self.owed, 0.0
         return Done(Batch(0, [], b"", []), cost=owed)
 
-    def affords(self, items: int, out: int) -> bool:
-        """True if so many items may begin while ``out`` others are in flight."""
+    def affords(self, batch: Batch, out: int) -> bool:
+        """True if a batch may begin while so many items are in flight."""
         if not self.budget.of_money:
             return True
         each = self.cost_each
         if each is None:
             return out == 0 and self._room > 0
-        return each * (items + out) <= self._room
+        return each * (len(batch) + out) <= self._room
 
-    def affordable(self, items: int) -> int:
+    def affordable(self, batch: Batch) -> int:
         """The number of items that the budget affords while nothing is in flight."""
+        items = len(batch)
         if not self.budget.of_money:
             return items
         each, room = self.cost_each, self._room
         return min(items, max(0, int(room / each) if each else items * (room > 0)))
+
+    def begins(self, batch: Batch) -> None:
+        """Count a batch as begun."""
 
     @property
     def _room(self) -> float:

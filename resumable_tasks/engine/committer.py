@@ -237,15 +237,21 @@ class Committer:
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
         """The batches that the budget affords; if not all, the run ends and leaves the others."""
         out = self._flight.items - sum(len(outcome.batch) for outcome in group)
-        for at, batch in enumerate(again):
-            if not self._spending.affords(len(batch), out):
-                if not self._stop.begun:
-                    why = self._stop.note_budget(self._spending.used_up)
-                    self._begin_to_stop(why, math.inf)
-                self.tally.left += len(again) - at
-                return again[:at]
-            out += len(batch)
+        with self._flight.changed:  # the feeder spends too
+            for at, batch in enumerate(again):
+                if not self._spending.affords(batch, out):
+                    self._leave_for_the_budget(len(again) - at)
+                    return again[:at]
+                self._spending.begins(batch)
+                out += len(batch)
         return again
+
+    def _leave_for_the_budget(self, batches: int) -> None:
+        self.tally.left += batches
+        if not self._stop.begun:
+            why = self._stop.note_budget(self._spending.used_up)
+            if not self._window.submits:  # else what is out is collected first
+                self._begin_to_stop(why, math.inf)
 
     def _fail(self, why: str) -> None:
         """End the run before its items: the job has failed."""

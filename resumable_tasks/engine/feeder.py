@@ -62,45 +62,50 @@ class Feeder:
             with self._flight.changed:
                 self._flight.batches += 1
                 self._flight.items += len(batch)
+            self._spending.begins(batch)
             self._flight.out[batch.number] = batch
             self._runner.submit(batch)
 
     def _submit(self, batch: Batch) -> bool:
         """Submit as much of this batch as there is a budget for; whether that was all of it."""
         allowed = self._spending.take(len(batch))
-        if allowed:
-            allowed = self._wait_for_room(allowed)
-        whole = allowed == len(batch)
+        part = self._wait_for_room(_first(batch, allowed)) if allowed else None
+        whole = part is batch
         if not whole and not (self._stop.begun or self._stop.overdue):
             # What is out is within the budget, and is handled.
             why = self._stop.note_budget(self._spending.used_up)
             log.info("%s: no further batch begins", why)
-        if allowed:
-            batch = batch if whole else batch.slice(0, allowed, batch.number, None)
-            self._flight.out[batch.number] = batch
-            self._runner.submit(batch)
+        if part is not None:
+            self._flight.out[part.number] = part
+            self._runner.submit(part)
         return whole
 
-    def _wait_for_room(self, items: int) -> int:
-        """Wait until one more batch may be out; of how many of these items, 0 if of none."""
+    def _wait_for_room(self, batch: Batch) -> Batch | None:
+        """Wait until one more batch may be out; as much of this one as may, None if nothing."""
         flight = self._flight
         with flight.changed:
             while not (self._stop.begun or self._stop.overdue):
-                affordable = self._spending.affords(items, flight.items)
+                affordable = self._spending.affords(batch, flight.items)
                 if not affordable and not flight.batches:
-                    items = self._spending.affordable(items)
+                    items = self._spending.affordable(batch)
                     if not items:
-                        return 0
+                        return None
+                    batch = _first(batch, items)
                     continue
                 if affordable and flight.batches < self._window.batches and self._may_begin():
                     if not flight.batches:
                         self._window.long_batches.reset()
                     flight.batches += 1
-                    flight.items += items
-                    return items
+                    flight.items += len(batch)
+                    self._spending.begins(batch)
+                    return batch
+                if not affordable and self._window.submits and not flight.at_end:
+                    # Nothing is submitted until something is collected, which may be tomorrow.
+                    flight.at_end = True
+                    self._wake()
                 flight.changed.wait(POLL_SECONDS)
                 self._stop_if_all_hang()
-        return 0
+        return None
 
     def _stop_if_all_hang(self) -> None:
         """End the run if nothing but calls that hang is left, or they leave no room for others."""
@@ -124,3 +129,8 @@ class Feeder:
                 self._stop_if_all_hang()
             flight.meter.end()
             return not (flight.batches or flight.held or broken())
+
+
+def _first(batch: Batch, items: int) -> Batch:
+    """So many items of a batch, from the first on."""
+    return batch if items == len(batch) else batch.slice(0, items, batch.number, None)

@@ -60,6 +60,10 @@ class Runner(ABC):
         """True if a submission of an earlier run is handed to `submit` best with its items."""
         return False
 
+    def price(self, batch: Batch) -> float | None:
+        """The expected cost of a batch, once the runner has started; None if nobody knows it."""
+        return None
+
     @abstractmethod
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         """Get ready. Called once, before the first `submit`."""

@@ -77,7 +77,8 @@ class JobOptions:
         fail_fast: stop at the first failed batch or item, once what runs has ended.
         cost: what a call has cost: a field of the results, which is added up (``"cost"`` if the
             budget has a cost), or a callable of the `CallOutcome` (its ``table``, ``seconds``,
-            ``failures``, ``batch``).
+            ``failures``, ``batch``). Work that is submitted to a service needs none: see
+            `Collected`.
         tags: of the task runs in Prefect.
         grace_seconds: how long running batches may take to finish after Ctrl-C, SIGTERM or another
             signal to stop.
@@ -231,11 +232,8 @@ class JobOptions:
                 f"cost={self.cost!r} is neither a field's name nor a callable",
                 remedy="Give cost= one of the two",
             )
-        if isinstance(self.known_cost, str) and self.results == "none":
-            raise UsageError(
-                f'cost={self.known_cost!r} is a field of the results, and results="none": give '
-                "cost= a callable of an outcome"
-            )
+        if isinstance(self.cost, str):
+            self.check_has_field(self.cost)
 
     def _check_tolerated(self) -> None:
         tolerated = self.tolerated_failures
@@ -245,6 +243,14 @@ class JobOptions:
                 f"tolerated_failures={tolerated!r} is neither a count of items nor a share of "
                 "them between 0.0 and 1.0",
                 remedy="Give tolerated_failures= a number such as 10, or 0.01 for one of a hundred",
+            )
+
+    def check_has_field(self, cost: Cost | None) -> None:
+        """Raise `UsageError` for a field of the results as the cost, where there are none."""
+        if isinstance(cost, str) and self.results == "none":
+            raise UsageError(
+                f'cost={cost!r} is a field of the results, and results="none": give '
+                "cost= a callable of an outcome"
             )
 
     @property

@@ -19,7 +19,7 @@ from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import monitoring, progress
-from resumable_tasks.engine.budget import Spending
+from resumable_tasks.engine.budget import Budget, Spending
 from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.rules import Rules
@@ -238,6 +238,7 @@ class Run:
     def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
         """The engine, and whoever listens to it, before anything runs."""
         options, arguments = self._options, self._arguments
+        spending = _spending(options.budget, checkpoint, runner)
         runner, monitors = monitoring.observed(options.name, runner)
         telemetry = (self._flow_run.telemetry(),) if self._flow_run is not None else ()
         listeners = Listeners.of(
@@ -261,7 +262,7 @@ class Run:
                 options.fail_fast,
                 options.grace_seconds,
             ),
-            spending=Spending(options.budget, checkpoint.found),
+            spending=spending,
         )
         self._engine = engine
         for request in self._stop_requests:
@@ -290,7 +291,8 @@ class Run:
             retry=options.retry.policy(options.failing.give_up_after),
             timeout=options.timeout,
             limits=self._limits,
-            cost=options.known_cost,
+            # A service tells by itself what it costs.
+            cost=options.cost if runner.submits else options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
             columns=checkpoint.columns,
             isolate=_isolates(options, runner) and not options.fail_fast,
@@ -311,7 +313,8 @@ class Run:
 
     def _how(self, result: RunResult, ending: Ending) -> str:
         if ending.stopped:
-            return "spent" if ending.by_budget else "interrupted"
+            # Whoever has paid comes again for the results, also without any budget left.
+            return "spent" if ending.by_budget and ending.again_at is None else "interrupted"
         tolerated = self._options.tolerates(result.failed + result.parked, result.total)
         # All that there is quarantined is no good end, however often it is run.
         nothing = result.quarantined and not result.completed + result.skipped + result.parked
@@ -444,7 +447,7 @@ class Run:
             seconds=round(ending.seconds, 3),
             failures=Failures(failed),
             quarantined=len(quarantined),
-            cost=ending.spent if options.known_cost is not None else None,
+            cost=ending.spent if ending.spent or options.known_cost is not None else None,
             remaining=_remaining(checkpoint, ending, len(failed) + len(quarantined) + len(parked)),
             positions=planner.seen,
             changed=planner.changed,
@@ -459,6 +462,14 @@ class Run:
             submissions=out.submissions,
             when_published=self._flow_run.published if self._flow_run is not None else None,
         )
+
+
+def _spending(budget: Budget, checkpoint: Checkpoint, runner: Runner) -> Spending:
+    if not (runner.submits and budget.of_money):
+        return Spending(budget, checkpoint.found)
+    from resumable_tasks.engine.reserved import ReservedSpending
+
+    return ReservedSpending(budget, checkpoint.found, runner.price)
 
 
 def _isolates(options: JobOptions, runner: Runner) -> bool:

@@ -28,7 +28,8 @@ def runner_of(
 ) -> Runner:
     """The runner of one run. Raises `UsageError` where the options do not go with the handler."""
     if is_submitted(handler) and options.runner != "local":
-        return _submitting(options, arguments)
+        return _submitting(handler, options, arguments)
+    options.check_has_field(options.known_cost)
     if options.runner == "prefect" and flow_run is None:
         require_prefect('runner="prefect"')
         raise UsageError(
@@ -62,15 +63,27 @@ def runner_of(
     return ThreadRunner(options.most_at_once)
 
 
-def _submitting(options: JobOptions, arguments: RunArguments) -> Runner:
+def _submitting(handler: Any, options: JobOptions, arguments: RunArguments) -> Runner:
     if options.runner != "auto" or options.adaptive is not None:
         raise UsageError(
             f"{options.name}: work that is submitted to a service runs in the driver's own "
             "threads, with a fixed number of submissions at once",
             remedy="Leave runner= out, and give concurrency= a number",
         )
+    _check_price(handler, options)
     from resumable_tasks.runners.submitted.runner import SubmittedRunner
 
     return SubmittedRunner(
         options.most_at_once, wait=arguments.wait_seconds, ask=arguments.on_unknown == "ask"
     )
+
+
+def _check_price(handler: Any, options: JobOptions) -> None:
+    if options.budget.of_money and not callable(getattr(handler, "price", None)):
+        raise UsageError(
+            f"{options.name}: a budget of money counts what is out by its expected cost, which "
+            f"{type(handler).__name__} does not tell",
+            remedy="Give it a method price(items) that returns the expected cost of a submission "
+            "(OpenAIBatch and AnthropicBatch: prices=), or leave cost= and total= out of the "
+            "budget",
+        )

@@ -101,10 +101,13 @@ class Undone:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `collect` may return instead of the results alone: with what they have cost."""
+    """What `collect` may return instead of the results alone: with what they have cost.
+
+    Where neither this nor the job's ``cost`` tells it, the expected cost counts.
+    """
 
     results: Any
-    cost: float = 0.0
+    cost: float | None = None
 
 
 class NotAccepted(ResumableTasksError):

@@ -52,6 +52,10 @@ def answer_of(
     done = _matched(work, _without(whole, apart), entries, asked)
     missing = [keys.canonical(done.batch.keys[at]) for at in done.left_out]
     done = _not_failed(done, missing)
+    cost = collected.cost
+    if cost is None and work.cost is None and submission.cost is not None:
+        charged = len(whole) - len(undone) - len(missing)
+        cost = submission.cost * charged / len(whole)
     again = [*apart, *missing]
     if whole is not batch:
         wanted = set(keys.split(batch.lines))
@@ -61,7 +65,7 @@ def answer_of(
         replace(
             done,
             batch=batch,
-            cost=done.cost + collected.cost,
+            cost=done.cost + (cost or 0.0),
             times=Times(seconds, at, time.monotonic(), 1),
         ),
         tuple(again),

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base import checks
 from resumable_tasks.base.stopping import Stopping
+from resumable_tasks.errors import UsageError
 from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import shorten
 from resumable_tasks.items.submission import Submission, Transition
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
@@ -77,6 +80,8 @@ class SubmittedRunner(Runner):
         self._shared = Shared(
             work, self._calls, self._record, self.price, self._ask, stopping, self._place
         )
+        # By the number of a batch, and its items: a budget has parts of it priced.
+        self._priced: dict[tuple[int, int], float] = {}
         self._turns: list[_Turn] = []
         self._numbers = count()
         self._changed = threading.Condition()
@@ -87,8 +92,12 @@ class SubmittedRunner(Runner):
         """The expected cost of a batch, if the service knows; of an earlier run's, as it was."""
         if batch.submission is not None:
             return batch.submission.cost
-        price = getattr(self._calls.service, "price", None)
-        return None if price is None else float(price(batch.items))
+        if not self._calls.has("price"):
+            return None
+        asked = batch.number, len(batch)
+        if asked not in self._priced:
+            self._priced[asked] = _checked(self._calls.call("price", batch.items))
+        return self._priced[asked]
 
     def submit(self, batch: Batch) -> None:
         if len(self._threads) < _THREADS:
@@ -159,3 +168,13 @@ class SubmittedRunner(Runner):
                 self._rests(turn.batch, now + pause.seconds, pause.why)
             due = now + _REST_SECONDS
         return _Turn(due, turn.number, now, turn.batch, turn.steps, True, rests)
+
+
+def _checked(price: Any) -> float:
+    """Raises `UsageError` for what is no cost."""
+    if checks.is_number(price):
+        return float(price)
+    raise UsageError(
+        f"price(items) returned {shorten(price)}",
+        remedy="Return the expected cost of these items: a number from 0",
+    )
