@@ -10,13 +10,28 @@ from tests.prefect import server
 from tests.prefect.api import Api
 
 
+def shared_by(factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder of the one server of this session, and the session's process."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return base.parent / "prefect", os.getppid()
+    return base / "prefect", os.getpid()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The server takes long to start, and does so while tests run that need none."""
+    needs_it = (
+        item for item in session.items if "prefect_server" in getattr(item, "fixturenames", ())
+    )
+    if not session.config.option.collectonly and next(needs_it, None) is not None:
+        server.begin(*shared_by(session.config._tmp_path_factory))  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """Port and home of the one server of this session."""
-    base = tmp_path_factory.getbasetemp()
-    in_xdist = "PYTEST_XDIST_WORKER" in os.environ
-    folder = (base.parent if in_xdist else base) / "prefect"
-    return server.shared(folder, os.getppid() if in_xdist else os.getpid())
+    return server.shared(*shared_by(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")

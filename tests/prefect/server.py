@@ -131,14 +131,14 @@ def is_up(port: int) -> bool:
         return False
 
 
-def shared(folder: Path, session: int) -> tuple[int, Path]:
-    """The port and home of the session's server, which the first caller starts."""
+def begin(folder: Path, session: int) -> int:
+    """Start the session's server if nobody has; its port, on which it answers some time later."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = folder / "port"
         if known.exists():
-            return int(known.read_text()), folder
+            return int(known.read_text())
         port = free_port()
         command = [sys.executable, "-m", "tests.prefect.server"]
         with (folder / "watch.log").open("wb") as log:
@@ -149,14 +149,20 @@ def shared(folder: Path, session: int) -> tuple[int, Path]:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        until = time.monotonic() + START_SECONDS
-        while not is_up(port):
-            if time.monotonic() > until:
-                raise RuntimeError(f"no Prefect server; see {folder}")
-            time.sleep(0.2)
         known.write_text(str(port))
         watch.returncode = 0  # it outlives this process, on purpose
-        return port, folder
+        return port
+
+
+def shared(folder: Path, session: int) -> tuple[int, Path]:
+    """The port and home of the session's server, once it answers."""
+    port = begin(folder, session)
+    until = time.monotonic() + START_SECONDS
+    while not is_up(port):
+        if time.monotonic() > until:
+            raise RuntimeError(f"no Prefect server; see {folder}")
+        time.sleep(0.2)
+    return port, folder
 
 
 def main() -> None:
