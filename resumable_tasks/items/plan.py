@@ -25,6 +25,7 @@ from resumable_tasks.errors import ChangedItem, DuplicateKey, InvalidItems, Inva
 from resumable_tasks.items import ahead, fingerprints, keys
 from resumable_tasks.items.ahead import Ahead, Listed, Take, slices
 from resumable_tasks.items.batch import Batch, Chunk
+from resumable_tasks.items.cutting import Filling, MaxWeight
 from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
@@ -60,6 +61,7 @@ class Planning:
     linger: float | None = None
     on_bad_item: OnBadItem | None = "error"
     weigher: Weigher | None = None
+    max_weight: MaxWeight | None = None
 
     @property
     def scheme(self) -> KeyScheme:
@@ -290,29 +292,30 @@ class Planner:
         ``linger``: fewer items, or None, mean that what there is has waited long enough.
         """
         apart = SuspectsApart(self._suspected(), self._planning.batch_size)
-        kept: list[Chunk] = []
-        count = 0
+        filling = Filling(self._planning.max_weight)
         while True:
-            most = self._planning.batch_size - count
-            items = take(most, linger, bool(kept or apart.any))
+            most = self._planning.batch_size - filling.count
+            items = take(most, linger, bool(filling.count or apart.any))
             if items is not None and not len(items):
                 break
             if items is not None:
                 chunk = apart.take_out(self.out.take_out(self._chosen(items, extract)))
-                if len(chunk):
-                    kept.append(chunk)
-                    count += len(chunk)
+                for full in filling.add(chunk):
+                    yield self._batch(full)
             late = linger is not None and (items is None or len(items) < most)
-            if count == self._planning.batch_size or (late and kept):
-                yield self._batch(Chunk.joined(kept))
-                kept, count = [], 0
-            if (full := apart.next_chunk(all_there_are=late)) is not None:
-                yield self._batch(full, suspects=True)
-        if kept:
-            yield self._batch(Chunk.joined(kept))
-        while (left := apart.next_chunk(all_there_are=True)) is not None:
-            yield self._batch(left, suspects=True)
+            if filling.count == self._planning.batch_size or (late and filling.count):
+                yield self._batch(filling.take())
+            if (suspects := apart.next_chunk(all_there_are=late)) is not None:
+                yield from self._apart(suspects)
+        if filling.count:
+            yield self._batch(filling.take())
+        while (suspects := apart.next_chunk(all_there_are=True)) is not None:
+            yield from self._apart(suspects)
         self.seen.rest()
+
+    def _apart(self, chunk: Chunk) -> Iterator[Batch]:
+        for piece in Filling(self._planning.max_weight).pieces(chunk):
+            yield self._batch(piece, suspects=True)
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
         """Choose the items to handle from these consecutive ones; counts them all."""

@@ -70,6 +70,10 @@ class JobOptions:
             its flow runs share.
         weight: the tokens of an item, where they are known: a field's name, or a callable of the
             item. By default estimated from the bytes of its JSON, by what earlier calls reported.
+        max_weight: of a batch, at most, beside ``batch_size``: in bytes of the items' JSON (``"190
+            MB"``), in tokens (``"100k tokens"``), or a number by ``weight``. An item that is
+            heavier is handled alone, with a warning. A batch that is not full by ``batch_size`` has
+            half of this weight at least, except the last; for that items may change places.
         quota: by which of the quotas of ``rate_limit`` an item is limited, such as its model: a
             field's name, or a callable of the item.
         tolerated_failures: how many items (int), or which share of them (float), may fail
@@ -117,6 +121,7 @@ class JobOptions:
     batch_format: BatchFormat = "auto"
     rate_limit: RateSpec | None = None
     weight: str | Callable[[Any], int] | None = None
+    max_weight: int | str | None = None
     quota: str | Callable[[Any], str] | None = None
     tolerated_failures: int | float = 0
     fail_fast: bool = False
@@ -224,7 +229,10 @@ class JobOptions:
     @property
     def weighs(self) -> bool:
         """True if something may ask for the weights of items."""
-        return (self.rate_limit, self.weight, self.quota) != (None, None, None)
+        return any(
+            option is not None
+            for option in (self.rate_limit, self.weight, self.quota, self.max_weight)
+        )
 
     def _check_cost(self) -> None:
         if self.cost is not None and not callable(self.cost) and not isinstance(self.cost, str):

@@ -46,10 +46,12 @@ if TYPE_CHECKING:
     import asyncio
 
     from resumable_tasks.checkpoint.estimate import Estimate
+    from resumable_tasks.items.cutting import MaxWeight
     from resumable_tasks.items.weights import Weigher
     from resumable_tasks.prefect.flow_run import FlowRun
     from resumable_tasks.runners.handle import Work
     from resumable_tasks.runners.limits import Limits
+    from resumable_tasks.runners.usage import Learnt
 
 _MOST_NAMED = 10
 _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
@@ -76,6 +78,7 @@ class Run:
         self._patience = Patience(self._stop_requests)
         self._engine: Engine | None = None
         self._limits: Limits | None = None
+        self._learnt: Learnt | None = None
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
         """Ask the run to stop, also before it has begun. Safe in a signal handler."""
@@ -185,7 +188,7 @@ class Run:
                 options.changes,
                 options.linger,
                 options.on_bad_item,
-                self._weigher(),
+                *self._weighing(),
             ),
             options.most_at_once,
             options.failing.max_attempts,
@@ -196,12 +199,14 @@ class Run:
             self._arguments.same_key,
         )
 
-    def _weigher(self) -> Weigher | None:
+    def _weighing(self) -> tuple[Weigher | None, MaxWeight | None]:
         if not self._options.weighs:
-            return None
-        from resumable_tasks.task.weighing import weigher
+            return None, None
+        from resumable_tasks.runners.usage import Learnt
+        from resumable_tasks.task.weighing import max_weight, weigher
 
-        return weigher(self._options)
+        self._learnt = Learnt()
+        return weigher(self._options), max_weight(self._options, self._learnt)
 
     @property
     def _is_default(self) -> bool:
@@ -225,7 +230,7 @@ class Run:
                 counts |= {"out": result.out, "submissions": result.submissions}
             if result.bound_by is not None:
                 counts["bound_by"] = asdict(result.bound_by)
-            if self._limits is not None and (learnt := self._limits.learnt.told()):
+            if self._learnt is not None and (learnt := self._learnt.told()):
                 counts["learnt"] = learnt
             self._patience.end(place, checkpoint, how, counts)
         except Interrupted:  # by a second signal
@@ -274,11 +279,14 @@ class Run:
 
     def _made_limits(self, checkpoint: Checkpoint) -> Limits | None:
         options = self._options
-        if options.rate_limit is None and options.adaptive is None:
+        if not options.weighs and options.adaptive is None:
             return None
+        from resumable_tasks.runners.usage import Learnt
         from resumable_tasks.task.weighing import limits
 
-        return limits(options, self._flow_run, checkpoint.found.learnt)
+        self._learnt = self._learnt or Learnt()
+        self._learnt.resume(checkpoint.found.learnt)
+        return limits(options, self._flow_run, self._learnt)
 
     def _work(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Work:
         from resumable_tasks.runners.handle import Work

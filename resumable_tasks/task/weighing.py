@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from resumable_tasks.errors import UsageError
+from resumable_tasks.items.cutting import MaxWeight
 from resumable_tasks.items.weights import Weigher, Weight
 from resumable_tasks.runners.limits import Limits
-from resumable_tasks.runners.rates import RateLimit, Rates, parse_rates
-from resumable_tasks.runners.usage import known
+from resumable_tasks.runners.rates import RateLimit, Rates, Unit, parse_rates, parse_weight
+from resumable_tasks.runners.usage import Learnt, Load, known
 
 if TYPE_CHECKING:
     from resumable_tasks.prefect.flow_run import FlowRun
@@ -33,11 +34,7 @@ def check(options: JobOptions) -> None:
                 f"{name}={spec!r} is neither a field's name nor a callable of an item",
                 remedy=f"Give {name}= one of the two",
             )
-    if options.weight is not None and not _in_tokens(rates):
-        raise UsageError(
-            "weight= is given, and nothing is limited by it",
-            remedy='Give rate_limit= a rate of tokens, such as "200k tokens/minute"',
-        )
+    _check_weight(options, rates)
     if bool(rates.quotas) != (options.quota is not None):
         raise UsageError(
             "quota= says which quota of rate_limit= an item is limited by: one is given and not "
@@ -46,33 +43,68 @@ def check(options: JobOptions) -> None:
         )
 
 
+def _check_weight(options: JobOptions, rates: Rates) -> None:
+    unit = _unit_of(options.max_weight)
+    if options.weight is None and options.max_weight is not None and unit is None:
+        raise UsageError(
+            f"max_weight={options.max_weight!r} has no unit, and there is no weight= to measure by",
+            remedy='Give weight= too, or a unit, as in "190 MB" or "100k tokens"',
+        )
+    by_weight = options.max_weight is not None and unit != "bytes"
+    if options.weight is not None and not by_weight and not _in_tokens(rates):
+        raise UsageError(
+            "weight= is given, and nothing is limited by it",
+            remedy='Give max_weight=, or rate_limit= a rate such as "200k tokens/minute"',
+        )
+
+
+def _unit_of(max_weight: int | str | None) -> Unit | None:
+    return None if max_weight is None else parse_weight(max_weight)[1]
+
+
+def max_weight(options: JobOptions, learnt: Learnt) -> MaxWeight | None:
+    """The limit of a batch's weight. Tokens are estimated by what calls have taught so far."""
+    if options.max_weight is None:
+        return None
+    most, unit = parse_weight(options.max_weight)
+    measure: Callable[[Weight], float] = lambda each: each.own or 0  # noqa: E731
+    if unit is not None:
+        measure = lambda each: learnt.weight(unit, Load(1, each.bytes, each.own))  # noqa: E731
+    return MaxWeight(most, measure, options.max_weight)
+
+
 def weigher(options: JobOptions) -> Weigher | None:
     """What finds the weights of a job's items; None if nothing asks for them."""
     rates = parse_rates(options.rate_limit)
-    tokens = _in_tokens(rates) and options.weight is None
-    in_bytes = tokens or any(rate.unit == "bytes" for rate in rates.each)
+    units = {_unit_of(options.max_weight), *(rate.unit for rate in rates.each)}
+    in_bytes = "bytes" in units or (_learns(options) and options.weight is None)
     if not in_bytes and options.weight is None and options.quota is None:
         return None
     refuse = partial(_refuse, rates.each, frozenset(rates.quotas))
     return Weigher(options.weight, options.quota, in_bytes, refuse)
 
 
-def limits(
-    options: JobOptions, flow_run: FlowRun | None, learnt: Mapping[str, float] | None
-) -> Limits | None:
-    """What holds calls back; None if nothing does. Raises `UsageError`."""
+def _learns(options: JobOptions) -> bool:
+    """True if something is counted in tokens."""
+    unit = _unit_of(options.max_weight)
+    return _in_tokens(parse_rates(options.rate_limit)) or (unit is not None and "tokens" in unit)
+
+
+def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Limits | None:
+    """What holds calls back, and takes their reports; None if nothing does.
+
+    Raises `UsageError`.
+    """
     rates = parse_rates(options.rate_limit)
     if rates.names and flow_run is None:
         raise UsageError(
             f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
             'no flow run is going on; give a rate such as "60/minute"'
         )
-    if not rates and options.adaptive is None:
+    if not rates and options.adaptive is None and not _learns(options):
         return None
     gates = flow_run.gates(rates.names) if flow_run is not None else ()
-    found = Limits(rates.each, options.adaptive, gates, options.batch_size)
-    found.learnt.resume(learnt)
-    return found
+    return Limits(rates.each, options.adaptive, gates, options.batch_size, learnt=learnt)
 
 
 def _in_tokens(rates: Rates) -> bool:
