@@ -16,7 +16,7 @@ from resumable_tasks.base.container import lost_with
 from resumable_tasks.base.exits import use_exit_codes
 from resumable_tasks.base.text import clean, command
 from resumable_tasks.checkpoint.directory.place import Directory
-from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview
+from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place
 from resumable_tasks.checkpoint.store.local import in_temporary_folder
 from resumable_tasks.engine import monitoring, progress
 from resumable_tasks.engine.budget import Budget, Spending
@@ -39,6 +39,7 @@ from resumable_tasks.task.origin import origin_of
 from resumable_tasks.task.parameters import name_of
 from resumable_tasks.task.partitions import folder_of
 from resumable_tasks.task.patience import Patience
+from resumable_tasks.task.previewed import previewed
 from resumable_tasks.task.reporting import Report
 from resumable_tasks.task.runner import runner_of
 
@@ -108,7 +109,7 @@ class Run:
         job = place.check(self._job(), arguments.items)
         report = Report.wanted(self._options, place, arguments.partition)
         if arguments.dry_run:
-            return _previewed(self._options, place, place.preview(job, arguments.items))
+            return previewed(self._options, place, place.preview(job, arguments.items))
         runner = runner_of(self._handler, self._options, arguments, flow_run, self._loop)
         if runner.remote and self._options.adaptive is not None:
             raise UsageError(
@@ -567,39 +568,3 @@ def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate 
     estimate = checkpoint.estimate(left)
     each = ending.cost_each
     return replace(estimate, cost=left * each) if each else estimate
-
-
-def _previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult:
-    """The result of a dry run: ``remaining`` is what a run would handle."""
-    batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
-    log.info(
-        "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "
-        "would be tried again, %s would not be tried again%s",
-        options.name,
-        preview.remaining,
-        batches,
-        f"{preview.total:,}",
-        f"{preview.skipped:,}",
-        f"{preview.again:,}",
-        f"{preview.left_alone:,}",
-        f", {Out(preview.out, preview.submissions)}" if preview.submissions else "",
-    )
-    quarantine = options.failing.retry_failed
-    return RunResult(
-        job=options.name,
-        checkpoint=preview.url,
-        run="",
-        total=preview.total,
-        completed=0,
-        skipped=preview.skipped,
-        failed=0 if quarantine else preview.left_alone,
-        duplicates=preview.duplicates,
-        seconds=0.0,
-        quarantined=preview.left_alone if quarantine else 0,
-        remaining=preview.remaining,
-        changed=preview.changed,
-        positions=preview.positions,
-        out=preview.out,
-        submissions=preview.submissions,
-        reader=place.reader(),
-    )

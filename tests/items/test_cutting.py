@@ -105,7 +105,7 @@ def test_suspects_are_cut_too(place: Path) -> None:
     )
     with pytest.raises(JobFailed):
         failing.run(items, checkpoint=place)
-    again = handled(items, place, weight="n", max_weight=MOST, batch_size=50)
+    again = handled(items, place, weight="n", max_weight=MOST, batch_size=4)
     assert [len(batch) for batch in again] == [2, 2, 2]
 
 
