@@ -12,12 +12,13 @@ import click
 from resumable_tasks.base.text import clean, count, size
 from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.holder import Holder
+from resumable_tasks.checkpoint.directory.outstanding import named
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
-from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option
+from resumable_tasks.cli.look import checkpoint_argument, damage_lines, json_option, of_a_service
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def repair(checkpoint: str, as_json: bool) -> None:
         "completed": left,
         "items_to_redo": redo,
         "more_to_redo": unknown,
+        "strays": report.strays,
     }
     text = [f"nothing to repair: {count(left, 'completed item')}, all good"]
     if report.damages:
@@ -62,6 +64,7 @@ def repair(checkpoint: str, as_json: bool) -> None:
             *damage_lines(report.damages),
             *(f"moved to {clean(f'{store.url}/{name}')}" for name in moved),
             f"{count(redo, 'item')} {more}will be redone; {count(left, 'item')} stay completed",
+            *of_a_service(store.url, report),
             "next: run the same command again",
         ]
     output.show(as_json, document, text)
@@ -130,20 +133,24 @@ def publish(
 
 @click.command(
     epilog="\b\nExit codes:\n  0  archived"
-    "\n  2  not confirmed, or not a checkpoint; nothing was changed"
+    "\n  2  not confirmed, not a checkpoint, or a service has work of it; nothing was changed"
     "\n  3  a run holds the checkpoint; nothing was changed\n"
     "\n\b\nExample:\n  resumable reset checkpoints/classify --yes",
 )
 @checkpoint_argument
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option(
+    "--lose-submissions", "lose", is_flag=True, help="Also while a service has work that was paid."
+)
 @json_option
-def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
+def reset(checkpoint: str, yes: bool, lose: bool, as_json: bool) -> None:
     """Archive CHECKPOINT, so that the next run starts from nothing.
 
     Nothing is deleted: a directory gets a new name beside the old one; in a bucket, the next run
     works below a new number. Works for a damaged checkpoint too.
     """
     store = _existing(checkpoint)
+    _what_is_lost(store, lose)
     holds = _what_it_holds(store)
     if not yes:
         if not sys.stdin.isatty():
@@ -153,15 +160,18 @@ def reset(checkpoint: str, yes: bool, as_json: bool) -> None:
     hold = Holder(store, secrets.token_hex(6))
     hold.take(takeover=False)
     try:
+        lost = _what_is_lost(store, lose)
         archived = archive(store, hold.run)
     finally:
         hold.release()
     text = [
+        *([f"lost to the next run: {lost}"] if lost else []),
         f"archived to {clean(archived)}",
         f"the next run starts from nothing; to undo: {clean(disk.way_back(store, archived))}",
     ]
     # Whole: a part of it is a command to be pasted.
-    output.show(as_json, {"checkpoint": store.url, "archived": archived}, text, whole=True)
+    document = {"checkpoint": store.url, "archived": archived, "lost": lost or None}
+    output.show(as_json, document, text, whole=True)
 
 
 def _existing(checkpoint: str) -> Store:
@@ -174,6 +184,23 @@ def _existing(checkpoint: str) -> Store:
             remedy="Give the place of one",
         )
     return store
+
+
+def _what_is_lost(store: Store, lose: bool) -> str:
+    """What a service has, empty if nothing is known to be. Raises `UsageError` unless ``lose``."""
+    try:
+        reader = Reader(store)
+        reader.examine()
+    except ResumableTasksError:
+        return ""  # it cannot be read, and is archived all the same
+    lost = named(reader.state.out)
+    if lost and not lose:
+        raise UsageError(
+            f"{store.url}: {lost}. The next run would submit, and pay, that again; nothing was "
+            "changed",
+            remedy="Run the job to collect it, and reset then; or give --lose-submissions",
+        )
+    return lost
 
 
 def _what_it_holds(store: Store) -> str:

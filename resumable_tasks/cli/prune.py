@@ -42,6 +42,9 @@ _DAYS = {"d": 1, "w": 7}
 @click.option("--unfinished", is_flag=True, help="Also those that are not done.")
 @click.option("--damaged", is_flag=True, help="Also damaged ones, whatever they held.")
 @click.option("--archived", is_flag=True, help="Also what a reset has archived, by the same rules.")
+@click.option(
+    "--lose-submissions", "lose", is_flag=True, help="Also those of which a service has work."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @json_option
@@ -53,6 +56,7 @@ def prune(
     unfinished: bool,
     damaged: bool,
     archived: bool,
+    lose: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -60,13 +64,14 @@ def prune(
     """Remove the oldest partitions below PLACE, for good.
 
     PLACE is the checkpoint= of a job that has partition=. Says first what would be freed, and why
-    each other partition stays. What is not published, not done or damaged stays unless an option
-    names it; what a run is at work on stays in any case. What an interrupted pruning has left is
-    removed too.
+    each other partition stays. What is not published, not done, damaged or with a service stays
+    unless an option names it; what a run is at work on stays in any case. What an interrupted
+    pruning has left is removed too.
     """
     from resumable_tasks.task.prune import Age, Plan
 
     given = {"unpublished": not published, "unfinished": unfinished, "damaged": damaged}
+    given["lose_submissions"] = lose
     also = {name for name, is_given in given.items() if is_given}
     plan = Plan.of(place, Age(keep, _long(older_than), archived=archived), also)
     found = plan.pruned(dry_run=True)

@@ -9,8 +9,9 @@ import click
 from resumable_tasks.base.text import count
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.cli import output
-from resumable_tasks.cli.failed import typed_key
+from resumable_tasks.cli.failed import typed_forms, typed_key
 from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.items import keys as keys_
 
@@ -53,7 +54,7 @@ def redo(
 
     state = Reader.at(checkpoint).state
     known = _Known(state.done, state.parked)
-    chosen = [keys_.parse(typed_key(key, known, "is completed")) for key in keys] or None
+    chosen = [keys_.parse(_typed(key, known, state)) for key in keys] or None
     done = redo_items(
         Directory(checkpoint), keys=chosen, where=where, before=before, dry_run=dry_run
     )
@@ -71,11 +72,27 @@ def redo(
     elif done:
         text = [
             f"{len(done):,} of {count(len(state.done), 'completed item')} will be handled again",
+            *_out(state, done),
             f"next: run the same command again; it handles {estimate}",
         ]
     else:
         text = ["no completed item matches; nothing was changed"]
     output.show(as_json, document, text)
+
+
+def _typed(text: str, known: keys_.Lines, state: State) -> bytes:
+    """The canonical form of a key; also of one that is not completed, but with a service."""
+    out = (form for form in typed_forms(text) if state.out.holding(form) is not None)
+    return next(out, None) or typed_key(text, known, "is completed")
+
+
+def _out(state: State, done: Sequence[keys_.Key]) -> list[str]:
+    """A line about those that a service has already, as they had changed."""
+    if not len(state.out):
+        return []
+    lines = set(map(keys_.canonical, done))
+    out = sum(len(lines.intersection(keys_.split(each.lines))) for each in state.out)
+    return [f"a service has {out:,} of them, which are collected and not submitted"] if out else []
 
 
 class _Known:

@@ -11,7 +11,7 @@ import click
 from resumable_tasks.base.text import clean, command, count, duration
 from resumable_tasks.checkpoint.directory.history import Run, runs
 from resumable_tasks.checkpoint.directory.journal import Journal
-from resumable_tasks.checkpoint.directory.outstanding import unanswered
+from resumable_tasks.checkpoint.directory.outstanding import shown, unanswered
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.state import Line, State
 from resumable_tasks.checkpoint.directory.trace import Event, Trace, rows_of, trace
@@ -165,8 +165,6 @@ def _lines(item: dict[str, Any], found: Trace) -> Iterator[str]:
 
 
 def _known_by(handle: Any) -> str:
-    from resumable_tasks.checkpoint.directory.submissions import shown
-
     return "" if handle is None else f": {shown(handle)}"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from resumable_tasks.base.text import clean, command, count
+from resumable_tasks.checkpoint.directory.outstanding import shown
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
-from resumable_tasks.cli.look import checkpoint_argument, json_option
+from resumable_tasks.cli.look import checkpoint_argument, json_option, stray_lines
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.submission import Out, age_of
@@ -72,7 +73,7 @@ def submissions(
     if action == "attach":
         named = _handle(handle or "")
         items = there.attach(store, token, named, again=yes).count
-        text = f"submission {token} is with the service: {there.shown(named)}"
+        text = f"submission {token} is with the service: {shown(named)}"
         then = f"collects its {count(items, 'item')}"
     else:
         before = there.withdraw(store, token, lose=yes)
@@ -130,7 +131,7 @@ def _lines(store: Store, found: Known) -> Iterator[str]:
     if found.each:
         yield from output.table(_TITLES, map(_row, found.each), right="ITEMS PENDING AGE COST")
         yield str(Out.of(found.each))
-    yield from stray_lines(store, found.strays)
+    yield from stray_lines(store.url, found.strays)
     unknown = [each for each in found.each if each.handle is None]
     if unknown:
         token = unknown[0].token
@@ -141,22 +142,7 @@ def _lines(store: Store, found: Known) -> Iterator[str]:
         )
 
 
-def stray_lines(store: Store, strays: Mapping[str, Any]) -> Iterator[str]:
-    """What is known of submissions whose items are not."""
-    from resumable_tasks.checkpoint.directory.submissions import shown
-
-    for token, handle in strays.items():
-        known = f" ({shown(handle)})" if handle is not None else ""
-        yield (
-            f"submission {clean(token, 40)}{known} is out, and the record of its items was lost: "
-            "its items may be submitted, and paid, again. Once you have seen to it, "
-            f"{command('submissions', store.url, 'withdraw', token)} forgets it"
-        )
-
-
 def _row(submission: Submission) -> tuple[str, ...]:
-    from resumable_tasks.checkpoint.directory.submissions import shown
-
     return (
         clean(submission.token, 40),
         submission.state,

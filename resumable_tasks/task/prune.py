@@ -16,6 +16,7 @@ from resumable_tasks.base.text import clean, count, duration
 from resumable_tasks.checkpoint.directory import notes, pruning
 from resumable_tasks.checkpoint.directory.archive import Seen
 from resumable_tasks.checkpoint.directory.opening import foreign
+from resumable_tasks.checkpoint.directory.outstanding import named
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.pruning import Found
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
@@ -89,6 +90,7 @@ def prune(
     unfinished: bool = False,
     damaged: bool = False,
     archived: bool = False,
+    lose_submissions: bool = False,
     dry_run: bool = False,
 ) -> Pruned:
     """Remove the oldest partitions of a job's checkpoints, for good.
@@ -107,6 +109,7 @@ def prune(
         unfinished: also those that are not done: interrupted, or with failed or parked items.
         damaged: also those that are damaged, whatever they held.
         archived: also what `reset` has archived of these partitions, by the same rules.
+        lose_submissions: also those of which a service has work that no run has collected.
         dry_run: nothing is removed.
 
     Raises:
@@ -114,6 +117,7 @@ def prune(
         StoreError: the place does not do what it is asked; call again to go on.
     """
     allowed = {"unpublished": unpublished, "unfinished": unfinished, "damaged": damaged}
+    allowed["lose_submissions"] = lose_submissions
     also = {name for name, given in allowed.items() if given}
     spared = None if spare is None else folder_of(spare)
     plan = Plan.of(_place(checkpoints), Age(keep, older_than, spared, archived), also)
@@ -267,9 +271,12 @@ def _judged(found: Found, reader: Reader, also: Collection[str]) -> Chosen:
 
 def _reasons(reader: Reader) -> tuple[str, dict[str, str]]:
     """Where it is published, and why it should stay, by the option that overrides that."""
+    reasons: dict[str, str] = {}
+    if lost := named(reader.state.out):
+        reasons["lose_submissions"] = lost
     if reader.damage is not None:
-        return "", {"damaged": f"damaged: {reader.damage.detail}"}
-    reasons, (published, where) = {}, _published(reader)
+        return "", {**reasons, "damaged": f"damaged: {reader.damage.detail}"}
+    published, where = _published(reader)
     if reader.status != "done" or reader.left:
         told = (f"{count(n, 'item')} {what}" for what, n in reader.left.items())
         reasons["unfinished"] = ", ".join((reader.status, *told))

@@ -29,10 +29,14 @@ from resumable_tasks.task.parameters import (
 Function = Callable[..., Any]
 
 if TYPE_CHECKING:
+    import os
+    from datetime import date
+
     # A type variable with a default spares `resumable_task` an overload, and with it a type
     # checker's message that no overload matches: the message names the wrong argument instead.
     from typing_extensions import TypeVar
 
+    from resumable_tasks.checkpoint.form import Place
     from resumable_tasks.results.result import RunResult
 
     F = TypeVar("F", bound=Function, default="Decorator")
@@ -160,6 +164,29 @@ class ResumableTask(Generic[F]):
         from resumable_tasks.task import running
 
         return await running.arun(self.fn, options, arguments)
+
+    def cancel_submissions(
+        self,
+        *,
+        checkpoint: str | os.PathLike[str] | Place | None = None,
+        partition: str | date | None = None,
+    ) -> int:
+        """Ask the service to end all submissions of this checkpoint; how many it was asked to end.
+
+        Nothing that is paid is lost: what is done by then is collected by the next run, which
+        submits the rest again. Safe while a run is at work. Whatever the service raises ends it;
+        call it again to cancel the others.
+
+        Args:
+            checkpoint, partition: as those of `run`.
+
+        Raises:
+            UsageError: the handler has no ``cancel``, or there is no such checkpoint.
+            CheckpointDamaged: the checkpoint cannot be read.
+        """
+        from resumable_tasks.task.cancelling import cancel
+
+        return cancel(self.fn, self.name, checkpoint, partition)
 
     def _settled(
         self, items: Any, more: tuple[Any, ...], given: dict[str, Any]

@@ -799,6 +799,7 @@ def test_repair_as_json(done: Path) -> None:
         "completed": 20,
         "items_to_redo": 0,
         "more_to_redo": False,
+        "strays": {},
     }
     flip(shards(done)[0])
     found = document("repair", done)

@@ -152,5 +152,5 @@ def test_every_field_of_a_checkpoint_is_described() -> None:
     head = {"kind", "number", "epoch", "run", "time", "nonce", "previous", "shards", "schema"}
     head |= {"tracebacks", "info"}
     kinds = set(re.findall(r"['\"](\w+)['\"]", str(Commit.__dataclass_fields__["kind"].type)))
-    assert len(kinds) == 10
+    assert len(kinds) == 14
     assert described == manifest | head | kinds

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base.text import clean, count
 from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
+from resumable_tasks.items import keys
 from resumable_tasks.items.fingerprints import from_text
 from resumable_tasks.items.keytable import KeyTable
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from resumable_tasks.items.submission import Out, Submission, Transition
 
 _TEXTS = ("lines", "fingerprints")
+_MOST_NAMED = 10
 
 
 class Outstanding:
@@ -55,6 +58,11 @@ class Outstanding:
     def items(self) -> int:
         """How many items are out."""
         return sum(submission.count for submission in self)
+
+    def holding(self, line: bytes) -> Submission | None:
+        """The submission that has this key, None if none has."""
+        found = (each for each in self if line in keys.split(each.lines))
+        return next(found, None)
 
     def apply(self, commit: Commit) -> None:
         """Take one more record in."""
@@ -111,6 +119,32 @@ class Outstanding:
             bytes_of = {name: each[name].encode() for name in _TEXTS}
             found.each[each["token"]] = Submission(**{**each, **bytes_of})
         return found
+
+
+def shown(handle: Any, limit: int = 120) -> str:
+    """A handle as it may be shown."""
+    import json
+
+    text = handle if isinstance(handle, str) else json.dumps(handle, ensure_ascii=False)
+    return clean(text, limit)
+
+
+def named(out: Outstanding) -> str:
+    """What is out, with tokens and handles, for who is about to lose it; empty if nothing is."""
+    each = {found.token: found.handle for found in out} | out.strays
+    if not each:
+        return ""
+    some = list(each.items())[:_MOST_NAMED]
+    texts = [
+        clean(token, 40) + (f" ({shown(handle)})" if handle is not None else "")
+        for token, handle in some
+    ]
+    if len(each) > len(some):
+        texts.append(f"and {len(each) - len(some):,} more")
+    counts = out.counts
+    cost = f", at an expected cost of {counts.cost:,.4g}" if counts.cost is not None else ""
+    what = f"{counts}{cost}" if counts else count(len(each), "submission")
+    return f"a service has {what}: {', '.join(texts)}"
 
 
 def unanswered(submission: Submission, done: KeyTable) -> Submission:

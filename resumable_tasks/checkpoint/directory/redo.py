@@ -76,6 +76,12 @@ def _chosen(store: Store, found: Manifest, state: State, choice: Choice) -> list
         for line in lines:
             if line not in state.done and line not in state.parked:
                 key = keys.shown(keys.parse(line))
+                if (out := state.out.holding(line)) is not None:
+                    raise UsageError(
+                        f"the item with key {key} is not completed: a service has it, in "
+                        f"submission {out.token}; nothing was changed",
+                        remedy="Run the job, which collects it",
+                    )
                 raise UsageError(
                     f"no item with key {key} is completed; nothing was changed",
                     remedy=f"Choose among those that `resumable keys {store.url}` lists",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from resumable_tasks.base.text import count
 from resumable_tasks.base.token import token
@@ -21,7 +22,7 @@ from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.moving import STRAY, Findings, Repairs
-from resumable_tasks.checkpoint.directory.record import Commit
+from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
 from resumable_tasks.checkpoint.directory.records import (
     CONVERTED,
     MOST_BYTES,
@@ -57,7 +58,11 @@ class Damage:
 
 @dataclass(slots=True)
 class Report:
-    """The findings of `verify`. ``orphans`` and ``foreign`` are not damage."""
+    """The findings of `verify`. ``orphans`` and ``foreign`` are not damage.
+
+    ``strays`` are submissions that a service has, by token, with the handle if it is known: the
+    record of their items was lost. ``submits``: there are submissions, lost ones perhaps too.
+    """
 
     damages: list[Damage] = field(default_factory=list)
     records: int = 0
@@ -65,6 +70,8 @@ class Report:
     items: int = 0
     rows: int = 0
     orphans: list[str] = field(default_factory=list)
+    strays: dict[str, Any] = field(default_factory=dict)
+    submits: bool = False
 
 
 def verify(store: Store) -> Report:
@@ -171,6 +178,8 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     report.orphans = sorted(path for path in listed if path not in state.shards)
     report.records, report.shards = len(seen.records), len(state.shards)
     report.rows = state.rows
+    report.strays = dict(state.out.strays)
+    report.submits = any(record.kind in OF_SUBMISSIONS for record in seen.records.values())
     if found is None:
         return report, None
     findings = Findings(

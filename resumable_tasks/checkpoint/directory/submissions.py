@@ -13,7 +13,12 @@ from resumable_tasks.base.text import clean, command, count
 from resumable_tasks.checkpoint.directory import holder
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.held import Held, held
-from resumable_tasks.checkpoint.directory.outstanding import Outstanding, record_of, unanswered
+from resumable_tasks.checkpoint.directory.outstanding import (
+    Outstanding,
+    record_of,
+    shown,
+    unanswered,
+)
 from resumable_tasks.checkpoint.directory.record import BY_HAND
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import UsageError
@@ -97,14 +102,6 @@ def withdraw(store: Store, token: str, *, lose: bool = False) -> Submission | No
         items = 0 if found is None else found.count
         _append(it, "withdrawn", token, {"why": "by hand"}, items)
     return found
-
-
-def shown(handle: Any, limit: int = 120) -> str:
-    """A handle as it may be shown."""
-    import json
-
-    text = handle if isinstance(handle, str) else json.dumps(handle, ensure_ascii=False)
-    return clean(text, limit)
 
 
 def _found(out: Outstanding, token: str, place: str) -> Submission | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory import handlers, manifest
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.outstanding import named
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.store.base import Store
+from resumable_tasks.errors import CheckpointMismatch
 
 
 def described_fingerprint(job: Job) -> Any:
@@ -34,8 +37,22 @@ def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
     version, described = state.version or found.version, described_fingerprint(job)
     before = state.fingerprint if described is not None else None
     if job.on_version_change == "restart":
-        return version not in ("", job.version) or before not in (None, described)
+        restarts = version not in ("", job.version) or before not in (None, described)
+        if restarts and (lost := named(state.out)):
+            raise CheckpointMismatch(
+                f"{store.url}: {lost}. To start over would lose that, and pay for it again; "
+                "nothing was changed",
+                remedy='Run once with on_version_change="reuse", which collects it; or give it up: '
+                f"{command('reset', store.url, '--lose-submissions')}",
+            )
+        return restarts
     if job.on_version_change != "reuse":
-        manifest.check_version(store, version, job.version)
-        manifest.check_fingerprint(store, before, described)
+        try:
+            manifest.check_version(store, version, job.version)
+            manifest.check_fingerprint(store, before, described)
+        except CheckpointMismatch as error:
+            if there := named(state.out):
+                what = f'{error.what}\n  and {there}, which only "reuse" collects'
+                raise CheckpointMismatch(what, safe=error.safe, remedy=error.remedy) from None
+            raise
     return False

@@ -11,11 +11,11 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.directory import (
     notes,
+    outstanding,
     past,
     schemas,
     shards,
     snapshots,
-    submissions,
 )
 from resumable_tasks.checkpoint.directory.notes import Note
 from resumable_tasks.checkpoint.directory.past import Past, PastRun
@@ -354,7 +354,7 @@ def _submission(out: Submission) -> OutThere:
         out.count,
         clean(out.time, 40),
         out.cost,
-        "" if out.handle is None else submissions.shown(out.handle, CELL_CHARS),
+        "" if out.handle is None else outstanding.shown(out.handle, CELL_CHARS),
     )
 
 
