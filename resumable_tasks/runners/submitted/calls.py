@@ -65,9 +65,10 @@ class Calls:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
+                self._thread = threading.Thread(
                     target=self._loop.run_forever, name="resumable-service", daemon=True
-                ).start()
+                )
+                self._thread.start()
             return self._loop
 
     def close(self) -> None:
@@ -75,3 +76,6 @@ class Calls:
         with self._lock:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+                self._loop = None

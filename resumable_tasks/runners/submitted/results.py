@@ -49,6 +49,7 @@ def answer_of(
     collected = returned if isinstance(returned, Collected) else Collected(returned)
     entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
     apart = {keys.canonical(key) for key in (*[each.key for each in undone], *bad)}
+    _check_known(apart, whole)
     done = _matched(work, _without(whole, apart), entries, asked)
     missing = [keys.canonical(done.batch.keys[at]) for at in done.left_out]
     done = _not_failed(done, missing)
@@ -101,6 +102,14 @@ def _told_apart(results: Any, ask_again: bool) -> tuple[Any, list[Undone], list[
             if type(entry) is not Undone and not (type(entry) is ItemFailure and entry.key in left)
         ]
     return entries, undone, bad
+
+
+def _check_known(lines: set[bytes], batch: Batch) -> None:
+    if lines and (foreign := lines.difference(keys.split(batch.lines))):
+        raise BadResult(
+            f"collect returned an Undone or an ItemFailure for key "
+            f"{keys.shown(keys.parse(min(foreign)))}, which is not in its submission"
+        )
 
 
 def _without(batch: Batch, lines: set[bytes]) -> Batch:
