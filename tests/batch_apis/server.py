@@ -19,7 +19,8 @@ providers' paths are there at once. A text is the content of the last message of
   ``results_lag`` they hold for the batches that are there, too: HIDDEN, and 0 later.
 * ``results_lag``: seconds for which the results of an ended batch are not found.
 * ``next``: what becomes of the next batches, in order (None: as usual). ``fate`` is one of FATES;
-  ``done`` is the share of requests that were handled, and paid, before that.
+  ``done`` is the share of requests that were handled, and paid, before that; ``takes`` is that
+  of this batch alone.
 * ``funds``: requests that can still be paid; behind them each is refused for want of funds.
 * ``queue``: requests in all running batches, above which a batch is not taken.
 
@@ -170,7 +171,15 @@ class State:
             told = {"code": "token_limit_exceeded", "message": what, "line": None}
             fate = {"fate": "failed", "errors": [told]}
         batch = Batch(
-            *(name, provider, requests, now, script["takes"], script["validates"], fate),
+            *(
+                name,
+                provider,
+                requests,
+                now,
+                fate.get("takes", script["takes"]),
+                script["validates"],
+                fate,
+            ),
             number=number,
             **more,
         )
@@ -709,7 +718,7 @@ def control(state: State, what: str, given: dict[str, Any]) -> Any:
             unknown = set(given) - set(state.script)
             assert not unknown, f"the script knows no {unknown}"
             for fate in given.get("next", ()):
-                assert fate is None or fate["fate"] in FATES, fate
+                assert fate is None or fate.get("fate", FATES[0]) in FATES, fate
             state.script.update(given)
         case "trouble":
             state.troubles.append(Trouble(**given))
@@ -718,17 +727,17 @@ def control(state: State, what: str, given: dict[str, Any]) -> Any:
         case "delete":
             state.files[given["file"]] = None
         case "finish":
-            for batch in state.batches.values():
-                if batch.ended is None and given.get("id", batch.id) == batch.id:
+            running = [batch for batch in state.batches.values() if batch.ended is None]
+            for batch in running[: 1 if given.get("oldest") else None]:
+                if given.get("id", batch.id) == batch.id:
                     state.finish(
                         batch, batch.fate.get("fate", "completed"), batch.fate.get("done")
                     )  # fmt: skip
-    running = sum(batch.ended is None for batch in state.batches.values())
     return {
         "paid": state.paid,
         "full_price": state.full_price,
         "calls": state.calls,
-        "running": running,
+        "running": sum(batch.ended is None for batch in state.batches.values()),
         "batches": [b.told() for b in state.batches.values()] if what == "batches" else [],
         "script": state.script,
     }
@@ -807,9 +816,9 @@ class BatchServer:
         """Forget everything."""
         self._control("reset")
 
-    def finish(self, id: str | None = None) -> None:
-        """End this batch, or all that run, now."""
-        self._control("finish", {"id": id} if id else {})
+    def finish(self, id: str | None = None, *, oldest: bool = False) -> None:
+        """End this batch, or the oldest that runs, or all that run, now."""
+        self._control("finish", {"oldest": oldest} | ({"id": id} if id else {}))
 
     def delete_file(self, file: str) -> None:
         """As if somebody had deleted it."""

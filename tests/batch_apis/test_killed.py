@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pyarrow.dataset as pads
 import pytest
@@ -68,23 +69,25 @@ def holds(server: BatchServer, driver: Driver, items: int) -> None:
 def test_random_kills(
     provider: str, items: int, size: int, kills: int, server: BatchServer, tmp_path: Path
 ) -> None:
-    """One batch expires at 30 %, and every fourth `create` loses its answer, too."""
-    server.script(takes=0.6, next=[None, None, {"fate": "expired", "done": 0.3}])
+    """One batch expires at 30 %, and every fourth `create` loses its answer, too.
+
+    Every other batch is held until the job was killed twice more, so that it does not end before.
+    """
+    held: list[Any] = [{"takes": None}, None] * 6
+    held[3] = {"fate": "expired", "done": 0.3}
+    server.script(takes=0.6, next=held)
     server.trouble("create", "lose", every=4)
     driver = Driver(provider, server, tmp_path, "--items", items, "--batch-size", size)
-    moments, killed = Random(f"{provider}{items}"), 0
-    for _ in range(kills * 4):
-        if killed == kills:
-            break
-        code = driver.ends(moments.uniform(0.0, 1.5))
-        assert code in (0, KILLED), driver.log()
-        killed += code == KILLED
-        if code == 0:
-            break
+    moments = Random(f"{provider}{items}")
+    for killed in range(kills):
+        assert driver.ends(moments.uniform(0.0, 1.5)) == KILLED, driver.log()
+        if killed % 2:
+            server.finish(oldest=True)
+    server.script(next=[], takes=0.1)
+    server.finish()
     assert driver.ends() == 0, driver.log()
     holds(server, driver, items)
-    full = -(-items // size)
-    assert len(server.batches()) == full + 1
+    assert len(server.batches()) == -(-items // size) + 1
 
 
 @pytest.mark.sample

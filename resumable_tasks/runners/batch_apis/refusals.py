@@ -60,12 +60,14 @@ def not_accepted(error: Exception) -> NotAccepted | None:
     what = f"the provider refused the batch: {error}"
     if _FUNDS.search(what):
         return NotAccepted(what, again=True, remedy="Put money into the account, and run again")
-    if status == 429 or _QUEUE.search(what):
-        return QueueFull(what, retry_after=seconds_told(error))
+    told = seconds_told(error)
+    if _QUEUE.search(what) or (status == 429 and told is None):
+        return QueueFull(what, retry_after=told)
+    if status == 429:
+        return NotAccepted(what, again=True, retry_after=told)
     if of_the_service(status):
-        return NotAccepted(
-            what, again=True, retry_after=seconds_told(error), remedy="Check the key and its rights"
-        )
+        remedy = "Check the key and its rights"
+        return NotAccepted(what, again=True, retry_after=told, remedy=remedy)
     # The file is ours, and the items are not at fault.
     return NotAccepted(what, again=bool(_FILE_GONE.search(what)))
 

@@ -47,6 +47,8 @@ def answer_of(
     returned = collect()
     seconds = time.perf_counter() - began
     collected = returned if isinstance(returned, Collected) else Collected(returned)
+    if collected is returned:  # then the service has told the cost, and the rows need not
+        work = replace(work, cost=None)
     entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
     apart = {keys.canonical(key) for key in (*[each.key for each in undone], *bad)}
     _check_known(apart, whole)
