@@ -147,6 +147,8 @@ class Committer:
         """Commit these outcomes, and have handled again what is to be."""
         for outcome in group:
             self._flight.meter.took(outcome)
+            if not isinstance(outcome, Dropped):
+                self.at_rest.remove(outcome.batch.number)
         again = self._commit(group)
         self._leave_at_rest(len(group) - len(again))
         again += self._look_at_held(len(group) - len(again))

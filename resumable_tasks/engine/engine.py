@@ -282,18 +282,13 @@ class Engine:
             time.monotonic() - self._began,
             self.retried,
             self._flight.meter.over_the_run(),
-            self._committer.at_rest.again_at if self._committer and self._waits else None,
+            self._committer.at_rest.again_at if self._committer is not None else None,
         )
-
-    @property
-    def _waits(self) -> bool:
-        """True if what the run leaves is with a service."""
-        return self._committer is not None and len(self._committer.at_rest) > 0
 
     def _at_once(self) -> str:
         """What sets the number of calls at once, in words."""
         limits = self._limits.at_once if self._limits is not None else ""
-        return limits or f"concurrency={self._runner.concurrency}"
+        return limits or self._runner.at_work
 
     @property
     def retried(self) -> int:

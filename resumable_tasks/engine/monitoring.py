@@ -96,6 +96,10 @@ class _ObservedRunner(Runner):
     def window(self) -> int:
         return self._runner.window
 
+    @property
+    def at_work(self) -> str:
+        return self._runner.at_work
+
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         observer = self._observer
         observer.limits = work.limits

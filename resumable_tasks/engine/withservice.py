@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import count
@@ -65,7 +64,7 @@ class Rests:
 
 
 class AtRest:
-    """The batches that this run need not wait for. ``again_at``: when to look at one of them."""
+    """The batches that this run need not wait for. ``again_at``: when to look at them again."""
 
     def __init__(self) -> None:
         self._batches: dict[int, Rests] = {}
@@ -73,22 +72,25 @@ class AtRest:
     def add(self, found: Rests) -> None:
         self._batches[found.batch.number] = found
 
+    def remove(self, number: int) -> None:
+        self._batches.pop(number, None)
+
     def __len__(self) -> int:
         return len(self._batches)
 
     @property
-    def again_at(self) -> float:
-        return min(each.again_at for each in self._batches.values())
+    def again_at(self) -> float | None:
+        """None where nothing is to be seen later: a person must do something."""
+        at = (each.again_at for each in self._batches.values() if not each.why)
+        return min(at, default=None)
 
     @property
     def why(self) -> str:
         """Why the run ends, in words."""
-        at = datetime.fromtimestamp(self.again_at, UTC).isoformat(timespec="seconds")
         stuck = [each.why for each in self._batches.values() if each.why]
         told = [*dict.fromkeys(stuck)][:_MOST_TOLD]
         if len(stuck) < len(self):
-            working = count(len(self) - len(stuck), "submission")
-            told.append(f"{working} with the service; look again at {at}")
+            told.append(f"{count(len(self) - len(stuck), 'submission')} with the service")
         return "; ".join(told)
 
 

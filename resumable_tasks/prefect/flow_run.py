@@ -22,9 +22,10 @@ from resumable_tasks.errors import (
     Interrupted,
     Unfinished,
     UsageError,
+    Waiting,
 )
 from resumable_tasks.items.sources import Handed, accompany
-from resumable_tasks.prefect import remote, threads
+from resumable_tasks.prefect import leaving, remote, threads
 from resumable_tasks.prefect.cancels import CancelWatch
 from resumable_tasks.prefect.limits import GlobalLimit
 from resumable_tasks.prefect.task_runs import Causes, TaskRuns
@@ -51,6 +52,7 @@ class FlowRun:
         self.id = str(context.flow_run.id)
         self.in_task_run = TaskRunContext.get() is not None
         self._cancels: CancelWatch | None = None
+        self.leaves_while_waiting = False
         self._causes = Causes()
         self._telemetry = Telemetry(self._causes.where)
 
@@ -65,6 +67,16 @@ class FlowRun:
         flow_run = self._context.flow_run
         return flow_run is not None and bool(flow_run.auto_scheduled) and flow_run.run_count <= 1
 
+    @property
+    def why_it_stays(self) -> str | None:
+        """Why it cannot leave its process while a service works; None if it can."""
+        return leaving.why_not(self._context)
+
+    @property
+    def is_deployed(self) -> bool:
+        """True if a worker or ``serve`` has started this process."""
+        return "PREFECT__FLOW_RUN_ID" in os.environ
+
     def check_place(self, place: str) -> None:
         """Refuse a checkpoint that would go with a worker's working directory.
 
@@ -73,8 +85,7 @@ class FlowRun:
         if "://" in place or os.path.isabs(os.path.expanduser(place)):
             return
         here, temporary = os.getcwd(), os.path.realpath(tempfile.gettempdir())
-        by_worker = "PREFECT__FLOW_RUN_ID" in os.environ
-        if by_worker and os.path.realpath(here).startswith(temporary + os.sep):
+        if self.is_deployed and os.path.realpath(here).startswith(temporary + os.sep):
             raise CheckpointUnusable(
                 f"checkpoint {place!r} is relative to {here}, a temporary folder of the worker "
                 "that is deleted after this flow run, and the checkpoint with it: give an "
@@ -182,6 +193,8 @@ class FlowRun:
             log.warning("%s", error)
             self._cancels.confirm()
             return Abort("this flow run was cancelled")
+        if isinstance(error, Waiting) and self.leaves_while_waiting:
+            return self._left(error)
         if isinstance(error, Interrupted) and error.by_itself:
             return Unfinished(str(error), result=error.result, exit_code=error.exit_code)
         if not isinstance(error, CheckpointHeld) or error.holder.get("flow_run") != self.id:
@@ -196,3 +209,14 @@ class FlowRun:
         )
         log.warning("%s: %s", why, error)
         return Abort(why)
+
+    def _left(self, waiting: Waiting) -> BaseException:
+        """Prefect's ``Abort``, once Prefect is to start the flow run again."""
+        assert waiting.look_again_at is not None
+        at = waiting.look_again_at.isoformat(timespec="seconds")
+        kept = leaving.leave(self.id, waiting.look_again_at, waiting.what)
+        if kept:
+            log.error("this flow run cannot leave until %s: %s", at, kept)
+            return Unfinished(str(waiting), result=waiting.result, exit_code=waiting.exit_code)
+        log.info("%s. This process ends, and another one looks then", waiting.what)
+        return Abort(f"waits for a service until {at}")

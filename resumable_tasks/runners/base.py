@@ -42,6 +42,11 @@ class Runner(ABC):
         """The least number of batches that may be in flight, submitted and not yet committed."""
         return 2 * self.concurrency
 
+    @property
+    def at_work(self) -> str:
+        """How many batches are at work at once, in words."""
+        return f"concurrency={self.concurrency}"
+
     def keep(  # noqa: B027 - most submit nothing
         self,
         record: Callable[[Transition], None],

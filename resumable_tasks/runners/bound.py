@@ -16,6 +16,7 @@ from resumable_tasks.runners.outcome import (
     ADAPTIVE,
     RATE,
     RETRIES,
+    SERVICE,
     START,
     TOLD,
     WRITE,
@@ -29,12 +30,14 @@ from resumable_tasks.runners.outcome import (
 HANDLER, IDLE = "handler", "idle"
 # The share of the lanes' time in which they have no batch because no item is left; not of the rest.
 SPARE = "spare"
-LANES = (HANDLER, TOLD, RATE, ADAPTIVE, RETRIES, WRITE)
+LANES = (HANDLER, TOLD, RATE, ADAPTIVE, RETRIES, WRITE, SERVICE)
 # Shares of the run's time.
 SOURCE, COMMIT, DOWN = "source", "commit", "down"
 WHOLE = (SOURCE, COMMIT, DOWN)
 
-What = Literal["quota", "rate", "latency", "source", "commits", "outage", "retries", "nothing"]
+What = Literal[
+    "quota", "rate", "latency", "source", "commits", "outage", "retries", "service", "nothing"
+]
 _NAMED = 3
 _IN_WORDS = {
     HANDLER: "calls took",
@@ -43,6 +46,7 @@ _IN_WORDS = {
     ADAPTIVE: "waits for fewer calls at once",
     RETRIES: "pauses before retries",
     WRITE: "writing",
+    SERVICE: "the service was at work",
     SOURCE: "reading items",
     COMMIT: "commits",
 }
@@ -54,10 +58,12 @@ class BoundBy:
 
     ``what`` is ``quota`` (calls were told to wait, as by HTTP 429), ``rate`` (the job's own
     ``rate_limit``), ``latency`` (of the calls), ``source`` (of the items), ``commits``, ``outage``
-    (the service was down), ``retries`` (pauses after failed calls) or ``nothing`` in particular.
+    (the service was down), ``retries`` (pauses after failed calls), ``service`` (that has what was
+    submitted to it) or ``nothing`` in particular.
     ``sentence`` says it in words. ``shares`` are from 0 to 1: ``handler``, ``told``, ``rate``,
-    ``adaptive``, ``retries``, ``write`` and ``idle`` of the time of the lanes, as many as there are
-    calls at once, without that for which no item was left for them (``spare``, of all of it);
+    ``adaptive``, ``retries``, ``write``, ``service`` and ``idle`` of the time of the lanes, as many
+    as there are calls at once, without that for which no item was left for them (``spare``, of all
+    of it);
     ``source``, ``commit`` and ``down`` of the run's time.
     """
 
@@ -89,6 +95,9 @@ def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
         if told >= rate:
             return "quota", f"API quota (429): calls were told to wait, {_of_the_time(told)}"
         return "rate", f"API quota (own rate): rate_limit= held calls back, {_of_the_time(rate)}"
+    if share[SERVICE] > max(0.5, in_calls):
+        took = f"was at work {_of_the_time(share[SERVICE])}"
+        return "service", f"the service{at_once and f' ({at_once})'}: it {took}"
     if share[RETRIES] > 0.25 and share[RETRIES] > handler:
         pauses = _of_the_time(share[RETRIES])
         return "retries", f"retries: calls failed, and pauses before the next took {pauses}"

@@ -145,6 +145,7 @@ class Shard:
 
 TOLD, RATE, ADAPTIVE, RETRIES = "told", "rate", "adaptive", "retries"
 WRITE, START = "write", "start"
+SERVICE = "service"
 
 
 @frozen

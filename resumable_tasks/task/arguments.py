@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resumable_tasks.engine.events import Listener, Progress
 
 OnUnknown = Literal["ask", "resubmit"]
+Wait = bool | float | Literal["reschedule"] | None
 
 
 @frozen
@@ -51,9 +52,9 @@ class RunArguments:
         listeners: called with every event of `resumable_tasks.engine.events`.
         wait: of work that is submitted to a service: wait until all of it is collected. A number of
             seconds, or False: submit what there is room for, collect what has ended by then, and
-            end with `Waiting`, which says when to look again. ``"reschedule"``, in a flow run of
-            a deployment: the flow run leaves its process and comes back by itself. By default that
-            in such a flow run, and True elsewhere.
+            end with `Waiting`, which says when to look again. ``"reschedule"``, directly in a
+            flow of a deployment: the flow run leaves its process, and comes back by itself in
+            another one. By default that where it is possible, and True elsewhere.
         on_unknown: whether a service has accepted a submission is unknown, and it cannot be looked
             for: ``"ask"`` ends the run with what to do, ``"resubmit"`` submits it again, which may
             be paid twice.
@@ -73,7 +74,7 @@ class RunArguments:
     dry_run: bool = False
     on_progress: Callable[[Progress], None] | None = None
     listeners: Iterable[Listener] = ()
-    wait: bool | float | Literal["reschedule"] | None = None
+    wait: Wait = None
     on_unknown: OnUnknown = "ask"
     progress: bool | None = None
 
@@ -88,10 +89,3 @@ class RunArguments:
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")
-
-    @property
-    def wait_seconds(self) -> float | None:
-        """How long the run waits for a service; None: until all is done."""
-        if self.wait is None or self.wait is True:
-            return None
-        return 0.0 if self.wait in (False, "reschedule") else float(self.wait)

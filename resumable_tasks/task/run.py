@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +24,14 @@ from resumable_tasks.engine.engine import Ending, Engine
 from resumable_tasks.engine.events import Listeners, RunStarted
 from resumable_tasks.engine.rules import Rules
 from resumable_tasks.engine.watch import key_watch
-from resumable_tasks.errors import BudgetUsedUp, Interrupted, JobFailed, UsageError, Waiting
-from resumable_tasks.items import keys
+from resumable_tasks.errors import Interrupted, JobFailed, UsageError
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.items.submission import Out
 from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.task.arguments import RunArguments
+from resumable_tasks.task.early import stopped
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.origin import origin_of
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.limits import Limits
     from resumable_tasks.runners.usage import Learnt
 
-_MOST_NAMED = 10
 _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
 
 
@@ -349,19 +347,8 @@ class Run:
                 self._options.failing.max_attempts,
                 checkpoint.quarantine_hint,
             )
-        if how == "spent":
-            raise BudgetUsedUp(_describe_stop(result, ending), result=result, by_itself=True)
-        if how == "interrupted" and ending.again_at is not None and not ending.asked:
-            raise Waiting(
-                _describe_stop(result, ending),
-                result=result,
-                by_itself=True,
-                look_again_at=datetime.fromtimestamp(ending.again_at, UTC),
-            )
-        if how == "interrupted":
-            raise Interrupted(
-                _describe_stop(result, ending), result=result, by_itself=not ending.asked
-            )
+        if how in ("spent", "interrupted"):
+            raise stopped(how, result, ending)
         log.info(
             "%s: %s, in %.1f s; checkpoint %s",
             *(result.job, result.summary, result.seconds, result.checkpoint),
@@ -527,31 +514,6 @@ def as_place(
     if not base.path:
         raise UsageError("checkpoint is an empty path; name a directory, or a URL")
     return base.partition(part) if part else base
-
-
-def _describe_stop(result: RunResult, ending: Ending) -> str:
-    return (
-        f"interrupted by {ending.stopped}: {result.completed:,} items were completed in this run, "
-        f"{result.skipped:,} before"
-        + _describe_unfinished(ending)
-        + (f", at a cost of {result.cost:.4g}" if result.cost else "")
-        + (f"; {Out(result.out, result.submissions)}" if result.submissions else "")
-        + (f"; what remains: {result.remaining}" if result.remaining else "")
-        + f". All is safe in {result.checkpoint}. "
-        + ("Raise the budget, or r" if ending.by_budget else "R")
-        + "un the same command again to resume"
-    )
-
-
-def _describe_unfinished(ending: Ending) -> str:
-    """The batches that did not end in time, by the keys of their items."""
-    if not ending.abandoned:
-        return ""
-    found = [key for batch in ending.abandoned for key in batch.keys]
-    named = ", ".join(keys.shown(key) for key in found[:_MOST_NAMED])
-    more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
-    batches = "1 batch" if len(ending.abandoned) == 1 else f"{len(ending.abandoned):,} batches"
-    return f"; {batches} did not end in time, with the keys {named}{more}"
 
 
 def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base import log
 from resumable_tasks.errors import UsageError
 from resumable_tasks.prefect.detect import require_prefect
 from resumable_tasks.runners.base import Runner, is_coroutine_function
 from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.runners.threads import ThreadRunner
-from resumable_tasks.task.arguments import RunArguments
+from resumable_tasks.task.arguments import RunArguments, Wait
 from resumable_tasks.task.options import JobOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def runner_of(
 ) -> Runner:
     """The runner of one run. Raises `UsageError` where the options do not go with the handler."""
     if is_submitted(handler) and options.runner != "local":
-        return _submitting(handler, options, arguments)
+        return _submitting(handler, options, arguments, flow_run)
     options.check_has_field(options.known_cost)
     if options.runner == "prefect" and flow_run is None:
         require_prefect('runner="prefect"')
@@ -63,7 +64,9 @@ def runner_of(
     return ThreadRunner(options.most_at_once)
 
 
-def _submitting(handler: Any, options: JobOptions, arguments: RunArguments) -> Runner:
+def _submitting(
+    handler: Any, options: JobOptions, arguments: RunArguments, flow_run: FlowRun | None
+) -> Runner:
     if options.runner != "auto" or options.adaptive is not None:
         raise UsageError(
             f"{options.name}: work that is submitted to a service runs in the driver's own "
@@ -73,9 +76,8 @@ def _submitting(handler: Any, options: JobOptions, arguments: RunArguments) -> R
     _check_price(handler, options)
     from resumable_tasks.runners.submitted.runner import SubmittedRunner
 
-    return SubmittedRunner(
-        options.most_at_once, wait=arguments.wait_seconds, ask=arguments.on_unknown == "ask"
-    )
+    wait = _wait_seconds(options.name, arguments.wait, flow_run)
+    return SubmittedRunner(options.most_at_once, wait=wait, ask=arguments.on_unknown == "ask")
 
 
 def _check_price(handler: Any, options: JobOptions) -> None:
@@ -87,3 +89,26 @@ def _check_price(handler: Any, options: JobOptions) -> None:
             "(OpenAIBatch and AnthropicBatch: prices=), or leave cost= and total= out of the "
             "budget",
         )
+
+
+def _wait_seconds(name: str, wait: Wait, flow_run: FlowRun | None) -> float | None:
+    """How long the run waits for a service; None: until all is done. Raises `UsageError`."""
+    if wait not in (None, "reschedule"):
+        return None if wait is True else float(wait)
+    why_not = "no flow run is going on" if flow_run is None else flow_run.why_it_stays
+    if flow_run is not None and why_not is None:
+        flow_run.leaves_while_waiting = True
+        return 0.0
+    if wait == "reschedule":
+        raise UsageError(
+            f'{name}: wait="reschedule" is for a job that is run directly in a flow of a '
+            f"deployment, and {why_not}",
+            remedy="Leave wait= out: such a run waits in its process",
+        )
+    if flow_run is not None and flow_run.is_deployed:
+        log.warning(
+            "%s: %s, so that this process waits until the service has done all. Run the job "
+            "directly in the deployment's flow, and it leaves the process meanwhile",
+            *(name, why_not),
+        )
+    return None

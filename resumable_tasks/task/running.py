@@ -123,8 +123,8 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
             result, error = work.result()
             if error is None or isinstance(error, Interrupted):
                 raise
-    if error is not None:
-        raise error if flow_run is None else flow_run.translated(error)
+        if error is not None:
+            raise error if flow_run is None else flow_run.translated(error)
     assert result is not None
     return result
 

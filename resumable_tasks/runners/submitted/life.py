@@ -30,10 +30,11 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.submission import Submission, Transition, TransitionKind
+from resumable_tasks.runners.bound import Trail
 from resumable_tasks.runners.groups import message_of, name_of
 from resumable_tasks.runners.handle import Work, failed_whole
 from resumable_tasks.runners.http_signs import is_throttling, looks_like_an_outage, seconds_told
-from resumable_tasks.runners.outcome import Done, Dropped, Fatal, Outcome, Rest
+from resumable_tasks.runners.outcome import SERVICE, Done, Dropped, Fatal, Outcome, Rest
 from resumable_tasks.runners.submitted.calls import Calls
 from resumable_tasks.runners.submitted.protocol import (
     CannotTell,
@@ -53,6 +54,8 @@ PATIENCE_SECONDS, REQUEST_SECONDS = 120.0, 600.0
 # The pauses between two looks grow from the first to the last.
 _FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 1.0, 300.0, 1.5
 _LONGEST_LOOK = 15.0
+# Whoever does not wait in its process looks again after this part of the submission's age.
+_SHARE_OF_AGE, _FIRST_LOOK, _LAST_LOOK = 0.2, 60.0, 1_800.0
 # For so long a service may not know of a submission, or not have its results.
 _UNKNOWN_SECONDS, _NOT_READY_SECONDS = 900.0, 3_600.0
 # A handle, or what was prepared, is a name and no data.
@@ -63,13 +66,15 @@ ROUNDS, FRUITLESS = 3, 2
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A life waits for so many seconds. ``rests``: while the service works, not for trouble.
+    """A life waits for so many seconds.
 
-    ``why``: it waits for the end of the run, since it cannot go on.
+    ``look_in``: what it waits for is up to the service, and the journal has all of it, so that the
+    process may end meanwhile; then it is worth looking again after so many seconds. ``why``: it
+    waits for the end of the run, since it cannot go on.
     """
 
     seconds: float
-    rests: bool = False
+    look_in: float | None = None
     why: str = ""
 
 
@@ -80,8 +85,8 @@ class Shared:
     ``record`` makes a transition durable. ``price`` is the expected cost of a batch. ``ask``: what
     is unknown and cannot be looked for is left for a person to decide. ``place`` is that of the
     checkpoint. ``rounds`` counts, by the number of the batch that was planned, how often it was
-    submitted, ``fruitless`` the submissions in a row that brought nothing, ``out`` those that the
-    service has.
+    submitted, ``fruitless`` the submissions in a row that brought nothing, ``out`` since when the
+    service has each of those that it has.
     """
 
     work: Work
@@ -93,7 +98,7 @@ class Shared:
     place: str
     rounds: Counter[int] = field(default_factory=Counter)
     fruitless: int = 0
-    out: set[str] = field(default_factory=set)
+    out: dict[str, float] = field(default_factory=dict)
 
 
 class Stopped(Exception):
@@ -134,14 +139,22 @@ class Life:
         self._shared = shared
         self._batch = batch
         self._calls = shared.calls
+        self._trail = Trail()
         # When the intent was made, or read: a moment before, or after.
         self._since = boottime()
+        # When it was made, by the other process's wall clock, which decides on no more than pauses.
+        self._intended = self._since - _age(batch.submission)
         # Since when nothing works, and since when nothing is accepted.
         self._trouble: Pauses | None = None
         self._refusals: Pauses | None = None
 
     def steps(self) -> Steps[Outcome]:
         """Do it all; the outcome. Raises what a record raises."""
+        if self._shared.work.trails is not None:
+            self._shared.work.trails[self._batch.number] = self._trail
+        return self._trail.told_in((yield from self._steps()))
+
+    def _steps(self) -> Steps[Outcome]:
         found = self._batch.submission
         try:
             while True:
@@ -155,7 +168,7 @@ class Life:
         except Stopped as stopped:
             if stopped.why:  # others can go on
                 log.warning("%s", stopped.why)
-                yield Pause(_LAST_PAUSE, rests=True, why=stopped.why)
+                yield Pause(_LAST_PAUSE, why=stopped.why)
             return Dropped(self._batch)
 
     def _submission(self, found: Submission | None) -> Steps[Submission | Outcome | None]:
@@ -169,7 +182,7 @@ class Life:
         """Submit the batch; None if that is to be done once more, from the start."""
         self._check_worth_it()
         self._enter_limits()
-        self._since = boottime()
+        self._since = self._intended = boottime()
         submission = self._intend()
         if submission.prepares:
             made, batch = submission.token, self._batch
@@ -263,7 +276,8 @@ class Life:
         if not refused.again:
             return failed_whole(shared.work, batch, refused, 1)
         if isinstance(refused, QueueFull) and shared.out:
-            yield from self._pause(refused.retry_after or _LONGEST_LOOK)
+            pause = refused.retry_after or _LONGEST_LOOK
+            yield from self._pause(pause, refused.retry_after or _FIRST_LOOK)
             return None
         if isinstance(refused, QueueFull) and len(batch) > 1:
             log.warning("%s; submitting half as many items at once", _told(refused))
@@ -327,7 +341,7 @@ class Life:
                 return (yield from self._of_the_service("find", submission))
             except CannotTell as undecided:
                 log.info("submission %s: %s", submission.token, _told(undecided))
-            yield from self._pause(pauses.next(), rests=True)
+            yield from self._pause(pauses.next(), self._look_in)
 
     def _without_looking(
         self, submission: Submission, error: Exception | None
@@ -384,12 +398,16 @@ class Life:
     def _answer(self, submission: Submission) -> Steps[Outcome | None]:
         """Wait for the end of what is submitted, and collect; None if it is to be sent again."""
         out = self._shared.out
-        out.add(submission.token)
+        out[submission.token] = self._intended
+        self._trail.enter(SERVICE)
         try:
-            yield from self._end_of(submission)
+            try:
+                yield from self._end_of(submission)
+            finally:
+                self._trail.leave()
             return (yield from self._collected(submission))
         except NotAccepted as refused:
-            out.discard(submission.token)
+            out.pop(submission.token, None)
             return (yield from self._refused(submission, refused))
         except (Stopped, GeneratorExit):
             raise
@@ -400,7 +418,7 @@ class Life:
             )
             return Fatal(self._batch, error)
         finally:
-            out.discard(submission.token)
+            out.pop(submission.token, None)
 
     def _end_of(self, submission: Submission) -> Steps[None]:
         pauses, unknown, cancelled = Pauses(), Pauses(), False
@@ -414,24 +432,25 @@ class Life:
                 if not isinstance(state, Pending):
                     raise TypeError(f"poll returned {state!r}, which is neither Pending nor Ended")
                 again_in = state.again_in
-                cancelled = cancelled or self._cancel_if_overdue(submission, pauses)
+                cancelled = cancelled or self._cancel_if_overdue(submission)
             except NotReady as error:
                 if unknown.seconds > _UNKNOWN_SECONDS:
                     raise Stopped(
                         f"the service does not know submission {submission.token} "
                         f"({submission.handle}): {_told(error)}"
                     ) from error
+                log.info("submission %s: %s", submission.token, _told(error))
             except Exception as error:
                 if not is_of_the_service(error):
                     raise
                 yield from self._wait_for_the_service(error)
                 continue
-            yield from self._pause(again_in or pauses.next(), rests=True)
+            yield from self._pause(again_in or pauses.next(), again_in or self._look_in)
 
-    def _cancel_if_overdue(self, submission: Submission, pauses: Pauses) -> bool:
+    def _cancel_if_overdue(self, submission: Submission) -> bool:
         """After the job's timeout; what is done by then is collected."""
         timeout = self._shared.work.timeout
-        if timeout is None or pauses.seconds < timeout or not self._calls.has("cancel"):
+        if timeout is None or self._age < timeout or not self._calls.has("cancel"):
             return False
         log.warning("submission %s: cancelled after timeout=%g s", submission.token, timeout)
         self._calls.call("cancel", submission.handle)
@@ -459,7 +478,7 @@ class Life:
                         f"{self._command('withdraw', submission, '--yes')} has its items submitted "
                         "again, and paid again"
                     ) from error
-                yield from self._pause(pauses.next())
+                yield from self._pause(pauses.next(), self._look_in)
             except NotAccepted:
                 raise
             except Exception as error:
@@ -484,8 +503,18 @@ class Life:
     def _rest(self, lines: tuple[bytes, ...], parts: int = 1) -> Done:
         return Done(self._batch, rest=Rest(self._batch, lines, parts))
 
-    def _pause(self, seconds: float, rests: bool = False) -> Steps[None]:
-        if (yield Pause(max(0.0, seconds), rests)):
+    @property
+    def _age(self) -> float:
+        """Seconds since the intent."""
+        return boottime() - self._intended
+
+    @property
+    def _look_in(self) -> float:
+        """After how many seconds another process does well to look."""
+        return min(_LAST_LOOK, max(_FIRST_LOOK, _SHARE_OF_AGE * self._age))
+
+    def _pause(self, seconds: float, look_in: float | None = None) -> Steps[None]:
+        if (yield Pause(max(0.0, seconds), look_in)):
             raise Stopped
 
     def _wait_for_the_service(self, error: Exception) -> Steps[None]:
@@ -497,7 +526,8 @@ class Life:
         if pauses.seconds > self._shared.work.retry.patience:
             what = f"nothing has worked for {duration(pauses.seconds)}, last: {_told(error)}"
             raise Stopped(what)
-        yield from self._pause(told if told is not None else pauses.next())
+        pause = told if told is not None else pauses.next()
+        yield from self._pause(pause, max(pause, _FIRST_LOOK))
 
     def _record(
         self,
@@ -548,6 +578,17 @@ def as_json(method: str, returned: Any) -> Any:
 def is_of_the_service(error: BaseException) -> bool:
     """True if the same call may succeed later: the service was down, or called too often."""
     return looks_like_an_outage(error) or is_throttling(error)
+
+
+def _age(submission: Submission | None) -> float:
+    """Seconds since the intent of a submission of an earlier run; 0 if that is not known."""
+    if submission is None:
+        return 0.0
+    try:
+        made = datetime.fromisoformat(submission.time)
+        return max(0.0, (datetime.now(UTC) - made).total_seconds())
+    except (ValueError, TypeError):  # no time, or none that can be compared
+        return 0.0
 
 
 def _root(batch: Batch) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.boottime import boottime
 from resumable_tasks.base.stopping import Stopping
+from resumable_tasks.base.text import duration
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import shorten
@@ -25,23 +28,21 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.handle import Work
 
 _THREADS = 4
-# A machine that sleeps is looked after at least so often once it wakes up.
-_SLICE_SECONDS, _STOP_SLICE_SECONDS = 30.0, 0.2
-# What rests is not looked at by this run any more: nothing but others holds that up.
+# What rests is not looked at by this run any more, unless others hold it up.
 _REST_SECONDS = 3_600.0
+# Threads see so late that a machine has slept: the clock by which they wait has stood still.
+_SLICE_SECONDS = 30.0
 
 
 @dataclass(order=True, slots=True)
 class _Turn:
-    """The next step of a life: ``due`` by the wall clock, set at ``since`` by it."""
+    """The next step of a life, ``due`` by `boottime`, which nobody sets, and the pause before."""
 
     due: float
     number: int
-    since: float = field(compare=False)
     batch: Batch = field(compare=False)
     steps: Steps[Outcome] = field(compare=False)
-    begun: bool = field(compare=False, default=False)
-    rests: bool = field(compare=False, default=False)
+    pause: Pause | None = field(compare=False, default=None)
 
 
 class SubmittedRunner(Runner):
@@ -56,7 +57,8 @@ class SubmittedRunner(Runner):
     def __init__(self, concurrency: int, *, wait: float | None, ask: bool) -> None:
         super().__init__(concurrency)
         self._ask = ask
-        self._until = None if wait is None else time.time() + wait
+        self._out: dict[str, float] = {}
+        self._until = math.inf if wait is None else boottime() + wait
 
     @property
     def window(self) -> int:
@@ -74,11 +76,12 @@ class SubmittedRunner(Runner):
         return may_be_sent_again(self._calls, submission)
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
-        self._done, self._stopping = done, stopping
+        self._done = done
         service: Any = work.handler
         self._calls = Calls(service)
         self._shared = Shared(
-            work, self._calls, self._record, self.price, self._ask, stopping, self._place
+            *(work, self._calls, self._record, self.price, self._ask, stopping, self._place),
+            out=self._out,
         )
         # By the number of a batch, and its items: a budget has parts of it priced.
         self._priced: dict[tuple[int, int], float] = {}
@@ -87,6 +90,14 @@ class SubmittedRunner(Runner):
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
+        threading.Thread(target=self._heed_stop, name="resumable-stop", daemon=True).start()
+
+    @property
+    def at_work(self) -> str:
+        out = list(self._out.values())
+        if not out:
+            return ""
+        return f"{len(out):,} out, oldest {duration(boottime() - min(out))}"
 
     def price(self, batch: Batch) -> float | None:
         """The expected cost of a batch, if the service knows; of an earlier run's, as it was."""
@@ -105,9 +116,8 @@ class SubmittedRunner(Runner):
             thread = threading.Thread(target=self._work_off, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        now = time.time()
         steps = Life(self._shared, batch).steps()
-        self._put(_Turn(now, next(self._numbers), now, batch, steps))
+        self._put(_Turn(boottime(), next(self._numbers), batch, steps))
 
     def close(self, *, abandon: bool) -> None:
         with self._changed:
@@ -130,44 +140,54 @@ class SubmittedRunner(Runner):
             except BaseException as error:  # noqa: BLE001 - ends the run, as a record that fails
                 self._done(Fatal(turn.batch, error))
 
+    def _heed_stop(self) -> None:
+        """Wake all threads once the run stops, or is over."""
+        while not (self._shared.stopping.wait(_SLICE_SECONDS) or self._closed):
+            pass
+        with self._changed:
+            self._changed.notify_all()
+
     def _next(self) -> _Turn | None:
         """The next turn that is due, or whose run stops; None once the runner is closed."""
         with self._changed:
             while True:
-                if self._turns and self._is_due(self._turns[0]):
+                left = self._turns[0].due - boottime() if self._turns else _SLICE_SECONDS
+                if self._turns and (left <= 0 or self._shared.stopping.is_set()):
                     return heapq.heappop(self._turns)
                 if self._closed and not self._turns:
                     return None
-                left = self._turns[0].due - time.time() if self._turns else _SLICE_SECONDS
-                self._changed.wait(min(left, _STOP_SLICE_SECONDS))
-
-    def _is_due(self, turn: _Turn) -> bool:
-        now = time.time()
-        # A clock that was set back must not make anybody wait for what it had shown.
-        return self._stopping.is_set() or now >= turn.due or now < turn.since
+                self._changed.wait(min(left, _SLICE_SECONDS))
 
     def _take(self, turn: _Turn) -> None:
-        stops = self._stopping.is_set()
-        if stops and not turn.begun:
+        stops = self._shared.stopping.is_set()
+        if stops and turn.pause is None:
             self._done(Dropped(turn.batch))
             return
+        if stops and turn.pause is not None and turn.pause.look_in is not None:
+            self._rest(turn.batch, turn.pause)
         try:
-            pause = turn.steps.send(stops) if turn.begun else next(turn.steps)
+            pause = next(turn.steps) if turn.pause is None else turn.steps.send(stops)
         except StopIteration as end:
             self._done(end.value)
             return
         self._put(self._after(turn, pause))
 
     def _after(self, turn: _Turn, pause: Pause) -> _Turn:
-        now, until = time.time(), self._until
-        due, rests = now + pause.seconds, bool(pause.why)
-        if pause.rests and not rests and until is not None:
-            rests, due = now >= until, min(due, max(now, until))
-        if rests:
-            if not turn.rests:
-                self._rests(turn.batch, now + pause.seconds, pause.why)
+        now = boottime()
+        due = now + pause.seconds
+        if pause.why:
+            self._rest(turn.batch, pause)
             due = now + _REST_SECONDS
-        return _Turn(due, turn.number, now, turn.batch, turn.steps, True, rests)
+        elif pause.look_in is not None and due >= self._until:
+            if now >= self._until:
+                self._rest(turn.batch, pause)
+            due = self._until if now < self._until else now + _REST_SECONDS
+        return _Turn(due, turn.number, turn.batch, turn.steps, pause)
+
+    def _rest(self, batch: Batch, pause: Pause) -> None:
+        """Tell that the run need not wait for this batch, or cannot go on with it."""
+        look_in = pause.seconds if pause.look_in is None else pause.look_in
+        self._rests(batch, time.time() + look_in, pause.why)
 
 
 def _checked(price: Any) -> float:

@@ -31,16 +31,21 @@ class Supervisor(ABC):
     def __init__(self, name: str, api: Api, env: Mapping[str, str], folder: Path) -> None:
         self.name = name
         self.api = api
-        with (folder / f"{name}.log").open("wb") as log:
+        self._env, self._folder = env, folder
+        self.start()
+        self._deployments: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Start the process."""
+        with (self._folder / f"{self.name}.log").open("ab") as log:
             self._process = warm.start(
                 self.command(),
-                env={**env, **_OFTEN},
-                cwd=folder,
+                env={**self._env, **_OFTEN},
+                cwd=self._folder,
                 stdout=log,
                 stderr=log,
                 prefect=True,
             )
-        self._deployments: dict[str, str] = {}
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -121,6 +126,8 @@ class Served(Supervisor):
 
 
 class Worker(Supervisor):
+    path = HERE
+
     def command(self) -> list[str]:
         prefect = str(Path(sys.executable).with_name("prefect"))
         return [prefect, "worker", "start", "--pool", self.name, "--type", "process"]
@@ -132,7 +139,7 @@ class Worker(Supervisor):
                 "name": self.name,
                 "flow_id": self.api.call("POST", "flows/", {"name": flow})["id"],
                 "entrypoint": f"flow.py:{flow}",
-                "path": str(HERE),  # which is copied to where the flow run works
+                "path": str(self.path),  # which is copied to where the flow run works
                 "work_pool_name": self.name,
             }
             self._deployments[flow] = self.api.call("POST", "deployments/", about)["id"]
