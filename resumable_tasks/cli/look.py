@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 from resumable_tasks.base.text import clean, command, count, duration, size
 from resumable_tasks.checkpoint.directory import finding
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.outstanding import shown
+from resumable_tasks.checkpoint.directory.outstanding import lost_intents
 from resumable_tasks.checkpoint.directory.reader import LastRun, Reader, described
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -373,20 +373,9 @@ def verify(context: click.Context, checkpoint: str, as_json: bool) -> None:
     context.exit(EXIT_DAMAGED if report.damages else 0)
 
 
-def stray_lines(place: str, strays: Mapping[str, Any]) -> Iterator[str]:
-    """What is known of submissions whose items are not."""
-    for token, handle in strays.items():
-        known = f" ({shown(handle)})" if handle is not None else ""
-        yield (
-            f"submission {clean(token, 40)}{known} is out, and the record of its items was lost: "
-            "its items may be submitted, and paid, again. Once you have seen to it, "
-            f"{command('submissions', place, 'withdraw', token)} forgets it"
-        )
-
-
 def of_a_service(place: str, report: Report) -> Iterator[str]:
     """What was lost of submissions, as far as that is known."""
-    yield from stray_lines(place, report.strays)
+    yield from lost_intents(report.strays, place)
     if report.submits and any(damage.items is None for damage in report.damages):
         yield (
             "a lost record may have named items that a service has: these are submitted, and paid, "

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resumable_tasks.base.text import clean, command, count
-from resumable_tasks.checkpoint.directory.outstanding import shown
+from resumable_tasks.checkpoint.directory.outstanding import lost_intents, shown
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
-from resumable_tasks.cli.look import checkpoint_argument, json_option, stray_lines
+from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.submission import Out, age_of
@@ -131,7 +131,7 @@ def _lines(store: Store, found: Known) -> Iterator[str]:
     if found.each:
         yield from output.table(_TITLES, map(_row, found.each), right="ITEMS PENDING AGE COST")
         yield str(Out.of(found.each))
-    yield from stray_lines(store.url, found.strays)
+    yield from lost_intents(found.strays, store.url)
     unknown = [each for each in found.each if each.handle is None]
     if unknown:
         token = unknown[0].token

@@ -214,6 +214,7 @@ def numbers(finished: RunFinished) -> dict[str, int]:
     if isinstance(result, RunResult):
         found = {"resumed": result.skipped, "new": result.completed, "failed": result.failed}
         others = {
+            "with a service": result.out,
             "parked": result.parked,
             "quarantined, and not tried": result.quarantined,
             "duplicates, passed over": result.duplicates,

@@ -37,7 +37,8 @@ class RunArguments:
             a datetime, which is the same in every time zone; a folder below ``checkpoint``.
         takeover: take the checkpoint from a run that is stuck; it can no longer commit.
         on_version_change: if the checkpoint is of another ``version`` of the job: ``"error"``,
-            ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint.
+            ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint, and is
+            refused while a service has work of it.
         same_key: ``key`` is another function, or has moved, and gives every item the key that it
             had: what is completed stays so. A sample of the items is looked at before any is
             handled, and the run ends with `CheckpointMismatch` if none of them is completed.

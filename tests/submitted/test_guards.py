@@ -93,7 +93,9 @@ def test_a_partition_with_work_out_is_not_pruned_without_being_told(tmp_path: Pa
     assert [each.name for each in gone.removed] == ["2026-01-01"]
 
 
-def test_a_lost_intent_is_named_by_its_token(tmp_path: Path) -> None:
+def test_a_lost_intent_is_named_by_its_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     left_out(tmp_path, 10)
     place = tmp_path / "c"
     (token,) = tokens(place)
@@ -107,7 +109,9 @@ def test_a_lost_intent_is_named_by_its_token(tmp_path: Path) -> None:
     assert "a lost record may have named items that a service has" in repaired.stdout
     assert document("verify", place)["strays"] == {token: {"number": 1}}
     service = FileService(tmp_path / "home")
-    job(service).run(items(10), checkpoint=place)
+    with caplog.at_level("WARNING", "resumable_tasks"):
+        job(service).run(items(10), checkpoint=place)
+    assert f"`resumable submissions {place} withdraw {token}` forgets it" in caplog.text
     assert service.paid == dict.fromkeys(range(10), 2), "as it was said"
 
 

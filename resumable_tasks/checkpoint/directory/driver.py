@@ -34,7 +34,12 @@ from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.opening import is_new, look, none_there, prepare
-from resumable_tasks.checkpoint.directory.outstanding import held_back, record_of, settling
+from resumable_tasks.checkpoint.directory.outstanding import (
+    held_back,
+    lost_intents,
+    record_of,
+    settling,
+)
 from resumable_tasks.checkpoint.directory.pace import spent
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
@@ -282,6 +287,8 @@ class DirectoryCheckpoint(Checkpoint):
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
         self.submissions  # noqa: B018 - none of their items is planned
+        for lost in lost_intents(state.out.strays, self.url):
+            log.warning("%s: %s", self.url, lost)
         if job.same_key and state.done and self._key_has_moved:
             self.planner.look_with(OfTheSameKey(state.done, self.url))
         if state.schema:

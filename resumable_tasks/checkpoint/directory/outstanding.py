@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base.text import clean, count
+from resumable_tasks.base.text import clean, command, count
 from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
 from resumable_tasks.items import keys
 from resumable_tasks.items.fingerprints import from_text
@@ -145,6 +145,17 @@ def named(out: Outstanding) -> str:
     cost = f", at an expected cost of {counts.cost:,.4g}" if counts.cost is not None else ""
     what = f"{counts}{cost}" if counts else count(len(each), "submission")
     return f"a service has {what}: {', '.join(texts)}"
+
+
+def lost_intents(strays: Mapping[str, Any], place: str) -> Iterator[str]:
+    """A sentence about each submission whose items are not known any more."""
+    for token, handle in strays.items():
+        known = f" ({shown(handle)})" if handle is not None else ""
+        yield (
+            f"submission {clean(token, 40)}{known} is out, and the record of its items was lost: "
+            "its items may be submitted, and paid, again. Once you have seen to it, "
+            f"{command('submissions', place, 'withdraw', token)} forgets it"
+        )
 
 
 def unanswered(submission: Submission, done: KeyTable) -> Submission:
