@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # The batch, the attempt, and what takes reports of the call.
-Current = tuple[Batch, int, "Callable[[Mapping[str, int | None]], None] | None"]
+Reports = Callable[[Mapping[str, int | None], Mapping[str, str] | None], None]
+Current = tuple[Batch, int, Reports | None]
 current: ContextVar[Current] = ContextVar("resumable_tasks_current_batch")
 
 
@@ -147,7 +148,7 @@ class Call:
         return self._given.items
 
     @property
-    def _reports(self) -> Callable[[Mapping[str, int | None]], None] | None:
+    def _reports(self) -> Reports | None:
         if self.work.limits is None or self.entry is None:
             return None
         return partial(self.work.limits.report, self.entry)

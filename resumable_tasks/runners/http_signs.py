@@ -77,13 +77,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     A date is compared to the server's own, where the answer has one: its clock may be another.
     """
-    text = _header(headers, "retry-after")
+    exact = header(headers, "retry-after-ms")
+    if re.fullmatch(r"\d+(\.\d*)?", exact, re.ASCII):
+        return float(exact) / 1_000
+    text = header(headers, "retry-after")
     if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
         return float(text)
     until = http_date(text)
     if until is None:
         return None
-    now = http_date(_header(headers, "date")) or datetime.now(UTC)
+    now = http_date(header(headers, "date")) or datetime.now(UTC)
     return max(0.0, (until - now).total_seconds())
 
 
@@ -124,7 +127,8 @@ def _get(holder: object, name: str) -> Any:
         return None
 
 
-def _header(headers: Mapping[str, str], name: str) -> str:
+def header(headers: Mapping[str, str], name: str) -> str:
+    """A header's text, whatever the case of its name; "" if there is none."""
     # The clients' own mappings do not mind the case; a plain dict does.
     found = headers.get(name)
     if found is None and isinstance(headers, dict):

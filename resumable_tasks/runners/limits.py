@@ -11,14 +11,15 @@ import math
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import SYSTEM, Clock
 from resumable_tasks.base.steps import adrive, drive
 from resumable_tasks.errors import UsageError
-from resumable_tasks.runners.http_signs import is_throttling, seconds_told
+from resumable_tasks.runners.headroom import Headroom, told_by
+from resumable_tasks.runners.http_signs import is_throttling, retry_after, seconds_told
 from resumable_tasks.runners.outcome import ADAPTIVE, RATE, TOLD
 from resumable_tasks.runners.rates import RateLimit
 from resumable_tasks.runners.usage import Learnt, Load, Used
@@ -92,7 +93,7 @@ class Limits:
 
     ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
     takes its part, so that all together keep to them. ``learnt`` is what calls have taught of
-    their weights.
+    their weights. ``auto``: also keep to the limits that answers tell of.
     """
 
     rates: Sequence[RateLimit] = ()
@@ -101,6 +102,7 @@ class Limits:
     largest: int = 1
     processes: int = 1
     learnt: Learnt = field(default_factory=Learnt)
+    auto: bool = False
     clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
@@ -109,11 +111,13 @@ class Limits:
         self._running = 0
         self._windows: list[tuple[RateLimit, AnyWindow]] | None = None
         self._said_heavy = False
+        self._headroom = Headroom()
         self._control = AdditiveIncrease(self.adaptive) if self.adaptive is not None else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Limits, (
             *(self.rates, self.adaptive, self.gates, self.largest, self.processes, self.learnt),
+            self.auto,
         )
 
     @property
@@ -207,11 +211,46 @@ class Limits:
             elif told is not None or is_throttling(error) or isinstance(error, TimeoutError):
                 self._control.was_throttled(call.began, error)
 
-    def report(self, call: Entry, reported: Mapping[str, int | None]) -> None:
-        """Take in what a call has used, as its handler says. Reports of one call add up."""
+    def report(
+        self,
+        call: Entry,
+        reported: Mapping[str, int | None],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take in what a call has used, as its handler says. Reports of one call add up.
+
+        ``headers`` are those of an answer, which may tell of limits of the service.
+        """
         with self._lock:
             call.used.add(**reported)
+            if headers is not None:
+                self._obey(call, headers)
             self._correct(call)
+
+    def _obey(self, call: Entry, headers: Mapping[str, str]) -> None:
+        """Wait where the service has little left; with ``auto``, keep to its limits."""
+        now = self.clock.monotonic()
+        self._held_until = max(self._held_until, now + (retry_after(headers) or 0.0))
+        quota, *others = call.load.parts or ("",)
+        for told in told_by(headers) if not others else ():  # else: of which of the quotas?
+            self._headroom.tell(quota, told, now)
+            if self.auto:
+                self._take_over(RateLimit(told.limit, 60.0, told.unit), call, now)
+
+    def _take_over(self, rate: RateLimit, call: Entry, now: float) -> None:
+        """Keep to a limit that the service has told of, from this call on."""
+        assert self._windows is not None
+        for at, (known, window) in enumerate(self._windows):
+            if known.of_service and known.unit == rate.unit:
+                window.most = max(1, rate.count // self.processes)
+                self._windows[at] = replace(rate, of_service=True), window
+                return
+        window = Window(max(1, rate.count // self.processes), rate.seconds)
+        rate = replace(rate, of_service=True)
+        self._windows.append((rate, window))
+        weight = self.learnt.weight(rate.unit, call.load)
+        call.held.append(Held(rate, window, window.put(weight, now)[0], weight))
+        log.info("rate_limit: the service allows %s", rate)
 
     def _correct(self, call: Entry) -> None:
         """Give a call the weight in its windows that was reported.
@@ -248,10 +287,13 @@ class Limits:
             if self._control is not None and self._running >= int(self._control.limit):
                 call.by = ADAPTIVE
                 return _POLL_SECONDS
-            wait = self._put(call, now)
-            if wait > 0:
+            if (wait := self._headroom.wait(call.load, self.learnt.weight, now)) > 0:
+                call.by = TOLD
+                return wait
+            if (wait := self._put(call, now)) > 0:
                 call.by = RATE
                 return wait
+            self._headroom.take(call.load, self.learnt.weight)
             self._running += 1
             return 0.0
 

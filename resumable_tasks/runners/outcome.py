@@ -28,7 +28,7 @@ class CurrentBatch:
     id: str
     keys: tuple[Key, ...]
     attempt: int
-    _take: Callable[[Mapping[str, int | None]], None] | None = field(
+    _take: Callable[[Mapping[str, int | None], Mapping[str, str] | None], None] | None = field(
         default=None, repr=False, compare=False
     )
 
@@ -42,6 +42,7 @@ class CurrentBatch:
         tokens: int | None = None,
         input_tokens: int | None = None,
         bytes: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Correct what this call counts for in ``rate_limit=``, once its answer is there.
 
@@ -54,12 +55,15 @@ class CurrentBatch:
             tokens: of the answer's ``usage``, input and output together.
             input_tokens: the part of them that was sent.
             bytes: sent, for a rate of bytes.
+            headers: of the answer. Where the service says that it has less left than the next call
+                needs, calls wait until it has more; with ``rate_limit="auto"`` its limits are kept
+                to (``x-ratelimit-…``, ``anthropic-ratelimit-…``, ``retry-after``).
 
         Raises:
             UsageError: a value is neither a number from 0 nor None.
         """
         if self._take is not None:
-            self._take({"tokens": tokens, "input_tokens": input_tokens, "bytes": bytes})
+            self._take({"tokens": tokens, "input_tokens": input_tokens, "bytes": bytes}, headers)
 
 
 @frozen

@@ -27,13 +27,15 @@ _WEIGHT = re.compile(_AMOUNT, re.I)
 class RateLimit:
     """At most ``count`` of this unit in any ``seconds`` that lie together.
 
-    Of the items of one ``quota`` alone, if it has a name.
+    Of the items of one ``quota`` alone, if it has a name. ``of_service``: the service has told of
+    it.
     """
 
     count: int
     seconds: float
     unit: Unit = "calls"
     quota: str = ""
+    of_service: bool = False
 
     def __str__(self) -> str:
         of = f" of {self.quota}" if self.quota else ""

@@ -65,7 +65,8 @@ class JobOptions:
             tokens/minute"``, ``"output tokens"``) or bytes of the items' JSON (``"80
             MB/minute"``), or several of these in a list; shared by all workers of a process, and
             divided among processes. Tokens are estimated, until the handler reports them
-            (`CurrentBatch.report`). A dict has the rates of each ``quota``.
+            (`CurrentBatch.report`). A dict has the rates of each ``quota``. ``"auto"``: the limits
+            that the headers of reported answers tell of.
             ``"prefect:NAME"``: a slot of Prefect's global concurrency limit of that name, which all
             its flow runs share.
         weight: the tokens of an item, where they are known: a field's name, or a callable of the

@@ -104,11 +104,13 @@ def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Lim
     if not rates and options.adaptive is None and not _learns(options):
         return None
     gates = flow_run.gates(rates.names) if flow_run is not None else ()
-    return Limits(rates.each, options.adaptive, gates, options.batch_size, learnt=learnt)
+    return Limits(
+        rates.each, options.adaptive, gates, options.batch_size, learnt=learnt, auto=rates.auto
+    )
 
 
 def _in_tokens(rates: Rates) -> bool:
-    return any("tokens" in rate.unit for rate in rates.each)
+    return rates.auto or any("tokens" in rate.unit for rate in rates.each)
 
 
 def _refuse(rates: Sequence[RateLimit], quotas: frozenset[str], weights: Sequence[Weight]) -> str:

@@ -313,6 +313,15 @@ def test_a_batch_of_several_quotas_counts_in_each(place: Path) -> None:
     assert completed(task, place / "other") == 2
 
 
+def test_auto_takes_the_limits_from_the_first_answer(place: Path) -> None:
+    def answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        current_batch().report(tokens=60, headers={"X-RateLimit-Limit-Tokens": "130"})
+        return rows
+
+    assert completed(job(answered, "auto"), place) == 2
+    assert completed(job(answered, "1M tokens/hour"), place / "other") == 6
+
+
 def test_bytes_are_those_of_the_items_and_can_be_reported(place: Path) -> None:
     texts = [{"id": i, "text": "x" * 400} for i in range(6)]
     assert completed(job(lambda rows: rows, "1 kB/hour"), place, texts) == 2
