@@ -40,7 +40,7 @@ os.environ.pop("COLUMNS", None)
 sys.dont_write_bytecode = False
 
 # Before any of them is imported: their asserts are to say what they have compared.
-for _suite in ("store", "journal", "runner", "form"):
+for _suite in ("store", "journal", "runner", "form", "submitted"):
     pytest.register_assert_rewrite(f"resumable_tasks.testing.{_suite}_suite")
 
 from resumable_tasks import ResumableTask, resumable_task  # noqa: E402
