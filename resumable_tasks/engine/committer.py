@@ -18,7 +18,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.form import Checkpoint, GaveWay, Receipt, Unit
 from resumable_tasks.engine.budget import Spending
-from resumable_tasks.engine.events import Committed, Tell
+from resumable_tasks.engine.events import Committed, Stopping, Tell
 from resumable_tasks.engine.failing import Decision, FailureHandling
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.refused import Refused
@@ -234,7 +234,9 @@ class Committer:
         out = self._flight.batches - settled
         full = self._flight.at_end or out >= self._window.batches
         if 0 < out == len(self.at_rest) and full and not self._stop.begun:
-            self._begin_to_stop(self.at_rest.why, self._rules.grace_seconds)
+            self._stop.begin(why := self.at_rest.why, self._rules.grace_seconds)
+            log.info("%s: this run does not wait for that", why)
+            self._tell(Stopping, reason=why, running=out)
 
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
         """The batches that the budget affords; if not all, the run ends and leaves the others."""

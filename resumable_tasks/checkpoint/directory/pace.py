@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Pace:
     """The speed and the cost at which the runs of a checkpoint have completed items.
 
-    ``cost`` is that of all runs. Tries of one flow run count as one: `used` is what they have used.
+    ``cost`` is that of all runs. Tries of one flow run count as one: `used` is what they have used,
+    items that a service has for them included.
     """
 
     _began: str = ""
@@ -31,6 +32,8 @@ class Pace:
     _imports: bool = False
     _flow_run: str = ""
     _used: dict[str, Used] = field(default_factory=dict)
+    # How many items each submission has, and of which flow run it is.
+    _out: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def apply(self, commit: Commit) -> None:
         """Take one more record in. A run counts from its claim to its last commit."""
@@ -39,6 +42,12 @@ class Pace:
             self._began = self._last = commit.time
             self._imports = "imported" in commit.info
             self._flow_run = commit.info.get("flow_run", "")
+        elif commit.kind == "submitting" and self._flow_run:
+            count = commit.out.count(b"\n") + 1
+            self._out[commit.info["token"]] = self._flow_run, count
+            self._use(Used(count))
+        elif commit.kind == "withdrawn":
+            self._no_longer_out(commit)
         elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
             # The claim may be lost.
             self._began, self._last = self._began or commit.time, commit.time
@@ -50,12 +59,16 @@ class Pace:
                 self.cost += cost
                 self._costed += count + len(commit.failures)
             self._use(Used(count + len(commit.failures), 0.0, cost))
+            self._no_longer_out(commit)
 
     @classmethod
     def of_told(cls, told: Mapping[str, Any]) -> Pace:
         """The pace of which a snapshot tells."""
         used = {flow_run: Used(**each) for flow_run, each in told["_used"].items()}
-        return cls(**{**told, "_used": used})
+        out = {
+            token: (flow_run, count) for token, (flow_run, count) in told.get("_out", {}).items()
+        }
+        return cls(**{**told, "_used": used, "_out": out})
 
     @property
     def cost_each(self) -> float | None:
@@ -66,6 +79,12 @@ class Pace:
     def used(self) -> Used:
         """The use of the driving flow run in earlier tries; nothing outside of a flow run."""
         return self._used.get(self._flow_run, Used())
+
+    def _no_longer_out(self, commit: Commit) -> None:
+        for token in commit.info.get("settled", ()):
+            flow_run, count = self._out.pop(token, ("", 0))
+            if flow_run == self._flow_run:
+                self._use(Used(-count))
 
     def _use(self, more: Used) -> None:
         if self._flow_run:
