@@ -165,6 +165,9 @@ def unanswered(submission: Submission, done: KeyTable) -> Submission:
     left undone was submitted again meanwhile.
     """
     lines = submission.lines.split(b"\n")
+    missing = done.missing(lines)
+    if len(missing) == len(lines):
+        return submission
     texts = submission.fingerprints.split(b"\n") if submission.fingerprints else [b""] * len(lines)
     # With another fingerprint it is one to be done again, which is not completed yet.
     left = [
