@@ -106,6 +106,10 @@ def test_the_reference_has_every_public_name_and_every_option(site: Path) -> Non
         ), name
     for name in set(parameters()):
         assert re.search(rf"\b{name}\b", page), name
+    # Of values, what they are made with and what they hold.
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert re.search(r"dataclass &para; ItemFailure \( key : Key , error : ", text)
+    assert re.search(r"dataclass &para; RunResult \( job : str , [^)]*skipped : int , ", text)
 
 
 def test_every_decision_and_every_file_that_is_linked_is_a_page(site: Path) -> None:
