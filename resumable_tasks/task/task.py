@@ -178,7 +178,8 @@ class ResumableTask(Generic[F]):
         call it again to cancel the others.
 
         Args:
-            checkpoint, partition: as those of `run`.
+            checkpoint: as that of `run`.
+            partition: as that of `run`.
 
         Raises:
             UsageError: the handler has no ``cancel``, or there is no such checkpoint.
