@@ -11,9 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from resumable_tasks import AnthropicBatch, OpenAIBatch, resumable_task
+from resumable_tasks.base import faults
 from resumable_tasks.runners.submitted import life
 from tests.batch_apis.conftest import (
     anthropic_request,
@@ -44,6 +48,19 @@ def hurry(patience: float, lease: float) -> None:
     AnthropicBatch.request_timeout = 1.0
 
 
+def stops_at(point: str | None) -> Callable[[str], None]:
+    """Stop this process at a fault point, the first time that it comes there."""
+    stopped: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == point and not stopped:
+            stopped.append(name)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.5)  # the other threads are told first
+
+    return hook
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("provider", choices=["openai", "anthropic"])
@@ -53,10 +70,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=681)
     parser.add_argument("--batch-size", type=int, default=69)
     parser.add_argument("--patience", type=float, default=0.3)
+    parser.add_argument("--concurrency", type=int, default=4)
+    parser.add_argument("--lease", type=float, default=2.0)
+    parser.add_argument("--stop-at", help="a fault point, at which it stops itself, once")
+    parser.add_argument("--takeover", action="store_true")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    hurry(given.patience, lease=2.0)
+    hurry(given.patience, given.lease)
+    faults.arm(stops_at(given.stop_at))
     handler = service(given.provider, given.url)
     assert handler._client is not None  # the SDK takes a second to import
     print(READY, flush=True)
@@ -65,9 +87,10 @@ def main() -> None:
         name="labels",
         key="id",
         batch_size=given.batch_size,
-        concurrency=4,
+        concurrency=given.concurrency,
     )
-    job.run(texts(given.items), checkpoint=given.checkpoint).publish(given.published)
+    run = job.run(texts(given.items), checkpoint=given.checkpoint, takeover=given.takeover)
+    run.publish(given.published)
 
 
 if __name__ == "__main__":

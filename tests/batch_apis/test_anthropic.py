@@ -234,17 +234,35 @@ def test_what_may_have_been_carried_out_is_unknown(
 
 
 def test_a_request_that_changes_its_mind(server: BatchServer) -> None:
-    """Its requests are made again when they are sent: their number is what finds the batch."""
+    """If its requests are made again when they are sent, their number finds the batch."""
     made = []
 
     def request(item: Any) -> Any:
         made.append(item)
         return None if len(made) == 2 else anthropic_request(item)
 
-    batch = AnthropicBatch(request, anthropic_row, base_url=server.anthropic)
+    batch, items = AnthropicBatch(request, anthropic_row, base_url=server.anthropic), texts(4)
+    prepared = batch.prepare(items, TOKEN)
+    batch._prepared.clear()
     with pytest.raises(UsageError, match="made 3 requests of the same items, and now 4"):
-        submitted(batch, texts(4))
+        batch.submit(items, TOKEN, prepared)
     assert server.batches() == []
+
+
+def test_a_request_is_made_once(server: BatchServer) -> None:
+    """And what is prepared and never sent is not kept for ever."""
+    made = []
+
+    def request(item: Any) -> Any:
+        made.append(item)
+        return anthropic_request(item)
+
+    batch = AnthropicBatch(request, anthropic_row, base_url=server.anthropic)
+    submitted(batch, texts(4))
+    assert len(made) == 4
+    for n in range(30):
+        batch.prepare(texts(1), f"t{n}")
+    assert len(batch._prepared) == 8
 
 
 # --- polling and collecting

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +20,7 @@ from tests.batch_apis.server import BatchServer
 
 ROOT = Path(__file__).parents[2]
 PROVIDERS = ("openai", "anthropic")
-KILLED = -9
+KILLED, FENCED = -9, 3
 
 
 class Driver:
@@ -44,6 +48,20 @@ class Driver:
             except subprocess.TimeoutExpired:
                 process.kill()
                 return process.wait()
+
+    @contextmanager
+    def stopped_at(self, point: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that has stopped itself at a fault point."""
+        command = [*self._command, "--stop-at", point]
+        with open(self._log, "ab") as log, subprocess.Popen(command, cwd=ROOT, stderr=log) as one:
+            try:
+                deadline = time.monotonic() + 60
+                while ") T " not in Path(f"/proc/{one.pid}/stat").read_text():
+                    assert time.monotonic() < deadline, self.log()
+                    time.sleep(0.02)
+                yield one
+            finally:
+                one.kill()
 
     def log(self) -> str:
         return self._log.read_text()[-6000:]
@@ -116,3 +134,27 @@ def test_killed_by_the_server(
     assert driver.ends() == 0, driver.log()
     holds(server, driver, 40)
     assert len(server.batches()) == 4
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("point", ["submitting", "prepared", "sending", "sent", "collected"])
+def test_a_zombie_pays_nothing(
+    provider: str, point: str, server: BatchServer, tmp_path: Path
+) -> None:
+    """Stopped there, overtaken, and woken up when the other has done it all.
+
+    OpenAI's is held off by the fence alone, Anthropic's by the lease. One submission at a time:
+    another thread could be inside the writing of a request to Anthropic, the window that stays.
+    """
+    server.script(takes=0.3)
+    lease = 1000.0 if provider == "openai" else 2.0
+    more = ("--items", 20, "--batch-size", 10, "--lease", lease, "--concurrency", 1)
+    zombie = Driver(provider, server, tmp_path, *more)
+    other = Driver(provider, server, tmp_path, *more, "--takeover")
+    with zombie.stopped_at(f"submission.{point}") as process:
+        assert other.ends() == 0, other.log()
+        holds(server, other, 20)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == FENCED, other.log()
+    holds(server, other, 20)

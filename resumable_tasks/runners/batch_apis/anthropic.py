@@ -13,6 +13,7 @@ from resumable_tasks.runners.batch_apis.answers import Answers, parsed
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed, not_accepted
 from resumable_tasks.runners.batch_apis.shared import (
     BatchApi,
+    Requests,
     as_handle,
     batch_of,
     json_lines,
@@ -27,6 +28,7 @@ from resumable_tasks.runners.submitted.protocol import (
 )
 
 _ENDED = "ended"
+_MOST_PREPARED = 8
 # The clocks that stamp batches may differ.
 _SLACK = timedelta(minutes=1)
 
@@ -83,27 +85,33 @@ class AnthropicBatch(BatchApi):
         )
         # The batches that are known to belong to a token, and so to no other.
         self._token_of: dict[str, str] = {}
+        # Of what is about to be sent: the requests by their token.
+        self._prepared: dict[str, list[Any]] = {}
 
     def prepare(self, items: Any, token: str) -> Any:
         """Note the newest batch that there is, and how many requests the new one will have."""
         made = self._requests(items, token)
         newest = next(iter(self._client.messages.batches.list(limit=1)), None)
         after = {} if newest is None else {"after": newest.created_at.isoformat()}
+        self._prepared[token] = self._entries(made)
+        for old in list(self._prepared)[:-_MOST_PREPARED]:  # which were never sent
+            self._prepared.pop(old, None)
         return {"count": len(made.lines), **after, **self._noted(made)}
 
     def submit(self, items: Any, token: str, prepared: Any) -> Handle:
         """Create the batch: one request, which nothing repeats."""
-        made = self._requests(items, token)
-        if len(made.lines) != prepared["count"]:
+        # Made already: between the run's last look at the age of its intent and this is no time.
+        requests = self._prepared.pop(token, None) or self._entries(self._requests(items, token))
+        if len(requests) != prepared["count"]:
             raise UsageError(
                 f"request() made {prepared['count']} requests of the same items, and now "
-                f"{len(made.lines)}",
+                f"{len(requests)}",
                 safe="Nothing was sent",
                 remedy="Make it depend on its item alone",
             )
         try:
             batch = self._once.messages.batches.create(
-                requests=[json.loads(line) for line in made.lines], timeout=self.request_timeout
+                requests=requests, timeout=self.request_timeout
             )
         except Exception as error:
             if (certain := not_accepted(error)) is not None:
@@ -212,6 +220,10 @@ class AnthropicBatch(BatchApi):
 
     def _entry(self, custom_id: str, body: Any) -> dict[str, Any]:
         return {"custom_id": custom_id, "params": body}
+
+    @staticmethod
+    def _entries(made: Requests) -> list[Any]:
+        return [json.loads(line) for line in made.lines]
 
     def _ask(self, body: Any) -> Any:
         return self._once.post("/v1/messages", body=body, cast_to=object)
