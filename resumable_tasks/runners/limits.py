@@ -94,6 +94,7 @@ class Limits:
     ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
     takes its part, so that all together keep to them. ``learnt`` is what calls have taught of
     their weights. ``auto``: also keep to the limits that answers tell of.
+    ``share``: the file by which processes of one host share the rates, which are whole then.
     """
 
     rates: Sequence[RateLimit] = ()
@@ -103,6 +104,7 @@ class Limits:
     processes: int = 1
     learnt: Learnt = field(default_factory=Learnt)
     auto: bool = False
+    share: str | None = None
     clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ class Limits:
     def __reduce__(self) -> tuple[Any, ...]:
         return Limits, (
             *(self.rates, self.adaptive, self.gates, self.largest, self.processes, self.learnt),
-            self.auto,
+            *(self.auto, self.share),
         )
 
     @property
@@ -242,10 +244,11 @@ class Limits:
         assert self._windows is not None
         for at, (known, window) in enumerate(self._windows):
             if known.of_service and known.unit == rate.unit:
-                window.most = max(1, rate.count // self.processes)
+                window.most = max(1, rate.count // (1 if self.share else self.processes))
                 self._windows[at] = replace(rate, of_service=True), window
                 return
-        window = Window(max(1, rate.count // self.processes), rate.seconds)
+        share = max(1, rate.count // self.processes)
+        window = self._window(rate) if self.share else Window(share, rate.seconds)
         rate = replace(rate, of_service=True)
         self._windows.append((rate, window))
         weight = self.learnt.weight(rate.unit, call.load)
@@ -327,6 +330,11 @@ class Limits:
             )
 
     def _window(self, rate: RateLimit) -> AnyWindow:
+        if self.share is not None:
+            from resumable_tasks.runners.shared import SharedWindow
+
+            name = f"{rate.unit} {rate.quota} {rate.seconds:g}"
+            return SharedWindow(self.share, name, rate.count, rate.seconds)
         count, seconds = rate.count // self.processes, rate.seconds
         if rate.weighted and count:
             return Window(count, seconds)

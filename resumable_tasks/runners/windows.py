@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -36,18 +37,20 @@ class Window:
     much longer; so does one that turns out to be heavier, whose debt delays the others.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, entries: Iterable[list[Any]] = ()) -> None:
+        """``entries`` are what was let through before: each a time and a weight, oldest first."""
         self.most = most
+        self.entries = deque(entries)
         self._seconds = seconds
-        self._entries: deque[list[float]] = deque()  # each a time and a weight
-        self._sum = 0.0
+        self._sum = float(sum(entry[1] for entry in self.entries))
 
-    def _end(self, entry: list[float]) -> float:
-        return entry[0] + self._seconds * max(1.0, entry[1] / self.most)
+    def _end(self, entry: list[Any]) -> float:
+        stays = self._seconds * max(1.0, entry[1] / self.most)
+        return float(entry[0] + stays)
 
     def _leak(self, now: float) -> None:
-        while self._entries and self._end(self._entries[0]) <= now:
-            gone = self._entries.popleft()
+        while self.entries and self._end(self.entries[0]) <= now:
+            gone = self.entries.popleft()
             self._sum -= gone[1]
             gone.clear()
 
@@ -55,13 +58,13 @@ class Window:
         """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
         self._leak(now)
         over = self._sum + weight - self.most
-        if over <= 0 or not self._entries:
+        if over <= 0 or not self.entries:
             entry = [now, float(weight)]
-            self._entries.append(entry)
+            self.entries.append(entry)
             self._sum += weight
             return entry, 0.0
         until = now
-        for entry in self._entries:  # from the oldest, until enough has gone
+        for entry in self.entries:  # from the oldest, until enough has gone
             until = max(until, self._end(entry))
             over -= entry[1]
             if over <= 0:

@@ -69,6 +69,8 @@ class JobOptions:
             that the headers of reported answers tell of.
             ``"prefect:NAME"``: a slot of Prefect's global concurrency limit of that name, which all
             its flow runs share.
+        share: a file by which all processes of this host that name it keep to ``rate_limit``
+            together, whichever jobs they run: one window for all. By default each run has its own.
         weight: the tokens of an item, where they are known: a field's name, or a callable of the
             item. By default estimated from the bytes of its JSON, by what earlier calls reported.
         max_weight: of a batch, at most, beside ``batch_size``: in bytes of the items' JSON (``"190
@@ -122,6 +124,7 @@ class JobOptions:
     batch_format: BatchFormat = "auto"
     rate_limit: RateSpec | None = None
     weight: str | Callable[[Any], int] | None = None
+    share: str | os.PathLike[str] | None = None
     max_weight: int | str | None = None
     quota: str | Callable[[Any], str] | None = None
     tolerated_failures: int | float = 0
@@ -232,7 +235,10 @@ class JobOptions:
         """True if something may ask for the weights of items."""
         return any(
             option is not None
-            for option in (self.rate_limit, self.weight, self.quota, self.max_weight)
+            for option in (
+                *(self.rate_limit, self.weight, self.quota),
+                *(self.max_weight, self.share),
+            )
         )
 
     def _check_cost(self) -> None:

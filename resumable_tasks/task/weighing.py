@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ def check(options: JobOptions) -> None:
                 remedy=f"Give {name}= one of the two",
             )
     _check_weight(options, rates)
+    _check_share(options, rates)
     if bool(rates.quotas) != (options.quota is not None):
         raise UsageError(
             "quota= says which quota of rate_limit= an item is limited by: one is given and not "
@@ -55,6 +57,23 @@ def _check_weight(options: JobOptions, rates: Rates) -> None:
         raise UsageError(
             "weight= is given, and nothing is limited by it",
             remedy='Give max_weight=, or rate_limit= a rate such as "200k tokens/minute"',
+        )
+
+
+def _check_share(options: JobOptions, rates: Rates) -> None:
+    share = options.share
+    if share is None:
+        return
+    if not isinstance(share, str | os.PathLike) or not os.fspath(share) or "://" in str(share):
+        raise UsageError(
+            f"share={share!r} is no path of a file on this host",
+            remedy='Name a file, such as "/var/tmp/quota.json"; between hosts, give '
+            'rate_limit="prefect:NAME" in a flow run',
+        )
+    if not rates.each and not rates.auto:
+        raise UsageError(
+            "share= shares the rates of rate_limit=, and there are none",
+            remedy='Give rate_limit= too, such as "200k tokens/minute"',
         )
 
 
@@ -105,7 +124,10 @@ def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Lim
         return None
     gates = flow_run.gates(rates.names) if flow_run is not None else ()
     return Limits(
-        rates.each, options.adaptive, gates, options.batch_size, learnt=learnt, auto=rates.auto
+        *(rates.each, options.adaptive, gates, options.batch_size),
+        learnt=learnt,
+        auto=rates.auto,
+        share=None if options.share is None else os.fspath(options.share),
     )
 
 

@@ -1,0 +1,92 @@
+"""A rate that processes share by a file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import UsageError, resumable_task
+from resumable_tasks.runners.shared import SharedWindow
+
+PROGRAM = """
+import sys
+from resumable_tasks import Budget, BudgetUsedUp, current_batch, resumable_task
+
+name, checkpoint, share, reported = sys.argv[1:]
+
+@resumable_task(
+    key="id", batch_size=1, concurrency=4, rate_limit="1000 tokens/hour", weight="n", share=share
+)
+def job(rows):
+    current_batch().report(tokens=int(reported))
+    return rows
+
+try:
+    found = job.run(
+        [{"id": i, "n": 50} for i in range(40)], checkpoint=checkpoint, budget=Budget(seconds=8)
+    )
+except BudgetUsedUp as error:
+    found = error.result
+print(found.completed)
+"""
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize(("reported", "most"), [("50", 20), ("40", 25)])
+def test_two_processes_stay_below_the_limit_together(
+    reported: str, most: int, tmp_path: Path
+) -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, name, tmp_path / name, tmp_path / "quota", reported],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    counts = [int(each.communicate(timeout=120)[0]) for each in running]
+    # Of the last ones, those that are under way count as estimated.
+    assert most - 1 <= sum(counts) <= most
+
+
+def test_the_window_of_all_is_corrected_and_outlives_a_process(tmp_path: Path) -> None:
+    one, two = (SharedWindow(str(tmp_path / "quota"), "tokens", 100, 60.0) for _ in range(2))
+    slot, wait = one.put(80, 1_010.0)
+    assert (slot is not None, wait) == (True, 0.0)
+    assert two.put(30, 1_011.0) == (None, 59.0)
+    assert two.put(30, 1_009.9)[0] is None  # it looked at the clock, and waited for the file
+    one.correct(slot, 50)
+    other, _ = two.put(30, 1_012.0)
+    assert other is not None
+    assert one.left(1_012.0) == 20
+    again = SharedWindow(str(tmp_path / "quota"), "tokens", 100, 60.0)
+    assert again.put(60, 1_020.0) == (None, 50.0)
+    assert SharedWindow(str(tmp_path / "quota"), "calls", 1, 60.0).left(1_020.0) == 1
+    assert again.left(5.0) == 100  # the host was started again: what it says of later is nothing
+
+
+def test_a_file_that_is_damaged_counts_as_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "quota").write_text('{"tokens":[[10.0,')
+    window = SharedWindow(str(tmp_path / "quota"), "tokens", 100, 60.0)
+    assert window.put(1, 10.0) == (None, 60.0)
+    assert "damaged" in caplog.text
+    assert window.put(1, 70.0)[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"share": "redis://host/0", "rate_limit": "1/s"}, "no path of a file"),
+        ({"share": "", "rate_limit": "1/s"}, "no path of a file"),
+        ({"share": "quota"}, "there are none"),
+    ],
+)
+def test_what_cannot_be_shared(options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        resumable_task(lambda rows: rows, name="job", **options)
