@@ -67,12 +67,16 @@ class Event:
 
 @frozen
 class RunStarted(Event):
-    """The checkpoint is open. ``found`` items were completed before, ``failed`` had failed."""
+    """The checkpoint is open. ``found`` items were completed before, ``failed`` had failed.
+
+    ``out`` says what a service has, in words; it is empty if that is nothing.
+    """
 
     found: int
     failed: int
     expected: int | None
     epoch: int
+    out: str = ""
 
 
 @frozen

@@ -21,6 +21,7 @@ from resumable_tasks.engine.events import (
     RunFinished,
     RunStarted,
 )
+from resumable_tasks.items.submission import Out
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -62,20 +63,27 @@ def said_of(event: Event) -> str | None:
     """The line that tells this event to a person, if it is worth one."""
     match event:
         case RunStarted():
-            found = f"{event.found:,} items are done" if event.found else "new"
+            found = f"{event.found:,} items are done" if event.found or event.out else "new"
             found += f", {event.failed:,} failed before" if event.failed else ""
+            found += f", {event.out}" if event.out else ""
             said = f"checkpoint {event.checkpoint}: {found}"
         case Progressed():
             said = describe(event.progress, fully=True)
         case RunFinished():
             how = HOW.get(event.how, event.how)
             took = duration(event.progress.seconds)
-            counts = describe(replace(event.progress, bound_by=None))
+            counts = describe(replace(event.progress, bound_by=None)) + _out(event.result)
             bound = _bound_by(event.progress, fully=True)
             said = f"{how}: {counts}, in {took}{bound}; checkpoint {event.checkpoint}"
         case _:
             return None
     return clean(without_secrets(f"{event.job}: {said}"))
+
+
+def _out(result: object) -> str:
+    """What a run has left with a service."""
+    submissions = getattr(result, "submissions", 0)
+    return f", {Out(getattr(result, 'out', 0), submissions)}" if submissions else ""
 
 
 class Bar:

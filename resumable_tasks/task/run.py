@@ -391,6 +391,7 @@ class Run:
             failed=found.failed,
             expected=checkpoint.expected,
             epoch=found.epoch,
+            out=str(checkpoint.out) if checkpoint.submissions else "",
         )
 
     def _warn_of_place(self, path: str, checkpoint: Checkpoint) -> None:

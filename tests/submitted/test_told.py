@@ -11,6 +11,7 @@ import pytest
 from resumable_tasks import Waiting
 from resumable_tasks.checkpoint.directory import past
 from resumable_tasks.checkpoint.store.local import LocalStore
+from resumable_tasks.engine import events, progress
 from tests.cli.test_cli import cli, document
 from tests.submitted.jobs import assert_all_paid_once, job, left_out
 from tests.submitted.service import FileService, items
@@ -180,3 +181,21 @@ def test_the_report_lists_what_is_out(tmp_path: Path) -> None:
     assert_all_paid_once(tmp_path, 81)
     cli("report", place, "-o", tmp_path / "r.html")
     assert "With a service" not in (tmp_path / "r.html").read_text()
+
+
+def test_lines_say_it_at_the_start_and_at_the_end(tmp_path: Path) -> None:
+    service = FileService(tmp_path / "home", takes=None)
+    seen: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        seen.append(progress.said_of(event) or "")
+
+    for _ in range(2):
+        with pytest.raises(Waiting):
+            job(service).run(items(40), checkpoint=tmp_path / "c", wait=False, listeners=[listen])
+    started = [line for line in seen if "svc: checkpoint " in line]
+    ended = [line for line in seen if "svc: interrupted: " in line]
+    assert started[0].endswith(": new")
+    assert "0 items are done, 40 items out in 2 submissions (oldest " in started[1]
+    assert all("0/40 done, 40 items out in 2 submissions, in " in line for line in ended)
+    assert len(ended) == 2
