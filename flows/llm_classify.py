@@ -1,6 +1,6 @@
 """Classify texts by an LLM: each gets one label, and is paid for once, whatever kills the run.
 
-    python -m flows.llm_classify TEXTS --labels a,b,c --checkpoint DIR --publish DEST [--local]
+    python -m flows.llm_classify TEXTS --labels a,b,c --checkpoint DIR --publish DEST [--batch-api]
 
 TEXTS is a file of JSON lines, CSV or Parquet with ``id`` and ``text``. The environment names the
 OpenAI-compatible API: OPENAI_API_KEY, OPENAI_MODEL, perhaps OPENAI_BASE_URL; OPENAI_INPUT_PRICE and
@@ -11,6 +11,8 @@ OPENAI_OUTPUT_PRICE, of a million tokens, for the column cost and ``--max-cost``
 * A slow, overloaded or broken API is waited for, and no text fails for it; one that stays away
   (or does not take the key any more) ends the run with 75, a budget that is used up with 5.
 * A text that the API cannot answer fails alone, and not the others in its request.
+* ``--batch-api`` asks by OpenAI's Batch API: half the price, answers within a day, and a kill costs
+  nothing at all. The checkpoint is the same: a job that was begun so can be ended without.
 * Other labels or another model are another job: the run is refused, not mixed.
 
 To Prefect it is the flow ``flows/llm_classify.py:llm_classify``; the extra is ``llm``.
@@ -29,12 +31,14 @@ from resumable_tasks import (
     Budget,
     Failing,
     InvalidItems,
+    ResumableTask,
     Retry,
     RunResult,
     UsageError,
     resumable_task,
 )
 
+_BATCH = 10_000
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -51,6 +55,7 @@ async def classify(
     retries: int = 4,
     retry_delay: float | None = None,
     give_up_after: float = 600.0,
+    batch_api: bool = False,
     tolerated_failures: int | float = 0,
     on_version_change: Literal["error", "reuse", "restart"] = "error",
     dry_run: bool = False,
@@ -73,6 +78,8 @@ async def classify(
         retries: further requests after one that went wrong; to be told to wait is not wrong.
         retry_delay: seconds before each; by default they grow, up to a minute.
         give_up_after: seconds that an API which fails everything is waited for.
+        batch_api: ask at half the price, for answers within a day; one text a request, batches of
+            10,000, and neither batch_size, rate_limit nor timeout.
         tolerated_failures: how many texts, or which share of them, may fail.
         on_version_change: for other labels or another model, reuse what is there, or archive it
             and restart.
@@ -83,7 +90,7 @@ async def classify(
     if len(labels) < 2 or not all(labels) or len(set(labels)) < len(labels):
         raise UsageError(f"labels={labels!r}: at least two are needed, and none of them twice")
     try:
-        from flows.llm_client import Classifier, Model, check_key, may_pass
+        from flows.llm_client import Classifier, Model, check_key, in_batches, may_pass
     except ImportError as error:
         raise UsageError(
             f"{error.name or 'openai'} is not installed: pip install 'resumable-tasks[llm]'"
@@ -93,22 +100,35 @@ async def classify(
     if max_cost is not None and not has_prices:
         raise UsageError("max_cost needs OPENAI_INPUT_PRICE and OPENAI_OUTPUT_PRICE to be set")
     async with model.client() as client:
-        job = resumable_task(
-            Classifier(client, model, labels),
-            name="llm_classify",
-            key="id",
+        common: dict[str, Any] = {
+            "name": "llm_classify",
+            "key": "id",
             # Rows of other labels or of another model are not to stand beside these.
-            version=f"{model.name}: {', '.join(sorted(labels))}",
-            batch_size=batch_size,
-            concurrency=concurrency,
-            retries=Retry(retries, delay=retry_delay, on=may_pass),
-            timeout=timeout,
-            rate_limit=rate_limit,
-            tolerated_failures=tolerated_failures,
-            failing=Failing(give_up_after=give_up_after),
-            budget=Budget(cost=max_cost),
-            cost="cost" if has_prices else None,
-        )
+            "version": f"{model.name}: {', '.join(sorted(labels))}",
+            "tolerated_failures": tolerated_failures,
+            "failing": Failing(give_up_after=give_up_after),
+            "budget": Budget(cost=max_cost),
+        }
+        job: ResumableTask[Any]
+        if batch_api:
+            job = resumable_task(
+                in_batches(model, labels),
+                batch_size=_BATCH,
+                concurrency=4 if concurrency == "adaptive" else concurrency,
+                retries=Retry(retries, delay=retry_delay),
+                **common,
+            )
+        else:
+            job = resumable_task(
+                Classifier(client, model, labels),
+                batch_size=batch_size,
+                concurrency=concurrency,
+                retries=Retry(retries, delay=retry_delay, on=may_pass),
+                timeout=timeout,
+                rate_limit=rate_limit,
+                cost="cost" if has_prices else None,
+                **common,
+            )
         if not dry_run:
             await check_key(client)
         result = await job.arun(

@@ -310,7 +310,16 @@ def body_of(request: dict[str, Any]) -> dict[str, Any]:
 def texts_of(body: dict[str, Any]) -> list[str]:
     """The texts of a request."""
     content = content_of_body(body)
-    return [str(each) for each in content] if isinstance(content, list) else [str(content)]
+    if not isinstance(content, list):
+        return [str(content)]
+    return [str(each["text"] if isinstance(each, dict) else each) for each in content]
+
+
+def labelled(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first of the labels that the request allows, for each text by its id."""
+    schema = body["response_format"]["json_schema"]["schema"]
+    label = schema["properties"]["labels"]["items"]["properties"]["label"]["enum"][0]
+    return [{"id": each["id"], "label": label} for each in content_of_body(body)]
 
 
 def is_list(body: dict[str, Any]) -> bool:
@@ -331,6 +340,8 @@ def answer_to(provider: str, endpoint: str, body: dict[str, Any], texts: list[st
     """A label for each text, its length; for a text that is not one of a list, without the list."""
     labels = [{"label": len(text)} for text in texts]
     said = json.dumps(labels if is_list(body) else labels[0])
+    if "response_format" in body:
+        said = json.dumps({"labels": labelled(body)})
     if any("NONSENSE" in text for text in texts):
         said = "NONSENSE"
     model = body.get("model", "")
