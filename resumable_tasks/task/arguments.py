@@ -12,6 +12,7 @@ from resumable_tasks.base import checks
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.engine.budget import Budget
+from resumable_tasks.errors import UsageError
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.form import Place
@@ -85,8 +86,11 @@ class RunArguments:
             checks.flag(name, getattr(self, name))
         checks.choice("progress", self.progress, (True, False, None))
         checks.choice("on_unknown", self.on_unknown, ("ask", "resubmit"))
-        if self.wait not in (True, False, None, "reschedule"):
-            checks.seconds("wait", self.wait)
+        if self.wait not in (True, False, None, "reschedule") and not checks.is_number(self.wait):
+            raise UsageError(
+                f'wait={self.wait!r} is neither True, False, "reschedule" nor a number of seconds',
+                remedy="Give wait= one of them",
+            )
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")

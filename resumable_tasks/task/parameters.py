@@ -13,7 +13,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import shorten
-from resumable_tasks.runners.submitted.kind import is_submitted
+from resumable_tasks.runners.submitted.kind import (
+    is_class_of_submitted,
+    is_submitted,
+    lacking,
+)
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
@@ -215,8 +219,20 @@ def check_is_handler(fn: Any) -> None:
             f"resumable_task takes a plain function, not a {type(fn).__name__} of Prefect's",
             remedy="Leave @task or @flow out: in a flow, each batch is a task run by itself",
         )
+    if is_class_of_submitted(fn):
+        raise UsageError(
+            f"resumable_task takes an object with submit, poll and collect, and {fn.__name__} is "
+            "its class",
+            remedy=f"Make one: resumable_task({fn.__name__}(…), name=…)",
+        )
     if callable(fn) or is_submitted(fn):
         return
+    if callable(getattr(fn, "submit", None)):
+        raise UsageError(
+            f"{type(fn).__name__} has submit, and no {' and no '.join(lacking(fn))}: it takes work "
+            "whose results cannot be had",
+            remedy="Give it poll(handle) and collect(handle); see help(resumable_tasks.Submitted)",
+        )
     if isinstance(fn, str):
         remedy = 'Give options by their names, as in @resumable_task(key="id")'
     elif isinstance(fn, classmethod):

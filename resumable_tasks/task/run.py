@@ -30,6 +30,7 @@ from resumable_tasks.results.result import RunResult, describe_failures
 from resumable_tasks.results.shown import Failures
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner
+from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.early import stopped
 from resumable_tasks.task.elsewhere import HOME, look_elsewhere
@@ -104,6 +105,12 @@ class Run:
         path = place.local_path()
         if flow_run is not None and path is not None:
             flow_run.check_place(path)
+        if self._submits and not place.keeps_submissions():
+            raise UsageError(
+                f"{self._options.name}: work that is submitted to a service needs a checkpoint "
+                "that keeps what the service has",
+                remedy="Let checkpoint= be a directory, or a URL of a bucket",
+            )
         job = place.check(self._job(), arguments.items)
         report = Report.wanted(self._options, place, arguments.partition)
         if arguments.dry_run:
@@ -118,12 +125,6 @@ class Run:
             raise UsageError(
                 f"{job.name}: task runs on other machines need a folder that all of them share for "
                 "their rows: give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
-            )
-        if runner.submits and not place.keeps_submissions():
-            raise UsageError(
-                f"{job.name}: work that is submitted to a service needs a checkpoint that keeps "
-                "what the service has",
-                remedy="Let checkpoint= be a directory, or a URL of a bucket",
             )
         if self._options.budget.total is not None and not place.keeps_spending():
             raise UsageError(
@@ -206,6 +207,10 @@ class Run:
 
         self._learnt = Learnt()
         return weigher(self._options), max_weight(self._options, self._learnt)
+
+    @property
+    def _submits(self) -> bool:
+        return is_submitted(self._handler) and self._options.runner != "local"
 
     @property
     def _is_default(self) -> bool:

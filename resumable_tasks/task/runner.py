@@ -30,6 +30,12 @@ def runner_of(
     """The runner of one run. Raises `UsageError` where the options do not go with the handler."""
     if is_submitted(handler) and options.runner != "local":
         return _submitting(handler, options, arguments, flow_run)
+    if not callable(handler):
+        raise UsageError(
+            f'{options.name}: runner="local" calls the handler with a batch and waits for its '
+            f"results, and {type(handler).__name__} has no __call__(items) for that",
+            remedy="Leave runner= out: its batches are submitted",
+        )
     options.check_has_field(options.known_cost)
     if options.runner == "prefect" and flow_run is None:
         require_prefect('runner="prefect"')
@@ -73,22 +79,18 @@ def _submitting(
             "threads, with a fixed number of submissions at once",
             remedy="Leave runner= out, and give concurrency= a number",
         )
-    _check_price(handler, options)
+    from resumable_tasks.runners.submitted.check import check_service
     from resumable_tasks.runners.submitted.runner import SubmittedRunner
 
+    check_service(
+        options.name,
+        handler,
+        batch_size=options.batch_size,
+        timeout=options.timeout,
+        of_money=options.budget.of_money,
+    )
     wait = _wait_seconds(options.name, arguments.wait, flow_run)
     return SubmittedRunner(options.most_at_once, wait=wait, ask=arguments.on_unknown == "ask")
-
-
-def _check_price(handler: Any, options: JobOptions) -> None:
-    if options.budget.of_money and not callable(getattr(handler, "price", None)):
-        raise UsageError(
-            f"{options.name}: a budget of money counts what is out by its expected cost, which "
-            f"{type(handler).__name__} does not tell",
-            remedy="Give it a method price(items) that returns the expected cost of a submission "
-            "(OpenAIBatch and AnthropicBatch: prices=), or leave cost= and total= out of the "
-            "budget",
-        )
 
 
 def _wait_seconds(name: str, wait: Wait, flow_run: FlowRun | None) -> float | None:

@@ -245,5 +245,10 @@ def resumable_task(fn: Any = None, /, *more: Any, **options: Any) -> Any:
         fn = fn.fn
     check_is_handler(fn)
     name = options.pop("name", None) or name_of(fn)
+    if not name and is_submitted(fn):
+        raise UsageError(
+            f"a job of {type(fn).__name__}(…) has no name by itself, and its checkpoint goes by it",
+            remedy='Give name=, such as resumable_task(…, name="label")',
+        )
     check_job_options(name, options, fn)
     return ResumableTask(fn, JobOptions(name=name, **options))

@@ -12,3 +12,14 @@ def is_submitted(handler: Any) -> bool:
     if isinstance(handler, type):
         return False
     return all(callable(getattr(handler, name, None)) for name in _METHODS)
+
+
+def lacking(handler: Any) -> list[str]:
+    """The methods that an object, or a class, lacks to be submitted work; [] if it has none."""
+    lacks = [name for name in _METHODS if not callable(getattr(handler, name, None))]
+    return lacks if len(lacks) < len(_METHODS) else []
+
+
+def is_class_of_submitted(handler: Any) -> bool:
+    """True for the class of what is meant to be submitted work."""
+    return isinstance(handler, type) and callable(getattr(handler, "submit", None))

@@ -36,12 +36,12 @@ from resumable_tasks.runners.handle import Work, failed_whole
 from resumable_tasks.runners.http_signs import is_throttling, looks_like_an_outage, seconds_told
 from resumable_tasks.runners.outcome import SERVICE, Done, Dropped, Fatal, Outcome, Rest
 from resumable_tasks.runners.submitted.calls import Calls
+from resumable_tasks.runners.submitted.check import check_pending
 from resumable_tasks.runners.submitted.protocol import (
     CannotTell,
     Ended,
     NotAccepted,
     NotReady,
-    Pending,
     QueueFull,
 )
 from resumable_tasks.runners.submitted.results import answer_of
@@ -429,8 +429,7 @@ class Life:
                 unknown, self._trouble = Pauses(), None
                 if isinstance(state, Ended):
                     return
-                if not isinstance(state, Pending):
-                    raise TypeError(f"poll returned {state!r}, which is neither Pending nor Ended")
+                check_pending(state)
                 again_in = state.again_in
                 cancelled = cancelled or self._cancel_if_overdue(submission)
             except NotReady as error:

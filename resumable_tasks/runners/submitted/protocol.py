@@ -172,8 +172,15 @@ def submitted(
         more: its optional methods and attributes, by their names.
 
     Raises:
-        UsageError: `Submitted` has no optional method of this name.
+        UsageError: one of the three is no function, or `Submitted` has no optional method of a
+            name.
     """
+    for name, function in (("submit", submit), ("poll", poll), ("collect", collect)):
+        if not callable(function):
+            raise UsageError(
+                f"submitted() got {name}={function!r}, which is no function",
+                remedy="Give it submit, poll and collect, in this order",
+            )
     unknown = sorted(set(more) - set(_OPTIONAL))
     if unknown:
         raise UsageError(

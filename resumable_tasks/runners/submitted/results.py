@@ -14,7 +14,7 @@ from resumable_tasks.items.submission import Submission
 from resumable_tasks.runners.handle import Call, Work
 from resumable_tasks.runners.outcome import Done, ItemFailure, Times
 from resumable_tasks.runners.submitted.protocol import Collected, Undone
-from resumable_tasks.runners.values import frames
+from resumable_tasks.runners.values import frames, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def answer_of(
     returned = collect()
     seconds = time.perf_counter() - began
     collected = returned if isinstance(returned, Collected) else Collected(returned)
-    if collected is returned:  # then the service has told the cost, and the rows need not
+    if collected.cost is not None:  # then the service has told the cost, and the rows need not
         work = replace(work, cost=None)
     entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
     apart = {keys.canonical(key) for key in (*[each.key for each in undone], *bad)}
@@ -126,12 +126,30 @@ def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
         return Done(batch)
     if entries == [] and work.results == "one":
         return Done(batch, left_out=tuple(range(len(batch))))
+    entries = _keyed(work, entries)
     call = Call(work, batch, asked)
     call.begin()
     outcome = call.returned(entries)
     if isinstance(outcome, Done):
         return outcome
     raise outcome.error
+
+
+def _keyed(work: Work, entries: Any) -> Any:
+    """The entries. Raises `BadResult` for rows without a key: a service has an order of its own."""
+    if frames.is_arrow(entries):
+        entries = frames.to_arrow(entries)
+    names: Any = getattr(entries, "column_names", None)
+    if names is None and isinstance(entries, list):
+        first: Any = next((each for each in entries if type(each) is not ItemFailure), {})
+        names = first if isinstance(first, dict) else plain.fields_of(first)
+    columns = work.scheme.columns
+    if names and not set(columns) & set(names):
+        raise BadResult(
+            f"the rows that collect returned have no key column {', '.join(map(repr, columns))}, "
+            "and a service may give them in any order: let each row carry the key of its item"
+        )
+    return entries
 
 
 def _not_failed(done: Done, lines: list[bytes]) -> Done:

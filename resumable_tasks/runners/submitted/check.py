@@ -1,0 +1,85 @@
+"""A service is looked at before anything is sent: mistakes there would cost a night."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from resumable_tasks.base import checks
+from resumable_tasks.errors import UsageError
+from resumable_tasks.items.keys import shorten
+from resumable_tasks.runners.submitted.protocol import Pending, takes_one_more
+
+_GIVEN = {
+    "submit": ("items", "token"),
+    "poll": ("handle",),
+    "collect": ("handle",),
+    "prepare": ("items", "token"),
+    "find": ("token",),
+    "fence": ("token",),
+    "cancel": ("handle",),
+    "price": ("items",),
+}
+_SECONDS = ("idempotent_for", "patience", "request_timeout")
+
+
+def check_service(
+    name: str, service: Any, *, batch_size: int, timeout: float | None, of_money: bool
+) -> None:
+    """Raise `UsageError` for methods that cannot be called, and for options that do not fit them.
+
+    ``of_money``: the budget limits a cost.
+    """
+    kind = type(service).__name__ if not hasattr(service, "__name__") else service.__name__
+    for method in _GIVEN:
+        if callable(getattr(service, method, None)):
+            _check_takes(f"{name}: {kind}.{method}", getattr(service, method), _GIVEN[method])
+    for attribute in _SECONDS:
+        if getattr(service, attribute, None) is not None:
+            checks.seconds(f"{kind}.{attribute}", getattr(service, attribute))
+    most = getattr(service, "max_items", None)
+    checks.whole_number(f"{kind}.max_items", most, 1, or_none=True)
+    if most is not None and batch_size > most:
+        raise UsageError(
+            f"{name}: {kind} takes max_items={most:,} items in one submission, and batch_size is "
+            f"{batch_size:,}",
+            remedy=f"Give batch_size={most} or less",
+        )
+    if timeout is not None and not callable(getattr(service, "cancel", None)):
+        raise UsageError(
+            f"{name}: after timeout={timeout:g} seconds a submission is cancelled, and {kind} has "
+            "no cancel(handle)",
+            remedy="Give it one, or leave timeout= out",
+        )
+    if of_money and not callable(getattr(service, "price", None)):
+        raise UsageError(
+            f"{name}: a budget of money counts what is out by its expected cost, which {kind} "
+            "does not tell",
+            remedy="Give it a method price(items) that returns the expected cost of a submission "
+            "(OpenAIBatch and AnthropicBatch: prices=), or leave cost= and total= out of the "
+            "budget",
+        )
+
+
+def check_pending(state: Any) -> None:
+    """Raise `UsageError` for what `poll` has returned, and is not of the protocol."""
+    if not isinstance(state, Pending):
+        raise UsageError(
+            f"poll returned {shorten(state)}, neither Pending() nor Ended()",
+            remedy="Return one of the two: Pending() while the service is at work",
+        )
+
+
+def _check_takes(what: str, method: Any, given: tuple[str, ...]) -> None:
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*[None] * (len(given) + takes_one_more(method, len(given))))
+    except TypeError as error:
+        call = what.rpartition(".")[2]
+        raise UsageError(
+            f"{what}{str(signature)[:200]} cannot be called with ({', '.join(given)}): {error}",
+            remedy=f"Write it as {call}({', '.join(given)})",
+        ) from None

@@ -1,0 +1,142 @@
+"""A user's first hours: what is wrong is told before anything is sent, or paid for twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_tasks import (
+    Ended,
+    SqlCheckpoint,
+    UsageError,
+    resumable_task,
+    submitted,
+)
+from resumable_tasks.errors import BadResult, Waiting
+from tests.submitted.service import FileService, items
+
+
+class Mine(FileService):
+    """Has what it was given at once."""
+
+
+def run(service: Any, place: Path, **options: Any) -> Any:
+    given = {name: options.pop(name) for name in ("wait", "budget") if name in options}
+    job = resumable_task(service, **{"name": "job", "key": "id", "batch_size": 2} | options)
+    return job.run(items(3), checkpoint=place, **given)
+
+
+def mine(home: Path, **methods: Any) -> FileService:
+    return type("Mine", (FileService,), methods)(home)
+
+
+class OnlySubmits:
+    def submit(self, items: Any, token: str) -> Any: ...
+
+    def poll(self, handle: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (Mine, r"with submit, poll and collect, and Mine is its class\. Make one: .*\(Mine\(…\)"),
+        (OnlySubmits(), r"OnlySubmits has submit, and no collect.*Give it poll\(handle\)"),
+    ],
+)
+def test_what_is_no_service_is_refused_where_the_job_is_made(handler: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resumable_task(handler, name="job", key="id")
+    with pytest.raises(UsageError, match=message):
+        resumable_task(name="job", key="id")(handler)
+
+
+def test_a_service_has_no_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a job of Mine\(…\) has no name by itself.*Give name="):
+        resumable_task(Mine(tmp_path), key="id")
+
+
+def test_functions_are_functions(tmp_path: Path) -> None:
+    service = Mine(tmp_path)
+    with pytest.raises(UsageError, match="collect=None, which is no function"):
+        submitted(service.submit, service.poll, None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"no parameter 'finds'.*by name prepare, find"):
+        submitted(service.submit, service.poll, service.collect, finds=service.find)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "message"),
+    [
+        (
+            {"submit": lambda self, items: 1},
+            {},
+            r"Mine\.submit\(items\) cannot be called with \(items, token\).*Write it as",
+        ),
+        ({"collect": lambda self: 1}, {}, r"Mine\.collect\(\) cannot be called with \(handle\)"),
+        ({"find": lambda self: 1}, {}, r"Mine\.find\(\) cannot be called with \(token\)"),
+        ({"price": lambda self: 1}, {}, r"Mine\.price\(\) cannot be called with \(items\)"),
+        ({"max_items": 1}, {}, r"max_items=1 items.*batch_size is 2\. Give batch_size=1 or less"),
+        ({"max_items": "1"}, {}, r"Mine\.max_items='1' is not a whole number"),
+        ({"idempotent_for": "1h"}, {}, r"Mine\.idempotent_for='1h' is not a number of seconds"),
+        ({"cancel": None}, {"timeout": 5}, r"timeout=5 seconds.*Mine has no cancel\(handle\)"),
+        ({}, {"runner": "processes"}, "in the driver's own threads.*Leave runner= out"),
+        ({}, {"concurrency": "adaptive"}, "fixed number.*give concurrency= a number"),
+        ({}, {"runner": "local"}, r"Mine has no __call__\(items\).*Leave runner= out"),
+        ({}, {"wait": "nonsense"}, 'neither True, False, "reschedule" nor a number of seconds'),
+        ({}, {"wait": -1}, 'neither True, False, "reschedule" nor a number of seconds'),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_sent(
+    methods: Any, options: Any, message: str, place: Path, tmp_path: Path
+) -> None:
+    service = mine(tmp_path / "s", **methods)
+    with pytest.raises(UsageError, match=message):
+        run(service, place, **options)
+    assert not service.submissions
+    assert not place.exists()
+
+
+def test_a_table_keeps_no_submissions(tmp_path: Path) -> None:
+    table = SqlCheckpoint(f"sqlite:///{tmp_path / 'x.db'}", table="items", key="id")
+    job = resumable_task(Mine(tmp_path / "s"), name="job", key="id")
+    with pytest.raises(UsageError, match=r"checkpoint that keeps what the service has\. Let"):
+        job.run(checkpoint=table)
+
+
+def test_another_handler_does_not_take_what_is_out(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(Waiting):
+        run(FileService(tmp_path / "s", takes=None), place, wait=False)
+    with pytest.raises(UsageError, match=r"a service has 2 submissions.*resumable submissions"):
+        run(lambda rows: rows, place)
+
+
+@pytest.mark.parametrize(
+    ("methods", "error", "message"),
+    [
+        ({"poll": lambda self, handle: None}, UsageError, "poll returned None, neither Pending"),
+        ({"poll": lambda self, handle: "ok"}, UsageError, "poll returned 'ok', neither Pending"),
+        ({"poll": lambda self, handle: Ended}, UsageError, r"neither Pending\(\) nor Ended\(\)"),
+        (
+            {"collect": lambda self, handle: [{"v": 1}] * len(self._told(handle)["ids"])},
+            BadResult,
+            "rows that collect returned have no key column 'id'",
+        ),
+        ({"collect": lambda self, handle: None}, BadResult, "returned None"),
+        ({"collect": lambda self, handle: [{"id": 9}]}, BadResult, "key 9, which is not in"),
+        ({"submit": lambda self, items, token: None}, UsageError, "what submit returned is None"),
+        ({"submit": lambda self, items, token: {1}}, UsageError, "is not what JSON has"),
+    ],
+)
+def test_a_mistake_is_mended_and_what_was_paid_is_collected(
+    methods: Any, error: type[Exception], message: str, place: Path, tmp_path: Path
+) -> None:
+    """Nothing is guessed and nothing is thrown away, so the next run pays nothing twice."""
+    if "submit" in methods:
+        returned = methods["submit"](None, None, None)
+        methods = {"submit": lambda self, i, t: (FileService.submit(self, i, t), returned)[1]}
+    with pytest.raises(error, match=message):
+        run(mine(tmp_path / "s", **methods), place)
+    mended = Mine(tmp_path / "s")
+    assert run(mended, place).table().num_rows == 3
+    assert mended.paid == {0: 1, 1: 1, 2: 1}
