@@ -110,10 +110,7 @@ class FlowRun:
 
     def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
         """Prefect's global concurrency limits of these names. Raises `UsageError`."""
-        limits = tuple(map(GlobalLimit, names))
-        for limit in limits:
-            limit.check()
-        return limits
+        return tuple(GlobalLimit(name).checked() for name in names)
 
     def telemetry(self) -> Listener:
         """Shows the run in Prefect's UI."""

@@ -21,15 +21,21 @@ _SECONDS = 2.0
 class GlobalLimit:
     """A slot of Prefect's global concurrency limit of this name, for each call of the handler.
 
+    As many as the call weighs, where the job has a ``weight=``.
+
     The limit has to be there, and to have a slot decay: slots then come back by themselves. The
     slot is taken where the call is made, also on a worker's machine. See
     https://docs.prefect.io/v3/concepts/global-concurrency-limits
     """
 
     name: str
+    most: int = 0
 
-    def check(self) -> None:
-        """Raise `UsageError`, with the command that helps, where no slot can be taken."""
+    def checked(self) -> GlobalLimit:
+        """The limit as it is there.
+
+        Raises `UsageError`, with the command that helps, where no slot can be taken.
+        """
         decay = "--slot-decay-per-second 1"
         try:
             with get_client(sync_client=True) as client:
@@ -46,22 +52,36 @@ class GlobalLimit:
                 "as a rate does",
                 remedy=f"For one a second: `prefect gcl update {shlex.quote(self.name)} {decay}`",
             )
+        return GlobalLimit(self.name, found.limit)
 
-    def enter(self, stopping: Stopping) -> bool:
-        """Wait for a slot; False if the run is stopping."""
+    def _refuse_heavy(self, slots: int) -> None:
+        """Raise `UsageError` for a call that would wait for ever."""
+        if 0 < self.most < slots:
+            raise UsageError(
+                f"a call weighs {slots:,} by weight=, and Prefect's global concurrency limit "
+                f"{self.name!r} is {self.most:,}",
+                remedy="Give a smaller batch_size=, or max_weight=, or raise the limit",
+            )
+
+    def enter(self, stopping: Stopping, slots: int = 1) -> bool:
+        """Wait for so many slots; False if the run is stopping. Raises `UsageError`."""
+        self._refuse_heavy(slots)
         while not stopping.is_set():
             try:
-                limits.rate_limit(self.name, timeout_seconds=_SECONDS, strict=True)
+                limits.rate_limit(self.name, occupy=slots, timeout_seconds=_SECONDS, strict=True)
             except TimeoutError:
                 continue
             return True
         return False
 
-    async def aenter(self, stopping: Stopping) -> bool:
+    async def aenter(self, stopping: Stopping, slots: int = 1) -> bool:
         """The same, in an event loop."""
+        self._refuse_heavy(slots)
         while not stopping.is_set():
             try:
-                await async_limits.rate_limit(self.name, timeout_seconds=_SECONDS, strict=True)
+                await async_limits.rate_limit(
+                    self.name, occupy=slots, timeout_seconds=_SECONDS, strict=True
+                )
             except TimeoutError:
                 continue
             return True

@@ -50,10 +50,10 @@ class Adaptive:
 class Gate(Protocol):
     """Something elsewhere that says when a call may begin."""
 
-    def enter(self, stopping: Stopping) -> bool:
-        """Wait for leave; False if the run is stopping."""
+    def enter(self, stopping: Stopping, slots: int) -> bool:
+        """Wait for leave, for a call of this weight; False if the run is stopping."""
 
-    async def aenter(self, stopping: Stopping) -> bool:
+    async def aenter(self, stopping: Stopping, slots: int) -> bool:
         """The same, in an event loop."""
 
 
@@ -146,13 +146,14 @@ class Limits:
 
         ``waits`` is told the seconds meanwhile, by what has held the call back.
         """
+        slots = max(1, load.own or 1)
 
         def do(step: float | Gate) -> bool:
             if isinstance(step, float):
                 with self._lock:
                     self._lock.wait(step)
                 return True
-            return step.enter(stopping)
+            return step.enter(stopping, slots)
 
         return drive(self._steps(Entry(load, {} if waits is None else waits), stopping), do)
 
@@ -162,11 +163,13 @@ class Limits:
         """`enter`, in an event loop."""
         import asyncio
 
+        slots = max(1, load.own or 1)
+
         async def do(step: float | Gate) -> bool:
             if isinstance(step, float):
                 await asyncio.sleep(step)
                 return True
-            return await step.aenter(stopping)
+            return await step.aenter(stopping, slots)
 
         entry = Entry(load, {} if waits is None else waits)
         return await adrive(self._steps(entry, stopping), do)

@@ -53,7 +53,7 @@ def _check_weight(options: JobOptions, rates: Rates) -> None:
             remedy='Give weight= too, or a unit, as in "190 MB" or "100k tokens"',
         )
     by_weight = options.max_weight is not None and unit != "bytes"
-    if options.weight is not None and not by_weight and not _in_tokens(rates):
+    if options.weight is not None and not (by_weight or _in_tokens(rates) or rates.names):
         raise UsageError(
             "weight= is given, and nothing is limited by it",
             remedy='Give max_weight=, or rate_limit= a rate such as "200k tokens/minute"',

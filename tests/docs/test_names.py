@@ -16,7 +16,7 @@ from resumable_tasks import errors
 from tests.docs.pages import EVERYTHING, PAGES, REPOSITORY, prose
 
 # Classes whose methods a user calls.
-WITH_METHODS = {"ResumableTask", "RunResult", "Snapshot"}
+WITH_METHODS = {"CurrentBatch", "ResumableTask", "RunResult", "Snapshot"}
 # Names of others that the pages show as ``name=``: of Prefect, of the flows, of folders.
 FOREIGN = {"task_runner", "retry_delay_seconds", "date", "sources", "image", "status", "log_prints"}
 FOREIGN |= {"persist_result"}

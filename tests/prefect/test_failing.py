@@ -140,6 +140,29 @@ def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
     assert max(times) - min(times) >= 1.5
 
 
+def test_a_call_takes_as_many_slots_as_its_items_weigh(place: Path, api: Api) -> None:
+    from prefect import flow
+
+    name = f"tokens-{uuid.uuid4().hex[:8]}"
+    limit = {"name": name, "limit": 100, "active": True, "slot_decay_per_second": 0.001}
+    api.call("POST", "v2/concurrency_limits/", limit)
+    task = resumable_task(
+        lambda rows: rows, name="job", key="id", batch_size=1, rate_limit=f"prefect:{name}"
+    )
+
+    @flow
+    def run(weight: int) -> Any:
+        limited = task.with_options(weight=lambda item: weight, concurrency=1)
+        return limited.run(ITEMS[:5], checkpoint=place, budget=Budget(seconds=8.0))
+
+    with pytest.raises(UsageError, match="a call weighs 101 by weight="):
+        run(101)
+    with pytest.raises(Unfinished) as error:
+        run(40)
+    assert error.value.result is not None
+    assert error.value.result.completed == 2  # the third has 20 left
+
+
 def test_a_limit_that_is_not_there_says_the_command_that_makes_it(place: Path, api: Api) -> None:
     from prefect import flow
 
