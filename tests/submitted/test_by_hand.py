@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from resumable_tasks import Interrupted
+from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.reader import Reader
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import Fenced, UsageError
 from tests.cli.test_cli import cli, document
 from tests.submitted.jobs import assert_all_paid_once, job, left_out
 from tests.submitted.service import FileService, items
@@ -146,6 +147,29 @@ def test_a_run_at_work_is_not_disturbed(tmp_path: Path) -> None:
     job(Looked(tmp_path / "home")).run(items(10), checkpoint=tmp_path / "c")
     assert seen == [3, 3]
     assert tokens(tmp_path / "c") == []
+
+
+@pytest.mark.parametrize("given", [("withdraw",), ("attach", '{"number": 1}')])
+def test_a_run_that_has_slept_commits_nothing_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+) -> None:
+    """It has slept for so long that nobody saw it hold the checkpoint any more."""
+    left_out(tmp_path, 10)
+    (token,) = tokens(tmp_path / "c")
+
+    class Slept(FileService):
+        def collect(self, handle: dict[str, int]) -> list[object]:
+            with monkeypatch.context() as asleep:
+                asleep.setattr(Holder, "take", lambda *_, **__: None)
+                action, *more = given
+                done = cli("submissions", tmp_path / "c", action, token, *more, "--yes")
+                assert done.exit_code == 0, done.stderr
+            return super().collect(handle)
+
+    with pytest.raises(Fenced):
+        job(Slept(tmp_path / "home")).run(items(10), checkpoint=tmp_path / "c")
+    assert document("status", tmp_path / "c")["completed"] == 0
+    assert len(tokens(tmp_path / "c")) == (given[0] == "attach")
 
 
 def test_a_submission_whose_items_are_not_known_is_listed_and_forgotten(tmp_path: Path) -> None:
