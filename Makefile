@@ -143,6 +143,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.on_prefect
 	$(BIN)/python -m tests.benchmarks.table
+	$(BIN)/python -m tests.benchmarks.tokens
 	$(BIN)/python -m tests.benchmarks.whole_process
 
 # make bench-many  a complete job of 10,000,000 keys, run again
