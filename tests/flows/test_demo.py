@@ -18,6 +18,7 @@ import pytest
 from flows import demo
 
 REPOSITORY = Path(__file__).parents[2]
+STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 def run(cwd: Path, *sources: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,9 @@ def test_the_demo_adds_up(tmp_path: Path) -> None:
     leftover.mkdir()
     (leftover / "file").touch()
 
-    done = run(tmp_path, sysconfig.get_path("stdlib"))
+    # Python's own packages, without its tests, which are half of the files and most of the time.
+    packages = sorted(path.parent for path in STDLIB.glob("*/__init__.py"))
+    done = run(tmp_path, *(str(each) for each in packages if each.name != "test"))
 
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
@@ -47,8 +50,8 @@ def test_the_demo_adds_up(tmp_path: Path) -> None:
     killed = int(re.search(r"# Dead, with ([\d,]+) files", out)[1].replace(",", ""))
     resumed = re.search(r"([\d,]+) handled now, ([\d,]+) resumed, 0 failed", out)
     now, before = (int(number.replace(",", "")) for number in resumed.groups())
-    assert files > 1_000
-    assert files * 0.5 <= killed < files * 0.9
+    assert files > 300
+    assert files // 2 <= killed < files * 0.9
     assert (before, now) == (killed, files - killed)
     assert f"{files:,} rows are in .resumable/demo/published/date=" in out
     assert re.search(r"^\$ kill -KILL -- -\d+$", out, flags=re.M)
