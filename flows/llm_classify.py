@@ -70,7 +70,8 @@ async def classify(
         labels: what a text may be, such as a,b,c.
         checkpoint: the folder of the checkpoint, or its URL in a bucket.
         publish: the folder for the rows, in Parquet.
-        rate_limit: requests at most, such as 60/minute.
+        rate_limit: requests or tokens at most, such as 60/minute, 200k tokens/minute, or auto: what
+            the API says of itself.
         max_cost: stop (5) before more is spent; needs the prices in the environment.
         batch_size: texts a request.
         concurrency: requests at once; "adaptive" finds out what the API takes.

@@ -135,6 +135,12 @@ class _Answer(BaseModel):
     tokens_in: int | None = _at("usage", "prompt_tokens", ge=0)
     tokens_out: int | None = _at("usage", "completion_tokens", ge=0)
 
+    @property
+    def tokens(self) -> int | None:
+        if self.tokens_in is None or self.tokens_out is None:
+            return None
+        return self.tokens_in + self.tokens_out
+
 
 class _Labelled(BaseModel, extra="forbid", strict=True):
     id: str
@@ -174,6 +180,10 @@ class Classifier:
             **request, extra_headers={"Idempotency-Key": f"{name}-{self._answers[name]}"}
         )
         self._answers[name] += 1
+        answer = _parsed(_Answer, raw.content)
+        current_batch().report(
+            tokens=answer.tokens, input_tokens=answer.tokens_in, headers=raw.headers
+        )
         return self.rows(raw.content, asked)
 
     def request(self, ids: list[str], texts: list[str]) -> dict[str, Any]:

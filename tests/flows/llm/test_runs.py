@@ -127,6 +127,18 @@ def test_as_often_as_the_rate_limit_says_and_no_more(llm: Llm, tmp_path: Path) -
     assert times[11] - times[0] > 0.25
 
 
+def test_what_the_api_says_of_tokens_is_learnt(llm: Llm, tmp_path: Path) -> None:
+    job = Job(tmp_path, llm, 100)
+    result = job.run(rate_limit="10M tokens/hour")
+    job.check()
+    records = [path.read_text() for path in (Path(result.checkpoint) / "journal").iterdir()]
+    (told,) = [json.loads(text.splitlines()[0]) for text in records if '"learnt"' in text]
+    learnt = told["info"]["learnt"]
+    assert learnt["output"] == pytest.approx(100 * learnt["items"], rel=0.01)
+    assert learnt["input"] == pytest.approx(1_000 * learnt["items"], rel=0.01)
+    assert learnt["bytes"] > 0
+
+
 def test_a_key_that_is_revoked_ends_it_with_75_and_nothing_has_failed(
     llm: Llm, tmp_path: Path, background: list[subprocess.Popen[bytes]]
 ) -> None:
