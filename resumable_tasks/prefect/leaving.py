@@ -15,7 +15,7 @@ from prefect.states import AwaitingRetry
 
 from resumable_tasks.base import log
 
-TAG = "resumable-waits"
+TAG = "waits-for-a-service"
 """What automations know a flow run by that has left: its executions are no crashes."""
 
 # An API that is away, as for an upgrade, is asked again after each of these pauses.

@@ -103,4 +103,4 @@ def test_the_page_does_what_it_says(reader: Reader) -> None:
     found = published(reader.home / "published/nightly_ingest", date)
     assert [Path(path).name for path in found] == files
     assert api.flow_runs(flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}})
-    assert len(api.call("POST", "automations/filter", {})) == 3
+    assert len(api.call("POST", "automations/filter", {})) == 5

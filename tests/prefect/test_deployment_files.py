@@ -505,7 +505,7 @@ def test_the_services_of_compose_ingest_a_date_and_stop_in_order(
 
         api = Api(composed.ports["4200"])
         deployment = api.call("GET", "deployments/name/nightly-ingest/nightly")
-        assert len(api.call("POST", "automations/filter", {})) == 3
+        assert len(api.call("POST", "automations/filter", {})) == 5
         path = f"deployments/{deployment['id']}/create_flow_run"
         asked = {"parameters": {"date": "2026-03-01", "sources": [source.url]}}
         run = api.call("POST", path, asked | {"state": {"type": "SCHEDULED"}})["id"]

@@ -294,9 +294,9 @@ def test_checkpoints_are_in_the_home_or_where_they_are_named(
 
 def test_the_automations_are_there_once_however_often_they_are_applied(site: Site) -> None:
     before = {each["id"] for each in automations(site.api, site.name)}
-    assert len(before) == 3
-    assert site.said["automations"].count("created: ") == 3
-    assert site.automate().count("updated: ") == 3
+    assert len(before) == 5
+    assert site.said["automations"].count("created: ") == 5
+    assert site.automate().count("updated: ") == 5
     assert {each["id"] for each in automations(site.api, site.name)} == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import uuid
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from prefect import flow, task
 
+from resumable_tasks import resumable_task
+from resumable_tasks.errors import UsageError
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import PATIENCE
 from tests.prefect.recovery.supervisors import Served, Supervisor, Worker
-from tests.submitted.service import FileService
+from tests.submitted.service import FileService, items
 
 HERE = Path(__file__).parent / "waiting"
 ROOT = Path(__file__).parents[2]
@@ -118,7 +123,7 @@ class Story:
         assert [note["completed"] for note in self.notes("done")] == [count]
         assert self.service.paid == dict.fromkeys(range(count), 1)
         assert flow_run["run_count"] == len(looks)
-        assert "resumable-waits" in flow_run["tags"]
+        assert "waits-for-a-service" in flow_run["tags"]
 
 
 def at_once(*calls: Callable[[], None]) -> None:
@@ -150,3 +155,119 @@ def test_so_does_one_that_is_served_and_one_that_is_awaited(tmp_path: Path, serv
         story.check()
 
     at_once(lambda: story("waits"), lambda: story("awaits"))
+
+
+def test_what_is_cancelled_while_it_is_away_stays_away(tmp_path: Path, worker: Works) -> None:
+    story = Story.begun(tmp_path / "cancelled", worker, look=3_600)
+    story.wait_for_state("AwaitingRetry")
+    state = {"state": {"type": "CANCELLING"}}  # as `prefect flow-run cancel` asks for it
+    worker.api.call("POST", f"flow_runs/{story.run}/set_state", state)
+    story.wait_for_state("Cancelled")
+    assert len(story.service.submissions) == 2
+    story.service.end_all()
+    # What it has left is collected by the next run, and nothing is submitted again.
+    made = resumable_task(story.service, name="waits", key="id", batch_size=10)
+    assert made.run(items(20), checkpoint=story.place / "checkpoint").completed == 20
+    assert story.service.paid == dict.fromkeys(range(20), 1)
+    assert len(story.notes()) == 1
+    assert worker.state(story.run) == "Cancelled"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_looks_are_no_retries(tmp_path: Path, served: Serves) -> None:
+    story = Story.begun(tmp_path / "fails", served, "fails-once")
+    story.wait_for_looks(3)
+    story.ends()
+    flow_run = served.api.flow_run(story.run)
+    assert flow_run["run_count"] > 3
+    assert [state["type"] for state in story.states].count("FAILED") == 0
+    assert [note["completed"] for note in story.notes("done")] == [20, 0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3_600)
+def test_a_day_of_looks(tmp_path: Path, worker: Works) -> None:
+    """Twenty-five of them, and two workers: the count of executions stops nothing."""
+    story = Story.begun(tmp_path / "day", worker)
+    for looks in (12, 25):
+        until(lambda looks=looks: len(story.notes()) >= looks, 1_700)
+        worker.start_again()
+    story.ends()
+    story.check()
+
+
+@pytest.mark.parametrize("how", ["subflow", "task", "script"])
+def test_where_it_cannot_leave_it_waits(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if how != "script":  # as in a process that a worker has started
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid.uuid4()))
+    service = FileService(tmp_path / "service", takes=0.5)
+    made = resumable_task(service, name="waits", key="id", batch_size=10)
+
+    def job(wait: Any) -> int:
+        return int(made.run(items(10), checkpoint=tmp_path / "c", wait=wait).completed)
+
+    inner: Any = {"subflow": flow, "task": task, "script": lambda call: call}[how](job)
+    outer: Any = flow(lambda wait: inner(wait), name="outer")
+    said = {
+        "subflow": "the job is run in a subflow",
+        "task": "the job is run inside a task of yours",
+        "script": "the flow run has no deployment, so that nothing would start it again",
+    }[how]
+    with pytest.raises(UsageError, match=said) as refused:
+        outer("reschedule")
+    assert "Leave wait= out" in str(refused.value)
+    assert not service.submissions
+    caplog.clear()
+    assert outer(None) == 10
+    assert service.paid == dict.fromkeys(range(10), 1)
+    assert (f"{said}, so that this process waits" in caplog.text) == (how != "script")
+
+
+def covering(state: str, executions: int, *tags: str) -> list[str]:
+    """The automations that such an event of a flow run is for, by Prefect's own judgement."""
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import ReceivedEvent
+
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}",
+        "prefect.run-count": str(executions),
+    }
+    related = [
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        for tag in tags
+    ]
+    event = ReceivedEvent.model_validate(
+        {
+            "event": f"prefect.flow-run.{state}",
+            "resource": resource,
+            "related": related,
+            "id": uuid.uuid4(),
+            "occurred": datetime.datetime.now(datetime.UTC),
+        }
+    )
+    found = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())["automations"]
+    return [
+        each["name"]
+        for each in found
+        if each["trigger"]["posture"] == "Reactive"
+        and EventTrigger.model_validate(each["trigger"]).covers(event)
+    ]
+
+
+@pytest.mark.parametrize(("state", "what"), [("Crashed", "has crashed"), ("Lost", "is lost")])
+def test_a_death_after_many_looks_is_resumed_once(state: str, what: str) -> None:
+    waits = "waits-for-a-service"
+    for executions in (1, 7):
+        for tags in ([], [waits]):
+            always = [f"resumable: rerun what {what}"]
+            assert covering(state, executions, "resumable", *tags) == always
+    for executions in (8, 25, 199):
+        between = [f"resumable: rerun what {what} between two looks"]
+        assert covering(state, executions, "resumable", waits) == between
+        # One that has no service to wait for has died that often.
+        assert covering(state, executions, "resumable") == []
+        assert covering(state, executions, waits) == []
+    assert covering(state, 200, "resumable", waits) == []
