@@ -1,4 +1,7 @@
-"""The options of a job that weigh items: their checks, and what a run makes of them."""
+"""The options of a job that weigh items: their checks, and what a run makes of them.
+
+What only a run needs is loaded by it: a program that names a job is not to pay for that.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resumable_tasks.errors import UsageError
-from resumable_tasks.items.cutting import MaxWeight
-from resumable_tasks.items.weights import Weigher, Weight
-from resumable_tasks.runners.limits import Limits
 from resumable_tasks.runners.rates import RateLimit, Rates, Unit, parse_rates, parse_weight
-from resumable_tasks.runners.usage import Learnt, Load, known
 
 if TYPE_CHECKING:
+    from resumable_tasks.items.cutting import MaxWeight
+    from resumable_tasks.items.weights import Weigher, Weight
     from resumable_tasks.prefect.flow_run import FlowRun
+    from resumable_tasks.runners.limits import Limits
+    from resumable_tasks.runners.usage import Learnt
     from resumable_tasks.task.options import JobOptions
 
 
@@ -85,6 +88,9 @@ def max_weight(options: JobOptions, learnt: Learnt) -> MaxWeight | None:
     """The limit of a batch's weight. Tokens are estimated by what calls have taught so far."""
     if options.max_weight is None:
         return None
+    from resumable_tasks.items.cutting import MaxWeight
+    from resumable_tasks.runners.usage import Load
+
     most, unit = parse_weight(options.max_weight)
     measure: Callable[[Weight], float] = lambda each: each.own or 0  # noqa: E731
     if unit is not None:
@@ -99,6 +105,8 @@ def weigher(options: JobOptions) -> Weigher | None:
     in_bytes = "bytes" in units or (_learns(options) and options.weight is None)
     if not in_bytes and options.weight is None and options.quota is None:
         return None
+    from resumable_tasks.items.weights import Weigher
+
     refuse = partial(_refuse, rates.each, frozenset(rates.quotas))
     return Weigher(options.weight, options.quota, in_bytes, refuse)
 
@@ -123,6 +131,8 @@ def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Lim
     if not rates and options.adaptive is None and not _learns(options):
         return None
     gates = flow_run.gates(rates.names) if flow_run is not None else ()
+    from resumable_tasks.runners.limits import Limits
+
     return Limits(
         *(rates.each, options.adaptive, gates, options.batch_size),
         learnt=learnt,
@@ -137,6 +147,8 @@ def _in_tokens(rates: Rates) -> bool:
 
 def _refuse(rates: Sequence[RateLimit], quotas: frozenset[str], weights: Sequence[Weight]) -> str:
     """Say what is wrong with a batch of these weights; "" if nothing is."""
+    from resumable_tasks.runners.usage import known
+
     for each in weights if quotas else ():
         if each.quota not in quotas:
             return f"quota= gives {each.quota!r}, and rate_limit= has {', '.join(sorted(quotas))}"
