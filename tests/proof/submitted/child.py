@@ -15,8 +15,8 @@ from typing import Any
 
 from resumable_tasks import Changes, ResumableTask, resumable_task
 from resumable_tasks.runners.submitted import life
-from resumable_tasks.runners.submitted import runner as running
 from resumable_tasks.testing import faults
+from tests.proof.crash.child import _move_elsewhere
 from tests.proof.submitted.service import Knobs, Service
 
 
@@ -42,6 +42,8 @@ class Spec:
     retries: int = 0
     results: str = "one"
     wait: float | None = None
+    elsewhere: bool = False
+    """On another machine, as far as the library can see: of another name, boot and clock."""
 
     @property
     def checkpoint_path(self) -> str:
@@ -81,7 +83,6 @@ def be_quick(lease: float = 0.3) -> None:
     """Wait for moments where a service would be waited for for minutes."""
     life.LEASE_SECONDS = lease
     life._FIRST_PAUSE, life._LAST_PAUSE, life._LONGEST_LOOK = 0.02, 0.1, 0.1
-    running._STOP_SLICE_SECONDS = 0.05
 
 
 def run(spec: Spec) -> None:
@@ -90,6 +91,9 @@ def run(spec: Spec) -> None:
         from tests.proof.submitted.mutants import MUTANTS
 
         MUTANTS[spec.mutant]()
+    if spec.elsewhere:
+        _move_elsewhere()
+        os.chdir("/")
     faults.install(faults.parse(spec.faults))
     make(spec).run(
         items_of(spec),

@@ -88,14 +88,14 @@ def killed_at_random(
     """Each 4th answer is lost, one submission expires at 30 %, and the driver dies at any time."""
     random = Random(seed)
     spec = replace(
-        spec_of(place, "fence", lose_each=4, undone_each=0, expires=4, takes=0.2),
+        spec_of(place, "fence", lose_each=4, undone_each=0, expires=4, takes=0.6),
         items=items,
         batch_size=size,
     )
     died = 0
     for _ in range(kills):
         child = launch.fork(spec)
-        sleep(random.uniform(0.05, 0.9))
+        sleep(random.uniform(0.05, 0.6))
         child.kill()
         died += child.wait() == KILLED
     print(f"{died} of {kills} died")

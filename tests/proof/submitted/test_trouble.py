@@ -23,7 +23,6 @@ from resumable_tasks import (
 )
 from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.runners.submitted import life
-from resumable_tasks.runners.submitted import runner as running
 from tests.proof.submitted.child import be_quick
 from tests.proof.submitted.service import Knobs, Service, value_of
 
@@ -32,7 +31,6 @@ from tests.proof.submitted.service import Knobs, Service, value_of
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LEASE_SECONDS", "_FIRST_PAUSE", "_LAST_PAUSE", "_LONGEST_LOOK"):
         monkeypatch.setattr(life, name, getattr(life, name))
-    monkeypatch.setattr(running, "_STOP_SLICE_SECONDS", 0.05)
     be_quick()
 
 
