@@ -78,7 +78,7 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
                 bound += tuple(sorted(getattr(fn.__self__, "__dict__", {}).items()))
             fn = fn.__func__
         elif not hasattr(fn, "__code__") and is_submitted(fn):
-            fn = fn.submit
+            fn = getattr(fn.submit, "__func__", fn.submit)  # what it is made with is no code
         elif not hasattr(fn, "__code__") and hasattr(type(fn).__call__, "__code__"):
             fn = type(fn).__call__
         else:
