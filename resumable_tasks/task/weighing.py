@@ -130,8 +130,6 @@ def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Lim
         )
     if not rates and options.adaptive is None and not _learns(options):
         return None
-    from resumable_tasks.runners.limits import Limits
-
     gates = flow_run.gates(rates.names) if flow_run is not None else ()
     from resumable_tasks.runners.limits import Limits
 
@@ -154,8 +152,6 @@ def _refuse(rates: Sequence[RateLimit], quotas: frozenset[str], weights: Sequenc
     for each in weights if quotas else ():
         if each.quota not in quotas:
             return f"quota= gives {each.quota!r}, and rate_limit= has {', '.join(sorted(quotas))}"
-    from resumable_tasks.runners.usage import known
-
     for rate in rates:
         part = [each for each in weights if each.quota == rate.quota]
         weight = known(rate.unit, part) if part else None
