@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, cast
 
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.submitted.kind import is_submitted
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from resumable_tasks.checkpoint.form import Place
     from resumable_tasks.results.result import RunResult
 
-    F = TypeVar("F", bound=Function, default="Decorator")
+    F = TypeVar("F", bound="Function | _Service", default="Decorator")
     G = TypeVar("G", bound=Function)
 else:
     from typing import TypeVar
 
-    F = TypeVar("F", bound=Function)
+    F = TypeVar("F", bound="Function | _Service")
     G = TypeVar("G", bound=Function)
 Options = ParamSpec("Options")
 
@@ -59,6 +59,19 @@ _INSTEAD = {
     "result": "run(items) returns when all is done; its result has counts and table()",
     "fetch": "run(items) returns when all is done; its result has counts and table()",
 }
+
+
+class _Service(Protocol):
+    """`Submitted`, with whichever parameters its methods take besides."""
+
+    @property
+    def submit(self) -> Callable[..., Any]: ...
+
+    @property
+    def poll(self) -> Callable[..., Any]: ...
+
+    @property
+    def collect(self) -> Callable[..., Any]: ...
 
 
 class ResumableTask(Generic[F]):
@@ -79,8 +92,11 @@ class ResumableTask(Generic[F]):
         if inspect.isasyncgenfunction(fn):
             raise UsageError(f"{options.name}: an async generator is no handler; return a list")
         # Of an object, its own attributes are not the job's.
-        functools.update_wrapper(self, fn, updated=() if is_submitted(fn) else ("__dict__",))
-        self.fn = fn
+        wrapper, wrapped = cast("Any", self), cast("Any", fn)
+        functools.update_wrapper(
+            wrapper, wrapped, updated=() if is_submitted(fn) else ("__dict__",)
+        )
+        self.fn: Any = fn
         self.options = options
 
     def __get__(self, instance: Any, owner: type | None = None) -> ResumableTask[Any]:
