@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from resumable_tasks.checkpoint.directory import driver
+from resumable_tasks.checkpoint.directory import driver, outstanding
 from resumable_tasks.items import keys
 from resumable_tasks.items.submission import Submission, Transition
 from resumable_tasks.runners.submitted.calls import Calls
@@ -87,14 +87,14 @@ def the_rest_is_submitted_before_its_commit_settles() -> None:
 
 @mutant
 def results_of_what_was_completed_since_are_kept() -> None:
-    driver.unanswered = lambda submission, done: submission
+    outstanding.unanswered = lambda submission, done: submission
 
 
 @mutant
 def what_is_out_is_planned() -> None:
     from resumable_tasks.items.out import ItemsOut
 
-    ItemsOut.hold = lambda self, lines: None  # type: ignore[method-assign]
+    ItemsOut.hold = lambda self, lines: lines  # type: ignore[method-assign]
 
 
 @mutant
