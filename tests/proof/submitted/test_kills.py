@@ -37,7 +37,7 @@ def spec_of(place: Path, service: str, **knobs: object) -> Spec:
     return Spec(str(place), knobs={**SERVICES[service], "lag": 0.1, "undone_each": 9, **knobs})
 
 
-@pytest.mark.sample(pairs=False)
+@pytest.mark.sample
 @pytest.mark.parametrize(("service", "point"), EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, service: str, point: str) -> None:
     spec = spec_of(place, service)
@@ -49,6 +49,7 @@ def test_killed_at_a_point(launch: Launcher, place: Path, service: str, point: s
 INSIDE = ("act_before:1", "act_before:3", "act_after:1", "act_after:2", "act_after:4")
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("inside", INSIDE)
 def test_killed_inside_submit(launch: Launcher, place: Path, service: str, inside: str) -> None:

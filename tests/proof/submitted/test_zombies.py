@@ -9,13 +9,14 @@ import pytest
 from tests.proof.submitted import attacks
 from tests.proof.submitted.launcher import HELD, SERVICES, Launcher, paid_once, sound
 
-# The third record is the first's intent or the second's; each place once more, later on.
+# The second record is the first's intent.
 PLACES = (
     *("journal.before_create:2", "submission.submitting:1", "submission.sending:1"),
     *("submission.sent:1", "commit.shard_written:1", "submission.sending:3"),
 )
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("fault", PLACES)
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, service: str, fault: str) -> None:
