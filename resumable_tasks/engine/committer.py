@@ -390,7 +390,8 @@ class Committer:
 
     def _with_items(self, outcome: Done) -> Done:
         """The outcome with its failed items, where the job keeps them."""
-        if not outcome.failures or not self._rules.keep_items:
+        unknown = outcome.batch.submission is not None  # of an earlier run
+        if not outcome.failures or not self._rules.keep_items or unknown:
             return outcome
         kept = failures.with_items(outcome.failures, outcome.batch)
         return replace(outcome, failures=kept)

@@ -113,7 +113,8 @@ class RunResult:
             ]
         )
         done = self.completed + self.skipped
-        text = f"{done:,} of {self.total:,} items done{parts}"
+        # What an earlier run had submitted is done too, though its items did not come again.
+        text = f"{done:,} of {max(self.total, done):,} items done{parts}"
         if self.submissions:
             text += f", {self.out:,} out in {count(self.submissions, 'submission')}"
             text += f", {self.remaining.items:,} to do" if self.remaining is not None else ""

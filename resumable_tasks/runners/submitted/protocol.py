@@ -61,7 +61,8 @@ class Submitted(Protocol):
 
         With a second parameter it is given the keys of the submission, in the order in which
         `submit` was given their items. Among the rows may be an `ItemFailure` and an `Undone`;
-        items that are left out count as `Undone`. Raises `NotAccepted` if it is certain
+        items that are left out count as `Undone` too, unless ``results`` of the job is ``"many"``
+        or ``"none"``: those are done without a row. Raises `NotAccepted` if it is certain
         that nothing was done and nothing charged, `NotReady` if the results are not there yet.
         Whatever else it raises ends the run, and the submission stays where it is.
         """
