@@ -201,7 +201,7 @@ def test_a_call_is_counted_whose_process_has_died_or_was_killed(
         concurrency=1,
         runner="processes",
         cost=charged,
-        timeout=2,
+        timeout=5,
         failing=Failing(isolate=False),
     )
     result = ended(task, place)

@@ -310,7 +310,7 @@ def test_a_run_that_waits_says_that_it_is_the_service(
     assert bound is not None
     assert bound.what == "service"
     assert line is not None
-    told = r"; bound by the service \(3 out, oldest \d+ s\)"
+    told = r"; bound by the service \(3 out, oldest [\d.]+ s\)"
     assert re.search(f"{told}: it was at work \\d+ % of the time$", line)
     assert re.search(f"{told}$", bar)
     assert result.bound_by is not None
