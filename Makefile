@@ -19,15 +19,16 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # The crash tests kill at system calls, by strace; the tests of Prefect's UI look at it with
-# Chromium; those of database columns start a PostgreSQL of their own (the package is told to make none).
+# Chromium; those of database columns start a PostgreSQL of their own (the package is told to make none),
+# and those of rates that hosts share a Redis.
 # Without them those tests say so and are passed over.
 system:
-	@{ command -v strace && command -v chromium && ls /usr/lib/postgresql/*/bin/postgres; } \
+	@{ command -v strace && command -v chromium && command -v redis-server && ls /usr/lib/postgresql/*/bin/postgres; } \
 		>/dev/null 2>&1 \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& { [ -e /etc/postgresql-common ] || { mkdir -p /etc/postgresql-common && echo \
 		"create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; }; } \
-		&& apt-get install -y -qq --no-install-recommends strace chromium postgresql; } || true
+		&& apt-get install -y -qq --no-install-recommends strace chromium postgresql redis-server; } || true
 
 # The core and nothing else: no Prefect, no Ray, no tools of development.
 $(DEMO)/.installed: pyproject.toml constraints.txt

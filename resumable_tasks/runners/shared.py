@@ -1,4 +1,4 @@
-"""Windows that all processes of one host share, in a file."""
+"""Windows that processes share: those of one host in a file, those of several in a Redis."""
 
 from __future__ import annotations
 
@@ -7,65 +7,145 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from resumable_tasks.base import log
+from resumable_tasks.base.text import without_secrets
 from resumable_tasks.base.token import token
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.runners.windows import Slot, Window
 
 _WAITED_SECONDS = 60.0
+_REDIS = ("redis://", "rediss://", "unix://")
+# A process that dies with the lock keeps the others for so long; no rate is of more than a day.
+_LOCK_SECONDS, _KEPT_SECONDS = 10, 2 * 86_400
+REDIS = 'pip install "resumable-tasks[redis]"'
 
 
-class SharedWindow:
-    """A `Window` in a file of JSON, under its lock: read and written once a call.
+class _Text:
+    """A text that is held: as it was, as it is to be, and the time by the clock of all."""
 
-    Times are those of the monotonic clock, which all processes of a host share. A file that cannot
-    be read, such as after a full disk, counts as a window that is full.
-    """
+    def __init__(self, before: bytes, now: float) -> None:
+        self.before = self.after = before
+        self.now = now
 
-    def __init__(self, path: str, name: str, most: int, seconds: float) -> None:
+
+class _Place(Protocol):
+    """Where a text is that one process at a time may change."""
+
+    def held(self, now: float) -> Any:
+        """A context with the `_Text`; ``now`` by the monotonic clock of this host."""
+
+
+class _File:
+    """A file of this host, under its lock. All processes of a host share the monotonic clock."""
+
+    def __init__(self, path: str) -> None:
         """Raises ``OSError`` where there is no such file and none can be made."""
-        self.most = most
         self._path = path
-        self._name = name
-        self._seconds = seconds
         os.close(self._open())
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     @contextmanager
-    def _held(self, now: float) -> Iterator[Window]:
-        """The window as all processes know it; what is changed in it is written."""
+    def held(self, now: float) -> Iterator[_Text]:
         file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            before = os.pread(file, os.fstat(file).st_size, 0)
-            windows = self._windows(before, now)
+            text = _Text(os.pread(file, os.fstat(file).st_size, 0), now)
+            yield text
+            if text.after != text.before:
+                os.pwrite(file, text.after, 0)
+                os.ftruncate(file, len(text.after))
+        finally:
+            os.close(file)
+
+
+class _Redis:
+    """A key of a Redis, which a URL's fragment names, under a lock. The clock is the server's."""
+
+    def __init__(self, url: str) -> None:
+        import redis
+
+        self._errors, self._shown = redis.RedisError, without_secrets(url)
+        address, _, name = url.partition("#")
+        self._client = redis.Redis.from_url(address)
+        self._key = f"resumable-tasks:{name or 'rates'}"
+
+    @contextmanager
+    def held(self, now: float) -> Iterator[_Text]:
+        client: Any = self._client
+        try:
+            with client.lock(f"{self._key}:lock", timeout=_LOCK_SECONDS):
+                seconds, microseconds = client.time()
+                text = _Text(client.get(self._key) or b"", seconds + microseconds / 1e6)
+                yield text
+                if text.after != text.before:
+                    client.set(self._key, text.after, ex=_KEPT_SECONDS)
+        except self._errors as error:
+            raise StoreError(
+                f"share={self._shown}: {error}",
+                safe="What was done is kept",
+                remedy="Run the same command again once the Redis answers",
+            ) from error
+
+
+def is_redis(share: str) -> bool:
+    """True for the URL of a Redis. Raises `UsageError` where its client is not installed."""
+    if not share.startswith(_REDIS):
+        return False
+    from importlib.util import find_spec
+
+    if find_spec("redis") is None:
+        raise UsageError(
+            f"share={without_secrets(share)!r} needs the client of Redis", remedy=REDIS
+        )
+    return True
+
+
+class SharedWindow:
+    """A `Window` in JSON that processes share: read and written once a call, under a lock.
+
+    ``share`` is the path of a file, whose processes are of one host, or the URL of a Redis. What
+    cannot be read, such as a file after a full disk, counts as a window that is full.
+    """
+
+    def __init__(self, share: str, name: str, most: int, seconds: float) -> None:
+        self.most = most
+        self._share = share
+        self._place: _Place = _Redis(share) if is_redis(share) else _File(share)
+        self._name = name
+        self._seconds = seconds
+
+    @contextmanager
+    def _held(self, now: float) -> Iterator[tuple[Window, float]]:
+        """The window as all processes know it, and the time; what is changed in it is written."""
+        with self._place.held(now) as text:
+            now = text.now
+            windows = self._windows(text.before, now)
             entries = windows.get(self._name, [])
             # Much later than now is of before the host was started last, when its clock began anew;
             # a little later, of a process that looked at the clock while this one waited.
             there = [entry for entry in entries if entry[0] <= now + _WAITED_SECONDS]
             window = Window(self.most, self._seconds, there)
-            yield window
+            yield window, now
             windows[self._name] = list(window.entries)
-            after = json.dumps(windows, separators=(",", ":")).encode()
-            if after != before:
-                os.pwrite(file, after, 0)
-                os.ftruncate(file, len(after))
-        finally:
-            os.close(file)
+            text.after = json.dumps(windows, separators=(",", ":")).encode()
 
     def _windows(self, text: bytes, now: float) -> dict[str, list[list[Any]]]:
         try:
             return dict(json.loads(text)) if text else {}
         except (ValueError, TypeError):
-            log.warning("share=%s is no file of this library, or damaged: begun anew", self._path)
+            log.warning(
+                "share=%s is none of this library, or damaged: begun anew",
+                without_secrets(self._share),
+            )
             return {self._name: [[now, self.most, ""]]}
 
     def put(self, weight: int, now: float) -> tuple[Slot, float]:
         """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
-        with self._held(now) as window:
+        with self._held(now) as (window, now):
             entry, wait = window.put(weight, now)
             if entry is None:
                 return None, wait
@@ -75,12 +155,12 @@ class SharedWindow:
     def correct(self, slot: Slot, weight: int) -> None:
         """Give the entry of a call another weight, as long as it is there."""
         name, at = slot
-        with self._held(float("inf")) as window:
+        with self._held(float("inf")) as (window, _):
             for entry in window.entries:
                 if entry[0] == at and entry[2] == name:
                     window.correct(entry, weight)
 
     def left(self, now: float) -> int:
         """What it lets through now."""
-        with self._held(now) as window:
+        with self._held(now) as (window, now):
             return window.left(now)

@@ -70,7 +70,8 @@ class JobOptions:
             ``"prefect:NAME"``: a slot of Prefect's global concurrency limit of that name, which all
             its flow runs share.
         share: a file by which all processes of this host that name it keep to ``rate_limit``
-            together, whichever jobs they run: one window for all. By default each run has its own.
+            together, whichever jobs they run: one window for all. Processes of several hosts share
+            by a Redis: ``"redis://host:6379/0#name"``. By default each run has its own window.
         weight: the tokens of an item, where they are known: a field's name, or a callable of the
             item. By default estimated from the bytes of its JSON, by what earlier calls reported.
         max_weight: of a batch, at most, beside ``batch_size``: in bytes of the items' JSON (``"190

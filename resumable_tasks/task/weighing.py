@@ -67,17 +67,25 @@ def _check_share(options: JobOptions, rates: Rates) -> None:
     share = options.share
     if share is None:
         return
-    if not isinstance(share, str | os.PathLike) or not os.fspath(share) or "://" in str(share):
+    if not isinstance(share, str | os.PathLike) or not os.fspath(share) or _is_elsewhere(share):
         raise UsageError(
-            f"share={share!r} is no path of a file on this host",
-            remedy='Name a file, such as "/var/tmp/quota.json"; between hosts, give '
-            'rate_limit="prefect:NAME" in a flow run',
+            f"share={share!r} is neither a path of a file on this host nor the URL of a Redis",
+            remedy='Name a file, such as "/var/tmp/quota.json", or "redis://host:6379/0#quota"',
         )
     if not rates.each and not rates.auto:
         raise UsageError(
             "share= shares the rates of rate_limit=, and there are none",
             remedy='Give rate_limit= too, such as "200k tokens/minute"',
         )
+
+
+def _is_elsewhere(share: str | os.PathLike[str]) -> bool:
+    """True for the URL of what cannot be shared by. Raises `UsageError` without Redis's client."""
+    if "://" not in os.fspath(share):
+        return False
+    from resumable_tasks.runners.shared import is_redis
+
+    return not is_redis(os.fspath(share))
 
 
 def _unit_of(max_weight: int | str | None) -> Unit | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resumable_tasks import UsageError, resumable_task
+from resumable_tasks import StoreError, UsageError, resumable_task
 from resumable_tasks.runners.shared import SharedWindow
 
 PROGRAM = """
@@ -35,14 +39,40 @@ print(found.completed)
 """
 
 
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of this test's own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed (`make system` installs it)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0#quota"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
 @pytest.mark.timing
+@pytest.mark.parametrize("place", ["a file", "a Redis"])
 @pytest.mark.parametrize(("reported", "most"), [("50", 20), ("40", 25)])
 def test_two_processes_stay_below_the_limit_together(
-    reported: str, most: int, tmp_path: Path
+    reported: str, most: int, place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    redis = place == "a Redis"
+    share = request.getfixturevalue("redis_url") if redis else str(tmp_path / "quota")
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, name, tmp_path / name, tmp_path / "quota", reported],
+            [sys.executable, "-c", PROGRAM, name, tmp_path / name, share, reported],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -69,6 +99,27 @@ def test_the_window_of_all_is_corrected_and_outlives_a_process(tmp_path: Path) -
     assert again.left(5.0) == 100  # the host was started again: what it says of later is nothing
 
 
+def test_hosts_share_a_window_by_a_redis_whose_clock_counts(redis_url: str) -> None:
+    one, two = (SharedWindow(redis_url, "tokens", 100, 60.0) for _ in range(2))
+    slot, wait = one.put(80, 5.0)  # no two hosts' clocks agree
+    assert wait == 0.0
+    nothing, wait = two.put(30, 9_000.0)
+    assert nothing is None
+    assert 55.0 < wait <= 60.0
+    one.correct(slot, 50)
+    assert two.put(30, 0.0)[0] is not None
+    assert one.left(0.0) == 20
+    assert SharedWindow(redis_url.replace("#quota", "#other"), "tokens", 7, 60.0).left(0.0) == 7
+
+
+def test_a_redis_that_does_not_answer_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    made = resumable_task(
+        lambda rows: rows, name="job", key="id", rate_limit="1/s", share="redis://127.0.0.1:1/0"
+    )
+    with pytest.raises(StoreError, match="once the Redis answers"):
+        made.run([{"id": 1}], checkpoint=tmp_path / "c")
+
+
 def test_a_file_that_is_damaged_counts_as_full(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,8 +133,8 @@ def test_a_file_that_is_damaged_counts_as_full(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"share": "redis://host/0", "rate_limit": "1/s"}, "no path of a file"),
-        ({"share": "", "rate_limit": "1/s"}, "no path of a file"),
+        ({"share": "http://host/0", "rate_limit": "1/s"}, "neither a path of a file"),
+        ({"share": "", "rate_limit": "1/s"}, "neither a path of a file"),
         ({"share": "quota"}, "there are none"),
     ],
 )
