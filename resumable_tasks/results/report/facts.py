@@ -37,6 +37,7 @@ _SHARD_BYTES = 64 << 20
 _SHARE = 0.005
 OF_LANES = {
     "handler": "in the handler",
+    "service": "with the service",
     "told": "told to wait",
     "rate": "held back by rate_limit=",
     "adaptive": "fewer calls at once",

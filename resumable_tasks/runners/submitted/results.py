@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,7 +129,7 @@ def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
         return Done(batch, left_out=tuple(range(len(batch))))
     entries = _keyed(work, entries)
     call = Call(work, batch, asked)
-    call.begin()
+    copy_context().run(call.begin)  # what it sets is for a handler
     outcome = call.returned(entries)
     if isinstance(outcome, Done):
         return outcome

@@ -111,6 +111,7 @@ def test_a_deployment_finds_it_by_its_entrypoint() -> None:
     )
     names = (
         "texts labels checkpoint publish rate_limit max_cost batch_size concurrency timeout "
-        "retries retry_delay give_up_after tolerated_failures on_version_change dry_run progress"
+        "retries retry_delay give_up_after batch_api tolerated_failures on_version_change dry_run "
+        "progress"
     )
     assert found.stdout == f"llm-classify {names}\n", found.stderr

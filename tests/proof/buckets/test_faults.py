@@ -17,7 +17,7 @@ from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.prefect import task_runs
-from resumable_tasks.task.run import Run
+from resumable_tasks.task import run as run_of_a_job
 from resumable_tasks.testing.s3server import KINDS
 from tests.conftest import Bucket
 from tests.proof.buckets import remote
@@ -136,7 +136,7 @@ def test_one_request_fails_where_no_metadata_is_kept(bucket: Bucket, name: str, 
 def test_one_request_of_a_remote_worker_or_its_driver_fails(
     bucket: Bucket, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_runner", remote.runner)
+    monkeypatch.setattr(run_of_a_job, "runner_of", remote.runner)
     attack(bucket, fault, REMOTE[name])
 
 
@@ -144,6 +144,6 @@ def test_one_request_of_a_remote_worker_or_its_driver_fails(
 def test_one_request_fails_beside_remote_workers_where_no_metadata_is_kept(
     bucket: Bucket, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_runner", remote.runner)
+    monkeypatch.setattr(run_of_a_job, "runner_of", remote.runner)
     bucket.server.options.metadata = False
     attack(bucket, fault, REMOTE[name])

@@ -279,7 +279,7 @@ FAULTS = {
         (_CHECK, _CHECK.replace("self._may_be_folded", "False")),
     ],
     "files that refuse others are deleted, too": [
-        ('if same and before.kind in FOLDED_AFTER and commit.kind in ("commit", "merge"):',
+        ('if same and before.kind in FOLDED_AFTER and commit.kind in ("merge", *OF_WORK):',
          "if True:"),
     ],
     "files are deleted before there is a segment": [
