@@ -125,7 +125,7 @@ class SharedWindow:
             now = text.now
             windows = self._windows(text.before, now)
             entries = windows.get(self._name, [])
-            # Much later than now is of before the host was started last, when its clock began anew;
+            # Much later than now is of before the host was started last, when its clock began at 0;
             # a little later, of a process that looked at the clock while this one waited.
             there = [entry for entry in entries if entry[0] <= now + _WAITED_SECONDS]
             window = Window(self.most, self._seconds, there)
@@ -138,7 +138,7 @@ class SharedWindow:
             return dict(json.loads(text)) if text else {}
         except (ValueError, TypeError):
             log.warning(
-                "share=%s is none of this library, or damaged: begun anew",
+                "share=%s is none of this library, or damaged; it begins as a full window",
                 without_secrets(self._share),
             )
             return {self._name: [[now, self.most, ""]]}
