@@ -217,6 +217,13 @@ def test_a_machine_that_has_slept_looks_when_it_wakes_up(
     assert not run.is_alive()
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no such clock")
+def test_the_clock_goes_on_while_a_machine_sleeps() -> None:
+    """Linux's: clock_gettime(2)."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= runner.boottime() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def test_looks_become_rarer() -> None:
     pauses = life.Pauses()
     each = [pauses.next() for _ in range(20)]
