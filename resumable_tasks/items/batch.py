@@ -142,7 +142,7 @@ class Chunk:
 
     def choose(self, indexes: Sequence[int]) -> Chunk:
         """Return the items at these indexes, in this order."""
-        if len(indexes) == len(self.lines) and all(at == n for n, at in enumerate(indexes)):
+        if list(indexes) == list(range(len(self.lines))):
             return self
         return Chunk(
             [self.keys[at] for at in indexes],

@@ -412,6 +412,8 @@ class Planner:
         Counts all of them.
         """
         first, self.total = self.total, self.total + len(lines)
+        if not len(self._done):
+            return self._admit_new(lines, first)
         walk = self.seen.walk
         match = walk.match(lines, taken)
         twice = walk.take_each(match, first, lines)
@@ -429,6 +431,16 @@ class Planner:
         self._adopt_standing(lines, again.union(new))
         self.skipped += len(lines) - len(chosen) - len(twice)
         chosen.sort()
+        return self._without_set_aside(lines, chosen) if self._set_aside else chosen
+
+    def _admit_new(self, lines: list[bytes], first: int) -> Sequence[int]:
+        """`_admit` where nothing is completed."""
+        chosen: Sequence[int] = range(len(lines))
+        twice = self.seen.add(lines, range(first, self.total))
+        if twice:
+            for at in twice:
+                self._take_duplicate(lines[at], first + at)
+            chosen = sorted(set(chosen).difference(twice))
         return self._without_set_aside(lines, chosen) if self._set_aside else chosen
 
     def _adopt_standing(self, lines: list[bytes], but: Set[int]) -> None:
