@@ -22,6 +22,15 @@ CANARY = base64.b64encode(b"canary-of-a-secret-key").decode()
 # The Makefile puts it there, by npm.
 AZURITE = Path(__file__).parents[2] / "build/servers/node_modules/.bin/azurite-blob"
 _PATIENCE = 120.0
+# What `moto.server` does, but one request after the other: its threads look whether a name is
+# free, and then write, and two of them may do both.
+_MOTO = """
+import sys
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+app = DomainDispatcherApplication(create_backend_app)
+run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=False)
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Server:
 def moto(tmp_path: Path) -> Iterator[Server]:
     pytest.importorskip("moto")
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, str(port)]
     with _process(command, tmp_path, port):
         yield _s3("moto", port)
 
