@@ -49,9 +49,10 @@ lint: setup
 numbers: setup
 	@$(BIN)/python -m tests.package.numbers
 
-# Each of these waits for processes and disks much of the time, and so they run side by side.
-test: setup system lint
-	$(MAKE) --no-print-directory -j 2 -O test-main test-engines test-core
+# Each of these waits for a network, processes and disks much of the time, and so they run side by side.
+test:
+	$(MAKE) --no-print-directory -j 2 setup system
+	$(MAKE) --no-print-directory -j 2 -O test-main lint test-engines test-core
 
 test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
