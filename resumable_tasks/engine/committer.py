@@ -23,7 +23,7 @@ from resumable_tasks.engine.failing import Decision, FailureHandling
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.refused import Refused
 from resumable_tasks.engine.rules import Rules
-from resumable_tasks.engine.window import Window
+from resumable_tasks.engine.window import Gathering, Window
 from resumable_tasks.engine.withservice import AtRest, Recording, Rests, batches_of
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items.batch import Batch
@@ -167,10 +167,13 @@ class Committer:
     def _next_group(self) -> list[Outcome] | None:
         """The outcomes that wait; none, if something else is due; None at the end of the run."""
         group: list[Outcome] = []
+        gathering = Gathering(self._window.batches // 2)
         while True:
             try:
                 found = self._queue.get(not group, None if group else self._seconds_until_due())
             except Empty:
+                if group and self._more_come(len(group)) and gathering.goes_on():
+                    continue
                 return group
             match found:
                 case _StopRequest():
@@ -190,6 +193,12 @@ class Committer:
                 case _:
                     self._window.long_batches.reset()
                     group.append(found)
+                    gathering.add(found)
+
+    def _more_come(self, count: int) -> bool:
+        """True if more outcomes are on their way than so many, and nothing else is due."""
+        undisturbed = not (self._stop.begun or self.failing.paused or self._window.submits)
+        return undisturbed and self._flight.batches > count
 
     def _begin_to_stop(self, reason: str, grace_seconds: float) -> None:
         begin_to_stop(self._stop, reason, grace_seconds, self._flight.batches, self._tell)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.outcome import Done
+from resumable_tasks.runners.outcome import Done, Outcome
 
 # As many batches as are handled in the time of two commits, so that handlers need not wait for
 # them: a batch that ends just after one has begun waits for that one and its own. On a disk that is
@@ -18,6 +19,9 @@ _MEASURED = 5
 _FIRST_FAR_AWAY = 4
 MOST_BATCHES_OUT = 256
 _MOST_BYTES = 16_000_000
+# A commit takes as long as many cheap calls: their outcomes are gathered, looked for this often,
+# and no longer than that.
+_STEP_SECONDS, _GATHER_SECONDS = 0.002, 0.02
 
 
 class Window:
@@ -62,3 +66,35 @@ class Window:
             _MOST_BYTES * self._handled / max(self._bytes, 1),
         )
         self.batches = max(self._runner.window, int(cheap))
+
+
+class Gathering:
+    """The outcomes of one commit, of which more are on their way.
+
+    They wait for others for a moment, as long as others come, and only cheap ones: what a call of
+    `OUT_SECONDS` or more has made is committed at once, and so is what comes alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        """``most``: with so many outcomes, those that handle batches would wait for the commit."""
+        self._most = most
+        self._cheap = True
+        self._began = 0.0
+        self._before = 1
+        self.count = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in an outcome of the commit."""
+        self._began = self._began or time.monotonic()
+        self._cheap &= isinstance(outcome, Done) and outcome.times.seconds < OUT_SECONDS
+        self.count += 1
+
+    def goes_on(self) -> bool:
+        """Wait for more outcomes, for a moment; False, at once, if these are to be committed."""
+        others, self._before = self.count > self._before, self.count
+        if not (others and self._cheap and self.count < self._most):
+            return False
+        if time.monotonic() - self._began > _GATHER_SECONDS:
+            return False
+        time.sleep(_STEP_SECONDS)
+        return True

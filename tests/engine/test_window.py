@@ -8,9 +8,9 @@ from typing import Any
 
 from resumable_tasks import resumable_task
 from resumable_tasks.engine import window as windows
-from resumable_tasks.engine.window import Window
-from resumable_tasks.items.batch import Batch
-from resumable_tasks.runners.outcome import Done, Times
+from resumable_tasks.engine.window import OUT_SECONDS, Gathering, Window
+from resumable_tasks.items.batch import Batch, ErrorKind
+from resumable_tasks.runners.outcome import Done, Failed, Outcome, Times
 from resumable_tasks.runners.threads import ThreadRunner
 from tests.checkpoint.store.plain import at
 
@@ -51,3 +51,39 @@ def test_where_a_request_takes_30_ms_few_commits_take_all(tmp_path: Path) -> Non
     assert work.run([{"id": n} for n in range(400)], checkpoint=place).completed == 400
     # Handlers that wait for commits would need one for every eight batches, or more.
     assert place.plain.counted()["put shards"] <= 30
+
+
+def call_of(seconds: float) -> Done:
+    return Done(Batch(0, [1], b"1", []), b"1", 1, times=Times(seconds=seconds))
+
+
+def gathered(*outcomes: Outcome, most: int = 100) -> Gathering:
+    gathering = Gathering(most)
+    for outcome in outcomes:
+        gathering.add(outcome)
+    return gathering
+
+
+def test_a_commit_gathers_cheap_calls_as_long_as_others_come() -> None:
+    cheap = call_of(OUT_SECONDS / 100)
+    gathering = gathered(cheap, cheap)
+    assert gathering.goes_on()
+    assert not gathering.goes_on()  # nothing came meanwhile
+    gathering = gathered(cheap, cheap)
+    looks, until = 0, time.monotonic() + 5
+    while gathering.goes_on():
+        assert time.monotonic() < until
+        gathering.add(cheap)
+        looks += 1
+    assert 1 <= looks <= windows._GATHER_SECONDS / windows._STEP_SECONDS + 1
+    assert not gathered(cheap, cheap, cheap, most=3).goes_on()
+
+
+def test_nothing_that_took_time_waits_for_others() -> None:
+    cheap, slow = call_of(0.0), call_of(OUT_SECONDS)
+    failed = Failed(cheap.batch, ErrorKind("ValueError"), ())
+    assert gathered(cheap, cheap).goes_on()
+    assert not gathered(cheap).goes_on()
+    assert not gathered(cheap, slow).goes_on()
+    assert not gathered(slow, cheap, cheap).goes_on()
+    assert not gathered(cheap, failed, cheap).goes_on()
