@@ -30,6 +30,7 @@ class Window:
     def __init__(self, runner: Runner, write_seconds: float | None = None) -> None:
         """``write_seconds``: of a write that was before the first commit; None on a disk."""
         self._runner = runner
+        self._first = True
         self._handled = 0
         self._seconds = 0.0
         self._bytes = 0
@@ -50,6 +51,9 @@ class Window:
         self.long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
         worked = [outcome for outcome in outcomes if outcome.completed]
+        if self._first and self._handled:
+            # Nor do the first ones, which load what they need, once there are others.
+            self._first, self._handled, self._seconds, self._bytes = False, 0, 0.0, 0
         self._handled += len(worked)
         self._seconds += sum(outcome.times.seconds for outcome in worked)
         self._bytes += shard_bytes

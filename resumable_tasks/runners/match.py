@@ -142,7 +142,7 @@ def _taken(rows: pa.Table, stray: Strays) -> pa.Table:
 
 def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
     """True if a table need not be looked at row by row, to become what was declared."""
-    if columns.json & set(table.column_names):
+    if columns.json and columns.json & set(table.column_names):
         return False
     if columns.as_rows:
         return True
@@ -370,8 +370,10 @@ def _complete(
 
 
 def _are_in_order(found: list[Key], batch: Batch, results: ResultsMode) -> bool:
+    if results != "one" or found is batch.keys:
+        return results == "one"
     # Equal, and not as 1 equals True; tuples are looked into.
-    return results == "one" and found == batch.keys and set(map(type, found)) <= {str, int}
+    return found == batch.keys and set(map(type, found)) <= {str, int}
 
 
 def _wrong_shape(message: str) -> BadResult:
@@ -397,8 +399,10 @@ def _match_arrow(
         raise _wrong_shape(str(error)) from error
     if isinstance(table, list):
         return _match_rows(table, batch, scheme, results, {}, given)
-    columns = scheme.columns
-    there = [column for column in columns if column in table.column_names]
+    if _has_the_items_keys(table, batch, scheme):
+        return _Found(table, batch.keys)
+    columns, names = scheme.columns, set(table.column_names)
+    there = [column for column in columns if column in names]
     if len(there) == len(columns):
         found = [table.column(column).to_pylist() for column in columns]
         return _Found(table, list(zip(*found, strict=True)) if scheme.composite else found[0])
@@ -419,6 +423,22 @@ def _match_arrow(
         of_keys = [scheme.values(key)[at] for key in in_order]
         table = table.add_column(at, column, tables.array(column, of_keys))
     return _Found(table, None if in_order is batch.keys else in_order)
+
+
+def _has_the_items_keys(table: pa.Table, batch: Batch, scheme: KeyScheme) -> bool:
+    """True if the rows are of the items in their order, as whole columns of both tell."""
+    import pyarrow as pa
+
+    items = batch.items
+    if not scheme.fields or not isinstance(items, pa.RecordBatch) or len(batch) != table.num_rows:
+        return False
+    for name in scheme.fields:
+        at, of_items = table.schema.get_field_index(name), items.schema.get_field_index(name)
+        if at < 0 or of_items < 0:
+            return False
+        if not table.column(at).equals(pa.chunked_array([items.column(of_items)])):
+            return False
+    return True
 
 
 def _may_be_keys(column: pa.ChunkedArray) -> bool:

@@ -25,6 +25,10 @@ def after(commits: list[float], *, batch_seconds: float, opened: float | None = 
     return window.batches
 
 
+def call_of(seconds: float) -> Done:
+    return Done(Batch(0, [1], b"1", []), b"1", 1, times=Times(seconds=seconds))
+
+
 def test_it_follows_the_time_of_a_commit() -> None:
     few = ThreadRunner(4).window
     far = [0.065, 0.065]
@@ -40,6 +44,13 @@ def test_it_follows_the_time_of_a_commit() -> None:
     assert after([0.001], batch_seconds=0.001) == 32
 
 
+def test_the_first_calls_which_load_what_they_need_are_no_measure_of_the_others() -> None:
+    window = Window(ThreadRunner(4))
+    for seconds in (0.5, 0.001, 0.001):
+        window.widen([call_of(seconds)], 100, 0.001)
+    assert window.batches == 32
+
+
 def test_where_a_request_takes_30_ms_few_commits_take_all(tmp_path: Path) -> None:
     @resumable_task(key="id", batch_size=1, concurrency=4)
     def work(items: list[Any]) -> list[Any]:
@@ -51,10 +62,6 @@ def test_where_a_request_takes_30_ms_few_commits_take_all(tmp_path: Path) -> Non
     assert work.run([{"id": n} for n in range(400)], checkpoint=place).completed == 400
     # Handlers that wait for commits would need one for every eight batches, or more.
     assert place.plain.counted()["put shards"] <= 30
-
-
-def call_of(seconds: float) -> Done:
-    return Done(Batch(0, [1], b"1", []), b"1", 1, times=Times(seconds=seconds))
 
 
 def gathered(*outcomes: Outcome, most: int = 100) -> Gathering:

@@ -89,6 +89,38 @@ class Item:
     tags: list[str]
 
 
+@pytest.mark.parametrize("fields", ["id", ("id",), ("id", "part")])
+@pytest.mark.parametrize("results", ["one", "many"])
+def test_a_table_is_matched_to_items_of_arrow_as_to_rows(fields: Any, results: Any) -> None:
+    items = pa.RecordBatch.from_pylist([{"id": f"i{n}", "part": n, "n": n} for n in range(4)])
+    scheme = KeyScheme(fields)
+    many = scheme.extract_all(items.to_pylist())
+    lines = keys.join(map(keys.canonical, many))
+    whole = pa.table({"id": items["id"], "part": items["part"], "v": [4, 5, 6, 7]})
+    returned = {
+        "in order": whole,
+        "in another order": whole.take([1, 0, 2, 3]),
+        "one left out": whole.take([0, 1, 3]),
+        "one instead of another": whole.take([0, 1, 1, 3]),
+        "in two chunks": pa.concat_tables([whole.take([0]), whole.take([1, 2, 3])]),
+        "of another type": whole.set_column(0, "id", whole["id"].cast(pa.large_string())),
+        "with a null": whole.set_column(0, "id", pa.array(["i0", None, "i2", "i3"])),
+    }
+    seen = set()
+    for what, table in returned.items():
+        found = []
+        for given in (items, items.to_pylist()):
+            try:
+                made = match(table, Batch(0, many, lines, given), scheme, results)
+                failed = [(key, str(error)) for key, error in made.failed]
+                found.append((made.done, failed, made.table and made.table.to_pylist()))
+            except BadResult as error:
+                found.append(str(error))
+        assert found[0] == found[1], what
+        seen.add(str(found[0][:2]))
+    assert len(seen) > 1
+
+
 def test_a_handler_has_items_of_its_own() -> None:
     client = object()
     items: list[Any] = [

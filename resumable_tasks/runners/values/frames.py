@@ -28,6 +28,8 @@ def to_arrow(value: Any) -> pa.Table | Rows:
     """The table that the handler returned, or its rows. Raises `BadResult`."""
     import pyarrow as pa
 
+    if type(value) is pa.Table and _plain is not None and value.schema.equals(_plain, True):
+        return value
     try:
         found = _pandas(value) if type(value).__module__.startswith("pandas") else _arrow(value)
         if isinstance(found, pa.Table):

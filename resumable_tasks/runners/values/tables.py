@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +120,10 @@ def column(name: str, values: list[Any]) -> tuple[pa.Array | None, Odd]:
     kinds = set(map(type, values)) - {type(None)}
     # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
     for alias in _QUICK.get(next(iter(kinds)), ()) if len(kinds) == 1 else ():
-        with contextlib.suppress(OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
+        try:
             return pa.array(values, pa.type_for_alias(alias)), {}
+        except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
+            continue
     if (found := _together(values)) is not None:
         return found
     values = _without_nan(list(map(plain, values)))
