@@ -190,6 +190,18 @@ class GaveWay(Exception):
         self.wait = wait
 
 
+class ConnectionLost(Exception):
+    """The unit is gone with a connection, and nothing of it is committed.
+
+    Its outcomes are to be added to a new one after ``wait``, which raises the `StoreError` behind
+    this once it has been too long, or the ``stop`` that it is given is true.
+    """
+
+    def __init__(self, wait: Callable[[Callable[[], bool]], None]) -> None:
+        super().__init__("the connection was lost before a commit")
+        self.wait = wait
+
+
 class Unit(ABC):
     """One commit in the making: all of it becomes durable, or nothing.
 
@@ -207,7 +219,8 @@ class Unit(ABC):
         """Take an outcome into the unit; the outcome as it will be committed.
 
         Raises `ResultConflict` where its rows do not fit; the unit is as it was then. Raises
-        `GaveWay` where another writer must go first: the unit is of no more use.
+        `GaveWay` where another writer must go first, and `ConnectionLost`: the unit is of no more
+        use.
         """
 
     def settle(self, token: str) -> None:
@@ -222,7 +235,7 @@ class Unit(ABC):
         """Make all that was added durable in one step.
 
         Raises `Fenced`, `StoreError` or `CommitStateUnknown`: the checkpoint is of no more use.
-        Raises `GaveWay` as `add` does.
+        Raises `GaveWay` and `ConnectionLost` as `add` does.
         """
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.checkpoint.form import Checkpoint, GaveWay
+from resumable_tasks.engine.again import until_written
 from resumable_tasks.engine.refused import add_what_fits
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -45,8 +47,9 @@ def _accept_or_each(
     convert: Convert | None,
 ) -> int:
     """Accept these; one that another writer is at stays parked, and its neighbours do not."""
+    write = partial(_accept, checkpoint, scheme, results, some, convert)
     try:
-        return _accept(checkpoint, scheme, results, some, convert)
+        return until_written(write, lambda: False)
     except GaveWay as other:
         if len(some) > 1:
             each = ([item] for item in some)

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from resumable_tasks.base import log
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.checkpoint.form import Checkpoint, GaveWay, Receipt, Unit
+from resumable_tasks.engine.again import until_written
 from resumable_tasks.engine.budget import Spending
 from resumable_tasks.engine.events import Committed, Stopping, Tell
 from resumable_tasks.engine.failing import Decision, FailureHandling
@@ -363,7 +365,16 @@ class Committer:
         *,
         add: Callable[[Unit, Done], list[Done]] | None = None,
     ) -> None:
-        add = add or self._refused.add
+        write = partial(self._write, settled, owed, add or self._refused.add)
+        # Once the grace is over, nobody waits for what is not committed.
+        receipt, accepted, seconds = until_written(write, lambda: self._stop.overdue)
+        if receipt is not None and accepted:
+            self._committed(receipt, accepted, seconds)
+
+    def _write(
+        self, settled: Sequence[Done], owed: Done | None, add: Callable[[Unit, Done], list[Done]]
+    ) -> tuple[Receipt | None, list[Done], float]:
+        """One commit of these outcomes: what it was, what is in it, and its seconds."""
         accepted: list[Done] = []
         with self._checkpoint.begin() as unit:
             if owed is not None:
@@ -374,9 +385,7 @@ class Committer:
                     unit.settle(outcome.settles)
             began = time.monotonic()
             receipt = unit.commit() if accepted or owed is not None else None
-            seconds = time.monotonic() - began
-        if receipt is not None and accepted:
-            self._committed(receipt, accepted, seconds)
+        return receipt, accepted, time.monotonic() - began
 
     def _committed(self, receipt: Receipt, accepted: Sequence[Done], seconds: float) -> None:
         """Take in what has become durable."""

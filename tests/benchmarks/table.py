@@ -82,7 +82,7 @@ def timed(work: Callable[[str], None], url: str, rows: int) -> tuple[float, floa
 
 def main(rows: int = ROWS) -> None:
     with postgres.server() as server:
-        url = server + "postgres"
+        url = server.url + "postgres"
         for _ in range(ROUNDS):
             hand, ours = timed(by_hand, url, rows), timed(by_us, url, rows)
             print(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -21,17 +22,21 @@ from sqlalchemy.dialects.postgresql import insert
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.outage import Outage
+from resumable_tasks.checkpoint.sql.absence import Absence, Patience, sleep
 from resumable_tasks.checkpoint.sql.database import Database, all_rows, first_line
-from resumable_tasks.checkpoint.sql.refusals import is_locked
+from resumable_tasks.checkpoint.sql.refusals import is_locked, is_lost
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.checkpoint.sql.unreadable import is_of_the_driver, unreadable
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.items.keys import shown
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 _LONGEST_POLL = 1.0
 _WARN_EVERY = 10.0
+# While the database is away, a sign of life is tried so often: see `Absence.seconds_for_others`.
+_AGAIN_SECONDS = 1.0
 # A page has rows of so many bytes, at about the most, but a batch in any case.
 _PAGE_BYTES = 4_000_000
 
@@ -41,7 +46,7 @@ class Claims:
 
     A page has ``batch_size`` rows or a multiple of that, ``most`` at most. ``set_aside`` are
     conditions for a row not to be passed over. ``shared``: others may be at work, so that rows are
-    claimed.
+    claimed. A database that is away is waited for.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Claims:
         most: int,
         set_aside: list[Any],
         *,
+        patience: Patience,
         shared: bool,
     ) -> None:
         self._database = database
@@ -63,6 +69,7 @@ class Claims:
         # One batch, until it is known how large rows are.
         self._page = batch_size
         self.row_bytes = 0.0
+        self._patience = patience
         self._shared = shared
         self._poll = min(_LONGEST_POLL, tables.spec.claim_seconds / 4)
         self._left = [tables.undone, *tables.considered, *set_aside]
@@ -77,13 +84,27 @@ class Claims:
         An empty page says that there is none for now, since others have claimed what is left. The
         end comes when nothing is left but what this run has had.
         """
+        try:
+            yield from self._pages()
+        except StoreError as error:
+            if not (is_lost(error) and self.stop()):
+                raise
+            self.cut_short = True  # as far as can be known
+
+    def through(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns, which reads, once the database answers."""
+        return self._patience.through(work, self.stop)
+
+    def _pages(self) -> Iterator[list[Row]]:
         after: Any = None
         waiting = False
         warn_at = 0.0
         while True:
             if self.stop():
-                left = self._others_have_some() if self._shared else self._next(after)[0]
-                self.cut_short = bool(left)
+                if self._shared:
+                    self.cut_short = self.through(self._others_have_some)
+                else:
+                    self.cut_short = bool(self._next(after)[0])
                 return
             rows, last = self._next(after)
             if rows:
@@ -96,10 +117,10 @@ class Claims:
                 return
             elif after is not None:
                 after = None  # once more from the beginning: for what was given back meanwhile
-            elif not self._others_have_some():
+            elif not self.through(self._others_have_some):
                 return
             else:
-                self.before_waiting()
+                self.through(self.before_waiting)
                 if not waiting:
                     log.info(
                         "the rows that are left are claimed by other runs, or locked by another "
@@ -108,7 +129,7 @@ class Claims:
                     waiting = True
                     warn_at = time.monotonic() + _WARN_EVERY
                     yield []
-                locked = self._locked()
+                locked = self.through(self._locked)
                 if locked is not None and time.monotonic() >= warn_at:
                     log.warning(
                         "rows of %s are locked by another session of the database (such as %r); "
@@ -138,11 +159,18 @@ class Claims:
             raise found from error
 
     def _unlocked(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
-        """`_fetched`, and once more where two drivers waited for each other's claims."""
+        """`_fetched`, and once more where two drivers waited for each other's claims.
+
+        And where the connection was lost.
+        """
         while True:
             try:
                 return self._fetched(query)
             except StoreError as error:
+                if is_lost(error):
+                    self._patience.wait(error, self.stop)
+                    self.through(self._database.ping)
+                    continue
                 if not self._shared or not is_locked(error) or self.stop():
                     raise
                 said = first_line(error.__cause__ or error)
@@ -157,14 +185,33 @@ class Claims:
         query = query.where(~self._claimed(tables.items)).with_for_update(
             skip_locked=True, of=tables.items
         )
-        with self._database.writing() as connection:
-            self._database.end_if_silent(connection, tables.spec.claim_seconds)
-            rows = all_rows(connection, query)
-            last = self._key(rows[-1]) if rows else None
-            tables.refuse_twice([self._key(row) for row in rows])
-            taken = self._take(connection, rows) if rows else set()
+        sleep(self._patience.absence.seconds_for_others, self.stop)
+        number: int | None = None
+        try:
+            with self._database.writing() as connection:
+                number = self._database.end_if_silent(connection, tables.spec.claim_seconds)
+                rows = all_rows(connection, query)
+                last = self._key(rows[-1]) if rows else None
+                tables.refuse_twice([self._key(row) for row in rows])
+                taken = self._take(connection, rows) if rows else set()
+        except StoreError as error:
+            # Claims that have landed would be passed over by this run, as its own.
+            if not (is_lost(error) and number is not None and self._have_landed(number, error)):
+                raise
+        self._patience.over()
         fault_point("sql.claimed")
         return [row for row in rows if self._key(row) in taken], last
+
+    def _have_landed(self, number: int, error: StoreError) -> bool:
+        """Whether this transaction was committed, whose connection was lost by this error."""
+        landed = self.through(partial(self._database.has_landed, number))
+        if landed is None:
+            raise StoreError(
+                f"{self._tables.url} does not know any more which rows this run has claimed: "
+                f"{first_line(error.__cause__ or error)}. What was committed before stands",
+                remedy="Run the same command again",
+            ) from None
+        return landed
 
     def _measure(self, rows: list[Row]) -> None:
         """Decide how large the next pages may be."""
@@ -281,22 +328,30 @@ class Claims:
 class Heartbeat:
     """Keeps a run alive in the database until `stop`."""
 
-    def __init__(self, beat: Callable[[], bool], seconds: float) -> None:
+    def __init__(self, beat: Callable[[], bool], seconds: float, absence: Absence) -> None:
         self._beat = beat
         self._seconds = seconds
+        self.absence = absence
         self._outage = Outage("the heartbeat")
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="resumable-alive", daemon=True)
         self._thread.start()
 
     def _go_on(self) -> None:
-        while not self._over.wait(self._seconds / 4):
+        pause = self._seconds / 4
+        while not self._over.wait(pause):
+            pause = self._seconds / 4
             try:
                 if not self._beat():
                     return  # it was taken over; the next commit says so
             except (StoreError, UsageError) as error:
-                self._outage.failed(error)
+                if is_lost(error) and isinstance(error, StoreError):
+                    self.absence.begin(error)
+                    pause = min(pause, _AGAIN_SECONDS)  # before others take it for gone
+                else:
+                    self._outage.failed(error)
             else:
+                self.absence.end()
                 self._outage.succeeded()
 
     def stop(self) -> None:

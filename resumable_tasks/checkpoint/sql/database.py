@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from resumable_tasks.errors import StoreError, UsageError
 _BUSY_SECONDS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
+# How long a COMMIT may take, such as one that waits for a replica, and how often it is looked at.
+_OVER_SECONDS, _LOOK_SECONDS = 900.0, 0.1
 
 
 class Database:
@@ -181,15 +184,43 @@ class Database:
         driver: Any = connection.connection.dbapi_connection
         return bool(driver.in_transaction)
 
-    def end_if_silent(self, connection: sa.Connection, seconds: float) -> None:
+    def end_if_silent(self, connection: sa.Connection, seconds: float) -> int:
         """Have PostgreSQL end this transaction if we say nothing in it for so long.
 
-        A process that is stopped in the middle would keep all others from its rows.
+        A process that is stopped in the middle would keep all others from its rows. Returns the
+        transaction's number, by which `has_landed` knows it.
         """
         milliseconds = max(1, int(seconds * 1_000))
-        connection.exec_driver_sql(
-            f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        found = connection.exec_driver_sql(
+            f"SELECT set_config('idle_in_transaction_session_timeout', '{milliseconds}', true), "
+            "txid_current()"
         )
+        return int(found.one()[1])
+
+    def ping(self) -> None:
+        """Raises `StoreError` or `UsageError` if the database does not answer."""
+        with self.reading() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    def has_landed(self, number: int) -> bool | None:
+        """Whether this transaction, whose connection was lost, was committed; None if not known.
+
+        It is over on return, with all its locks: where it waits for us, who are gone, it is ended.
+        """
+        # Not one that is committing. Of the number the server shows the lower half there.
+        waits = sa.text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+            "backend_xid = CAST(CAST(:half AS text) AS xid) AND state LIKE 'idle in transaction%'"
+        ).bindparams(half=str(number & 0xFFFFFFFF))
+        until = time.monotonic() + _OVER_SECONDS
+        while time.monotonic() < until:
+            with self.reading() as connection:
+                found = connection.exec_driver_sql(f"SELECT txid_status({number})").scalar_one()
+                if found != "in progress":
+                    return {"committed": True, "aborted": False}.get(found)
+                connection.execute(waits)
+            time.sleep(_LOOK_SECONDS)
+        return None
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.checkpoint.form import Checkpoint, Found, Job, Opening, Unit
+from resumable_tasks.checkpoint.sql.absence import Absence, Patience
 from resumable_tasks.checkpoint.sql.claims import Claims, Heartbeat
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.failures import FailuresTable
@@ -47,7 +48,8 @@ class TableCheckpoint(Checkpoint):
             takeover=opening.takeover, identity=opening.identity, completed=completed
         )
         self._failures = FailuresTable(database, tables, self.run, began, job)
-        self._heartbeat = Heartbeat(self._run_row.beat, tables.spec.claim_seconds)
+        seconds = tables.spec.claim_seconds
+        self._heartbeat = Heartbeat(self._run_row.beat, seconds, Absence(tables.url, seconds))
         self._unit: TableUnit | None = None
         self._how = "error"
         try:
@@ -69,6 +71,7 @@ class TableCheckpoint(Checkpoint):
             job.planning.batch_size,
             page_size(job),
             self._failures.to_try(),
+            patience=Patience(self._heartbeat.absence),
             shared=not self._database.sqlite,
         )
         claims.before_waiting = self._run_row.end_gone
@@ -86,7 +89,7 @@ class TableCheckpoint(Checkpoint):
         )
 
     def left_alone(self) -> list[Failure]:
-        found = self._failures.set_aside()
+        found = self.planner.through(self._failures.set_aside)
         self.planner.total += len(found)  # which never came by
         return found
 
@@ -108,6 +111,7 @@ class TableCheckpoint(Checkpoint):
             self._run_row,
             self._unit,
             self.planner,
+            self._heartbeat.absence,
         )
         return self._unit
 

@@ -17,6 +17,7 @@ from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.estimate import Estimate
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Receipt, Unit
+from resumable_tasks.checkpoint.sql.absence import Absence, Patience
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.planning import TablePlanner, page_size
@@ -45,6 +46,8 @@ class MirroredColumn(Checkpoint):
         self._tables = tables
         self._batch_size = job.planning.batch_size
         self._results = Results(database, tables)
+        self._absence = Absence(tables.url, tables.spec.claim_seconds)
+        self._patience = Patience(self._absence)
         self._correct()
         self.expected, completed = self._results.count_items()
         before = inner.found
@@ -58,7 +61,11 @@ class MirroredColumn(Checkpoint):
 
     def _pages(self, most: int) -> Claims:
         size = self._batch_size
-        return Claims(self._database, self._tables, self.run, size, most, [], shared=False)
+        return Claims(
+            *(self._database, self._tables, self.run, size, most, []),
+            patience=Patience(self._absence),
+            shared=False,
+        )
 
     def _correct(self) -> None:
         """Set the column of what is completed and does not say so."""
@@ -116,8 +123,12 @@ class MirroredColumn(Checkpoint):
         return MirroredUnit(self.inner.begin(), self._set_done)
 
     def _set_done(self, done: list[Any]) -> None:
-        with self._database.writing() as connection:
-            self._results.set_done(connection, done)
+        def write() -> None:
+            with self._database.writing() as connection:
+                self._results.set_done(connection, done)
+
+        # What is committed stands in the shards, and the next run corrects the column.
+        self._patience.through(write, self.planner.stopping)
 
     def tidy(self, stop: Callable[[], bool]) -> None:
         self.inner.tidy(stop)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql.claims import Claims
@@ -15,6 +16,7 @@ from resumable_tasks.items.plan import WAITING, Planner, Planning, Waiting
 from resumable_tasks.items.suspects import Suspected
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 _MOST_ROWS = 1_000
 
@@ -46,6 +48,10 @@ class TablePlanner(Planner):
         self._suspects: Set[bytes] = frozenset()
         self.total = self.skipped = found
 
+    def through(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns, which reads, once the database answers."""
+        return self._claims.through(work)
+
     @property
     def row_bytes(self) -> float:
         """About how many bytes a row has."""
@@ -59,6 +65,10 @@ class TablePlanner(Planner):
         """End, rather than wait for rows that others have, once this is true."""
         self._claims.stop = stop
 
+    def stopping(self) -> bool:
+        """True once nothing is waited for any more."""
+        return self._claims.stop()
+
     def batches(self, items: Any) -> Iterator[Batch | Waiting]:
         """Batches of the table's rows, and `WAITING` where there is none for now."""
         for page in self._claims.pages():
@@ -70,7 +80,7 @@ class TablePlanner(Planner):
         self.cut_short = self._claims.cut_short
 
     def _batches_of(self, page: list[Row]) -> Iterator[Batch]:
-        self._suspects = self._suspects_of(page)
+        self._suspects = self.through(partial(self._suspects_of, page))
         try:
             yield from self._row_batches(page)
         except InvalidKey as error:

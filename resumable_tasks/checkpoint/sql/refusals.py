@@ -18,6 +18,9 @@ _SERVERS_OWN = {
 }
 # A lock that was waited for too long, two that wait for each other, two that exclude each other.
 _LOCKS = {"55P03", "40P01", "40001"}
+# The connection; a transaction or a session that was silent for too long; a server that is told to
+# end, that ends since it has crashed, or that begins; one that has no connection left.
+_LOST = {"08", "25P03", "25P04", "57P01", "57P02", "57P03", "57P05", "53300"}
 # The functions of PostgreSQL that say what a trigger, or a policy, has against a row.
 _OF_A_ROW = {"exec_stmt_raise", "ExecWithCheckOptions"}
 _SQLITES_OWN = (
@@ -50,6 +53,25 @@ def is_about_a_lock(error: sa.exc.SQLAlchemyError) -> bool:
     if getattr(said, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return True
     return sqlstate(error) in _LOCKS and _function(said) not in _OF_A_ROW
+
+
+def is_about_the_connection(error: sa.exc.SQLAlchemyError) -> bool:
+    """True if the connection was lost, or none could be made, and a new one may do better."""
+    said: Any = getattr(error, "orig", None)
+    if not isinstance(error, sa.exc.DBAPIError) or type(said).__module__ == "sqlite3":
+        return False
+    state = sqlstate(error)
+    if error.connection_invalidated:
+        return True
+    if state is None:  # of the driver, as long as there is nobody who could send one
+        return isinstance(error, sa.exc.OperationalError)
+    return bool({state, state[:2]} & _LOST) and _function(said) not in _OF_A_ROW
+
+
+def is_lost(error: BaseException) -> bool:
+    """True if an error of ours is that the connection was lost, or none could be made."""
+    cause = error.__cause__
+    return isinstance(cause, sa.exc.SQLAlchemyError) and is_about_the_connection(cause)
 
 
 def is_locked(error: BaseException) -> bool:

@@ -132,28 +132,29 @@ class RunRow:
         with self._database.writing() as connection:
             return bool(connection.execute(statement.values(alive_until=self._until)).rowcount)
 
-    def check(self, connection: sa.Connection) -> None:
-        """Raises `Fenced` if another has taken over, and makes commits durable, in this one."""
+    def check(self, connection: sa.Connection) -> int | None:
+        """Raises `Fenced` if another has taken over; else as `set_limits`."""
         query = sa.select(self._tables.runs.c.run).where(*self._mine)
         if connection.execute(query).first() is None:
             raise Fenced(
                 f"{self._tables.url} was taken over from this run; what it had committed stands",
                 remedy="Let the other run end; run the same command again to do what is then left",
             )
-        self.set_limits(connection)
+        return self.set_limits(connection)
 
-    def set_limits(self, connection: sa.Connection) -> None:
-        """How long this transaction waits, and that its COMMIT is durable."""
-        if not self._database.sqlite:
-            # Whoever has turned that off can lose the last commits when the power goes. And who
-            # waits for a lock without an end cannot say so.
-            connection.exec_driver_sql(
-                f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
-                "set_config('statement_timeout', '0', true), "
-                "CASE WHEN current_setting('synchronous_commit') = 'off' "
-                "THEN set_config('synchronous_commit', 'on', true) END"
-            )
-            self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
+    def set_limits(self, connection: sa.Connection) -> int | None:
+        """How long this transaction waits, and that its COMMIT is durable. Returns its number."""
+        if self._database.sqlite:
+            return None
+        # Whoever has turned that off can lose the last commits when the power goes. And who
+        # waits for a lock without an end cannot say so.
+        connection.exec_driver_sql(
+            f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
+            "set_config('statement_timeout', '0', true), "
+            "CASE WHEN current_setting('synchronous_commit') = 'off' "
+            "THEN set_config('synchronous_commit', 'on', true) END"
+        )
+        return self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
 
     def leave(self, how: str) -> None:
         """Give back what is claimed, and say how this run has ended; "": it never was one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,14 +12,17 @@ import sqlalchemy as sa
 
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.checkpoint.form import GaveWay, Receipt, Unit
+from resumable_tasks.checkpoint.form import ConnectionLost, GaveWay, Receipt, Unit
+from resumable_tasks.checkpoint.sql.absence import Absence, Patience
 from resumable_tasks.checkpoint.sql.database import Database, first_line
 from resumable_tasks.checkpoint.sql.failures import FailuresTable
 from resumable_tasks.checkpoint.sql.planning import TablePlanner
 from resumable_tasks.checkpoint.sql.refusals import (
     is_about_a_lock,
     is_about_a_row,
+    is_about_the_connection,
     is_locked,
+    is_lost,
     sqlstate,
 )
 from resumable_tasks.checkpoint.sql.results import Results, chunks
@@ -51,6 +54,7 @@ class TableUnit(Unit):
         run_row: RunRow,
         before: TableUnit | None,
         planner: TablePlanner,
+        absence: Absence,
     ) -> None:
         self.busy = False
         self.number: int = before.number if before is not None else 0
@@ -61,8 +65,9 @@ class TableUnit(Unit):
         self._failures = failures
         self._run_row = run_row
         self._planner = planner
+        self._patience: Patience = before._patience if before is not None else Patience(absence)
         self._connection: sa.Connection | None = None
-        self._transaction: sa.RootTransaction | None = None
+        self._transaction: int | None = None
         self._given: list[Done] = []
         self._added: list[Done] = []
         self._rows = 0
@@ -72,12 +77,16 @@ class TableUnit(Unit):
         self._give_up()
 
     def _give_up(self) -> None:
-        if self._transaction is None:
+        connection = self._connection
+        if connection is None:
             return
-        with self._working():
+        with self._working(), self._database.errors():
             try:
-                with self._database.errors():
-                    self._transaction.rollback()
+                connection.rollback()
+            except sa.exc.DBAPIError as error:
+                if not is_about_the_connection(error):
+                    raise
+                connection.invalidate()  # who rolls back then is the server
             finally:
                 self._close()
 
@@ -85,7 +94,8 @@ class TableUnit(Unit):
         """Write the outcome's rows. What is gone meanwhile, or another's, is left out of it.
 
         Raises `ResultConflict` where the database refuses the rows; none of them is in the
-        transaction then. Raises `GaveWay` where another has a lock that they need.
+        transaction then. Raises `GaveWay` where another has a lock that they need, and
+        `ConnectionLost`.
         """
         with self._working():
             given = outcome
@@ -97,15 +107,16 @@ class TableUnit(Unit):
 
     def commit(self) -> Receipt:
         with self._working():
-            connection = self._begun()
             failed: list[Failure] = []
             with self._giving_way():
+                connection = self._begun()
                 for outcome in self._added:
                     failed += self._failures.record(connection, outcome.failures)
             fault_point("sql.written")
             with self._giving_way():
-                self._commit_transaction()
+                self._commit_transaction(connection)
             fault_point("sql.committed")
+            self._patience.over()
         self.number += 1
         completed = sum(outcome.completed for outcome in self._added)
         size = int(self._planner.row_bytes * completed)
@@ -162,12 +173,12 @@ class TableUnit(Unit):
         """A part of the transaction that is in it as a whole, or not at all."""
         with self._giving_way():
             connection = self._begun()
-        savepoint = connection.begin_nested()
+            savepoint = connection.begin_nested()
         try:
             with self._giving_way():
                 yield connection
                 savepoint.commit()
-        except GaveWay:
+        except (GaveWay, ConnectionLost):
             raise
         except BaseException:
             if not self._database.in_transaction(connection):  # a trigger has ended all of it
@@ -180,15 +191,42 @@ class TableUnit(Unit):
 
     @contextmanager
     def _giving_way(self) -> Iterator[None]:
-        """Give up the whole transaction for a lock that another has, so that it can go on."""
+        """Give up the whole transaction for a lock that another has, so that it can go on.
+
+        And where the connection is lost, before a COMMIT was sent.
+        """
         try:
             with self._database.errors():
                 yield
+        except CommitStateUnknown:
+            raise
         except StoreError as error:
+            if is_lost(error):
+                raise self._lost(error) from error
             if not is_locked(error):
                 raise
             self._give_up()
             raise GaveWay(partial(self._wait, first_line(error.__cause__ or error))) from error
+
+    def _lost(self, error: StoreError) -> ConnectionLost:
+        """Give up the transaction, which the server may not know of."""
+        number = self._transaction
+        self._give_up()
+
+        def wait(stop: Callable[[], bool]) -> None:
+            self._patience.wait(error, stop)
+            if number is not None:  # else its locks would be taken for another's
+                self._asked(number, stop)
+
+        return ConnectionLost(wait)
+
+    def _asked(self, number: int, stop: Callable[[], bool]) -> bool | None:
+        """What has become of this transaction, once the database tells."""
+        while True:
+            try:
+                return self._database.has_landed(number)
+            except StoreError as error:
+                self._patience.wait(error, stop)
 
     def _wait(self, why: str, key: Any = None) -> None:
         """Say who is waited for; where that is one row, wait for it, with nothing in hand."""
@@ -200,6 +238,8 @@ class TableUnit(Unit):
                         self._results.wait_for(connection, key)
                     return
                 except StoreError as error:
+                    if is_lost(error):
+                        return  # the next try finds that out, and waits
                     if not is_locked(error):
                         raise
             log.warning(
@@ -289,31 +329,52 @@ class TableUnit(Unit):
         if self._connection is None:
             with self._database.errors():
                 self._connection = self._database.connect()
-                self._transaction = self._connection.begin()
-                self._run_row.check(self._connection)
+                self._connection.begin()
+                self._transaction = self._run_row.check(self._connection)
         return self._connection
 
-    def _commit_transaction(self) -> None:
-        assert self._transaction is not None
+    def _commit_transaction(self, connection: sa.Connection) -> None:
         try:
-            self._transaction.commit()
+            connection.commit()
         except sa.exc.DBAPIError as error:
-            # Where the server has answered, it has not committed. Where the connection is lost it
-            # may have, and to write once more could write twice.
             if is_about_a_lock(error):
                 raise
-            answered = sqlstate(error) and not error.connection_invalidated
-            url = self._tables.url
-            if answered:
-                raise StoreError(
-                    f"{url}: {first_line(error)}. Nothing was committed",
-                    remedy="Run the same command again",
-                ) from error
-            raise CommitStateUnknown(
-                f"{url}: the connection was lost during a commit: {first_line(error)}. "
-                "Whether it has landed, the next run finds out. Run the same command again"
-            ) from error
+            if not is_about_the_connection(error):
+                raise self._refused_commit(error) from error
+            self._find_out(error)
         self._close()
+
+    def _refused_commit(self, error: sa.exc.DBAPIError) -> StoreError:
+        if not sqlstate(error):
+            return self._unknown(error)
+        # Where the server has answered, it has not committed.
+        return StoreError(
+            f"{self._tables.url}: {first_line(error)}. Nothing was committed",
+            remedy="Run the same command again",
+        )
+
+    def _find_out(self, error: sa.exc.DBAPIError) -> None:
+        """Return if a COMMIT that was not answered has landed. To write once more is safe if not.
+
+        Raises the database's error then, and `CommitStateUnknown` if nobody can tell.
+        """
+        number = self._transaction
+        assert number is not None
+        self._give_up()
+        try:
+            landed = self._asked(number, lambda: False)
+        except StoreError as still:
+            raise self._unknown(error) from still
+        if landed is None:
+            raise self._unknown(error) from error
+        if not landed:
+            raise error
+
+    def _unknown(self, error: sa.exc.DBAPIError) -> CommitStateUnknown:
+        return CommitStateUnknown(
+            f"{self._tables.url}: the connection was lost during a commit: {first_line(error)}. "
+            "Whether it has landed, the next run finds out. Run the same command again"
+        )
 
     def _close(self) -> None:
         connection, self._connection, self._transaction = self._connection, None, None

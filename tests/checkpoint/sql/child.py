@@ -31,7 +31,7 @@ class Spec:
     shards: str = ""
     batch_size: int = 20
     seconds: float = 0.0
-    claim_seconds: float = 1.5
+    claim_seconds: float = 60.0
     faults: str = ""
 
     @property

@@ -21,20 +21,29 @@ from tests.checkpoint.sql import postgres
 def postgres_server() -> Iterator[str]:
     if postgres.programs() is None:
         pytest.skip(postgres.GET_IT)
-    with postgres.server() as url:
-        yield url
+    with postgres.server() as found:
+        yield found.url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """A database of its own on the server."""
+    with own_database(postgres_server) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def own_database(server: str) -> Iterator[str]:
+    """A new database on the server, as long as this lasts; its URL."""
     name = f"test_{secrets.token_hex(4)}"
-    maker = sa.create_engine(postgres_server + "postgres", isolation_level="AUTOCOMMIT")
+    maker = sa.create_engine(
+        server + "postgres", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
     with maker.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        yield postgres_server + name
+    yield server + name
+    with maker.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    maker.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

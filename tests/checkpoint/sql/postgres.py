@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 WHERE = "/usr/lib/postgresql"
@@ -36,49 +38,62 @@ def as_user(*command: object) -> list[str]:
     return ["setpriv", *who, "--pdeathsig=INT", *plain]
 
 
-@contextlib.contextmanager
-def server() -> Iterator[str]:
-    """Run a server on a free port; its URL, without a database's name."""
-    # Not in pytest's folder, which every session of pytest closes to all but its own user.
-    with tempfile.TemporaryDirectory(prefix="resumable-postgres-") as name:
-        if os.getuid() == 0:
-            shutil.chown(name, _USER, _USER)
-        with _running_in(Path(name)) as url:
-            yield url
+class Server:
+    """A server that can be stopped and started again on the same data, at the same ``url``."""
 
+    def __init__(self, folder: Path) -> None:
+        bin_ = programs()
+        assert bin_ is not None, GET_IT
+        self._postgres = bin_ / "postgres"
+        self._data, self._log = folder / "data", folder / "log"
+        initdb = ("-D", self._data, "-U", "tests", "-A", "trust", "-E", "UTF8", "-N")
+        command = as_user(bin_ / "initdb", *initdb, "--locale=C.UTF-8")
+        subprocess.run(command, check=True, capture_output=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.url = f"postgresql+psycopg://tests@127.0.0.1:{self._port}/"
+        # What a process is to end with is the thread that began it.
+        self._keeper = ThreadPoolExecutor(1)
+        self._process: subprocess.Popen[bytes] | None = None
 
-@contextlib.contextmanager
-def _running_in(folder: Path) -> Iterator[str]:
-    bin_ = programs()
-    assert bin_ is not None, GET_IT
-    data, log = folder / "data", folder / "log"
-    initdb = ("-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
-    subprocess.run(as_user(bin_ / "initdb", *initdb), check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
-    # Power is not cut here; what the tests kill are drivers.
-    settings += ["fsync=off", "max_connections=60", "deadlock_timeout=300ms"]
-    options = [word for setting in settings for word in ("-c", setting)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            as_user(bin_ / "postgres", "-D", data, *options),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    url = f"postgresql+psycopg://tests@127.0.0.1:{port}/"
-    try:
-        _wait(process, url, log)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # to PostgreSQL: end now, and in order
+    def start(self) -> None:
+        settings = [f"port={self._port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
+        # Power is not cut here; what the tests kill are drivers.
+        settings += ["fsync=off", "max_connections=60", "deadlock_timeout=300ms"]
+        options = [word for setting in settings for word in ("-c", setting)]
+        command = as_user(self._postgres, "-D", self._data, *options)
+        with self._log.open("ab") as output:
+            begin = partial(subprocess.Popen, command, stdout=output, stderr=output)
+            self._process = self._keeper.submit(begin, start_new_session=True).result()
+        _wait(self._process, self.url, self._log)
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """End it: by SIGINT in order, with all sessions, by SIGQUIT as if it had crashed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Server]:
+    """Run a server on a free port, until the end."""
+    # Not in pytest's folder, which every session of pytest closes to all but its own user.
+    with tempfile.TemporaryDirectory(prefix="resumable-postgres-") as name:
+        if os.getuid() == 0:
+            shutil.chown(name, _USER, _USER)
+        found = Server(Path(name))
+        try:
+            found.start()
+            yield found
+        finally:
+            found.stop()
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

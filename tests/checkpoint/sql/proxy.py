@@ -7,16 +7,21 @@ import socket
 import threading
 from typing import Literal
 
+When = Literal["before", "after", "half"]
+
 
 class Proxy:
     """Forwards bytes until the ``nth`` COMMIT of a transaction that updates ``word``'s table.
 
-    ``when``: ``before`` it is passed on, or ``after``, so that it lands and nobody is told.
+    ``when``: ``before`` it is passed on, or ``after``, so that it lands and nobody is told. With
+    ``half`` it is not passed on, and the server is not told that its client is gone. ``again``:
+    whether others may connect after that.
     """
 
-    def __init__(self, port: int, word: bytes, nth: int, when: Literal["before", "after"]) -> None:
+    def __init__(self, port: int, word: bytes, nth: int, when: When, *, again: bool = True) -> None:
         self._target = port
         self._word, self._left, self._when = word, nth, when
+        self._again = again
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.cut = threading.Event()
@@ -61,6 +66,10 @@ class Proxy:
                     if self._left == 0:
                         client.shutdown(socket.SHUT_RDWR)
                         self.cut.set()
+                        if not self._again:
+                            self._listener.shutdown(socket.SHUT_RDWR)
+                        if self._when == "half":
+                            return
                         if self._when == "after":
                             server.sendall(data)
                             server.settimeout(1.0)

@@ -7,23 +7,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from resumable_tasks import CommitStateUnknown, SqlCheckpoint, StoreError, resumable_task
+from resumable_tasks import SqlCheckpoint, resumable_task
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.sql import planning
+from resumable_tasks.checkpoint.sql.absence import Absence, Patience
 from resumable_tasks.checkpoint.sql.claims import Claims
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.runs import RunRow
 from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.items.plan import Planning
-from tests.checkpoint.sql import oracle
-from tests.checkpoint.sql.child import Spec
 from tests.checkpoint.sql.conftest import Db
-from tests.checkpoint.sql.proxy import Proxy
 
 Rows = list[dict[str, Any]]
 
@@ -38,34 +36,8 @@ def label(rows: Rows) -> Rows:
     return [{"id": row["id"], "label": row["text"].upper()} for row in rows]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_connection_lost_during_a_commit(db: Db, when: Literal["before", "after"]) -> None:
-    """Nothing is tried again: it may have landed. The next run finds out."""
-    spec = Spec(db.url, "", place="results")
-    db.make(100)
-    db.prepare(spec.checkpoint)
-    oracle.watch(db)
-    port = sa.make_url(db.url).port
-    assert port is not None
-    proxy = Proxy(port, b"UPDATE lessons SET", 1, when)
-    through = db.url.replace(f":{port}/", f":{proxy.port}/")
-    checkpoint = SqlCheckpoint(through, table="lessons", key="id", results_table="labels")
-    with pytest.raises(CommitStateUnknown, match="connection was lost during a commit"):
-        label.run(checkpoint=checkpoint)
-    assert proxy.cut.is_set()
-    proxy.close()
-    # The server may be at it still.
-    with db.engine.connect() as connection:
-        connection.exec_driver_sql("LOCK TABLE lessons IN EXCLUSIVE MODE")
-    before = oracle.consistent(db, spec)
-    assert (before > 0) == (when == "after")
-    run = label.run(checkpoint=spec.checkpoint)
-    assert (run.completed, run.skipped) == (100 - before, before)
-    oracle.complete(db, spec, 100)
-
-
 def test_a_connection_lost_before_a_commit(db: Db, prepared: Callable[..., SqlCheckpoint]) -> None:
-    """The server ends all connections while the handler works: nothing was committed by that."""
+    """The server ends all connections while the handler works: that costs no call."""
     checkpoint = prepared(100)
     calls: list[int] = []
 
@@ -81,13 +53,8 @@ def test_a_connection_lost_before_a_commit(db: Db, prepared: Callable[..., SqlCh
             )
         return label.fn(rows)
 
-    try:
-        cut.run(checkpoint=checkpoint)
-    except CommitStateUnknown:
-        raise
-    except StoreError as error:
-        assert "Run the same command again" in str(error)  # noqa: PT017 - it may go well, too
-    label.run(checkpoint=checkpoint)
+    assert cut.run(checkpoint=checkpoint).completed == 100
+    assert calls == [20] * 5
     assert db.one("SELECT count(*) FROM lessons WHERE label = upper(text)") == 100
     assert db.one("SELECT count(processed_at) FROM lessons") == 100
 
@@ -105,7 +72,7 @@ def test_idle_connections_of_a_given_engine_may_be_closed_by_the_server(
     prepared(100)
     engine = sa.create_engine(db.url)
     checkpoint = SqlCheckpoint(
-        engine, table="lessons", key="id", columns=["label"], claim_seconds=2.0
+        engine, table="lessons", key="id", columns=["label"], claim_seconds=10.0
     )
     ended: list[int] = []
 
@@ -113,7 +80,7 @@ def test_idle_connections_of_a_given_engine_may_be_closed_by_the_server(
     def cut(rows: Rows) -> Rows:
         time.sleep(0.3)  # the batch before is committed meanwhile
         ended.append(len(db.rows(_END_ALL)))
-        time.sleep(0.4)  # the sign of life is given meanwhile
+        time.sleep(0.4)  # a sign of life is given in one of these, by a connection that is gone
         return label.fn(rows)
 
     try:
@@ -128,7 +95,7 @@ def test_idle_connections_of_a_given_engine_may_be_closed_by_the_server(
 def test_rows_that_others_have_locked_are_waited_for(
     db: Db, prepared: Callable[..., SqlCheckpoint]
 ) -> None:
-    checkpoint = prepared(100, claim_seconds=1.0)
+    checkpoint = prepared(100)
     with db.engine.connect() as other:
         other.exec_driver_sql("SELECT id FROM lessons WHERE id BETWEEN 40 AND 50 FOR UPDATE")
         letting_go = threading.Timer(1.5, other.rollback)
@@ -142,7 +109,7 @@ def test_two_drivers_whose_last_batches_fail_do_not_wait_for_each_other(
     db: Db, prepared: Callable[..., SqlCheckpoint]
 ) -> None:
     """Each has claimed rows that it holds back, to find out why they fail."""
-    checkpoint = prepared(120, claim_seconds=2.0)
+    checkpoint = prepared(120)
     results: list[Any] = []
     both = threading.Barrier(2, timeout=20)
     met: set[int] = set()
@@ -214,7 +181,8 @@ def test_a_row_that_was_claimed_in_between_is_left_to_the_run_that_has_it(
         claims = []
         for run in ("one", "two"):
             RunRow(database, tables, run, options).take(takeover=False, identity=None)
-            claims.append(Claims(database, tables, run, 10, 10, [], shared=True))
+            patience = Patience(Absence(tables.url, 60.0))
+            claims.append(Claims(database, tables, run, 10, 10, [], patience=patience, shared=True))
         rows = next(claims[0].pages())
         with database.writing() as connection:
             assert claims[1]._take(connection, rows) == set()

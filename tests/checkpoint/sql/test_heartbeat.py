@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from resumable_tasks.checkpoint.sql.absence import Absence
 from resumable_tasks.checkpoint.sql.claims import Heartbeat
 from resumable_tasks.errors import StoreError
 
@@ -28,7 +29,7 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
         return True
 
     with caplog.at_level(logging.INFO, logger="resumable_tasks"):
-        alive = Heartbeat(beat, 0.01)
+        alive = Heartbeat(beat, 0.01, Absence("a table", 0.01))
         assert done.wait(30)
         alive.stop()
     assert [text.partition(":")[0] for text in caplog.messages] == [

@@ -185,7 +185,7 @@ def test_tables_in_a_schema_with_names_of_any_kind(db: Db, place: dict[str, Any]
         'INSERT INTO "App"."Les sons" SELECT i FROM generate_series(1, 500) i',
         'CREATE TABLE "App".results (id SERIAL, lesson_id INTEGER, label TEXT)',
     )
-    checkpoint = SqlCheckpoint(db.url, table="App.Les sons", key="id", claim_seconds=2, **place)
+    checkpoint = SqlCheckpoint(db.url, table="App.Les sons", key="id", **place)
     db.prepare(checkpoint)
     field = "La:bel" if "columns" in place else "label"
 
