@@ -4,7 +4,8 @@
 and differ in one thing alone: the process is forked from a parent that has imported the library.
 It is a process of its own, at the head of its own group, to be killed as any other; it ends as an
 interpreter does: threads are waited for, exit functions run, and the exit code is the same.
-With ``prefect=True`` the parent is another one, which has imported Prefect too: 2 to 6 seconds.
+With ``prefect=True`` the parent is another one, which has imported Prefect too: 2 to 6 seconds;
+with ``also`` one that has imported these modules besides.
 
 What is itself about a fresh interpreter (what an import loads, options of Python other than ``-W
 error``) starts one, with `subprocess`.
@@ -106,11 +107,12 @@ class Program:
 class Parent:
     """The process that forks, seen from here."""
 
-    def __init__(self, prefect: bool = False) -> None:
+    def __init__(self, prefect: bool = False, also: tuple[str, ...] = ()) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        more = [*["prefect"] * prefect, *also]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno()), *["prefect"] * prefect],
+                [sys.executable, "-m", "tests.warm", str(theirs.fileno()), *more],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -164,7 +166,7 @@ class Parent:
             self._news.notify_all()
 
 
-_parents: dict[bool, Parent] = {}
+_parents: dict[tuple[bool, tuple[str, ...]], Parent] = {}
 
 
 def start(
@@ -178,6 +180,7 @@ def start(
     text: bool = False,
     start_new_session: bool = True,
     prefect: bool = False,
+    also: tuple[str, ...] = (),
 ) -> Program:
     """`subprocess.Popen` for a program of Python; the group is its own in any case."""
     words = [os.fspath(word) if isinstance(word, Path) else str(word) for word in command]
@@ -189,15 +192,15 @@ def start(
         for at, given in enumerate((stdin, stdout, stderr)):
             handle, pipes[at] = _stream(at, given, handles, text, closed)
             handles.append(handle)
-        if prefect not in _parents:
-            _parents[prefect] = Parent(prefect)
+        if (prefect, also) not in _parents:
+            _parents[prefect, also] = Parent(prefect, also)
             atexit.register(close)
         request = {
             "command": words,
             "cwd": os.fspath(cwd) if cwd else os.getcwd(),  # type: ignore[call-overload]
             "env": dict(os.environ if env is None else env),
         }
-        return _parents[prefect].start(request, handles, pipes)
+        return _parents[prefect, also].start(request, handles, pipes)
 
 
 def _stream(
@@ -265,7 +268,7 @@ def close() -> None:
 # a clean one; Arrow's jemalloc has a thread in the background, and sees to it at a fork itself.
 
 
-def preload(prefect: bool) -> None:
+def preload(prefect: bool, also: list[str]) -> None:
     """Import what the programs would, so that none has to, and none in the middle of an attack."""
     import importlib
     import pkgutil
@@ -287,7 +290,7 @@ def preload(prefect: bool) -> None:
     if prefect:
         names += [f"prefect.{name}" for name in ("cli", "flow_engine", "runner", "workers.process")]
         names += ["prefect.server.api.server", "httpx"]
-    for name in names:
+    for name in names + also:
         try:
             importlib.import_module(name)
         except ImportError as error:  # an extra that is not installed
@@ -440,7 +443,7 @@ def end(program: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    preload(prefect="prefect" in sys.argv)
+    preload("prefect" in sys.argv, [name for name in sys.argv[2:] if name != "prefect"])
     with socket.socket(fileno=int(sys.argv[1])) as _channel:
         _channel.set_inheritable(False)
         _request = serve(_channel)

@@ -15,12 +15,16 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 
+from tests import warm
 from tests.batch_apis.driver import READY
 from tests.batch_apis.server import BatchServer
 
 ROOT = Path(__file__).parents[2]
 PROVIDERS = ("openai", "anthropic")
 KILLED, FENCED = -9, 3
+# Two to five seconds to import, once for all processes: the module has one worker.
+SDKS = ("openai", "anthropic", "pytest")
+pytestmark = pytest.mark.xdist_group("batch_apis_killed")
 
 
 class Driver:
@@ -37,8 +41,8 @@ class Driver:
         """Start it, and kill it so long after the job began, unless it ends before; exit code."""
         with (
             open(self._log, "ab") as log,
-            subprocess.Popen(
-                self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+            warm.start(
+                self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, also=SDKS
             ) as process,
         ):
             assert process.stdout is not None
@@ -50,10 +54,13 @@ class Driver:
                 return process.wait()
 
     @contextmanager
-    def stopped_at(self, point: str) -> Iterator[subprocess.Popen[bytes]]:
+    def stopped_at(self, point: str) -> Iterator[warm.Program]:
         """A process that has stopped itself at a fault point."""
         command = [*self._command, "--stop-at", point]
-        with open(self._log, "ab") as log, subprocess.Popen(command, cwd=ROOT, stderr=log) as one:
+        with (
+            open(self._log, "ab") as log,
+            warm.start(command, cwd=ROOT, stderr=log, also=SDKS) as one,
+        ):
             try:
                 deadline = time.monotonic() + 60
                 while ") T " not in Path(f"/proc/{one.pid}/stat").read_text():

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
+from resumable_tasks.runners.submitted import life
 from resumable_tasks.testing.submitted_suite import SubmittedSuite
 from tests.proof.submitted.service import Knobs, Service
 
@@ -12,6 +15,11 @@ from tests.proof.submitted.service import Knobs, Service
 class OfAFolder(SubmittedSuite):
     knobs: ClassVar[Knobs]
     seconds = 5.0
+
+    @pytest.fixture(autouse=True)
+    def _short_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is not listed yet when the next run looks is waited for as long as a lease."""
+        monkeypatch.setattr(life, "LEASE_SECONDS", 0.5)
 
     def make_service(self, place: Path) -> Any:
         return Service(place / "service", self.knobs)

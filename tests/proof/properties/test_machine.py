@@ -191,22 +191,18 @@ FAULTS = {
 }
 
 
-# It takes a repair, what it had retracted done again, and the loss of that repair's record.
-RARE = {"a repair does not see that keys come twice", "what is adopted has no fingerprint"}
-# Ten seconds each, with a sister above that is found at once.
-SLOW = {
-    "the sweep asks for no epoch",
-    "what shares a shard with a changed item is not copied",
-    "open does not mind cut shards",
-    "open does not look for the shards",
-    "the last record that has a key is not the one that counts",
-    "a merged shard counts, and what it is of is not known",
-    "of the keys that share a merged shard some are forgotten",
+# Found within a few examples, a second each. The others take up to a minute, and are for
+# `make test-long`.
+AT_ONCE = {
+    "the sweep takes committed shards",
+    "a journal record is overwritten",
+    "retracted keys stay done",
+    "verify reads no checksums",
 }
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(f, marks=pytest.mark.long if f in RARE | SLOW else ()) for f in FAULTS]
+    "fault", [pytest.param(f, marks=() if f in AT_ONCE else pytest.mark.long) for f in FAULTS]
 )
 def test_the_machine_finds(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FAULTS[fault](monkeypatch)
