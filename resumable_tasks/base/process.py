@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 _DEAD = ("Z", "X", "x")
 
@@ -14,7 +13,7 @@ def machine() -> str:
     Not the host's name, which copies of a machine share.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = _text("/proc/sys/kernel/random/boot_id").strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return ""
@@ -26,12 +25,17 @@ def started(pid: int) -> str:
     Empty for one that has ended, and where the system does not tell.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        stat = _text(f"/proc/{pid}/stat")
     except OSError:
         return ""
     # The name of the program, in brackets, may hold anything.
     fields = stat.rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in _DEAD else ""
+
+
+def _text(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
 
 
 def is_here(noted: str) -> bool:

@@ -35,7 +35,6 @@ from resumable_tasks.engine.events import (
 from resumable_tasks.engine.flight import Flight, Stop, Tally, begin_to_stop
 from resumable_tasks.engine.minutes import each_minute
 from resumable_tasks.engine.rules import Rules
-from resumable_tasks.engine.withservice import ToSendAgain, left_behind
 from resumable_tasks.errors import CommitStateUnknown
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.plan import Waiting
@@ -243,6 +242,8 @@ class Engine:
         if not submissions:
             yield from batches
             return
+        from resumable_tasks.engine.withservice import ToSendAgain, left_behind
+
         apart = [each for each in submissions if self._runner.needs_items(each)]
         resume(left_behind(planner, each) for each in submissions if each not in apart)
         to_send = ToSendAgain(planner, apart)

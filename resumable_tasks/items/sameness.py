@@ -13,7 +13,7 @@ from resumable_tasks.items.keytable import KeyTable
 
 # So many items are looked at where none is known, or looks like a completed one.
 _ENOUGH = 10_000
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
+_INTEGER = r"0|-?[1-9][0-9]{0,19}"
 
 
 class Look:
@@ -117,7 +117,8 @@ def retyped(line: bytes) -> set[bytes]:
     parts = key if isinstance(key, tuple) else (key,)
     as_text = tuple(map(str, parts))
     as_integers = tuple(
-        int(part) if isinstance(part, str) and _INTEGER.fullmatch(part) else part for part in parts
+        int(part) if isinstance(part, str) and re.fullmatch(_INTEGER, part) else part
+        for part in parts
     )
     found = set()
     for other in (as_text, as_integers):

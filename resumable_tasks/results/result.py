@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.frozen import frozen
@@ -22,6 +21,8 @@ from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
     import pyarrow.dataset as pads
     from pydantic_core import CoreSchema

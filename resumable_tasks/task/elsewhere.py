@@ -24,8 +24,8 @@ from resumable_tasks.errors import ResumableTasksError
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.sameness import Look
 from resumable_tasks.task.origin import is_gone, source_file
+from resumable_tasks.task.parameters import HOME
 
-HOME = ".resumable"
 # So many folders above the working directory and the script are looked into, and so many
 # checkpoints at most.
 _UP, _MOST = 3, 200

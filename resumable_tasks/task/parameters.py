@@ -21,6 +21,8 @@ from resumable_tasks.runners.submitted.kind import (
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
+# Default checkpoints are in this folder, each in one of its job's name.
+HOME = ".resumable"
 _FAILING = "failing=Failing({}=…)"
 _BUDGET = "budget=Budget({}=…)"
 _OLD = {

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from resumable_tasks.base import checks
 from resumable_tasks.errors import UsageError
 
-_MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
+_MONTH = r"[0-9]{4}-[0-9]{2}"
 
 
 def folder_of(partition: str | date) -> str:
@@ -33,7 +33,7 @@ def moment_of(name: str) -> datetime | None:
     time zone it is the one in UTC.
     """
     day, with_time, time = name.removesuffix("Z").partition("T")
-    if _MONTH.fullmatch(day):
+    if re.fullmatch(_MONTH, day):
         day += "-01"
     with contextlib.suppress(ValueError):
         return datetime.fromisoformat(day + with_time + time.replace("-", ":"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from resumable_tasks.base import log
 from resumable_tasks.base.frozen import frozen
@@ -14,7 +12,6 @@ from resumable_tasks.checkpoint.form import Place
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.task.options import JobOptions
-from resumable_tasks.task.partitions import folder_of
 
 if TYPE_CHECKING:
     from resumable_tasks.prefect.flow_run import FlowRun
@@ -39,6 +36,7 @@ class Report:
         if options.report is None:
             return None
         from resumable_tasks.results.report import page, writing
+        from resumable_tasks.task.partitions import folder_of
 
         page.check()
         at = place.reader().files_at
@@ -70,6 +68,9 @@ class Report:
             return
         log.info("%s: report %s", self.job, shown)
         if flow_run is not None:
+            from pathlib import Path
+            from urllib.parse import quote
+
             far = is_url(self.to)
             path = self.to if far else str(Path(self.to).expanduser().absolute())
             address = quote(path, safe=":/") if far else Path(path).as_uri()

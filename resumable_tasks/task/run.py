@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base import log
-from resumable_tasks.base.container import lost_with
 from resumable_tasks.base.exits import use_exit_codes
 from resumable_tasks.base.text import clean, command
 from resumable_tasks.checkpoint.directory.place import Directory
@@ -32,14 +30,10 @@ from resumable_tasks.runners import failures
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.submitted.kind import is_submitted
 from resumable_tasks.task.arguments import RunArguments
-from resumable_tasks.task.early import stopped
-from resumable_tasks.task.elsewhere import HOME, look_elsewhere
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.origin import origin_of
-from resumable_tasks.task.parameters import name_of
-from resumable_tasks.task.partitions import folder_of
+from resumable_tasks.task.parameters import HOME, name_of
 from resumable_tasks.task.patience import Patience
-from resumable_tasks.task.previewed import previewed
 from resumable_tasks.task.reporting import Report
 from resumable_tasks.task.runner import runner_of
 
@@ -114,6 +108,8 @@ class Run:
         job = place.check(self._job(), arguments.items)
         report = Report.wanted(self._options, place, arguments.partition)
         if arguments.dry_run:
+            from resumable_tasks.task.previewed import previewed
+
             return previewed(self._options, place, place.preview(job, arguments.items))
         runner = runner_of(self._handler, self._options, arguments, flow_run, self._loop)
         if runner.remote and self._options.adaptive is not None:
@@ -353,6 +349,8 @@ class Run:
                 checkpoint.quarantine_hint,
             )
         if how in ("spent", "interrupted"):
+            from resumable_tasks.task.early import stopped
+
             raise stopped(how, result, ending)
         log.info(
             "%s: %s, in %.1f s; checkpoint %s",
@@ -410,6 +408,8 @@ class Run:
                 checkpoint.url,
             )
         elif self._flow_run is not None:
+            from resumable_tasks.base.container import lost_with
+
             which = lost_with(path)
             if which is not None:
                 log.warning(
@@ -423,6 +423,8 @@ class Run:
                 )
 
     def _look_elsewhere(self, checkpoint: Checkpoint, job: Job) -> None:
+        from resumable_tasks.task.elsewhere import look_elsewhere
+
         assert job.origin is not None
         look = look_elsewhere(self._handler, job.name, job.origin, checkpoint.url)
         if look is not None:
@@ -507,9 +509,13 @@ def as_place(
     name: str, checkpoint: str | os.PathLike[str] | Place | None, partition: str | date | None
 ) -> Place:
     """The place of the checkpoint of this job and partition. Raises `UsageError`."""
-    part = None if partition is None else folder_of(partition)
+    part = None
+    if partition is not None:
+        from resumable_tasks.task.partitions import folder_of
+
+        part = folder_of(partition)
     if checkpoint is None:
-        return Directory(str(Path(HOME) / name / (part or "default")))
+        return Directory(os.path.join(HOME, name, part or "default"))
     if isinstance(checkpoint, Place):
         return checkpoint.partition(part) if part else checkpoint
     if not isinstance(checkpoint, (str, os.PathLike)):

@@ -18,7 +18,7 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 
-_NAME = re.compile(r"published-[0-9a-f]{16}\.json")
+_NAME = r"published-[0-9a-f]{16}\.json"
 _MOST_BYTES = 64 << 10
 
 
@@ -36,7 +36,7 @@ class Note:
 
 def is_note(name: str) -> bool:
     """True for a name, at the top of a checkpoint, of a note."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(_NAME, name) is not None
 
 
 def write(store: Store, note: Note) -> None:

@@ -20,7 +20,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from resumable_tasks.base.faults import fault_point
@@ -44,6 +43,8 @@ from resumable_tasks.errors import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow.fs
 
 _UNUSABLE = {
@@ -57,7 +58,7 @@ _UNUSABLE = {
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _TEMP_SUFFIX = ".tmp"
-_PRUNED = re.compile(r"\.pruned-\d{8}T\d{6}-[0-9a-f]+$")
+_PRUNED = r"\.pruned-\d{8}T\d{6}-[0-9a-f]+$"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Emptied at a restart, whatever TMPDIR says; and what is kept over one, whatever it says.
 _TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108
@@ -83,11 +84,16 @@ class LocalStore(Store, Disk):
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(os.path.abspath(root))
-        self.url = str(self.root)
+        self.url = os.path.abspath(root)
         # A handle of the directory, from `prepare` to `let_go`.
         self._handle: int | None = None
         self._close_handle: Callable[[], object] = lambda: None
+
+    @property
+    def root(self) -> Path:
+        from pathlib import Path
+
+        return Path(self.url)
 
     @classmethod
     def at_url(cls, url: str) -> LocalStore:
@@ -102,18 +108,18 @@ class LocalStore(Store, Disk):
             )
         return cls("/" + urllib.parse.unquote(parts.path).lstrip("/"))
 
-    def __reduce__(self) -> tuple[type[LocalStore], tuple[Path]]:
-        return LocalStore, (self.root,)
+    def __reduce__(self) -> tuple[type[LocalStore], tuple[str]]:
+        return LocalStore, (self.url,)
 
     def prepare(self, folders: tuple[str, ...]) -> None:
         with self._errors("prepare", ""):
             if self._handle is None:
-                if self.root.exists() and not self.root.is_dir():
+                if os.path.exists(self.url) and not os.path.isdir(self.url):
                     raise CheckpointUnusable(
                         f"{self.url} is a file; a checkpoint is a directory: name another path"
                     )
-                _make_durably(self.root)
-                self._handle = os.open(self.root, _FOLDER)
+                _make_durably(self.url)
+                self._handle = os.open(self.url, _FOLDER)
                 self._close_handle = weakref.finalize(self, _close_folder, self._handle)
             mode = 0o770 if _is_shared(os.fstat(self._handle)) else 0o700
             for folder in folders:
@@ -122,7 +128,7 @@ class LocalStore(Store, Disk):
                 _close_folder(self._open(folder))
             # A run that died between mkdir and this left folders that only memory knows.
             self._flush_folder("")
-            for path in self.root.parents:
+            for path in _parents(self.url):
                 with contextlib.suppress(PermissionError):  # then we have made nothing there
                     _sync_folder(path)
 
@@ -156,7 +162,7 @@ class LocalStore(Store, Disk):
 
     def _is_here(self, mine: os.stat_result) -> bool:
         try:
-            return os.path.samestat(mine, os.stat(self.root))
+            return os.path.samestat(mine, os.stat(self.url))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -239,7 +245,7 @@ class LocalStore(Store, Disk):
                         "local disk"
                     ) from error
                 raise CreateUnknown(
-                    f"cannot tell whether {self.root / name} was created: {error}"
+                    f"cannot tell whether {self._at(name)} was created: {error}"
                 ) from error
             finally:
                 _unlink_quietly(temp, folder)
@@ -252,7 +258,7 @@ class LocalStore(Store, Disk):
             # The name stands, but whether it survives a power loss is not known, and asking
             # again would say yes without having written anything.
             raise CreateUnknown(
-                f"{self.root / name} was written, but its folder could not be flushed: {error}",
+                f"{self._at(name)} was written, but its folder could not be flushed: {error}",
                 readable_is_durable=False,
             ) from error
         fault_point("store.created")
@@ -366,33 +372,33 @@ class LocalStore(Store, Disk):
         return True
 
     def archive(self) -> str:
-        return str(self._set_aside("archived"))
+        return self._set_aside("archived")
 
     def discard(self) -> LocalStore:
         return self if self.discarded else LocalStore(self._set_aside("pruned"))
 
     @property
     def discarded(self) -> bool:
-        return _PRUNED.search(self.root.name) is not None
+        return re.search(_PRUNED, self.url) is not None
 
-    def _set_aside(self, how: str) -> Path:
+    def _set_aside(self, how: str) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        target = self.root.with_name(f"{self.root.name}.{how}-{stamp}-{token(3)}")
+        target = f"{self.url}.{how}-{stamp}-{token(3)}"
         self.check_place()  # or what a run has begun there since would be moved
         with self._errors("archive", ""):
-            os.rename(self.root, target)
+            os.rename(self.url, target)
             fault_point("store.set_aside")
-            _sync_folder(target.parent)
+            _sync_folder(os.path.dirname(target))
         self.let_go()
         return target
 
     def remove(self, folders: Iterable[str]) -> bool:
         with self._errors("remove", ""):
             try:
-                for path in (*(self.root / folder for folder in folders), self.root):
+                for path in (*map(self._at, folders), self.url):
                     with contextlib.suppress(FileNotFoundError):
                         os.rmdir(path)
-                _sync_folder(self.root.parent)
+                _sync_folder(os.path.dirname(self.url))
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
@@ -404,17 +410,20 @@ class LocalStore(Store, Disk):
 
         return LocalFileSystem(), self.url
 
+    def _at(self, name: str) -> str:
+        return os.path.join(self.url, name) if name else self.url
+
     def _open(self, folder: str) -> int:
         """A handle of one of the folders, or of the directory itself."""
         if self._handle is None and not folder:
-            return os.open(self.root, _FOLDER)
-        path = self.root / folder if self._handle is None else folder or "."
+            return os.open(self.url, _FOLDER)
+        path = self._at(folder) if self._handle is None else folder or "."
         try:
             return os.open(path, _FOLDER | os.O_NOFOLLOW, dir_fd=self._handle)
         except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP) and self.root.is_dir():
+            if error.errno in (errno.ENOTDIR, errno.ELOOP) and os.path.isdir(self.url):
                 raise CheckpointUnusable(
-                    f"{self.root / folder} is no folder, or a symbolic link to one, which is not "
+                    f"{self._at(folder)} is no folder, or a symbolic link to one, which is not "
                     "followed; put the folder itself there"
                 ) from error
             raise
@@ -472,7 +481,7 @@ class LocalStore(Store, Disk):
 
     @contextlib.contextmanager
     def _errors(self, verb: str, name: str) -> Iterator[None]:
-        path = self.root / name
+        path = self._at(name)
         try:
             yield
         except NotPlain as error:
@@ -493,14 +502,20 @@ class LocalStore(Store, Disk):
             ) from error
 
 
-def _make_durably(path: Path) -> None:
+def _make_durably(path: str) -> None:
     """Mkdir -p whose every new level is flushed in its parent."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return
-    _make_durably(path.parent)
+    parent = os.path.dirname(path)
+    _make_durably(parent)
     with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o770 if _is_shared(path.parent.stat()) else 0o700)
-    _sync_folder(path.parent)
+        os.mkdir(path, 0o770 if _is_shared(os.stat(parent)) else 0o700)
+    _sync_folder(parent)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (parent := os.path.dirname(path)) != path:
+        yield (path := parent)
 
 
 def _folder_of(name: str) -> str:
@@ -518,7 +533,7 @@ def _flush(handle: int) -> None:
         os.fsync(handle)
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_folder(path: str) -> None:
     handle = os.open(path, _FOLDER)
     try:
         _flush(handle)

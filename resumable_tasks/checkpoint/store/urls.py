@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resumable_tasks.base import text
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.errors import UsageError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SCHEMES = ("s3", "gs", "az")
-_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+# Not compiled here: few places need them.
+_SQUEEZED = r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)"
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}"
 
 
 def is_url(place: str | Path) -> bool:
@@ -28,13 +32,13 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     path are those of the keys.
     """
     named = os.fspath(place)
-    if squeezed := _SQUEEZED.match(named):
+    if ":/" in named and (squeezed := re.match(_SQUEEZED, named)):
         raise UsageError(
             f"{what} {text.without_secrets(named)!r} was a URL, which Path() has made a path of",
             remedy=f"Give it as a text: {squeezed[1]}://…; a directory of such a name is ./{named}",
         )
     if not is_url(named):
-        return LocalStore(Path(named).expanduser())
+        return LocalStore(_expanded(named))
     scheme, _, rest = named.partition("://")
     scheme = scheme.lower()
     if scheme == "file":
@@ -59,13 +63,22 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     return ObjectStore(Bucket(scheme, bucket), prefix.removesuffix("/"))
 
 
+def _expanded(path: str) -> str | Path:
+    """The path, from a user's home where it begins there. Raises `RuntimeError` for no user."""
+    if not path.startswith("~"):
+        return path
+    from pathlib import Path
+
+    return Path(path).expanduser()
+
+
 def _wrong(bucket: str, prefix: str) -> str:
     """What keeps this from being a place in a bucket; empty if nothing does."""
     if "@" in bucket:
         return "no user or password can stand in it"
     if any(sign in bucket + prefix for sign in "?#"):
         return "no query can stand in it"
-    if not _BUCKET.fullmatch(bucket):
+    if not re.fullmatch(_BUCKET, bucket):
         return f"{bucket!r} cannot name a bucket"
     if not prefix.isprintable() or "\\" in prefix:
         return "its path has a sign that cannot be in the name of an object"

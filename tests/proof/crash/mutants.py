@@ -134,8 +134,8 @@ def checkpoint_folder_is_not_flushed() -> None:
 def new_parents_are_not_flushed() -> None:
     sync = local._sync_folder
 
-    def known(path: Path) -> None:
-        if "checkpoint" in path.parts:
+    def known(path: str) -> None:
+        if "checkpoint" in Path(path).parts:
             sync(path)
 
     local._sync_folder = known
