@@ -18,6 +18,15 @@ from resumable_tasks.errors import StoreError, UsageError
 _BUSY_SECONDS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
+# A host that is gone without a word, such as after a failover, answers nothing: left to the system
+# that is noticed after minutes, or hours. In seconds, the last one in milliseconds.
+_LIBPQ = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 # How long a COMMIT may take, such as one that waits for a replica, and how often it is looked at.
 _OVER_SECONDS, _LOOK_SECONDS = 900.0, 0.1
 
@@ -109,7 +118,7 @@ class Database:
         if given is None:
             if url.drivername == "postgresql":
                 url = url.set(drivername="postgresql+psycopg")
-            given = sa.create_engine(url, pool_pre_ping=True)
+            given = sa.create_engine(url, pool_pre_ping=True, connect_args=_limits(url))
         elif isinstance(given.pool, (sa.StaticPool, sa.AssertionPool)):
             raise self._one_connection(given)
         # The engine's owner may not have asked for it; a connection that is new needs none.
@@ -261,6 +270,13 @@ class Database:
     def close(self) -> None:
         if self._owned:
             self._engine.dispose()
+
+
+def _limits(url: sa.URL) -> dict[str, int]:
+    """What is to be said to the driver besides the URL, so that a host that is gone is noticed."""
+    if url.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    return {name: value for name, value in _LIBPQ.items() if name not in url.query}
 
 
 def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:

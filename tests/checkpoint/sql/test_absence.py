@@ -3,8 +3,10 @@ for twice, and no result that was there is thrown away."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ import sqlalchemy as sa
 from resumable_tasks import CommitStateUnknown, SqlCheckpoint, StoreError, resumable_task
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.sql import absence
+from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.runs import RunRow
 from tests.checkpoint.sql import oracle, postgres
 from tests.checkpoint.sql.child import Child, Spec, until
@@ -349,22 +352,40 @@ def test_a_server_that_stays_away_ends_the_run_and_what_is_committed_stands(
     assert (run.completed, run.skipped) == (200 - before, before)
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["refuses", "is silent"])
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_server(
-    server: postgres.Server, spec: Spec, start: Start, db: Db
+    server: postgres.Server, spec: Spec, start: Start, db: Db, silent: bool
 ) -> None:
-    child: Child = start(replace(spec, seconds=0.2))
+    # Signs of life are tried, too, each second.
+    child: Child = start(replace(spec, seconds=0.2, claim_seconds=4.0))
     until("some are done", lambda: db.one("SELECT count(processed_at) FROM lessons"))
     server.stop()
-    until("it is waited for", lambda: "does not answer" in child.says())
-    child.send(signal.SIGTERM)
-    time.sleep(1.0)
-    asked = time.monotonic()
-    child.send(signal.SIGTERM)  # at once
-    assert child.wait(60) == 75, child.says()
-    assert time.monotonic() - asked < 15, child.says()
+    with contextlib.ExitStack() as there:
+        if silent:  # it takes connections, and answers nothing
+            address = "127.0.0.1", sa.make_url(db.url).port or 0
+            there.enter_context(socket.create_server(address))
+        until("it is waited for", lambda: "does not answer" in child.says())
+        child.send(signal.SIGTERM)
+        time.sleep(1.0)
+        asked = time.monotonic()
+        child.send(signal.SIGTERM)  # at once
+        assert child.wait(90) == 75, child.says()
+        assert time.monotonic() - asked < 45, child.says()
     server.start()
     before = oracle.consistent(db, spec)
     again = start(spec)
     assert again.wait() == 0, again.says()
     assert f"skipped {before} " in again.says()
     assert oracle.consistent(db, spec) == 200
+
+
+def test_a_host_that_is_gone_without_a_word_is_noticed_soon(url: str) -> None:
+    """Unless the URL says otherwise; the system itself takes hours."""
+    found = []
+    for each in (url, f"{url}?tcp_user_timeout=5000"):
+        with contextlib.closing(Database(each)) as database, database.connect() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            with socket.fromfd(driver.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same:
+                idle = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                found.append((idle, same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)))
+    assert found == [(30, 60_000), (30, 5_000)]
