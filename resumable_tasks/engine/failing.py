@@ -169,6 +169,9 @@ class FailureHandling:
             self.retried.add(isolation.root_of(batch))
         if isinstance(outcome, Failed):
             return self._take_failed(outcome, tried)
+        if outcome.completed and not (outcome.failures or self._held or tried or self.paused):
+            self._has_worked = True
+            return Decision(settled=[outcome])  # as nearly all are
         # One that returns nothing but failures says nothing of others.
         decision = Decision()
         if outcome.completed:

@@ -12,6 +12,8 @@ from resumable_tasks.runners.outcome import CallOutcome, Cost, ItemFailure
 
 def readable(returned: Any) -> Any:
     """What a handler returned, so that it can be read more than once: for its rows and its cost."""
+    if type(returned) is list:
+        return returned
     if hasattr(returned, "__arrow_c_stream__"):
         return returned.read_all() if hasattr(returned, "read_all") else returned
     return list(returned) if isinstance(returned, Iterator) else returned

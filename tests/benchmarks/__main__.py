@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from resumable_tasks import resumable_task
@@ -39,6 +40,10 @@ BATCH = 50
 
 def handler(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": row["id"], "value": row["n"] * 2} for row in rows]
+
+
+def arrow_handler(rows: pa.RecordBatch) -> pa.Table:
+    return pa.table({"id": rows["id"], "value": pc.multiply(rows["n"], 2)})
 
 
 def ours(concurrency: int) -> Callable[..., None]:
@@ -104,6 +109,10 @@ def overhead(rounds: int) -> None:
     calls: dict[str, Callable[[Path], Any]] = {
         name: lambda place, way=way: way(handler, items, BATCH, place) for name, way in ways.items()
     }
+    table_of_them, arrow = pa.Table.from_pylist(items), ours(4)
+    calls["ours, Arrow in and out"] = lambda place: arrow(
+        arrow_handler, table_of_them, BATCH, place / "arrow"
+    )
     found = interleaved(rounds, calls)
     best = min(found["hand-written SQLite (WAL, full)"], found["hand-written JSONL + fsync"])
     table(f"{count:,} trivial items, batch {BATCH}", "µs an item", "× the faster hand-written loop")
