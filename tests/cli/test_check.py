@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from resumable_tasks.checkpoint.store import requests
 from resumable_tasks.cli import main
 from tests.conftest import Bucket
 
@@ -67,8 +68,13 @@ def test_dropped_metadata_and_another_clock_are_told(bucket: Bucket) -> None:
     ],
 )
 def test_each_permission_that_lacks_is_named(
-    bucket: Bucket, refused: dict[str, Any], probe: str, right: str
+    bucket: Bucket,
+    refused: dict[str, Any],
+    probe: str,
+    right: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(requests, "_DENIED_ELSE", 0.2)  # seconds for which it is tried again
     bucket.server.fail("403", times=-1, **refused)
     found = check(bucket.url, 1)
     assert found[probe][0] == "bad"

@@ -254,7 +254,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("scripts", [3, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("scripts", [1, pytest.param(60, marks=pytest.mark.long)])
 def test_a_script_that_reads_a_dataset_ends_well(
     bucket: Bucket, tmp_path: Path, scripts: int
 ) -> None:

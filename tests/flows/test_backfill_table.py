@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.checkpoint.sql.child import until
 from tests.checkpoint.sql.conftest import Db, db, postgres_server, postgres_url, url
 
@@ -30,7 +30,7 @@ def command(url: str, *more: str) -> list[str]:
 def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
     env = {**os.environ, "BACKFILL_SECONDS": "0.01"}
     words = command(db.url, "--make", str(rows))
-    first = subprocess.Popen(words, cwd=_ROOT, env=env)
+    first = warm.start(words, cwd=_ROOT, env=env)
 
     def some() -> bool:
         try:
@@ -45,7 +45,7 @@ def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
     assert first.wait() == -signal.SIGKILL
     done: int = db.one("SELECT count(processed_at) FROM lessons")
     assert rows // 5 < done < rows
-    again = subprocess.run(command(db.url), cwd=_ROOT, capture_output=True, text=True, timeout=120)
+    again = warm.run(command(db.url), cwd=_ROOT, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     told = f"{rows:,} rows: {rows - done:,} handled now, {done:,} resumed, 0 failed, in "
     assert again.stdout.startswith(told)
@@ -54,7 +54,7 @@ def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
 
 
 def test_usage(tmp_path: Path) -> None:
-    run = subprocess.run(
+    run = warm.run(
         command(f"sqlite:///{tmp_path}/none.db"), cwd=_ROOT, capture_output=True, text=True
     )
     assert run.returncode == 2

@@ -89,8 +89,8 @@ def done_in(cwd: Path) -> set[int]:
 
 
 @pytest.fixture
-def background() -> Iterator[list[subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
+def background() -> Iterator[list[warm.Program]]:
+    started: list[warm.Program] = []
     yield started
     for process in started:
         if process.poll() is None:
@@ -98,10 +98,8 @@ def background() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def start(
-    cwd: Path, background: list[subprocess.Popen[bytes]], api: Api
-) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+def start(cwd: Path, background: list[warm.Program], api: Api) -> warm.Program:
+    process = warm.start(
         command(api),
         cwd=cwd,
         env=ENVIRONMENT,
@@ -113,7 +111,7 @@ def start(
     return process
 
 
-def wait_until(what: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_until(what: Any, process: warm.Program) -> None:
     until = time.monotonic() + 60
     while not what():
         assert process.poll() is None, "it has ended"
@@ -130,7 +128,7 @@ def quiet(api: Api) -> None:
 
 
 def test_killed_again_and_again_every_record_is_there_once_and_none_is_asked_for_again(
-    api: Api, tmp_path: Path, background: list[subprocess.Popen[bytes]]
+    api: Api, tmp_path: Path, background: list[warm.Program]
 ) -> None:
     api.records = orders(300)
     api.before = lambda path: time.sleep(0.005 * path.startswith("/detail"))
@@ -167,7 +165,7 @@ def test_killed_again_and_again_every_record_is_there_once_and_none_is_asked_for
 
 
 def test_sigterm_while_it_has_to_wait_ends_it_with_75_and_what_was_done_is_kept(
-    api: Api, tmp_path: Path, background: list[subprocess.Popen[bytes]]
+    api: Api, tmp_path: Path, background: list[warm.Program]
 ) -> None:
     api.always[THIRD] = says(429, retry_after="500")
     process = start(tmp_path, background, api)
@@ -180,6 +178,7 @@ def test_sigterm_while_it_has_to_wait_ends_it_with_75_and_what_was_done_is_kept(
     assert "35 records on 2026-11-23: 15 handled now, 20 resumed, 0 failed" in resumed.stdout
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("path", ["/link", "/field"])
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 35])
 def test_every_record_is_read_once_by_header_or_field(
@@ -221,6 +220,7 @@ def test_a_page_that_stays_away_ends_the_run_with_75_and_the_next_one_goes_on(
     assert ids(tmp_path / "out") == list(range(35))
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("path", [THIRD, "/detail/7"])
 @pytest.mark.parametrize("how", ["seconds", "date"])
 def test_no_request_comes_before_the_time_that_was_told(

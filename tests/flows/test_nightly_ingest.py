@@ -28,6 +28,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 ENVIRONMENT.pop("PREFECT_API_URL", None)
 
 
+# Processes are more to be killed.
+HOW = [
+    pytest.param((), id="threads", marks=pytest.mark.long),
+    pytest.param(("--processes",), id="processes"),
+]
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.nightly_ingest", "--no-progress", *arguments]
 
@@ -65,9 +72,9 @@ def slow_tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 
 
 @pytest.fixture
-def background() -> Iterator[list[subprocess.Popen[bytes]]]:
+def background() -> Iterator[list[warm.Program]]:
     """Processes that lead a group of their own and end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[warm.Program] = []
     yield started
     for process in started:
         if process.poll() is None:
@@ -76,10 +83,10 @@ def background() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start_and_wait_for(
-    cwd: Path, at: int, background: list[subprocess.Popen[bytes]], *arguments: str
-) -> subprocess.Popen[bytes]:
+    cwd: Path, at: int, background: list[warm.Program], *arguments: str
+) -> warm.Program:
     """A run in the background that has so many files done, and is at work on the rest."""
-    process = subprocess.Popen(
+    process = warm.start(
         command("--date", DATE, *arguments),
         cwd=cwd,
         env=ENVIRONMENT,
@@ -267,22 +274,22 @@ def test_a_file_that_two_sources_name_is_one_row(tmp_path: Path) -> None:
 
 
 def test_by_default_it_takes_the_real_files_of_this_interpreter(tmp_path: Path) -> None:
-    done = run(tmp_path, "--limit", "300", "--processes", "--concurrency", "2")
+    done = run(tmp_path, "--limit", "100", "--processes", "--concurrency", "2")
     assert done.returncode == 0, done.stderr
-    assert "300 files" in done.stdout
+    assert "100 files" in done.stdout
     rows = published(tmp_path)
-    assert rows.num_rows == 300
+    assert rows.num_rows == 100
     sizes = dict(zip(rows["path"].to_pylist(), rows["bytes"].to_pylist(), strict=True))
     assert sizes == {path: os.path.getsize(path) for path in sizes}
     assert argparse.__file__ in sizes
 
 
-@pytest.mark.parametrize("how", [(), ("--processes",)], ids=["threads", "processes"])
+@pytest.mark.parametrize("how", HOW)
 def test_killed_at_half_and_resumed_every_path_is_there_once(
     how: tuple[str, ...],
     tmp_path: Path,
     slow_tree: tuple[Path, int],
-    background: list[subprocess.Popen[bytes]],
+    background: list[warm.Program],
 ) -> None:
     tree, files = slow_tree
     arguments = (str(tree), "--batch-size", "4", "--concurrency", "2", *how)
@@ -446,12 +453,12 @@ def test_without_a_date_it_is_today_in_the_time_zone_that_was_given(tmp_path: Pa
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("how", [(), ("--processes",)], ids=["threads", "processes"])
+@pytest.mark.parametrize("how", HOW)
 def test_a_second_run_is_refused_with_3_and_sigterm_ends_the_first_with_75(
     how: tuple[str, ...],
     tmp_path: Path,
     slow_tree: tuple[Path, int],
-    background: list[subprocess.Popen[bytes]],
+    background: list[warm.Program],
 ) -> None:
     tree, files = slow_tree
     arguments = (str(tree), "--batch-size", "2", "--concurrency", "2", *how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -35,6 +36,7 @@ def test_a_plain_install_runs_jobs_without_prefect(tmp_path: Path) -> None:
         return subprocess.run(
             [str(word) for word in command],
             cwd=tmp_path,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},  # the first start compiles for all
             capture_output=True,
             text=True,
             check=True,

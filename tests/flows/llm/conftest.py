@@ -122,8 +122,9 @@ class Job:
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), log.getvalue())
 
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """As a command, to its end."""
-        run: Any = partial(warm.run, prefect=True) if _in_prefect(environment) else subprocess.run
+        """As a command, to its end; in a fresh interpreter if it is to import something else."""
+        fresh = "PYTHONPATH" in environment
+        run: Any = subprocess.run if fresh else partial(warm.run, **_imported(environment))
         return run(
             self.command(*arguments),
             cwd=self.place,
@@ -133,19 +134,16 @@ class Job:
             timeout=120,
         )
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **environment: str) -> warm.Program:
         """As a command in the background, that leads a process group of its own."""
         with (self.place / "output.txt").open("ab") as output:
-            start: Any = (
-                partial(warm.start, prefect=True) if _in_prefect(environment) else subprocess.Popen
-            )
-            return start(
+            return warm.start(
                 self.command(*arguments),
                 cwd=self.place,
                 env={**self.environment, **environment},
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                **_imported(environment),
             )
 
     def output(self) -> str:
@@ -175,8 +173,9 @@ class Job:
         assert all(row["model"] == MODEL and row["cost"] > 0 for row in rows)
 
 
-def _in_prefect(environment: dict[str, str]) -> bool:
-    return "PREFECT_API_URL" in environment
+def _imported(environment: dict[str, str]) -> dict[str, Any]:
+    """What the parent of a program in this environment has imported."""
+    return {"prefect": True} if "PREFECT_API_URL" in environment else {"also": ("openai",)}
 
 
 @pytest.fixture
@@ -192,9 +191,9 @@ def job(llm: Llm, tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def background() -> Iterator[list[subprocess.Popen[bytes]]]:
+def background() -> Iterator[list[warm.Program]]:
     """Processes that lead a group of their own and end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[warm.Program] = []
     yield started
     for process in started:
         if process.poll() is None:

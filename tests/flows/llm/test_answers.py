@@ -51,6 +51,7 @@ def test_one_request_goes_wrong_and_is_made_again(do: str, job: Job) -> None:
     assert total_cost(job) == pytest.approx(known * COST_OF_A_TEXT)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("do", sorted(LOST))
 def test_a_server_that_remembers_is_not_paid_twice_for_a_lost_answer(do: str, job: Job) -> None:
     job.llm.remembers = True
@@ -61,6 +62,7 @@ def test_a_server_that_remembers_is_not_paid_twice_for_a_lost_answer(do: str, jo
     assert len(job.llm.calls) == job.batches + 3
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("do", sorted(BAD))
 def test_a_server_that_remembers_does_not_say_the_same_bad_thing_for_ever(
     do: str, job: Job

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.flows.llm.conftest import COST_OF_A_TEXT, REPOSITORY, Job
 from tests.flows.llm.server import KEY, Llm
 from tests.flows.llm.test_runs import CONCURRENCY, OUT, wait_until
@@ -56,7 +56,7 @@ def test_killed_in_a_flow_run_and_resumed_in_another(
     tmp_path: Path,
     prefect: Prefect,
     of_prefect: dict[str, str],
-    background: list[subprocess.Popen[bytes]],
+    background: list[warm.Program],
 ) -> None:
     job = Job(tmp_path, llm, 150)
     llm.hold(12)
@@ -106,8 +106,13 @@ def test_a_deployment_finds_it_by_its_entrypoint() -> None:
         "flow = load_flow_from_entrypoint('flows/llm_classify.py:llm_classify')\n"
         "print(flow.name, *flow.parameters.properties)\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    found = warm.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        prefect=True,
     )
     names = (
         "texts labels checkpoint publish rate_limit max_cost batch_size concurrency timeout "

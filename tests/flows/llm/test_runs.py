@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import CheckpointMismatch, ResumableTasksError
+from tests import warm
 from tests.flows.llm.conftest import COST_OF_A_TEXT, Job
 from tests.flows.llm.script import BAD, Rule
 from tests.flows.llm.server import KEY, Llm
@@ -32,7 +33,7 @@ KILLS = 4
 MANY = ("--concurrency", str(CONCURRENCY), "--local")
 
 
-def wait_until(holds: Any, process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_until(holds: Any, process: warm.Program | None = None) -> None:
     until = time.monotonic() + 120
     while not holds():
         assert process is None or process.poll() is None, "it has ended"
@@ -40,7 +41,7 @@ def wait_until(holds: Any, process: subprocess.Popen[bytes] | None = None) -> No
         time.sleep(0.005)
 
 
-def kill_after(calls: int, job: Job, background: list[subprocess.Popen[bytes]]) -> None:
+def kill_after(calls: int, job: Job, background: list[warm.Program]) -> None:
     """Run until the server was asked so often, and SIGKILL."""
     job.llm.hold(calls)
     process = job.start(*MANY)
@@ -53,7 +54,7 @@ def kill_after(calls: int, job: Job, background: list[subprocess.Popen[bytes]]) 
 
 
 def test_killed_again_and_again_on_a_bad_day_every_text_is_paid_for_about_once(
-    llm: Llm, tmp_path: Path, background: list[subprocess.Popen[bytes]]
+    llm: Llm, tmp_path: Path, background: list[warm.Program]
 ) -> None:
     job = Job(tmp_path, llm, 700)
     llm.delay = 0.02
@@ -90,7 +91,7 @@ def test_killed_again_and_again_on_a_bad_day_every_text_is_paid_for_about_once(
 
 
 def test_with_a_server_that_remembers_kills_cost_nothing(
-    llm: Llm, tmp_path: Path, background: list[subprocess.Popen[bytes]]
+    llm: Llm, tmp_path: Path, background: list[warm.Program]
 ) -> None:
     job = Job(tmp_path, llm, 300)
     llm.remembers, llm.delay = True, 0.03
@@ -140,7 +141,7 @@ def test_what_the_api_says_of_tokens_is_learnt(llm: Llm, tmp_path: Path) -> None
 
 
 def test_a_key_that_is_revoked_ends_it_with_75_and_nothing_has_failed(
-    llm: Llm, tmp_path: Path, background: list[subprocess.Popen[bytes]]
+    llm: Llm, tmp_path: Path, background: list[warm.Program]
 ) -> None:
     job = Job(tmp_path, llm, 100)
     llm.hold(10)
@@ -222,9 +223,7 @@ def test_the_budget_ends_it_with_5_and_more_money_goes_on(job: Job) -> None:
     assert job.llm.paid() == 5 + 4
 
 
-def test_sigterm_while_it_waits_ends_it_with_75(
-    job: Job, background: list[subprocess.Popen[bytes]]
-) -> None:
+def test_sigterm_while_it_waits_ends_it_with_75(job: Job, background: list[warm.Program]) -> None:
     job.llm.script = [Rule("429", every=1, retry_after=500)]
     process = job.start(*MANY)
     background.append(process)
@@ -384,12 +383,11 @@ def test_the_server_can_be_played_with_by_hand(job: Job, background: list[Any]) 
     log = job.place / "calls.jsonl"
     script = json.dumps([{"do": "lose", "calls": [2]}])
     arguments = ("--port", "0", "--delay", "0", "--script", script, "--log", str(log))
-    process = subprocess.Popen(
+    process = warm.start(
         [sys.executable, "-m", "tests.flows.llm.server", *arguments],
         env=job.environment,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     background.append(process)
     assert process.stdout is not None
