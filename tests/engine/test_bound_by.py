@@ -271,6 +271,7 @@ def in_a_loop(handler: Callable[[Any], Any]) -> Any:
     return call
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("runner", ["threads", "loop", "processes"])
 @pytest.mark.parametrize("name", JOBS)
 def test_six_jobs_say_what_they_wait_for(name: str, runner: str, place: Path) -> None:

@@ -62,6 +62,7 @@ def read_calls(path: Path) -> tuple[list[float], list[int]]:
     ids=["threads", "asyncio", "processes"],
 )
 @pytest.mark.parametrize("rate", ["10/second", "50 items/second"])
+@pytest.mark.sample
 @pytest.mark.timing
 def test_no_window_holds_more_than_the_rate(
     handler: Any,

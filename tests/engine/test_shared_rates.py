@@ -62,6 +62,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
         server.wait(20)
 
 
+@pytest.mark.sample
 @pytest.mark.timing
 @pytest.mark.parametrize("place", ["a file", "a Redis"])
 @pytest.mark.parametrize(("reported", "most"), [("50", 20), ("40", 25)])

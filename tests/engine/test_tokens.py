@@ -170,6 +170,7 @@ def completed(task: Any, place: Path, items: Any = ITEMS, budget: Budget = SOON)
         return int(error.result.completed)  # type: ignore[union-attr]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     ("handler", "runner"),
     [(reporting, "local"), (areporting, "local"), (reporting, "processes")],

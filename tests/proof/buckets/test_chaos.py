@@ -15,7 +15,7 @@ RATE = 0.05
 CODES = (0, 75)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 def test_a_bucket_that_fails_and_drivers_that_die(attack: Attack, seed: int) -> None:
     fail_and_die(attack, seed, workers=3, kills=2)
 

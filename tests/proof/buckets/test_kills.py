@@ -72,12 +72,16 @@ def test_killed_at_one_point_after_the_other(attack: Attack, seed: int) -> None:
     attack.kill_at_point(attack.spec(items=200), *(f"{point}:1" for point in chosen))
 
 
-@pytest.mark.parametrize("fault", ["commit.shard_written:1", "journal.created:2"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("commit.shard_written:1", marks=pytest.mark.long), "journal.created:2"]
+)
 def test_the_driver_of_processes_is_killed(attack: Attack, fault: str) -> None:
     attack.kill_at_point(attack.spec(runner="processes", items=40), fault)
 
 
-@pytest.mark.parametrize("fault", ["shard.before_put:2", "shard.written:2"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("shard.before_put:2", marks=pytest.mark.long), "shard.written:2"]
+)
 def test_worker_processes_are_killed(attack: Attack, fault: str) -> None:
     """Each dies there, with its shard in the bucket or not, and those that come after it too."""
     spec = attack.spec(runner="processes", items=20)

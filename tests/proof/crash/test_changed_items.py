@@ -99,6 +99,7 @@ def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place), fault)
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("fault", ["shard.written:1", "commit.shard_written:1", "commit.done:1"])
 def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place, runner="processes"), fault)

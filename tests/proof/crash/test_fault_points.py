@@ -91,7 +91,9 @@ def test_killed_at_many_points(launch: Launcher, place: Path, seed: int) -> None
     attacks.kill_at_point(launch, Spec(str(place), items=400), *chosen)
 
 
-@pytest.mark.parametrize("fault", ["commit.shard_written:1", "journal.created:2"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("commit.shard_written:1", marks=pytest.mark.long), "journal.created:2"]
+)
 def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault: str) -> None:
     spec = Spec(str(place), runner="processes", items=40)
     attacks.kill_at_point(launch, spec, fault)

@@ -93,10 +93,11 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_killed_at_system_calls(launch: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [8, pytest.param(24, marks=pytest.mark.long)])
+def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, count: int) -> None:
     child, log = traced(launch, spec_of(tmp_path / "count", committer_first=True))
     assert child.code == 0, child.says()
-    every = [Point(c, n, True) for c, count in calls(log).items() for n in range(1, count + 1)]
+    every = [Point(c, n, True) for c, times in calls(log).items() for n in range(1, times + 1)]
     print(f"{len(every)} points, seed {SEED}")
 
     def attack(number: int, point: Point) -> None:
@@ -108,16 +109,17 @@ def test_killed_at_system_calls(launch: Launcher, tmp_path: Path) -> None:
         launch.to_end(spec)
         oracle.complete(spec, tidy=False)
 
-    all_of(attack, [(point,) for point in Random(SEED).sample(every, 24)])
+    all_of(attack, [(point,) for point in Random(SEED).sample(every, count)])
 
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_system_calls_that_fail(launch: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [8, pytest.param(24, marks=pytest.mark.long)])
+def test_system_calls_that_fail(launch: Launcher, tmp_path: Path, count: int) -> None:
     """Those of the committer, from the first merge on; the run ends well, or says why."""
     child, log = traced(launch, spec_of(tmp_path / "count", committer_first=True))
     assert child.code == 0, child.says()
-    every = [Point(c, n, True) for c, count in calls(log).items() for n in range(6, count + 1)]
+    every = [Point(c, n, True) for c, times in calls(log).items() for n in range(6, times + 1)]
 
     def attack(number: int, point: Point) -> None:
         spec = spec_of(tmp_path / str(number))
@@ -128,4 +130,4 @@ def test_system_calls_that_fail(launch: Launcher, tmp_path: Path) -> None:
         launch.to_end(spec)
         oracle.complete(spec, tidy=False)
 
-    all_of(attack, [(point,) for point in Random(SEED).sample(every, 24)])
+    all_of(attack, [(point,) for point in Random(SEED).sample(every, count)])

@@ -20,12 +20,14 @@ def test_publishing_is_killed(launch: Launcher, place: Path, fault: str) -> None
     attacks.kill_publish(launch, Spec(str(place)), fault)
 
 
-@pytest.mark.parametrize("fault", ["publish.staged", "publish.exchanged"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("publish.staged", marks=pytest.mark.long), "publish.exchanged"]
+)
 def test_publishing_of_several_files_is_killed(launch: Launcher, place: Path, fault: str) -> None:
     attacks.kill_publish(launch, Spec(str(place), target_bytes=300), fault)
 
 
-@pytest.mark.parametrize("target_bytes", [0, 300])
+@pytest.mark.parametrize("target_bytes", [pytest.param(0, marks=pytest.mark.long), 300])
 def test_a_reader_reads_while_it_is_published_over_and_over(
     launch: Launcher, place: Path, target_bytes: int
 ) -> None:

@@ -81,7 +81,7 @@ def all_of(attack: Callable[..., None], cases: list[tuple[Any, ...]]) -> None:
     assert not failed, f"{len(failed)} of {len(cases)}:\n" + "\n".join(failed)
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, part: int) -> None:
     cases = [(point,) for point in sample(launch, tmp_path / "count", 14, SEED + part)]
     all_of(lambda n, point: killed(launch, tmp_path / str(n), point), cases)
@@ -116,7 +116,7 @@ def errors(every: list[Point]) -> list[tuple[Point, str, bool]]:
     ]
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_system_calls_that_fail(launch: Launcher, tmp_path: Path, part: int) -> None:
     every = errors(sample(launch, tmp_path / "count", None))
     random = Random(SEED + part)
