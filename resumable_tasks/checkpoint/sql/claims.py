@@ -95,6 +95,10 @@ class Claims:
         """What ``work`` returns, which reads, once the database answers."""
         return self._patience.through(work, self.stop)
 
+    def _once_back(self, work: Callable[[], T]) -> T:
+        """As `through`, but as a step on the way: what failed has not been done by it."""
+        return Patience(self._patience.absence).through(work, self.stop)
+
     def _pages(self) -> Iterator[list[Row]]:
         after: Any = None
         waiting = False
@@ -169,7 +173,7 @@ class Claims:
             except StoreError as error:
                 if is_lost(error):
                     self._patience.wait(error, self.stop)
-                    self.through(self._database.ping)
+                    self._once_back(self._database.ping)
                     continue
                 if not self._shared or not is_locked(error) or self.stop():
                     raise
@@ -204,7 +208,7 @@ class Claims:
 
     def _have_landed(self, number: int, error: StoreError) -> bool:
         """Whether this transaction was committed, whose connection was lost by this error."""
-        landed = self.through(partial(self._database.has_landed, number))
+        landed = self._once_back(partial(self._database.has_landed, number))
         if landed is None:
             raise StoreError(
                 f"{self._tables.url} does not know any more which rows this run has claimed: "

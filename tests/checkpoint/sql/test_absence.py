@@ -352,6 +352,30 @@ def test_a_server_that_stays_away_ends_the_run_and_what_is_committed_stands(
     assert (run.completed, run.skipped) == (200 - before, before)
 
 
+@pytest.mark.parametrize("word", ["INSERT INTO lessons_processed_at_claims", "RELEASE SAVEPOINT"])
+def test_a_statement_that_ends_its_connection_each_time_is_not_tried_for_ever(
+    db: Db, spec: Spec, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """Though the server answers in between: such as one that crashes at it."""
+    monkeypatch.setattr(absence, "PATIENCE_SECONDS", 3.0)
+    engine = sa.create_engine(db.url)
+    tries: list[float] = []
+
+    def cut(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if word in statement:
+            tries.append(time.monotonic())
+            assert len(tries) < 20
+            end_all(db)
+
+    sa.event.listen(engine, "before_cursor_execute", cut)
+    checkpoint = SqlCheckpoint(engine, table="lessons", key="id", results_table="labels")
+    with pytest.raises(StoreError, match="Nothing was committed by this"):
+        Job().run(checkpoint)
+    engine.dispose()
+    assert len(tries) > 1
+    assert oracle.consistent(db, spec) == 0
+
+
 @pytest.mark.parametrize("silent", [False, True], ids=["refuses", "is silent"])
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_server(
     server: postgres.Server, spec: Spec, start: Start, db: Db, silent: bool
