@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import subprocess
 import sys
@@ -75,3 +76,33 @@ def test_type_checkers_refuse_a_change(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 'Property "x" defined in "Point" is read-only' in ended.stdout
     assert 'has incompatible type "str"; expected "int"' in ended.stdout
+
+
+def test_its_init_is_compiled_when_it_is_first_used() -> None:
+    @frozen
+    class Unused:
+        """Not made yet."""
+
+        x: int
+        names: list[str] = field(default_factory=list)
+
+        def __post_init__(self) -> None:
+            self.names.append("after")
+
+    assert not inspect.isfunction(vars(Unused)["__init__"])
+    assert list(inspect.signature(Unused).parameters) == ["x", "names"]
+    assert inspect.isfunction(vars(Unused)["__init__"])
+    assert Unused(1).names == ["after"]
+    with pytest.raises(TypeError, match=r"Unused\.__init__\(\) missing 1 required"):
+        Unused()  # type: ignore[call-arg]
+
+
+def test_one_that_inherits_fields_takes_them_too() -> None:
+    @frozen
+    class Named(OfItself):
+        """With a field more."""
+
+        name: str = "none"
+
+    assert (Named(1).x, Named(2, "two").name) == (1, "two")
+    assert repr(OfItself(3)) == "of itself: 3"
