@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.items.keys import Key
 
 if TYPE_CHECKING:

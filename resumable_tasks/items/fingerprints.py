@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from enum import Enum
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.errors import InvalidItems, UsageError
 from resumable_tasks.items.keys import shorten
 

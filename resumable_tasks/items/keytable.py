@@ -6,7 +6,8 @@ import re
 import threading
 from array import array
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
+
+from resumable_tasks.base.hashes import blake2b
 
 _NEWLINE, _TAB, _DEAD = b"\n\t\0"
 # Bytes of entries that are made into Python's objects at once.

@@ -16,10 +16,10 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
 from types import CodeType
 from typing import Any
 
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.base.source import parse, read_file
 from resumable_tasks.checkpoint.form import Origin
 from resumable_tasks.runners.submitted.kind import is_submitted

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from hashlib import blake2b
 
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged

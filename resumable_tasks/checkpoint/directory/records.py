@@ -22,9 +22,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from hashlib import blake2b
 from typing import Any
 
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.checkpoint.directory import typed
 from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
 from resumable_tasks.checkpoint.store import disk

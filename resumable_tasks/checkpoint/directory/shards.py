@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.store import disk

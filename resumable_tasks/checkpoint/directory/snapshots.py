@@ -16,12 +16,12 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import records, segments
 from resumable_tasks.checkpoint.directory.journal import Journal

@@ -12,11 +12,11 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
