@@ -120,7 +120,7 @@ def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
     from prefect import flow
 
     name = f"calls-{uuid.uuid4().hex[:8]}"
-    limit = {"name": name, "limit": 4, "active": True, "slot_decay_per_second": 4.0}
+    limit = {"name": name, "limit": 4, "active": True, "slot_decay_per_second": 10.0}
     api.call("POST", "v2/concurrency_limits/", limit)
     times: list[float] = []
     lock = threading.Lock()
@@ -136,15 +136,15 @@ def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
         return job.run(ITEMS[:120], checkpoint=place)
 
     assert run().completed == 120
-    # 4 at once, and then 4 a second.
-    assert max(times) - min(times) >= 1.5
+    # 4 at once, and then 10 a second.
+    assert max(times) - min(times) >= 0.6
 
 
 def test_a_call_takes_as_many_slots_as_its_items_weigh(place: Path, api: Api) -> None:
     from prefect import flow
 
     name = f"tokens-{uuid.uuid4().hex[:8]}"
-    limit = {"name": name, "limit": 100, "active": True, "slot_decay_per_second": 0.001}
+    limit = {"name": name, "limit": 1_000, "active": True, "slot_decay_per_second": 1e-6}
     api.call("POST", "v2/concurrency_limits/", limit)
     task = resumable_task(
         lambda rows: rows, name="job", key="id", batch_size=1, rate_limit=f"prefect:{name}"
@@ -153,14 +153,15 @@ def test_a_call_takes_as_many_slots_as_its_items_weigh(place: Path, api: Api) ->
     @flow
     def run(weight: int) -> Any:
         limited = task.with_options(weight=lambda item: weight, concurrency=1)
-        return limited.run(ITEMS[:5], checkpoint=place, budget=Budget(seconds=8.0))
+        return limited.run(ITEMS[:2], checkpoint=place)
 
-    with pytest.raises(UsageError, match="a call weighs 101 by weight="):
-        run(101)
-    with pytest.raises(Unfinished) as error:
-        run(40)
-    assert error.value.result is not None
-    assert error.value.result.completed == 2  # the third has 20 left
+    with pytest.raises(UsageError, match="a call weighs 1,001 by weight="):
+        run(1_001)
+    assert run(40).completed == 2
+    taken = api.call("GET", f"v2/concurrency_limits/{name}")["active_slots"]
+    # A server that answers late has given slots to a request that was made again.
+    assert taken >= 80
+    assert taken % 40 == 0
 
 
 def test_a_limit_that_is_not_there_says_the_command_that_makes_it(place: Path, api: Api) -> None:
@@ -183,7 +184,9 @@ def test_a_limit_that_is_not_there_says_the_command_that_makes_it(place: Path, a
     assert len(read_checkpoint(open_store(place))[1].done) == 0
 
 
-@pytest.mark.parametrize("count", [1, 39, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [1, *(pytest.param(each, marks=pytest.mark.long) for each in (39, 100))]
+)
 def test_every_night_completes_what_is_fixed_in_a_flow_run(
     count: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,11 +266,14 @@ def test_what_does_not_fit_the_table_is_told_in_the_task_runs(place: Path, api: 
         job()
     assert (error.value.result.parked, error.value.result.failed) == (1, 0)
 
-    def states() -> list[tuple[str, bool]]:
+    def ended() -> Any:
         where = {"flows": {"name": {"any_": [job.name]}}}
-        return sorted(
-            (found["state_type"], "1 parked: kept" in found["state"]["message"])
-            for found in api.call("POST", "task_runs/filter", where)
+        found = api.call("POST", "task_runs/filter", where)
+        return (
+            found and all(each["state_type"] in ("COMPLETED", "FAILED") for each in found) and found
         )
 
-    until(lambda: states() == [("COMPLETED", False), ("COMPLETED", True)])
+    # Batches that are fast share a task run, others have one each.
+    found = until(ended)
+    assert {each["state_type"] for each in found} == {"COMPLETED"}
+    assert sum("1 parked: kept" in each["state"]["message"] for each in found) == 1

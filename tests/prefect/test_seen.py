@@ -691,7 +691,7 @@ def rendered(markdown: str) -> str:
 @example("a\n\nb")
 @example("    code")
 @example(" ")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_any_text_is_shown_as_it_is(text: str) -> None:
     from resumable_tasks.base.text import clean
     from resumable_tasks.prefect.markdown import block, code, literal

@@ -35,7 +35,7 @@ def flow_run_id() -> str:
 def test_a_batch_of_some_length_is_a_task_run_of_its_own(place: Path, api: Api) -> None:
     from prefect import flow
 
-    @resumable_task(key="id", batch_size=50, tags=["paid"])
+    @resumable_task(key="id", batch_size=50, concurrency=5, tags=["paid"])
     def classify(rows: list[Any]) -> list[Any]:
         time.sleep(1.01)
         return rows
