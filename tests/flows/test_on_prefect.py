@@ -63,10 +63,7 @@ def command(api: Api, *arguments: str) -> list[str]:
 def run(
     cwd: Path, environment: dict[str, str], command: list[str]
 ) -> subprocess.CompletedProcess[str]:
-    """In a fresh interpreter: what is asked may be whether Prefect is loaded."""
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
-    )
+    return warm.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def run_with_prefect(
@@ -211,7 +208,14 @@ def test_a_plain_script_does_not_load_prefect(
         "    print([name for name in ('prefect', 'pydantic') if name in sys.modules])\n"
     )
     arguments = command(api, "--date", DATE, *([argument] if argument else []))[3:]
-    done = run(tmp_path, environment, [sys.executable, "-c", script, *arguments])
+    done = subprocess.run(  # in a fresh interpreter
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[]\n")
     assert api.count("/detail") == 35
