@@ -54,6 +54,7 @@ class Site:
     shell: Shell
     home: Path
     name: str
+    lost_seconds: int | None = LOST_SECONDS
     deployment: Any = None
     said: dict[str, str] = field(default_factory=dict)
     _worker: subprocess.Popen[bytes] | None = None
@@ -74,8 +75,11 @@ class Site:
         self.patch(concurrency_limit=10)
         self.said["automations"] = self.automate()
 
-    def automate(self, *more: str) -> str:
-        return self.shell.run("python", "deployments/automations.py", "--tag", self.name, *more)
+    def automate(self) -> str:
+        command = ["python", "deployments/automations.py", "--tag", self.name]
+        if self.lost_seconds is not None:
+            command += ["--lost-seconds", str(self.lost_seconds)]
+        return self.shell.run(*command)
 
     def patch(self, **changes: Any) -> None:
         self.api.call("PATCH", f"deployments/{self.deployment['id']}", changes)
@@ -175,35 +179,8 @@ class Death:
     seen: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Scheduled:
-    """A schedule of the deployment, and the date that its first flow run has to ingest."""
-
-    id: str
-    date: str
-
-
 @pytest.fixture(scope="module")
-def scheduled(site: Site) -> Iterator[Scheduled]:
-    """Its time comes while a flow run is killed and rerun."""
-    # A zone whose date is not that of UTC now, so that the wrong one would be seen.
-    now = datetime.datetime.now(datetime.UTC)
-    zone = "Pacific/Kiritimati" if now.hour >= 11 else "Pacific/Pago_Pago"
-    # The server is to have made the flow run by then: it looks every five seconds.
-    start = now + datetime.timedelta(seconds=20)
-    date = start.astimezone(ZoneInfo(zone)).date()
-    assert date != start.date()
-    schedule = {"interval": 86_400, "anchor_date": start.isoformat(), "timezone": zone}
-    path = f"deployments/{site.deployment['id']}/schedules"
-    parameters = {"sources": [str(REPOSITORY / "flows")]}
-    body = [{"schedule": schedule, "active": True, "parameters": parameters}]
-    (made,) = site.api.call("POST", path, body)
-    yield Scheduled(made["id"], str(date))
-    site.api.call("DELETE", f"{path}/{made['id']}")
-
-
-@pytest.fixture(scope="module")
-def killed(site: Site, scheduled: Scheduled) -> Iterator[Death]:
+def killed(site: Site) -> Iterator[Death]:
     """The process of a flow run gets SIGKILL, as from the system when memory runs out."""
     site.worker()
     source = Source()
@@ -241,7 +218,6 @@ def stopped(site: Site, killed: Death) -> Death:
 @pytest.fixture(scope="module")
 def lost(site: Site, stopped: Death) -> Death:
     """The machine goes: the worker and the flow run at once, and nobody is left to tell."""
-    site.automate("--lost-seconds", str(LOST_SECONDS))
     worker = site.worker()
     stopped.source.let_go(3)
     stopped.pid = site.wait_for_work(stopped.date, stopped.pid, 1_000)
@@ -334,12 +310,39 @@ def test_a_flow_run_that_is_killed_is_rerun_and_resumes(site: Site, killed: Deat
     ]
 
 
-def test_a_scheduled_run_ingests_the_date_of_its_schedule(
-    site: Site, scheduled: Scheduled, killed: Death
-) -> None:
-    site.wait_for(until(lambda: scheduled_by(site, scheduled.id), 90), "Completed", 240)
+def test_a_worker_that_is_stopped_stops_its_flow_runs_in_order(stopped: Death) -> None:
+    assert stopped.seen["family"]
+    assert stopped.seen["code"] == 0
+    assert stopped.seen["left"] == []
+    # Prefect by itself would have killed it, and left it Running for ever.
+    assert stopped.seen["message"] == "Execution was aborted by a termination signal."
+
+
+def test_a_run_whose_worker_died_with_it_is_left_running(lost: Death) -> None:
+    assert lost.seen["state"] == "RUNNING"
+
+
+def test_a_scheduled_run_ingests_the_date_of_its_schedule(site: Site, lost: Death) -> None:
+    site.worker()
+    # It has the deployment's one place, once it is called lost and rerun: it is not to keep it.
+    lost.source.let_go()
+    # A zone whose date is not that of UTC now, so that the wrong one would be seen.
+    now = datetime.datetime.now(datetime.UTC)
+    zone = "Pacific/Kiritimati" if now.hour >= 11 else "Pacific/Pago_Pago"
+    start = now + datetime.timedelta(seconds=5)
+    schedule = {"interval": 86_400, "anchor_date": start.isoformat(), "timezone": zone}
+    path = f"deployments/{site.deployment['id']}/schedules"
+    parameters = {"sources": [str(REPOSITORY / "flows")]}
+    body = [{"schedule": schedule, "active": True, "parameters": parameters}]
+    (made,) = site.api.call("POST", path, body)
+    try:
+        site.wait_for(until(lambda: scheduled_by(site, made["id"]), 90), "Completed", 240)
+    finally:
+        site.api.call("DELETE", f"{path}/{made['id']}")
+    date = start.astimezone(ZoneInfo(zone)).date()
+    assert date != start.date()
     files = sorted(str(path) for path in (REPOSITORY / "flows").glob("*.py"))
-    assert site.ingested(scheduled.date) == files
+    assert site.ingested(str(date)) == files
 
 
 def scheduled_by(site: Site, schedule: str) -> Any:
@@ -350,19 +353,6 @@ def scheduled_by(site: Site, schedule: str) -> Any:
     made = [r for r in found if r["created_by"] and r["created_by"]["id"] == schedule]
     assert all(each["auto_scheduled"] for each in made)
     return made and made[0]["id"]
-
-
-def test_a_worker_that_is_stopped_stops_its_flow_runs_in_order(stopped: Death) -> None:
-    assert stopped.seen["family"]
-    assert stopped.seen["code"] == 0
-    assert stopped.seen["left"] == []
-    # Prefect by itself would have killed it, and left it Running for ever.
-    assert stopped.seen["message"] == "Execution was aborted by a termination signal."
-
-
-@pytest.mark.long
-def test_a_run_whose_worker_died_with_it_is_left_running(lost: Death) -> None:
-    assert lost.seen["state"] == "RUNNING"
 
 
 @pytest.mark.long
@@ -454,7 +444,7 @@ def test_the_power_fails_and_everything_is_started_again(source: Source, tmp_pat
     server.start()
     shell = Shell(environment(server.home, server.port), tmp_path)
     # With the window of the file: a shorter one would meet an event that died with the server.
-    site = Site(Api(server.port), shell, tmp_path / "home", "nightly")
+    site = Site(Api(server.port), shell, tmp_path / "home", "nightly", lost_seconds=None)
     try:
         site.set_up()
         worker = site.worker()

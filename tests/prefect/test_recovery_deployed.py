@@ -45,6 +45,13 @@ def worker(
     found.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_temporary_folder(worker: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A flow run whose checkpoint is relative; started first, to be done when it is asked for."""
+    scene = Scene(tmp_path_factory.mktemp("relative"))
+    return worker.run(scene.parameters(checkpoint="checkpoints/mine"))
+
+
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
@@ -195,3 +202,13 @@ def test_a_suspended_run_resumes(tmp_path: Path, served: Supervisor) -> None:
         assert scene.wait_for_flow(2)["id"] == run
 
     at_once(lambda: from_outside("job"), lambda: from_outside("ajob"), by_itself)
+
+
+def test_a_checkpoint_in_a_workers_temporary_folder_is_refused(
+    worker: Supervisor, in_temporary_folder: str
+) -> None:
+    worker.wait_for(in_temporary_folder, "Failed")
+    message = worker.api.flow_run(in_temporary_folder)["state"]["message"]
+    assert "CheckpointUnusable" in message
+    assert "deleted after this flow run" in message
+    assert "give an absolute path" in message

@@ -136,11 +136,12 @@ def test_a_flow_run_leaves_and_comes_back_in_other_processes(tmp_path: Path, wor
     story = Story.begun(tmp_path / "worker", worker)
     story.wait_for_looks(2)
     story.wait_for_state("AwaitingRetry")
-    away = [state for state in story.states if state["name"] == "AwaitingRetry"]
-    assert "2 submissions with the service" in away[0]["message"]
     worker.start_again()
+    story.wait_for_looks(4)
+    away = [state for state in story.states if state["name"] == "AwaitingRetry"]
+    assert len(away) >= 3
+    assert "2 submissions with the service" in away[0]["message"]
     story.ends()
-    assert len(story.notes()) >= 3
     story.check()
 
 
@@ -194,15 +195,6 @@ def test_a_day_of_looks(tmp_path: Path, worker: Works) -> None:
         worker.start_again()
     story.ends()
     story.check()
-
-
-def test_a_checkpoint_in_a_workers_temporary_folder_is_refused(worker: Works) -> None:
-    run = worker.run({"place": "."}, "waits")
-    worker.wait_for(run, "Failed")
-    message = worker.api.flow_run(run)["state"]["message"]
-    assert "CheckpointUnusable" in message
-    assert "deleted after this flow run" in message
-    assert "give an absolute path" in message
 
 
 @pytest.mark.parametrize("how", ["subflow", "task", "script"])
