@@ -39,3 +39,11 @@ def test_a_page_says_which_versions_of_prefect_are_tested(page: str) -> None:
 
 def test_the_oldest_prefect_is_the_one_that_make_test_oldest_installs() -> None:
     assert in_file(r"^OLDEST_PREFECT = (\S+)", "Makefile") == [OLDEST]
+
+
+@pytest.mark.xdist_group("groups")
+def test_the_workers_of_pytest_know_the_groups_of_tests(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("tests are not spread over workers by group")
+    # With versions that do not fit each other, each worker sets up what one is to set up for all.
+    assert request.node.nodeid.endswith("@groups")
