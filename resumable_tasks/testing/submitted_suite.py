@@ -37,8 +37,8 @@ from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Done
 from resumable_tasks.runners.retries import RetryPolicy
 from resumable_tasks.runners.submitted.calls import Calls
+from resumable_tasks.runners.submitted.check import as_json
 from resumable_tasks.runners.submitted.kind import is_submitted
-from resumable_tasks.runners.submitted.life import as_json
 from resumable_tasks.runners.submitted.protocol import (
     CannotTell,
     Ended,

@@ -29,8 +29,12 @@ from resumable_tasks import (
     resumable_task,
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
+from resumable_tasks.checkpoint.form import Found
 from resumable_tasks.checkpoint.store.urls import open_store
+from resumable_tasks.engine.reserved import ReservedSpending
 from resumable_tasks.errors import Waiting
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.runners.outcome import Done, Dropped
 from tests.processes import started
 from tests.submitted.service import FileService, Row, items
 
@@ -194,6 +198,41 @@ def test_a_run_whose_money_is_spent_comes_back_for_what_is_out(place: Path, tmp_
     with pytest.raises(BudgetUsedUp) as spent:
         job(service).run(items(100), checkpoint=place, budget=Budget(total=0.3), wait=1.0)
     assert result_of(spent).completed == 10
+
+
+def spending(budget: Budget) -> ReservedSpending:
+    return ReservedSpending(budget, Found(), lambda batch: EACH * len(batch))
+
+
+def batch(number: int, count: int) -> Batch:
+    ids = list(range(count))
+    lines = b"\n".join(b"%d" % each for each in ids)
+    return Batch(number, ids, lines, [{"id": each} for each in ids])
+
+
+def test_money_that_is_spent_ends_no_waiting_and_time_that_is_up_does() -> None:
+    """`over` would leave what is out behind; that nothing more begins is for `affords`."""
+    used = spending(Budget(cost=0.3))
+    assert used.affords(batch(1, 10), 0)
+    used.begins(batch(1, 10))
+    used.begins(batch(2, 10))
+    used.add(Done(batch(1, 10), completed=10, cost=5.0))
+    assert used.spent == 5.0
+    assert used.over is None
+    assert not used.affords(batch(3, 1), 0)
+    assert used.affordable(batch(3, 10)) == 0
+    late = spending(Budget(cost=0.3, seconds=1e-9))
+    assert late.over == "seconds=1e-09"
+
+
+def test_what_is_reserved_is_free_again_once_its_cost_is_known() -> None:
+    used = spending(Budget(cost=0.3))
+    used.begins(batch(1, 20))
+    assert used.affordable(batch(2, 20)) == 10
+    used.add(Dropped(batch(1, 20)))
+    assert used.affordable(batch(2, 20)) == 10, "it is out still"
+    used.add(Done(batch(1, 20), completed=20, cost=0.05))
+    assert used.affordable(batch(2, 30)) == 25
 
 
 def test_what_nobody_tells_has_cost_what_was_expected(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 from resumable_tasks.base import checks
@@ -20,6 +21,8 @@ _GIVEN = {
     "cancel": ("handle",),
     "price": ("items",),
 }
+# A handle, or what was prepared, is a name and no data.
+_LONGEST = 65_536
 _SECONDS = ("idempotent_for", "patience", "request_timeout")
 
 
@@ -68,6 +71,21 @@ def check_pending(state: Any) -> None:
             f"poll returned {shorten(state)}, neither Pending() nor Ended()",
             remedy="Return one of the two: Pending() while the service is at work",
         )
+
+
+def as_json(method: str, returned: Any) -> Any:
+    """What a method has returned, as the journal gives it back. Raises `UsageError`."""
+    try:
+        if returned is not None and len(text := json.dumps(returned, allow_nan=False)) < _LONGEST:
+            return json.loads(text)
+        why = "is None" if returned is None else f"has {len(text):,} characters as JSON"
+    except (TypeError, ValueError) as error:
+        why = f"is not what JSON has: {error}"
+    raise UsageError(
+        f"what {method} returned {why}",
+        remedy=f"Let it return a JSON value of up to {_LONGEST:,} characters that is not null, by "
+        "which another process can go on. What was submitted is looked for by the next run",
+    )
 
 
 def _check_takes(what: str, method: Any, given: tuple[str, ...]) -> None:

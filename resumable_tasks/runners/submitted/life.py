@@ -13,7 +13,6 @@ service and of the journal it does at once. The order of the two is all:
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,6 @@ from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.base.text import clean, command, count, duration
 from resumable_tasks.base.token import token
-from resumable_tasks.errors import UsageError
 from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.submission import Submission, Transition, TransitionKind
@@ -36,7 +34,7 @@ from resumable_tasks.runners.handle import Work, failed_whole
 from resumable_tasks.runners.http_signs import is_throttling, looks_like_an_outage, seconds_told
 from resumable_tasks.runners.outcome import SERVICE, Done, Dropped, Fatal, Outcome, Rest
 from resumable_tasks.runners.submitted.calls import Calls
-from resumable_tasks.runners.submitted.check import check_pending
+from resumable_tasks.runners.submitted.check import as_json, check_pending
 from resumable_tasks.runners.submitted.protocol import (
     CannotTell,
     Ended,
@@ -58,8 +56,6 @@ _LONGEST_LOOK = 15.0
 _SHARE_OF_AGE, _FIRST_LOOK, _LAST_LOOK = 0.2, 60.0, 1_800.0
 # For so long a service may not know of a submission, or not have its results.
 _UNKNOWN_SECONDS, _NOT_READY_SECONDS = 900.0, 3_600.0
-# A handle, or what was prepared, is a name and no data.
-_LONGEST = 65_536
 # So often items are submitted in one run; so many submissions in a row may bring nothing.
 ROUNDS, FRUITLESS = 3, 2
 
@@ -168,7 +164,8 @@ class Life:
         except Stopped as stopped:
             if stopped.why:  # others can go on
                 log.warning("%s", stopped.why)
-                yield Pause(_LAST_PAUSE, why=stopped.why)
+                while not (yield Pause(_LAST_PAUSE, why=stopped.why)):
+                    pass
             return Dropped(self._batch)
 
     def _submission(self, found: Submission | None) -> Steps[Submission | Outcome | None]:
@@ -353,8 +350,11 @@ class Life:
                 handle = self._calls.call(
                     "submit", *given, maybe=submission.prepared, batch=self._batch
                 )
-            except NotAccepted as refused:
-                return (yield from self._refused(submission, refused))
+            except NotAccepted as refused:  # this request; the first may have begun it
+                log.warning("submission %s: %s", submission.token, _told(refused))
+                if not refused.again:
+                    break
+                yield from self._wait_for_the_service(refused)
             except Exception as again:
                 if not is_of_the_service(again):
                     raise
@@ -557,21 +557,6 @@ def may_be_sent_again(calls: Calls, submission: Submission) -> bool:
         return False
     age = datetime.now(UTC) - datetime.fromisoformat(submission.time)
     return abs(age.total_seconds()) < calls.idempotent_for
-
-
-def as_json(method: str, returned: Any) -> Any:
-    """What a method has returned, as the journal gives it back. Raises `UsageError`."""
-    try:
-        if returned is not None and len(text := json.dumps(returned, allow_nan=False)) < _LONGEST:
-            return json.loads(text)
-        why = "is None" if returned is None else f"has {len(text):,} characters as JSON"
-    except (TypeError, ValueError) as error:
-        why = f"is not what JSON has: {error}"
-    raise UsageError(
-        f"what {method} returned {why}",
-        remedy=f"Let it return a JSON value of up to {_LONGEST:,} characters that is not null, by "
-        "which another process can go on. What was submitted is looked for by the next run",
-    )
 
 
 def is_of_the_service(error: BaseException) -> bool:

@@ -194,10 +194,17 @@ def submitted(
     return made
 
 
+_MORE = ("prepared", "keys")
+
+
 def takes_one_more(method: Callable[..., Any], given: int) -> bool:
-    """True if a method has a parameter behind the first so many."""
+    """True if a method has a parameter behind the first so many, for ``prepared`` or ``keys``.
+
+    One of another name that has a default is the service's own, such as ``timeout=60``.
+    """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = inspect.signature(method).parameters.values()
-    return sum(each.kind in kinds for each in found) > given or any(
-        each.kind is inspect.Parameter.VAR_POSITIONAL for each in found
-    )
+    if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in found):
+        return True
+    more = [each for each in found if each.kind in kinds][given:]
+    return bool(more) and (more[0].default is inspect.Parameter.empty or more[0].name in _MORE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from resumable_tasks import (
     Failing,
     Interrupted,
     JobFailed,
+    NotAccepted,
     Undone,
     resumable_task,
     submitted,
 )
 from resumable_tasks.errors import BadResult, UsageError
-from resumable_tasks.runners.submitted import life
+from resumable_tasks.runners.submitted import life, runner
 from tests.proof.submitted.child import be_quick
 from tests.proof.submitted.service import Knobs, Service, value_of
 
@@ -122,6 +124,25 @@ def test_plain_functions(bench: Bench) -> None:
     handler = submitted(it.submit, it.poll, it.collect, find=it.find, patience=0.2)
     assert len(values(bench.run({}, handler=handler))) == 20
     assert bench.paid() == once(20)
+
+
+def test_parameters_of_its_own_keep_their_defaults(bench: Bench) -> None:
+    it, seen = bench.service(), []
+
+    def submit(items: Any, token: str, model: str = "small") -> Any:
+        seen.append(model)
+        return it.submit(items, token)
+
+    def collect(handle: Any, timeout: float = 60) -> Any:
+        seen.append(timeout)
+        return it.collect(handle)
+
+    def find(token: str, limit: int = 100) -> Any:
+        raise AssertionError("nothing is unknown")
+
+    handler = submitted(submit, it.poll, collect, find=find)
+    assert len(values(bench.run({}, 10, handler=handler))) == 10
+    assert seen == ["small", 60]
 
 
 def test_a_bug_in_collect_leaves_the_work_with_the_service(bench: Bench) -> None:
@@ -286,6 +307,41 @@ def test_unknown_and_nothing_to_look_with_is_for_a_person_to_decide(bench: Bench
     assert bench.paid() == once(20)
     assert len(values(bench.run({"has": ()}, on_unknown="resubmit"))) == 20
     assert max(bench.paid().values()) == 2
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_refusal_of_the_second_request_says_nothing_of_the_first(
+    bench: Bench, again: bool
+) -> None:
+    """Its answer was lost, and the same token was refused then: the work may be at work."""
+
+    class Throttles(Service):
+        def submit(self, *given: Any) -> Any:
+            before = len(self.calls("submit"))
+            if before == 1:
+                self._call("submit", given[1])
+                raise NotAccepted("too many requests", again=again)
+            handle = super().submit(*given)
+            if before == 0:
+                raise ConnectionError("lost on the way back")
+            return handle
+
+    handler = Throttles(bench.folder / "service", Knobs(has=(), idempotent_for=60.0))
+    with nullcontext() if again else pytest.raises(Interrupted, match="attach"):
+        bench.run({}, 10, handler=handler)
+    assert len(values(bench.run({}, 10, handler=handler))) == 10
+    assert bench.paid() == once(10)
+
+
+def test_one_that_cannot_go_on_does_not_end_the_wait_for_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after an hour either, though they take a day."""
+    monkeypatch.setattr(runner, "_REST_SECONDS", 0.1)
+    with pytest.raises(Interrupted, match="attach") as ended:
+        bench.run({"has": (), "lose_each": 2, "takes": 1.5}, concurrency=2)
+    assert ended.value.result is not None
+    assert ended.value.result.completed == 10
 
 
 def test_a_run_that_does_not_wait(bench: Bench) -> None:
