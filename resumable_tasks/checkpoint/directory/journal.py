@@ -294,10 +294,8 @@ class Journal:
         name = record_name(commit.number)
         if commit.previous not in (self._last_checksum, self._stands_for):
             raise damaged(name, "it does not continue the record before it", self._store.url)
-        if commit.epoch < self._epoch and commit.kind != "lost":
-            raise damaged(
-                name, f"it is of epoch {commit.epoch}, after epoch {self._epoch}", self._store.url
-            )
+        if (what := falls_back(commit, self._epoch)) is not None:
+            raise damaged(name, what, self._store.url)
         self._advance(commit)
         return commit
 
@@ -316,6 +314,13 @@ class RecordTaken(Exception):
     def __init__(self, other: Commit) -> None:
         super().__init__(f"record {other.number} is taken")
         self.other = other
+
+
+def falls_back(commit: Commit, epoch: int) -> str | None:
+    """What is wrong with a record of an epoch before the last one of the journal, if it is."""
+    if commit.epoch < epoch and commit.kind != "lost":
+        return f"it is of epoch {commit.epoch}, after epoch {epoch}"
+    return None
 
 
 def describe(commit: Commit) -> str:

@@ -103,7 +103,10 @@ class Repairs:
         log.append(Commit("repair", self._epoch, self._run, info=self._info))
 
     def carry_out(self) -> None:
-        """Move the damage aside. Only after the fence, and only what is older than that."""
+        """Move the damage aside. Only after the fence, and only what is older than that.
+
+        Raises `Fenced` if others have taken the checkpoint over since the fence.
+        """
         snapshots.forget(self._store)  # what they were made of changes
         disk.prepare(self._store, (FOLDER,))
         if manifest.NAME in self._found.bad:
@@ -125,6 +128,8 @@ class Repairs:
                 self._replace_record(number)
         log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
         state.apply_all(log.read_new())
+        if state.epoch > self._epoch:  # a record of an older one would damage the journal
+            raise _overtaken(self._store, state.epoch, self._epoch)
         gone = [shard for path, shard in state.shards.items() if path in self._found.bad]
         if gone or self._lost:
             self._retract(log, state, gone)
@@ -245,6 +250,14 @@ class Repairs:
 
     def _aside(self, name: str) -> str:
         return f"{FOLDER}/{self._stamp}-{name.replace('/', '-')}"
+
+
+def _overtaken(store: Store, epoch: int, mine: int) -> Fenced:
+    return Fenced(
+        f"another run has taken {store.url} over, in epoch {epoch} after this repair's {mine}",
+        safe="Nothing that it has committed was touched",
+        remedy="Let it end, and repair again what is then left",
+    )
 
 
 def _schema(store: Store, good: list[Shard]) -> str | None:

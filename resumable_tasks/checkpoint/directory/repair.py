@@ -19,7 +19,7 @@ from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.homes import Homes
-from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.journal import Journal, falls_back
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.moving import STRAY, Findings, Repairs
 from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
@@ -279,11 +279,11 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
     found, last = _Journal(there), -1
     for number in found.there.numbers:
         if number - last > STRAY:
-            what = "it is far ahead of the others, and none of this checkpoint's"
-            report.damages.append(Damage(record_name(number), what, None))
+            far = "it is far ahead of the others, and none of this checkpoint's"
+            report.damages.append(Damage(record_name(number), far, None))
         else:
             last = number
-    strange = set[Segment]()
+    strange, epoch = set[Segment](), 0
     for number, data in _each_record(store, found, last + 1, report):
         try:
             record, was_converted = _read_record(data, record_name(number))
@@ -293,15 +293,17 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
         except CheckpointDamaged as error:
             found.lose(number, error.detail, None, report)
             continue
-        before, segment = found.records.get(number - 1), found.there.segment_with(number)
-        expected = {anchor} if number == 0 else _continuations(before)
+        segment, what = found.there.segment_with(number), falls_back(record, epoch)
+        expected = {anchor} if number == 0 else _continuations(found.records.get(number - 1))
         of_others = None not in expected and record.previous not in expected
         if of_others or (segment is not None and segment in strange):
             if segment is not None:
                 strange.add(segment)  # and so is what continues that
             what = "it does not continue the record before it"
+        if what is not None:
             found.lose(number, what, record.key_count, report)
             continue
+        epoch = max(epoch, record.epoch)
         if was_converted:
             found.converted.append(record_name(number))
             report.damages.append(Damage(record_name(number), CONVERTED, 0))

@@ -190,6 +190,51 @@ def test_a_repair_that_dies_before_the_end_is_done_again(place: Path, job: Any) 
     assert job.run(ITEMS[:30], checkpoint=place).table().num_rows == 30
 
 
+@pytest.mark.parametrize("by", ["run", "repair"])
+def test_a_repair_that_was_overtaken_appends_nothing(
+    by: str, place: Path, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sleeps behind its fence, and wakes up when others have been at work for long."""
+    for end in (10, 20, 30):
+        job.run(ITEMS[:end], checkpoint=place)
+    hit = min((place / "shards").iterdir())
+    hit.write_bytes(bytes(hit.stat().st_size))  # as long as it was, so that a run can begin
+    carry_out = Repairs.carry_out
+
+    def late(self: Repairs) -> None:
+        monkeypatch.setattr(Repairs, "carry_out", carry_out)
+        if by == "repair":
+            records(place)[1].write_bytes(b"damaged")
+            repair(NoLocks(place))
+        job.run(ITEMS[:40], checkpoint=place, takeover=True)
+        carry_out(self)
+
+    monkeypatch.setattr(Repairs, "carry_out", late)
+    with pytest.raises(Fenced, match="after this repair's"):
+        repair(NoLocks(place))
+    repair(LocalStore(place))
+    assert verify(LocalStore(place)).damages == []
+    result = job.run(ITEMS, checkpoint=place)
+    assert result.table(ordered=True).column("id").to_pylist() == list(range(COUNT))
+    assert result.completed == 20 + (10 if by == "run" else 0)
+
+
+def test_a_record_of_an_older_epoch_is_found_and_replaced(place: Path, job: Any) -> None:
+    """Such as a repair of an earlier version has left, that slept behind its fence."""
+    for end in (10, 20):
+        job.run(ITEMS[:end], checkpoint=place)
+    store = LocalStore(place)
+    last = decode(records(place)[-1].read_bytes(), f"journal/{records(place)[-1].name}")
+    Journal.after(store, last).append(moving.Commit("repair", last.epoch - 1, "asleep"))
+    (damage,) = verify(store).damages
+    assert damage.file == f"journal/{records(place)[-1].name}"
+    with pytest.raises(CheckpointDamaged, match="it is of epoch 1, after epoch 2"):
+        job.run(ITEMS, checkpoint=place)
+    repair(store)
+    assert verify(store).damages == []
+    assert job.run(ITEMS, checkpoint=place).completed == COUNT - 20
+
+
 def test_the_epochs_that_lost_claims_have_taken_are_stepped_over(place: Path, job: Any) -> None:
     """The last records are lost, claims among them: no run of theirs commits after the repair."""
     for end in (10, 20, 30, 30):  # the last one has a claim and no shard
