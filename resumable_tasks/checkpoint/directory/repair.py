@@ -14,7 +14,14 @@ from typing import Any
 
 from resumable_tasks.base.text import count
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import holder, layout, manifest, segments, shards
+from resumable_tasks.checkpoint.directory import (
+    holder,
+    layout,
+    manifest,
+    segments,
+    shards,
+    snapshots,
+)
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
@@ -284,11 +291,14 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
         else:
             last = number
     strange, epoch = set[Segment](), 0
-    for number, data in _each_record(store, found, last + 1, report):
+    snapshot, known = snapshots.ahead(store, anchor or "") or ("", -1)
+    end = max(last, min(known, last + STRAY)) + 1
+    for number, data in _each_record(store, found, end, report):
         try:
             record, was_converted = _read_record(data, record_name(number))
         except FileNotFoundError:
-            found.lose(number, "it is missing", None, report)
+            missing = "it is missing" if number <= last else snapshots.cut(snapshot)
+            found.lose(number, missing, None, report)
             continue
         except CheckpointDamaged as error:
             found.lose(number, error.detail, None, report)

@@ -7,7 +7,8 @@ the order of the journal, with their fingerprints; it is read when keys are aske
 
 A snapshot counts if it is this checkpoint's, what it says of itself is so, and the journal has just
 that record; and if nothing was repaired since, for a repair can put other records in the places of
-older ones. In any doubt the journal is read from its beginning.
+older ones. In any doubt the journal is read from its beginning. Where its record is missing, and
+all behind it, the journal has been cut: that is damage, which nothing else tells of.
 """
 
 from __future__ import annotations
@@ -94,6 +95,30 @@ def starting(store: Store, anchor: str) -> tuple[State, Journal]:
 def voids(commit: Commit) -> bool:
     """True if this record can have changed what was before an earlier snapshot."""
     return commit.kind in _VOIDING
+
+
+def ahead(store: Store, anchor: str) -> tuple[str, int] | None:
+    """The last snapshot of this checkpoint, and the number of its record.
+
+    None if the journal has that record or a later one, as it always has unless it was cut.
+    """
+    heads = sorted(filter(_HEAD.fullmatch, store.list(FOLDER)))
+    if not heads:
+        return None
+    name = heads[-1]
+    number = int(name[-26:-6])
+    if len(segments.listed(store, number)):
+        return None
+    try:  # last, so that it is not of a checkpoint which has been set aside meanwhile
+        head = records.decode(store.read(name), record_name(number), store.url)
+    except (CheckpointDamaged, FileNotFoundError):
+        return None
+    return (name, number) if (head.kind, head.nonce) == ("snapshot", anchor) else None
+
+
+def cut(name: str) -> str:
+    """What is wrong with a record that is missing, though this snapshot is of it or a later one."""
+    return f"it is missing, and {name} was made when it was there"
 
 
 def pays(state: State, more_keys: int = 0) -> bool:
@@ -192,12 +217,21 @@ def _remove_older(store: Store, number: int, path: str) -> None:
 
 
 def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journal] | None:
-    """The state of the last snapshot, and the journal behind it; None if none counts."""
-    if len(listed) < _FEW_RECORDS:
+    """The state of the last snapshot, and the journal behind it; None if none counts.
+
+    Raises `CheckpointDamaged` if the journal was cut since.
+    """
+    few = len(listed) < _FEW_RECORDS
+    if few and not isinstance(store, disk.Disk):
         return None  # they are read as quickly, and it would be a request more
     there = store.list(FOLDER)
     heads = [name for name in there if _HEAD.fullmatch(name)]
     if not heads:
+        return None
+    last = listed.numbers[-1] if listed else -1
+    if last < int(max(heads)[-26:-6]) and (found := ahead(store, anchor)) is not None:
+        raise _doubt(store, record_name(last + 1), cut(found[0]))
+    if few:
         return None
     try:
         return _checked(store, anchor, listed, max(heads), there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from resumable_tasks import (
     Changes,
+    CheckpointDamaged,
     CheckpointUnusable,
     JobFailed,
     StoreError,
@@ -19,7 +21,7 @@ from resumable_tasks import (
 )
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import repair as repairs
-from resumable_tasks.checkpoint.directory import snapshots
+from resumable_tasks.checkpoint.directory import segments, snapshots
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.reader import Reader
@@ -208,6 +210,43 @@ def test_a_missing_record_is_damage_whatever_a_snapshot_says(path: Path) -> None
     assert f"journal/{1:020d}.jsonl" in damages
     with pytest.raises(Exception, match="missing"):
         read_checkpoint(LocalStore(path))
+
+
+@pytest.mark.parametrize("left", [1, 3, -2, -1])
+def test_a_journal_that_was_cut_is_damage(
+    path: Path, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that was put back from an older copy: a snapshot knows that there was more."""
+    monkeypatch.setattr(snapshots, "_FEW_RECORDS", 4)  # also where a snapshot would save nothing
+    shards = {os.path.basename(name) for name in read_checkpoint(LocalStore(path))[1].shards}
+    records = sorted((path / "journal").glob("0*.jsonl"))
+    for record in records[left:]:
+        record.unlink()
+    first, told = records[left], r"snapshots/.* was made when it was there"
+    with pytest.raises(CheckpointDamaged, match=told) as error:
+        job.run(items(20, "b"), checkpoint=path, progress=False)
+    assert error.value.files == (f"journal/{first.name}",)
+    reader = Reader(LocalStore(path))
+    reader.examine()
+    assert reader.status == "damaged"
+    damages = [damage.file for damage in repairs.verify(LocalStore(path)).damages]
+    assert {f"journal/{record.name}" for record in records[left:]} <= set(damages)
+    repairs.repair(LocalStore(path))
+    assert repairs.verify(LocalStore(path)).damages == []
+    result = run(path, 20, "b")
+    assert sorted(result.table()["id"].to_pylist()) == [n for n in range(20) if n not in (7, 15)]
+    # What was paid for is not thrown away.
+    kept = {name.split("-shards-")[-1] for name in os.listdir(path / "damaged")}
+    assert shards <= kept | set(os.listdir(path / "shards"))
+
+
+def test_who_reads_while_a_run_ends_sees_no_cut(path: Path) -> None:
+    """The records were listed before, and the snapshot after, as in a bucket that is slow."""
+    before = segments.listed(LocalStore(path))
+    run(path, 40, "b")
+    made = read_manifest(LocalStore(path)).id
+    state, _ = snapshots.read_state(LocalStore(path), made, before)
+    assert state.records == len(before)
 
 
 @pytest.mark.parametrize("point", ["before_keys", "keys_written", "written"])

@@ -621,6 +621,8 @@ class CheckpointMachine(RuleBasedStateMachine):
         if gone:  # which is why the journal must never be cut: nobody can tell, nor be fenced
             while self.zombies:
                 self._bury(self.zombies[0])
+            # But where a snapshot can, as `test_snapshots` shows.
+            shutil.rmtree(self.store.root / snapshots.FOLDER, ignore_errors=True)
         found = {damage.file for damage in repair.verify(self.store).damages}
         # Whose record is hit or lost as well, of that shard nobody knows any more.
         known = {
