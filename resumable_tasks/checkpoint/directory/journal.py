@@ -26,7 +26,7 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory import manifest, segments
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
@@ -293,9 +293,12 @@ class Journal:
     def _follow(self, commit: Commit) -> Commit:
         name = record_name(commit.number)
         if commit.previous not in (self._last_checksum, self._stands_for):
-            raise damaged(name, "it does not continue the record before it", self._store.url)
-        if (what := falls_back(commit, self._epoch)) is not None:
+            what = "it does not continue the record before it"
+            if commit.number == 0:
+                what = f"it is not of the checkpoint that {manifest.NAME} names"
             raise damaged(name, what, self._store.url)
+        if (falls := falls_back(commit, self._epoch)) is not None:
+            raise damaged(name, falls, self._store.url)
         self._advance(commit)
         return commit
 

@@ -38,7 +38,7 @@ from resumable_tasks.checkpoint.directory.records import (
     unconverted,
 )
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.recover import recovered_manifest
+from resumable_tasks.checkpoint.directory.recover import is_of_another, recovered_manifest
 from resumable_tasks.checkpoint.directory.segments import Listing, Segment
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
@@ -199,7 +199,10 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
 def _examine_manifest(store: Store, report: Report) -> Manifest | None:
     """The manifest, from the first record if need be; None if it cannot be had."""
     try:
-        return manifest.read(store)
+        here = manifest.read(store)
+        if not is_of_another(store, here):
+            return here
+        detail = "it is of another checkpoint"
     except FileNotFoundError:
         if not disk.names(store, JOURNAL):
             raise UsageError(

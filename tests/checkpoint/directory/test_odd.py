@@ -214,6 +214,38 @@ def test_a_lost_manifest_is_restored_from_the_first_record(
     assert handled == []
 
 
+def test_a_manifest_of_another_checkpoint_is_replaced_by_its_own(
+    filled: Path, tmp_path: Path, job: Any, handled: list[Any]
+) -> None:
+    """The records belong to each other, so that it is the manifest which does not belong there."""
+    other = tmp_path / "other"
+    resumable_task(lambda rows: rows, name="another", key="id").run(items(), checkpoint=other)
+    before = (filled / "job.json").read_bytes()
+    shutil.copy(other / "job.json", filled / "job.json")
+    with pytest.raises(CheckpointDamaged, match=r"not of the checkpoint that job\.json names"):
+        job.run(items(), checkpoint=filled)
+    report = repair(LocalStore(filled))
+    assert [(damage.file, damage.items) for damage in report.damages] == [("job.json", 0)]
+    assert (filled / "job.json").read_bytes() == before
+    assert verify(LocalStore(filled)).damages == []
+    assert job.run(items(), checkpoint=filled).skipped == COUNT
+    assert handled == []
+
+
+def test_a_first_record_of_another_checkpoint_is_replaced(
+    filled: Path, tmp_path: Path, job: Any, handled: list[Any]
+) -> None:
+    other, first = tmp_path / "other", f"journal/{0:020d}.jsonl"
+    job.run(items(), checkpoint=other)
+    handled.clear()
+    before = (filled / "job.json").read_bytes()
+    shutil.copy(other / first, filled / first)
+    assert first in [damage.file for damage in repair(LocalStore(filled)).damages]
+    assert (filled / "job.json").read_bytes() == before
+    assert job.run(items(), checkpoint=filled).skipped == COUNT
+    assert handled == []
+
+
 def test_a_manifest_that_is_lost_with_the_first_record_is_said_and_not_made_up(
     filled: Path, job: Any
 ) -> None:
