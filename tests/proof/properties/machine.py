@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -187,11 +188,18 @@ class Attempt:
             lines = keys.split(batch.lines)
             for row, line, print_ in zip(batch.items, lines, taken, strict=True):
                 self.prints[row["id"]] = None if print_ is None else to_text(print_).decode()
-                assert self.prints[row["id"]] in (None, to_text(digest(row["version"])).decode())
+                self.check_version(row, print_)
                 if line in driver.checkpoint.state.done:
                     self.again.add(row["id"])
             self.failed += batch.keys[:1] if fails else []
             self._plan.append((batch, rows, remote))
+
+    def check_version(self, row: dict[str, Any], taken: int | None) -> None:
+        assert taken in (None, digest(row["version"]))
+
+    def settles(self) -> tuple[str, ...]:
+        """The tokens of the submissions that it settles."""
+        return ()
 
     def carry_out(self) -> None:
         checkpoint = self._driver.checkpoint
@@ -214,6 +222,8 @@ class Attempt:
                 ),
             )
             unit.add(outcome)
+        for token in self.settles():
+            unit.settle(token)
         unit.commit()
 
 
@@ -434,8 +444,8 @@ class CheckpointMachine(RuleBasedStateMachine):
                     return
             driver = self._open(order, 2, takeover=True)
             self._enter(driver)
-            batches = list(islice(driver.batches, 2))
-            if other == "commits" and batches:
+            batches = list(islice(driver.batches, 2)) if other == "commits" else []
+            if batches:
                 self._settle(Attempt(driver, batches, how >> 1, self.values))
 
         try:
@@ -501,8 +511,8 @@ class CheckpointMachine(RuleBasedStateMachine):
                 return
             driver = self._open(order, 2, takeover=True)
             self._enter(driver)
-            batches = list(islice(driver.batches, 2))
-            if other == "commits" and batches:
+            batches = list(islice(driver.batches, 2)) if other == "commits" else []
+            if batches:
                 self._settle(Attempt(driver, batches, how, self.values))
             elif other in ("merges", "folds"):
                 self._tidy(driver, Merging if other == "merges" else Folding)

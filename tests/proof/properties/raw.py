@@ -16,12 +16,23 @@ import pyarrow.parquet as pq
 
 
 @dataclass
+class Out:
+    """A submission: its keys in order, what was prepared, and its handle."""
+
+    keys: list[str]
+    prints: list[str]
+    prepared: Any = None
+    handle: Any = None
+
+
+@dataclass
 class Raw:
     """What the files say.
 
     ``owner`` is the record that completed a key, ``home`` the shard with its rows, ``named`` the
     record that names a shard, ``merges`` those that have moved a key's rows, ``prints`` the
     fingerprint of a key that has one. ``files`` are those that the records are in, by number.
+    ``out`` are the submissions that are neither settled nor withdrawn, by their tokens.
     """
 
     rows: dict[str, Any] = field(default_factory=dict)
@@ -33,6 +44,7 @@ class Raw:
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     named: dict[str, int] = field(default_factory=dict)
     heads: list[dict[str, Any]] = field(default_factory=list)
+    out: dict[str, Out] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
 
@@ -127,7 +139,10 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
     )
     adopted = [line for line in lines if "adopted" in line]
     assert len(adopted) == end.get("adopted", 0)
-    assert len(lines) == len(done) + len(failed) + len(retracted) + len(adopted)
+    out = [line for line in lines if "out" in line]
+    assert len(out) == end.get("out", 0)
+    assert len(lines) == len(done) + len(failed) + len(retracted) + len(adopted) + len(out)
+    _follow(raw, head, out)
     # What is retracted may be gone already: the record that had completed it was lost since.
     for key in retracted:
         for what in (raw.owner, raw.home, raw.prints, raw.merges):
@@ -153,6 +168,23 @@ def _fold(raw: Raw, number: int, head: dict, lines: list[dict], end: dict) -> No
         raw.shards.pop(path, None)
     for shard in head.get("shards", ()):
         raw.shards[shard["path"]], raw.named[shard["path"]] = shard, number
+
+
+def _follow(raw: Raw, head: dict, out: list[dict]) -> None:
+    """What becomes of submissions by a record."""
+    info = head.get("info", {})
+    for token in info.get("settled", ()):
+        raw.out.pop(token, None)
+    assert bool(out) == (head["kind"] == "submitting")
+    if head["kind"] == "submitting":
+        assert head["format"] == 2, "a program that knows no submissions must not read this"
+        prints = [line["fingerprint"] for line in out if "fingerprint" in line]
+        assert len(prints) in (0, len(out))
+        raw.out[info["token"]] = Out([line["out"] for line in out], prints)
+    elif head["kind"] == "prepared":
+        raw.out[info["token"]].prepared = info["prepared"]
+    elif head["kind"] == "submitted":
+        raw.out[info["token"]].handle = info["handle"]
 
 
 def _merge(raw: Raw, number: int, head: dict) -> None:
