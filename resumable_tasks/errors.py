@@ -35,7 +35,6 @@ round trip: ``what`` is the only positional argument, the rest lives in the inst
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -228,6 +227,8 @@ class CheckpointDamaged(ResumableTasksError):
         if place:
             where = f"{_shown(files[0])}: " if files else ""
             what = f"the checkpoint {_shown(place)} is damaged: {where}{detail}"
+            import shlex
+
             quoted = _shown(shlex.quote(place))
             remedy = remedy or (
                 f"`resumable verify {quoted}` lists all damage, `resumable repair {quoted}` moves "

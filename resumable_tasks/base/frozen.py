@@ -1,47 +1,87 @@
-"""Values that do not change, at an eighth of what `dataclass(frozen=True)` costs at import."""
+"""Dataclasses with slots, at an eighth of what `dataclass` costs at import.
+
+`dataclass` compiles up to six methods for each class, half a millisecond at each start of a
+program. Of these, the classes here compile ``__init__`` alone, once it is called often; what else
+they have, all of them share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
 _LOOKED_FOR = ("__module__", "__qualname__", "__doc__", "__post_init__")
+# To compile takes as long as some dozen calls save. Most classes are made a few times, or never.
+_FEW = 20
 
 
 class _Init:
-    """The ``__init__`` of a class, compiled when it is first asked for: that of most is not."""
+    """The ``__init__`` of a class, until it is called often or looked at."""
 
     def __init__(self, cls: Any) -> None:
         self._cls = cls
+        self._calls = 0
 
-    def __get__(self, instance: object, owner: type) -> Callable[..., None]:
+    def __get__(self, instance: Any, owner: type) -> Callable[..., None]:
+        self._calls += 1
+        if instance is None or self._calls > _FEW:
+            return self._compiled().__get__(instance, owner)  # type: ignore[no-any-return]
+        return partial(self._fill, instance)
+
+    def _fill(self, instance: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Do what the compiled one does, which says what is wrong with arguments."""
+        all_of_it = fields(self._cls)
+        by_place = (each.name for each in all_of_it if each.init and not each.kw_only)
+        left = {**dict(zip(by_place, args, strict=False)), **kwargs}
+        fits = len(left) == len(args) + len(kwargs)
+        for each in all_of_it:
+            if each.init and each.name in left:
+                value = left.pop(each.name)
+            elif each.default_factory is not MISSING:
+                value = each.default_factory()
+            else:
+                value = each.default
+            fits = fits and value is not MISSING
+            object.__setattr__(instance, each.name, value)
+        if left or not fits:
+            self._compiled()(instance, *args, **kwargs)
+        elif hasattr(instance, "__post_init__"):
+            instance.__post_init__()
+
+    def _compiled(self) -> Any:
         cls, all_of_it = self._cls, fields(self._cls)
         # A class that has the same fields, and what an __init__ of them looks for.
         same = {name: getattr(cls, name) for name in _LOOKED_FOR if hasattr(cls, name)}
         same["__annotations__"] = {each.name: each.type for each in all_of_it}
         same |= {each.name: each for each in all_of_it}
         made = type(cls.__name__, (), same)
-        init = dataclass(eq=False, repr=False, match_args=False)(made).__dict__["__init__"]
-        cls.__init__ = init
-        return init.__get__(instance, owner)  # type: ignore[no-any-return]
+        is_locked = cls.__setattr__ is not object.__setattr__
+        made = dataclass(eq=False, repr=False, match_args=False, frozen=is_locked)(made)
+        cls.__init__ = made.__dict__["__init__"]
+        return cls.__init__
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
+def changing(cls: type[T]) -> type[T]:
+    """Make a dataclass with slots, each instance of which is equal to itself alone."""
+    made = dataclass(init=False, eq=False, repr=False, slots=True)(cls)
+    made.__init__ = _Init(made)  # type: ignore[method-assign, assignment]
+    return made
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[T]) -> type[T]:
-    """Make a dataclass with slots, whose instances type checkers keep from being changed.
-
-    `dataclass(frozen=True)` compiles six methods for each class, half a millisecond at each start
-    of a program; of these, this compiles ``__init__`` alone, when it is first used. Settings, which
-    a program may share between jobs, are frozen while it runs, too: they stay with the dataclass.
-    """
-    made = dataclass(init=False, eq=False, repr=False, slots=True)(cls)
+    """Make a dataclass with slots, whose instances type checkers keep from being changed."""
+    made = changing(cls)
     all_of_it = fields(made)  # type: ignore[arg-type] # it is a dataclass by now
     names = [each.name for each in all_of_it if each.repr]
     values = attrgetter("__class__", *(each.name for each in all_of_it if each.compare))
+    hashable = attrgetter("__class__", *(each.name for each in all_of_it if _is_hashed(each)))
 
     def shown(self: Any) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
@@ -53,10 +93,34 @@ def frozen(cls: type[T]) -> type[T]:
         return values(self) == values(other)
 
     def hashed(self: Any) -> int:
-        return hash(values(self))
+        return hash(hashable(self))
 
     for name, method in (("__repr__", shown), ("__eq__", same), ("__hash__", hashed)):
         if name not in cls.__dict__:
             setattr(made, name, method)
-    made.__init__ = _Init(made)  # type: ignore[method-assign, assignment]
     return made
+
+
+def _is_hashed(each: Field[Any]) -> bool:
+    return each.compare if each.hash is None else each.hash
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def locked(cls: type[T]) -> type[T]:
+    """Make a dataclass as `frozen` does, whose instances cannot be changed while a program runs.
+
+    For settings, which a program may share between jobs.
+    """
+    made: Any = frozen(cls)
+    made.__setattr__, made.__delattr__, made.__setstate__ = _no_change, _no_change, _restore
+    return made  # type: ignore[no-any-return]
+
+
+def _no_change(self: object, name: str, value: object = None) -> None:
+    raise FrozenInstanceError(f"{type(self).__qualname__}: {name} cannot be changed")
+
+
+def _restore(self: object, state: tuple[None, dict[str, Any]]) -> None:
+    """As `pickle` and `copy` do by themselves where attributes can be set."""
+    for name, value in state[1].items():
+        object.__setattr__(self, name, value)

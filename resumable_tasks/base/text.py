@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 
 def clean(text: str, limit: int | None = None) -> str:
@@ -81,7 +80,14 @@ def rate(a_second: float) -> str:
 
 def command(*words: str) -> str:
     """A command of ours as it can be pasted into a shell, in backquotes."""
-    return "`" + shlex.join(("resumable", *words)) + "`"
+    return f"`{shell_words('resumable', *words)}`"
+
+
+def shell_words(*words: str) -> str:
+    """Words as a shell takes them for these words."""
+    import shlex  # where no text has a command, as mostly, nobody waits for it
+
+    return shlex.join(words)
 
 
 def _escape(character: str) -> str:

@@ -17,7 +17,6 @@ the contract.
 
 from __future__ import annotations
 
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.settings import OnVersionChange
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
@@ -318,7 +318,7 @@ class Checkpoint(ABC):
     @property
     def failures_listed(self) -> str:
         """The command or query that lists the failures."""
-        return f"`resumable failures {shlex.quote(self.url)}`"
+        return command("failures", self.url)
 
     @property
     def redo_hint(self) -> str:
@@ -329,7 +329,7 @@ class Checkpoint(ABC):
     def quarantine_hint(self) -> str:
         """The commands that list the quarantined items and release them."""
         return (
-            f"`resumable failures {shlex.quote(self.url)} --quarantined` lists them, "
+            f"{command('failures', self.url, '--quarantined')} lists them, "
             "`resumable retry` releases them"
         )
 

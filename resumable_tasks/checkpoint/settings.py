@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.frozen import locked
 
 OnVersionChange = Literal["error", "reuse", "restart"]
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class Failing:
     """A run's response to items that fail. Raises `UsageError` for a value that does not fit.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.frozen import locked
 
 if TYPE_CHECKING:
     from resumable_tasks.checkpoint.form import Found
@@ -21,7 +22,7 @@ T = TypeVar("T", bound="Done | Failed | Dropped")
 _ROUNDING = 1 + 1e-9
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class Budget:
     """Limits on what a run may do. Raises `UsageError` for a value that does not fit.
 

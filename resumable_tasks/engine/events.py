@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from resumable_tasks.base import log
-from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.frozen import changing, frozen
 from resumable_tasks.items.keys import Key, parse_lines
 from resumable_tasks.runners.bound import BoundBy
 from resumable_tasks.runners.outcome import Failure
@@ -150,7 +150,7 @@ class Tell(Protocol):
     def __call__(self, kind: type[Any], **fields: Any) -> None: ...
 
 
-@dataclass(slots=True)
+@changing
 class Listeners:
     """The listeners of one run, called one at a time."""
 

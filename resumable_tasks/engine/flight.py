@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from resumable_tasks.base import log
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.engine.bound import Meter
 from resumable_tasks.engine.events import Stopping, Tell
 from resumable_tasks.items.batch import Batch
@@ -96,7 +97,7 @@ class Stop:
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
-@dataclass(slots=True)
+@changing
 class Tally:
     """What a run has come to. ``left`` batches were not handled. ``parked`` items have a result
     that does not fit the table. ``why_failed`` is what ended the run before its items, where that

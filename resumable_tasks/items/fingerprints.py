@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from resumable_tasks.base import checks
-from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.frozen import frozen, locked
 from resumable_tasks.base.hashes import blake2b
 from resumable_tasks.errors import InvalidItems, UsageError
 from resumable_tasks.items.keys import shorten
@@ -101,7 +101,7 @@ class Fingerprinter:
         return column
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@locked
 class Changes:
     """Detection of completed items that have changed, and the response to it.
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.items.keytable import KeyTable, entries, shortened
 
 # How far from the last a key is searched before the index is asked, and before it is made.
@@ -23,7 +24,7 @@ _GAPS = 32
 _JUDGED = 1_000
 
 
-@dataclass(slots=True)
+@changing
 class Match:
     """Keys of consecutive items beside the completed ones.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -14,7 +13,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.runtime import flow_run, task_run
 from prefect.utilities.urls import url_for
 
-from resumable_tasks.base.text import count, duration, rate, without_secrets
+from resumable_tasks.base.text import count, duration, rate, shell_words, without_secrets
 from resumable_tasks.engine.events import HOW, Progress, RunFinished, RunStarted
 from resumable_tasks.engine.progress import describe
 from resumable_tasks.items.keys import written
@@ -98,7 +97,7 @@ class Artifacts:
             if more
             else ":"
         )
-        text += f" {code(f'resumable failures {shlex.quote(started.checkpoint)}')}"
+        text += f" {code(f'resumable failures {shell_words(started.checkpoint)}')}"
         text += self._links("failures")
         if "failures" in self._ids:
             self._client.update_artifact(self._ids["failures"], ArtifactUpdate(description=text))
@@ -199,7 +198,7 @@ def summary(finished: RunFinished, writing: str, failed: Failed) -> str:
         # Not in the table, whose cells end at any | even in code.
         f"checkpoint: {code(finished.checkpoint)}",
         "",
-        block(f"resumable status {shlex.quote(finished.checkpoint)}"),
+        block(f"resumable status {shell_words(finished.checkpoint)}"),
         *errors(failed),
     ]
     return "\n".join(lines)

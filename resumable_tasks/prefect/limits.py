@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from prefect.client.orchestration import get_client
@@ -11,6 +10,7 @@ from prefect.concurrency import sync as limits
 from prefect.exceptions import ObjectNotFound
 
 from resumable_tasks.base.stopping import Stopping
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.errors import UsageError
 
 # Prefect waits without looking whether the run is stopping.
@@ -43,14 +43,14 @@ class GlobalLimit:
         except ObjectNotFound:
             raise UsageError(
                 f"Prefect has no global concurrency limit {self.name!r}, which rate_limit= names",
-                remedy=f"For 60 calls a minute: `prefect gcl create {shlex.quote(self.name)} "
+                remedy=f"For 60 calls a minute: `prefect gcl create {shell_words(self.name)} "
                 f"--limit 60 {decay}`",
             ) from None
         if not found.slot_decay_per_second:
             raise UsageError(
                 f"Prefect's global concurrency limit {self.name!r} gives no slot back by itself, "
                 "as a rate does",
-                remedy=f"For one a second: `prefect gcl update {shlex.quote(self.name)} {decay}`",
+                remedy=f"For one a second: `prefect gcl update {shell_words(self.name)} {decay}`",
             )
         return GlobalLimit(self.name, found.limit)
 

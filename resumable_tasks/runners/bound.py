@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
+from resumable_tasks.base.frozen import locked
 from resumable_tasks.runners.outcome import (
     ADAPTIVE,
     RATE,
@@ -52,7 +53,7 @@ _IN_WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class BoundBy:
     """What a run waits for, most of its time.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from resumable_tasks.base import log
 from resumable_tasks.base.clock import SYSTEM, Clock
+from resumable_tasks.base.frozen import locked
 from resumable_tasks.base.steps import adrive, drive
 from resumable_tasks.errors import UsageError
 from resumable_tasks.runners.headroom import Headroom, told_by
@@ -35,7 +36,7 @@ _SLOWER = 2.0
 _FORGET = 1.01
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class Adaptive:
     """``concurrency="adaptive"`` with bounds: from ``lowest`` to ``highest`` calls at once."""
 

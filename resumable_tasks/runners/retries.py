@@ -8,10 +8,11 @@ made again at the time that was told, and no retry is used up by it. How an erro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from resumable_tasks.base import checks, log
+from resumable_tasks.base.frozen import locked
 from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.runners.groups import leaves, message_of, name_of
 from resumable_tasks.runners.http_signs import is_throttling, seconds_told
@@ -28,7 +29,7 @@ PROGRAMMING_ERRORS = (
 _LONGEST_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class Retry:
     """Further calls with a batch whose call raised. Raises `UsageError` for what does not fit.
 
@@ -75,7 +76,7 @@ class Retry:
         return RetryPolicy(self.times, delay_of(self.delay, self.times), self.on, patience)
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class RetryPolicy(Retry):
     """A `Retry` as a run applies it.
 

@@ -13,7 +13,6 @@ import functools
 import inspect
 import os
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
@@ -131,6 +130,8 @@ def _parts(function: Any, code: CodeType, path: str | None) -> list[str]:
     """The source of the function, then of each name in its file that it uses, in order."""
     text = read_file(path) if path is not None else None
     if text is None:
+        import textwrap
+
         text, path = textwrap.dedent(inspect.getsource(function)), None
     return _source(text).parts(code.co_name, code.co_firstlineno if path is not None else 1)
 

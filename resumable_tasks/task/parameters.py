@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sized
+from inspect import Parameter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from resumable_tasks.errors import UsageError
@@ -92,17 +93,24 @@ def takes(
     return decorate
 
 
-def describe(function: Any, parameters: Callable[..., Any]) -> None:
+def describe(function: Any, parameters: Any) -> None:
     """Have ``inspect.signature`` and ``help`` say of a function what a class of options says."""
     own = inspect.signature(function)
     first = list(own.parameters.values())[:1]
-    options = inspect.signature(parameters).parameters.values()
+    options = map(_parameter, dataclasses.fields(parameters))
     function.__signature__ = own.replace(parameters=[*first, *options])
     text, raises, rest = inspect.cleandoc(function.__doc__ or "").partition("Raises:\n")
     _, args, options_text = inspect.cleandoc(parameters.__doc__ or "").partition("Args:\n")
     if args:  # not with -OO
         text = f"{text.rstrip()}\n\n{args}{options_text.rstrip()}\n\n"
         function.__doc__ = f"{text}{raises}{rest}".rstrip() + "\n"
+
+
+def _parameter(field: dataclasses.Field[Any]) -> Parameter:
+    """As `inspect.signature` has it, which would compile the ``__init__`` of the class."""
+    kind = Parameter.KEYWORD_ONLY if field.kw_only else Parameter.POSITIONAL_OR_KEYWORD
+    default = Parameter.empty if field.default is dataclasses.MISSING else field.default
+    return Parameter(field.name, kind, default=default, annotation=field.type)
 
 
 def check_job_options(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
@@ -126,7 +134,7 @@ def _of_handler(name: str, fn: Any) -> dict[str, str]:
     return dict.fromkeys(list(_parameters(fn))[1:], how)
 
 
-def _parameters(fn: Any) -> Mapping[str, inspect.Parameter]:
+def _parameters(fn: Any) -> Mapping[str, Parameter]:
     try:
         return inspect.signature(fn).parameters
     except (TypeError, ValueError):  # some of those that are written in C
@@ -136,7 +144,7 @@ def _parameters(fn: Any) -> Mapping[str, inspect.Parameter]:
 def _takes_any_name(fn: Any) -> bool:
     """True for a function with ``**more``, and where its parameters cannot be known."""
     kinds = [parameter.kind for parameter in _parameters(fn).values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds or not kinds
+    return Parameter.VAR_KEYWORD in kinds or not kinds
 
 
 def _check_known(

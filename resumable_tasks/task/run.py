@@ -460,7 +460,7 @@ class Run:
             parked_items=Failures(parked),
             read_all=not ending.stopped and not ending.why_failed,
             reader=place.reader(),
-            failures_listed=checkpoint.failures_listed,
+            failures_listed=checkpoint.failures_listed if failed or quarantined or parked else "",
             bound_by=ending.bound_by,
             out=out.items,
             submissions=out.submissions,

@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
 import pytest
 
+from resumable_tasks.base.frozen import locked
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -42,7 +42,7 @@ _POLL = 0.005
 _marker: ContextVar[str] = ContextVar("resumable_tasks_testing_marker", default="nobody's")
 
 
-@dataclass(frozen=True, slots=True)
+@locked
 class AtOnce(RetryPolicy):
     """Retries without a pause."""
 

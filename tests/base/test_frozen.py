@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 import subprocess
 import sys
-from dataclasses import KW_ONLY, asdict, field, replace
+from collections.abc import Callable
+from dataclasses import KW_ONLY, FrozenInstanceError, asdict, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.frozen import changing, frozen, locked
 
 
 @frozen
@@ -78,23 +81,89 @@ def test_type_checkers_refuse_a_change(tmp_path: Path) -> None:
     assert 'has incompatible type "str"; expected "int"' in ended.stdout
 
 
-def test_its_init_is_compiled_when_it_is_first_used() -> None:
-    @frozen
+def with_post_init(decorate: Callable[[type], type]) -> Any:
     class Unused:
         """Not made yet."""
 
         x: int
         names: list[str] = field(default_factory=list)
+        _: KW_ONLY
+        z: int = 0
 
         def __post_init__(self) -> None:
             self.names.append("after")
 
-    assert not inspect.isfunction(vars(Unused)["__init__"])
-    assert list(inspect.signature(Unused).parameters) == ["x", "names"]
-    assert inspect.isfunction(vars(Unused)["__init__"])
-    assert Unused(1).names == ["after"]
-    with pytest.raises(TypeError, match=r"Unused\.__init__\(\) missing 1 required"):
-        Unused()  # type: ignore[call-arg]
+    return decorate(Unused)
+
+
+@pytest.mark.parametrize("decorate", [frozen, changing, locked])
+def test_its_init_is_compiled_when_it_is_called_often_or_looked_at(
+    decorate: Callable[[type], type],
+) -> None:
+    seen, often = with_post_init(decorate), with_post_init(decorate)
+    assert not inspect.isfunction(vars(seen)["__init__"])
+    assert list(inspect.signature(seen).parameters) == ["x", "names", "z"]
+    assert inspect.isfunction(vars(seen)["__init__"])
+    assert seen(1).names == ["after"]
+    made = [often(number, z=5) for number in range(30)]
+    assert inspect.isfunction(vars(often)["__init__"])
+    assert [(each.x, each.names, each.z) for each in made] == [(n, ["after"], 5) for n in range(30)]
+
+
+@pytest.mark.parametrize("decorate", [frozen, changing, locked])
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [((), {}), ((1, [], 3), {}), ((1,), {"x": 1}), ((1,), {"other": 2}), ((), {"z": 1})],
+    ids=["missing", "too many", "twice", "unknown", "another is missing"],
+)
+def test_wrong_arguments_are_those_of_a_compiled_one(
+    decorate: Callable[[type], type], args: tuple[Any, ...], names: dict[str, Any]
+) -> None:
+    new, compiled = with_post_init(decorate), with_post_init(decorate)
+    assert compiled.__init__
+    with pytest.raises(TypeError) as found:
+        new(*args, **names)
+    with pytest.raises(TypeError) as expected:
+        compiled(*args, **names)
+    assert str(found.value) == str(expected.value)
+
+
+def test_one_that_changes_is_equal_to_itself_alone() -> None:
+    @changing
+    class Counter:
+        """Of something."""
+
+        count: int = 0
+
+    counter = Counter()
+    counter.count += 1
+    assert counter.count == 1
+    assert counter != Counter(1)
+    assert len({counter, Counter(1)}) == 2
+
+
+@locked
+class Setting:
+    """Shared between jobs."""
+
+    x: int
+    unhashed: list[int] = field(default_factory=list, hash=False)
+
+
+@pytest.mark.parametrize("calls", [1, 30])
+def test_a_locked_one_cannot_be_changed(calls: int) -> None:
+    for _ in range(calls):
+        setting = Setting(1)
+    with pytest.raises(FrozenInstanceError, match="Setting: x cannot be changed"):
+        setting.x = 2  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        del setting.x  # type: ignore[misc]
+    assert setting == Setting(1)
+    assert setting != Setting(1, [2])
+    assert hash(setting) == hash(Setting(1, [2]))
+    assert pickle.loads(pickle.dumps(setting)) == copy.deepcopy(setting) == setting
+    assert replace(setting, x=3) == Setting(3)
+    assert [each.name for each in fields(setting)] == ["x", "unhashed"]
 
 
 def test_one_that_inherits_fields_takes_them_too() -> None:

@@ -57,7 +57,7 @@ work.run(items, checkpoint="c")
     assert not loaded & {
         *("pyarrow", "prefect", "sqlalchemy", "tenacity", "pyrate_limiter", "rich", "click"),
         *("pathlib", "urllib", "urllib.parse", "ipaddress", "fnmatch", "ntpath"),
-        *("hashlib", "_hashlib", "_ssl"),
+        *("hashlib", "_hashlib", "_ssl", "shlex"),
         *("asyncio", "multiprocessing", "subprocess", "socket", "sqlite3", "uuid", "decimal"),
         *("tempfile", "shutil", "random", "secrets", "concurrent.futures", "obstore"),
     }

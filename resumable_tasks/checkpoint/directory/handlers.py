@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.checkpoint.form import Job, Origin
 from resumable_tasks.errors import CheckpointMismatch
 
@@ -14,7 +15,7 @@ _Place = tuple[str | None, str | None]
 """The file and the qualified name of a function, each None if unknown."""
 
 
-@dataclass(slots=True)
+@changing
 class Handlers:
     """The fold of what claims say of handlers.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from resumable_tasks.base.files import LINK_TO_FILE
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.checkpoint.directory import manifest, segments
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
@@ -39,7 +38,7 @@ def refuse_links(store: Store) -> None:
             f"it is {LINK_TO_FILE}{more}; what they lead to may be whole, so nothing was changed",
             files=links,
             place=store.url,
-            remedy=f"Make a checkpoint of the files themselves (`cp -RL {shlex.quote(store.url)} "
+            remedy=f"Make a checkpoint of the files themselves (`cp -RL {shell_words(store.url)} "
             "COPY`), or remove links that lead elsewhere; then repair that",
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Set
 from dataclasses import asdict, replace
 from typing import Any
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.frozen import frozen
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -201,7 +201,7 @@ def _encoded(found: Manifest) -> bytes:
 
 def damaged(store: Store, what: str) -> CheckpointDamaged:
     """The error for an unusable manifest, with the ways out."""
-    quoted = shlex.quote(store.url)
+    quoted = shell_words(store.url)
     return CheckpointDamaged(
         what,
         files=(NAME,),

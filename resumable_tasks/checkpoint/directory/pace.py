@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.form import Used
 from resumable_tasks.runners.outcome import Done
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from resumable_tasks.checkpoint.estimate import Estimate
 
 
-@dataclass(slots=True)
+@changing
 class Pace:
     """The speed and the cost at which the runs of a checkpoint have completed items.
 

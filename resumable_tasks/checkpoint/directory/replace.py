@@ -13,9 +13,10 @@ import contextlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.checkpoint.directory import schemas, shards
 from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import Journal
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _PER_BUCKET = 64
 
 
-@dataclass(slots=True)
+@changing
 class Shared:
     """Keys that have their rows in one shard, by the records that completed them.
 
@@ -51,7 +52,7 @@ class Shared:
         return [line for section in self.sections for line in section.lines]
 
 
-@dataclass(slots=True)
+@changing
 class Superseded:
     """What a record that completes keys again has besides them. Keys are newline-joined, by shard.
 

@@ -14,10 +14,11 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 from typing import NamedTuple
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
@@ -68,7 +69,7 @@ def segment_of(name: str) -> Segment | None:
     return Segment(first, last, kept) if 0 <= last - first < MOST_RECORDS else None
 
 
-@dataclass(slots=True)
+@changing
 class Listing:
     """The records of a journal, in order, and the files that they are in."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.checkpoint.directory.handlers import Handlers
 from resumable_tasks.checkpoint.directory.outstanding import Outstanding
 from resumable_tasks.checkpoint.directory.pace import Pace
@@ -22,7 +23,7 @@ Line = bytes
 """A key in its canonical form."""
 
 
-@dataclass(slots=True)
+@changing
 class Lately:
     """The last claim, how many keys were completed before it, the last end of a run, if any has
     ended by itself, and the time of the last commit.
@@ -54,7 +55,7 @@ class Lately:
         return cls(_commit_of(told["claim"]), told["found"], ended, committed)
 
 
-@dataclass(slots=True)
+@changing
 class State:
     """The fold of a checkpoint's records.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import operator
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.checkpoint.importing.signs import Signs, as_text, describe
 from resumable_tasks.errors import InvalidItems, InvalidKey, UsageError
 from resumable_tasks.items import keys
@@ -256,7 +256,7 @@ class Reader:
         for at, row in enumerate(rows) if names else ():
             verdict, path, value = self._signs.judge(row, names)
             if verdict == "unclear":
-                option = shlex.quote(f"{path}={as_text(value)}")
+                option = shell_words(f"{path}={as_text(value)}")
                 self.wrong(
                     self._numbers[at],
                     f"it says {describe(path, value)}, which may be success or failure: say which, "

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.checkpoint.sql.database import Database
 from resumable_tasks.checkpoint.sql.spec import TableSpec
 from resumable_tasks.errors import CheckpointUnusable, UsageError
@@ -294,7 +294,7 @@ class Tables:
         words += ["--done", spec.done]
         for name in spec.columns:
             words += ["--column", name]
-        return shlex.join(words)
+        return shell_words(*words)
 
     def check_key(self) -> None:
         """Raises `CheckpointUnusable` unless the key is unique and not null."""

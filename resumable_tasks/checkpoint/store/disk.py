@@ -6,12 +6,12 @@ store has not.
 
 from __future__ import annotations
 
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any
 
+from resumable_tasks.base.text import shell_words
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable
 
@@ -282,7 +282,7 @@ def way_back(store: Store, archived: str) -> str:
     """What a person does to have again what was archived under this url."""
     if isinstance(store, Incarnations):
         return store.way_back(archived)
-    return f"mv {shlex.join((archived, store.url))}"
+    return f"mv {shell_words(archived, store.url)}"
 
 
 def check_current(store: Store) -> None:

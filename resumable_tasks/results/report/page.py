@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from resumable_tasks.base.text import clean, duration, size
+from resumable_tasks.base.text import clean, duration, shell_words, size
 from resumable_tasks.errors import UsageError
 from resumable_tasks.results.report import plots
 from resumable_tasks.results.report.facts import OF_LANES, Facts
@@ -89,7 +88,7 @@ def _environment() -> Environment:
     found.globals["style"] = Markup(_text("style.css"))  # noqa: S704 - our own file
     found.filters |= {
         "clean": lambda text: clean(str(text), 300),
-        "command": lambda url, *words: shlex.join(("resumable", words[0], url, *words[1:])),
+        "command": lambda url, *words: shell_words("resumable", words[0], url, *words[1:]),
         "commands": _commands,
         "duration": lambda seconds: duration(seconds).replace(" ", "\u00a0"),
         "kind": lambda word: re.sub(r"[^a-z]+", "-", word.lower()),
