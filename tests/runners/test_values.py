@@ -258,6 +258,18 @@ def test_forms_of_dicts_decide_between_a_struct_and_json() -> None:
     assert kind({}) == JSON
 
 
+@pytest.mark.parametrize(
+    "value", [[2**53 + 2, 0.5], {"a": [2**53 + 2, 0.0]}, [{"a": 1}, {"a": 2**60, "b": 0.5}]]
+)
+def test_a_structure_of_no_exact_type_is_json_alone_and_beside_others(value: Any) -> None:
+    """Whether it is parked does not depend on what else is in its batch."""
+    for values in ([value], [None, value], [[], value], [value, {}]):
+        assert stored(values) == values
+        table = matched(values).table
+        assert table is not None
+        assert table.schema.field("v").type == JSON
+
+
 def test_declared_json_is_text_for_everybody() -> None:
     columns = Columns(json=frozenset({"v"}))
     values = [{"a": {}}, [1, "ü"], "text", None, 2**70, {"at": dt.date(2026, 1, 1)}, {1: 2}]

@@ -148,19 +148,32 @@ def _without_nan(values: list[Any]) -> list[Any]:
 
 def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
     """The column of these plain values; None if it is not that simple."""
+    from resumable_tasks.runners.values import jsontype, types
+
+    try:
+        kind = types.type_of(values)
+    except (types.NoType, types.NoPlace):
+        return None
+    found = _built(values, kind)
+    # Structures may have a type in common and values that it does not hold, as an integer beyond
+    # 2⁵³ among floats: alone or with others, they are JSON then.
+    if found is None and types.are_structures(values):
+        found = _built(values, jsontype.JSON)
+    return None if found is None else (found, {})
+
+
+def _built(values: list[Any], kind: pa.DataType) -> pa.Array | None:
+    """The column of this type; None if it does not hold each of the values as it is."""
     import pyarrow as pa
 
     from resumable_tasks.runners.values import build, jsontype, types
 
+    if jsontype.is_json(kind) and any(map(types.why_no_place, values)):
+        return None
     try:
-        kind = types.type_of(values)
-        if not jsontype.is_json(kind) or not any(map(types.why_no_place, values)):
-            return build.array(values, kind), {}
-    except (types.NoType, types.NoPlace, BadResult):
-        pass
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        pass  # such as a year that nanoseconds cannot tell
-    return None
+        return build.array(values, kind)
+    except (BadResult, pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None  # such as a year that nanoseconds cannot tell
 
 
 def _apart(name: str, values: list[Any]) -> tuple[None, Odd]:

@@ -6,7 +6,7 @@ Structures without a common form are JSON; all else without a common type has no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import reduce
@@ -41,9 +41,14 @@ def type_of(values: Sequence[Any]) -> pa.DataType:
     try:
         return _type_of(values, 0)
     except NoType:
-        if {type(value) for value in values if value is not None} <= {list, dict}:
+        if are_structures(values):
             return JSON
         raise
+
+
+def are_structures(values: Iterable[Any]) -> bool:
+    """True for lists and dicts, with or without nulls among them."""
+    return {type(value) for value in values if value is not None} <= {list, dict}
 
 
 def why_no_place(value: Any, depth: int = 0) -> str | None:
