@@ -29,6 +29,7 @@ from typing import Any
 from tests import warm
 
 MADE = Path(__file__).parents[2] / "build"
+SERVING = "tests.prefect.serving"
 START_SECONDS = 120
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -98,7 +99,7 @@ class Server:
         with_database(self.home)
         with (self.home / "server.log").open("ab") as log:
             self.process = begin(
-                [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)],
+                [sys.executable, "-m", SERVING, "server", "start", "--port", str(self.port)],
                 env=environment(self.home, self.port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
