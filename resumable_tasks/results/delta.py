@@ -14,14 +14,17 @@ or no answer, the table is looked at again. See ``docs/design/0024-forms-of-publ
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from resumable_tasks.base import panics, text
@@ -224,14 +227,29 @@ class Delta(Form):
             return None
 
     def _create(self, schema: pa.Schema) -> None:
+        """Make the table, without rows, if nobody has made it meanwhile.
+
+        Of two that create it at once, deltalake puts the second one's commit after whatever the
+        first has written by then. So the log is begun elsewhere, and takes its place if that is
+        free.
+        """
         from deltalake import DeltaTable
 
-        DeltaTable.create(
-            self.dest,
-            schema,
-            storage_options=_options(self.dest),
-            commit_properties=_properties({_ROWS: 0, _COUNT: 0}),
-        )
+        local = isinstance(self._store, LocalStore)
+        if local:
+            os.makedirs(self.dest, exist_ok=True)
+        where = self.dest if local else None
+        with tempfile.TemporaryDirectory(prefix=f"{_LOG}.", dir=where) as begun:
+            DeltaTable.create(begun, schema, commit_properties=_properties({_ROWS: 0, _COUNT: 0}))
+            if not local:
+                first = f"{_LOG}/{0:020}.json"
+                self._store.create(first, Path(begun, first).read_bytes())
+                return
+            try:
+                Path(begun, _LOG).rename(Path(self.dest, _LOG))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
     def _check_conditions(self, table: DeltaTable) -> None:
         """Raise `StoreError` where a bucket replaces what was only to be put if absent.
@@ -250,8 +268,10 @@ class Delta(Form):
             )
 
     def _refuse_foreign_files(self) -> None:
-        found = sorted(disk.names(self._store, "") - {_LOG})
-        if found:
+        names = disk.names(self._store, "")
+        found = sorted(name for name in names if not name.startswith(_LOG))
+        # They may be of one that has made the table meanwhile.
+        if found and self._table() is None:
             raise UsageError(
                 f"{self.dest} holds {shorten(found[0])}, and is no Delta table; name a place of "
                 "its own"

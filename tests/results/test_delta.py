@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory.archive import archive
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.repair import repair
+from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.results import delta
 from resumable_tasks.results.publish import publish
+from tests.conftest import Bucket
 
 polars = pytest.importorskip("polars")
 deltalake = pytest.importorskip("deltalake")
@@ -329,3 +333,26 @@ def test_the_time_of_a_row_is_the_same_moment(place: Path, table: Path) -> None:
     job = resumable_task(lambda items: [rows[item["id"]] for item in items], name="job", key="id")
     job.run([{"id": i} for i in range(10)], checkpoint=place).publish(table, form="delta")
     assert sorted(polars.read_delta(str(table)).to_dicts(), key=lambda row: row["id"]) == rows
+
+
+@pytest.mark.parametrize("in_a_bucket", [False, True], ids=["folder", "bucket"])
+def test_of_those_that_make_a_table_at_once_one_does(
+    in_a_bucket: bool, place: Path, tmp_path: Path, bucket: Bucket
+) -> None:
+    """Each other commit would come after the rows of the first, and say that there are none."""
+    run(place, 10)
+    for number in range(8):
+        dest = f"{bucket.url}/{number}" if in_a_bucket else str(tmp_path / f"table-{number}")
+        at_once = threading.Barrier(3)
+
+        def one(dest: str = dest, at_once: threading.Barrier = at_once) -> int:
+            at_once.wait(30)
+            return publish(Directory(place).reader(), dest, form="delta").rows
+
+        with ThreadPoolExecutor(3) as threads:
+            assert {each.result(60) for each in [threads.submit(one) for _ in range(3)]} == {10}
+        store = open_store(dest)
+        log = sorted(name for name in store.list("_delta_log") if name.endswith(".json"))
+        made = [b'"metaData"' in store.read(f"_delta_log/{Path(name).name}") for name in log]
+        assert made == [True, False]
+        assert not [name for name in disk.names(store, "") if name.startswith("_delta_log.")]
