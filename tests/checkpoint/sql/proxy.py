@@ -64,10 +64,10 @@ class Proxy:
                     seen = False
                     self._left -= 1
                     if self._left == 0:
+                        if not self._again:
+                            self._leave_alone(client, server)
                         client.shutdown(socket.SHUT_RDWR)
                         self.cut.set()
-                        if not self._again:
-                            self._listener.shutdown(socket.SHUT_RDWR)
                         if self._when == "half":
                             return
                         if self._when == "after":
@@ -79,6 +79,14 @@ class Proxy:
         # Another thread reads from it, so that a close alone would not be sent.
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
+
+    def _leave_alone(self, client: socket.socket, server: socket.socket) -> None:
+        """Let nobody ask the server by another connection."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for each in self._sockets:
+            if each not in (client, server):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _down(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
