@@ -1,8 +1,8 @@
 """Show in the reference what `help` shows: parameters and texts that are made when imported.
 
 `resumable_task` and the methods of `ResumableTask` take theirs from classes of options, so that
-each is written once. Griffe only reads the source, and would not see them; nor that `frozen` makes
-dataclasses.
+each is written once. Griffe only reads the source, and would not see them; nor that `frozen` and
+its like make dataclasses.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import griffe
 KINDS = {kind.value: kind for kind in griffe.ParameterKind}
 
 
-FROZEN = "resumable_tasks.base.frozen.frozen"
+FROZEN = "resumable_tasks.base.frozen."
 DATACLASS = griffe.ExprName("dataclass", parent=griffe.ExprName("dataclasses"))
 
 
 class Runtime(griffe.Extension):
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         for each in cls.decorators:
-            if isinstance(each.value, griffe.Expr) and each.value.canonical_path == FROZEN:
+            if isinstance(each.value, griffe.Expr) and each.value.canonical_path.startswith(FROZEN):
                 each.value = DATACLASS
                 cls.labels.add("dataclass")
 
