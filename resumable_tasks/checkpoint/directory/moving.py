@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
 from resumable_tasks.base.clock import now
@@ -13,7 +13,9 @@ from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import (
     holder,
     layout,
+    lostmerges,
     manifest,
+    merging,
     schemas,
     segments,
     shards,
@@ -116,9 +118,13 @@ class Repairs:
             self._store.put(name, unconverted(read(self._store, name)))
         for number in self._strays:
             self._move_aside(record_name(number))
+        standing = [self._records[number] for number in sorted(self._records)]
+        merges = lostmerges.found_again(
+            self._store, self._found.manifest, standing, self._found.bad
+        )
         if self._lost:
             # As long as they are in the way of a sweep, the journal stays damaged.
-            self._keep_unnamed()
+            self._keep_unnamed({shard.path for shard, _ in merges})
         replaced = set[int]()
         for segment in sorted(self._found.unsound):
             self._replace_segment(segment)
@@ -130,6 +136,8 @@ class Repairs:
         state.apply_all(log.read_new())
         if state.epoch > self._epoch:  # a record of an older one would damage the journal
             raise _overtaken(self._store, state.epoch, self._epoch)
+        if merges:
+            state.apply(log.append(merging.record(self._epoch, self._run, merges, self._info)))
         gone = [shard for path, shard in state.shards.items() if path in self._found.bad]
         if gone or self._lost:
             self._retract(log, state, gone)
@@ -190,9 +198,13 @@ class Repairs:
             self._store.put(self._aside(segment.name), data)
         self._store.put(segment.name, packed([pieces[number] for number in segment.numbers]))
 
-    def _keep_unnamed(self) -> None:
-        """What only lost records have named is no orphan to be swept, but evidence to be kept."""
+    def _keep_unnamed(self, wanted: Set[str]) -> None:
+        """What only lost records have named is no orphan to be swept, but evidence to be kept.
+
+        What is ``wanted`` stays: it is about to be named again.
+        """
         named = {shard.path for record in self._records.values() for shard in record.shards}
+        named |= wanted
         unnamed = [path for path in self._store.list(shards.FOLDER) if path not in named]
         self._move_all(path for path in unnamed if shards.epoch_of(path) < self._epoch)
 

@@ -223,7 +223,7 @@ def _fold(records: dict[int, Commit]) -> State:
     """The state by the records that stand, but for its keys."""
     state = State()
     for number in sorted(records):
-        state.apply(replace(records[number], keys=b"", key_count=0, fingerprints=b""))
+        state.follow_rows(records[number])
     return state
 
 

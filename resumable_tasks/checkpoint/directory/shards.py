@@ -141,6 +141,26 @@ def read_all(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
         yield _decoded(store, shard, data)
 
 
+def read_unnamed(store: Store, path: str) -> pa.Table:
+    """The rows of a shard that no record names: only its own checksums tell that they are sound.
+
+    Raises `CheckpointDamaged` and ``FileNotFoundError``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from resumable_tasks.runners.values import jsontype  # noqa: F401 - Parquet names its type
+
+    try:
+        data = pa.BufferReader(store.read(path))
+        return _read(pq.ParquetFile(data, page_checksum_verification=True))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        what = f"it cannot be read as Parquet: {error}"
+        raise CheckpointDamaged(what, files=(path,), place=store.url) from error
+
+
 def _decoded(store: Store, shard: Shard, data: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -251,6 +251,10 @@ class State:
                 self.out.forget_fingerprints()
             self.fingerprint = scheme
 
+    def follow_rows(self, commit: Commit) -> None:
+        """`apply` to all but the keys, for who wants to know of the shards."""
+        self.apply(replace(commit, keys=b"", key_count=0, fingerprints=b""))
+
     def apply_all(self, commits: Iterable[Commit]) -> None:
         for commit in commits:
             self.apply(commit)
