@@ -169,7 +169,7 @@ class DirectoryCheckpoint(Checkpoint):
     def _is_over(self, wanted: Manifest) -> bool:
         """True if a new checkpoint replaces this one, which is set aside then.
 
-        Raises `CheckpointMismatch`.
+        Raises `CheckpointMismatch` and `CheckpointDamaged`.
         """
         found, state = self.manifest.named(self.state.names), self.state
         if state.pruned:

@@ -9,7 +9,7 @@ from typing import Any
 
 from resumable_tasks.base.clock import now
 from resumable_tasks.base.frozen import frozen
-from resumable_tasks.base.text import shell_words
+from resumable_tasks.base.text import command, shell_words
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
@@ -166,7 +166,8 @@ def _found(store: Store) -> Stored:
     raise CheckpointMismatch(
         f"{store.url} is in format {version}, and this version of resumable-tasks knows format "
         f"{FORMAT}",
-        remedy="Install the version that wrote it, or name another checkpoint",
+        remedy="Install the version that wrote it, or name another checkpoint; if no other version "
+        f"did, {NAME} was changed, and {command('repair', store.url)} restores it",
     )
 
 

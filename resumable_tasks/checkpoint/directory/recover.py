@@ -28,15 +28,18 @@ def recovered_manifest(store: Store) -> Manifest | None:
         return None
 
 
-def is_of_another(store: Store, found: Manifest) -> bool:
-    """True for a manifest that was put here from elsewhere: two records belong to each other.
+def changed(store: Store, found: Manifest) -> str | None:
+    """What is wrong with a manifest that can be read and is not as it was made; None if it is.
 
-    The first one names another id, and tells what that manifest was.
+    The first record tells, unless the others do not continue it.
     """
+    told = recovered_manifest(store)
+    if told is None or told == found:
+        return None
+    if told.id == found.id:
+        return "it was changed since the first record was written"
     try:
         first, second = segments.read_some(store, [0, 1])
     except CheckpointDamaged:
-        return False
-    told = recovered_manifest(store)
-    others = told is not None and told.id == first.previous != found.id
-    return others and second.previous == first.checksum
+        return None
+    return "it is of another checkpoint" if second.previous == first.checksum else None

@@ -38,12 +38,18 @@ from resumable_tasks.checkpoint.directory.records import (
     unconverted,
 )
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
-from resumable_tasks.checkpoint.directory.recover import is_of_another, recovered_manifest
+from resumable_tasks.checkpoint.directory.recover import changed, recovered_manifest
 from resumable_tasks.checkpoint.directory.segments import Listing, Segment
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged, CheckpointHeld, Fenced, UsageError
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointHeld,
+    CheckpointMismatch,
+    Fenced,
+    UsageError,
+)
 from resumable_tasks.items import keys
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.runners.outcome import Failure
@@ -200,9 +206,9 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
     """The manifest, from the first record if need be; None if it cannot be had."""
     try:
         here = manifest.read(store)
-        if not is_of_another(store, here):
+        if (wrong := changed(store, here)) is None:
             return here
-        detail = "it is of another checkpoint"
+        detail = wrong
     except FileNotFoundError:
         if not disk.names(store, JOURNAL):
             raise UsageError(
@@ -212,6 +218,11 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
         detail = "it is missing"
     except CheckpointDamaged as error:
         detail = error.detail
+    except CheckpointMismatch:
+        # Of another format; or one digit of it was changed, as record 0 tells.
+        if recovered_manifest(store) is None:
+            raise
+        detail = "its format was changed since the first record was written"
     found = recovered_manifest(store)
     if found is not None:
         detail += "; record 0 tells what it held"

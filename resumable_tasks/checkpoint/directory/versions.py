@@ -8,6 +8,7 @@ from resumable_tasks.base.text import command
 from resumable_tasks.checkpoint.directory import handlers, manifest
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.outstanding import named
+from resumable_tasks.checkpoint.directory.recover import changed
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.form import Job
 from resumable_tasks.checkpoint.store.base import Store
@@ -24,9 +25,14 @@ def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State
     """True if the job starts over because the checkpoint belongs to another version of it.
 
     Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
-    do about the version.
+    do about the version; `CheckpointDamaged` where only a manifest that was changed differs.
     """
-    manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
+    try:
+        manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)
+    except CheckpointMismatch as error:
+        if (wrong := changed(store, manifest.read(store))) is not None:
+            raise manifest.damaged(store, wrong) from error
+        raise
     restarts = _restarts(store, found, state, job)
     if not restarts and state.done:
         handlers.check(store.url, state.handlers, job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.repair import repair, verify
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.errors import CheckpointUnusable
+from resumable_tasks.errors import CheckpointUnusable, ResumableTasksError
 from resumable_tasks.results.publish import publish
 
 COUNT = 60
@@ -229,6 +230,30 @@ def test_a_manifest_of_another_checkpoint_is_replaced_by_its_own(
     assert (filled / "job.json").read_bytes() == before
     assert verify(LocalStore(filled)).damages == []
     assert job.run(items(), checkpoint=filled).skipped == COUNT
+    assert handled == []
+
+
+@pytest.mark.parametrize("field", ["job", "version", "key", "results", "id", "created", "format"])
+def test_a_changed_bit_of_the_manifest_costs_nothing(
+    field: str, filled: Path, job: Any, handled: list[Any]
+) -> None:
+    """The run goes on, or says that a repair restores the manifest; which it does."""
+    path = filled / "job.json"
+    before = path.read_bytes()
+    at = before.index(b"\n", before.index(f'"{field}"'.encode())) - (1 if field == "format" else 3)
+    at = before.index(b'"id"\n') + 2 if field == "key" else at
+    path.write_bytes(before[:at] + bytes([before[at] ^ 2]) + before[at + 1 :])
+    said = "resumable repair"
+    try:
+        assert job.run(items(), checkpoint=filled, progress=False).skipped == COUNT
+    except ResumableTasksError as error:
+        said = str(error)
+    assert "resumable repair" in said
+    (damage,) = repair(LocalStore(filled)).damages
+    assert damage.file == "job.json"
+    assert re.search("changed since the first record|of another checkpoint", damage.what)
+    assert path.read_bytes() == before
+    assert job.run(items(), checkpoint=filled, progress=False).skipped == COUNT
     assert handled == []
 
 
