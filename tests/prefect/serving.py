@@ -11,13 +11,15 @@ import gc
 import threading
 import time
 
-_SECONDS = 5.0
+_SECONDS = 20.0
 
 
 def _collect() -> None:
+    time.sleep(_SECONDS)
+    gc.freeze()  # what is there by now, stays
     while True:
-        time.sleep(_SECONDS)
         gc.collect()
+        time.sleep(_SECONDS)
 
 
 if __name__ == "__main__":
