@@ -130,12 +130,16 @@ class Raised:
 
 @dataclass(slots=True)
 class Call:
-    """A step: call the handler with this batch. The answer is `Raised`, or an outcome."""
+    """A step: call the handler with this batch. The answer is `Raised`, or an outcome.
+
+    ``strict`` is that of `match`.
+    """
 
     work: Work
     batch: Batch
     number: int
     entry: Entry | None = None
+    strict: bool = False
     _began: float = field(default=0.0, init=False)
     _at: float = field(default=0.0, init=False)
     _given: Given | None = field(default=None, init=False)
@@ -179,7 +183,8 @@ class Call:
 
     def _matched(self, value: Any, times: Times) -> Done | Fatal:
         work, batch = self.work, self.batch
-        matched = rows.match(value, batch, work.scheme, work.results, work.columns, self._given)
+        how = (work.scheme, work.results, work.columns, self._given, self.strict)
+        matched = rows.match(value, batch, *how)
         failed: tuple[Failure, ...] = ()
         left_out: tuple[int, ...] = ()
         if matched.failed:

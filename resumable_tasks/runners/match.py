@@ -76,17 +76,19 @@ def match(
     results: ResultsMode,
     columns: Columns = INFERRED,
     given: Given | None = None,
+    strict: bool = False,
 ) -> Matched:
     """Match what the handler returned to the items of its batch. Raises `BadResult`.
 
     Rows that cannot be stored beside the others set their items apart, and not the others.
-    ``given``: what the handler was given, as it left it.
+    ``given``: what the handler was given, as it left it. ``strict``: a row that would be left out
+    is an error of the whole batch, which can be collected again.
     """
     if frames.is_arrow(returned) and results != "none":
         failed: Failed = []
         found = _match_arrow(returned, batch, scheme, results, given)
     else:
-        rows, failed = _take_failures(returned, batch, results)
+        rows, failed = _take_failures(returned, batch, results, strict)
         if results == "none":
             if rows:
                 raise _wrong_shape(
@@ -95,7 +97,7 @@ def match(
                 )
             return _complete(None, None, failed, batch, results)
         found = _match_rows(rows, batch, scheme, results, dict(failed), given)
-    found, failed, parked, note = _told_apart(found, failed, batch, results)
+    found, failed, parked, note = _told_apart(found, failed, batch, results, strict)
     apart = {keys.canonical(key) for key, _, _ in parked}
     if not isinstance(found.rows, list):
         if _is_as_declared(found.rows, columns):
@@ -115,7 +117,7 @@ def match(
 
 
 def _told_apart(
-    found: _Found, failed: Failed, batch: Batch, results: ResultsMode
+    found: _Found, failed: Failed, batch: Batch, results: ResultsMode, strict: bool
 ) -> tuple[_Found, Failed, list[Parked], str]:
     """The rows that are each of one item of the batch; what is parked of the others, and a note."""
     if found.keys is None or (not failed and _are_in_order(found.keys, batch, results)):
@@ -125,6 +127,7 @@ def _told_apart(
     stray = strays(
         *(found.keys, known, batch, results),
         lambda: rows if isinstance(rows, list) else rows.to_pylist(),
+        strict,
     )
     if stray is None:
         return found, failed, [], ""
@@ -185,7 +188,9 @@ def _separated(
     return table, bad
 
 
-def _take_failures(returned: Any, batch: Batch, results: ResultsMode) -> tuple[list[Any], Failed]:
+def _take_failures(
+    returned: Any, batch: Batch, results: ResultsMode, strict: bool
+) -> tuple[list[Any], Failed]:
     """The rows with an `ItemFailure` left in its place, and those failures by key."""
     if returned is None:
         if results == "none":
@@ -208,7 +213,7 @@ def _take_failures(returned: Any, batch: Batch, results: ResultsMode) -> tuple[l
             f"the handler returned an ItemFailure for key {keys.shown(foreign[0])}, "
             "which is not in its batch"
         )
-        if results != "one" or len(failed) == len(rows):
+        if strict or results != "one" or len(failed) == len(rows):
             raise BadResult(note)
         # The item that it is meant for has no row, and so has failed.
         log.warning("batch %d: %s: it is left out", batch.number, note)

@@ -36,13 +36,15 @@ def strays(
     batch: Batch,
     results: ResultsMode,
     rows: Callable[[], Sequence[Row]],
+    strict: bool = False,
 ) -> Strays | None:
     """What is to be told apart of rows with these keys; None if each is of one item.
 
     An item with two rows where it may have one is parked with them; one with a row and an
     `ItemFailure` has failed. A row whose key is not in the batch is left out, with a warning, where
     each item has one row: the item that it is meant for has none, and so has failed. Raises
-    `BadResult` where an item may have any number of rows, or no row has a key of the batch.
+    `BadResult` where an item may have any number of rows, or no row has a key of the batch; if
+    ``strict``, wherever a row would be left out.
     """
     lines = dict(zip(keys.split(batch.lines), batch.keys, strict=True))
     of_rows = [_line_of(key) for key in found]
@@ -69,13 +71,15 @@ def strays(
             f"row {foreign[0]} of the handler's result has key "
             f"{keys.shown(found[foreign[0]])}, which is not in its batch"
         )
-        if results == "many" or not places.keys() & lines.keys():
+        if strict or results == "many" or not places.keys() & lines.keys():
             error = BadResult(note)
             # Where no row has a key of the batch, no row of another batch will.
             error.of_shape = not places.keys() & lines.keys()
             raise error
         more = f" (and {len(foreign) - 1:,} more)" if len(foreign) > 1 else ""
         log.warning("batch %d: %s%s: it is left out", batch.number, note, more)
+    if strict and contradicted:
+        raise next(iter(contradicted.values()))
     each_row = rows() if twice else ()
     parked: list[Parked] = [
         (lines[line], [each_row[at] for at in each], _same_key(lines[line], each))

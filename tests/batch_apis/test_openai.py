@@ -369,7 +369,7 @@ def test_a_bug_in_row_throws_no_answer_away(server: BatchServer) -> None:
     ended(batch, handle)
     with pytest.raises(KeyError) as caught:
         batch.collect(handle, list(range(10)))
-    assert "row() raised for 6 of 10 answers" in caught.value.__notes__[0]
+    assert "row() failed for 6 of 10 answers" in caught.value.__notes__[0]
     mended = OpenAIBatch(openai_request, openai_row, base_url=server.openai)
     assert len(mended.collect(handle, list(range(10)))) == 10
 
@@ -437,6 +437,28 @@ def test_several_items_a_request(server: BatchServer) -> None:
     other = OpenAIBatch(openai_request, row, base_url=server.openai, per_request=5)
     with pytest.raises(UsageError, match="per_request=4"):
         other.collect({"batch": server.batches()[0]["id"], "per": 4}, list(range(11)))
+
+
+def test_keys_that_a_model_makes_up(server: BatchServer) -> None:
+    """Its answer is of no item: the one that it has left out fails, and no other."""
+
+    def row(keys: Any, answer: Any) -> Any:
+        rows = openai_row(keys, answer)
+        return [row | {"id": 99} if row["id"] == 1 else row for row in rows]
+
+    batch = OpenAIBatch(openai_request, row, base_url=server.openai, per_request=3)
+    done, failed, *_ = outcome(batch, texts(6))
+    assert (done, failed) == ([0, 2, 3, 4, 5], [1])
+
+
+def test_keys_of_another_kind_are_a_bug_and_no_failure_of_the_items(server: BatchServer) -> None:
+    def row(keys: Any, answer: Any) -> Any:
+        return [row | {"id": f"no {row['id']}"} for row in openai_row(keys, answer)]
+
+    batch = OpenAIBatch(openai_request, row, base_url=server.openai, per_request=3)
+    with pytest.raises(BadResult, match="none of the keys that row") as error:
+        outcome(batch, texts(6))
+    assert "They stay with the provider" in error.value.__notes__[0]
 
 
 def test_the_batch_of_somebody_else(server: BatchServer, batch: OpenAIBatch) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 
 from resumable_tasks import (
+    Collected,
     Ended,
+    Interrupted,
+    ItemFailure,
     SqlCheckpoint,
+    Undone,
     UsageError,
     resumable_task,
     submitted,
 )
-from resumable_tasks.errors import BadResult, Waiting
+from resumable_tasks.errors import BadResult, JobFailed, Waiting
+from resumable_tasks.runners.submitted import life
 from tests.submitted.service import FileService, items
 
 
@@ -30,6 +35,10 @@ def run(service: Any, place: Path, **options: Any) -> Any:
 
 def mine(home: Path, **methods: Any) -> FileService:
     return type("Mine", (FileService,), methods)(home)
+
+
+def costing(cost: Any) -> Any:
+    return lambda self, handle: Collected(FileService.collect(self, handle), cost)
 
 
 class OnlySubmits:
@@ -124,6 +133,25 @@ def test_another_handler_does_not_take_what_is_out(place: Path, tmp_path: Path) 
         ),
         ({"collect": lambda self, handle: None}, BadResult, "returned None"),
         ({"collect": lambda self, handle: [{"id": 9}]}, BadResult, "key 9, which is not in"),
+        (
+            {"collect": lambda self, h: [*FileService.collect(self, h)[1:], {"id": 9, "v": 1}]},
+            BadResult,
+            r"key 9, which is not in.*stays with it\. Fix collect and run again",
+        ),
+        (
+            {"collect": lambda self, h: FileService.collect(self, h) * 2},
+            BadResult,
+            "rows 0 and . of .* have the same key",
+        ),
+        (
+            {"collect": lambda self, h: [ItemFailure(0, "no"), *FileService.collect(self, h)]},
+            BadResult,
+            "a row and an ItemFailure for key 0",
+        ),
+        ({"collect": lambda self, handle: Ended()}, BadResult, "returned Ended"),
+        ({"collect": costing(-1)}, UsageError, r"Collected\(…, cost=-1\).*a number from 0"),
+        ({"collect": costing(float("nan"))}, UsageError, r"cost=nan\), which is no cost"),
+        ({"collect": costing("0.1")}, UsageError, r"cost='0.1'\), which is no cost"),
         ({"submit": lambda self, items, token: None}, UsageError, "what submit returned is None"),
         ({"submit": lambda self, items, token: {1}}, UsageError, "is not what JSON has"),
     ],
@@ -136,7 +164,40 @@ def test_a_mistake_is_mended_and_what_was_paid_is_collected(
         returned = methods["submit"](None, None, None)
         methods = {"submit": lambda self, i, t: (FileService.submit(self, i, t), returned)[1]}
     with pytest.raises(error, match=message):
-        run(mine(tmp_path / "s", **methods), place)
+        run(mine(tmp_path / "s", **methods), place, concurrency=1)
     mended = Mine(tmp_path / "s")
     assert run(mended, place).table().num_rows == 3
     assert mended.paid == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_collect_that_returns_nothing_at_all_throws_nothing_away(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "_NOT_READY_SECONDS", 0.0)
+    with pytest.raises(Interrupted, match=r"collect returned nothing at all for 2 items.*withdraw"):
+        run(mine(tmp_path / "s", collect=lambda self, handle: []), place, concurrency=1)
+    mended = Mine(tmp_path / "s")
+    assert run(mended, place).table().num_rows == 3
+    assert mended.paid == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_row_counts_more_than_that_it_was_not_done(place: Path, tmp_path: Path) -> None:
+    def collect(self: Any, handle: Any) -> Any:
+        return [Undone(0), Undone(1), *FileService.collect(self, handle)]
+
+    service = mine(tmp_path / "s", collect=collect)
+    assert run(service, place, batch_size=3).completed == 3
+    assert service.paid == {0: 1, 1: 1, 2: 1}
+
+
+def test_one_item_with_two_rows_is_kept_apart(place: Path, tmp_path: Path) -> None:
+    def collect(self: Any, handle: Any) -> Any:
+        rows = FileService.collect(self, handle)
+        return [*rows, rows[0]]
+
+    service = mine(tmp_path / "s", collect=collect)
+    with pytest.raises(JobFailed) as failed:
+        run(service, place, batch_size=3)
+    assert failed.value.result is not None
+    assert failed.value.result.completed == 2
+    assert service.paid == {0: 1, 1: 1, 2: 1}

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from resumable_tasks.base import log
 from resumable_tasks.errors import BadResult, UsageError
-from resumable_tasks.items.keys import Key, shown
+from resumable_tasks.items.keys import Key, shorten, shown
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed
 from resumable_tasks.runners.outcome import ItemFailure
 from resumable_tasks.runners.submitted.protocol import NotReady, Undone
@@ -81,9 +82,27 @@ class Answers:
                 f"row() returned {made!r} for {shown(keys[0])}",
                 remedy="Return a row, or raise BadResult for an answer that cannot be used",
             )
-        if self._per > 1:
-            rows += [ItemFailure(key, BadResult(_LEFT_OUT)) for key in _left_out(keys, rows)]
-        return rows
+        return self._of_keys(keys, rows) if self._per > 1 else rows
+
+    def _of_keys(self, keys: Sequence[Key], rows: list[Any]) -> list[Any]:
+        """The rows with a key of their request; a failure for each key that stands in none.
+
+        Models that write the keys make some up.
+        """
+        if not all(isinstance(row, (Mapping, ItemFailure)) for row in rows):
+            return rows  # matched to the items later, and refused there if that cannot be
+        held = [_values(row) for row in rows]
+        kept = [
+            row
+            for row, values in zip(rows, held, strict=True)
+            if any(_stands_in(key, values) for key in keys)
+        ]
+        if rows and not kept:
+            self._broken.append(BadResult(f"row() returned {shorten(rows[0])}: {_NO_KEY}"))
+        elif len(kept) < len(rows):
+            log.warning("row() returned rows with none of the keys of their request: left out")
+        left = [key for key in keys if not any(_stands_in(key, values) for values in held)]
+        return kept + [ItemFailure(key, BadResult(_LEFT_OUT)) for key in left]
 
     def fail(self, number: int, error: Exception) -> None:
         """A request was refused for what it is."""
@@ -114,7 +133,7 @@ class Answers:
         if len(self._broken) * 2 > self.answered:
             first = self._broken[0]
             first.add_note(
-                f"row() raised for {len(self._broken)} of {self.answered} answers. They stay with "
+                f"row() failed for {len(self._broken)} of {self.answered} answers. They stay with "
                 "the provider: fix row() and run again. For an answer that cannot be used, raise "
                 "BadResult"
             )
@@ -153,29 +172,20 @@ def _without(keys: Sequence[Key], what: Any, missing: str) -> list[Any]:
     return [Undone(key, what.error, what.outage) for key in keys]
 
 
+_NO_KEY = "it has none of the keys that row() was given"
 _LEFT_OUT = "row() made no row for this item of the request"
 
 
-def _left_out(keys: Sequence[Key], rows: Sequence[Any]) -> list[Key]:
-    """The keys that stand in none of the rows."""
-    if not all(isinstance(row, (Mapping, ItemFailure)) for row in rows):
-        return []  # matched to the items later, and refused there if that cannot be
-    held = [
-        [row.key] if isinstance(row, ItemFailure) else [_hashable(v) for v in row.values()]
-        for row in rows
-    ]
-    there = {value for values in held for value in values}
-    return [key for key in keys if key not in there and not _in_parts(key, held)]
+def _values(row: Any) -> list[Any]:
+    """What may be a key, or a part of one, in a row."""
+    if isinstance(row, ItemFailure):
+        return [row.key]
+    found = [tuple(value) if isinstance(value, list) else value for value in row.values()]
+    return [value for value in found if isinstance(value, (str, int, tuple))]
 
 
-def _in_parts(key: Key, held: Sequence[Sequence[Any]]) -> bool:
-    return isinstance(key, tuple) and any(all(part in values for part in key) for values in held)
-
-
-def _hashable(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value) if all(isinstance(part, (str, int)) for part in value) else None
-    return value if isinstance(value, (str, int, tuple)) else None
+def _stands_in(key: Key, values: Sequence[Any]) -> bool:
+    return key in values or (isinstance(key, tuple) and all(part in values for part in key))
 
 
 def _sum(usage: Mapping[str, Any], names: Sequence[str]) -> int:

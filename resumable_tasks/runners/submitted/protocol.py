@@ -62,8 +62,10 @@ class Submitted(Protocol):
         With a second parameter it is given the keys of the submission, in the order in which
         `submit` was given their items. Among the rows may be an `ItemFailure` and an `Undone`;
         items that are left out count as `Undone` too, unless ``results`` of the job is ``"many"``
-        or ``"none"``: those are done without a row. Raises `NotAccepted` if it is certain
-        that nothing was done and nothing charged, `NotReady` if the results are not there yet.
+        or ``"none"``: those are done without a row. Nothing at all for a submission, where each
+        item has one row, counts as `NotReady`: it may be a mistake in here. Raises `NotAccepted`
+        if it is certain that nothing was done and nothing charged, `NotReady` if the results are
+        not there yet.
         Whatever else it raises ends the run, and the submission stays where it is.
         """
         ...

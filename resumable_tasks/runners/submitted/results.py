@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resumable_tasks.errors import BadResult
+from resumable_tasks.base import checks
+from resumable_tasks.base.text import count
+from resumable_tasks.errors import BadResult, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.submission import Submission
 from resumable_tasks.runners.handle import Call, Work
 from resumable_tasks.runners.outcome import Done, ItemFailure, Times
-from resumable_tasks.runners.submitted.protocol import Collected, Undone
+from resumable_tasks.runners.submitted.protocol import Collected, NotReady, Undone
 from resumable_tasks.runners.values import frames, plain
+
+_SAFE = "What the service has done stays with it"
+_FIX = "Fix collect and run again: nothing is submitted again for that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +48,31 @@ def answer_of(
     ``collect`` raises, and `BadResult` for what cannot be matched to the items: the results are
     paid for, and stay with the service.
     """
-    whole = _whole(batch, submission)
+    whole, one = _whole(batch, submission), work.results == "one"
     at, began = time.monotonic(), time.perf_counter()
     returned = collect()
     seconds = time.perf_counter() - began
     collected = returned if isinstance(returned, Collected) else Collected(returned)
     if collected.cost is not None:  # then the service has told the cost, and the rows need not
+        _check_cost(collected.cost)
         work = replace(work, cost=None)
     entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
-    apart = {keys.canonical(key) for key in (*[each.key for each in undone], *bad)}
+    bad_lines = set(map(keys.canonical, bad))
+    apart = bad_lines.union(keys.canonical(each.key) for each in undone)
     _check_known(apart, whole)
-    done = _matched(work, _without(whole, apart), entries, asked)
+    if one and asked == 1 and not apart and _is_nothing(entries):
+        # A filter too much in `collect`, a file that is not written yet: all of it may be paid.
+        raise NotReady(f"collect returned nothing at all for {count(len(whole), 'item')}")
+    # Where each item has one row, one that has a row is done, whatever else is said of it.
+    done = _matched(work, whole if one else _without(whole, apart), entries, asked)
     missing = [keys.canonical(done.batch.keys[at]) for at in done.left_out]
     done = _not_failed(done, missing)
+    _check_not_twice(done, whole)
+    again = missing if one else [*apart]
     cost = collected.cost
     if cost is None and work.cost is None and submission.cost is not None:
-        charged = len(whole) - len(undone) - len(missing)
+        charged = len(whole) - len(set(again) - bad_lines)
         cost = submission.cost * charged / len(whole)
-    again = [*apart, *missing]
     if whole is not batch:
         wanted = set(keys.split(batch.lines))
         done = _only(done, wanted, work)
@@ -88,7 +100,9 @@ def _whole(batch: Batch, submission: Submission) -> Batch:
 
 def _told_apart(results: Any, ask_again: bool) -> tuple[Any, list[Undone], list[keys.Key]]:
     """The rows and failures; the items that the service has not handled; those to ask again."""
-    if results is None or frames.is_arrow(results) or isinstance(results, (str, bytes, dict)):
+    if not isinstance(results, Iterable) or isinstance(results, (str, bytes, dict)):
+        return results, [], []
+    if frames.is_arrow(results):
         return results, [], []
     entries = list(results)
     undone = [entry for entry in entries if type(entry) is Undone]
@@ -107,11 +121,39 @@ def _told_apart(results: Any, ask_again: bool) -> tuple[Any, list[Undone], list[
     return entries, undone, bad
 
 
+def _is_nothing(entries: Any) -> bool:
+    if isinstance(entries, (str, bytes, dict)):
+        return False
+    return hasattr(entries, "__len__") and not len(entries)
+
+
+def _check_not_twice(done: Done, batch: Batch) -> None:
+    """Items with two rows are kept apart; if most have, it is `collect` that makes them."""
+    twice = [each for each in done.failures if each.parked and each.error == BadResult.__name__]
+    if 2 * len(twice) > len(batch):
+        raise BadResult(
+            f"{twice[0].message} (and so have {len(twice) - 1:,} more items)",
+            safe=_SAFE,
+            remedy=_FIX,
+        )
+
+
+def _check_cost(cost: Any) -> None:
+    if not checks.is_number(cost):
+        raise UsageError(
+            f"collect returned Collected(…, cost={keys.shorten(cost)}), which is no cost",
+            safe=_SAFE,
+            remedy="Give a number from 0, or None where it is not known",
+        )
+
+
 def _check_known(lines: set[bytes], batch: Batch) -> None:
     if lines and (foreign := lines.difference(keys.split(batch.lines))):
         raise BadResult(
             f"collect returned an Undone or an ItemFailure for key "
-            f"{keys.shown(keys.parse(min(foreign)))}, which is not in its submission"
+            f"{keys.shown(keys.parse(min(foreign)))}, which is not in its submission",
+            safe=_SAFE,
+            remedy=_FIX,
         )
 
 
@@ -128,12 +170,15 @@ def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
     if entries == [] and work.results == "one":
         return Done(batch, left_out=tuple(range(len(batch))))
     entries = _keyed(work, entries)
-    call = Call(work, batch, asked)
+    call = Call(work, batch, asked, strict=True)
     copy_context().run(call.begin)  # what it sets is for a handler
     outcome = call.returned(entries)
     if isinstance(outcome, Done):
         return outcome
-    raise outcome.error
+    error = outcome.error
+    if isinstance(error, BadResult) and not error.remedy:
+        error.safe, error.remedy = _SAFE, _FIX
+    raise error
 
 
 def _keyed(work: Work, entries: Any) -> Any:
@@ -148,7 +193,9 @@ def _keyed(work: Work, entries: Any) -> Any:
     if names and not set(columns) & set(names):
         raise BadResult(
             f"the rows that collect returned have no key column {', '.join(map(repr, columns))}, "
-            "and a service may give them in any order: let each row carry the key of its item"
+            "and a service may give them in any order: let each row carry the key of its item",
+            safe=_SAFE,
+            remedy=_FIX,
         )
     return entries
 

@@ -83,8 +83,8 @@ class EndsTooSoon(Service):
         return Ended()
 
     def collect(self, handle: Any) -> Any:
-        begun = self._begun(handle["id"])
-        return super().collect(handle) if not self._runs(begun) else []
+        begun, found = self._begun(handle["id"]), super().collect(handle)
+        return found if not self._runs(begun) else found.results[:1]
 
 
 class SubmitsTwice(Service):
