@@ -31,6 +31,15 @@ class ItemsOut:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def has_any(self, lines: Sequence[bytes]) -> bool:
+        """True if one of these keys is out."""
+        with self._lock:
+            return self._keys.has_any(lines)
+
+    def __contains__(self, line: bytes) -> bool:
+        with self._lock:
+            return line in self._keys
+
     @property
     def came(self) -> int:
         """How many items have come that are out, or were when they came."""

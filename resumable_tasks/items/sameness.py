@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from resumable_tasks.errors import CheckpointMismatch, InvalidItems, InvalidKey
 from resumable_tasks.items import keys
@@ -30,23 +30,34 @@ class Look:
         raise NotImplementedError
 
 
-class OfAnotherType(Look):
-    """Refuses ids that are completed as integers and come as text, or the other way round."""
+class Known(Protocol):
+    """Keys of earlier runs."""
 
-    def __init__(self, done: KeyTable) -> None:
-        self._done = done
+    def has_any(self, lines: Sequence[bytes]) -> bool: ...
+
+    def __contains__(self, line: bytes) -> bool: ...
+
+
+class OfAnotherType(Look):
+    """Refuses ids that are known as integers and come as text, or the other way round.
+
+    ``how``: what is known of them.
+    """
+
+    def __init__(self, known: Known, how: str = "completed") -> None:
+        self._known, self._how = known, how
         self._seen = 0
 
     def look(self, lines: Sequence[bytes]) -> bool:
-        """Raise `InvalidItems` if none of these keys is completed, and one is in another type."""
-        if self._done.has_any(lines):
+        """Raise `InvalidItems` if none of these keys is known, and one is in another type."""
+        if self._known.has_any(lines):
             return True
-        pairs = [(line, other) for line in lines for other in retyped(line) if other in self._done]
+        pairs = [(line, other) for line in lines for other in retyped(line) if other in self._known]
         if pairs:
             now, before = map(keys.parse, pairs[0])
             raise InvalidItems(
                 f"the keys of the items have changed their type: {keys.shown(now)} is an item's "
-                f"key now, and {keys.shown(before)} is completed ({len(pairs):,} of the first "
+                f"key now, and {keys.shown(before)} is {self._how} ({len(pairs):,} of the first "
                 f"{len(lines):,} items). To the library these are different items, and all would "
                 "be handled again",
                 safe="Nothing was handled",

@@ -18,7 +18,7 @@ from resumable_tasks import (
     resumable_task,
     submitted,
 )
-from resumable_tasks.errors import BadResult, JobFailed, Waiting
+from resumable_tasks.errors import BadResult, InvalidItems, JobFailed, Waiting
 from resumable_tasks.runners.submitted import life
 from tests.submitted.service import FileService, items
 
@@ -168,6 +168,26 @@ def test_a_mistake_is_mended_and_what_was_paid_is_collected(
     mended = Mine(tmp_path / "s")
     assert run(mended, place).table().num_rows == 3
     assert mended.paid == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("some_are_done", [False, True])
+def test_keys_of_another_type_are_not_submitted_again(
+    some_are_done: bool, place: Path, tmp_path: Path
+) -> None:
+    """Read as JSON and then as CSV, all are new to the library, and not to the service."""
+    service = FileService(tmp_path / "s", takes=0.0 if some_are_done else None)
+    if some_are_done:
+        run(service, place)
+        service.takes = None
+    job = resumable_task(service, name="job", key="id", batch_size=2)
+    with pytest.raises(Waiting):
+        job.run(items(9), checkpoint=place, wait=False)
+    before = service.paid
+    with pytest.raises(InvalidItems, match=r'changed their type: "\d" .* is (with a|completed)'):
+        job.run([{"id": str(n)} for n in range(9)], checkpoint=place, wait=False)
+    assert service.paid == before
+    with pytest.raises(Waiting):  # others are welcome
+        job.run([{"id": "new"}, *items(9)], checkpoint=place, wait=False)
 
 
 def test_a_collect_that_returns_nothing_at_all_throws_nothing_away(

@@ -62,7 +62,7 @@ from resumable_tasks.errors import (
 )
 from resumable_tasks.items import keys
 from resumable_tasks.items.plan import Planning
-from resumable_tasks.items.sameness import OfTheColumn, OfTheSameKey
+from resumable_tasks.items.sameness import OfAnotherType, OfTheColumn, OfTheSameKey
 from resumable_tasks.items.submission import Out
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.outcome import Done, Failure, Shard
@@ -286,7 +286,8 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
-        self.submissions  # noqa: B018 - none of their items is planned
+        if self.submissions:  # none of whose items is planned
+            self.planner.look_with(OfAnotherType(self.planner.out, "with a service"))
         for lost in lost_intents(state.out.strays, self.url):
             log.warning("%s: %s", self.url, lost)
         if job.same_key and state.done and self._key_has_moved:
