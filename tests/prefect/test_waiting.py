@@ -189,9 +189,10 @@ def test_looks_are_no_retries(tmp_path: Path, served: Serves) -> None:
 @pytest.mark.timeout(3_600)
 def test_a_day_of_looks(tmp_path: Path, worker: Works) -> None:
     """Twenty-five of them, and two workers: the count of executions stops nothing."""
-    story = Story.begun(tmp_path / "day", worker)
+    story = Story.begun(tmp_path / "day", worker, look=5.0)
     for looks in (12, 25):
         until(lambda looks=looks: len(story.notes()) >= looks, 1_700)
+        story.wait_for_state("AwaitingRetry")  # a look that dies with its worker is a crash
         worker.start_again()
     story.ends()
     story.check()
