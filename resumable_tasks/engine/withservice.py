@@ -149,6 +149,6 @@ def batches_of(rest: Rest, planner: Planner) -> list[Batch]:
     root = batch.number if batch.part_of is None else batch.part_of.root
     size = -(-len(chosen) // rest.parts)
     return [
-        batch.choose(chosen[at : at + size], planner.next_number(), Part(root, None))
+        batch.choose(chosen[at : at + size], planner.next_number(), Part(root, None, rest.rounds))
         for at in range(0, len(chosen), size)
     ]

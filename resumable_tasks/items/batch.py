@@ -53,11 +53,13 @@ class Part:
 
     ``root`` is the number of the batch that was planned.
     ``error`` is what it failed with: a part of it that fails with the same one is not retried.
-    None: its items were not at fault, and it is handled again as it was.
+    None: its items were not at fault, and it is handled again as it was. ``rounds`` is how often a
+    service was given its items before, and has left them undone.
     """
 
     root: int
     error: ErrorKind | None
+    rounds: int = 0
 
 
 @frozen

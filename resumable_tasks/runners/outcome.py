@@ -220,12 +220,13 @@ class Done:
 class Rest:
     """The items of a batch, by their canonical keys, that a service must be given again.
 
-    ``parts``: in so many batches.
+    ``parts``: in so many batches. ``rounds`` is that of their `Part`.
     """
 
     batch: Batch
     lines: tuple[bytes, ...]
     parts: int = 1
+    rounds: int = 0
 
 
 @frozen

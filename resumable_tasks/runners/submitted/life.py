@@ -13,7 +13,6 @@ service and of the journal it does at once. The order of the two is all:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -80,9 +79,8 @@ class Shared:
 
     ``record`` makes a transition durable. ``price`` is the expected cost of a batch. ``ask``: what
     is unknown and cannot be looked for is left for a person to decide. ``place`` is that of the
-    checkpoint. ``rounds`` counts, by the number of the batch that was planned, how often it was
-    submitted, ``fruitless`` the submissions in a row that brought nothing, ``out`` since when the
-    service has each of those that it has.
+    checkpoint. ``fruitless`` counts the submissions in a row that brought nothing, ``out`` says
+    since when the service has each of those that it has.
     """
 
     work: Work
@@ -92,7 +90,6 @@ class Shared:
     ask: bool
     stopping: Stopping
     place: str
-    rounds: Counter[int] = field(default_factory=Counter)
     fruitless: int = 0
     out: dict[str, float] = field(default_factory=dict)
 
@@ -136,6 +133,8 @@ class Life:
         self._batch = batch
         self._calls = shared.calls
         self._trail = Trail()
+        # How often the service was given these items in this run.
+        self._rounds = 0 if batch.part_of is None else batch.part_of.rounds
         # When the intent was made, or read: a moment before, or after.
         self._since = boottime()
         # When it was made, by the other process's wall clock, which decides on no more than pauses.
@@ -221,12 +220,12 @@ class Life:
         return min(LEASE_SECONDS, known or LEASE_SECONDS)
 
     def _check_worth_it(self) -> None:
-        shared, root = self._shared, _root(self._batch)
+        shared = self._shared
         if shared.fruitless >= FRUITLESS:
             raise Stopped(f"{FRUITLESS} submissions in a row brought nothing")
-        if shared.rounds[root] >= max(ROUNDS, 1 + shared.work.retry.times):
-            raise Stopped(f"{shared.rounds[root]} submissions have left some items undone")
-        shared.rounds[root] += 1
+        if self._rounds >= max(ROUNDS, 1 + shared.work.retry.times):
+            raise Stopped(f"{self._rounds} submissions have left some items undone")
+        self._rounds += 1
 
     def _enter_limits(self) -> None:
         limits, batch = self._shared.work.limits, self._batch
@@ -267,7 +266,7 @@ class Life:
         """The service has certainly not begun: later, in smaller parts, or never."""
         batch, shared = self._batch, self._shared
         self._withdraw(submission, _told(refused))
-        shared.rounds[_root(batch)] -= 1
+        self._rounds -= 1
         if batch.submission is not None:
             return None  # its items are not known here
         if not refused.again:
@@ -285,7 +284,7 @@ class Life:
 
     def _failed_before(self, submission: Submission, error: Exception) -> Steps[Outcome | None]:
         self._withdraw(submission, _told(error))
-        self._shared.rounds[_root(self._batch)] -= 1
+        self._rounds -= 1
         if not is_of_the_service(error):
             return failed_whole(self._shared.work, self._batch, error, 1)
         yield from self._wait_for_the_service(error)
@@ -465,7 +464,7 @@ class Life:
         while True:
             try:
                 fault_point("submission.ended")
-                asked = max(1, shared.rounds[_root(batch)])
+                asked = max(1, self._rounds)
                 answer = answer_of(shared.work, batch, submission, collect, asked)
                 fault_point("submission.collected")
                 break
@@ -494,13 +493,13 @@ class Life:
                 count(len(answer.again), "item"),
                 f": {clean(answer.why, 200)}" if answer.why else "",
             )
-        rest = Rest(batch, answer.again) if answer.again else None
+        rest = Rest(batch, answer.again, rounds=self._rounds) if answer.again else None
         return replace(answer.done, settles=submission.token, rest=rest)
 
     # --- what all of it needs
 
     def _rest(self, lines: tuple[bytes, ...], parts: int = 1) -> Done:
-        return Done(self._batch, rest=Rest(self._batch, lines, parts))
+        return Done(self._batch, rest=Rest(self._batch, lines, parts, self._rounds))
 
     @property
     def _age(self) -> float:
@@ -573,10 +572,6 @@ def _age(submission: Submission | None) -> float:
         return max(0.0, (datetime.now(UTC) - made).total_seconds())
     except (ValueError, TypeError):  # no time, or none that can be compared
         return 0.0
-
-
-def _root(batch: Batch) -> int:
-    return batch.number if batch.part_of is None else batch.part_of.root
 
 
 def _told(error: BaseException) -> str:

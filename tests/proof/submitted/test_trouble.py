@@ -19,6 +19,7 @@ from resumable_tasks import (
     Interrupted,
     JobFailed,
     NotAccepted,
+    QueueFull,
     Undone,
     resumable_task,
     submitted,
@@ -307,6 +308,41 @@ def test_unknown_and_nothing_to_look_with_is_for_a_person_to_decide(bench: Bench
     assert bench.paid() == once(20)
     assert len(values(bench.run({"has": ()}, on_unknown="resubmit"))) == 20
     assert max(bench.paid().values()) == 2
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_batch_that_is_many_times_larger_than_the_queue(bench: Bench, later: bool) -> None:
+    """Each of its parts is a submission of its own, of which none has left anything undone."""
+
+    class Small(Service):
+        def submit(self, items: Any, *more: Any) -> Any:
+            if len(items) > 2 and not later:
+                raise QueueFull("the queue takes 2")
+            return super().submit(items, *more)
+
+        def collect(self, handle: Any) -> Any:
+            if len(self._begun(handle["id"])["items"]) > 2:
+                raise QueueFull("the queue takes 2")
+            return super().collect(handle)
+
+    handler = Small(bench.folder / "service", Knobs())
+    assert len(values(bench.run({}, handler=handler, batch_size=20))) == 20
+
+
+def test_the_halves_of_a_batch_that_failed_are_submissions_of_their_own(bench: Bench) -> None:
+    class Strict(Service):
+        def submit(self, items: Any, *more: Any) -> Any:
+            if any(item["id"] == 13 for item in items):
+                raise NotAccepted("one of them is bad")
+            return super().submit(items, *more)
+
+    handler = Strict(bench.folder / "service", Knobs())
+    with pytest.raises(JobFailed) as failed:
+        bench.run({}, handler=handler, batch_size=20, failing=Failing(isolate=True))
+    assert failed.value.result is not None
+    assert [each.key for each in failed.value.result.failures] == [13]
+    assert failed.value.result.completed == 19
+    assert bench.paid() == once(20) - Counter([13])
 
 
 @pytest.mark.parametrize("again", [True, False])
