@@ -26,7 +26,8 @@ from resumable_tasks.base.clock import now
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.base.text import clean
 from resumable_tasks.base.token import token
-from resumable_tasks.checkpoint.directory import manifest, segments
+from resumable_tasks.checkpoint.directory import segments
+from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import (
     FOLDER,
@@ -295,7 +296,7 @@ class Journal:
         if commit.previous not in (self._last_checksum, self._stands_for):
             what = "it does not continue the record before it"
             if commit.number == 0:
-                what = f"it is not of the checkpoint that {manifest.NAME} names"
+                what = f"it is not of the checkpoint that {MANIFEST} names"
             raise damaged(name, what, self._store.url)
         if (falls := falls_back(commit, self._epoch)) is not None:
             raise damaged(name, falls, self._store.url)
