@@ -60,7 +60,7 @@ test-main: setup
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not long and not buckets" --reruns 1 --durations=30
 
 # A process of its own: Dask and Ray stay loaded. The rest: make test-distributed.
-ENGINES = tests/prefect/distributed/test_engines.py
+ENGINES = $(patsubst %,tests/prefect/distributed/test_%.py,engines crash_points)
 test-engines: setup
 	$(BIN)/python -m pytest -p no:cacheprovider -n 0 -m "not long" $(ENGINES) --reruns 1
 
