@@ -57,7 +57,7 @@ def test_nothing_is_written_into_the_checkpoint_that_took_the_place(
     for number in range(2):
         given = cloudpickle.dumps([{"id": number, "place": str(place)}])
         lines = keys.join([keys.canonical(number)])
-        batches.append((number, [number], lines, given, cloudpickle.dumps(None), None))
+        batches.append((number, [number], lines, given, cloudpickle.dumps((None, None)), None))
     order = WorkOrder((outbox.token, 0), cloudpickle.dumps(outbox), pickled(work, 1), batches)
     worker.handle_group(order)
     same = Batch(0, [0], keys.canonical(0), [])
