@@ -10,12 +10,18 @@ _DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # Python 3.11 raises SystemError where two threads parse at once (gh-106905), as runs do that
 # begin together; what other code parses meanwhile is not ours to hold back.
 _PARSING = threading.Lock()
+# To parse takes two seconds at most. An interrupt just before the lock is released leaves it shut.
+_PARSING_SECONDS = 5.0
 
 
 def parse(text: str) -> ast.Module:
     """Parse the text. Raises whatever `ast.parse` does; SystemError: see `_PARSING`."""
-    with _PARSING:
+    held = _PARSING.acquire(timeout=_PARSING_SECONDS)
+    try:
         return ast.parse(text)
+    finally:
+        if held:
+            _PARSING.release()
 
 
 def read_file(path: str) -> str | None:

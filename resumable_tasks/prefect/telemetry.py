@@ -118,7 +118,7 @@ class Telemetry:
                 last, finished = self._all.last, self._finished
             if commits.commits:
                 self._try("a commit", functools.partial(_emit, commits))
-            if finished is None:
+            if finished is None or not pause:  # at first in any case: the summary links to it
                 progress = last.progress if last is not None else None
                 self._try("the progress", functools.partial(artifacts.show_progress, progress))
             pause = max(_UPDATE_SECONDS, (time.monotonic() - began) / 100)

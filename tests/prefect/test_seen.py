@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 
 from resumable_tasks import Failing, Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
 from resumable_tasks.engine.events import Committed, Progress, RunFinished, RunStarted
+from resumable_tasks.prefect import telemetry
 from tests import warm
 from tests.prefect import server
 from tests.prefect.api import Api, until
@@ -144,6 +145,25 @@ def test_a_run_is_seen_from_beginning_to_end(place: Path, api: Api) -> None:
         (last,) = [each for each in commits if each.number == payload["record"]]
         assert payload["completed_by_now"] == last.progress.completed + 40
         assert payload["expected"] == 100
+
+
+def test_the_artifacts_of_a_run_that_ends_at_once_are_linked_too(
+    place: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = resumable_task(some_fail, name="classify", key="id", batch_size=10, concurrency=1)
+    ids: list[str] = []
+    begin = telemetry.get_client
+
+    def slowly(*args: Any, **named: Any) -> Any:
+        time.sleep(2.0)  # by then the run has ended
+        return begin(*args, **named)
+
+    monkeypatch.setattr(telemetry, "get_client", slowly)
+    with pytest.raises(JobFailed):
+        in_flow(lambda: job.run(items(60), checkpoint=place), ids)
+    found = shown(api, ids[0])
+    assert len(found) == 3
+    assert_linked(found, api)
 
 
 def assert_linked(found: dict[str, Any], api: Api) -> None:

@@ -197,5 +197,6 @@ def background() -> Iterator[list[warm.Program]]:
     yield started
     for process in started:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
