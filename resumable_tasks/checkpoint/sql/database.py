@@ -11,11 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from resumable_tasks.base.text import without_secrets
+from resumable_tasks.checkpoint.sql.refusals import sqlstate
 from resumable_tasks.checkpoint.sql.remedies import remedy
 from resumable_tasks.checkpoint.sql.spec import INSTALL
 from resumable_tasks.errors import StoreError, UsageError
 
 _BUSY_SECONDS = 30
+_IN_THE_FUTURE = "22023"
 _LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
 # A host that is gone without a word, such as after a failover, answers nothing: left to the system
@@ -223,11 +225,17 @@ class Database:
         ).bindparams(half=str(number & 0xFFFFFFFF))
         until = time.monotonic() + _OVER_SECONDS
         while time.monotonic() < until:
-            with self.reading() as connection:
-                found = connection.exec_driver_sql(f"SELECT txid_status({number})").scalar_one()
-                if found != "in progress":
-                    return {"committed": True, "aborted": False}.get(found)
-                connection.execute(waits)
+            try:
+                with self.reading() as connection:
+                    found = connection.exec_driver_sql(f"SELECT txid_status({number})").scalar_one()
+                    if found != "in progress":
+                        return {"committed": True, "aborted": False}.get(found)
+                    connection.execute(waits)
+            except StoreError as error:
+                cause = error.__cause__
+                if not isinstance(cause, sa.exc.DBAPIError) or sqlstate(cause) != _IN_THE_FUTURE:
+                    raise
+                return False  # a crash of the server has taken it: no commit was durable
             time.sleep(_LOOK_SECONDS)
         return None
 

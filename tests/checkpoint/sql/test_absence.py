@@ -335,6 +335,13 @@ def test_a_commit_that_nobody_can_ask_for_is_unknown(
     assert db.one("SELECT count(*) FROM labels") == 200
 
 
+def test_a_transaction_that_a_crash_of_the_server_has_taken_has_not_landed(db: Db) -> None:
+    """Its number was never durable, and the server gives it to another one later."""
+    last = int(db.one("SELECT txid_current()"))
+    with contextlib.closing(Database(db.url)) as database:
+        assert database.has_landed(last + 1_000) is False
+
+
 def test_a_server_that_stays_away_ends_the_run_and_what_is_committed_stands(
     db: Db, server: postgres.Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
