@@ -474,8 +474,8 @@ def shards_of_broken(place: Path) -> list[Shard]:
     return sorted(found.values(), key=lambda shard: -shard.keys)
 
 
-@pytest.mark.parametrize("swept", [False, True])
-def test_a_lost_record_of_a_merge_costs_no_more_than_its_items(place: Path, swept: bool) -> None:
+def merged_after_40(place: Path) -> None:
+    """A checkpoint of 42 items, of which those of one merge are between two commits."""
     checkpoint = opened(place)
     commit(checkpoint, [100])
     for n in range(40):
@@ -483,6 +483,11 @@ def test_a_lost_record_of_a_merge_costs_no_more_than_its_items(place: Path, swep
     checkpoint.tidy(never)
     commit(checkpoint, [101])
     checkpoint.close()
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_lost_record_of_a_merge_costs_no_more_than_its_items(place: Path, swept: bool) -> None:
+    merged_after_40(place)
     if swept:
         opened(place).close()
     (number,) = of_kind(place, "merge")
@@ -494,13 +499,7 @@ def test_a_lost_record_of_a_merge_costs_no_more_than_its_items(place: Path, swep
 
 def without_record_of_merge(place: Path) -> str:
     """A checkpoint of 42 items: the record of its merge is lost, and the parts are deleted."""
-    checkpoint = opened(place)
-    commit(checkpoint, [100])
-    for n in range(40):
-        commit(checkpoint, [n])
-    checkpoint.tidy(never)
-    commit(checkpoint, [101])
-    checkpoint.close()
+    merged_after_40(place)
     opened(place).close()
     (merged,) = (shard.path for shard in shards_of_broken(place) if shard.keys > 1)
     (number,) = of_kind(place, "merge")
