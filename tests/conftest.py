@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -212,6 +213,25 @@ def double(handled: list[Any]) -> ResumableTask[Any]:
 @pytest.fixture
 def numbered() -> Callable[[int], list[dict[str, Any]]]:
     return lambda count: [{"id": f"item-{i}", "n": i} for i in range(count)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_workers() -> Iterator[None]:
+    """The workers of runs in this process are forked from a warm parent, and not fresh."""
+    from resumable_tasks.runners import worker
+    from tests import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "subprocess", warm.Workers())
+        yield
+
+
+@pytest.fixture
+def fresh_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test is about how workers begin."""
+    from resumable_tasks.runners import worker
+
+    monkeypatch.setattr(worker, "subprocess", subprocess)
 
 
 @pytest.fixture(autouse=True)

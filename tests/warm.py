@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -25,12 +26,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import context, popen_spawn_posix, util
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 180.0
 _PACKET = 1 << 17
+_PASSED = 32  # at most
 
 
 class Program:
@@ -179,6 +183,7 @@ def start(
     stderr: Any = None,
     text: bool = False,
     start_new_session: bool = True,
+    pass_fds: Sequence[int] = (),
     prefect: bool = False,
     also: tuple[str, ...] = (),
 ) -> Program:
@@ -192,6 +197,7 @@ def start(
         for at, given in enumerate((stdin, stdout, stderr)):
             handle, pipes[at] = _stream(at, given, handles, text, closed)
             handles.append(handle)
+        handles += pass_fds
         if (prefect, also) not in _parents:
             _parents[prefect, also] = Parent(prefect, also)
             atexit.register(close)
@@ -199,6 +205,7 @@ def start(
             "command": words,
             "cwd": os.fspath(cwd) if cwd else os.getcwd(),  # type: ignore[call-overload]
             "env": dict(os.environ if env is None else env),
+            "handles": [0, 1, 2, *pass_fds],
         }
         return _parents[prefect, also].start(request, handles, pipes)
 
@@ -258,6 +265,46 @@ class WarmForms:
         return start(command, cwd=place, text=True, **pipes)
 
 
+class Workers:
+    """In the place of `subprocess` in `resumable_tasks.runners.worker`: its workers are forked."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(self, command: list[str], **how: Any) -> Any:
+        words = [word for word in command if word != "-B"]
+        if words[:2] != [sys.executable, "-c"]:  # under other options of Python
+            return subprocess.Popen(command, **how)
+        return start(words, **how)
+
+
+class _Spawned(popen_spawn_posix.Popen):
+    def _launch(self, process: Any) -> None:
+        def begin(path: bytes, words: list[Any], handles: list[int]) -> int:
+            at = words.index("-c")
+            self._program = start([sys.executable, *words[at:]], pass_fds=handles)
+            return self._program.pid
+
+        with patch.object(util, "spawnv_passfds", begin):
+            super()._launch(process)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        self.returncode = self._program.poll() if flag else self._program.wait()
+        return self.returncode
+
+
+class _Process(context.SpawnProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:
+        return _Spawned(process)
+
+
+class Spawn(context.SpawnContext):
+    """The "spawn" of `multiprocessing`, whose processes are forked from the warm parent."""
+
+    Process = _Process
+
+
 def close() -> None:
     """End the warm parents, and with them whatever still runs."""
     while _parents:
@@ -285,7 +332,7 @@ def preload(prefect: bool, also: list[str]) -> None:
         for each in found
         if (prefect or ".prefect" not in each.name) and "_suite" not in each.name
     ]
-    names += ["pyarrow.dataset", "pyarrow.parquet", "multiprocessing.spawn", "psycopg"]
+    names += ["pyarrow.dataset", "pyarrow.parquet", "multiprocessing.spawn", "psycopg", "pytest"]
     names += [f"tests.proof.crash.{name}" for name in ("child", "mutants", "powerloss")]
     if prefect:
         names += [f"prefect.{name}" for name in ("cli", "flow_engine", "runner", "workers.process")]
@@ -320,7 +367,7 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             _say(channel, alive.pop(pid), "ended", os.waitstatus_to_exitcode(status))
         if channel not in ready:
             continue
-        data, handles, _, _ = socket.recv_fds(channel, _PACKET, 3)
+        data, handles, _, _ = socket.recv_fds(channel, _PACKET, 3 + _PASSED)
         if not data:
             for pid in alive:
                 with contextlib.suppress(ProcessLookupError):
@@ -333,12 +380,9 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setpgid(0, 0)
-            for at, handle in enumerate(handles):
-                os.dup2(handle, at)
-            for handle in {*handles, wake, waker} - {0, 1, 2}:
-                os.close(handle)
             channel.close()
             found: dict[str, Any] = json.loads(data)
+            _take([wake, waker], dict(zip(found["handles"], handles, strict=True)))
             return found
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
@@ -346,6 +390,17 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             os.close(handle)
         alive[pid] = count
         _say(channel, count, "started", pid)
+
+
+def _take(not_ours: list[int], handles: dict[int, int]) -> None:
+    """Give each handle the number that the program knows it by, and close the others."""
+    above = max(handles) + 1
+    moved = {wanted: fcntl.fcntl(got, fcntl.F_DUPFD, above) for wanted, got in handles.items()}
+    for handle in {*not_ours, *handles.values()} - {0, 1, 2}:
+        os.close(handle)
+    for wanted, handle in moved.items():
+        os.dup2(handle, wanted)
+        os.close(handle)
 
 
 def _say(channel: socket.socket, *answer: object) -> None:

@@ -45,6 +45,8 @@ class StoreSuite:
     """How many creators race for one name; a multiple of 5."""
     secret = ""
     """A secret by which the stores reach their medium: it is looked for where none may be."""
+    processes: Any = multiprocessing.get_context("spawn")
+    """What makes the suite's processes, and what they share."""
     faults: Sequence[str] = ()
     """What can be made to go wrong with the medium, by the names that `failing` knows."""
 
@@ -196,12 +198,11 @@ class StoreSuite:
 
     def test_of_racing_processes_exactly_one_creates_a_name(self, store: Store) -> None:
         names = [f"journal/{number}" for number in range(20)]
-        context = multiprocessing.get_context("spawn")
-        answers: Any = context.SimpleQueue()
-        barrier = context.Barrier(_PROCESSES)
+        answers = self.processes.SimpleQueue()
+        barrier = self.processes.Barrier(_PROCESSES)
         each = self.racers // _PROCESSES
         processes = [
-            context.Process(
+            self.processes.Process(
                 target=_race_in_process,
                 args=(store, names, range(at * each, (at + 1) * each), barrier, answers),
             )
@@ -301,7 +302,7 @@ class StoreSuite:
         if self.secret:
             for shown in (pickle.dumps(store), repr(store).encode(), store.url.encode()):
                 assert self.secret.encode() not in shown, "the store shows its secret"
-        process = multiprocessing.get_context("spawn").Process(target=_work_there, args=(store,))
+        process = self.processes.Process(target=_work_there, args=(store,))
         process.start()
         process.join(_PATIENCE)
         assert process.exitcode == 0
@@ -498,12 +499,21 @@ class DiskSuite(StoreSuite):
         assert release is not None
         return release
 
+    def _lock_in_process(self, store: Store) -> str:
+        """Try the lock in a process that then ends without releasing it."""
+        answers = self.processes.SimpleQueue()
+        process = self.processes.Process(target=_try_lock, args=(store, answers))
+        process.start()
+        answer: str = answers.get()
+        process.join()
+        return answer
+
     def test_a_lock_is_held_by_one_until_it_is_released(self, store: Store) -> None:
         release = self._lock(store)
         other = self.store_at(store.url)
         assert disk.lock(store, "holder.lock") is None
         assert disk.lock(other, "holder.lock") is None
-        assert _lock_in_process(store) == "held"
+        assert self._lock_in_process(store) == "held"
         another = disk.lock(other, "other.lock")
         assert another is not None
         another()
@@ -514,7 +524,7 @@ class DiskSuite(StoreSuite):
 
     def test_a_lock_dies_with_its_process(self, store: Store) -> None:
         self._lock(store)()
-        assert _lock_in_process(store) == "taken"  # and the process has ended since
+        assert self._lock_in_process(store) == "taken"  # and the process has ended since
         self._lock(store)()
 
     # The place
@@ -656,17 +666,6 @@ def _race_in_process(
         barrier.wait(_PATIENCE)
         won[name] = _race(store, name, racers)
     answers.put(won)
-
-
-def _lock_in_process(store: Store) -> str:
-    """Try the lock in a process that then ends without releasing it."""
-    context = multiprocessing.get_context("spawn")
-    answers: Any = context.SimpleQueue()
-    process = context.Process(target=_try_lock, args=(store, answers))
-    process.start()
-    answer: str = answers.get()
-    process.join()
-    return answer
 
 
 def _try_lock(store: Store, answers: Any) -> None:

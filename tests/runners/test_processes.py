@@ -13,6 +13,7 @@ import pytest
 from resumable_tasks import Failing, JobFailed, UsageError, current_batch, resumable_task
 
 ITEMS = [{"id": i} for i in range(100)]
+pytestmark = pytest.mark.usefixtures("fresh_workers")
 
 
 @resumable_task(key="id", batch_size=10, concurrency=2, runner="processes")

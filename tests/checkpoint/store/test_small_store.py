@@ -15,6 +15,7 @@ from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.testing.store_suite import StoreSuite
+from tests import warm
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class SqliteStore(Store):
 
 class TestSqliteStore(StoreSuite):
     half_seen_rounds = 3
+    processes = warm.Spawn()
 
     def make_store(self, tmp_path: Path) -> Store:
         return SqliteStore(str(tmp_path / "store.db"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
+from tests import warm
 
 
 class Died(BaseException):
@@ -39,6 +40,8 @@ def raw_files(root: Path) -> dict[str, bytes]:
 
 
 class OnDisk:
+    processes = warm.Spawn()
+
     def make_store(self, tmp_path: Path) -> Store:
         return LocalStore(tmp_path / "new" / "place")
 

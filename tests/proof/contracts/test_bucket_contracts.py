@@ -16,6 +16,7 @@ from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.testing.journal_suite import JournalSuite
 from resumable_tasks.testing.s3server import KINDS
 from resumable_tasks.testing.store_suite import StoreSuite
+from tests import warm
 from tests.conftest import Bucket
 
 pytest.importorskip("obstore")
@@ -26,6 +27,7 @@ class InBucket:
 
     secret = "canary-of-a-secret-key"
     scheme = "s3"
+    processes = warm.Spawn()
 
     @pytest.fixture(autouse=True)
     def _bucket(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

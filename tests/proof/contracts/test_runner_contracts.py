@@ -92,3 +92,9 @@ class TestCoroutinesOnTheCallersLoop(RunnerSuite):
 class TestProcesses(ProcessRunnerSuite):
     def make_runner(self, concurrency):
         return ProcessRunner(concurrency)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("fresh_workers")
+class TestFreshProcesses(TestProcesses):
+    """`TestProcesses` has its workers from a warm parent."""
