@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resumable_tasks.runners.values.encoding import CannotEncode, decode, encode
@@ -58,6 +58,7 @@ def kinds(value):
     return type(value), value
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_VALUES)
 def test_what_goes_in_comes_out(value):
     assert kinds(through_json(value)) == kinds(value)
