@@ -70,6 +70,8 @@ def sleep_anywhere(
         until("stopped", driver.stopped)
         drivers.append(driver)
     last = launch.fork(replace(spec, takeover=True))
+    # Else the third, which nobody has taken over from yet, may do it all before that.
+    until("the last has started", lambda: attacks.oracle_lines(spec, "started") == 4)
     for driver in drivers:
         driver.signal(signal.SIGCONT)
     assert last.wait() == 0, last.says()
