@@ -378,13 +378,18 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
         return Fatal(batch, broken)
 
 
-def call_handler(call: Call) -> Outcome | Raised:
-    """The answer to `Call`, on this thread; the timeout is the caller's to see to."""
+def call_handler(call: Call, ended: Callable[[], None] | None = None) -> Outcome | Raised:
+    """The answer to `Call`, on this thread; the timeout is the caller's to see to.
+
+    ``ended`` is called once the handler has returned: what it made is not matched yet.
+    """
     items = call.begin()
     try:
         value = call.work.handler(items)
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
+    if ended is not None:
+        ended()
     return call.returned(value)
 
 

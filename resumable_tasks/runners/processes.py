@@ -207,14 +207,9 @@ class _Lane:
         while True:
             if self._stopping.is_set() and not calling:
                 return Dropped(call.batch, cost=self._spent)
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                error = overdue(self._work.timeout)
-                now = time.monotonic()
-                times = Times(now - began, began, now, self._calls)
-                return Raised(error, call.number, times, spent=self._spent)
-            wait = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
-            if (message := process.receive(wait)) is not None:
+            now = time.monotonic()
+            left = _POLL_SECONDS if deadline is None else max(0.0, deadline - now)
+            if (message := process.receive(min(left, _POLL_SECONDS))) is not None:
                 kind, value = message
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
@@ -224,18 +219,23 @@ class _Lane:
                         remedy="Give items whose classes a worker can import",
                     )
                     return failed_whole(self._work, call.batch, unreadable, call.number)
-                # A call has begun (its number), or one has ended (what all have cost) and a pause.
-                deadline, calling = None, kind == "call"
-                if not calling:
+                # A call has begun (its number), its handler has returned, or a pause has begun
+                # (what all calls have cost).
+                deadline, calling = None, kind != "pause"
+                if kind == "pause":
                     self._spent = value
-                else:
+                elif kind == "call":
                     call.number = value
                     began = time.monotonic()
                     self._calls += 1
                     if self._work.timeout is not None:
-                        deadline = time.monotonic() + self._work.timeout
+                        deadline = began + self._work.timeout
             elif self._abandoned:
                 return None
+            elif left == 0:
+                times = Times(now - began, began, now, self._calls)
+                error = overdue(self._work.timeout)
+                return Raised(error, call.number, times, spent=self._spent)
 
     def _begin_process(self) -> bool:
         """Start a process and wait for it; False if the run stops before.

@@ -204,12 +204,16 @@ def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
 def serve(pipe: Connection, work: Work) -> None:
     """In a worker process: batches as they come."""
 
+    def ended() -> None:
+        if work.timeout is not None:
+            pipe.send(("ended", None))
+
     def do(step: Step) -> Answer:
-        # The driver is told of calls and of the pauses between them, in which no timeout counts.
+        # The driver is told of calls and of what follows them, in which no timeout counts.
         match step:
             case Call():
                 pipe.send(("call", step.number))
-                return _in_no_flow_run(step, call_handler(step))
+                return _in_no_flow_run(step, call_handler(step, ended))
             case Pause():
                 pipe.send(("pause", step.spent))
                 time.sleep(step.seconds)

@@ -276,6 +276,40 @@ def test_a_process_that_is_overdue_is_killed_and_replaced(
     assert [line.split()[2] for line in lines].count("2") == 1
 
 
+class Slow:
+    """A row that takes its time to be read."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def model_dump(self) -> dict[str, Any]:
+        time.sleep(2.5)
+        return {"id": self.number}
+
+
+def quick_with_slow_rows(rows: list[dict[str, Any]]) -> list[Slow]:
+    noting(rows)
+    return [Slow(row["id"]) for row in rows]
+
+
+def test_what_a_call_has_returned_in_time_is_kept_however_long_it_takes_to_be_stored(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    task = resumable_task(
+        quick_with_slow_rows,
+        name="job",
+        key="id",
+        batch_size=1,
+        runner="processes",
+        concurrency=1,
+        timeout=2.0,
+    )
+    result = task.run(ITEMS[:1], checkpoint=place)
+    assert result.completed == 1
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
 def always_slow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if any(row["id"] == 23 for row in rows):
         time.sleep(60)
