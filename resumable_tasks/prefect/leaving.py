@@ -63,6 +63,10 @@ def _leave(client: SyncPrefectClient, id: UUID, look_again_at: datetime, why: st
         changes["tags"] = [*flow_run.tags, TAG]
     if changes:
         client.update_flow_run(id, **changes)
+    # With a process that has ended by then, a cancel would wait for it for ever.
+    client.request(
+        "PATCH", "/flow_runs/{id}", path_params={"id": id}, json={"infrastructure_pid": None}
+    )
     answer: OrchestrationResult[Any] = client.set_flow_run_state(
         id, AwaitingRetry(scheduled_time=look_again_at, message=why)
     )
