@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -128,6 +129,17 @@ def tried_by(item: pytest.Item) -> set[Any]:
     if more.get("kinds"):
         values = [(name, re.sub(r":\d+'$", "'", value)) for name, value in values]
     return set(combinations(values, 2) if more.get("pairs") else values)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage among modules and tests, of which nearly all stays: nor ever after."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not long"` chooses

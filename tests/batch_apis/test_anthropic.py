@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import pytest
 
 from resumable_tasks import (
@@ -31,6 +30,9 @@ from tests.batch_apis.conftest import (
     texts,
 )
 from tests.batch_apis.server import HIDDEN, BatchServer
+
+# Its SDK takes seconds to import: one worker does so, when it comes to these tests.
+pytestmark = pytest.mark.xdist_group("anthropic")
 
 
 def another(server: BatchServer, **more: Any) -> AnthropicBatch:
@@ -111,6 +113,8 @@ def test_the_queue_of_the_account_is_full(server: BatchServer, batch: AnthropicB
 def test_a_lost_answer_to_create_is_not_repeated_and_is_found(
     server: BatchServer, batch: AnthropicBatch
 ) -> None:
+    import anthropic
+
     items = texts(5)
     server.script(takes=None)
     earlier = submitted(batch, items, token="earlier")
@@ -134,6 +138,8 @@ def test_a_lost_answer_to_create_is_not_repeated_and_is_found(
 
 
 def test_the_sdk_itself_would_have_paid_twice(server: BatchServer) -> None:
+    import anthropic
+
     client = anthropic.Anthropic(base_url=server.anthropic)
     server.trouble("create", "lose", times=1)
     request: Any = {"custom_id": "a-0", "params": anthropic_request({"text": "a"})}
@@ -223,6 +229,8 @@ def test_what_was_certainly_not_begun(
 def test_what_may_have_been_carried_out_is_unknown(
     server: BatchServer, batch: AnthropicBatch, what: str
 ) -> None:
+    import anthropic
+
     items = texts(3)
     prepared = batch.prepare(items, TOKEN)
     server.trouble("create", what, times=1, status=529)
@@ -290,6 +298,8 @@ def test_cancelled_by_us(server: BatchServer, batch: AnthropicBatch) -> None:
 
 @pytest.mark.parametrize("operation", ["retrieve", "list", "content"])
 def test_errors_that_pass_are_raised_as_they_are(server: BatchServer, operation: str) -> None:
+    import anthropic
+
     client = anthropic.Anthropic(base_url=server.anthropic, max_retries=0)
     batch = AnthropicBatch(anthropic_request, anthropic_row, client=client)
     items = texts(2)

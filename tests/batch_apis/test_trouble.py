@@ -23,7 +23,9 @@ from tests.batch_apis.driver import service
 from tests.batch_apis.server import HIDDEN, BatchServer
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(
+    params=["openai", pytest.param("anthropic", marks=pytest.mark.xdist_group("anthropic"))]
+)
 def provider(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

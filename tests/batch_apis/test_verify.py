@@ -19,7 +19,13 @@ def verify(provider: str) -> Result:
     return CliRunner().invoke(verify_batch_api.main, [provider], catch_exceptions=False)
 
 
-@pytest.mark.parametrize(("provider", "facts"), [("openai", 7), ("anthropic", 6)])
+@pytest.mark.parametrize(
+    ("provider", "facts"),
+    [
+        ("openai", 7),
+        pytest.param("anthropic", 6, marks=pytest.mark.xdist_group("anthropic")),
+    ],
+)
 def test_all_facts_hold(server: BatchServer, provider: str, facts: int) -> None:
     server.script(listing_lag=0.3, unknown_for=0.2, results_lag=0.2)
     done = verify(provider)

@@ -11,7 +11,6 @@ from tests.engine.test_bound_by import JOBS, _told
 from tests.prefect.test_seen import in_flow
 
 pytestmark = [
-    pytest.mark.xdist_group("seen"),
     pytest.mark.usefixtures("in_prefect"),
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

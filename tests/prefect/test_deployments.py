@@ -318,10 +318,12 @@ def test_a_worker_that_is_stopped_stops_its_flow_runs_in_order(stopped: Death) -
     assert stopped.seen["message"] == "Execution was aborted by a termination signal."
 
 
+@pytest.mark.long
 def test_a_run_whose_worker_died_with_it_is_left_running(lost: Death) -> None:
     assert lost.seen["state"] == "RUNNING"
 
 
+@pytest.mark.long
 def test_a_scheduled_run_ingests_the_date_of_its_schedule(site: Site, lost: Death) -> None:
     site.worker()
     # It has the deployment's one place, once it is called lost and rerun: it is not to keep it.

@@ -30,7 +30,6 @@ from tests.prefect.api import Api, until
 from tests.prefect.deployed import Deployed
 
 pytestmark = [
-    pytest.mark.xdist_group("seen"),
     pytest.mark.usefixtures("in_prefect"),
     # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
@@ -415,6 +414,7 @@ def begin(own_server: server.Server, tmp_path: Path) -> Iterator[Callable[[float
         child.end()
 
 
+@pytest.mark.xdist_group("own_server")
 @pytest.mark.timing
 def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
     own_server: server.Server, begin: Callable[[float], Child]
@@ -445,6 +445,7 @@ def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
     assert "API" not in child.stderr.read_text()
 
 
+@pytest.mark.xdist_group("own_server")
 @pytest.mark.timing
 def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
     own_server: server.Server, begin: Callable[[float], Child]
