@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.clock import SYSTEM, Clock
 from resumable_tasks.base.frozen import locked
 from resumable_tasks.base.steps import adrive, drive
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.runners.headroom import Headroom, told_by
 from resumable_tasks.runners.http_signs import is_throttling, retry_after, seconds_told
 from resumable_tasks.runners.outcome import ADAPTIVE, RATE, TOLD
@@ -205,7 +206,8 @@ class Limits:
         with self._lock:
             self._running -= 1
             call.ended = True
-            self._correct(call)
+            with _at_no_cost_of_the_call():
+                self._correct(call)
             self.learnt.add(call.load, call.used)
             self._lock.notify()
             if told is not None:
@@ -227,7 +229,7 @@ class Limits:
 
         ``headers`` are those of an answer, which may tell of limits of the service.
         """
-        with self._lock:
+        with self._lock, _at_no_cost_of_the_call():
             call.used.add(**reported)
             if headers is not None:
                 self._obey(call, headers)
@@ -347,6 +349,20 @@ class Limits:
             seconds *= largest * self.processes / rate.count
             count = largest
         return Window(count, seconds) if rate.weighted else Counted(count, seconds)
+
+
+@contextmanager
+def _at_no_cost_of_the_call() -> Iterator[None]:
+    """While entered, the place of ``share`` may fail: what a call has answered counts all the same.
+
+    The others go on with what they know of it. Where it still fails, the next call is not begun.
+    """
+    try:
+        yield
+    except StoreError as error:
+        log.warning(
+            "what a call has used could not be told to those that share its rate: %s", error.what
+        )
 
 
 class AdditiveIncrease:

@@ -50,16 +50,23 @@ class _File:
 
     @contextmanager
     def held(self, now: float) -> Iterator[_Text]:
-        file = self._open()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            text = _Text(os.pread(file, os.fstat(file).st_size, 0), now)
-            yield text
-            if text.after != text.before:
-                os.pwrite(file, text.after, 0)
-                os.ftruncate(file, len(text.after))
-        finally:
-            os.close(file)
+            file = self._open()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                text = _Text(os.pread(file, os.fstat(file).st_size, 0), now)
+                yield text
+                if text.after != text.before:
+                    os.pwrite(file, text.after, 0)
+                    os.ftruncate(file, len(text.after))
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise StoreError(
+                f"share={self._path}: {error}",
+                safe="What was done is kept",
+                remedy="Run the same command again once the file can be written",
+            ) from error
 
 
 class _Redis:
@@ -153,7 +160,10 @@ class SharedWindow:
             return (entry[2], now), 0.0
 
     def correct(self, slot: Slot, weight: int) -> None:
-        """Give the entry of a call another weight, as long as it is there."""
+        """Give the entry of a call another weight, as long as it is there.
+
+        Raises `StoreError` where the place does not answer.
+        """
         name, at = slot
         with self._held(float("inf")) as (window, _):
             for entry in window.entries:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.base import Runner
-from resumable_tasks.runners.outcome import Done, Dropped, Failed, Outcome
+from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
 
 if TYPE_CHECKING:
     from resumable_tasks.runners.handle import Work
@@ -63,9 +63,12 @@ class ThreadRunner(Runner):
                 self._done(Dropped(batch))
                 continue
             # Each batch sees the caller's context variables, and changes only its own.
-            outcome = self._context.copy().run(
-                execute, self._work, batch, self._stopping, running=self.calls
-            )
+            try:
+                outcome = self._context.copy().run(
+                    execute, self._work, batch, self._stopping, running=self.calls
+                )
+            except Exception as error:  # noqa: BLE001 - of ours: else the run would wait
+                outcome = Fatal(batch, error)
             if isinstance(outcome, (Done, Failed)):
                 self._recent.append(outcome.times.seconds)
             self._done(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import StoreError, UsageError, resumable_task
+from resumable_tasks import StoreError, UsageError, current_batch, resumable_task
 from resumable_tasks.runners.shared import SharedWindow
 
 PROGRAM = """
@@ -119,6 +120,45 @@ def test_a_redis_that_does_not_answer_ends_the_run_with_its_error(tmp_path: Path
     )
     with pytest.raises(StoreError, match="once the Redis answers"):
         made.run([{"id": 1}], checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize("when", ["while it reports", "once it has reported"])
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_file_that_breaks_during_a_call_costs_no_answer(
+    kind: str, when: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    share, calls = tmp_path / "quota", []
+
+    def handle(rows: list[int]) -> list[int]:
+        calls.append(rows[0])
+        if when == "once it has reported":
+            current_batch().report(tokens=5)
+        if calls == [0, 1, 2]:
+            share.unlink()
+            share.mkdir()
+        if when == "while it reports":
+            current_batch().report(tokens=5)
+        return [{"key": row} for row in rows]  # type: ignore[misc]
+
+    async def ahandle(rows: list[int]) -> list[int]:
+        return handle(rows)
+
+    task = resumable_task(
+        handle if kind == "plain" else ahandle,
+        name="job",
+        batch_size=1,
+        concurrency=1,
+        rate_limit="1000 tokens/s",
+        weight=lambda row: 10,
+        share=share,
+    )
+    with pytest.raises(StoreError, match=re.escape(f"share={share}: ")):
+        task.run(range(6), checkpoint=tmp_path / "checkpoint")
+    assert calls == [0, 1, 2]
+    assert "could not be told to those that share its rate" in caplog.text
+    share.rmdir()
+    assert task.run(range(6), checkpoint=tmp_path / "checkpoint").skipped == 3
+    assert calls == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_that_is_damaged_counts_as_full(
