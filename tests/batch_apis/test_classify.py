@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 
+from tests import warm
 from tests.batch_apis.server import BatchServer
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def classify(
     server: BatchServer, folder: Path, *more: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         [
             *(sys.executable, "-m", "flows.llm_classify", str(folder / "texts.jsonl"), "--local"),
             *("--labels", "bug,praise", "--checkpoint", str(folder / "checkpoint")),
@@ -36,6 +37,7 @@ def classify(
             "HOME": str(folder),
             **environment,
         },
+        also=("openai",),
     )
 
 

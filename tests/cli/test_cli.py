@@ -72,7 +72,7 @@ def document(*arguments: object) -> Any:
 
 def real(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """The installed command, in a process of its own."""
-    return subprocess.run(
+    return warm.run(
         [str(SCRIPT), *map(str, arguments)],
         capture_output=True,
         text=True,

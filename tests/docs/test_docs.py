@@ -63,7 +63,7 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
         env |= request.getfixturevalue("batch_api_env")
     if prefect:
         env |= request.getfixturevalue("prefect_env")
-    # The README's as a user has them, in an interpreter of their own; commands are so on all pages.
+    # The README's as a user has them, in an interpreter of their own.
     fresh = script[0].page.name == "README.md" and not prefect
     run: Any = subprocess.run if fresh else partial(warm.run, prefect=prefect)
     done = run(
@@ -81,6 +81,19 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
         assert "Traceback" not in stderr
     else:
         assert prefect or stderr == ""
+
+
+# What a newcomer starts, is started as by a newcomer, in a shell and in interpreters of its own.
+FRESH = ("README.md", "start.md")
+
+
+def program(command: str) -> list[str] | None:
+    """The words of a command that starts a program of Python and asks nothing else of a shell."""
+    first, *words = shlex.split(command, comments=True)
+    if first not in ("python", "resumable") or set(command.partition("#")[0]) & set("&|;<>$*`("):
+        return None
+    python = Path(sys.executable)
+    return [str(python if first == "python" else python.with_name(first)), *words]
 
 
 KILLED = shlex.join([sys.executable, str(Path(__file__).with_name("killed.py"))])
@@ -109,8 +122,10 @@ def test_the_commands_do_what_is_shown(page: Path, tmp_path: Path) -> None:
         for command, shown in commands(block):
             wanted = re.search(r"# exit code (\d+)$", command)
             command = re.sub(r"^timeout --signal=KILL \d+", KILLED, command)
-            done = subprocess.run(
-                ["bash", "-c", f"{command}\nexit $?"],
+            warmed = None if page.name in FRESH else program(command)
+            run: Any = warm.run if warmed else subprocess.run
+            done = run(
+                warmed or ["bash", "-c", f"{command}\nexit $?"],
                 cwd=here,
                 env=env,
                 stdout=subprocess.PIPE,

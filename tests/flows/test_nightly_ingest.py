@@ -64,11 +64,11 @@ def slow_tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """Files that take some seconds to parse, one after the other."""
     tree = tmp_path_factory.mktemp("slow") / "tree"
     body = "".join(f"def f{i}(a, b):\n    return [a + b * {i}, (a, b)]\n" for i in range(400))
-    for i in range(120):
+    for i in range(60):
         folder = tree / f"p{i % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"m{i:03}.py").write_text(f"import m{i}\n{body}")
-    return tree, 120
+    return tree, 60
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_a_file_that_two_sources_name_is_one_row(tmp_path: Path) -> None:
 
 
 def test_by_default_it_takes_the_real_files_of_this_interpreter(tmp_path: Path) -> None:
-    done = run(tmp_path, "--limit", "100", "--processes", "--concurrency", "2")
+    done = run(tmp_path, "--limit", "100", "--concurrency", "2")
     assert done.returncode == 0, done.stderr
     assert "100 files" in done.stdout
     rows = published(tmp_path)
@@ -461,7 +461,7 @@ def test_a_second_run_is_refused_with_3_and_sigterm_ends_the_first_with_75(
     background: list[warm.Program],
 ) -> None:
     tree, files = slow_tree
-    arguments = (str(tree), "--batch-size", "2", "--concurrency", "2", *how)
+    arguments = (str(tree), "--batch-size", "2", "--concurrency", "1", *how)
     first = start_and_wait_for(tmp_path, 10, background, *arguments)
 
     second = run(tmp_path, *arguments)

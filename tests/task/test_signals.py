@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 PROGRAM = '''
 import asyncio, concurrent.futures, os, queue, signal, sys, threading, time
 from resumable_tasks import resumable_task
@@ -127,7 +129,7 @@ class Program:
     def __init__(self, place: Path, how: str, seconds: float, grace: float) -> None:
         self.place = place
         (place / "program.py").write_text(PROGRAM)
-        self.process = subprocess.Popen(
+        self.process = warm.start(
             [sys.executable, place / "program.py", place, how, str(seconds), str(grace)],
             stderr=subprocess.PIPE,
             text=True,
