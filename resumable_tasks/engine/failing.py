@@ -162,6 +162,14 @@ class FailureHandling:
 
     def take(self, outcome: Done | Failed) -> Decision:
         """Decide what follows from an outcome."""
+        first, *failed = isolation.as_two(outcome)
+        decision = self._take(first)
+        for each in failed:
+            assert isinstance(each, Failed)
+            decision.add(self._take_failed(each, tried=False))
+        return decision
+
+    def _take(self, outcome: Done | Failed) -> Decision:
         batch = outcome.batch
         tried = batch.number in self._tried
         self._tried.discard(batch.number)

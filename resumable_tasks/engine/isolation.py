@@ -78,6 +78,19 @@ def left_out(done: Done, number: Number) -> tuple[Batch, Done | None] | None:
     return again, replace(done, failures=failures, left_out=())
 
 
+def as_two(outcome: Done | Failed) -> list[Done | Failed]:
+    """The outcome; of a call that failed after it had given rows, those and the failure apart."""
+    if isinstance(outcome, Failed) or outcome.left_by is None:
+        return [outcome]
+    batch = outcome.batch
+    missing = {batch.keys[at] for at in outcome.left_out}
+    left = batch.choose(outcome.left_out, batch.number, batch.part_of)
+    others = tuple(each for each in outcome.failures if each.key not in missing)
+    of_left = tuple(each for each in outcome.failures if each.key in missing)
+    done = replace(outcome, failures=others, left_out=(), left_by=None)
+    return [done, Failed(left, outcome.left_by, of_left, times=outcome.times)]
+
+
 def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, ...]:
     """The failures that are no more looked into: not of a batch that is halved, or items left out.
 

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from resumable_tasks.base import log
 from resumable_tasks.base.text import count
-from resumable_tasks.engine.isolation import final_failures
+from resumable_tasks.engine.isolation import as_two, final_failures
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import shown
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
@@ -135,11 +135,11 @@ class Tally:
         match outcome:
             case Fatal(error=error):
                 self.fatal = self.fatal or error
-            case Done():
-                self.completed += outcome.completed
-                self._add_failures(outcome)
-            case Failed():
-                self._add_failures(outcome)
+            case Done() | Failed():
+                for each in as_two(outcome):
+                    self._add_failures(each)
+                if isinstance(outcome, Done):
+                    self.completed += outcome.completed
             case Dropped():
                 pass
 

@@ -14,9 +14,14 @@ def readable(returned: Any) -> Any:
     """What a handler returned, so that it can be read more than once: for its rows and its cost."""
     if type(returned) is list:
         return returned
-    if hasattr(returned, "__arrow_c_stream__"):
+    if is_stream(returned):
         return returned.read_all() if hasattr(returned, "read_all") else returned
     return list(returned) if isinstance(returned, Iterator) else returned
+
+
+def is_stream(returned: Any) -> bool:
+    """True for what Arrow can read: tables, readers and data frames."""
+    return hasattr(returned, "__arrow_c_stream__")
 
 
 def cost_of(cost: Cost, call: CallOutcome) -> float:

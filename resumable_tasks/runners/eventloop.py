@@ -186,7 +186,7 @@ async def aexecute(
 async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
     items = call.begin()
     try:
-        value = await _within_timeout(call.work, items, stopping)
+        value = call.read(await _within_timeout(call.work, items, stopping))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -242,7 +242,7 @@ async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped
     assert work.limits is not None
     batch = step.batch
     try:
-        return await work.limits.aenter(Load.of(batch), stopping, step.waits) or Dropped(batch)
+        return await work.limits.aenter(Load.of(step.left), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 

@@ -27,11 +27,12 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners import failures
 from resumable_tasks.runners import match as rows
 from resumable_tasks.runners.bound import HANDLER, Trail
-from resumable_tasks.runners.cost import cost_of, cost_of_failed, readable
+from resumable_tasks.runners.cost import cost_of, cost_of_failed, is_stream, readable
 from resumable_tasks.runners.environment import of_the_environment
 from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
+from resumable_tasks.runners.kept import Kept
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
     WRITE,
@@ -117,8 +118,8 @@ class Pause:
 class Raised:
     """An answer: the call failed with this error. ``number`` is the attempt's, from 1.
 
-    ``returned`` is what cannot be matched to the items, ``spent`` the cost of calls before this one
-    that no other answer tells.
+    ``returned`` is what it gave before, or what cannot be matched to the items, ``spent`` the cost
+    of calls before this one that no other answer tells.
     """
 
     error: BaseException
@@ -132,7 +133,8 @@ class Raised:
 class Call:
     """A step: call the handler with this batch. The answer is `Raised`, or an outcome.
 
-    ``strict`` is that of `match`.
+    ``strict`` is that of `match`. ``kept`` is what calls before have given: this one is made with
+    the items that are left.
     """
 
     work: Work
@@ -140,14 +142,17 @@ class Call:
     number: int
     entry: Entry | None = None
     strict: bool = False
+    kept: Kept | None = None
+    _gave: list[Any] = field(default_factory=list, init=False)
     _began: float = field(default=0.0, init=False)
     _at: float = field(default=0.0, init=False)
     _given: Given | None = field(default=None, init=False)
 
     def begin(self) -> Any:
         """The handler is about to be called, in this context, with these items."""
-        current.set((self.batch, self.number, self._reports))
-        self._given = Given(self.batch.items)
+        left = self.batch if self.kept is None else self.kept.left
+        current.set((left, self.number, self._reports))
+        self._given = Given(left.items)
         self._at, self._began = time.monotonic(), time.perf_counter()
         return self._given.items
 
@@ -161,11 +166,21 @@ class Call:
         """The call has ended just now."""
         return Times(time.perf_counter() - self._began, self._at, time.monotonic(), 1)
 
+    def read(self, value: Any) -> Any:
+        """What the handler returned, read to its end: a generator works while it is read.
+
+        Raises what it raises; what it gave until then is in the answer of `raised`.
+        """
+        if not isinstance(value, Iterator) or is_stream(value):
+            return readable(value)
+        for row in value:
+            self._gave.append(row)
+        return self._gave
+
     def returned(self, value: Any) -> Done | Fatal | Raised:
-        """The answer: the handler returned this."""
+        """The answer: the handler returned this, and it was `read`."""
         times = self.times()
         try:
-            value = readable(value)
             return self._matched(value, times)
         except BaseException as error:  # noqa: BLE001 - becomes the items' failure
             return self._failed(Raised(error, self.number, times, value))
@@ -176,15 +191,19 @@ class Call:
         Only a signal that ends the run is none. An extension in Rust raises a ``BaseException``
         for a document that it cannot read, and ``sys.exit`` in a handler is no order to a run.
         """
-        return self._failed(Raised(error, self.number, self.times()))
+        return self._failed(Raised(error, self.number, self.times(), self._gave or None))
 
     def _failed(self, raised: Raised) -> Raised | Fatal:
         return Fatal(self.batch, raised.error) if _ends_the_run(raised.error) else raised
 
     def _matched(self, value: Any, times: Times) -> Done | Fatal:
         work, batch = self.work, self.batch
-        how = (work.scheme, work.results, work.columns, self._given, self.strict)
-        matched = rows.match(value, batch, *how)
+        given, found = self._given, value
+        if self.kept is not None and self.kept.rows:
+            given, found = None, [*self.kept.rows, *value]
+        matched = rows.match(
+            found, batch, work.scheme, work.results, work.columns, given, self.strict
+        )
         failed: tuple[Failure, ...] = ()
         left_out: tuple[int, ...] = ()
         if matched.failed:
@@ -219,10 +238,11 @@ class Enter:
     """A step: wait until the limits let a call begin.
 
     The answer is the `Entry`, `Dropped` if the run stops, or `Fatal` if a limit is broken.
-    ``waits`` is told the seconds meanwhile.
+    ``left`` is the part of the batch that is called with, ``waits`` is told the seconds meanwhile.
     """
 
     batch: Batch
+    left: Batch
     waits: dict[str, float]
 
 
@@ -248,47 +268,77 @@ def _calls(
     work: Work, batch: Batch, first: int, spent: float, trail: Trail
 ) -> Generator[Step, Answer, Outcome]:
     attempts, earlier = Attempts(_policy(work, batch), first), Times()
+    kept, last = Kept(batch, work.scheme, work.results, work.columns), None
     while True:
-        answer = yield from _one_call(work, batch, attempts.number, trail)
-        if not isinstance(answer, Raised):
-            return _with_earlier(answer, earlier, spent)
-        attempts.number = answer.number
-        try:
-            pause = attempts.pause_after(answer.error)
-        except GiveUp as why:
-            spent += failed_call(work, batch, answer).cost
-            return Dropped(batch, str(why), spent)
-        except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
-            return Fatal(batch, broken)
-        if pause is None:
-            return _with_earlier(failed_call(work, batch, answer), earlier, spent)
-        failed = ((name_of(answer.error), answer.times.seconds),)
-        earlier = replace(answer.times, failed=failed).after(earlier)
-        if work.cost is not None:  # what a call cost that is made again is not forgotten
-            spent += failed_call(work, batch, answer).cost
-        trail.enter(attempts.pauses_for)
-        stopped = yield Pause(batch, pause, spent)
-        trail.leave()
-        if isinstance(stopped, Dropped):
-            return _with_earlier(stopped, earlier, spent)
+        answer = yield from _one_call(work, batch, attempts.number, trail, kept)
+        if isinstance(answer, Raised):
+            last, attempts.number = answer, answer.number
+            kept.add(answer.returned)
+            try:
+                pause = attempts.pause_after(answer.error) if len(kept.left) else None
+            except GiveUp as why:
+                if not kept.rows:
+                    spent += failed_call(work, batch, answer).cost
+                    return Dropped(batch, str(why), spent)
+                pause = None  # the run ends once not even one more row comes
+            except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
+                return Fatal(batch, broken)
+            if pause is None:
+                return _with_earlier(_broken_off(work, batch, answer, kept), earlier, spent)
+            failed = ((name_of(answer.error), answer.times.seconds),)
+            earlier = replace(answer.times, failed=failed).after(earlier)
+            if work.cost is not None:  # what a call cost that is made again is not forgotten
+                spent += failed_call(work, batch, answer).cost
+            trail.enter(attempts.pauses_for)
+            stopped = yield Pause(batch, pause, spent)
+            trail.leave()
+            if not isinstance(stopped, Dropped):
+                continue
+            answer = stopped
+        if isinstance(answer, Dropped) and last is not None and kept.rows:
+            uncounted = replace(last, times=Times())
+            answer = _broken_off(replace(work, cost=None), batch, uncounted, kept)
+        return _with_earlier(answer, earlier, spent)
+
+
+def _broken_off(work: Work, batch: Batch, last: Raised, kept: Kept) -> Done | Failed | Fatal:
+    """The outcome of a batch whose last call has failed: of what was kept, and of what is left."""
+    failed = failed_call(work, kept.left, last)
+    if not kept.rows:
+        return failed
+    # What the rows have cost was counted with the calls that gave them.
+    done = Call(replace(work, cost=None), batch, last.number, kept=kept).returned([])
+    if not isinstance(done, Done):
+        return done if isinstance(done, Fatal) else failed_call(work, batch, last)
+    done = replace(done, cost=failed.cost, times=last.times)
+    if not done.left_out:
+        log.warning(
+            "batch %d: its handler gave all rows, which count, and failed after that with %s: %s",
+            *(batch.number, name_of(last.error), last.error),
+        )
+        return done
+    missing = {batch.keys[at] for at in done.left_out}
+    others = tuple(each for each in done.failures if each.key not in missing)
+    of_left = tuple(replace(each, error_of="batch") for each in failed.failures)
+    return replace(done, failures=others + of_left, left_by=failed.error)
 
 
 def _one_call(
-    work: Work, batch: Batch, number: int, trail: Trail
+    work: Work, batch: Batch, number: int, trail: Trail, kept: Kept
 ) -> Generator[Step, Answer, Outcome | Raised]:
     if work.limits is None:
         trail.enter(HANDLER)
-        answer = yield from _called(work, batch, number)
+        answer = yield from _called(work, batch, number, kept)
         trail.leave()
     else:
-        entry = yield Enter(batch, trail.waits)
+        entry = yield Enter(batch, kept.left, trail.waits)
         if not isinstance(entry, Entry):
             assert isinstance(entry, (Dropped, Fatal))
             return entry
         answer = None
         trail.enter(HANDLER)
         try:
-            answer = yield from _called(work, batch, number, entry)
+            answer = yield from _called(work, batch, number, kept, entry)
         finally:
             trail.leave()
             work.limits.leave(entry, answer.error if isinstance(answer, Raised) else None)
@@ -298,16 +348,16 @@ def _one_call(
 
 
 def _called(
-    work: Work, batch: Batch, number: int, entry: Entry | None = None
+    work: Work, batch: Batch, number: int, kept: Kept, entry: Entry | None = None
 ) -> Generator[Step, Answer, Answer]:
     """One call of the handler, in a span of its own where there is one of its batch."""
     if not work.traced or batch.trace is None:
-        return (yield Call(work, batch, number, entry))
+        return (yield Call(work, batch, number, entry, kept=kept))
     from resumable_tasks.runners.tracing import begin
 
     answer, end = None, begin(work.traced, batch, number)
     try:
-        answer = yield Call(work, batch, number, entry)
+        answer = yield Call(work, batch, number, entry, kept=kept)
     finally:
         end(answer)
     return answer
@@ -373,7 +423,7 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
     assert work.limits is not None
     batch = step.batch
     try:
-        return work.limits.enter(Load.of(batch), stopping, step.waits) or Dropped(batch)
+        return work.limits.enter(Load.of(step.left), stopping, step.waits) or Dropped(batch)
     except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
         return Fatal(batch, broken)
 
@@ -385,7 +435,7 @@ def call_handler(call: Call, ended: Callable[[], None] | None = None) -> Outcome
     """
     items = call.begin()
     try:
-        value = call.work.handler(items)
+        value = call.read(call.work.handler(items))
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
     if ended is not None:

@@ -116,6 +116,16 @@ def match(
     return replace(matched, parked=[*parked, *set_apart]) if parked or set_apart else matched
 
 
+def carry_keys(returned: list[Any], scheme: KeyScheme) -> bool:
+    """True if the first of these rows, which are to be of some items of a batch, has its key."""
+    rows = (row for entry in returned if (row := _to_dict(entry)) is not None)
+    try:
+        row = next(rows, None)
+    except BadResult:
+        return False
+    return row is not None and all(column in row for column in scheme.columns)
+
+
 def _told_apart(
     found: _Found, failed: Failed, batch: Batch, results: ResultsMode, strict: bool
 ) -> tuple[_Found, Failed, list[Parked], str]:

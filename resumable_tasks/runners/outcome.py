@@ -193,7 +193,8 @@ class Done:
     left undone.
     ``failures`` are the items that
     failed, ``left_out`` the places in the batch of those that failed because the handler returned
-    no row for them. ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
+    no row for them; ``left_by`` is the error with which it ended before it came to them.
+    ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
     """
 
     batch: Batch
@@ -209,6 +210,7 @@ class Done:
     rows: Sequence[Mapping[str, Any]] | None = None
     settles: str = ""
     rest: Rest | None = None
+    left_by: ErrorKind | None = None
 
     @property
     def tells(self) -> bool:

@@ -167,8 +167,8 @@ def _fields(outcome: Done | Failed | Fatal) -> dict[str, Any]:
         case Fatal(error=error):
             return {"info": {"fatal": [type(error).__name__, str(error)]}}
         case Failed(error=kind):
-            error_of = {**asdict(kind), "cause": kind.cause.value}
-            return {"failures": outcome.failures, "info": {**_numbers(outcome), "error": error_of}}
+            info = {**_numbers(outcome), "error": _kind_as_json(kind)}
+            return {"failures": outcome.failures, "info": info}
         case Done(shard=shard, schema=schema):
             return {
                 "keys": outcome.done,
@@ -176,7 +176,11 @@ def _fields(outcome: Done | Failed | Fatal) -> dict[str, Any]:
                 "shards": (shard,) if shard is not None else (),
                 "schema": schemas.schema_to_text(schema) if schema is not None else None,
                 "failures": outcome.failures,
-                "info": {**_numbers(outcome), "left_out": outcome.left_out},
+                "info": {
+                    **_numbers(outcome),
+                    "left_out": outcome.left_out,
+                    "left_by": _kind_as_json(outcome.left_by),
+                },
             }
 
 
@@ -190,8 +194,7 @@ def _outcome(batch: Batch, record: Commit) -> Done | Failed:
     failed = tuple((name, seconds) for name, seconds in info["times"]["failed"])
     cost, times = info["cost"], Times(**{**info["times"], "failed": failed})
     if (found := info["error"]) is not None:
-        error = ErrorKind(**{**found, "cause": Cause(found["cause"])})
-        return Failed(batch, error, record.failures, cost, times)
+        return Failed(batch, _kind_of(found), record.failures, cost, times)
     return Done(
         batch,
         done=record.keys,
@@ -200,9 +203,18 @@ def _outcome(batch: Batch, record: Commit) -> Done | Failed:
         schema=schemas.schema_from_text(record.schema) if record.schema else None,
         failures=record.failures,
         left_out=tuple(info["left_out"]),
+        left_by=None if info["left_by"] is None else _kind_of(info["left_by"]),
         cost=cost,
         times=times,
     )
+
+
+def _kind_as_json(kind: ErrorKind | None) -> dict[str, Any] | None:
+    return None if kind is None else {**asdict(kind), "cause": kind.cause.value}
+
+
+def _kind_of(found: dict[str, Any]) -> ErrorKind:
+    return ErrorKind(**{**found, "cause": Cause(found["cause"])})
 
 
 def _lines(record: Commit) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def work(rows: list[dict[str, Any]]) -> list[Any]:
         {"id": row["id"], "pid": "no number" if row.get("do") == "misfit" else os.getpid()}
         for row in rows
     ]
+
+
+@resumable_task(key="id", batch_size=8, concurrency=2)
+def one_by_one(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row as soon as its item was worked on; bad ones end the call."""
+    for row in rows:
+        note(row["folder"], [row])
+        if row.get("do") == "bad":
+            raise RuntimeError(f"cannot do {row['id']}")
+        yield {"id": row["id"], "pid": os.getpid()}
 
 
 @resumable_task(key="id", batch_size=2, concurrency=2)

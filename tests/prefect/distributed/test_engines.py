@@ -20,7 +20,7 @@ from resumable_tasks import JobFailed, SqlCheckpoint, UsageError
 from tests.prefect.api import Api, until
 from tests.prefect.distributed import oracle
 from tests.prefect.distributed.conftest import Engine
-from tests.prefect.distributed.handlers import calls, items, times_handled, traced, work
+from tests.prefect.distributed.handlers import calls, items, one_by_one, times_handled, traced, work
 from tests.telemetry import Seen, ids
 
 pytestmark = [
@@ -144,6 +144,18 @@ def test_a_bad_item_is_found_by_workers_elsewhere(
     oracle.each_once(place, set(range(64)) - {13, 40})
     # 8 batches, and two bad items of 8.
     assert len(calls(tmp_path)) <= 8 + 2 * 6
+
+
+@on("dask")
+def test_what_a_generator_gave_before_it_failed_stands(
+    engine: Engine, place: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(JobFailed) as caught:
+        engine.run(one_by_one, items(tmp_path, 64, bad=[13, 40]), checkpoint=place)
+    assert {failure.key for failure in caught.value.result.failures} == {13, 40}
+    oracle.each_once(place, set(range(64)) - {13, 40})
+    times = times_handled(tmp_path)
+    assert {ids for ids, count in times.items() if count > 1} == {(13,), (40,)}
 
 
 @on("ray")

@@ -1,0 +1,44 @@
+"""The rows that a handler gave before it failed: they are paid for, and stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resumable_tasks.errors import MissingResult
+from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.keys import KeyScheme
+from resumable_tasks.runners.match import carry_keys, match
+from resumable_tasks.runners.outcome import ResultsMode
+from resumable_tasks.runners.values.columns import Columns
+
+
+class Kept:
+    """The ``rows`` that failed calls with a batch have given.
+
+    Kept are those that carry the keys of their items, where each item has one row: of several, more
+    may have been on their way. ``left`` is the batch of the other items, for the next call.
+    """
+
+    def __init__(
+        self, batch: Batch, scheme: KeyScheme, results: ResultsMode, columns: Columns
+    ) -> None:
+        self._batch = batch
+        self._how = (scheme, results, columns)
+        self.rows: list[Any] = []
+        self.left = batch
+
+    def add(self, gave: Any) -> None:
+        """Take in what a failed call gave before it failed."""
+        scheme, results, _ = self._how
+        if results != "one" or type(gave) is not list or not carry_keys(gave, scheme):
+            return
+        rows = self.rows + gave
+        try:
+            matched = match(rows, self._batch, *self._how)
+        except Exception:  # noqa: BLE001 - whose they are is not known, and the call has failed anyway
+            return
+        missing = {key for key, error in matched.failed if isinstance(error, MissingResult)}
+        places = [at for at, key in enumerate(self._batch.keys) if key in missing]
+        if len(places) < len(self.left):
+            self.rows = rows
+            self.left = self._batch.choose(places, self._batch.number, self._batch.part_of)
