@@ -86,6 +86,12 @@ class Runner(ABC):
 
 
 def is_coroutine_function(handler: Callable[..., Any]) -> bool:
-    """True if a handler must be awaited; also for an object with an async ``__call__``."""
+    """True if a handler must be awaited; also for an object with an async ``__call__``.
+
+    An async generator is awaited for each of its rows.
+    """
     call = getattr(handler, "__call__", None)  # noqa: B004 - the method is what is asked about
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (handler, call)
+    )

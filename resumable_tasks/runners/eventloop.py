@@ -186,7 +186,7 @@ async def aexecute(
 async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
     items = call.begin()
     try:
-        value = call.read(await _within_timeout(call.work, items, stopping))
+        value = await _within_timeout(call, items, stopping)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -202,7 +202,7 @@ async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
 _NOT_BEGUN = object()
 
 
-async def _handled(work: Work, items: Any, stopping: Stopping) -> Any:
+async def _handled(call: Call, items: Any, stopping: Stopping) -> Any:
     """The value of the handler, in a task of its own: a cancel of that one is no order to us.
 
     `_NOT_BEGUN` if the run has stopped since the task was made: another coroutine may have blocked
@@ -214,7 +214,7 @@ async def _handled(work: Work, items: Any, stopping: Stopping) -> Any:
         if stopping.is_set():
             return _NOT_BEGUN, None
         try:
-            return await work.handler(items), None
+            return await call.aread(call.work.handler(items)), None
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - raised below
@@ -226,16 +226,17 @@ async def _handled(work: Work, items: Any, stopping: Stopping) -> Any:
     return value
 
 
-async def _within_timeout(work: Work, items: Any, stopping: Stopping) -> Any:
-    if work.timeout is None:
-        return await _handled(work, items, stopping)
+async def _within_timeout(call: Call, items: Any, stopping: Stopping) -> Any:
+    timeout = call.work.timeout
+    if timeout is None:
+        return await _handled(call, items, stopping)
     try:
-        async with asyncio.timeout(work.timeout) as limit:
-            return await _handled(work, items, stopping)
+        async with asyncio.timeout(timeout) as limit:
+            return await _handled(call, items, stopping)
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own
-        raise overdue(work.timeout) from error
+        raise overdue(timeout) from error
 
 
 async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -174,6 +174,14 @@ class Call:
         if not isinstance(value, Iterator) or is_stream(value):
             return readable(value)
         for row in value:
+            self._gave.append(row)
+        return self._gave
+
+    async def aread(self, value: Any) -> Any:
+        """`read`, of what a handler has made that must be awaited."""
+        if not isinstance(value, AsyncIterator):
+            return self.read(await value)
+        async for row in value:
             self._gave.append(row)
         return self._gave
 

@@ -89,8 +89,6 @@ class ResumableTask(Generic[F]):
             return self.fn(*args, **kwargs)
 
     def __init__(self, fn: F, options: JobOptions) -> None:
-        if inspect.isasyncgenfunction(fn):
-            raise UsageError(f"{options.name}: an async generator is no handler; return a list")
         if not is_submitted(fn):  # a service may tell its cost itself
             options.check_has_field(options.known_cost)
         # Of an object, its own attributes are not the job's.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,27 @@ async def acoroutine(rows: Rows) -> Iterator[dict[str, Any]]:
     return one_is_bad(rows)
 
 
-@pytest.mark.parametrize("kind", ["threads", "coroutine", "processes"])
+async def asynchronous(rows: Rows) -> AsyncIterator[dict[str, Any]]:
+    for row in one_is_bad(rows):
+        await asyncio.sleep(0)
+        yield row
+
+
+HANDLERS = {
+    "threads": one_is_bad,
+    "processes": one_is_bad,
+    "coroutine": acoroutine,
+    "async generator": asynchronous,
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
 @pytest.mark.parametrize("isolate", [True, False])
 def test_rows_before_an_error_are_kept_and_only_the_others_are_handled_again(
     kind: str, isolate: bool, place: Path, calls: Path
 ) -> None:
     task = resumable_task(
-        acoroutine if kind == "coroutine" else one_is_bad,
+        HANDLERS[kind],
         name="job",
         key="id",
         batch_size=10,
@@ -218,3 +232,21 @@ def test_a_generator_in_a_process_is_ended_at_its_timeout(place: Path, calls: Pa
     )
     with pytest.raises(JobFailed, match="took longer than timeout=5 s"):
         task.run(ITEMS[:4], checkpoint=place)
+
+
+def test_an_async_generator_keeps_at_its_timeout_what_it_has_given(
+    place: Path, calls: Path
+) -> None:
+    @resumable_task(key="id", batch_size=10, concurrency=1, timeout=0.5)
+    async def job(rows: Rows) -> AsyncIterator[dict[str, Any]]:
+        for row in rows:
+            found = work_on(row)
+            if row["id"] == 3:
+                await asyncio.sleep(60)
+            yield found
+
+    with pytest.raises(JobFailed, match=r"took longer than timeout=0.5 s") as error:
+        job.run(ITEMS[:10], checkpoint=place)
+    assert [each.key for each in error.value.result.failures] == [3]
+    assert error.value.result.completed == 9
+    assert {at for at, times in counted(calls).items() if times > 1} == {3}
