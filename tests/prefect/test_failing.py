@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,35 @@ def test_poisoned_items_are_found_in_a_flow_run(kind: str, place: Path) -> None:
     bad.clear()
     assert job().completed == 3
     assert calls == [3]
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+def test_what_a_generator_gave_before_it_failed_stands_in_a_flow_run(
+    kind: str, place: Path
+) -> None:
+    from prefect import flow
+
+    asked: list[int] = []
+
+    def plain(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            asked.append(row["id"])
+            if row["id"] in BAD:
+                raise RuntimeError("poison")
+            yield row
+
+    async def asynchronous(rows: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        for row in plain(rows):
+            await asyncio.sleep(0)
+            yield row
+
+    handler: Any = plain if kind == "generator" else asynchronous
+    task = resumable_task(handler, name="job", key="id")
+    with pytest.raises(JobFailed) as error:
+        flow(lambda: task.run(ITEMS, checkpoint=place), name="job")()
+    assert {failure.key for failure in error.value.result.failures} == BAD
+    assert error.value.result.completed == 1_000 - len(BAD)
+    assert {key for key in asked if asked.count(key) > 1} <= BAD
 
 
 def test_a_service_that_is_down_for_a_while_in_a_flow_run(place: Path) -> None:
