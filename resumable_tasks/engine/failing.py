@@ -34,7 +34,7 @@ from resumable_tasks.base.text import clean
 from resumable_tasks.engine import breaker, doubt, isolation
 from resumable_tasks.engine.breaker import Evidence
 from resumable_tasks.engine.isolation import Number
-from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.runners.outcome import Done, Failed
 
 _MOST_HELD = 64
@@ -284,6 +284,9 @@ class FailureHandling:
     # --- a failure, and what many of them may mean
 
     def _take_failed(self, failed: Failed, tried: bool) -> Decision:
+        if failed.error.cause is Cause.STOPPED:
+            self._held.append(failed)  # until the run has stopped, and nothing is recorded of it
+            return Decision()
         if self._fail_fast:
             return Decision(settled=[self._settled(failed)])
         silent = failed.batch.suspects and not failed.error.outage

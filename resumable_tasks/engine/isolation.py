@@ -97,7 +97,8 @@ def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, .
     What failed during an outage is among them; whether it did, only the engine can tell.
     """
     if isinstance(outcome, Failed):
-        return () if isolate and not was_alone(outcome) else outcome.failures
+        open_yet = outcome.error.cause is Cause.STOPPED or (isolate and not was_alone(outcome))
+        return () if open_yet else outcome.failures
     if (found := left_out(outcome, lambda: 0)) is None:
         return outcome.failures
     return found[1].failures if found[1] is not None else ()

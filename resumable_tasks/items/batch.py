@@ -27,6 +27,8 @@ class Cause(Enum):
     """The handler returned no row for an item."""
     WORKER_LOST = "worker lost"
     """The process that handled the batch died."""
+    STOPPED = "stopped"
+    """The run stops: the handler has not come to these items."""
 
 
 @frozen

@@ -214,7 +214,7 @@ async def _handled(call: Call, items: Any, stopping: Stopping) -> Any:
         if stopping.is_set():
             return _NOT_BEGUN, None
         try:
-            return await call.aread(call.work.handler(items)), None
+            return await call.aread(call.work.handler(items), stopping), None
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - raised below

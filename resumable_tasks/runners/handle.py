@@ -32,7 +32,7 @@ from resumable_tasks.runners.environment import of_the_environment
 from resumable_tasks.runners.given import Given
 from resumable_tasks.runners.groups import name_of
 from resumable_tasks.runners.http_signs import looks_like_an_outage
-from resumable_tasks.runners.kept import Kept
+from resumable_tasks.runners.kept import Kept, may_keep
 from resumable_tasks.runners.limits import Entry, Limits
 from resumable_tasks.runners.outcome import (
     WRITE,
@@ -166,23 +166,32 @@ class Call:
         """The call has ended just now."""
         return Times(time.perf_counter() - self._began, self._at, time.monotonic(), 1)
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: Any, stopping: Stopping) -> Any:
         """What the handler returned, read to its end: a generator works while it is read.
 
-        Raises what it raises; what it gave until then is in the answer of `raised`.
+        Raises what it raises, and `BetweenRows` once the run stops and what it gave can be kept;
+        that is in the answer of `raised`.
         """
         if not isinstance(value, Iterator) or is_stream(value):
             return readable(value)
         for row in value:
             self._gave.append(row)
+            if stopping.is_set() and may_keep(self._gave, self.work.scheme, self.work.results):
+                if hasattr(value, "close"):
+                    value.close()
+                raise BetweenRows
         return self._gave
 
-    async def aread(self, value: Any) -> Any:
+    async def aread(self, value: Any, stopping: Stopping) -> Any:
         """`read`, of what a handler has made that must be awaited."""
         if not isinstance(value, AsyncIterator):
-            return self.read(await value)
+            return self.read(await value, stopping)
         async for row in value:
             self._gave.append(row)
+            if stopping.is_set() and may_keep(self._gave, self.work.scheme, self.work.results):
+                if hasattr(value, "aclose"):
+                    await value.aclose()
+                raise BetweenRows
         return self._gave
 
     def returned(self, value: Any) -> Done | Fatal | Raised:
@@ -241,6 +250,10 @@ class Call:
         )
 
 
+class BetweenRows(Exception):
+    """The run stops, and a generator was ended where it had just given a row."""
+
+
 @frozen
 class Enter:
     """A step: wait until the limits let a call begin.
@@ -279,38 +292,49 @@ def _calls(
     kept, last = Kept(batch, work.scheme, work.results, work.columns), None
     while True:
         answer = yield from _one_call(work, batch, attempts.number, trail, kept)
-        if isinstance(answer, Raised):
-            last, attempts.number = answer, answer.number
-            kept.add(answer.returned)
-            try:
-                pause = attempts.pause_after(answer.error) if len(kept.left) else None
-            except GiveUp as why:
-                if not kept.rows:
-                    spent += failed_call(work, batch, answer).cost
-                    return Dropped(batch, str(why), spent)
-                pause = None  # the run ends once not even one more row comes
-            except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
-                return Fatal(batch, broken)
-            if pause is None:
-                return _with_earlier(_broken_off(work, batch, answer, kept), earlier, spent)
-            failed = ((name_of(answer.error), answer.times.seconds),)
-            earlier = replace(answer.times, failed=failed).after(earlier)
-            if work.cost is not None:  # what a call cost that is made again is not forgotten
+        if not isinstance(answer, Raised):
+            return _with_earlier(_or_kept(answer, work, last, kept), earlier, spent)
+        last, attempts.number = answer, answer.number
+        kept.add(answer.returned)
+        stopped = isinstance(answer.error, BetweenRows)
+        try:
+            pause = attempts.pause_after(answer.error) if len(kept.left) and not stopped else None
+        except GiveUp as why:
+            if not kept.rows:
                 spent += failed_call(work, batch, answer).cost
+                return Dropped(batch, str(why), spent)
+            pause = None  # the run ends once not even one more row comes
+        except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
+            return Fatal(batch, broken)
+        if pause is None and not stopped:
+            return _with_earlier(_broken_off(work, batch, answer, kept), earlier, spent)
+        failed = () if stopped else ((name_of(answer.error), answer.times.seconds),)
+        earlier = replace(answer.times, failed=failed).after(earlier)
+        if work.cost is not None:  # what a call cost that is made again is not forgotten
+            spent += failed_call(work, batch, answer).cost
+        if pause is not None:
             trail.enter(attempts.pauses_for)
-            stopped = yield Pause(batch, pause, spent)
+            stopped = isinstance((yield Pause(batch, pause, spent)), Dropped)
             trail.leave()
-            if not isinstance(stopped, Dropped):
-                continue
-            answer = stopped
-        if isinstance(answer, Dropped) and last is not None and kept.rows:
-            uncounted = replace(last, times=Times())
-            answer = _broken_off(replace(work, cost=None), batch, uncounted, kept)
-        return _with_earlier(answer, earlier, spent)
+        if stopped:
+            return _with_earlier(_or_kept(Dropped(batch), work, last, kept), earlier, spent)
 
 
-def _broken_off(work: Work, batch: Batch, last: Raised, kept: Kept) -> Done | Failed | Fatal:
-    """The outcome of a batch whose last call has failed: of what was kept, and of what is left."""
+def _or_kept(answer: Outcome, work: Work, last: Raised | None, kept: Kept) -> Outcome:
+    """The answer; instead of one that the run stops, what calls before have given."""
+    if last is None or not kept.rows or not isinstance(answer, Dropped):
+        return answer
+    uncounted = replace(last, times=Times())
+    return _broken_off(replace(work, cost=None), answer.batch, uncounted, kept, stopped=True)
+
+
+def _broken_off(
+    work: Work, batch: Batch, last: Raised, kept: Kept, *, stopped: bool = False
+) -> Done | Failed | Fatal:
+    """The outcome of a batch whose last call has failed: of what was kept, and of what is left.
+
+    ``stopped``: nothing is known of what is left, since the run stops.
+    """
     failed = failed_call(work, kept.left, last)
     if not kept.rows:
         return failed
@@ -319,6 +343,8 @@ def _broken_off(work: Work, batch: Batch, last: Raised, kept: Kept) -> Done | Fa
     if not isinstance(done, Done):
         return done if isinstance(done, Fatal) else failed_call(work, batch, last)
     done = replace(done, cost=failed.cost, times=last.times)
+    if not done.left_out and stopped:
+        return done
     if not done.left_out:
         log.warning(
             "batch %d: its handler gave all rows, which count, and failed after that with %s: %s",
@@ -328,7 +354,8 @@ def _broken_off(work: Work, batch: Batch, last: Raised, kept: Kept) -> Done | Fa
     missing = {batch.keys[at] for at in done.left_out}
     others = tuple(each for each in done.failures if each.key not in missing)
     of_left = tuple(replace(each, error_of="batch") for each in failed.failures)
-    return replace(done, failures=others + of_left, left_by=failed.error)
+    left_by = replace(failed.error, cause=Cause.STOPPED) if stopped else failed.error
+    return replace(done, failures=others + of_left, left_by=left_by)
 
 
 def _one_call(
@@ -404,7 +431,7 @@ def execute(
         match step:
             case Call():
                 with noted(running, batch):
-                    return _watched(step)
+                    return _watched(step, stopping)
             case Pause():
                 return Dropped(batch) if stopping.wait(step.seconds) else None
             case Enter():
@@ -436,14 +463,16 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
         return Fatal(batch, broken)
 
 
-def call_handler(call: Call, ended: Callable[[], None] | None = None) -> Outcome | Raised:
+def call_handler(
+    call: Call, stopping: Stopping = NEVER, ended: Callable[[], None] | None = None
+) -> Outcome | Raised:
     """The answer to `Call`, on this thread; the timeout is the caller's to see to.
 
     ``ended`` is called once the handler has returned: what it made is not matched yet.
     """
     items = call.begin()
     try:
-        value = call.read(call.work.handler(items))
+        value = call.read(call.work.handler(items), stopping)
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
         return call.raised(error)
     if ended is not None:
@@ -458,12 +487,12 @@ def _ends_the_run(error: BaseException) -> bool:
     return any(kind.__name__ == "PrefectSignal" for kind in type(error).__mro__)
 
 
-def _watched(call: Call) -> Outcome | Raised:
+def _watched(call: Call, stopping: Stopping) -> Outcome | Raised:
     if call.work.timeout is None:
-        return call_handler(call)
+        return call_handler(call, stopping)
     watch = _warn_when_overdue(call.work.timeout, call.batch)
     try:
-        return call_handler(call)
+        return call_handler(call, stopping)
     finally:
         watch.cancel()
 

@@ -12,6 +12,11 @@ from resumable_tasks.runners.outcome import ResultsMode
 from resumable_tasks.runners.values.columns import Columns
 
 
+def may_keep(gave: list[Any], scheme: KeyScheme, results: ResultsMode) -> bool:
+    """True if these rows of a call may stand without those that are still to come."""
+    return results == "one" and carry_keys(gave, scheme)
+
+
 class Kept:
     """The ``rows`` that failed calls with a batch have given.
 
@@ -29,8 +34,7 @@ class Kept:
 
     def add(self, gave: Any) -> None:
         """Take in what a failed call gave before it failed."""
-        scheme, results, _ = self._how
-        if results != "one" or type(gave) is not list or not carry_keys(gave, scheme):
+        if type(gave) is not list or not may_keep(gave, *self._how[:2]):
             return
         rows = self.rows + gave
         try:

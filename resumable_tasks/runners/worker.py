@@ -213,7 +213,7 @@ def serve(pipe: Connection, work: Work) -> None:
         match step:
             case Call():
                 pipe.send(("call", step.number))
-                return _in_no_flow_run(step, call_handler(step, ended))
+                return _in_no_flow_run(step, call_handler(step, ended=ended))
             case Pause():
                 pipe.send(("pause", step.spent))
                 time.sleep(step.seconds)

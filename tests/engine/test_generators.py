@@ -147,6 +147,47 @@ def test_a_run_that_stops_before_the_retry_keeps_what_was_given(place: Path, cal
     assert counted(calls) == {at: 2 if at == 3 else 1 for at in range(10)}
 
 
+def slow(rows: Rows) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        time.sleep(0.1)
+        yield work_on(row)
+
+
+async def aslow(rows: Rows) -> AsyncIterator[dict[str, Any]]:
+    for row in rows:
+        await asyncio.sleep(0.1)
+        yield work_on(row)
+
+
+@pytest.mark.parametrize("handler", [slow, aslow])
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_a_run_that_stops_ends_a_generator_at_its_next_row_and_keeps_what_it_gave(
+    handler: Any, fail_fast: bool, place: Path, calls: Path
+) -> None:
+    task = resumable_task(
+        handler,
+        name="job",
+        key="id",
+        batch_size=40,
+        cost="cost",
+        fail_fast=fail_fast,
+    )
+    with pytest.raises(BudgetUsedUp) as error:
+        task.run(ITEMS, checkpoint=place, budget=Budget(seconds=1.0))
+    result = error.value.result
+    assert 0 < result.completed < 40
+    assert (result.cost, result.failed) == (result.completed, 0)
+    assert task.run(ITEMS, checkpoint=place).skipped == result.completed
+    assert counted(calls) == dict.fromkeys(range(40), 1)
+
+
+def test_a_generator_whose_rows_could_not_be_kept_is_finished(place: Path, calls: Path) -> None:
+    task = resumable_task(slow, name="job", key="id", batch_size=20, concurrency=1, results="many")
+    with pytest.raises(BudgetUsedUp) as error:
+        task.run(ITEMS, checkpoint=place, budget=Budget(seconds=1.0))
+    assert error.value.result.completed == 20
+
+
 def waits_for_long(rows: Rows) -> Iterator[dict[str, Any]]:
     class Refused(Exception):
         retry_after = 3_600.0
