@@ -342,7 +342,8 @@ def _broken_off(
     done = Call(replace(work, cost=None), batch, last.number, kept=kept).returned([])
     if not isinstance(done, Done):
         return done if isinstance(done, Fatal) else failed_call(work, batch, last)
-    done = replace(done, cost=failed.cost, times=last.times)
+    times = replace(last.times, waits=done.times.waits)
+    done = replace(done, cost=failed.cost, times=times)
     if not done.left_out and stopped:
         return done
     if not done.left_out:
