@@ -51,22 +51,22 @@ def test_warnings_are_errors_where_they_are_to_be(tmp_path: Path) -> None:
         assert all("UserWarning: so it is" in each.stderr for each in found)
 
 
-def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["DEBUG", pytest.param("ERROR", marks=pytest.mark.long)])
+def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path, level: str) -> None:
     pytest.importorskip("prefect")
     code = (
         "import logging, prefect.main; from prefect.settings import PREFECT_API_URL, PREFECT_HOME; "
         "print(PREFECT_API_URL.value(), PREFECT_HOME.value(), logging.getLogger('prefect').level)"
     )
-    for level in ("DEBUG", "ERROR"):
-        env = {
-            "PREFECT_API_URL": f"http://127.0.0.1:1/{level}",
-            "PREFECT_HOME": str(tmp_path / level),
-            "PREFECT_LOGGING_LEVEL": level,
-        }
-        options: Any = {"capture_output": True, "text": True, "env": env, "timeout": 120}
-        command = [sys.executable, "-c", code]
-        found = warm.run(command, prefect=True, **options).stdout
-        assert found == subprocess.run(command, **options).stdout != ""
+    env = {
+        "PREFECT_API_URL": f"http://127.0.0.1:1/{level}",
+        "PREFECT_HOME": str(tmp_path / level),
+        "PREFECT_LOGGING_LEVEL": level,
+    }
+    options: Any = {"capture_output": True, "text": True, "env": env, "timeout": 120}
+    command = [sys.executable, "-c", code]
+    found = warm.run(command, prefect=True, **options).stdout
+    assert found == subprocess.run(command, **options).stdout != ""
 
 
 def test_scripts_and_modules(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class StoreSuite:
 
     half_seen_rounds = 15
     """How many large values are written while readers look on."""
+    changing_rounds = 20
+    """How often 30 names come and go while readers look on."""
     racers = 50
     """How many creators race for one name; a multiple of 5."""
     secret = ""
@@ -258,7 +260,7 @@ class StoreSuite:
             assert store.list("shards")["shards/stays"] == 1
 
         with _meanwhile(look):
-            for _ in range(20):
+            for _ in range(self.changing_rounds):
                 for name in names:
                     store.put(name, b"1")
                 for name in names:

@@ -52,7 +52,7 @@ def done(db: Db) -> int:
     return count
 
 
-@pytest.mark.sample(pairs=True)
+@pytest.mark.sample
 @pytest.mark.parametrize("fault", ["sql.written:1", "sql.written:3", "sql.committed:2"])
 @pytest.mark.parametrize("place", ["columns", "results"])
 def test_killed_at_a_point_and_resumed(
@@ -129,7 +129,7 @@ def test_two_drivers_are_each_killed_twice(
     assert len(spec.calls()) <= items + 4 * 256 * spec.batch_size
 
 
-@pytest.mark.sample(pairs=True)
+@pytest.mark.sample
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("fault", ["sql.claimed:1", "sql.written:2"])
 @pytest.mark.parametrize("elsewhere", [False, True])

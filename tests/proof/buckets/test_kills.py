@@ -44,6 +44,7 @@ def test_every_point_that_a_run_in_a_bucket_passes_is_attacked(bucket: Bucket) -
     assert {*NTH, "object.unsettled"} == set(passed)
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_killed_at_a_point(attack: Attack, fault: str) -> None:
@@ -51,6 +52,7 @@ def test_killed_at_a_point(attack: Attack, fault: str) -> None:
 
 
 @pytest.mark.usefixtures("metadata")
+@pytest.mark.sample
 @pytest.mark.parametrize("nth", [1, 2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["500-after", "reset-after", "reset-before"])
 def test_killed_while_a_create_is_unsettled(attack: Attack, kind: str, nth: int) -> None:

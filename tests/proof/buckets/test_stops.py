@@ -12,7 +12,7 @@ from tests.proof.crash.launcher import until
 CODES = (75,)
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize("fault", ["503", "hang"])
 @pytest.mark.parametrize("key", ["*/journal/*", "*"])
 def test_ctrl_c_ends_a_run_that_waits_for_its_commit(attack: Attack, fault: str, key: str) -> None:

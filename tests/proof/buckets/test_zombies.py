@@ -16,6 +16,7 @@ UNCLAIMED = ("journal.before_create:1",)
 CODES = {fault: ((0, 3) if fault in UNCLAIMED else (3,)) for fault in EVERY}
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_a_run_that_sleeps_is_overtaken_from_another_machine(attack: Attack, fault: str) -> None:
@@ -33,6 +34,7 @@ def test_a_run_that_sleeps_is_overtaken_from_another_machine(attack: Attack, fau
     assert "elsewhere" in hosts
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("record", [0, 1])
 @pytest.mark.parametrize("kind", ["500-after", "reset-before"])
@@ -51,6 +53,7 @@ def test_a_run_that_sleeps_while_a_create_is_unsettled(
     attack.complete(spec, tidy=False)
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_a_run_that_sleeps_is_reset(attack: Attack, fault: str) -> None:
@@ -69,6 +72,7 @@ def test_a_run_that_sleeps_is_reset(attack: Attack, fault: str) -> None:
     attack.consistent(replace(spec, place=str(attack.place / "archived")))
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_a_run_that_sleeps_is_restarted_in_another_version(attack: Attack, fault: str) -> None:

@@ -25,6 +25,7 @@ pytest.importorskip("obstore")
 class InBucket:
     """A store on the strict server."""
 
+    changing_rounds = 5
     secret = "canary-of-a-secret-key"
     scheme = "s3"
     processes = warm.Spawn()
@@ -95,6 +96,14 @@ class TestStoreInS3(InBucket, StoreSuite):
 
 
 class TestStoreInGoogle(InBucket, StoreSuite):
+    scheme = "gs"
+    half_seen_rounds = changing_rounds = 3
+    racers = 10
+    faults = ("500-after", "409-aborted")
+
+
+@pytest.mark.long
+class TestStoreInGoogleAtLength(InBucket, StoreSuite):
     scheme = "gs"
     faults = ("500-after", "409-aborted", "reset-after", "applied-late")
 

@@ -105,7 +105,7 @@ def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault:
     killed(launch, done_once(launch, place, runner="processes"), fault)
 
 
-@pytest.mark.sample(kinds=True)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize(
     "fault", [f for f in EVERY if f[-1] != "1" or f[:6] in ("commit", "shard.")]
 )
@@ -124,11 +124,12 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_killed_at_system_calls(launch: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [5, pytest.param(12, marks=pytest.mark.long)])
+def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, count: int) -> None:
     counted = done_once(launch, tmp_path / "count")
     child, log = traced(launch, replace(counted, committer_first=True))
     assert child.code == 0, child.says()
-    every = [Point(c, n, True) for c, count in calls(log).items() for n in range(1, count + 1)]
+    every = [Point(c, n, True) for c, total in calls(log).items() for n in range(1, total + 1)]
     print(f"{len(every)} points, seed {SEED}")
 
     def attack(number: int, point: Point) -> None:
@@ -140,4 +141,4 @@ def test_killed_at_system_calls(launch: Launcher, tmp_path: Path) -> None:
         launch.to_end(spec)
         all_new(spec)
 
-    all_of(attack, [(point,) for point in Random(SEED).sample(every, 12)])
+    all_of(attack, [(point,) for point in Random(SEED).sample(every, count)])

@@ -47,6 +47,7 @@ def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     oracle.little_was_redone(spec, kills=1)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("fault", [*EVERY, "journal.before_create:6", "journal.created:6"])
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     """After two runs, which fold what it has written."""
@@ -79,8 +80,9 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["signal=KILL", "error=ENOSPC"])
-def test_system_calls(launch: Launcher, tmp_path: Path, how: str) -> None:
+def test_system_calls(launch: Launcher, tmp_path: Path, how: str, count: int) -> None:
     """Killed at those of the committer, or one of them fails: the run ends well, or says why."""
     child, log = traced(launch, spec_of(tmp_path / "count", committer_first=True))
     assert child.code == 0, child.says()
@@ -96,4 +98,4 @@ def test_system_calls(launch: Launcher, tmp_path: Path, how: str) -> None:
         launch.to_end(spec)
         oracle.complete(spec, tidy=False)
 
-    all_of(attack, [(point,) for point in Random(SEED).sample(every, 16)])
+    all_of(attack, [(point,) for point in Random(SEED).sample(every, count)])

@@ -31,7 +31,7 @@ def test_the_next_run_in_the_same_process_goes_on(launch: Launcher, place: Path)
     oracle.complete(spec)
 
 
-@pytest.mark.sample(pairs=True)
+@pytest.mark.sample
 @pytest.mark.parametrize("code", ["EIO", "ENOSPC", "EMFILE"])
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "link", "replace"])
 @pytest.mark.parametrize("nth", [3, 7, 9])

@@ -183,12 +183,14 @@ def interrupt_at_all(launch: Launcher, tmp_path: Path, lines: list[int]) -> None
     assert not swallowed, f"{len(swallowed)} swallowed:\n" + "\n".join(swallowed)
 
 
-@pytest.mark.sample(one_in=2)
-@pytest.mark.parametrize("seed", range(2))
-def test_an_interrupt_at_some_lines(launch: Launcher, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "most"),
+    [(1, 8), *(pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(2))],
+)
+def test_an_interrupt_at_some_lines(launch: Launcher, tmp_path: Path, seed: int, most: int) -> None:
     count = lines_of(launch, tmp_path / "count")
     print(f"{count} lines, seed {seed}")
-    interrupt_at_all(launch, tmp_path, Random(seed).sample(range(1, count), 25))
+    interrupt_at_all(launch, tmp_path, Random(seed).sample(range(1, count), most))
 
 
 @pytest.mark.long

@@ -19,7 +19,10 @@ def spec_of(place: Path, runner: str = "threads") -> Spec:
     )
 
 
-@pytest.mark.parametrize(("runner", "seed"), [("threads", 1), ("async", 2), ("threads", 3)])
+@pytest.mark.parametrize(
+    ("runner", "seed"),
+    [("threads", 1), ("async", 2), pytest.param("threads", 3, marks=pytest.mark.long)],
+)
 def test_killed_at_random(launch: Launcher, place: Path, runner: str, seed: int) -> None:
     attacks.kill_at_random(launch, spec_of(place, runner), KILLS, seed)
 
@@ -33,6 +36,7 @@ def test_killed_at_many_random_moments(
     attacks.kill_at_random(launch, spec_of(place, runner), KILLS, seed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [5])
 def test_processes_are_killed_at_random(launch: Launcher, place: Path, seed: int) -> None:
     spec = Spec(

@@ -24,7 +24,7 @@ from tests.proof.properties.test_machine import (
 def test_what_is_out_is_known_and_comes_back_once() -> None:
     run_state_machine_as_test(
         SubmissionMachine,
-        settings=settings(stateful_step_count=20, phases=QUICK, **QUIET),
+        settings=settings(max_examples=15, stateful_step_count=20, phases=QUICK, **QUIET),
     )
 
 

@@ -27,6 +27,7 @@ def in_the(bucket: Any, launch: Launcher, place: Path, service: str, **knobs: ob
     return replace(spec, checkpoint=bucket.url)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("fault", ["submission.sent:1", "submission.submitted:2"])
 def test_killed_and_moved_to_another_host(
