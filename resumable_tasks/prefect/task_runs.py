@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from resumable_tasks.base import log
 from resumable_tasks.base.text import count
 from resumable_tasks.engine.isolation import as_two, final_failures
-from resumable_tasks.items.batch import Batch
+from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.items.keys import shown
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 
@@ -154,7 +154,7 @@ class Tally:
                 "batch %05d: %d of %d items failed; the first: %s",
                 *(outcome.batch.number, len(final), len(outcome.batch), describe(final[0])),
             )
-        elif isinstance(outcome, Failed):
+        elif isinstance(outcome, Failed) and outcome.error.cause is not Cause.STOPPED:
             self.divided += 1
             self.down = self.down or outcome.error.outage
             log.info(

@@ -222,8 +222,10 @@ def test_a_journal_that_was_cut_is_damage(
     """Such as one that was put back from an older copy: a snapshot knows that there was more."""
     monkeypatch.setattr(snapshots, "_FEW_RECORDS", 4)  # also where a snapshot would save nothing
     shards = {os.path.basename(name) for name in read_checkpoint(LocalStore(path))[1].shards}
-    records = sorted((path / "journal").glob("0*.jsonl"))
-    for record in records[left:]:
+    every = sorted((path / "journal").glob("0*.jsonl"))
+    # One run may end before there are enough records for one more snapshot.
+    records = [record for record in every if record.stem <= heads(path)[-1].stem]
+    for record in every[every.index(records[left]) :]:
         record.unlink()
     first, told = records[left], r"snapshots/.* was made when it was there"
     with pytest.raises(CheckpointDamaged, match=told) as error:
