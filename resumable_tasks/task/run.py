@@ -82,6 +82,11 @@ class Run:
         if self._engine is not None:
             self._engine.request_stop(reason, at_once)
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """True once somebody has asked for it."""
+        return bool(self._stop_requests)
+
     def carry_out(self) -> RunResult:
         """Run, and say how it went: by a result or by an exception that carries it."""
         use_exit_codes()

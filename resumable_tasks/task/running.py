@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.errors import Interrupted, UsageError
@@ -108,10 +109,14 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
         call = functools.partial(_carried_out, job_run, handed)
         carry_out = functools.partial(copy_context().run, _outcome, call)
         work = loop.run_in_executor(None, carry_out)
+        on_loop = _on_loops.setdefault(loop, {})
+        on_loop[work] = job_run
         try:
             if flow_run is not None:
                 await flow_run.watch(work, job_run.request_stop)
             result, error = await asyncio.shield(work)
+            if error is not None and not isinstance(error, Exception):
+                await _others_that_stop(on_loop)
         except asyncio.CancelledError:
             job_run.request_stop("a cancel", False)
             try:
@@ -123,10 +128,30 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
             result, error = work.result()
             if error is None or isinstance(error, Interrupted):
                 raise
+        finally:
+            del on_loop[work]
         if error is not None:
             raise error if flow_run is None else flow_run.translated(error)
     assert result is not None
     return result
+
+
+# The runs for each event loop, by the futures of their ends.
+_on_loops: WeakKeyDictionary[Any, dict[Any, Run]] = WeakKeyDictionary()
+
+
+async def _others_that_stop(on_loop: dict[Any, Run]) -> None:
+    """Wait for the runs that stop as well, by the same signal.
+
+    What ends the first of them is an `Interrupted`, which ends the event loop: the calls of the
+    others would not come to their ends.
+    """
+    import asyncio
+
+    if works := [
+        work for work, other in on_loop.items() if other.asked_to_stop and not work.done()
+    ]:
+        await asyncio.wait(works)
 
 
 def _shielded() -> AbstractContextManager[Any]:

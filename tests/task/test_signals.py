@@ -38,6 +38,11 @@ async def awork(items):
     await asyncio.sleep(seconds)
     return rows
 
+async def aslow(items):
+    rows = handled(items)
+    await asyncio.sleep(8 * seconds)
+    return rows
+
 async def blocks(items):
     rows = handled(items)
     time.sleep(600)
@@ -68,6 +73,12 @@ async def to_thread():
 
 async def together():
     runs = (coroutines.arun(given(p), checkpoint=os.path.join(place, p)) for p in "ab")
+    await asyncio.gather(*runs)
+
+async def apart():
+    slow = resumable_task(aslow, **OPTIONS)
+    both = [(coroutines, "a"), (slow, "b")]
+    runs = (job.arun(given(p), checkpoint=os.path.join(place, p)) for job, p in both)
     await asyncio.gather(*runs)
 
 async def blocked_loop():
@@ -112,6 +123,7 @@ def forked():
     "executor": executor,
     "to_thread": lambda: asyncio.run(to_thread()),
     "together": lambda: asyncio.run(together()),
+    "apart": lambda: asyncio.run(apart()),
     "thread": lambda: in_a_thread(lambda: go("a")),
     "silent": lambda: go("a", items=silent()),
     "silent in a thread": lambda: in_a_thread(lambda: go("a", items=silent())),
@@ -180,11 +192,11 @@ STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
-@pytest.mark.parametrize("how", ["main", "executor", "to_thread", "together"])
+@pytest.mark.parametrize("how", ["main", "executor", "to_thread", "together", "apart"])
 def test_a_signal_stops_every_run_in_order(
     started: list[Program], tmp_path: Path, how: str, number: signal.Signals
 ) -> None:
-    if how in ("main", "together") and number is signal.SIGUSR1:
+    if how in ("main", "together", "apart") and number is signal.SIGUSR1:
         number = signal.SIGHUP
     program = begun(started, tmp_path, how, 0.3, 20)
     program.until("called", 8)
