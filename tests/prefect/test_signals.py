@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import warm
 from tests.prefect.api import until
+from tests.processes import started
 
 PROGRAM = """
 import sys, time
@@ -47,8 +47,7 @@ def test_a_signal_stops_the_jobs_of_all_task_runs_and_no_other_begins(
     (tmp_path / "program.py").write_text(PROGRAM)
     called = tmp_path / "called"
     command = [sys.executable, tmp_path / "program.py", tmp_path]
-    pipes = {"stderr": subprocess.PIPE, "text": True}
-    with warm.start(command, env=prefect_env, prefect=True, **pipes) as process:
+    with started(command, env=prefect_env, stderr=subprocess.PIPE) as process:
         until(lambda: called.exists() and len(called.read_text().split()) >= 8, seconds=120)
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]

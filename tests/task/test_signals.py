@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import warm
-
 PROGRAM = '''
 import asyncio, concurrent.futures, os, queue, signal, sys, threading, time
 from resumable_tasks import resumable_task
@@ -141,7 +139,8 @@ class Program:
     def __init__(self, place: Path, how: str, seconds: float, grace: float) -> None:
         self.place = place
         (place / "program.py").write_text(PROGRAM)
-        self.process = warm.start(
+        # A fresh one: how an interpreter takes a signal and ends is what is looked at.
+        self.process = subprocess.Popen(
             [sys.executable, place / "program.py", place, how, str(seconds), str(grace)],
             stderr=subprocess.PIPE,
             text=True,
