@@ -176,7 +176,7 @@ class Call:
             return readable(value)
         for row in value:
             self._gave.append(row)
-            if stopping.is_set() and may_keep(self._gave, self.work.scheme, self.work.results):
+            if stopping.is_set() and self._may_end:
                 if hasattr(value, "close"):
                     value.close()
                 raise BetweenRows
@@ -188,11 +188,16 @@ class Call:
             return self.read(await value, stopping)
         async for row in value:
             self._gave.append(row)
-            if stopping.is_set() and may_keep(self._gave, self.work.scheme, self.work.results):
+            if stopping.is_set() and self._may_end:
                 if hasattr(value, "aclose"):
                     await value.aclose()
                 raise BetweenRows
         return self._gave
+
+    @property
+    def _may_end(self) -> bool:
+        """True if what a generator gave can be kept without the rest."""
+        return may_keep(self._gave, self.work.scheme, self.work.results)
 
     def returned(self, value: Any) -> Done | Fatal | Raised:
         """The answer: the handler returned this, and it was `read`."""
