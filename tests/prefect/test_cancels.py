@@ -23,7 +23,7 @@ pytestmark = [
 ITEMS = [{"id": i} for i in range(2_000)]
 
 
-@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("async", marks=pytest.mark.long)])
 def test_a_script_that_is_cancelled_in_the_ui_stops_in_order(
     kind: str, place: Path, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ ITEMS = [{"id": i} for i in range(1_000)]
 BAD = {17, 500, 999}
 
 
-@pytest.mark.parametrize("kind", ["threads", "coroutines"])
+@pytest.mark.parametrize("kind", ["threads", pytest.param("coroutines", marks=pytest.mark.long)])
 def test_poisoned_items_are_found_in_a_flow_run(kind: str, place: Path) -> None:
     from prefect import flow
 
@@ -62,7 +62,9 @@ def test_poisoned_items_are_found_in_a_flow_run(kind: str, place: Path) -> None:
     assert calls == [3]
 
 
-@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("generator", marks=pytest.mark.long), "async generator"]
+)
 def test_what_a_generator_gave_before_it_failed_stands_in_a_flow_run(
     kind: str, place: Path
 ) -> None:
@@ -91,6 +93,7 @@ def test_what_a_generator_gave_before_it_failed_stands_in_a_flow_run(
     assert {key for key in asked if asked.count(key) > 1} <= BAD
 
 
+@pytest.mark.long
 def test_a_service_that_is_down_for_a_while_in_a_flow_run(place: Path) -> None:
     from prefect import flow
 
@@ -111,7 +114,11 @@ def test_a_service_that_is_down_for_a_while_in_a_flow_run(place: Path) -> None:
     assert read_checkpoint(open_store(place))[1].failures == {}
 
 
-@pytest.mark.parametrize("budget", [Budget(items=600), Budget(cost=6.0)], ids=str)
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(items=600), pytest.param(Budget(cost=6.0), marks=pytest.mark.long)],
+    ids=str,
+)
 def test_all_tries_of_a_flow_run_share_one_budget(budget: Budget, place: Path, api: Api) -> None:
     from prefect import flow
     from prefect.runtime import flow_run

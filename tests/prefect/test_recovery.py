@@ -190,7 +190,9 @@ def test_a_flows_retry_handles_only_what_failed(scene: Scene, api: Api) -> None:
     assert (run["state"]["type"], run["run_count"]) == ("COMPLETED", 3)
 
 
-@pytest.mark.parametrize("way", ["run in a flow", "arun in an async flow"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("run in a flow", marks=pytest.mark.long), "arun in an async flow"]
+)
 def test_a_flow_that_takes_too_long_commits_what_is_done(scene: Scene, api: Api, way: str) -> None:
     from prefect import flow
 

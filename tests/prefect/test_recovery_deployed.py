@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from resumable_tasks import CheckpointUnusable, resumable_task
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import PATIENCE, Scene, alive, run_here
 from tests.prefect.recovery.supervisors import Served, Supervisor, Worker
@@ -43,13 +45,6 @@ def worker(
     found = Worker(f"worker-{uuid.uuid4().hex[:8]}", api, prefect_env, folder)
     yield found
     found.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_temporary_folder(worker: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A flow run whose checkpoint is relative; started first, to be done when it is asked for."""
-    scene = Scene(tmp_path_factory.mktemp("relative"))
-    return worker.run(scene.parameters(checkpoint="checkpoints/mine"))
 
 
 @pytest.fixture
@@ -204,11 +199,32 @@ def test_a_suspended_run_resumes(tmp_path: Path, served: Supervisor) -> None:
     at_once(lambda: from_outside("job"), lambda: from_outside("ajob"), by_itself)
 
 
+@pytest.mark.long
 def test_a_checkpoint_in_a_workers_temporary_folder_is_refused(
-    worker: Supervisor, in_temporary_folder: str
+    scene: Scene, worker: Supervisor
 ) -> None:
-    worker.wait_for(in_temporary_folder, "Failed")
-    message = worker.api.flow_run(in_temporary_folder)["state"]["message"]
+    run = worker.run(scene.parameters(checkpoint="checkpoints/mine"))
+    worker.wait_for(run, "Failed")
+    message = worker.api.flow_run(run)["state"]["message"]
     assert "CheckpointUnusable" in message
     assert "deleted after this flow run" in message
     assert "give an absolute path" in message
+
+
+def test_so_it_is_where_a_worker_has_started_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+
+    task = resumable_task(lambda rows: rows, name="job", key="id")
+    items = [{"id": n} for n in range(3)]
+    job = flow(lambda: task.run(items, checkpoint="checkpoints/mine"), name="job")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "of the worker").mkdir()
+    monkeypatch.chdir(tmp_path / "of the worker")
+    with monkeypatch.context() as patch:
+        patch.setenv("PREFECT__FLOW_RUN_ID", str(uuid.uuid4()))
+        with pytest.raises(CheckpointUnusable, match="deleted after this flow run.*an absolute"):
+            job()
+    assert not Path("checkpoints").exists()
+    assert job().completed == 3

@@ -51,6 +51,7 @@ def date_in(flow_run: str, tz: Any = None) -> datetime.date:
         return scheduled_date(tz)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize(
     ("schedule", "date_of"),
     [
@@ -175,7 +176,7 @@ def test_a_run_that_was_suspended_has_its_date_when_it_is_resumed(api: Api) -> N
     assert seen == [day("2024-06-01")] * 2
 
 
-@pytest.mark.parametrize("how", ["plain", "async"])
+@pytest.mark.parametrize("how", ["plain", pytest.param("async", marks=pytest.mark.long)])
 def test_a_subflow_has_the_date_of_the_flow_run_that_was_scheduled(api: Api, how: str) -> None:
     """A retry of the outer one makes another subflow run, which begins when it begins."""
     from prefect import flow
@@ -314,7 +315,7 @@ def test_outside_of_a_flow_run_it_is_today() -> None:
         assert before <= found <= datetime.datetime.now(zone).date()
 
 
-@pytest.mark.parametrize("partitioned", [False, True])
+@pytest.mark.parametrize("partitioned", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_scheduled_run_that_finds_all_done_by_another_nights_run_is_warned(
     api: Api, place: Path, partitioned: bool
 ) -> None:

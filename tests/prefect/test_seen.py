@@ -445,6 +445,7 @@ def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
     assert "API" not in child.stderr.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("own_server")
 @pytest.mark.timing
 def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
@@ -492,6 +493,7 @@ def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
         released.set()
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("broken", ["get_client", "emit_event", "Artifacts.show_progress", "all"])
 def test_what_fails_here_fails_nothing_else(
     place: Path, api: Api, monkeypatch: pytest.MonkeyPatch, broken: str

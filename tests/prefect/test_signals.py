@@ -40,7 +40,11 @@ job()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM],
+    ids=lambda each: each.name,
+)
 def test_a_signal_stops_the_jobs_of_all_task_runs_and_no_other_begins(
     tmp_path: Path, prefect_env: dict[str, str], number: signal.Signals
 ) -> None:

@@ -133,7 +133,9 @@ def test_no_more_than_concurrency_threads_and_calls(place: Path) -> None:
     assert len(threads) == 3
 
 
-@pytest.mark.parametrize("way", ["run in a flow", "arun in an async flow"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("run in a flow", marks=pytest.mark.long), "arun in an async flow"]
+)
 def test_coroutines_share_one_event_loop(place: Path, way: str) -> None:
     from prefect import flow
 

@@ -33,6 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield found
 
 
+@pytest.mark.long
 def test_the_progress_is_on_the_page_of_the_flow_run(
     place: Path, api: Api, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
