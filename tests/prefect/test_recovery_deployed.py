@@ -224,7 +224,7 @@ def test_so_it_is_where_a_worker_has_started_this_process(
     monkeypatch.chdir(tmp_path / "of the worker")
     with monkeypatch.context() as patch:
         patch.setenv("PREFECT__FLOW_RUN_ID", str(uuid.uuid4()))
-        with pytest.raises(CheckpointUnusable, match="deleted after this flow run.*an absolute"):
+        with pytest.raises(CheckpointUnusable, match=r"deleted after this flow run.*an absolute"):
             job()
     assert not Path("checkpoints").exists()
     assert job().completed == 3
