@@ -86,10 +86,19 @@ def holds(server: BatchServer, driver: Driver, items: int) -> None:
     assert len(paid) == items
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("items", "size", "kills"),
-    [(120, 23, 5), pytest.param(681, 69, 12, marks=pytest.mark.long)],
+    ("provider", "items", "size", "kills"),
+    [
+        ("openai", 120, 23, 5),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in [
+                ("anthropic", 120, 23, 5),
+                ("openai", 681, 69, 12),
+                ("anthropic", 681, 69, 12),
+            ]
+        ),
+    ],
 )
 def test_random_kills(
     provider: str, items: int, size: int, kills: int, server: BatchServer, tmp_path: Path

@@ -22,12 +22,13 @@ from tests.batch_apis.conftest import texts
 from tests.batch_apis.driver import service
 from tests.batch_apis.server import HIDDEN, BatchServer
 
-
-@pytest.fixture(
-    params=["openai", pytest.param("anthropic", marks=pytest.mark.xdist_group("anthropic"))]
+ANTHROPIC = pytest.mark.xdist_group("anthropic")
+BOTH = pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=ANTHROPIC)])
+# Where what is told apart is the same for both; what each provider says is in its own tests.
+ONE = pytest.mark.parametrize(
+    "provider",
+    ["openai", pytest.param("anthropic", marks=[ANTHROPIC, pytest.mark.long])],
 )
-def provider(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,7 @@ def attempts(error: JobFailed) -> dict[Any, int]:
     return {failure.key: failure.attempts for failure in error.result.failures}
 
 
+@ONE
 @pytest.mark.parametrize(
     "fates",
     [
@@ -77,6 +79,7 @@ def test_the_rest_goes_out_again_alone(
     assert sorted(sizes) == sorted([10, 10, 10, *rests])
 
 
+@BOTH
 def test_kinds_of_failures(provider: str, server: BatchServer, tmp_path: Path) -> None:
     """Bad answers are asked for again, refused items are not; neither spoils the others."""
     items = texts(30, _3="REFUSED", _5="NONSENSE")
@@ -96,6 +99,7 @@ def test_a_line_that_is_named_fails_alone(server: BatchServer, tmp_path: Path) -
     once(server, 29)
 
 
+@BOTH
 def test_no_funds_end_the_run_and_no_item_has_failed(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -111,6 +115,7 @@ def test_no_funds_end_the_run_and_no_item_has_failed(
     once(server, 60)
 
 
+@BOTH
 def test_the_queue_of_the_account_is_small(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -120,6 +125,7 @@ def test_the_queue_of_the_account_is_small(
     once(server, 60)
 
 
+@BOTH
 def test_a_batch_is_larger_than_the_queue(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -129,6 +135,7 @@ def test_a_batch_is_larger_than_the_queue(
     assert {b["paid"] for b in server.batches()} <= {0, 5, 2, 3}
 
 
+@ONE
 def test_the_service_fails_now_and_then(provider: str, server: BatchServer, tmp_path: Path) -> None:
     for operation in ("retrieve", "content", "upload", "list"):
         server.trouble(operation, "refuse", every=3, status=500)
@@ -141,6 +148,7 @@ def test_the_service_fails_now_and_then(provider: str, server: BatchServer, tmp_
     assert len(server.batches()) == 6
 
 
+@ONE
 def test_what_was_lost_is_listed_late(provider: str, server: BatchServer, tmp_path: Path) -> None:
     server.script(listing_lag=1.0)
     server.trouble("create", "lose", times=1)
@@ -151,6 +159,7 @@ def test_what_was_lost_is_listed_late(provider: str, server: BatchServer, tmp_pa
     assert len(server.batches()) == 2
 
 
+@ONE
 def test_a_listing_that_lags_longer_than_the_patience_pays_twice(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -161,6 +170,7 @@ def test_a_listing_that_lags_longer_than_the_patience_pays_twice(
     assert sorted(server.paid().values()) == [1] * 10 + [2] * 10
 
 
+@BOTH
 def test_unknown_and_without_results_at_first(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -169,6 +179,7 @@ def test_unknown_and_without_results_at_first(
     once(server, 20)
 
 
+@ONE
 def test_paid_results_that_are_never_served_are_not_paid_again(
     provider: str, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +195,7 @@ def test_paid_results_that_are_never_served_are_not_paid_again(
     assert len(server.batches()) == 2
 
 
+@ONE
 def test_other_batches_while_some_are_out(
     provider: str, server: BatchServer, tmp_path: Path
 ) -> None:
@@ -200,6 +212,7 @@ def test_other_batches_while_some_are_out(
     once(server, 60)
 
 
+@ONE
 def test_a_budget_of_money(provider: str, server: BatchServer, tmp_path: Path) -> None:
     prices = (1_000_000.0, 1_000_000.0)  # a token costs 1, at half 0.5: a text 6
     task = job(provider, server, prices=prices, concurrency=1)
@@ -213,6 +226,7 @@ def test_a_budget_of_money(provider: str, server: BatchServer, tmp_path: Path) -
     once(server, 60)
 
 
+@ONE
 def test_at_full_price(provider: str, server: BatchServer, tmp_path: Path) -> None:
     """The same job, continued outside of batches."""
     task = job(provider, server)
@@ -224,6 +238,7 @@ def test_at_full_price(provider: str, server: BatchServer, tmp_path: Path) -> No
     assert server.full_price() == {f"text {n}": 1 for n in range(10, 20)}
 
 
+@ONE
 def test_a_bug_in_row_costs_nothing(provider: str, server: BatchServer, tmp_path: Path) -> None:
     task = job(provider, server)
     good = task.fn._row

@@ -84,7 +84,7 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
 
 
 # What a newcomer starts, is started as by a newcomer, in a shell and in interpreters of its own.
-FRESH = ("README.md", "start.md")
+FRESH = ("README.md",)
 
 
 def program(command: str) -> list[str] | None:

@@ -235,6 +235,7 @@ def test_a_browser_follows_links_and_finds_a_word(address: str, page: Page) -> N
     assert complaints(page) == []
 
 
+@pytest.mark.long
 def test_a_page_is_light_or_dark_as_the_system_is(address: str, page: Page) -> None:
     def colours(scheme: str) -> list[list[int]]:
         """Background and text, as red, green and blue."""

@@ -26,7 +26,21 @@ def command(url: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "flows.backfill_table", url, "--local", *more]
 
 
-@pytest.mark.parametrize("rows", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("url", "rows"),
+    [
+        ("sqlite", 5_000),
+        *(
+            pytest.param(database, rows, marks=pytest.mark.long)
+            for database, rows in [
+                ("postgresql", 5_000),
+                ("sqlite", 100_000),
+                ("postgresql", 100_000),
+            ]
+        ),
+    ],
+    indirect=["url"],
+)
 def test_many_rows_killed_and_resumed(db: Db, rows: int) -> None:
     env = {**os.environ, "BACKFILL_SECONDS": "0.01"}
     words = command(db.url, "--make", str(rows))

@@ -36,6 +36,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
+@pytest.mark.long
 def test_a_nightly_job_goes_on_from_the_bucket_in_a_wiped_folder(
     bucket: Bucket, tree: Path, tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ def test_by_default_it_takes_the_real_files_of_this_interpreter(tmp_path: Path) 
     assert argparse.__file__ in sizes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", HOW)
 def test_killed_at_half_and_resumed_every_path_is_there_once(
     how: tuple[str, ...],

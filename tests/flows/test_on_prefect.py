@@ -195,7 +195,7 @@ def test_no_server_is_started_where_none_answers(api: Api, tmp_path: Path) -> No
     assert api.asked == []
 
 
-@pytest.mark.parametrize("argument", ["--local", None])
+@pytest.mark.parametrize("argument", [pytest.param("--local", marks=pytest.mark.long), None])
 def test_a_plain_script_does_not_load_prefect(
     argument: str | None, api: Api, tmp_path: Path
 ) -> None:
@@ -255,6 +255,12 @@ def test_a_deployment_finds_a_flow_by_its_entrypoint(entrypoint: str, name: str)
     flow = load_flow_from_entrypoint(str(REPOSITORY / "flows" / entrypoint))
     assert flow.name == name
     assert flow.parameters.properties
+    if name == "llm-classify":
+        assert " ".join(flow.parameters.properties) == (
+            "texts labels checkpoint publish rate_limit max_cost batch_size concurrency timeout "
+            "retries retry_delay give_up_after batch_api tolerated_failures on_version_change "
+            "dry_run progress"
+        )
     texts = [each.get("description") for each in flow.parameters.properties.values()]
     assert all(texts), "Prefect's UI shows what the docstring says of each parameter"
 

@@ -187,16 +187,26 @@ def begun(started: list[Program], place: Path, how: str, seconds: float, grace: 
     return program
 
 
-STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+STOPS = {
+    "main": [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    "executor": [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1],
+    "to_thread": [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM],
+    "together": [signal.SIGHUP, signal.SIGINT, signal.SIGTERM],
+    "apart": [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+}
 
 
-@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
-@pytest.mark.parametrize("how", ["main", "executor", "to_thread", "together", "apart"])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        pytest.param(how, number, marks=[pytest.mark.long] if n else [], id=f"{how}-{number.name}")
+        for how, numbers in STOPS.items()
+        for n, number in enumerate(numbers)
+    ],
+)
 def test_a_signal_stops_every_run_in_order(
     started: list[Program], tmp_path: Path, how: str, number: signal.Signals
 ) -> None:
-    if how in ("main", "together", "apart") and number is signal.SIGUSR1:
-        number = signal.SIGHUP
     program = begun(started, tmp_path, how, 0.3, 20)
     program.until("called", 8)
     program.process.send_signal(number)
@@ -254,7 +264,10 @@ def test_a_second_signal_ends_at_once_what_hangs(
     assert program.end()[0] == 75
 
 
-@pytest.mark.parametrize(("how", "code"), [("sys.exit", 9), ("own exception", 1)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [pytest.param("sys.exit", 9, marks=pytest.mark.long), ("own exception", 1)],
+)
 def test_a_host_that_raises_at_its_signal_loses_no_call_in_flight(
     started: list[Program], tmp_path: Path, how: str, code: int
 ) -> None:

@@ -1,18 +1,20 @@
-"""The same flow as flow runs of a real Prefect server."""
+"""The same flow as flow runs of a real Prefect server.
+
+What `make test` needs of them, tests/flows/test_on_prefect.py has.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import warm
-from tests.flows.llm.conftest import COST_OF_A_TEXT, REPOSITORY, Job
+from tests.flows.llm.conftest import COST_OF_A_TEXT, Job
 from tests.flows.llm.server import KEY, Llm
 from tests.flows.llm.test_runs import CONCURRENCY, OUT, wait_until
 from tests.prefect import server
@@ -24,6 +26,7 @@ __all__ = ["prefect_server"]
 
 pytest.importorskip("prefect")
 pytestmark = [
+    pytest.mark.long,
     # Prefect's and its dependencies' own are not ours to fix.
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -98,25 +101,3 @@ def test_a_budget_ends_a_flow_run_with_5_too(
     (found,) = flow_runs(prefect, job)
     assert found["state_type"] == "FAILED"
     assert "cost" in found["state"]["message"]
-
-
-def test_a_deployment_finds_it_by_its_entrypoint() -> None:
-    script = (
-        "from prefect.flows import load_flow_from_entrypoint\n"
-        "flow = load_flow_from_entrypoint('flows/llm_classify.py:llm_classify')\n"
-        "print(flow.name, *flow.parameters.properties)\n"
-    )
-    found = warm.run(
-        [sys.executable, "-c", script],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        prefect=True,
-    )
-    names = (
-        "texts labels checkpoint publish rate_limit max_cost batch_size concurrency timeout "
-        "retries retry_delay give_up_after batch_api tolerated_failures on_version_change dry_run "
-        "progress"
-    )
-    assert found.stdout == f"llm-classify {names}\n", found.stderr

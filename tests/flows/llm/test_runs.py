@@ -90,6 +90,7 @@ def test_killed_again_and_again_on_a_bad_day_every_text_is_paid_for_about_once(
     assert len(llm.calls) == before
 
 
+@pytest.mark.long
 def test_with_a_server_that_remembers_kills_cost_nothing(
     llm: Llm, tmp_path: Path, background: list[warm.Program]
 ) -> None:
@@ -309,6 +310,7 @@ def test_without_the_client_it_says_what_to_install(job: Job, tmp_path: Path) ->
     assert "openai is not installed: pip install 'resumable-tasks[llm]'" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_script_loads_no_prefect(job: Job) -> None:
     script = (
         "import runpy, sys\n"
@@ -379,6 +381,7 @@ def test_the_server_is_as_strict_as_it_should_be(llm: Llm) -> None:
     assert all(a.number < b.number for a, b in itertools.pairwise(llm.calls))
 
 
+@pytest.mark.long
 def test_the_server_can_be_played_with_by_hand(job: Job, background: list[Any]) -> None:
     log = job.place / "calls.jsonl"
     script = json.dumps([{"do": "lose", "calls": [2]}])
