@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # So many items are passed over at once, while they are read that quickly: what fits a processor's
 # cache. Of Arrow more, which makes no objects.
-_MOST_AT_ONCE, MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 1_024, 16_384, 64, 0.05
+_MOST_AT_ONCE, MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 512, 16_384, 64, 0.05
 
 Take = Callable[..., Any]
 """Takes up to so many items; none at the end."""
@@ -63,7 +63,7 @@ class Ahead:
 
     def take(self, most: int, *_: Any) -> Any:
         while self._at >= len(self._rest):
-            found = read(partial(self._take, max(most, self._size)))
+            found = read(partial(self._take, self._size or most))
             if not len(found):
                 return found
             if self._skip(found):

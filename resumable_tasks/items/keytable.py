@@ -22,7 +22,7 @@ class KeyTable:
     The last 131,072 keys or so are in a dict. Older ones lie end to end in one block, in the order
     in which they came, a line each: the key, and after a tab its number if that is not -1. An index
     by Python's own hash is made when a key is first looked up there; who asks for keys in the order
-    of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 25,
+    of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 30,
     where a dict of ``bytes`` takes 140. Exact: no digest stands for a key of up to 80 bytes, a
     128-bit one for a longer. ``docs/design/0003-keys-in-memory.md`` has the measurements.
 
@@ -32,8 +32,8 @@ class KeyTable:
     __slots__ = ("_block", "_frozen", "_hot", "_indexed", "_load", "_lock", "_mask", "_slots")
 
     _HOT = 1 << 17
-    # Slots an entry at least, so that few keys have to look beyond their own.
-    _ROOM = 1.6
+    # Slots an entry at least: a key that looks beyond its own reads memory that is in no cache.
+    _ROOM = 3.2
 
     def __init__(self, count: int = 0, load: Callable[[], bytearray] | None = None) -> None:
         """Empty; or with so many keys, whose block (`block`) is loaded when it is needed."""

@@ -1,7 +1,7 @@
 """Items → keyed → missing → batches: lazy, in bounded memory, in the order of the items.
 
 Of an item that has gone by is kept that it has: a mark beside its completed key, or else its key
-and position, at about 25 bytes. So a second item with the same key is found.
+and position, at about 30 bytes. So a second item with the same key is found.
 """
 
 from __future__ import annotations
