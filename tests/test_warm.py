@@ -51,7 +51,8 @@ def test_warnings_are_errors_where_they_are_to_be(tmp_path: Path) -> None:
         assert all("UserWarning: so it is" in each.stderr for each in found)
 
 
-@pytest.mark.parametrize("level", ["DEBUG", pytest.param("ERROR", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("level", ["DEBUG", "ERROR"])
 def test_prefect_is_set_up_by_the_environment_of_the_program(tmp_path: Path, level: str) -> None:
     pytest.importorskip("prefect")
     code = (

@@ -536,6 +536,7 @@ def test_keys_of_a_damaged_checkpoint_prints_none(done: Path) -> None:
     assert (result.exit_code, result.stdout) == (4, "")
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("command", [("keys",), ("failures", "--jsonl"), ("failures", "--all")])
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path, command: tuple[str, ...]) -> None:
     def fails(key: Any) -> Exception | None:

@@ -22,6 +22,7 @@ def job(items: list[Any]) -> list[Any]:
     return items
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("command", ["status", "ls", "verify", "repair", "reset --yes"])
 def test_a_command_that_hangs_ends_at_once(bucket: Any, command: str) -> None:
     job.run([{"id": number} for number in range(3)], checkpoint=bucket.url)

@@ -29,7 +29,7 @@ from resumable_tasks import (
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
-from tests.processes import started
+from tests import warm
 
 Rows = list[dict[str, Any]]
 ITEMS = [{"id": i} for i in range(400)]
@@ -278,23 +278,26 @@ RESUMABLE = "from resumable_tasks.cli import main; main()"
 
 def test_whoever_is_killed_forgets_no_more_than_the_calls_in_flight(tmp_path: Path) -> None:
     script, place, bill = tmp_path / "job.py", tmp_path / "c", tmp_path / "bill"
+    words = tmp_path / "words"
     script.write_text(JOB)
     kills, code = 0, -1
     while code != 5:
-        patience = random.uniform(0.6, 1.2) if kills < 6 else 60
-        with started([sys.executable, script, place, bill], stderr=subprocess.PIPE) as process:
+        patience = random.uniform(0.3, 0.9) if kills < 6 else 60
+        with (
+            words.open("w") as stderr,
+            warm.start([sys.executable, script, place, bill], stderr=stderr) as process,
+        ):
             try:
-                _, words = process.communicate(timeout=patience)
+                code = process.wait(patience)
             except subprocess.TimeoutExpired:
                 process.kill()
-                kills, (_, words) = kills + 1, process.communicate()
-        code = process.returncode
-        assert code in (5, -signal.SIGKILL), words
+                kills, code = kills + 1, process.wait()
+        assert code in (5, -signal.SIGKILL), words.read_text()
     billed = sum(map(float, bill.read_text().split()))
     # Of each batch in flight two calls, since a retry is told with its batch.
     assert billed <= 5.0 + (kills + 1) * 2 * 2 * 10 * EACH + 1e-6
     assert billed - recorded(place) <= kills * 2 * 2 * 10 * EACH + 1e-6
-    shown = subprocess.run(
+    shown = warm.run(
         [sys.executable, "-c", RESUMABLE, "status", place],
         capture_output=True,
         text=True,
@@ -302,7 +305,7 @@ def test_whoever_is_killed_forgets_no_more_than_the_calls_in_flight(tmp_path: Pa
     )
     assert shown.returncode == 5
     assert f"spent        {recorded(place):.4g} of 5, by all runs" in shown.stdout
-    assert "total=5" in words
+    assert "total=5" in words.read_text()
 
 
 def test_a_table_keeps_no_spending_and_says_so(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_a_service_that_ignores_conditions_is_refused(bucket: Bucket, place: Pat
     assert bucket.stored() == before
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample
 @pytest.mark.parametrize("kind", ["500-after", "reset-after", "late", "409-conflict", "503"])
 @pytest.mark.parametrize("first", [True, False])
 def test_whatever_a_commit_is_answered_each_row_is_there_once(

@@ -35,7 +35,7 @@ from resumable_tasks.engine.reserved import ReservedSpending
 from resumable_tasks.errors import Waiting
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.outcome import Done, Dropped
-from tests.processes import started
+from tests import warm
 from tests.submitted.service import FileService, Row, items
 
 EACH = 0.01
@@ -335,19 +335,22 @@ job(service, budget=Budget(total=1.0)).run(items(200), checkpoint=sys.argv[1])
 
 def test_a_total_holds_over_runs_that_are_killed(tmp_path: Path) -> None:
     place, home, script = tmp_path / "c", tmp_path / "s", tmp_path / "job.py"
+    words = tmp_path / "words"
     script.write_text(JOB)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     kills, code = 0, -1
     while code != 5:
-        patience = random.uniform(0.4, 1.2) if kills < 6 else 60
-        with started([sys.executable, script, place, home], env=env, stderr=subprocess.PIPE) as run:
+        patience = random.uniform(0.1, 0.9) if kills < 6 else 60
+        with (
+            words.open("w") as stderr,
+            warm.start([sys.executable, script, place, home], env=env, stderr=stderr) as run,
+        ):
             try:
-                _, words = run.communicate(timeout=patience)
+                code = run.wait(patience)
             except subprocess.TimeoutExpired:
                 run.kill()
-                kills, (_, words) = kills + 1, run.communicate()
-        code = run.returncode
-        assert code in (5, -signal.SIGKILL), words
+                kills, code = kills + 1, run.wait()
+        assert code in (5, -signal.SIGKILL), words.read_text()
     service = Charging(home)
     service.dearer = 1.25
     assert set(service.paid.values()) == {1}

@@ -77,9 +77,15 @@ def cli(*arguments: str, **how: Any) -> Result:
     return CliRunner().invoke(main, ("prune", *arguments), **how)
 
 
-@pytest.fixture(params=["disk", "bucket"])
-def place(request: pytest.FixtureRequest, bucket: Bucket, tmp_path: Path) -> str:
-    return bucket.url if request.param == "bucket" else str(tmp_path)
+@pytest.fixture(params=["disk", pytest.param("bucket", marks=pytest.mark.long)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    url: str = request.getfixturevalue("bucket").url
+    return url
+
+
+BOTH = pytest.mark.parametrize("place", ["disk", "bucket"], indirect=True)
 
 
 @pytest.fixture
@@ -96,6 +102,7 @@ def disarmed() -> Iterator[None]:
     faults.arm(None)
 
 
+@BOTH
 def test_the_oldest_beyond_so_many_are_removed(place: str, nightly: str) -> None:
     looked = prune(nightly, keep=1, dry_run=True)
     assert names(nightly) == {"2026-11-01", "2026-11-02", "2026-11-03"}
@@ -117,6 +124,7 @@ def test_the_oldest_beyond_so_many_are_removed(place: str, nightly: str) -> None
     assert names(nightly) == {"2026-11-03"}
 
 
+@BOTH
 def test_what_is_not_published_stays_and_why_is_told(place: str) -> None:
     night(place, 0, publish=False)
     run = night(place, 1)
@@ -253,6 +261,7 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
     assert names(str(nightly)) == {"2026-10-01", "2026-11-02", "notes", "link"}
 
 
+@BOTH
 def test_a_run_that_is_at_work_keeps_its_checkpoint(place: str, nightly: str) -> None:
     begun, go = threading.Event(), threading.Event()
 
@@ -286,6 +295,8 @@ def test_a_run_that_has_begun_since_keeps_its_checkpoint(place: str, nightly: st
     assert Reader.at(f"{nightly}/2026-11-01").status == "done"
 
 
+@BOTH
+@pytest.mark.sample
 @pytest.mark.parametrize("point", ["prune.ended", "store.set_aside", "prune.deleted"])
 def test_a_run_that_begins_at_any_moment_loses_nothing(
     place: str, nightly: str, point: str
