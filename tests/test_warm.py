@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,47 @@ def test_it_is_killed_as_any_process_and_with_its_parent(tmp_path: Path) -> None
             return
         time.sleep(0.01)
     raise AssertionError("it outlives the warm parent")
+
+
+def test_workers_of_one_run_share_what_is_imported_until_it_ends() -> None:
+    def ancestors(pid: int) -> list[int]:
+        found = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return [found, *ancestors(found)] if found > 1 else []
+
+    def parent() -> warm.Parent:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTEST_XDIST_WORKER", "gw0")
+            patch.setenv("PYTEST_XDIST_TESTRUNUID", run)
+            patch.setattr("os.getppid", lambda: session.pid)
+            return warm.Parent()
+
+    def sleeping(of: warm.Parent) -> warm.Program:
+        sleep = ["-c", "import time; time.sleep(600)"]
+        request = {"command": sleep, "cwd": "/", "env": {}, "handles": [0, 1, 2]}
+        return of.start(request, [0, 1, 2], [None, None, None])
+
+    run = uuid.uuid4().hex
+    with subprocess.Popen(["sleep", "600"]) as session:
+        one, other = parent(), parent()
+        first, second = sleeping(one), sleeping(other)
+        mine, shared = ancestors(first.pid)[:2]
+        theirs, also = ancestors(second.pid)[:2]
+        assert (mine != theirs, shared) == (True, also)
+        one.close()  # as a worker that ends
+        gone(first.pid)
+        assert second.poll() is None
+        other.close()
+        gone(second.pid)
+        session.kill()
+    gone(shared)
+
+
+def gone(pid: int) -> None:
+    for _ in range(1000):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{pid} goes on")

@@ -7,6 +7,9 @@ interpreter does: threads are waited for, exit functions run, and the exit code 
 With ``prefect=True`` the parent is another one, which has imported Prefect too: 2 to 6 seconds;
 with ``also`` one that has imported these modules besides.
 
+The workers of pytest-xdist share what their parents import: one process does so for all, and forks
+a parent for each of them (`joined`).
+
 What is itself about a fresh interpreter (what an import loads, options of Python other than ``-W
 error``) starts one, with `subprocess`.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -108,22 +112,55 @@ class Program:
         self.wait()
 
 
+def _begun(theirs: socket.socket, more: list[str], session: str = "") -> subprocess.Popen[bytes]:
+    """The process that imports all this and forks, with its end of a channel or a listener."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.warm", f"{theirs.fileno()}:{session}", *more],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def joined(run: str, session: int, more: list[str]) -> socket.socket:
+    """A channel to a parent of one's own, whose imports all who ask in this run have in common.
+
+    Whoever comes first starts the process that imports; it ends when that of the session does.
+    """
+    address = "\0" + " ".join(["tests.warm", run, *more])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            listener.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            listener.listen(64)
+            started = _begun(listener, more, str(session))
+            started.returncode = 0  # it outlives this process, on purpose
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    until = time.monotonic() + _PATIENCE
+    while channel.connect_ex(address):  # who is first may not listen yet
+        assert time.monotonic() < until, "nobody listens"
+        time.sleep(0.01)
+    return channel
+
+
 class Parent:
     """The process that forks, seen from here."""
 
     def __init__(self, prefect: bool = False, also: tuple[str, ...] = ()) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         more = [*["prefect"] * prefect, *also]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno()), *more],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                start_new_session=True,
-            )
+        self._process: subprocess.Popen[bytes] | None = None
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            self._socket = joined(os.environ["PYTEST_XDIST_TESTRUNUID"], os.getppid(), more)
+        else:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = _begun(theirs, more)
         self._count = 0
         self._started: dict[int, int] = {}
         self._ended: dict[int, int] = {}
@@ -155,7 +192,8 @@ class Parent:
     def close(self) -> None:
         """Kill what still runs, and end."""
         self._socket.shutdown(socket.SHUT_RDWR)
-        self._process.wait(_PATIENCE)
+        if self._process is not None:
+            self._process.wait(_PATIENCE)
         self._thread.join(_PATIENCE)
         self._socket.close()
 
@@ -345,6 +383,27 @@ def preload(prefect: bool, also: list[str]) -> None:
                 raise
 
 
+def parent_for_each(listener: socket.socket, session: int) -> socket.socket | None:
+    """Fork for whoever comes; returns in each child, with its channel, and None at the end."""
+    import gc
+    import select
+
+    gc.freeze()
+    children: set[int] = set()
+    while Path(f"/proc/{session}").exists():
+        children -= {pid for pid in children if os.waitpid(pid, os.WNOHANG)[0]}
+        if not select.select([listener], [], [], 1.0)[0]:
+            continue
+        channel, _ = listener.accept()
+        if pid := os.fork():
+            children.add(pid)
+            channel.close()
+        else:
+            os.setsid()
+            return channel
+    return None
+
+
 def serve(channel: socket.socket) -> dict[str, Any] | None:
     """Fork on request; returns in each child, with the request, and at the end, with None."""
     import gc
@@ -499,8 +558,14 @@ def end(program: Callable[[], None]) -> None:
 
 if __name__ == "__main__":
     preload("prefect" in sys.argv, [name for name in sys.argv[2:] if name != "prefect"])
-    with socket.socket(fileno=int(sys.argv[1])) as _channel:
-        _channel.set_inheritable(False)
-        _request = serve(_channel)
-    if _request is not None:
-        end(become(_request))
+    _handle, _, _session = sys.argv[1].partition(":")
+    _channel: socket.socket | None = socket.socket(fileno=int(_handle))
+    _channel.set_inheritable(False)
+    if _session:
+        with _channel as _listener:
+            _channel = parent_for_each(_listener, int(_session))
+    if _channel is not None:
+        with _channel:
+            _request = serve(_channel)
+        if _request is not None:
+            end(become(_request))
