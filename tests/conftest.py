@@ -66,13 +66,14 @@ STRICT = (
 
 
 # Whether a suite is worth anything: it is run on code with a fault seeded, once for each fault.
-# Every eighth shows with each change that the suites still look; the rest are for `make test-long`.
+# Every sixteenth shows with each change that the suites still look; the rest are for
+# `make test-long`.
 PROOFS_OF_PROOFS = ("test_a_mistake_is_found", "test_the_suite_finds")
-ONE_IN = 8
+ONE_IN = 16
 
 
 def proofs_of_proofs(items: list[pytest.Item]) -> None:
-    """Mark as long all but every eighth of a file, counted without those that are long anyway."""
+    """Mark as long all but every sixteenth of a file, counted without what is long anyway."""
     counts: Counter[str] = Counter()
     for item in items:
         name = item.nodeid.partition("[")[0]
@@ -96,7 +97,8 @@ def samples(items: list[pytest.Item]) -> None:
     The sample is of the tests that are marked so, the same at each run, and has each value of each
     parameter, with ``pairs=True`` each two values of any two parameters together: of a product that
     is to be tried as a whole only now and then. With ``kinds=True`` points of one name count as one
-    value, whichever passing they mean; ``one_in=3`` takes every third test.
+    value, whichever passing they mean; ``one_in=3`` takes every third test. With ``only="sqlite"``
+    it is taken from those that have this value, and no other.
     """
     products: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -105,6 +107,11 @@ def samples(items: list[pytest.Item]) -> None:
             products.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for name, left in products.items():
         marked = left[0].get_closest_marker("sample")
+        if marked is not None and "only" in marked.kwargs:
+            for item in left:
+                if marked.kwargs["only"] not in item.callspec.params.values():  # type: ignore[attr-defined]
+                    item.add_marker(pytest.mark.long)
+            left = [item for item in left if not item.get_closest_marker("long")]
         if marked is not None and (one_in := marked.kwargs.get("one_in")):
             for at, item in enumerate(left):
                 if at % one_in != min(one_in // 2, len(left) - 1):

@@ -58,3 +58,9 @@ def test_a_sample_of_kinds_has_each_point_once() -> None:
 
 def test_a_sample_of_one_in_three() -> None:
     assert [each["n"] for each in short({"n": list(range(7))}, one_in=3)] == [1, 4]
+
+
+def test_a_sample_of_what_has_one_value() -> None:
+    assert {each["form"] for each in short(only="bucket")} == {"bucket"}
+    assert {each["runner"] for each in short(only="bucket")} == set(AXES["runner"])
+    assert len(short(only="bucket", one_in=4)) == 1

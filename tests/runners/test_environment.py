@@ -135,6 +135,7 @@ def failed_items(folder: Path) -> bool:
     return any('"failed"' in file.read_text() for file in folder.glob("c/journal/*"))
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize(
     ("code", "exit_code", "words"),
     [
@@ -162,12 +163,14 @@ def test_a_handler_that_is_in_no_file_is_refused_at_once(tmp_path: Path) -> None
     assert not failed_items(tmp_path)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("how", ["fork", "spawn"])
 def test_a_daemonic_process_may_have_workers(tmp_path: Path, how: str) -> None:
     done = run(program(last=POOL.format(how=how)), tmp_path)
     assert "done 20" in done.stdout, done.stderr
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=lambda each: each.name)
 def test_a_signal_to_the_whole_group_costs_no_call_in_a_worker(
     tmp_path: Path, number: signal.Signals

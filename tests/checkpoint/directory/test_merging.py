@@ -241,6 +241,7 @@ def test_what_was_done_again_since_is_not_merged(
     assert sorted(rows_in(place)) == [(n, "b" if n == 3 else "a") for n in range(70)]
 
 
+@pytest.mark.long
 def test_in_a_bucket(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "GRACE_SECONDS", 0.0)
     filled(bucket.url, 100, tidy=True)

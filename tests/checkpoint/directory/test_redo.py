@@ -208,6 +208,7 @@ def test_a_quarantined_failure_of_the_item_is_forgotten(tmp_path: Path) -> None:
     assert task.run(ITEMS, checkpoint=tmp_path / "c").completed == 1
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize(
     "point",
     ["shard.before_put", "shard.written", "store.created", "journal.created", "store.linked"],

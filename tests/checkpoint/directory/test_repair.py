@@ -76,7 +76,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], list[Path]], Callable[[Path], None], i
 }
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_found_and_named_and_costs_only_what_it_hit(
     name: str, filled: Path, job: Any, handled: list[Any]

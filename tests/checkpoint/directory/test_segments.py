@@ -143,6 +143,7 @@ def test_records_of_other_runs_keep_their_files(place: Path) -> None:
     assert len(single) < 60
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("fault", ["segment.before_create", "segment.created", "segment.deleted"])
 def test_an_error_at_any_point_ends_no_run(
     place: Path, fault: str, caplog: pytest.LogCaptureFixture
@@ -175,6 +176,7 @@ def test_compact_folds_and_says_so(place: Path) -> None:
     assert compact(open_store(place)).folded == 0
 
 
+@pytest.mark.long
 def test_in_a_bucket(bucket: Bucket) -> None:
     filled(bucket.url, 60, tidy=True)
     assert [each.last for each in names(bucket.url)[0]] == [23, 47, 60]
@@ -396,6 +398,7 @@ def damaged(place: Path, how: str) -> str:
 HOW = ["flipped", "cut", "empty", "more", "missing", "another's"]
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("how", HOW)
 def test_damage_is_named_and_repaired(place: Path, how: str) -> None:
     name = damaged(place, how)

@@ -473,6 +473,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert (again["imported"], again["skipped"], again["dry_run"]) == (0, 2, False)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize(
     "fault",
     ["store.temp_written:2", "shard.written:1", "commit.shard_written:1", "commit.done:1"],

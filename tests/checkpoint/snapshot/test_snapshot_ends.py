@@ -325,6 +325,7 @@ def interrupted_at(line: int, body: Callable[[], None]) -> int:
 
 
 # A lock that is lost sight of in the middle is released with its file object.
+@pytest.mark.sample(one_in=2)
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("error", [False, True], ids=["ends well", "ends by an error"])
 def test_an_interrupt_at_any_line_loses_no_save_and_leaves_no_lock(

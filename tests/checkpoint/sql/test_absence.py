@@ -100,7 +100,13 @@ def away(server: postgres.Server, seconds: float, how: int = signal.SIGINT) -> N
     server.start()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["in order", "crash"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long, id="in order"),
+        pytest.param(signal.SIGQUIT, id="crash"),
+    ],
+)
 def test_a_server_that_is_started_again_in_the_middle_of_a_run(
     db: Db, server: postgres.Server, spec: Spec, how: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +253,7 @@ def test_all_sessions_are_ended_at_each_statement_of_a_commit(
     assert nth > 8
 
 
+@pytest.mark.long
 def test_a_transaction_that_the_server_has_ended_is_written_again(db: Db, spec: Spec) -> None:
     """A process that is held up in the middle of it for longer than a claim is valid."""
     checkpoint = SqlCheckpoint(
@@ -294,7 +301,7 @@ def proxied(db: Db) -> Iterator[Callable[..., Proxy]]:
 @pytest.mark.parametrize(
     "word", [b"UPDATE lessons SET", b"INSERT INTO lessons_processed_at_claims"]
 )
-@pytest.mark.parametrize("when", ["before", "after", "half"])
+@pytest.mark.parametrize("when", ["before", "after", pytest.param("half", marks=pytest.mark.long)])
 def test_a_commit_whose_answer_is_lost_is_asked_for(
     db: Db, spec: Spec, proxied: Callable[..., Proxy], when: When, word: bytes
 ) -> None:
@@ -309,7 +316,7 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(
     oracle.complete(db, spec, 200)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.long), "after"])
 def test_a_commit_that_nobody_can_ask_for_is_unknown(
     db: Db,
     spec: Spec,
@@ -363,6 +370,7 @@ def test_a_server_that_stays_away_ends_the_run_and_what_is_committed_stands(
     assert (run.completed, run.skipped) == (200 - before, before)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("word", ["INSERT INTO lessons_processed_at_claims", "RELEASE SAVEPOINT"])
 def test_a_statement_that_ends_its_connection_each_time_is_not_tried_for_ever(
     db: Db, spec: Spec, monkeypatch: pytest.MonkeyPatch, word: str
@@ -387,7 +395,13 @@ def test_a_statement_that_ends_its_connection_each_time_is_not_tried_for_ever(
     assert oracle.consistent(db, spec) == 0
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["refuses", "is silent"])
+@pytest.mark.parametrize(
+    "silent",
+    [
+        pytest.param(False, id="refuses"),
+        pytest.param(True, marks=pytest.mark.long, id="is silent"),
+    ],
+)
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_server(
     server: postgres.Server, spec: Spec, start: Start, db: Db, silent: bool
 ) -> None:

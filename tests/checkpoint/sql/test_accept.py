@@ -57,6 +57,7 @@ def accept(db: Db, *words: str) -> tuple[int, dict[str, Any]]:
     return answer.exit_code, json.loads(answer.stdout) if answer.stdout else {"": answer.output}
 
 
+@pytest.mark.sample(only="postgresql")
 @pytest.mark.usefixtures("parked")
 def test_a_converter_makes_parked_results_fit(db: Db) -> None:
     code, said = accept(db)
@@ -74,6 +75,7 @@ def test_a_converter_makes_parked_results_fit(db: Db) -> None:
     assert accept(db)[0] == 0
 
 
+@pytest.mark.sample(only="sqlite")
 def test_what_the_last_run_has_said_stays(
     db: Db, parked: SqlCheckpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +93,7 @@ def test_what_the_last_run_has_said_stays(
     assert "the handler is not the one" in caplog.text
 
 
+@pytest.mark.sample(only="sqlite")
 def test_columns_of_the_same_row(db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conversions_of_labels.py").write_text(CONVERT)
@@ -109,6 +112,7 @@ def test_columns_of_the_same_row(db: Db, tmp_path: Path, monkeypatch: pytest.Mon
     assert db.rows("SELECT label FROM lessons WHERE id = 3") == [("bad 3",)]
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_run_at_work_keeps_what_is_its_own(db: Db, parked: SqlCheckpoint) -> None:
     db.do("INSERT INTO lessons (id, text) VALUES (61, 'one more')", "DROP INDEX one")
     seen: list[tuple[int, dict[str, Any]]] = []
@@ -129,6 +133,7 @@ def test_a_run_at_work_keeps_what_is_its_own(db: Db, parked: SqlCheckpoint) -> N
     assert db.one("SELECT count(*) FROM labels WHERE label = 'same'") == 3
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_table_without_runs_has_nothing_parked(db: Db) -> None:
     db.make(3)
     db.do("CREATE TABLE labels (id INTEGER, label TEXT)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from resumable_tasks.testing.form_suite import NOTE, FormSuite
+from resumable_tasks.testing.form_suite import NOTE, Bench, FormSuite
 from tests import warm
 
 
@@ -73,6 +74,10 @@ class TestSqlite(ColumnSuite):
     def _database(self, tmp_path: Path) -> None:
         self.url = f"sqlite:///{tmp_path / 'data.db'}"
 
+    @pytest.mark.long  # once: with PostgreSQL
+    def test_killed_again_and_again(self, bench: Bench) -> None:
+        super().test_killed_again_and_again(bench)
+
 
 class TestPostgres(ColumnSuite):
     several_drivers = True
@@ -80,3 +85,24 @@ class TestPostgres(ColumnSuite):
     @pytest.fixture(autouse=True)
     def _database(self, postgres_url: str) -> None:
         self.url = postgres_url
+
+    # Of PostgreSQL the short form has two at once, and kills and SIGTERM; the rest has SQLite.
+
+    @pytest.mark.long
+    def test_all_is_done_once(self, bench: Bench) -> None:
+        super().test_all_is_done_once(bench)
+
+    @pytest.mark.long
+    def test_what_is_done_is_not_done_again(self, bench: Bench) -> None:
+        super().test_what_is_done_is_not_done_again(bench)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("after", [1, 17, 45])
+    def test_killed_and_run_again(self, bench: Bench, after: int) -> None:
+        super().test_killed_and_run_again(bench, after)
+
+    @pytest.mark.parametrize(
+        "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+    )
+    def test_interrupted_and_run_again(self, bench: Bench, number: signal.Signals) -> None:
+        super().test_interrupted_and_run_again(bench, number)

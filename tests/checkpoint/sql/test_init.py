@@ -80,6 +80,7 @@ def test_what_it_prints_can_be_run_as_it_is(db: Db) -> None:
     assert sql_init(db).stdout == ""
 
 
+@pytest.mark.sample(only="sqlite")
 def test_what_cannot_be_prepared_ends_with_2_and_changes_nothing(db: Db) -> None:
     db.make(3, columns="")
     wrong = sql_init(db, "--key", "nothing", "--apply")
@@ -148,6 +149,7 @@ def test_a_view_is_no_table(db: Db) -> None:
         assert "seen is a view" in answer.stderr
 
 
+@pytest.mark.sample(only="sqlite")
 def test_the_tables_that_a_table_refers_to_are_not_asked_for(db: Db) -> None:
     """Each of them would ask for those that it refers to, in turn."""
     db.do("CREATE TABLE t0 (id INTEGER PRIMARY KEY)")

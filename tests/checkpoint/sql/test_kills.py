@@ -71,6 +71,7 @@ def test_killed_at_a_point_and_resumed(
     assert len(spec.calls()) <= 200 + 256 * spec.batch_size
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("nth", [1, 2])
 def test_killed_between_the_shards_commit_and_the_column(
     db: Db, scene: Callable[..., Spec], start: Start, nth: int
@@ -182,6 +183,7 @@ def test_a_driver_that_wakes_up_commits_nothing_that_was_taken(
     oracle.complete(db, spec, 200)
 
 
+@pytest.mark.sample(only="postgresql")
 def test_sigterm_gives_back_what_was_claimed(
     db: Db, scene: Callable[..., Spec], start: Start
 ) -> None:

@@ -20,6 +20,7 @@ def sql(command: str, url: str, *more: str) -> Any:
     )
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_row_and_the_runs(db: Db, prepared: Callable[..., SqlCheckpoint]) -> None:
     checkpoint = prepared(10)
 

@@ -57,6 +57,7 @@ def test_a_row_that_is_gone_costs_only_itself(
     assert "deleted, or set done, by others" in caplog.text
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_failed_row_that_is_gone_is_no_failure(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(20)
 
@@ -71,7 +72,7 @@ def test_a_failed_row_that_is_gone_is_no_failure(db: Db, prepared: Prepared) -> 
     assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 0
 
 
-@pytest.mark.sample
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize(
     "fix", ["DELETE FROM lessons", "UPDATE lessons SET processed_at = '2026-01-01'"]
 )
@@ -228,6 +229,7 @@ def two() -> ResumableTask[Any]:
     return label
 
 
+@pytest.mark.sample(only="sqlite")
 def test_another_function_of_the_same_name_does_not_share_a_column_silently(
     db: Db, prepared: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +243,7 @@ def test_another_function_of_the_same_name_does_not_share_a_column_silently(
     assert "then: one.<locals>.label in" in caplog.text
 
 
+@pytest.mark.sample(only="sqlite")
 def test_rows_that_none_has_completed_are_any_functions(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(20)
     one().run(checkpoint=checkpoint)

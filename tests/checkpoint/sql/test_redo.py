@@ -42,6 +42,7 @@ FORMS = ("columns", "results_table", "shards")
 ALSO = [(form, *choice) for form in FORMS[1:] for choice in CHOICES[1:]]
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize(
     ("form", "choice", "keys"),
     [
@@ -72,6 +73,7 @@ def test_the_chosen_rows_are_done_again_and_no_others(
     assert table.num_rows == 20
 
 
+@pytest.mark.sample(only="sqlite")
 def test_what_chooses_nothing_is_refused(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(5)
     job().run(checkpoint=checkpoint)
@@ -82,6 +84,7 @@ def test_what_chooses_nothing_is_refused(db: Db, prepared: Prepared) -> None:
     assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 0
 
 
+@pytest.mark.sample(only="postgresql")
 def test_other_rows_and_failures_are_left_alone(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(6)
 
@@ -109,6 +112,7 @@ def test_a_boolean_column_does_not_say_when(db: Db) -> None:
     assert job("new").run(checkpoint=checkpoint).completed == 1
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("form", ["columns", "shards"])
 def test_an_edited_handler_is_said_once(
     db: Db, prepared: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str

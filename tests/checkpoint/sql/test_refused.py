@@ -50,6 +50,7 @@ def refuses_the_bad_alone(result: Any, db: Db, says: str) -> None:
     assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == len(BAD)
 
 
+@pytest.mark.sample(only="postgresql", one_in=3)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     "raises",
@@ -70,6 +71,7 @@ def test_a_trigger_may_raise_any_code(db: Db, prepared: Prepared, raises: str) -
     refuses_the_bad_alone(result, db, "not this one")
 
 
+@pytest.mark.sample(only="postgresql", one_in=3)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     ("body", "says"),
@@ -122,7 +124,7 @@ class Odd:
         raise AttributeError(name)
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize("bad", [2**80, "half \ud83d", "\0", Odd(), {"a": Odd()}])
 def test_a_value_that_no_driver_can_send(db: Db, prepared: Prepared, bad: Any) -> None:
     checkpoint = prepared(60)

@@ -42,6 +42,7 @@ def stored(
     return [row[0] for row in db.rows(f"SELECT {show} FROM {table} ORDER BY id")]
 
 
+@pytest.mark.sample(one_in=8)
 @pytest.mark.parametrize("batch_size", [1, 50])
 @pytest.mark.parametrize("place", list(KINDS))
 @pytest.mark.parametrize(
@@ -145,6 +146,7 @@ def test_values_of_libraries_are_the_values_they_stand_for(db: Db) -> None:
     assert db.rows("SELECT a, b, c FROM lessons") == [(5, "red", "x/y")]
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_a_field_that_a_row_leaves_out_hangs_on_no_neighbour(db: Db, batch_size: int) -> None:
     db.make(4, columns="label TEXT")
@@ -164,6 +166,7 @@ def test_a_field_that_a_row_leaves_out_hangs_on_no_neighbour(db: Db, batch_size:
     assert "no field 'why'" in next(e.message for e in result.parked_items if e.key == 4)
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_a_column_that_a_row_leaves_out_has_its_default(db: Db, batch_size: int) -> None:
     db.make(3)
@@ -184,6 +187,7 @@ def test_a_column_that_a_row_leaves_out_has_its_default(db: Db, batch_size: int)
     ]
 
 
+@pytest.mark.sample(only="sqlite")
 def test_the_cost_is_known_where_other_columns_have_no_type(db: Db) -> None:
     db.make(10, columns="v TEXT")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["v"])
@@ -198,6 +202,7 @@ def test_the_cost_is_known_where_other_columns_have_no_type(db: Db) -> None:
         assert task.run(checkpoint=checkpoint).cost == 20
 
 
+@pytest.mark.sample(only="sqlite")
 def test_rows_that_the_handler_changes_afterwards_are_as_it_returned_them(db: Db) -> None:
     db.make(40, columns="v TEXT")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["v"])
@@ -212,6 +217,7 @@ def test_rows_that_the_handler_changes_afterwards_are_as_it_returned_them(db: Db
     assert db.one("SELECT count(*) FROM lessons WHERE v = 'of ' || id") == 40
 
 
+@pytest.mark.sample(only="sqlite")
 def test_arrow_is_taken_as_before(db: Db) -> None:
     db.make(10, columns="v TEXT")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["v"])

@@ -28,6 +28,7 @@ def described(db: Db, *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sample(only="postgresql")
 def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) -> None:
     checkpoint = prepared(20)
     nothing = sql_status(db.url)
@@ -68,6 +69,7 @@ def test_from_nothing_to_done(db: Db, prepared: Callable[..., SqlCheckpoint]) ->
     database.close()
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_run_that_was_killed_is_not_at_work(
     db: Db, prepared: Callable[..., SqlCheckpoint]
 ) -> None:

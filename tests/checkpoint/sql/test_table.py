@@ -64,6 +64,7 @@ def test_columns_of_the_same_row(db: Db, prepared: Prepared) -> None:
     assert (again.total, again.completed, again.skipped) == (95, 0, 95)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_only_rows_that_are_not_done_are_handled(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(30)
     db.do("UPDATE lessons SET processed_at = CURRENT_TIMESTAMP WHERE id <= 10")
@@ -80,6 +81,7 @@ def test_only_rows_that_are_not_done_are_handled(db: Db, prepared: Prepared) -> 
     assert state(db) == (30, 20)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_where_leaves_other_rows_alone(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(30, where="id > 10 AND text LIKE 'text 1%'")
     run = shout.run(checkpoint=checkpoint)
@@ -109,6 +111,7 @@ def test_rows_of_a_results_table_many_an_item(db: Db, prepared: Prepared) -> Non
     assert db.one("SELECT count(processed_at) FROM lessons") == 20
 
 
+@pytest.mark.sample(only="sqlite")
 def test_nothing_but_the_column(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(20, columns=[])
     sent: list[int] = []
@@ -124,6 +127,7 @@ def test_nothing_but_the_column(db: Db, prepared: Prepared) -> None:
         run.table()
 
 
+@pytest.mark.sample(only="sqlite")
 def test_rows_in_shards_and_the_column_behind(db: Db, prepared: Prepared, place: Path) -> None:
     checkpoint = prepared(50, shards=place)
     run = shout.run(checkpoint=checkpoint)
@@ -137,6 +141,7 @@ def test_rows_in_shards_and_the_column_behind(db: Db, prepared: Prepared, place:
     assert db.one("SELECT count(processed_at) FROM lessons") == 50
 
 
+@pytest.mark.sample(only="sqlite")
 def test_failures_are_in_their_table_with_attempts_over_all_runs(
     db: Db, prepared: Prepared
 ) -> None:
@@ -177,6 +182,7 @@ def test_failures_are_in_their_table_with_attempts_over_all_runs(
     assert [row[0] for row in db.rows(query)] == [7]
 
 
+@pytest.mark.sample(only="sqlite")
 def test_what_fails_is_tried_once_a_run(db: Db, prepared: Prepared) -> None:
     """Its failure is committed long before the last look at what is left."""
     checkpoint = prepared(300)
@@ -195,6 +201,7 @@ def test_what_fails_is_tried_once_a_run(db: Db, prepared: Prepared) -> None:
     assert db.rows("SELECT id, attempts FROM lessons_processed_at_failures") == [(3, 1)]
 
 
+@pytest.mark.sample(only="sqlite")
 def test_retry_failed_false_leaves_them_failed(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(10)
 
@@ -233,6 +240,7 @@ def test_what_the_database_refuses_fails_its_item_alone(db: Db, prepared: Prepar
     assert state(db) == (39, 39)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_result_without_the_column_fails(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(3)
     wrong = resumable_task(lambda rows: [{"id": r["id"], "lable": 1} for r in rows], name="wrong")
@@ -268,6 +276,7 @@ def test_composite_keys(db: Db) -> None:
     assert next(failed.value.result.completed_keys()) == ("a", 9)
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("swapped", [False, True])
 def test_composite_keys_of_a_results_table_by_other_names(db: Db, swapped: bool) -> None:
     """``swapped``: the names are those of the key, for the other part of it."""
@@ -306,6 +315,7 @@ def test_composite_keys_of_a_results_table_by_other_names(db: Db, swapped: bool)
     assert label.run(checkpoint=checkpoint).skipped == 4
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_row_whose_key_is_none_says_what_to_do(db: Db) -> None:
     db.do("CREATE TABLE words (word VARCHAR(9) PRIMARY KEY, label TEXT)")
     db.do("INSERT INTO words (word) VALUES (''), ('a')")
@@ -333,6 +343,7 @@ def test_text_and_uuid_keys(db: Db) -> None:
     assert db.one("SELECT count(*) FROM things WHERE label = substr(CAST(id AS TEXT), 1, 8)") == 25
 
 
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("failing", [False, True])
 def test_pages_bound_what_is_read_ahead(db: Db, prepared: Prepared, failing: bool) -> None:
     """Rows that are added behind the run's back are handled, if they are in time."""
@@ -351,6 +362,7 @@ def test_pages_bound_what_is_read_ahead(db: Db, prepared: Prepared, failing: boo
     assert run.completed == 201 - (1 if failing else 0)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_budget_ends_the_run_and_gives_the_rest_back(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(100)
     with pytest.raises(Interrupted, match="what remains") as stopped:
@@ -363,6 +375,7 @@ def test_a_budget_ends_the_run_and_gives_the_rest_back(db: Db, prepared: Prepare
     assert shout.run(checkpoint=checkpoint).skipped == 25
 
 
+@pytest.mark.sample(only="sqlite")
 def test_dry_run_writes_nothing(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(30)
     db.do("UPDATE lessons SET processed_at = CURRENT_TIMESTAMP WHERE id <= 10")
@@ -373,7 +386,7 @@ def test_dry_run_writes_nothing(db: Db, prepared: Prepared) -> None:
     assert db.one("SELECT count(*) FROM lessons_processed_at_runs") == 0
 
 
-@pytest.mark.sample
+@pytest.mark.sample(only="sqlite")
 @pytest.mark.parametrize("runner", ["threads", "async", "processes"])
 def test_on_every_local_runner(db: Db, prepared: Prepared, runner: str) -> None:
     checkpoint = prepared(60)
@@ -388,6 +401,7 @@ def test_on_every_local_runner(db: Db, prepared: Prepared, runner: str) -> None:
     assert state(db) == (60, 60)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_arrow_to_the_handler(db: Db, prepared: Prepared) -> None:
     import pyarrow.compute as pc
 
@@ -432,6 +446,7 @@ def test_options_that_do_not_fit(prepared: Prepared, options: dict[str, Any], me
         shout.run(checkpoint=checkpoint, on_version_change="restart")
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_table_that_is_not_prepared_says_the_command(db: Db) -> None:
     db.make(3)
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label"])
@@ -470,6 +485,7 @@ def test_a_key_of_another_type(db: Db) -> None:
         db.prepare(SqlCheckpoint(db.url, table="days", key="day"))
 
 
+@pytest.mark.sample(only="sqlite")
 def test_another_version_or_job_is_refused(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(5)
     shout.run(checkpoint=checkpoint)
@@ -481,6 +497,7 @@ def test_another_version_or_job_is_refused(db: Db, prepared: Prepared) -> None:
     assert newer.run(checkpoint=checkpoint, on_version_change="reuse").skipped == 5
 
 
+@pytest.mark.sample(only="sqlite")
 def test_two_jobs_on_one_table(db: Db, prepared: Prepared) -> None:
     checkpoint = prepared(5)
     db.do("ALTER TABLE lessons ADD COLUMN size INTEGER")
@@ -567,6 +584,7 @@ def test_importing_it_does_not_load_sqlalchemy(tmp_path: Path) -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.sample(only="sqlite")
 def test_an_engine_that_is_given_and_a_result_that_travels(db: Db, prepared: Prepared) -> None:
     prepared(20)
     engine = sa.create_engine(db.url)

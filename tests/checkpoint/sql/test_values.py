@@ -49,6 +49,7 @@ def test_json_stands_there_as_it_was_given(db: Db, place: str) -> None:
     assert found == given
 
 
+@pytest.mark.sample(only="postgresql", one_in=2)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     ("ddl", "bad", "says"),
@@ -86,6 +87,7 @@ def test_values_that_are_refused_are_found_without_another_call(
     assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 3
 
 
+@pytest.mark.sample(only="postgresql", one_in=5)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     ("kind", "bad", "good"),
@@ -166,6 +168,7 @@ def test_what_a_trigger_does_elsewhere_fails_its_row_alone(db: Db) -> None:
     assert ([failure.key for failure in run.parked_items], run.completed) == ([30], 29)
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_field_that_the_table_lacks_fails_the_rows_that_have_it(db: Db) -> None:
     db.make(60)
     db.do("CREATE TABLE labels (id INTEGER, label TEXT)")
@@ -264,6 +267,7 @@ def test_a_role_that_may_not_write_costs_no_call(db: Db, prepared: Prepared) -> 
     assert checkpoint.table == "lessons"
 
 
+@pytest.mark.sample(only="sqlite")
 def test_a_boolean_column_says_done_by_true(db: Db) -> None:
     db.make(30, columns="done BOOLEAN DEFAULT FALSE")
     db.do(

@@ -15,9 +15,11 @@ RATE = 0.05
 CODES = (0, 75)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
-def test_a_bucket_that_fails_and_drivers_that_die(attack: Attack, seed: int) -> None:
-    fail_and_die(attack, seed, workers=3, kills=2)
+@pytest.mark.parametrize(
+    ("seed", "workers"), [(0, 2), *(pytest.param(n, 3, marks=pytest.mark.long) for n in range(3))]
+)
+def test_a_bucket_that_fails_and_drivers_that_die(attack: Attack, seed: int, workers: int) -> None:
+    fail_and_die(attack, seed, workers=workers, kills=2)
 
 
 @pytest.mark.long

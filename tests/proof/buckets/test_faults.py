@@ -120,20 +120,20 @@ def attack(bucket: Bucket, fault: str, key: str) -> None:
     assert any(seen.fault for seen in asked) == bool(asked), "no request has met the fault"
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize(("name", "fault"), once_each(LOCAL, SHORT))
 def test_one_request_fails(bucket: Bucket, name: str, fault: str) -> None:
     attack(bucket, fault, LOCAL[name])
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize(("name", "fault"), once_each([*LOCAL, "any"], SHORT[:1]))
 def test_one_request_fails_where_no_metadata_is_kept(bucket: Bucket, name: str, fault: str) -> None:
     bucket.server.options.metadata = False
     attack(bucket, fault, LOCAL.get(name, "*"))
 
 
-@pytest.mark.sample(one_in=3)
+@pytest.mark.sample(one_in=9)
 @pytest.mark.parametrize(("name", "fault"), once_each(REMOTE, SHORT))
 def test_one_request_of_a_remote_worker_or_its_driver_fails(
     bucket: Bucket, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +142,7 @@ def test_one_request_of_a_remote_worker_or_its_driver_fails(
     attack(bucket, fault, REMOTE[name])
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize(("name", "fault"), once_each(REMOTE, SHORT[:1]))
 def test_one_request_fails_beside_remote_workers_where_no_metadata_is_kept(
     bucket: Bucket, name: str, fault: str, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_killed_while_a_create_is_unsettled(attack: Attack, kind: str, nth: int)
     attack.kill_at_point(attack.spec(), f"object.unsettled:{nth}")
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 20))]
@@ -74,16 +75,14 @@ def test_killed_at_one_point_after_the_other(attack: Attack, seed: int) -> None:
     attack.kill_at_point(attack.spec(items=200), *(f"{point}:1" for point in chosen))
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param("commit.shard_written:1", marks=pytest.mark.long), "journal.created:2"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["commit.shard_written:1", "journal.created:2"])
 def test_the_driver_of_processes_is_killed(attack: Attack, fault: str) -> None:
     attack.kill_at_point(attack.spec(runner="processes", items=40), fault)
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param("shard.before_put:2", marks=pytest.mark.long), "shard.written:2"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["shard.before_put:2", "shard.written:2"])
 def test_worker_processes_are_killed(attack: Attack, fault: str) -> None:
     """Each dies there, with its shard in the bucket or not, and those that come after it too."""
     spec = attack.spec(runner="processes", items=20)
@@ -97,6 +96,7 @@ def test_worker_processes_are_killed(attack: Attack, fault: str) -> None:
     attack.complete(spec)
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize(
     "fault", ["merge.shard_written:1", "merge.done:1", "merge.shard_written:2", "merge.done:2"]
 )
@@ -111,6 +111,7 @@ def test_killed_while_shards_are_merged(attack: Attack, fault: str) -> None:
     assert any(head["kind"] == "merge" for head in found.heads)
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("point", ["before_create", "created", "deleted"])
 def test_killed_while_records_are_folded(attack: Attack, point: str) -> None:
     spec = attack.spec(items=24, batch_size=2, concurrency=1, folds=4, pause_ms=(8.0, 8.0))
@@ -121,6 +122,7 @@ def test_killed_while_records_are_folded(attack: Attack, point: str) -> None:
     assert attack.complete(spec).segments
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("fault", ["segment.created:1", "journal.before_create:1"])
 def test_overtaken_while_records_are_folded(attack: Attack, fault: str) -> None:
     """Or asleep before its claim, whose number is then that of a record in a segment."""
@@ -135,6 +137,7 @@ def test_overtaken_while_records_are_folded(attack: Attack, fault: str) -> None:
     attack.complete(spec, tidy=False)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("fault", ["merge.shard_written:1", "merge.done:1"])
 def test_overtaken_while_shards_are_merged(attack: Attack, fault: str) -> None:
     spec = attack.spec(items=24, batch_size=2, concurrency=1, fewest=3, pause_ms=(8.0, 8.0))

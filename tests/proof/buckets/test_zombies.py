@@ -53,7 +53,7 @@ def test_a_run_that_sleeps_while_a_create_is_unsettled(
     attack.complete(spec, tidy=False)
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=6)
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_a_run_that_sleeps_is_reset(attack: Attack, fault: str) -> None:
@@ -72,7 +72,7 @@ def test_a_run_that_sleeps_is_reset(attack: Attack, fault: str) -> None:
     attack.consistent(replace(spec, place=str(attack.place / "archived")))
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=6)
 @pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("fault", [every(fault) for fault in EVERY])
 def test_a_run_that_sleeps_is_restarted_in_another_version(attack: Attack, fault: str) -> None:

@@ -95,11 +95,18 @@ class TestStoreInS3(InBucket, StoreSuite):
         self.test_of_racers_whose_requests_fail_at_most_one_wins(store, fault)
 
 
+@pytest.mark.sample(one_in=3)
 class TestStoreInGoogle(InBucket, StoreSuite):
+    """Other words of the same server; what is dear and knows no words, at length alone."""
+
     scheme = "gs"
-    half_seen_rounds = changing_rounds = 3
-    racers = 10
+    half_seen_rounds = 3
     faults = ("500-after", "409-aborted")
+    test_of_racing_processes_exactly_one_creates_a_name = None
+    test_of_racing_threads_exactly_one_creates_a_name = None
+    test_list_is_whole_whatever_the_number = None
+    test_list_is_not_troubled_by_names_that_come_and_go = None
+    test_read_all_gives_the_bytes_in_the_order_of_the_names = None
 
 
 @pytest.mark.long
@@ -108,6 +115,7 @@ class TestStoreInGoogleAtLength(InBucket, StoreSuite):
     faults = ("500-after", "409-aborted", "reset-after", "applied-late")
 
 
+@pytest.mark.sample(one_in=6)  # all of it on a disk: test_journal_contract.py
 class TestJournalInS3(InBucket, JournalSuite):
     pass
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
-from resumable_tasks.testing.form_suite import NOTE, FormSuite, flip
+from resumable_tasks.testing.form_suite import NOTE, Bench, FormSuite, flip
 from tests import warm
 
 
@@ -101,3 +102,9 @@ except ResumableTasksError as error:
 
     def damage(self, place: Path) -> None:
         flip(sorted((place / "snapshot").glob("*.json"))[-1])
+
+    @pytest.mark.parametrize(
+        "after", [pytest.param(n, marks=() if n == 17 else pytest.mark.long) for n in (1, 17, 45)]
+    )
+    def test_killed_and_run_again(self, bench: Bench, after: int) -> None:
+        super().test_killed_and_run_again(bench, after)

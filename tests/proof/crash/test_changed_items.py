@@ -99,13 +99,14 @@ def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place), fault)
 
 
+@pytest.mark.long
 @pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("fault", ["shard.written:1", "commit.shard_written:1", "commit.done:1"])
 def test_the_driver_of_processes_is_killed(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place, runner="processes"), fault)
 
 
-@pytest.mark.sample(one_in=4)
+@pytest.mark.sample(one_in=10)
 @pytest.mark.parametrize(
     "fault", [f for f in EVERY if f[-1] != "1" or f[:6] in ("commit", "shard.")]
 )
@@ -124,7 +125,7 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("count", [5, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, count: int) -> None:
     counted = done_once(launch, tmp_path / "count")
     child, log = traced(launch, replace(counted, committer_first=True))

@@ -67,7 +67,7 @@ def test_killed_at_a_point(launch: Launcher, place: Path, fault: str, runner: st
     attacks.kill_at_point(launch, Spec(str(place), runner=runner), fault)
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=6)
 @pytest.mark.parametrize("seed", range(6))
 def test_killed_at_one_point_after_the_other(launch: Launcher, place: Path, seed: int) -> None:
     random = Random(seed)

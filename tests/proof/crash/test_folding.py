@@ -37,6 +37,7 @@ def to_the_end(launch: Launcher, spec: Spec) -> None:
     assert oracle.complete(spec).segments
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     spec = spec_of(place)
@@ -47,7 +48,7 @@ def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     oracle.little_was_redone(spec, kills=1)
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=5)
 @pytest.mark.parametrize("fault", [*EVERY, "journal.before_create:6", "journal.created:6"])
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     """After two runs, which fold what it has written."""
@@ -65,11 +66,13 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     oracle.complete(spec, tidy=False)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("fault", ["journal.before_create:1", "journal.created:1"])
 def test_one_that_sleeps_at_its_claim(launch: Launcher, place: Path, fault: str) -> None:
     attacks.sleep_while_records_are_folded(launch, spec_of(place), fault)
 
 
+@pytest.mark.long
 def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, items=12, checkpoint="a/b/checkpoint", trace="trace")
     launch.to_end(spec)
@@ -80,7 +83,7 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [3, pytest.param(16, marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["signal=KILL", "error=ENOSPC"])
 def test_system_calls(launch: Launcher, tmp_path: Path, how: str, count: int) -> None:
     """Killed at those of the committer, or one of them fails: the run ends well, or says why."""

@@ -18,6 +18,7 @@ from tests.proof.crash.launcher import Child, Launcher, until
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("runner", ["threads", "async"])
 def test_one_signal(launch: Launcher, place: Path, number: int, runner: str) -> None:
@@ -80,6 +81,7 @@ def test_a_second_signal_stops_at_once(
     oracle.complete(spec)
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("runner", ["threads", "async", "processes"])
 def test_a_batch_that_outlasts_the_grace_is_left_alone(
     launch: Launcher, place: Path, runner: str

@@ -68,7 +68,7 @@ def test_killed_at_one_merge_after_the_other(launch: Launcher, place: Path) -> N
     to_the_end(launch, spec)
 
 
-@pytest.mark.sample(one_in=4)
+@pytest.mark.sample(one_in=12)
 @pytest.mark.parametrize("fault", EVERY)
 def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     """After two runs, which merge too, and sweep."""
@@ -83,6 +83,7 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     oracle.complete(spec, tidy=False)
 
 
+@pytest.mark.long
 def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, items=12, checkpoint="a/b/checkpoint", trace="trace")
     launch.to_end(spec)
@@ -93,7 +94,7 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("count", [5, pytest.param(24, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [3, pytest.param(24, marks=pytest.mark.long)])
 def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, count: int) -> None:
     child, log = traced(launch, spec_of(tmp_path / "count", committer_first=True))
     assert child.code == 0, child.says()
@@ -114,7 +115,8 @@ def test_killed_at_system_calls(launch: Launcher, tmp_path: Path, count: int) ->
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("count", [5, pytest.param(24, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [24])
 def test_system_calls_that_fail(launch: Launcher, tmp_path: Path, count: int) -> None:
     """Those of the committer, from the first merge on; the run ends well, or says why."""
     child, log = traced(launch, spec_of(tmp_path / "count", committer_first=True))

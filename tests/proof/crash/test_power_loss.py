@@ -10,7 +10,7 @@ from tests.proof.crash import attacks
 from tests.proof.crash.child import Spec
 from tests.proof.crash.launcher import Launcher
 
-STATES = 150
+STATES = 75
 
 
 def spec_of(place: Path) -> Spec:
@@ -33,7 +33,7 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path, seed: int)
 
 # Operations of the first run, which dies there: while it makes its folders, its holder's file, its
 # manifest, its claim, and at commits.
-@pytest.mark.sample(one_in=3)
+@pytest.mark.sample(one_in=8)
 @pytest.mark.parametrize("kill_at", [*range(7, 50, 3), 51, 57, 60, 63, 66, 70])
 def test_power_is_lost_after_a_crash(
     launch: Launcher, place: Path, tmp_path: Path, kill_at: int
@@ -44,7 +44,7 @@ def test_power_is_lost_after_a_crash(
     )
 
 
-@pytest.mark.sample(one_in=2)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize("kill_at", [1, 2, 4, 5])
 def test_power_is_lost_after_a_crash_among_the_folders_above(
     launch: Launcher, place: Path, tmp_path: Path, kill_at: int

@@ -29,7 +29,7 @@ from tests.conftest import Bucket
 pytest.importorskip("obstore")
 ITEMS = [{"id": n} for n in range(12)]
 OLD, NEW = date(2026, 11, 1), date(2026, 11, 2)
-SOME = 12
+SOME = 5
 POINTS = ("prune.ended", "store.set_aside", "prune.deleted")
 
 

@@ -21,18 +21,32 @@ def test_publishing_is_killed(launch: Launcher, place: Path, fault: str) -> None
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param("publish.staged", marks=pytest.mark.long), "publish.exchanged"]
+    ("fault", "items"),
+    [
+        ("publish.exchanged", 15),
+        pytest.param("publish.staged", 60, marks=pytest.mark.long),
+        pytest.param("publish.exchanged", 60, marks=pytest.mark.long),
+    ],
 )
-def test_publishing_of_several_files_is_killed(launch: Launcher, place: Path, fault: str) -> None:
-    attacks.kill_publish(launch, Spec(str(place), target_bytes=300), fault)
+def test_publishing_of_several_files_is_killed(
+    launch: Launcher, place: Path, fault: str, items: int
+) -> None:
+    attacks.kill_publish(launch, Spec(str(place), items=items, target_bytes=300), fault)
 
 
-@pytest.mark.parametrize("target_bytes", [pytest.param(0, marks=pytest.mark.long), 300])
+@pytest.mark.parametrize(
+    ("target_bytes", "items"),
+    [
+        (300, 15),
+        pytest.param(0, 60, marks=pytest.mark.long),
+        pytest.param(300, 60, marks=pytest.mark.long),
+    ],
+)
 def test_a_reader_reads_while_it_is_published_over_and_over(
-    launch: Launcher, place: Path, target_bytes: int
+    launch: Launcher, place: Path, target_bytes: int, items: int
 ) -> None:
     target = place / "published"
-    spec = Spec(str(place), publish=str(target), target_bytes=target_bytes)
+    spec = Spec(str(place), items=items, publish=str(target), target_bytes=target_bytes)
     launch.to_end(spec)
     with attacks.Reader(target, retry=target_bytes > 0) as reader:
         for times in (2, 3, 4, 5):

@@ -18,7 +18,6 @@ from tests import warm
 from tests.conftest import Bucket
 
 POINTS = ["publish.looked", "publish.staged", "publish.exchanged"]
-STEPS = 8
 
 
 def run(place: Path, count: int) -> None:
@@ -37,17 +36,29 @@ publish(Directory({str(place)!r}).reader(), {dest!r}, form={form!r})
     return warm.start(["-c", code], env={**os.environ, "RESUMABLE_TASKS_FAULTS": fault})
 
 
-@pytest.mark.sample
-@pytest.mark.parametrize("redone", [False, True], ids=["appended", "overwritten"])
-@pytest.mark.parametrize("where", ["table", "table in a bucket", "files in a bucket"])
+WHERE = ["table", "table in a bucket", "files in a bucket"]
+
+
+@pytest.mark.parametrize(
+    ("where", "redone", "steps"),
+    [
+        pytest.param("table in a bucket", True, 3, id="table in a bucket"),
+        pytest.param("files in a bucket", False, 3, id="files in a bucket"),
+        *(
+            pytest.param(where, redone, 8, marks=pytest.mark.long)
+            for where in WHERE
+            for redone in (False, True)
+        ),
+    ],
+)
 def test_three_at_once_of_which_some_are_killed(
-    where: str, redone: bool, place: Path, tmp_path: Path, bucket: Bucket
+    where: str, redone: bool, steps: int, place: Path, tmp_path: Path, bucket: Bucket
 ) -> None:
     chance = random.Random(f"{where} {redone}")
     dest = str(tmp_path / "table") if where == "table" else bucket.url
     form = "parquet" if where == "files in a bucket" else "delta"
     codes = []
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         if redone and step > 1:
             redo(place, keys=[chance.randrange(10 * step - 10)])
         run(place, 10 * step)

@@ -108,6 +108,7 @@ def test_power_is_lost_at_any_moment(place: Path, tmp_path: Path, count: int | N
     lose_power(place, tmp_path / "states", trace, seed=1, count=count)
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("kill_at", [2, 5, 9, 14, 22, 31])
 def test_power_is_lost_after_a_crash(place: Path, tmp_path: Path, kill_at: int) -> None:
     """The next process believes what the one that died had not made durable."""

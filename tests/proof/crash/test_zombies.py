@@ -33,6 +33,7 @@ def test_a_zombie_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     attacks.wake_a_zombie(launch, Spec(str(place)), fault)
 
 
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize("fault", UNCLAIMED)
 def test_one_that_was_about_to_begin_wakes_up(launch: Launcher, place: Path, fault: str) -> None:
     attacks.wake_a_zombie(launch, Spec(str(place)), fault, (0, 3))
@@ -42,6 +43,7 @@ def test_a_zombie_wakes_up_before_the_sweep(launch: Launcher, place: Path) -> No
     attacks.wake_a_zombie_before_the_sweep(launch, Spec(str(place)))
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_zombie_is_stopped_anywhere(launch: Launcher, place: Path, seed: int) -> None:
     sleep_anywhere(launch, place, seed)
@@ -97,7 +99,7 @@ def test_the_lock_passes_on_to_the_one_who_took_over(launch: Launcher, place: Pa
     oracle.complete(spec)
 
 
-@pytest.mark.sample(one_in=3)
+@pytest.mark.sample(one_in=5)
 @pytest.mark.parametrize("attempt", range(5))
 def test_two_start_at_once(launch: Launcher, place: Path, attempt: int) -> None:
     start_at_once(launch, place)
@@ -143,6 +145,7 @@ def test_one_that_opens_is_overtaken_by_one_that_commits(launch: Launcher, place
 
 
 # The newer driver's unfinished shard, its record, and a shard that no record names yet.
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize(
     "at", ["store.temp_written:4", "store.temp_written:5", "commit.shard_written:2"]
 )

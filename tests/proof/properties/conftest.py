@@ -5,7 +5,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 # The machine is shared: a slow example is no failure.
-for _name, _examples in {"suite": 30, "long": 500}.items():
+for _name, _examples in {"suite": 15, "long": 500}.items():
     settings.register_profile(
         _name,
         deadline=None,

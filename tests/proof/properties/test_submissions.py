@@ -24,7 +24,7 @@ from tests.proof.properties.test_machine import (
 def test_what_is_out_is_known_and_comes_back_once() -> None:
     run_state_machine_as_test(
         SubmissionMachine,
-        settings=settings(max_examples=15, stateful_step_count=20, phases=QUICK, **QUIET),
+        settings=settings(max_examples=6, stateful_step_count=20, phases=QUICK, **QUIET),
     )
 
 
@@ -61,7 +61,7 @@ FAULTS = {
 
 OTHERS_WRITE = "a run that was overtaken writes transitions"
 # Found within a few examples.
-AT_ONCE = {"what is settled stays out", "what is out is planned", "a commit settles nothing"}
+AT_ONCE = {"what is settled stays out"}
 
 
 @pytest.mark.parametrize(
