@@ -37,7 +37,7 @@ def fail_and_die(attack: Attack, seed: int, workers: int, kills: int) -> None:
         items=150 * workers,
         batch_size=10,
         concurrency=workers,
-        pause_ms=(20.0, 60.0),
+        pause_ms=(60.0, 120.0),
         silence=1.0,
     )
     server.options.metadata = seed % 4 != 3
@@ -49,7 +49,7 @@ def fail_and_die(attack: Attack, seed: int, workers: int, kills: int) -> None:
             "at work",
             lambda: attack.lines("handled") > started + 8 or not child.running(),  # noqa: B023
         )
-        time.sleep(random.uniform(0.0, 1.0))
+        time.sleep(random.uniform(0.0, 0.5))
         if child.running():
             child.kill()
             killed += 1

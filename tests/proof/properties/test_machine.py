@@ -37,7 +37,7 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_bl
 def test_nothing_is_lost_and_nothing_comes_twice() -> None:
     run_state_machine_as_test(
         CheckpointMachine,
-        settings=settings(max_examples=5, stateful_step_count=20, phases=QUICK, **QUIET),
+        settings=settings(max_examples=10, stateful_step_count=20, phases=QUICK, **QUIET),
     )
 
 
