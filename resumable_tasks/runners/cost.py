@@ -8,6 +8,7 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.runners.outcome import CallOutcome, Cost, ItemFailure
+from resumable_tasks.runners.values.frames import is_arrow
 
 
 def readable(returned: Any) -> Any:
@@ -47,8 +48,9 @@ def _of_rows(field: str, returned: Any) -> float:
     """Sum the field up over all rows. A row without it is free; all of them are an error."""
     if returned is None or (isinstance(returned, list) and not returned):
         return 0.0
-    if hasattr(returned, "__arrow_c_stream__") or hasattr(returned, "__arrow_c_array__"):
-        return _of_table(field, returned)
+    if is_arrow(returned):
+        parts = returned if isinstance(returned, list) else [returned]
+        return math.fsum(_of_table(field, part) for part in parts)
     rows = [row for row in returned if row is not None and type(row) is not ItemFailure]
     found = [_value(row, field) for row in rows]
     if rows and all(value is _ABSENT for value in found):

@@ -222,7 +222,7 @@ class Call:
         work, batch = self.work, self.batch
         given, found = self._given, value
         if self.kept is not None and self.kept.rows:
-            given, found = None, [*self.kept.rows, *value]
+            given, found = None, self.kept.and_also(value)
         matched = rows.match(
             found, batch, work.scheme, work.results, work.columns, given, self.strict
         )

@@ -10,6 +10,7 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners.match import carry_keys, match
 from resumable_tasks.runners.outcome import ResultsMode
 from resumable_tasks.runners.values.columns import Columns
+from resumable_tasks.runners.values.frames import is_arrow, to_rows
 
 
 def may_keep(gave: list[Any], scheme: KeyScheme, results: ResultsMode) -> bool:
@@ -32,12 +33,19 @@ class Kept:
         self.rows: list[Any] = []
         self.left = batch
 
+    def and_also(self, gave: Any) -> list[Any]:
+        """What was kept, and what one more call gave: rows, or all tables."""
+        more = [gave] if is_arrow(gave) and type(gave) is not list else [*gave]
+        if self.rows and more and is_arrow(self.rows) != is_arrow(more):
+            return [*_rows(self.rows), *_rows(more)]
+        return [*self.rows, *more]
+
     def add(self, gave: Any) -> None:
         """Take in what a failed call gave before it failed."""
         if type(gave) is not list or not may_keep(gave, *self._how[:2]):
             return
-        rows = self.rows + gave
         try:
+            rows = self.and_also(gave)
             matched = match(rows, self._batch, *self._how)
         except Exception:  # noqa: BLE001 - whose they are is not known, and the call has failed anyway
             return
@@ -46,3 +54,7 @@ class Kept:
         if len(places) < len(self.left):
             self.rows = rows
             self.left = self._batch.choose(places, self._batch.number, self._batch.part_of)
+
+
+def _rows(of: list[Any]) -> list[Any]:
+    return to_rows(of) if is_arrow(of) else of

@@ -117,13 +117,23 @@ def match(
 
 
 def carry_keys(returned: list[Any], scheme: KeyScheme) -> bool:
-    """True if the first of these rows, which are to be of some items of a batch, has its key."""
-    rows = (row for entry in returned if (row := _to_dict(entry)) is not None)
+    """True if the first of these rows, which are to be of some items of a batch, has its key.
+
+    Or the first of these tables.
+    """
     try:
-        row = next(rows, None)
-    except BadResult:
+        row = next(row for entry in returned if (row := _first_of(entry)) is not None)
+    except (BadResult, StopIteration):
         return False
-    return row is not None and all(column in row for column in scheme.columns)
+    return all(column in row for column in scheme.columns)
+
+
+def _first_of(entry: Any) -> Any:
+    """The row, or the names of the table's columns."""
+    if not frames.is_arrow(entry):
+        return _to_dict(entry)
+    table = frames.to_arrow(entry)
+    return next(iter(table), None) if isinstance(table, list) else table.column_names
 
 
 def _told_apart(

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars
+import pyarrow as pa
 import pytest
 
 from resumable_tasks import (
@@ -68,6 +70,24 @@ HANDLERS = {
     "coroutine": acoroutine,
     "async generator": asynchronous,
 }
+
+
+def test_tables_before_an_error_are_kept_too(place: Path, calls: Path) -> None:
+    made: list[Any] = [pa.Table, pa.RecordBatch, polars.DataFrame]
+
+    @resumable_task(key="id", batch_size=10, cost="cost")
+    def job(rows: Rows) -> Iterator[Any]:
+        for row in one_is_bad(rows):
+            kind = made[row["id"] % 3]
+            yield kind([row]) if kind is polars.DataFrame else kind.from_pylist([row])
+
+    with pytest.raises(JobFailed) as caught:
+        job.run(ITEMS, checkpoint=place)
+    result = caught.value.result
+    assert (result.completed, result.failed) == (39, 1)
+    assert sorted(result.table()["id"].to_pylist()) == [n for n in range(40) if n != 17]
+    assert max(counted(calls)[at] for at in range(40) if at != 17) == 1
+    assert result.cost == 39.0
 
 
 @pytest.mark.parametrize("kind", HANDLERS)

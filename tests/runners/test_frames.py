@@ -113,3 +113,13 @@ def test_columns_without_a_name_of_their_own_are_refused() -> None:
         matched(pa.table([[0, 1], [1, 2], [3, 4]], names=["id", "v", "v"]))
     with pytest.raises(BadResult, match="names are text"):
         matched(pandas.DataFrame({"id": [0, 1], 7: [1, 2]}))
+
+
+def test_tables_in_a_list_are_one_behind_the_other() -> None:
+    first, second = pa.table({"id": [0], "v": [1]}), pa.record_batch({"id": [1], "v": [2]})
+    assert column([first, second]) == (pa.int64(), [1, 2])
+    assert column([first, polars.DataFrame({"id": [1], "v": [None]})])[1] == [1, None]
+    assert column([first, second.to_pandas()])[1] == [1, 2]
+    with pytest.raises(BadResult, match="a list with Table") as caught:
+        matched([first, {"id": 1, "v": 2}])
+    assert caught.value.of_shape

@@ -21,13 +21,21 @@ _plain: pa.Schema | None = None
 
 
 def is_arrow(value: Any) -> bool:
+    """True for what Arrow can read, and for a list of nothing else."""
+    if type(value) is list:
+        return bool(value) and all(map(is_arrow, value))
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
 
 
 def to_arrow(value: Any) -> pa.Table | Rows:
-    """The table that the handler returned, or its rows. Raises `BadResult`."""
+    """The table that the handler returned, or its rows; those of a list, one behind the other.
+
+    Raises `BadResult`.
+    """
     import pyarrow as pa
 
+    if type(value) is list:
+        return _joined(list(map(to_arrow, value)))
     if type(value) is pa.Table and _plain is not None and value.schema.equals(_plain, True):
         return value
     try:
@@ -39,6 +47,22 @@ def to_arrow(value: Any) -> pa.Table | Rows:
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         what = f"{type(value).__name__} {shorten(value, 60)}"
         raise BadResult(f"the handler's {what} is not an Arrow table: {error}") from error
+
+
+def to_rows(value: Any) -> Rows:
+    """The rows of what `is_arrow`. Raises `BadResult`."""
+    found = to_arrow(value)
+    rows: Rows = found if isinstance(found, list) else found.to_pylist()
+    return rows
+
+
+def _joined(parts: list[pa.Table | Rows]) -> pa.Table | Rows:
+    import pyarrow as pa
+
+    tables = [part for part in parts if isinstance(part, pa.Table)]
+    if len(tables) == len(parts) and all(t.schema.equals(tables[0].schema) for t in tables):
+        return pa.concat_tables(tables)
+    return [row for part in parts for row in (part if isinstance(part, list) else part.to_pylist())]
 
 
 def _arrow(value: Any) -> pa.Table:
