@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 180.0
 _PACKET = 1 << 17
 _PASSED = 32  # at most
+SDKS = ("openai", "anthropic")  # two to five seconds, once for all processes that use one of them
 
 
 class Program:

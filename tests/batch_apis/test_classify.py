@@ -13,10 +13,8 @@ import pytest
 
 from tests import warm
 from tests.batch_apis.server import BatchServer
-from tests.batch_apis.test_killed import SDKS
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("batch_apis_killed")  # with its parent of processes
 
 
 def classify(
@@ -39,7 +37,7 @@ def classify(
             "HOME": str(folder),
             **environment,
         },
-        also=SDKS,
+        also=warm.SDKS,
     )
 
 

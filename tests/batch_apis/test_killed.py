@@ -22,9 +22,6 @@ from tests.batch_apis.server import BatchServer
 ROOT = Path(__file__).parents[2]
 PROVIDERS = ("openai", "anthropic")
 KILLED, FENCED = -9, 3
-# Two to five seconds to import, once for all processes: the module has one worker.
-SDKS = ("openai", "anthropic", "pytest")
-pytestmark = pytest.mark.xdist_group("batch_apis_killed")
 
 
 class Driver:
@@ -42,7 +39,7 @@ class Driver:
         with (
             open(self._log, "ab") as log,
             warm.start(
-                self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, also=SDKS
+                self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, also=warm.SDKS
             ) as process,
         ):
             assert process.stdout is not None
@@ -59,7 +56,7 @@ class Driver:
         command = [*self._command, "--stop-at", point]
         with (
             open(self._log, "ab") as log,
-            warm.start(command, cwd=ROOT, stderr=log, also=SDKS) as one,
+            warm.start(command, cwd=ROOT, stderr=log, also=warm.SDKS) as one,
         ):
             try:
                 deadline = time.monotonic() + 60

@@ -65,7 +65,8 @@ def test_the_code_runs(script: list[Block], tmp_path: Path, request: pytest.Fixt
         env |= request.getfixturevalue("prefect_env")
     # The README's as a user has them, in an interpreter of their own.
     fresh = script[0].page.name == "README.md" and not prefect
-    run: Any = subprocess.run if fresh else partial(warm.run, prefect=prefect)
+    also = warm.SDKS if "Batch(" in text and not prefect else ()
+    run: Any = subprocess.run if fresh else partial(warm.run, prefect=prefect, also=also)
     done = run(
         [sys.executable, *([] if prefect else ["-W", "error"]), tmp_path / "script.py"],
         cwd=tmp_path / "here",

@@ -23,6 +23,7 @@ from resumable_tasks import (
 )
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
+from tests import warm
 
 ITEMS = [{"id": i} for i in range(1_000)]
 
@@ -156,7 +157,7 @@ def test_a_budget_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
         "task = resumable_task(lambda rows: rows, name='job', budget=Budget(items=10))\n"
         f"task.run(range(100), checkpoint={str(tmp_path / 'c')!r})\n"
     )
-    process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    process = warm.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert process.returncode == 5
     assert "items=10" in process.stderr
     assert "what remains: 90 items" in process.stderr
@@ -221,7 +222,7 @@ def bad(*keys: int) -> Any:
 
 
 def resumable(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-c", "from resumable_tasks.cli import main; main()", *arguments],
         capture_output=True,
         text=True,
@@ -325,7 +326,7 @@ def test_the_attempts_survive_sigkill(tmp_path: Path) -> None:
         f"task.run(range(100), checkpoint={str(place)!r}, listeners=[kill])\n"
     )
     for attempts in (1, 2, 3):
-        process = subprocess.run([sys.executable, script], capture_output=True, timeout=60)
+        process = warm.run([sys.executable, script], capture_output=True, timeout=60)
         assert process.returncode == -signal.SIGKILL, process.stderr
         failures = state(place).failures.values()
         assert [(failure.key, failure.attempts) for failure in failures] == [(3, attempts)]

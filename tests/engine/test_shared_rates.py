@@ -16,6 +16,7 @@ import pytest
 
 from resumable_tasks import StoreError, UsageError, current_batch, resumable_task
 from resumable_tasks.runners.shared import SharedWindow
+from tests import warm
 
 PROGRAM = """
 import sys
@@ -73,7 +74,7 @@ def test_two_processes_stay_below_the_limit_together(
     redis = place == "a Redis"
     share = request.getfixturevalue("redis_url") if redis else str(tmp_path / "quota")
     running = [
-        subprocess.Popen(
+        warm.start(
             [sys.executable, "-c", PROGRAM, name, tmp_path / name, share, reported],
             stdout=subprocess.PIPE,
             text=True,

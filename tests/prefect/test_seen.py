@@ -8,11 +8,9 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,6 @@ from markdown_it import MarkdownIt
 from resumable_tasks import Failing, Interrupted, ItemFailure, JobFailed, RunResult, resumable_task
 from resumable_tasks.engine.events import Committed, Progress, RunFinished, RunStarted
 from resumable_tasks.prefect import telemetry
-from tests import warm
-from tests.prefect import server
 from tests.prefect.api import Api, until
 from tests.prefect.deployed import Deployed
 
@@ -325,148 +321,6 @@ def failure(n: int, message: str = "wrong") -> Any:
     from resumable_tasks.runners.outcome import Failure
 
     return Failure(f"item-{n}", "ValueError", message)
-
-
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
-    """One that may be stopped and killed."""
-    found = server.Server(tmp_path_factory.mktemp("own") / "home", server.free_port(), warmed=True)
-    found.start()
-    yield found
-    found.kill()
-
-
-CHILD = """
-import json, sys, time
-from prefect import flow
-from prefect.runtime import flow_run
-from resumable_tasks import resumable_task
-from resumable_tasks.prefect import telemetry
-
-telemetry._LAST_WORD_SECONDS = float(sys.argv[2])
-
-def tell(**what):
-    print(json.dumps(what), flush=True)
-
-@resumable_task(key="id", batch_size=1, concurrency=2)
-def job(rows):
-    time.sleep(0.1)
-    return rows
-
-@flow
-def main():
-    tell(flow_run=str(flow_run.id))
-    listen = lambda event: tell(event=type(event).__name__, at=time.monotonic())
-    result = job.run([{"id": n} for n in range(100)], checkpoint=sys.argv[1], listeners=[listen])
-    tell(completed=result.completed, at=time.monotonic())
-
-main()
-"""
-
-
-class Child:
-    """A flow run of about a hundred commits in 5 seconds, in a process of its own."""
-
-    def __init__(self, own: server.Server, folder: Path, last_word: float) -> None:
-        self.stderr = folder / "stderr"
-        self.commits: list[float] = []
-        with self.stderr.open("w") as stderr:
-            self.process = warm.start(
-                [sys.executable, "-c", CHILD, str(folder / "checkpoint"), str(last_word)],
-                env=server.environment(folder / "home", own.port),
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                prefect=True,
-            )
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            found = json.loads(line)
-            if found.get("event") == "Committed":
-                self.commits.append(found["at"])
-            yield found
-
-    @property
-    def longest_pause(self) -> float:
-        return max(b - a for a, b in zip(self.commits, self.commits[1:], strict=False))
-
-    def end(self) -> None:
-        assert self.process.stdout is not None
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def begin(own_server: server.Server, tmp_path: Path) -> Iterator[Callable[[float], Child]]:
-    begun: list[Child] = []
-
-    def start(last_word: float) -> Child:
-        if own_server.process is None:  # killed by the test before
-            own_server.start()
-        begun.append(Child(own_server, tmp_path, last_word))
-        return begun[-1]
-
-    yield start
-    for child in begun:
-        child.end()
-
-
-@pytest.mark.xdist_group("own_server")
-@pytest.mark.timing
-def test_an_api_that_hangs_delays_no_commit_and_is_told_all_later(
-    own_server: server.Server, begin: Callable[[float], Child]
-) -> None:
-    child, own = begin(10.0), Api(own_server.port)
-    assert own_server.process is not None
-    group = own_server.process.pid
-    flow_run, completed = "", 0
-    try:
-        for said in child.read():
-            flow_run = said.get("flow_run", flow_run)
-            completed = said.get("completed", completed)
-            if len(child.commits) == 10:
-                os.killpg(group, signal.SIGSTOP)
-            if len(child.commits) == 55:
-                os.killpg(group, signal.SIGCONT)
-    finally:
-        os.killpg(group, signal.SIGCONT)
-    assert child.process.wait(60) == 0, child.stderr.read_text()
-    assert completed == 100
-    assert len(child.commits) > 60  # some are of two batches
-    assert child.longest_pause < 1, child.stderr.read_text()
-    events = told(own, flow_run, len(child.commits))
-    assert sum(each["payload"]["completed"] for each in events) == 100
-    found = shown(own, flow_run)
-    assert found["job-progress"]["data"] == 100
-    assert "| new | 100 items |" in found["job-summary"]["data"]
-    assert "API" not in child.stderr.read_text()
-
-
-@pytest.mark.long
-@pytest.mark.xdist_group("own_server")
-@pytest.mark.timing
-def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
-    own_server: server.Server, begin: Callable[[float], Child]
-) -> None:
-    child = begin(3.0)
-    last = done = 0.0
-    for said in child.read():
-        if len(child.commits) == 10:
-            own_server.kill()
-        if said.get("event") == "Committed":
-            last = said["at"]
-        if said.get("completed") == 100:
-            done = said["at"]
-            break
-    child.process.kill()  # what is left is Prefect's own: minutes of trying to tell of the end
-    child.process.wait()
-    assert len(child.commits) > 60
-    assert child.longest_pause < 1, child.stderr.read_text()
-    assert 0 < done - last < 5
-    assert child.stderr.read_text().count("does not answer; the run's summary") == 1
 
 
 @pytest.mark.timing

@@ -73,6 +73,7 @@ def together(count: int, do: Any) -> list[Any]:
 # Conditions
 
 
+@pytest.mark.sample(one_in=2)
 def test_of_fifty_racing_creators_one_wins_and_its_value_stays(store, server) -> None:
     for round_ in range(30):
 

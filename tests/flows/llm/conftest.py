@@ -175,7 +175,7 @@ class Job:
 
 def _imported(environment: dict[str, str]) -> dict[str, Any]:
     """What the parent of a program in this environment has imported."""
-    return {"prefect": True} if "PREFECT_API_URL" in environment else {"also": ("openai",)}
+    return {"prefect": True} if "PREFECT_API_URL" in environment else {"also": warm.SDKS}
 
 
 @pytest.fixture
