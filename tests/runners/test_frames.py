@@ -62,6 +62,16 @@ def test_objects_of_polars_are_refused_with_a_way_out() -> None:
     assert caught.value.of_shape
 
 
+def test_values_of_polars_for_which_arrow_has_no_type_cost_their_rows_alone() -> None:
+    def of(*values: int) -> polars.DataFrame:
+        return polars.DataFrame({"id": [0, 1], "v": polars.Series(values, dtype=polars.Int128)})
+
+    assert column(of(1, 2)) == (pa.int64(), [1, 2])
+    found = matched(of(1, 2**70))
+    assert [key for key, *_ in found.parked] == [1]
+    assert found.parked[0][1] == [{"id": 1, "v": 2**70}]
+
+
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     numpy = pytest.importorskip("numpy")

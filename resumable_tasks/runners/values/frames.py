@@ -65,7 +65,7 @@ def _joined(parts: list[pa.Table | Rows]) -> pa.Table | Rows:
     return [row for part in parts for row in (part if isinstance(part, list) else part.to_pylist())]
 
 
-def _arrow(value: Any) -> pa.Table:
+def _arrow(value: Any) -> pa.Table | Rows:
     import pyarrow as pa
 
     if isinstance(value, pa.Table):
@@ -73,7 +73,11 @@ def _arrow(value: Any) -> pa.Table:
     if type(value).__module__.startswith("polars"):
         _refuse_objects(value)
         if hasattr(value, "to_arrow"):  # without views, with which Arrow cannot do everything
-            return pa.table(value.to_arrow())
+            try:
+                return pa.table(value.to_arrow())
+            except pa.ArrowException:  # of a type that Arrow does not have, such as Int128
+                rows: Rows = value.to_dicts()
+                return rows
     if hasattr(value, "__arrow_c_stream__"):
         return pa.table(value)
     return pa.Table.from_batches([pa.record_batch(value)])
