@@ -36,6 +36,7 @@ def by_lambda(rows: list[Any]) -> list[Any]:
     return [{"n": row["id"]} for row in rows]
 
 
+@pytest.mark.long
 def test_batches_run_elsewhere_and_come_back_once(place: Path) -> None:
     result = where.run(ITEMS, checkpoint=place)
     table = result.table(ordered=True)

@@ -125,7 +125,7 @@ def until(what: str, holds: Any, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < deadline, f"after {seconds:g} s not yet: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return found
 
 

@@ -105,7 +105,7 @@ def two(db: Db) -> None:
 
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize(
-    "items", [5_000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+    "items", [2_500, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
 def test_two_drivers_are_each_killed_twice(
     db: Db, scene: Callable[..., Spec], start: Start, items: int
@@ -157,7 +157,14 @@ def test_what_a_killed_driver_had_claimed_is_handled_by_the_one_at_work(
 
 
 @pytest.mark.usefixtures("two")
-@pytest.mark.parametrize("where", ["while a row is handled", "sql.claimed", "sql.written"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("while a row is handled", marks=pytest.mark.long),
+        pytest.param("sql.claimed", marks=pytest.mark.long),
+        "sql.written",
+    ],
+)
 def test_a_driver_that_wakes_up_commits_nothing_that_was_taken(
     db: Db, scene: Callable[..., Spec], start: Start, where: str
 ) -> None:

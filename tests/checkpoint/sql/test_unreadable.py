@@ -28,6 +28,7 @@ def label(rows: Rows) -> Rows:
     return [{"id": row["id"], "label": "x"} for row in rows]
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP WITH TIME ZONE"])
 def test_a_date_that_python_has_not(postgres_url: str, kind: str) -> None:
     db = Db(postgres_url)

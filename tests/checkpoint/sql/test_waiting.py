@@ -27,7 +27,7 @@ def url(postgres_url: str) -> str:
 
 def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     """Two rows each have one result, and its column is unique: one of the two is stored."""
-    db.make(600)
+    db.make(200)
     db.do("CREATE TABLE labels (id INTEGER, code INTEGER UNIQUE)")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="labels")
     db.prepare(checkpoint)
@@ -38,7 +38,7 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     def code(rows: Rows) -> Rows:
         handled.update(row["id"] for row in rows)
         # Each driver meets the values of the other's in the other order.
-        return [{"id": r["id"], "code": min(r["id"], 601 - r["id"])} for r in rows]
+        return [{"id": r["id"], "code": min(r["id"], 201 - r["id"])} for r in rows]
 
     task = resumable_task(code, batch_size=20, concurrency=4, failing=Failing(pause_after=None))
 
@@ -56,10 +56,10 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     for thread in threads:
         thread.join(240)
         assert not thread.is_alive()
-    assert db.one("SELECT count(*) FROM labels") == 300
-    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 300
-    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 300 == sum(parked)
-    assert len(handled) == 600
+    assert db.one("SELECT count(*) FROM labels") == 100
+    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 100
+    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 100 == sum(parked)
+    assert len(handled) == 200
     assert set(handled.values()) == {1}
 
 

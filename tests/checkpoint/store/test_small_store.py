@@ -52,6 +52,7 @@ class SqliteStore(Store):
 
 class TestSqliteStore(StoreSuite):
     half_seen_rounds = 3
+    racers = 12
     processes = warm.Spawn()
 
     def make_store(self, tmp_path: Path) -> Store:

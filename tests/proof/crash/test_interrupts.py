@@ -187,7 +187,7 @@ def interrupt_at_all(launch: Launcher, tmp_path: Path, lines: list[int]) -> None
 
 @pytest.mark.parametrize(
     ("seed", "most"),
-    [(1, 8), *(pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(2))],
+    [(1, 4), *(pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(2))],
 )
 def test_an_interrupt_at_some_lines(launch: Launcher, tmp_path: Path, seed: int, most: int) -> None:
     count = lines_of(launch, tmp_path / "count")

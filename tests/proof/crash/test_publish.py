@@ -70,7 +70,7 @@ def test_the_first_publishing_is_killed(launch: Launcher, place: Path, fault: st
 
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("count", [8, pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, pytest.param(None, marks=pytest.mark.long)])
 def test_publishing_is_killed_at_system_calls(
     launch: Launcher, place: Path, count: int | None
 ) -> None:

@@ -21,7 +21,11 @@ def spec_of(place: Path, runner: str = "threads") -> Spec:
 
 @pytest.mark.parametrize(
     ("runner", "seed"),
-    [("threads", 1), ("async", 2), pytest.param("threads", 3, marks=pytest.mark.long)],
+    [
+        ("threads", 1),
+        pytest.param("async", 2, marks=pytest.mark.long),
+        pytest.param("threads", 3, marks=pytest.mark.long),
+    ],
 )
 def test_killed_at_random(launch: Launcher, place: Path, runner: str, seed: int) -> None:
     attacks.kill_at_random(launch, spec_of(place, runner), KILLS, seed)

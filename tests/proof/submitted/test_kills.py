@@ -37,7 +37,7 @@ def spec_of(place: Path, service: str, **knobs: object) -> Spec:
     return Spec(str(place), knobs={**SERVICES[service], "lag": 0.1, "undone_each": 9, **knobs})
 
 
-@pytest.mark.sample
+@pytest.mark.sample(kinds=True)
 @pytest.mark.parametrize(("service", "point"), EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, service: str, point: str) -> None:
     spec = spec_of(place, service)

@@ -27,6 +27,7 @@ def test_one_that_has_prepared_wakes_up(launch: Launcher, place: Path) -> None:
     attacks.overtaken(launch, attacks.spec_of(place, "fence"), "submission.prepared:1")
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("service", SERVICES)
 def test_one_wakes_up_inside_submit(launch: Launcher, place: Path, service: str) -> None:
     attacks.overtaken(launch, attacks.spec_of(place, service, act_after="2:SIGSTOP"))
@@ -38,6 +39,7 @@ def test_one_wakes_up_that_was_about_to_begin(launch: Launcher, place: Path, ser
     attacks.overtaken(launch, attacks.spec_of(place, service, act_before="2:SIGSTOP"))
 
 
+@pytest.mark.sample(one_in=3)
 @pytest.mark.parametrize("service", SERVICES)
 def test_two_drivers_race(launch: Launcher, place: Path, service: str) -> None:
     spec = attacks.spec_of(place, service, takes=0.2)
