@@ -11,6 +11,7 @@ from resumable_tasks.errors import BadResult, InvalidKey
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.keys import Key
+from resumable_tasks.items.sameness import retyped
 from resumable_tasks.runners.outcome import Parked, ResultsMode
 
 Row = dict[str, Any]
@@ -70,6 +71,7 @@ def strays(
         note = (
             f"row {foreign[0]} of the handler's result has key "
             f"{keys.shown(found[foreign[0]])}, which is not in its batch"
+            f"{_of_another_type(of_rows[foreign[0]], lines)}"
         )
         if strict or results == "many" or not places.keys() & lines.keys():
             error = BadResult(note)
@@ -88,6 +90,15 @@ def strays(
     apart = {*contradicted, *twice}
     kept = [at for at, line in enumerate(of_rows) if line in lines and line not in apart]
     return Strays(kept, parked, contradicted, note)
+
+
+def _of_another_type(line: bytes, lines: Mapping[bytes, Key]) -> str:
+    """A hint, where an item's key is the same in another type: services make text of numbers."""
+    others = retyped(line) if line else ()
+    meant = next((lines[other] for other in others if other in lines), None)
+    if meant is None:
+        return ""
+    return f" (an item has the key {keys.shown(meant)}: give it back in that type)"
 
 
 def _same_key(key: Key, rows: Sequence[int]) -> BadResult:

@@ -33,6 +33,21 @@ def refused(rows: Any, many: list[Any], says: str) -> None:
         assert caught.value.of_shape
 
 
+@pytest.mark.parametrize(
+    ("many", "back", "says"),
+    [
+        ([0, 1, 2], ["0", "1", "2"], 'key "0", .*an item has the key 0: give it back in that type'),
+        (["0", "1"], [0, 1], 'key 0, .*an item has the key "0": give'),
+        (["a", "b"], ["x", "b2"], 'key "x", which is not in its batch$'),
+        ([0, 1], [0.0, 1.0], "key 0.0, which is not in its batch$"),
+    ],
+)
+def test_a_key_that_is_an_items_in_another_type_is_named(
+    many: list[Any], back: list[Any], says: str
+) -> None:
+    refused([{"id": key, "v": 1} for key in back], many, says)
+
+
 @pytest.mark.parametrize("many", BATCH_KEYS.values(), ids=BATCH_KEYS)
 @pytest.mark.parametrize("name", ["ID", " id", "i d", "Id "])
 def test_a_key_under_nearly_its_name_is_no_row_by_position(many: list[Any], name: str) -> None:
