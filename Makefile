@@ -108,7 +108,8 @@ test-long: setup system
 	@# On a disk: in memory no flush takes its time (tests/conftest.py).
 	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -n auto --dist loadgroup -m long --timeout 3600
 	RESUMABLE_TASKS_PROFILE=long TMPDIR=$${TMPDIR:-/tmp} \
-		$(BIN)/python -m pytest -n auto -m "not long" tests/proof/properties --timeout 3600
+		$(BIN)/python -m pytest -n auto -m "not long" --timeout 3600 \
+		tests/proof/properties tests/engine/test_failing_simulated.py
 
 # make test-distributed  the same flow on Dask and on Ray, with workers that are killed
 test-distributed: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,6 +22,12 @@ from tests.engine.simulation import (
     Report,
     Simulation,
     planned,
+)
+
+# As tests/proof/properties has it: more of them in `make test-long`.
+often = settings(
+    deadline=None,
+    max_examples=500 if os.environ.get("RESUMABLE_TASKS_PROFILE") == "long" else 25,
 )
 
 
@@ -46,7 +53,7 @@ def check_records(report: Report) -> None:
 # --- bad items
 
 
-@settings(deadline=None)
+@often
 @given(
     bad=st.sets(st.integers(0, 299), max_size=60),
     batch_size=st.integers(1, 50),
@@ -94,7 +101,7 @@ def test_a_second_night_completes_what_is_fixed(
         assert len(report.calls) <= len(batches) + extra_calls(count, batch_size)
 
 
-@settings(deadline=None)
+@often
 @given(
     fixed=st.sets(st.integers(0, 99)),
     fresh=st.sets(st.integers(100, 160)),
@@ -134,7 +141,7 @@ def down(since: float, until: float, bad: set[int]) -> Answer:
     return answer
 
 
-@settings(deadline=None)
+@often
 @given(
     since=st.floats(0, 10),
     lasts=st.floats(8, 25),
@@ -153,7 +160,7 @@ def test_an_outage_fails_no_item_whenever_it_comes(
     assert {failure.error for failure in report.failures} <= {"ValueError"}
 
 
-@settings(deadline=None)
+@often
 @given(since=st.floats(0, 20), batch_size=st.integers(1, 30), lanes=st.integers(1, 6))
 def test_a_service_that_stays_down_is_given_up_and_uses_no_attempt_up(
     since: float, batch_size: int, lanes: int
@@ -271,7 +278,7 @@ def test_results_of_a_wrong_shape_are_one_error(
     assert len(report.calls) <= 8 + 3
 
 
-@settings(deadline=None)
+@often
 @given(odd=st.integers(0, 99), batch_size=st.integers(2, 50))
 def test_one_odd_item_on_the_first_call_is_no_wrong_shape(odd: int, batch_size: int) -> None:
     report = Simulation(planned(range(100), batch_size), bad_items({odd}, SHAPE)).run()
@@ -291,7 +298,7 @@ def test_a_wrong_shape_and_then_an_outage_is_an_outage() -> None:
 # --- with pause_after=None
 
 
-@settings(deadline=None)
+@often
 @given(bad=st.sets(st.integers(0, 79)), kind=st.sampled_from([BAD, PROGRAMMING, SHAPE, DOWN]))
 def test_pause_after_none_handles_everything_whatever_fails(bad: set[int], kind: ErrorKind) -> None:
     report = Simulation(planned(range(80), 4), bad_items(bad, kind), pause_after=None).run()

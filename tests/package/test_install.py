@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 OF_PIP = [
@@ -27,6 +31,27 @@ print(run.completed, run.skipped)
 """
 
 
+def ours() -> set[str]:
+    found = {str(path.relative_to(ROOT)) for path in (ROOT / "resumable_tasks").rglob("*.*")}
+    return {name for name in found if not name.endswith(".pyc")}
+
+
+def test_the_wheel_has_every_file_and_asks_for_no_prefect(tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path))
+    subprocess.run([*pip, str(ROOT)], capture_output=True, check=True)
+    (file,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(file) as wheel:
+        names = wheel.namelist()
+        (about,) = {Path(name).parts[0] for name in names} - {"resumable_tasks"}
+        told = wheel.read(f"{about}/METADATA").decode()
+    of_wheel = set(OF_PIP) - {"INSTALLER", "REQUESTED", "direct_url.json"}
+    assert set(names) == ours() | {f"{about}/{name}" for name in of_wheel}
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", told, re.M)
+    assert "pyarrow" in needed
+    assert not {"prefect", "numpy"} & set(needed)
+
+
+@pytest.mark.long
 def test_a_plain_install_runs_jobs_without_prefect(tmp_path: Path) -> None:
     venv.create(tmp_path / "env")
     folder = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
@@ -51,9 +76,8 @@ def test_a_plain_install_runs_jobs_without_prefect(tmp_path: Path) -> None:
     assert "prefect" not in installed
     assert "numpy" not in installed
     (files,) = (tmp_path / "env").rglob("resumable_tasks-*.dist-info/RECORD")
-    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "resumable_tasks").rglob("*.*")}
     assert {line.split(",")[0] for line in files.read_text("utf-8").splitlines()} == {
-        *(name for name in ours if not name.endswith(".pyc")),
+        *ours(),
         *(f"{files.parent.name}/{name}" for name in OF_PIP),
         f"../../../{folder.name}/resumable",
     }

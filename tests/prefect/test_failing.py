@@ -28,7 +28,8 @@ ITEMS = [{"id": i} for i in range(1_000)]
 BAD = {17, 500, 999}
 
 
-@pytest.mark.parametrize("kind", ["threads", pytest.param("coroutines", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["threads", "coroutines"])
 def test_poisoned_items_are_found_in_a_flow_run(kind: str, place: Path) -> None:
     from prefect import flow
 

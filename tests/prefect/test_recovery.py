@@ -37,6 +37,7 @@ def state(api: Api, run: str) -> str:
     return str(api.flow_run(run)["state"]["type"])
 
 
+@pytest.mark.long
 def test_a_script_that_was_killed_is_left_running_and_a_new_run_resumes(
     scene: Scene, api: Api, prefect_env: dict[str, str]
 ) -> None:

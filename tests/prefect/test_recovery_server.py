@@ -196,7 +196,8 @@ def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
     assert child.stderr.read_text().count("does not answer; the run's summary") == 1
 
 
-@pytest.mark.parametrize("patience", ["short", pytest.param("default", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("patience", ["short", "default"])
 def test_without_a_server_the_work_is_committed_and_the_flow_fails_at_its_end(
     scene: Scene, own: server.Server, prefect_env: dict[str, str], patience: str
 ) -> None:

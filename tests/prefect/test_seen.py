@@ -668,6 +668,7 @@ def test_the_state_of_a_flow_whose_job_failed_can_be_read(place: Path, api: Api)
     assert message.replace("\n", "").isprintable()
 
 
+@pytest.mark.long
 def test_an_automation_is_triggered_by_commits(place: Path, api: Api) -> None:
     """Three commits with failures suspend the flow run; it is resumed when the cause is fixed."""
     from prefect import flow

@@ -335,7 +335,10 @@ def test_the_time_of_a_row_is_the_same_moment(place: Path, table: Path) -> None:
     assert sorted(polars.read_delta(str(table)).to_dicts(), key=lambda row: row["id"]) == rows
 
 
-@pytest.mark.parametrize("in_a_bucket", [False, True], ids=["folder", "bucket"])
+@pytest.mark.parametrize(
+    "in_a_bucket",
+    [pytest.param(False, id="folder"), pytest.param(True, id="bucket", marks=pytest.mark.long)],
+)
 def test_of_those_that_make_a_table_at_once_one_does(
     in_a_bucket: bool, place: Path, tmp_path: Path, bucket: Bucket
 ) -> None:

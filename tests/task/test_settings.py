@@ -54,6 +54,7 @@ WRONG = """
 import asyncio
 from typing import Any, assert_type
 from resumable_tasks import Budget, RunResult, resumable_task
+from resumable_tasks.base.frozen import frozen
 
 def plain(rows: list[str]) -> list[int]:
     return []
@@ -89,6 +90,15 @@ assert_type(right(["a"]), list[int])
 assert_type(called.with_options(batch_size=3)(["a"]), list[int])
 assert_type(right.run(items=["a"], progress=False), RunResult)
 right(["a"], 3)  # wrong: Too many arguments
+
+
+@frozen
+class Point:
+    x: int
+
+
+Point(1).x = 2  # wrong: Property "x" defined in "Point" is read-only
+Point("1")  # wrong: has incompatible type "str"; expected "int"
 """
 
 

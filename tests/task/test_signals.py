@@ -230,7 +230,9 @@ def test_a_signal_to_a_main_thread_that_goes_on_stops_the_others(
     assert len(program.notes("called")) < 20
 
 
-@pytest.mark.parametrize("how", ["silent", "silent in a thread"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("silent", marks=pytest.mark.long), "silent in a thread"]
+)
 def test_items_that_wait_for_their_source_keep_no_process(
     started: list[Program], tmp_path: Path, how: str
 ) -> None:
