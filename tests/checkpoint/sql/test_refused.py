@@ -50,7 +50,7 @@ def refuses_the_bad_alone(result: Any, db: Db, says: str) -> None:
     assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == len(BAD)
 
 
-@pytest.mark.sample(only="postgresql", one_in=3)
+@pytest.mark.sample(only="postgresql", one_in=8)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     "raises",
@@ -71,7 +71,7 @@ def test_a_trigger_may_raise_any_code(db: Db, prepared: Prepared, raises: str) -
     refuses_the_bad_alone(result, db, "not this one")
 
 
-@pytest.mark.sample(only="postgresql", one_in=3)
+@pytest.mark.sample(only="postgresql", one_in=5)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize(
     ("body", "says"),

@@ -105,6 +105,7 @@ class TestStoreInGoogle(InBucket, StoreSuite):
     test_of_racing_processes_exactly_one_creates_a_name = None
     test_of_racing_threads_exactly_one_creates_a_name = None
     test_list_is_whole_whatever_the_number = None
+    test_delete_all_takes_away_these_names_and_minds_none_that_is_missing = None
     test_list_is_not_troubled_by_names_that_come_and_go = None
     test_read_all_gives_the_bytes_in_the_order_of_the_names = None
 

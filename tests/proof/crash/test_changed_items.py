@@ -93,7 +93,7 @@ def killed(launch: Launcher, spec: Spec, fault: str) -> None:
     assert 0 <= more <= 2 * spec.batch_size, f"{more} items were handled again"
 
 
-@pytest.mark.sample(kinds=True)
+@pytest.mark.sample(one_in=6)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     killed(launch, done_once(launch, place), fault)

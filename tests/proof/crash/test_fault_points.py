@@ -111,7 +111,7 @@ def test_a_worker_process_is_killed(launch: Launcher, place: Path, fault: str) -
     found = oracle.consistent(spec)
     lost = set(range(20)) - set(found.all_keys) - set(found.failed)
     assert not lost, f"neither done nor failed: {sorted(lost)}"
-    launch.to_end(spec)
+    launch.to_end(replace(spec, runner="threads"))
     oracle.complete(spec)
 
 

@@ -81,6 +81,7 @@ def test_power_is_lost(launch: Launcher, place: Path, tmp_path: Path) -> None:
     attacks.recover_all(spec, trace, tmp_path / "states", 1, 120)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.strace
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("count", [3, pytest.param(16, marks=pytest.mark.long)])

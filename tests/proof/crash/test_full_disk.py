@@ -180,7 +180,7 @@ def test_the_disk_of_worker_processes_is_full(launch: Launcher, place: Path) -> 
     assert child.wait() == 75, f"{child.code}: {child.says()}"
     found = oracle.consistent(spec)
     assert found.failed == []
-    launch.to_end(spec)
+    launch.to_end(replace(spec, runner="threads"))
     oracle.complete(spec)
 
 

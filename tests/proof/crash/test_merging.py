@@ -48,7 +48,7 @@ def to_the_end(launch: Launcher, spec: Spec) -> None:
     assert not [path for path in merged if Path(spec.checkpoint_path, path).exists()]
 
 
-@pytest.mark.sample(kinds=True)
+@pytest.mark.sample(one_in=5)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_at_a_point(launch: Launcher, place: Path, fault: str) -> None:
     spec = spec_of(place)

@@ -71,7 +71,7 @@ def all_there(place: Path) -> None:
     assert not verify(open_store(place)).damages
 
 
-@pytest.mark.sample(kinds=True)
+@pytest.mark.sample(one_in=5)
 @pytest.mark.parametrize("fault", EVERY)
 def test_killed_while_they_are_parked(tmp_path: Path, fault: str) -> None:
     place = tmp_path / "c"
@@ -87,7 +87,7 @@ def test_killed_while_they_are_parked(tmp_path: Path, fault: str) -> None:
     all_there(place)
 
 
-@pytest.mark.sample(kinds=True)
+@pytest.mark.sample(one_in=4)
 @pytest.mark.parametrize("fault", TAKING_OVER)
 def test_killed_while_they_are_taken_over(tmp_path: Path, fault: str) -> None:
     place = tmp_path / "c"

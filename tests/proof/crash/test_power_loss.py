@@ -51,7 +51,7 @@ def test_power_is_lost_after_a_crash_among_the_folders_above(
 ) -> None:
     """They stand, and no later run makes them; but they are not yet durable."""
     attacks.lose_power_after_a_crash(
-        launch, spec_of(place), tmp_path / "states", kill_at, 100, kill_at
+        launch, spec_of(place), tmp_path / "states", kill_at, 50, kill_at
     )
 
 

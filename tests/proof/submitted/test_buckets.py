@@ -27,7 +27,7 @@ def in_the(bucket: Any, launch: Launcher, place: Path, service: str, **knobs: ob
     return replace(spec, checkpoint=bucket.url)
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=6)
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("fault", ["submission.sent:1", "submission.submitted:2"])
 def test_killed_and_moved_to_another_host(
@@ -49,6 +49,7 @@ def test_a_run_that_left_is_taken_up_elsewhere(launch: Launcher, place: Path, bu
     paid_once(spec)
 
 
+@pytest.mark.sample(one_in=2)
 @pytest.mark.parametrize("fault", ["submission.submitting:1", "submission.sent:1"])
 def test_a_zombie_on_another_host(launch: Launcher, place: Path, bucket: Any, fault: str) -> None:
     attacks.overtaken(launch, in_the(bucket, launch, place, "fence"), fault)
