@@ -130,6 +130,10 @@ def test_tables_in_a_list_are_one_behind_the_other() -> None:
     assert column([first, second]) == (pa.int64(), [1, 2])
     assert column([first, polars.DataFrame({"id": [1], "v": [None]})])[1] == [1, None]
     assert column([first, second.to_pandas()])[1] == [1, 2]
+    assert column([first, pa.table({"id": [1], "v": [2.5]})]) == (pa.float64(), [1, 2.5])
+    assert column([first, pa.table({"id": [1]})])[1] == [1, None]
+    found = matched([first, pa.table({"id": [1], "v": ["text"]})])
+    assert [key for key, *_ in found.parked] == [1]
     with pytest.raises(BadResult, match="a list with Table") as caught:
         matched([first, {"id": 1, "v": 2}])
     assert caught.value.of_shape

@@ -60,8 +60,11 @@ def _joined(parts: list[pa.Table | Rows]) -> pa.Table | Rows:
     import pyarrow as pa
 
     tables = [part for part in parts if isinstance(part, pa.Table)]
-    if len(tables) == len(parts) and all(t.schema.equals(tables[0].schema) for t in tables):
-        return pa.concat_tables(tables)
+    if len(tables) == len(parts):
+        try:
+            return pa.concat_tables(tables, promote_options="default")
+        except pa.ArrowException:  # of several types, which are unified as those of rows
+            pass
     return [row for part in parts for row in (part if isinstance(part, list) else part.to_pylist())]
 
 
