@@ -18,6 +18,7 @@ from prefect import flow, task
 
 from resumable_tasks import resumable_task
 from resumable_tasks.errors import UsageError
+from tests import warm
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import PATIENCE, alive
 from tests.prefect.recovery.supervisors import Served, Supervisor, Worker
@@ -46,6 +47,30 @@ class Works(Worker):
         """As after a reboot; flow runs that are away are nobody's meanwhile."""
         self.close()
         self.start()
+
+
+class ByHand(Supervisor):
+    """The test starts each process, as a worker would."""
+
+    def start(self) -> None:
+        pass
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "prefect.flow_engine", f"{HERE / 'flow.py'}:waits"]
+
+    def settled(self, note: dict[str, Any]) -> None:
+        pass
+
+    def _deployment(self, flow: str) -> str:
+        about = {"flow_id": self.api.call("POST", "flows/", {"name": flow})["id"]}
+        name = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        return str(self.api.call("POST", "deployments/", {**about, "name": name})["id"])
+
+    def carry_out(self, run: str) -> None:
+        env = {**self._env, "PREFECT__FLOW_RUN_ID": run}
+        said = {"capture_output": True, "text": True, "timeout": PATIENCE}
+        done = warm.run(self.command(), cwd=self._folder, env=env, prefect=True, **said)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +157,32 @@ def at_once(*calls: Callable[[], None]) -> None:
             future.result()
 
 
-@pytest.mark.parametrize(
-    "looks", [1, pytest.param(2, marks=pytest.mark.long, id="2, and its worker goes")]
-)
-def test_a_flow_run_leaves_and_comes_back_in_other_processes(
-    tmp_path: Path, worker: Works, looks: int
+def test_a_flow_run_leaves_and_comes_back_in_another_process(
+    tmp_path: Path, api: Api, env: dict[str, str]
 ) -> None:
+    by_hand = ByHand("by-hand", api, env, tmp_path)
+    story = Story.begun(tmp_path / "place", by_hand)
+    by_hand.carry_out(story.run)
+    (away,) = [state for state in story.states if state["name"] == "AwaitingRetry"]
+    assert "2 submissions with the service" in away["message"]
+    assert len(story.notes()) == 1
+    story.service.end_all()
+    by_hand.carry_out(story.run)
+    story.wait_for_state("Completed")
+    story.check()
+    assert len(story.notes()) == 2
+
+
+@pytest.mark.long
+def test_so_does_one_of_a_worker_that_is_started_again(tmp_path: Path, worker: Works) -> None:
     story = Story.begun(tmp_path / "worker", worker)
     story.wait_for_looks(1)
     story.wait_for_state("AwaitingRetry")
-    if looks > 1:
-        worker.start_again()
-        story.wait_for_looks(looks)
-        story.wait_for_state("AwaitingRetry")
+    worker.start_again()
+    story.wait_for_looks(2)
+    story.wait_for_state("AwaitingRetry")
     away = [state for state in story.states if state["name"] == "AwaitingRetry"]
-    assert len(away) >= looks
+    assert len(away) >= 2
     assert "2 submissions with the service" in away[0]["message"]
     story.ends()
     story.check()
