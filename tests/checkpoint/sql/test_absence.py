@@ -130,6 +130,7 @@ def test_a_server_that_is_started_again_in_the_middle_of_a_run(
     assert not any("heartbeat" in text for text in caplog.messages)
 
 
+@pytest.mark.long
 def test_rows_in_shards_and_a_server_that_is_started_again(
     db: Db, server: postgres.Server, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ class InBucket:
     """A store on the strict server."""
 
     changing_rounds = 5
+    racers = 20
     secret = "canary-of-a-secret-key"
     scheme = "s3"
     processes = warm.Spawn()
@@ -113,6 +114,7 @@ class TestStoreInGoogle(InBucket, StoreSuite):
 @pytest.mark.long
 class TestStoreInGoogleAtLength(InBucket, StoreSuite):
     scheme = "gs"
+    racers = 50
     faults = ("500-after", "409-aborted", "reset-after", "applied-late")
 
 
