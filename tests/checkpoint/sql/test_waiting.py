@@ -25,9 +25,10 @@ def url(postgres_url: str) -> str:
     return postgres_url
 
 
-def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
+@pytest.mark.parametrize("rows", [200, pytest.param(600, marks=pytest.mark.long)])
+def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db, rows: int) -> None:
     """Two rows each have one result, and its column is unique: one of the two is stored."""
-    db.make(200)
+    db.make(rows)
     db.do("CREATE TABLE labels (id INTEGER, code INTEGER UNIQUE)")
     checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", results_table="labels")
     db.prepare(checkpoint)
@@ -35,10 +36,10 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     both = threading.Barrier(2, timeout=60)
     parked: list[int] = []
 
-    def code(rows: Rows) -> Rows:
-        handled.update(row["id"] for row in rows)
+    def code(items: Rows) -> Rows:
+        handled.update(row["id"] for row in items)
         # Each driver meets the values of the other's in the other order.
-        return [{"id": r["id"], "code": min(r["id"], 201 - r["id"])} for r in rows]
+        return [{"id": r["id"], "code": min(r["id"], rows + 1 - r["id"])} for r in items]
 
     task = resumable_task(code, batch_size=20, concurrency=4, failing=Failing(pause_after=None))
 
@@ -56,10 +57,10 @@ def test_two_drivers_whose_results_collide_both_come_to_an_end(db: Db) -> None:
     for thread in threads:
         thread.join(240)
         assert not thread.is_alive()
-    assert db.one("SELECT count(*) FROM labels") == 100
-    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == 100
-    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == 100 == sum(parked)
-    assert len(handled) == 200
+    assert db.one("SELECT count(*) FROM labels") == rows // 2
+    assert db.one("SELECT count(*) FROM lessons WHERE processed_at IS NULL") == rows // 2
+    assert db.one("SELECT count(*) FROM lessons_processed_at_failures") == rows // 2 == sum(parked)
+    assert len(handled) == rows
     assert set(handled.values()) == {1}
 
 

@@ -96,6 +96,14 @@ class TestStoreInS3(InBucket, StoreSuite):
         self.test_of_racers_whose_requests_fail_at_most_one_wins(store, fault)
 
 
+@pytest.mark.long
+class TestStoreInS3AtLength(InBucket, StoreSuite):
+    """With as many racers as the suite has."""
+
+    racers = StoreSuite.racers
+    faults = SHORT
+
+
 @pytest.mark.sample(one_in=3)
 class TestStoreInGoogle(InBucket, StoreSuite):
     """Other words of the same server; what is dear and knows no words, at length alone."""
@@ -114,7 +122,7 @@ class TestStoreInGoogle(InBucket, StoreSuite):
 @pytest.mark.long
 class TestStoreInGoogleAtLength(InBucket, StoreSuite):
     scheme = "gs"
-    racers = 50
+    racers = StoreSuite.racers
     faults = ("500-after", "409-aborted", "reset-after", "applied-late")
 
 

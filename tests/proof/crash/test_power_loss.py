@@ -44,14 +44,16 @@ def test_power_is_lost_after_a_crash(
     )
 
 
-@pytest.mark.sample(one_in=4)
-@pytest.mark.parametrize("kill_at", [1, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("kill_at", "states"),
+    [(4, 50), *(pytest.param(n, 100, marks=pytest.mark.long) for n in (1, 2, 4, 5))],
+)
 def test_power_is_lost_after_a_crash_among_the_folders_above(
-    launch: Launcher, place: Path, tmp_path: Path, kill_at: int
+    launch: Launcher, place: Path, tmp_path: Path, kill_at: int, states: int
 ) -> None:
     """They stand, and no later run makes them; but they are not yet durable."""
     attacks.lose_power_after_a_crash(
-        launch, spec_of(place), tmp_path / "states", kill_at, 50, kill_at
+        launch, spec_of(place), tmp_path / "states", kill_at, states, kill_at
     )
 
 
