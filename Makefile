@@ -52,7 +52,7 @@ numbers: setup
 # Each of these waits for a network, processes and disks much of the time, and so they run side by side.
 test:
 	$(MAKE) --no-print-directory -j 2 setup system
-	$(MAKE) --no-print-directory -j 2 -O test-main lint test-engines test-core
+	$(MAKE) --no-print-directory -j 2 -O test-main lint test-engines
 
 test-main: setup
 	@# What a module sets up at some cost (xdist_group), one worker sets up.
@@ -64,7 +64,7 @@ ENGINES = $(patsubst %,tests/prefect/distributed/test_%.py,engines crash_points)
 test-engines: setup
 	$(BIN)/python -m pytest -p no:cacheprovider -n 0 -m "not long" $(ENGINES) --reruns 1
 
-# make test-core  jobs of every kind where no extra is installed
+# make test-core  jobs of every kind where no extra is installed; CI does so on the newest Python
 # What these prove besides, the rest of the suite proves: what they show here is that nothing of an
 # extra is imported. So they are those that between them call all of the core.
 CORE_VENV ?= .venv-core
@@ -86,7 +86,7 @@ $(CORE_VENV)/.installed: pyproject.toml constraints.txt
 test-newest:
 	@newest=$$(.ci/newest-python); if [ -n "$$newest" ]; then \
 		$(MAKE) --no-print-directory test-core CORE_VENV=.venv-newest CORE_PYTHON=$$newest; \
-	else echo "NOT RUN: the core suite on the newest Python"; fi
+	else echo "NOT RUN: the core suite on the newest Python"; $(MAKE) --no-print-directory test-core; fi
 
 # make test-oldest  tests of flows on the oldest Prefect that is supported, over what setup installs
 OLDEST_PREFECT = 3.8.8

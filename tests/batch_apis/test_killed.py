@@ -149,7 +149,7 @@ def test_killed_by_the_server(
     assert len(server.batches()) == 4
 
 
-@pytest.mark.sample
+@pytest.mark.sample(one_in=5)
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("point", ["submitting", "prepared", "sending", "sent", "collected"])
 def test_a_zombie_pays_nothing(

@@ -74,6 +74,7 @@ def from_duckdb() -> Any:
     )
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("make", [views, frame, from_pandas, from_duckdb])
 @pytest.mark.parametrize("form", ["rows", "arrow"])
 def test_items_of_every_type_are_cut_failed_and_resumed(

@@ -154,6 +154,7 @@ def test_all_tries_of_a_flow_run_share_one_budget(budget: Budget, place: Path, a
     assert job().completed == 400
 
 
+@pytest.mark.long
 def test_a_rate_by_a_global_concurrency_limit(place: Path, api: Api) -> None:
     from prefect import flow
 

@@ -279,6 +279,7 @@ def test_the_progress_is_updated_while_the_run_goes_on_and_not_at_every_commit(
     assert 3 <= len(updates) <= 10
 
 
+@pytest.mark.long
 def test_twenty_thousand_commits_are_told_and_none_is_dropped(api: Api) -> None:
     """At ten times the pace of the fastest disk; and what is told of them is bounded."""
     failures = tuple(failure(n) for n in range(20))

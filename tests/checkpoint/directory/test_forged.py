@@ -66,6 +66,7 @@ WRONG: list[Any] = [None, [], "x", -1]
 FIELDS = ("number", "epoch", "run", "time", "nonce", "previous", "kind", "info", "schema", "shards")
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_record_with_a_value_of_another_type_is_damaged(

@@ -90,6 +90,7 @@ def requested(tab: Page) -> list[str]:
     return [url for url in urls if not url.startswith(("file:", "data:"))]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_it(report: Path, tab: Page, width: int, scheme: str) -> None:
