@@ -107,7 +107,7 @@ def test_time_that_is_up_while_others_have_the_rest_is_no_good_end(
     task = resumable_task(
         lambda rows: [{"id": row["id"], "label": "x"} for row in rows],
         name="label",
-        budget=Budget(seconds=1.0),
+        budget=Budget(seconds=5.0),
     )
     with db.engine.connect() as other:
         other.exec_driver_sql("SELECT id FROM lessons WHERE id <= 20 FOR UPDATE")

@@ -111,8 +111,9 @@ def test_finished_batches_are_committed_while_their_task_run_goes_on(
     assert kept
 
 
-# Each has a way of its own to say that a worker has died.
-@on(*ENGINES)
+# Each has a way of its own to say that a worker has died. A pool starts all of its processes again,
+# and each imports Prefect.
+@on("dask", "ray")
 def test_a_batch_that_kills_its_worker_costs_little_else(
     engine: Engine, place: Path, tmp_path: Path
 ) -> None:
