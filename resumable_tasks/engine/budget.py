@@ -126,6 +126,14 @@ class Spending:
         owed, self.owed = self.owed, 0.0
         return Done(Batch(0, [], b"", []), cost=owed)
 
+    def allows_nothing(self, out: int) -> bool:
+        """True if no further item may begin, whichever it is, while so many are in flight."""
+        if self.budget.items is not None and self._taken >= self.budget.items:
+            return True
+        if out or not self.budget.of_money:
+            return False
+        return self._room <= 0 or self._room < (self.cost_each or 0.0)
+
     def affords(self, batch: Batch, out: int) -> bool:
         """True if a batch may begin while so many items are in flight."""
         if not self.budget.of_money:

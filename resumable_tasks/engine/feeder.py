@@ -52,6 +52,9 @@ class Feeder:
             self._flight.at_end = isinstance(batch, Waiting)
             if isinstance(batch, Waiting):
                 self._wake()
+                if self._spending.allows_nothing(self._flight.items):
+                    self._end_by_budget()
+                    return False
             elif not self._submit(batch):
                 return False
         return not self._planner.cut_short
@@ -72,13 +75,15 @@ class Feeder:
         part = self._wait_for_room(_first(batch, allowed)) if allowed else None
         whole = part is batch
         if not whole and not (self._stop.begun or self._stop.overdue):
-            # What is out is within the budget, and is handled.
-            why = self._stop.note_budget(self._spending.used_up)
-            log.info("%s: no further batch begins", why)
+            self._end_by_budget()
         if part is not None:
             self._flight.out[part.number] = part
             self._runner.submit(part)
         return whole
+
+    def _end_by_budget(self) -> None:
+        """Note why no further batch begins. What is out is within the budget, and is handled."""
+        log.info("%s: no further batch begins", self._stop.note_budget(self._spending.used_up))
 
     def _wait_for_room(self, batch: Batch) -> Batch | None:
         """Wait until one more batch may be out; as much of this one as may, None if nothing."""

@@ -81,8 +81,8 @@ class Claims:
     def pages(self) -> Iterator[list[Row]]:
         """Pages of rows, claimed for this run where others may be at work, in the key's order.
 
-        An empty page says that there is none for now, since others have claimed what is left. The
-        end comes when nothing is left but what this run has had.
+        An empty page, and one more at each look, says that there is none for now, since others
+        have claimed what is left. The end comes when nothing is left but what this run has had.
         """
         try:
             yield from self._pages()
@@ -132,7 +132,7 @@ class Claims:
                     )
                     waiting = True
                     warn_at = time.monotonic() + _WARN_EVERY
-                    yield []
+                yield []
                 locked = self.through(self._locked)
                 if locked is not None and time.monotonic() >= warn_at:
                     log.warning(

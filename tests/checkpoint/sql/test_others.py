@@ -16,9 +16,9 @@ import pytest
 
 from resumable_tasks import (
     Budget,
+    BudgetUsedUp,
     CheckpointMismatch,
     Failing,
-    Interrupted,
     ResumableTask,
     SqlCheckpoint,
     resumable_task,
@@ -100,23 +100,32 @@ def postgres(db: Db) -> None:
 
 
 @pytest.mark.usefixtures("postgres")
-def test_time_that_is_up_while_others_have_the_rest_is_no_good_end(
-    db: Db, prepared: Prepared
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Budget(items=30), Budget(seconds=1.0)),
+        (Budget(cost=1.5), Budget(cost=1.5, seconds=1.0)),
+    ],
+    ids=["items", "cost"],
+)
+def test_a_budget_that_is_used_up_while_others_have_the_rest_is_no_good_end(
+    db: Db, prepared: Prepared, first: Budget, second: Budget
 ) -> None:
     checkpoint = prepared(50)
     task = resumable_task(
         lambda rows: [{"id": row["id"], "label": "x"} for row in rows],
         name="label",
-        budget=Budget(seconds=5.0),
+        batch_size=10,
+        cost=lambda result: 0.5,
     )
     with db.engine.connect() as other:
         other.exec_driver_sql("SELECT id FROM lessons WHERE id <= 20 FOR UPDATE")
-        with pytest.raises(Interrupted):
-            task.run(checkpoint=checkpoint)
-    assert (undone(db), db.one("SELECT ended FROM lessons_processed_at_runs")) == (
-        20,
-        "spent",
-    )
+        for budget, completed in [(first, 30), (second, 0)]:
+            with pytest.raises(BudgetUsedUp) as error:
+                task.with_options(budget=budget).run(checkpoint=checkpoint)
+            assert (error.value.result.completed, undone(db)) == (completed, 20)
+    ended = "SELECT count(*) FROM lessons_processed_at_runs WHERE ended = 'spent'"
+    assert db.one(ended) == 2
     assert task.run(checkpoint=checkpoint).completed == 20
 
 
