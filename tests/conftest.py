@@ -50,9 +50,9 @@ from resumable_tasks.testing.s3server import S3Server  # noqa: E402
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are cores: much of the suite waits for servers and clocks."""
+    """Three times as many as there are cores: much of the suite waits for servers and clocks."""
     given = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
-    return int(given) if given else 2 * (os.cpu_count() or 1)
+    return int(given) if given else 3 * (os.cpu_count() or 1)
 
 
 # What these look for may be rare: they are never tried twice.
