@@ -12,6 +12,8 @@ from resumable_tasks.base.hashes import blake2b
 _NEWLINE, _TAB, _DEAD = b"\n\t\0"
 # Bytes of entries that are made into Python's objects at once.
 _PIECE = 1 << 22
+# The place of an entry in the index of a block that is not too long for that, and in any other.
+_NARROW, _WIDE = "I", "Q"
 LONGEST = 80
 """The bytes of a key for which no digest stands."""
 
@@ -238,9 +240,10 @@ class KeyTable:
     def _make_room(self) -> None:
         # Those of dead keys too; there are few.
         entries = self._frozen + self._block.count(b"\n\0")
-        if (len(self._slots) if self._mask else 0) < entries * self._ROOM:
+        room = len(self._slots) if self._mask else 0
+        kind = _NARROW if len(self._block) < 1 << 8 * array(_NARROW).itemsize else _WIDE
+        if room < entries * self._ROOM or kind != self._slots.typecode:
             size = 1 << int(2 * entries * self._ROOM).bit_length() - 1
-            kind = "I" if len(self._block) < 1 << 32 else "Q"
             self._slots = array(kind, [0]) * size
             self._mask, self._indexed = size - 1, 1
 

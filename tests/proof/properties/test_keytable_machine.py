@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from resumable_tasks.items import keys
+from resumable_tasks.items import keys, keytable
 from resumable_tasks.items.keytable import KeyTable
 from tests.proof.properties import strategies
 
@@ -108,6 +109,17 @@ TestKeyTable = KeyTableMachine.TestCase
 TestKeyTable.settings = settings(
     stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
 )
+
+
+def test_a_block_that_outgrows_the_numbers_of_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keytable, "_NARROW", "H")
+    table, many = KeyTable(), [keys.canonical(f"{n:040}") for n in range(1_600)]
+    for start in range(0, len(many), 100):
+        table.add_lines(keys.join(many[start : start + 100]))
+        table.freeze()
+        assert many[start] in table
+    assert len(table.block) > 1 << 16
+    assert not table.missing(many)
 
 
 def test_a_key_that_spells_a_digest_is_none() -> None:
