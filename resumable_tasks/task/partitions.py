@@ -35,8 +35,11 @@ def moment_of(name: str) -> datetime | None:
     day, with_time, time = name.removesuffix("Z").partition("T")
     if re.fullmatch(_MONTH, day):
         day += "-01"
-    with contextlib.suppress(ValueError):
-        return datetime.fromisoformat(day + with_time + time.replace("-", ":"))
+    if ":" not in time:  # written by others, it may have the offset of a zone: -05:00
+        time = time.replace("-", ":")
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = datetime.fromisoformat(day + with_time + time)
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
     return None
 
 

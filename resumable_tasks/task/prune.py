@@ -186,10 +186,9 @@ class Age:
                 remedy="Give keep=30 to keep the newest 30",
             )
         checks.whole_number("keep", self.keep, 1, or_none=True)
-        if self.older_than is not None and not isinstance(self.older_than, timedelta):
-            raise UsageError(
-                f"older_than={self.older_than!r} is no timedelta", remedy="Give timedelta(days=90)"
-            )
+        age = self.older_than
+        if age is not None and not (isinstance(age, timedelta) and age >= timedelta(0)):
+            raise UsageError(f"older_than={age!r} is no age", remedy="Give timedelta(days=90)")
 
     def kept(self, found: list[Found]) -> Iterator[str | None]:
         """For each of these why it stays by its age or name alone, None if it need not."""
@@ -209,7 +208,7 @@ class Age:
             return "its name is no date"
         if newest is not None and (len(newest) < (self.keep or 0) or moment >= newest[0]):
             return f"one of the newest {self.keep}"
-        if self.older_than is not None and moment >= self.now - self.older_than:
+        if self.older_than is not None and self.now - moment <= self.older_than:
             return f"not older than {duration(self.older_than.total_seconds())}"
         return "spared" if found.name == self.spare else None
 

@@ -217,7 +217,7 @@ def test_what_is_young_stays(place: str) -> None:
     assert removed(older_than=timedelta(days=90)) == 2
     assert removed(older_than=timedelta(days=90), keep=3) == 1
     assert removed(older_than=timedelta(days=150), keep=1) == 1
-    assert removed(keep=4) == removed(keep=30) == 0
+    assert removed(keep=4) == removed(keep=30) == removed(older_than=timedelta.max) == 0
     assert removed(keep=1, spare=today - timedelta(days=200)) == 2
     every = whys(prune(place, keep=1, unpublished=True, older_than=timedelta(days=90)))
     assert set(every.values()) == {
@@ -395,7 +395,9 @@ def test_a_run_that_sleeps_through_it_is_told(
     assert Reader.at(f"{bucket.url}/2026-11-01").state.rows == 10
 
 
-@pytest.mark.parametrize("how", [{}, {"keep": 0}, {"keep": True}, {"older_than": 90}])
+@pytest.mark.parametrize(
+    "how", [{}, {"keep": 0}, {"keep": True}, {"older_than": 90}, {"older_than": timedelta(-1)}]
+)
 def test_nothing_is_removed_without_a_rule(tmp_path: Path, how: Any) -> None:
     with pytest.raises(UsageError):
         prune(tmp_path, **how)
@@ -436,6 +438,17 @@ def test_other_dates_are_dates_and_other_names_are_not() -> None:
     assert moment_of("20261123") == datetime(2026, 11, 23)
     for name in ("lessons", "2026", "2026-13-01", "v1", "T", "Z", "1", "2026-11-23-b"):
         assert moment_of(name) is None
+
+
+def test_folders_that_are_named_for_moments_in_zones_have_an_age(tmp_path: Path) -> None:
+    moments = ("2026-11-22T23:30:00-02:00", "2026-11-23T02:00:00+02:00", "2026-11-23T10:00:00")
+    for name in moments:
+        job.run(ITEMS[:1], checkpoint=tmp_path / name)
+    assert moment_of(moments[0]) == datetime(2026, 11, 23, 1, 30)
+    assert moment_of(moments[1]) == datetime(2026, 11, 23)
+    assert moment_of("0001-01-01T00:00:00+14:00") is None
+    pruned = prune(tmp_path, keep=2, unpublished=True)
+    assert [each.name for each in pruned.removed] == [moments[1]]
 
 
 def test_the_command_asks_on_a_terminal_alone(
