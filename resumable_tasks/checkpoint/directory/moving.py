@@ -196,6 +196,8 @@ class Repairs:
         pieces |= {number: piece for number, (piece, _) in zip(elsewhere, found, strict=True)}
         if isinstance(data, bytes):
             self._store.put(self._aside(segment.name), data)
+        else:
+            self._move_aside(segment.name)
         self._store.put(segment.name, packed([pieces[number] for number in segment.numbers]))
 
     def _keep_unnamed(self, wanted: Set[str]) -> None:

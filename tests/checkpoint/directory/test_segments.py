@@ -389,13 +389,16 @@ def damaged(place: Path, how: str) -> str:
         path.write_bytes(data + data)
     elif how == "missing":
         path.unlink()
+    elif how == "a folder":
+        path.unlink()
+        (path / "within").mkdir(parents=True)
     elif how == "another's":
         filled(place.parent / "other", 60, tidy=True)
         shutil.copyfile(place.parent / "other" / segment.name, path)
     return segment.name
 
 
-HOW = ["flipped", "cut", "empty", "more", "missing", "another's"]
+HOW = ["flipped", "cut", "empty", "more", "missing", "a folder", "another's"]
 
 
 @pytest.mark.sample(one_in=3)
