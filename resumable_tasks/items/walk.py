@@ -10,6 +10,7 @@ looked up.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from itertools import chain
@@ -37,6 +38,14 @@ class Match:
     stretches: list[tuple[int, int, int, int]] = field(default_factory=list)
     others: list[tuple[int, int]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+
+    def overlaps(self) -> bool:
+        """True if a key came with the fingerprint of its entry, and with another too."""
+        others = sorted(place for _, place in self.others)
+        within = (
+            bisect_left(others, end) - bisect_left(others, at) for *_, at, end in self.stretches
+        )
+        return bool(others) and any(within)
 
 
 class Walk:
@@ -195,13 +204,12 @@ class Walk:
 
         Keys that are completed with another fingerprint are marked too.
         """
-        lines, twice = shortened(lines), list[int]()
-        if not self.take(found, first):
+        lines, indexes = shortened(lines), [at for at, place in found.others if place]
+        if found.overlaps() or not self.take(found, first):
             stretched = (range(at, at + count) for at, count, *_ in found.stretches)
-            indexes = [*chain.from_iterable(stretched), *range(len(found.places))]
-            twice = [index for index in indexes if not self._take_one(lines, index, first)]
-        others = [at for at, place in found.others if place]
-        return twice + [at for at in others if not self._take_one(lines, at, first)]
+            # In the order of the items, of which the first counts.
+            indexes = sorted([*chain(*stretched), *range(len(found.places)), *indexes])
+        return [at for at in indexes if not self._take_one(lines, at, first)]
 
     def _take_one(self, lines: Sequence[bytes], at: int, first: int) -> bool:
         start = self._done.place(lines[at])

@@ -191,6 +191,30 @@ def test_items_that_changed_are_handled_again(case, size, data) -> None:
     assert adopted == [line for line in lines if stored.get(line) == -1]
 
 
+@given(cases(), st.integers(1, 9), st.data())
+def test_of_items_with_one_key_the_first_counts(case, size, data) -> None:
+    many, _, model = case
+    etags = st.sampled_from("ab")
+    stored = {line: digest(data.draw(etags)) for line in model}
+    table = Small()
+    for line in model:
+        table.add_lines(line, [stored[line]])
+    items = [{"id": key, "etag": data.draw(etags)} for key in many]
+    for _ in range(data.draw(st.integers(1, 3)) if items else 0):
+        at = data.draw(st.integers(0, len(items)))
+        items.insert(at, {"id": data.draw(st.sampled_from(many)), "etag": data.draw(etags)})
+    first = {keys.canonical(item["id"]): item for item in reversed(items)}
+    changes = Changes(by="etag")
+    planner = Planner(Planning("id", size, on_duplicate="skip", changes=changes), table)
+    handled = [item for batch in planner.batches(items) for item in batch.items]
+    each = [(at, keys.canonical(item["id"]), item) for at, item in enumerate(items)]
+    each = [(at, line, item) for at, line, item in each if item is first[line]]
+    assert handled == [i for _, line, i in each if stored.get(line) != digest(i["etag"])]
+    assert planner.duplicates == len(items) - len(first)
+    for at, line, _ in each:
+        assert planner.seen.get(line) == at
+
+
 def test_one_that_came_before_leaves_no_mark_on_those_that_come_with_it() -> None:
     table = KeyTable()
     a, b, c = map(keys.canonical, "abc")
