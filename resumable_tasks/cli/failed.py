@@ -306,6 +306,7 @@ def failure_fields(failure: Failure, traceback: bool) -> dict[str, Any]:
     for name in ("rows", "position"):
         if fields[name] is None:
             del fields[name]
+    del fields["fingerprint"]
     return fields
 
 

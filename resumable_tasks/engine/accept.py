@@ -78,8 +78,9 @@ def _accept(
         list(rows),
         keys.join(map(keys.canonical, rows)),
         [],
-        # Not known any more; so that rows of before, if an item had changed, are taken back.
-        fingerprints=[-1] * len(rows),
+        # Those of the items as they were handled; so that rows of before, if one had changed, are
+        # taken back.
+        fingerprints=[item.fingerprint for item in some if item.key in rows],
     )
     returned = [row for each in rows.values() for row in each]
     matched = match(returned, batch, scheme, results, checkpoint.columns)

@@ -60,6 +60,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
     from resumable_tasks.runners.values import encoding
 
     found: list[Failure] = []
+    taken = dict(zip(batch.keys, batch.fingerprints, strict=False))
     for key, rows, error in items:
         try:
             kept = tuple(encoding.encode(row) for row in rows)
@@ -67,7 +68,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
             found += records(batch, [(key, BadResult(f"{error}. {why}"))], attempts)
         else:
             record = records(batch, [(key, error)], attempts)[0]
-            found.append(replace(record, rows=kept))
+            found.append(replace(record, rows=kept, fingerprint=taken.get(key, -1)))
     return tuple(found)
 
 

@@ -93,7 +93,8 @@ class Failure:
 
     ``rows`` is set where the item has not failed but is *parked*: what the handler returned for it
     does not fit the table. They are all rows of the item, whole, in the encoding of
-    `resumable_tasks.runners.values.encoding`.
+    `resumable_tasks.runners.values.encoding`. ``fingerprint`` is then that of the item that was
+    handled, -1 where none was taken.
 
     ``position`` is set where the item has no usable key, or one that another item has: its place
     among the items, from 0, by which ``key`` names it.
@@ -110,6 +111,7 @@ class Failure:
     error_of: Literal["item", "batch"] = "item"
     rows: tuple[Any, ...] | None = None
     position: int | None = None
+    fingerprint: int = -1
 
     def __repr__(self) -> str:
         state = "parked, " if self.parked else ""

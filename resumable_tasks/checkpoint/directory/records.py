@@ -31,6 +31,7 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged, CheckpointUnusable
 from resumable_tasks.items import keys
+from resumable_tasks.items.fingerprints import from_text, to_text
 from resumable_tasks.runners.outcome import Failure, Shard
 
 FOLDER = "journal"
@@ -267,6 +268,8 @@ def _failure_fields(failure: Failure, tracebacks: Mapping[str, int]) -> dict[str
         fields["error_of"] = failure.error_of
     if failure.rows is not None:
         fields["rows"] = failure.rows
+        if failure.fingerprint >= 0:
+            fields["fingerprint"] = to_text(failure.fingerprint).decode()
     return fields
 
 
@@ -283,6 +286,7 @@ def _failure(line: Mapping[str, Any], tracebacks: Sequence[str]) -> Failure:
         item=line.get("item"),
         error_of=line.get("error_of", "item"),
         rows=tuple(line["rows"]) if "rows" in line else None,
+        fingerprint=from_text(line.get("fingerprint", "").encode()),
     )
 
 

@@ -249,6 +249,8 @@ class State:
             if self.fingerprint is not None:
                 self.done.forget_positions()
                 self.out.forget_fingerprints()
+                for line, parked in self.parked.items():
+                    self.parked[line] = replace(parked, fingerprint=-1)
             self.fingerprint = scheme
 
     def follow_rows(self, commit: Commit) -> None:

@@ -25,7 +25,7 @@ from resumable_tasks import (
 )
 from resumable_tasks import resumable_task as task
 from resumable_tasks.checkpoint import form
-from resumable_tasks.checkpoint.directory import shards
+from resumable_tasks.checkpoint.directory import shards, snapshots
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
@@ -447,6 +447,36 @@ def test_the_fingerprint_of_a_key_that_comes_twice_is_that_of_the_first(tmp_path
     run = job.run([*items_of(5, k3="new"), *items_of(5)])
     assert (run.completed, run.duplicates, run.changed) == (1, 5, 1)
     assert job.rows()[3] == "new"
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_an_item_that_changes_while_its_result_is_parked_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: bool
+) -> None:
+    if snapshot:
+        for name in ("_RECORDS", "_FEW_RECORDS"):
+            monkeypatch.setattr(snapshots, name, 1)
+    job = Job(tmp_path, changes=Changes("etag"))
+    job.run([{"id": n, "etag": n} for n in range(5)])
+    items = [{"id": n, "etag": f"text {n}" if n > 4 else n} for n in range(8)]
+    with pytest.raises(JobFailed):
+        job.run(items)
+    items[6]["etag"] = "changed"
+    run = job.run(items, json_columns=["v"])  # which takes the parked results over first
+    assert (run.completed, run.changed, job.handled) == (1, 1, [6])
+    assert (job.rows()[5], job.rows()[6]) == ('"text 5"', '"changed"')
+
+
+def test_a_parked_result_has_no_fingerprint_of_another_kind(tmp_path: Path) -> None:
+    job = Job(tmp_path, changes=Changes("etag"))
+    job.run([{"id": n, "etag": n} for n in range(5)])
+    items = [{"id": n, "etag": f"text {n}" if n > 4 else n} for n in range(8)]
+    with pytest.raises(JobFailed):
+        job.run(items)
+    other = {"changes": Changes(lambda item: len(str(item))), "on_version_change": "reuse"}
+    job.run(items, json_columns=["v"], **other)
+    assert job.handled == []
+    assert len(job.rows()) == 8
 
 
 # Damage
