@@ -87,7 +87,9 @@ class Interrupts:
     thread runs one, whose own handler of SIGINT is to be replaced, and through which no exception
     may be thrown; elsewhere in the main thread a second signal raises `Interrupted`. What still
     blocks some seconds after ``grace_seconds`` is ended: in the main thread by `Interrupted`, in
-    another one with the process, if that is to end.
+    another one with the process, if that is to end. A signal to the main thread that comes too late
+    to stop the run is not lost: it raises `Interrupted`, or stops the next run if there is an error
+    already.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Interrupts:
         self._request = request
         self._grace_seconds = grace_seconds
         self._asked_at = math.inf
+        self._asked_by = ""
         self.event_loop = event_loop
         self.signals = 0
         self.in_main_thread = False
@@ -109,20 +112,38 @@ class Interrupts:
         active.append(self)
         if self.in_main_thread:
             _take_signals(event_loop=self.event_loop)
+            if _late:
+                self.ask(_late.pop())
         else:
             _thread_signals().begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         active.remove(self)
-        if self.in_main_thread and not any(each.in_main_thread for each in active):
-            _give_signals_back()
-            if active:
-                _thread_signals().begin()
+        # Other runs of the main thread were asked by the same signal.
+        if not self.in_main_thread or any(each.in_main_thread for each in active):
+            return
+        _give_signals_back()
+        if active:
+            _thread_signals().begin()
+        if self.signals:
+            self._too_late(error)
+
+    def _too_late(self, error: BaseException | None) -> None:
+        """Heed a signal of which nothing has come: the program may go on to its next run."""
+        if error is None:
+            raise Interrupted(
+                f"interrupted by {self._asked_by}, which came when the run was at its end",
+                safe="All that it has done is committed",
+                remedy="Run the same command again to resume",
+            )
+        if isinstance(error, Exception) or getattr(error, "by_itself", False):
+            _late[:] = [self._asked_by]
 
     def ask(self, name: str) -> None:
         """Ask the run to stop. Safe in a signal handler."""
         self.signals += 1
+        self._asked_by = self._asked_by or name
         self._asked_at = min(self._asked_at, time.monotonic())
         self._request(name, self.signals > 1)
 
@@ -140,6 +161,8 @@ interrupted: set[str] = set()
 overheard: set[int] = set()
 """The signals that runs off the main thread are told of in another way."""
 _before: dict[signal.Signals, Any] = {}
+# The signal for which the next run of the main thread is to stop.
+_late: list[str] = []
 _reading = False
 
 

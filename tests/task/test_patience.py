@@ -94,10 +94,12 @@ def test_a_signal_ends_a_close_that_hangs(tmp_path: Path, caplog: pytest.LogCapt
     place = at(tmp_path / "checkpoint")
     hanging = Hanging(place, "delete", "holder.json", lambda: signal.raise_signal(signal.SIGINT))
     try:
-        assert job.run(ITEMS, checkpoint=place).completed == 5
+        with pytest.raises(Interrupted, match="came when the run was at its end"):
+            job.run(ITEMS, checkpoint=place)
     finally:
         hanging.go_on.set()
     assert "does not respond, so that it could not be given up" in caplog.text
+    assert job.run(ITEMS, checkpoint=place, takeover=True).skipped == 5
 
 
 def test_what_a_call_returns_too_late_is_handed_over_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from resumable_tasks import Budget, Interrupted, JobFailed, resumable_task
+from resumable_tasks.engine.events import Event, RunFinished
 
 PROGRAM = '''
 import asyncio, concurrent.futures, os, queue, signal, sys, threading, time
@@ -222,6 +226,49 @@ def test_a_signal_stops_every_run_in_order(
     # What was in flight is committed, and nothing has begun since.
     assert program.committed() == set(program.notes("called"))
     assert len(program.notes("called")) < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["run", "arun"])
+def test_a_signal_that_comes_when_a_run_is_at_its_end_is_not_lost(
+    tmp_path: Path, how: str, number: signal.Signals
+) -> None:
+    """A program with many runs would go on to its next one."""
+
+    def late(event: Event) -> None:
+        if isinstance(event, RunFinished):
+            signal.raise_signal(number)
+
+    task = resumable_task(lambda items: [{"n": n} for n in items], name="job")
+
+    def go() -> None:
+        if how == "arun":
+            asyncio.run(task.arun(range(3), checkpoint=tmp_path / "c", listeners=[late]))
+        else:
+            task.run(range(3), checkpoint=tmp_path / "c", listeners=[late])
+
+    with pytest.raises(Interrupted, match=f"interrupted by {number.name}, which came when"):
+        go()
+    run = task.run(range(5), checkpoint=tmp_path / "c")
+    assert (run.skipped, run.completed) == (3, 2)
+
+
+@pytest.mark.parametrize("how", ["failed", "spent"])
+def test_a_signal_beside_an_error_stops_the_next_run(tmp_path: Path, how: str) -> None:
+    def late(event: Event) -> None:
+        if isinstance(event, RunFinished):
+            signal.raise_signal(signal.SIGTERM)
+
+    def job(items: list[int]) -> list[dict[str, int]]:
+        return [{"n": n} for n in items if n or how == "spent"]
+
+    task = resumable_task(job, name="job", batch_size=2)
+    budget = Budget(items=2) if how == "spent" else None
+    with pytest.raises((JobFailed, Interrupted), match=r"failed|its budget"):
+        task.run(range(4), checkpoint=tmp_path / "a", budget=budget, listeners=[late])
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM: 0 items were completed"):
+        task.run(range(1, 4), checkpoint=tmp_path / "b")
+    assert task.run(range(1, 4), checkpoint=tmp_path / "b").completed == 3
 
 
 def test_a_signal_to_a_main_thread_that_goes_on_stops_the_others(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Fenced, Snapshot, StoreError, UsageError
+from resumable_tasks import Fenced, Interrupted, Snapshot, StoreError, UsageError
 from resumable_tasks.base.signals import Interrupts
 from resumable_tasks.checkpoint.snapshot import snapshot
 from resumable_tasks.checkpoint.store.base import CreateUnknown
@@ -289,7 +289,10 @@ def test_a_run_in_the_block_still_stops_in_its_own_order(tmp_path: Path) -> None
     asked: list[str] = []
     with Snapshot(tmp_path):
         ours = signal.getsignal(signal.SIGTERM)
-        with Interrupts(lambda name, at_once: asked.append(name)):
+        with (
+            pytest.raises(Interrupted, match="by SIGTERM"),
+            Interrupts(lambda name, at_once: asked.append(name)),
+        ):
             signal.raise_signal(signal.SIGTERM)
         assert asked == ["SIGTERM"]
         assert signal.getsignal(signal.SIGTERM) is ours
