@@ -52,6 +52,8 @@ def _of_rows(field: str, returned: Any) -> float:
         parts = returned if isinstance(returned, list) else [returned]
         return math.fsum(_of_table(field, part) for part in parts)
     rows = [row for row in returned if row is not None and type(row) is not ItemFailure]
+    if is_arrow(rows):
+        return _of_rows(field, rows)
     found = [_value(row, field) for row in rows]
     if rows and all(value is _ABSENT for value in found):
         raise KeyError(field)

@@ -57,7 +57,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
 
     Where there is no exact form for a value of them, the item has failed instead.
     """
-    from resumable_tasks.runners.values import encoding
+    from resumable_tasks.runners.values import encoding, tables
 
     found: list[Failure] = []
     taken = dict(zip(batch.keys, batch.fingerprints, strict=False))
@@ -65,7 +65,12 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
         try:
             kept = tuple(encoding.encode(row) for row in rows)
         except encoding.CannotEncode as why:
-            found += records(batch, [(key, BadResult(f"{error}. {why}"))], attempts)
+            message = str(error)
+            if str(why) not in message:
+                # As JSON text it could not be kept either.
+                message = message.removesuffix(f". {tables.WAYS_OUT}")
+                message += f". It cannot be kept either: {why}"
+            found += records(batch, [(key, BadResult(message))], attempts)
         else:
             record = records(batch, [(key, error)], attempts)[0]
             found.append(replace(record, rows=kept, fingerprint=taken.get(key, -1)))

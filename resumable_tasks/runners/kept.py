@@ -10,7 +10,7 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners.match import carry_keys, match
 from resumable_tasks.runners.outcome import ResultsMode
 from resumable_tasks.runners.values.columns import Columns
-from resumable_tasks.runners.values.frames import is_arrow, to_rows
+from resumable_tasks.runners.values.frames import is_arrow, spread
 
 
 def may_keep(gave: list[Any], scheme: KeyScheme, results: ResultsMode) -> bool:
@@ -37,7 +37,7 @@ class Kept:
         """What was kept, and what one more call gave: rows, or all tables."""
         more = [gave] if is_arrow(gave) and type(gave) is not list else [*gave]
         if self.rows and more and is_arrow(self.rows) != is_arrow(more):
-            return [*_rows(self.rows), *_rows(more)]
+            return spread([*self.rows, *more])
         return [*self.rows, *more]
 
     def add(self, gave: Any) -> None:
@@ -54,7 +54,3 @@ class Kept:
         if len(places) < len(self.left):
             self.rows = rows
             self.left = self._batch.choose(places, self._batch.number, self._batch.part_of)
-
-
-def _rows(of: list[Any]) -> list[Any]:
-    return to_rows(of) if is_arrow(of) else of

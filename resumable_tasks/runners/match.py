@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Failed = list[tuple[Key, BaseException | str]]
 
-# Of so few integers, a permutation is chance.
+# Of so few integers, a permutation is chance; not in a part of a batch, which has failed for some
+# reason, such as a permutation.
 _FEW = 3
 
 
@@ -224,7 +225,7 @@ def _take_failures(
             f"the handler returned {_name(returned)}; it takes a list of items and returns a list "
             "of rows (dicts, dataclasses or pydantic models), or an Arrow table"
         )
-    rows = returned if isinstance(returned, list) else list(returned)
+    rows = _without_tables(returned if isinstance(returned, list) else list(returned))
     failed = [(row.key, row.error) for row in rows if type(row) is ItemFailure]
     known = set(keys.split(batch.lines)) if failed else set()
     foreign = [key for key, _ in failed if _canonical_of(key, "an ItemFailure") not in known]
@@ -242,6 +243,17 @@ def _take_failures(
     if results == "none":
         rows = [row for row in rows if type(row) is not ItemFailure]
     return rows, failed
+
+
+def _without_tables(entries: list[Any]) -> list[Any]:
+    """The entries; tables that stand among failures, and nothing else does, as their rows."""
+    others = [entry for entry in entries if type(entry) is not ItemFailure]
+    if len(others) == len(entries) or not frames.is_arrow(others):
+        return entries
+    try:
+        return frames.spread(entries)
+    except BadResult as error:
+        raise _wrong_shape(str(error)) from error
 
 
 def _match_rows(
@@ -305,7 +317,8 @@ def _bare(name: str) -> str:
 def _check_permutations(values: dict[str, list[Any]], batch: Batch) -> None:
     """Rows are not matched by position if a column says that they stand in another order."""
     kinds = set(map(type, batch.keys))
-    if len(batch) < 2 or (kinds == {int} and len(batch) < _FEW):
+    few = kinds == {int} and len(batch) < _FEW and batch.part_of is None
+    if few or len(batch) < 2:
         return
     for name, column in values.items():
         if (

@@ -5,6 +5,7 @@ import math
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, StrEnum
+from fractions import Fraction
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resumable_tasks import JobFailed, resumable_task
 from resumable_tasks.runners.values.encoding import CannotEncode, decode, encode
 
 _ZONES = st.none() | st.integers(-1439, 1439).map(lambda m: timezone(timedelta(minutes=m)))
@@ -106,6 +108,23 @@ def test_what_has_no_exact_form_is_refused_with_its_class():
         deep = [deep]
     with pytest.raises(CannotEncode, match="deep"):
         encode(deep)
+
+
+def test_what_cannot_be_kept_is_said_once_and_without_a_way_out_that_is_none(tmp_path):
+    def job(items):
+        return [{"id": item, "v": Fraction(1, 2)} for item in items]
+
+    task = resumable_task(job, name="job", key=None, batch_size=1)
+    for each, says in [
+        (task, "which no column holds. It cannot be kept either: there is no exact form for"),
+        (task.with_options(json_columns=["v"]), "column 'v' is not JSON: there is no exact form"),
+    ]:
+        with pytest.raises(JobFailed, match=r"Fraction\(1, 2\)") as error:
+            each.run([1], checkpoint=tmp_path / "c")
+        (failure,) = error.value.result.failures
+        assert says in failure.message
+        assert failure.message.count("Let the handler return") == 1
+        assert "json_columns=" not in failure.message
 
 
 @pytest.mark.parametrize("bad", [{"$uuid": "x"}, {"$date": 3}, {"$bytes": "é"}, {"$decimal": "x"}])

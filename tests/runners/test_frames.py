@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
 import pytest
 
+from resumable_tasks import ItemFailure, JobFailed, resumable_task
 from resumable_tasks.errors import BadResult
 from resumable_tasks.items import keys
 from resumable_tasks.items.batch import Batch
@@ -53,6 +55,12 @@ def test_polars(name: str) -> None:
     frame = polars.DataFrame({"id": [0, 1]}).with_columns(v=series)
     assert column(frame)[1] == wanted
     assert column(frame.to_arrow())[1] == wanted
+
+
+def test_a_column_alone_is_no_table() -> None:
+    with pytest.raises(BadResult, match=r"(?s)Series .* it has no columns") as caught:
+        matched(polars.Series("v", [1, 2]))
+    assert caught.value.of_shape
 
 
 def test_objects_of_polars_are_refused_with_a_way_out() -> None:
@@ -123,6 +131,29 @@ def test_columns_without_a_name_of_their_own_are_refused() -> None:
         matched(pa.table([[0, 1], [1, 2], [3, 4]], names=["id", "v", "v"]))
     with pytest.raises(BadResult, match="names are text"):
         matched(pandas.DataFrame({"id": [0, 1], 7: [1, 2]}))
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.parametrize("how", ["list", "generator"])
+def test_a_failure_among_tables_is_of_its_item_alone(how: str, keyed: bool, tmp_path: Path) -> None:
+    calls = []
+
+    def each(items: list[dict[str, Any]]) -> Any:
+        calls.append(len(items))
+        for item in items:
+            n = item["id"]
+            row = {"v": [n], "cost": [0.5]} | ({"id": [n]} if keyed else {})
+            yield ItemFailure(n, "no") if n % 3 == 2 else polars.DataFrame(row)
+
+    job = each if how == "generator" else lambda items: list(each(items))
+    task = resumable_task(job, name="job", key="id", batch_size=6, cost="cost")
+    with pytest.raises(JobFailed) as error:
+        task.run([{"id": n} for n in range(12)], checkpoint=tmp_path / "c")
+    run = error.value.result
+    assert (calls, run.completed, run.cost) == ([6, 6], 8, 4.0)
+    assert {failure.key for failure in run.failures} == {2, 5, 8, 11}
+    rows = run.table(ordered=True).select(["id", "v"]).to_pylist()
+    assert rows == [{"id": n, "v": n} for n in range(12) if n % 3 != 2]
 
 
 def test_tables_in_a_list_are_one_behind_the_other() -> None:

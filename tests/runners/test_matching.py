@@ -62,6 +62,18 @@ def test_the_keys_in_another_order_are_no_rows_by_position(many: list[Any]) -> N
         assert match(rows, batch_of(many), KeyScheme("id"), "one").completed == 3
 
 
+def test_what_was_refused_as_a_whole_is_not_taken_in_parts(tmp_path: Path) -> None:
+    """Two integers in another order may be chance, and are not where their batch was refused."""
+
+    def job(items: Rows) -> Rows:
+        answers = items if items[0]["id"] < 4 else items[::-1]
+        return [{"doc": item["id"], "label": f"l{item['id']}"} for item in answers]
+
+    task = resumable_task(job, key="id", batch_size=4, concurrency=1)
+    run = task.run([{"id": n} for n in range(8)], checkpoint=tmp_path / "c")
+    assert run.table(ordered=True)["label"].to_pylist() == [f"l{n}" for n in range(8)]
+
+
 def test_rows_of_a_sorted_list_stand_as_it_does() -> None:
     batch = batch_of([2, 0, 1])
     given = Given(batch.items)

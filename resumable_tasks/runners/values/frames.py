@@ -56,6 +56,11 @@ def to_rows(value: Any) -> Rows:
     return rows
 
 
+def spread(entries: list[Any]) -> list[Any]:
+    """The entries with each table as its rows. Raises `BadResult`."""
+    return [row for each in entries for row in (to_rows(each) if is_arrow(each) else [each])]
+
+
 def _joined(parts: list[pa.Table | Rows]) -> pa.Table | Rows:
     import pyarrow as pa
 
@@ -79,6 +84,8 @@ def _arrow(value: Any) -> pa.Table | Rows:
             try:
                 return pa.table(value.to_arrow())
             except pa.ArrowException:  # of a type that Arrow does not have, such as Int128
+                if not hasattr(value, "to_dicts"):
+                    raise TypeError("it has no columns; return a DataFrame") from None
                 rows: Rows = value.to_dicts()
                 return rows
     if hasattr(value, "__arrow_c_stream__"):
