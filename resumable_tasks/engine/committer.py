@@ -314,7 +314,7 @@ class Committer:
         for outcome in group:
             if isinstance(outcome, (Done, Failed)) and math.isnan(outcome.cost):
                 raise UsageError(
-                    "the cost of a batch is unknown (the log says why), so the budget cannot be "
+                    "the cost of a batch is unknown (the log says why), so no budget could be "
                     "kept: let cost= name a column of the results, or be a callable that returns a "
                     "number"
                 )

@@ -51,7 +51,7 @@ class RunArguments:
             handled, and at the pace of earlier runs in what time and at what cost. The handler
             is not called and nothing is written.
         on_progress: called with a `Progress` after every commit.
-        listeners: called with every event of `resumable_tasks.engine.events`.
+        listeners: a list of callables; each is called with every event of `resumable_tasks.events`.
         wait: of work that is submitted to a service: wait until all of it is collected. A number of
             seconds, or False: submit what there is room for, collect what has ended by then, and
             end with `Waiting`, which says when to look again. ``"reschedule"``, directly in a
@@ -92,5 +92,15 @@ class RunArguments:
                 remedy="Give wait= one of them",
             )
         checks.whole_number("task_runs", self.task_runs, 1)
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise UsageError(
+                f"on_progress={self.on_progress!r} is no callable",
+                remedy="Give on_progress= a function of a Progress",
+            )
+        if not isinstance(self.listeners, Iterable):
+            raise UsageError(
+                f"listeners={self.listeners!r} is no list of callables",
+                remedy="Give listeners= a list, such as [function]",
+            )
         if self.budget is not None:
             checks.instance("budget", self.budget, Budget, "Budget(items=…, seconds=…, cost=…)")

@@ -154,6 +154,22 @@ def test_a_settings_object_checks_itself(make: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"listeners": print}, "listeners=.* is no list of callables"),
+        ({"on_progress": [print]}, "on_progress=.* is no callable"),
+        ({"task_runs": 0}, "task_runs=0"),
+        ({"wait": "soon"}, "wait='soon' is neither"),
+    ],
+)
+def test_a_run_checks_its_arguments(arguments: Any, says: str, tmp_path: Path) -> None:
+    task = resumable_task(lambda rows: rows, name="job")
+    with pytest.raises(UsageError, match=says):
+        task.run([1], checkpoint=tmp_path / "c", **arguments)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"retries": -1}, "retries=-1 is neither a whole number from 0 nor a Retry"),
