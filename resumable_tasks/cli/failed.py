@@ -242,7 +242,10 @@ def retry(
     reader = Reader.at(checkpoint)
     state = reader.state
     lines = {line for line, failure in state.failures.items() if failure.error in classes}
-    lines |= {typed_key(key, state.failures, "has failed") for key in keys}
+    lines |= {
+        typed_key(key, state.failures, "has failed", command("failures", checkpoint))
+        for key in keys
+    }
     if quarantined:
         lines |= {keys_.canonical(failure.key) for failure in state.quarantined}
     if not (keys or classes or quarantined):
@@ -265,14 +268,19 @@ def retry(
     output.show(as_json, document, text)
 
 
-def typed_key(text: str, known: Lines, what: str) -> bytes:
-    """The canonical form of a key that was typed: as JSON, or as a plain string."""
-    for form in typed_forms(text):
+def typed_key(text: str, known: Lines, what: str, listed: str) -> bytes:
+    """The canonical form of a key that was typed: as JSON, or as a plain string.
+
+    ``listed``: the command that lists those that are known.
+    """
+    forms = list(typed_forms(text))
+    for form in forms:
         if form in known:
             return form
+    shown = " or ".join(keys_.shown(keys_.parse(form)) for form in forms) or keys_.shown(text)
     raise UsageError(
-        f"no item with key {keys_.shown(text)} {what}; nothing was changed",
-        remedy="Choose among the keys that the list shows",
+        f"no item with key {shown} {what}; nothing was changed",
+        remedy=f"Choose among the keys that {listed} lists",
     )
 
 

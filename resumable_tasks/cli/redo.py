@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from resumable_tasks.base.text import count
+from resumable_tasks.base.text import command, count
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.state import State
@@ -83,7 +83,7 @@ def redo(
 def _typed(text: str, known: keys_.Lines, state: State) -> bytes:
     """The canonical form of a key; also of one that is not completed, but with a service."""
     out = (form for form in typed_forms(text) if state.out.holding(form) is not None)
-    return next(out, None) or typed_key(text, known, "is completed")
+    return next(out, None) or typed_key(text, known, "is completed", command("keys", state.place))
 
 
 def _out(state: State, done: Sequence[keys_.Key]) -> list[str]:

@@ -240,7 +240,7 @@ def _look(found: Found, also: Collection[str]) -> Chosen:
         reader = Reader(store)
         reader.examine()
     except CheckpointDamaged as error:
-        why = f"damaged: {error.detail}"
+        why = _damage(error)
         return _removed(found, why) if "damaged" in also else _kept(found, why)
     except (CheckpointMismatch, CheckpointUnusable) as error:
         return _kept(found, error.what)
@@ -274,7 +274,7 @@ def _reasons(reader: Reader) -> tuple[str, dict[str, str]]:
     if lost := named(reader.state.out):
         reasons["lose_submissions"] = lost
     if reader.damage is not None:
-        return "", {**reasons, "damaged": f"damaged: {reader.damage.detail}"}
+        return "", {**reasons, "damaged": _damage(reader.damage)}
     published, where = _published(reader)
     if reader.status != "done" or reader.left:
         told = (f"{count(n, 'item')} {what}" for what, n in reader.left.items())
@@ -282,6 +282,10 @@ def _reasons(reader: Reader) -> tuple[str, dict[str, str]]:
     if not published:
         reasons["unpublished"] = where
     return where, reasons
+
+
+def _damage(error: CheckpointDamaged) -> str:
+    return ": ".join(["damaged", *(clean(name, 80) for name in error.files[:1]), error.detail])
 
 
 def _published(reader: Reader) -> tuple[bool, str]:

@@ -123,7 +123,10 @@ def test_the_command(place: Path) -> None:
     )
     assert json.loads(cli("redo", place, "--where", "not even", "--json").stdout)["items"] == 9
     assert "no completed item matches" in cli("redo", place, "--where", "id = 4").stdout
-    assert cli("redo", place, "--key", "4").exit_code == 2
+    refused = cli("redo", place, "--key", "4")
+    assert refused.exit_code == 2
+    assert 'no item with key 4 or "4" is completed; nothing was changed' in refused.stderr
+    assert f"`resumable keys {place}` lists" in refused.stderr
     assert cli("redo", place).exit_code == 2
     status = json.loads(cli("status", place, "--json").stdout)
     assert (status["status"], status["completed"]) == ("incomplete", 9)
