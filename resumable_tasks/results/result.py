@@ -144,7 +144,8 @@ class RunResult:
 
         Each file is verified against its commit once, now; rows are read when they are asked for.
         A later run, or `resumable compact`, may have replaced and deleted files by then: reading
-        raises ``FileNotFoundError``, and a new dataset has the same rows, and those since.
+        raises ``FileNotFoundError`` (in a bucket perhaps another ``OSError``), and a new dataset
+        has the same rows, and those since.
         Raises `CheckpointDamaged` that names the file.
         """
         return self._reader.dataset()
