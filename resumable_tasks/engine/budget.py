@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from resumable_tasks.base import checks
+from resumable_tasks.base import checks, log
 from resumable_tasks.base.frozen import locked
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ class Spending:
     """The part of its budget that a run has used.
 
     No call is begun that would exceed the cost at the average cost of an item up to now, that of
-    earlier runs at first. Where nothing is known of it, the first call alone is to tell. Written to
-    by the committer's thread, asked by the caller's. ``owed`` is spent and not in the records yet.
+    earlier runs at first. Where nothing is known of it, the first call alone is to tell. Where it
+    is above the whole ``cost`` of the budget, one item alone is: or no run would ever begin one.
+    Written to by the committer's thread, asked by the caller's. ``owed`` is spent and not in the
+    records yet.
     """
 
     def __init__(self, budget: Budget, found: Found) -> None:
@@ -132,7 +134,7 @@ class Spending:
             return True
         if out or not self.budget.of_money:
             return False
-        return self._room <= 0 or self._room < (self.cost_each or 0.0)
+        return self._room <= 0 or (self._room < (self.cost_each or 0.0) and not self._may_try_one)
 
     def affords(self, batch: Batch, out: int) -> bool:
         """True if a batch may begin while so many items are in flight."""
@@ -141,6 +143,8 @@ class Spending:
         each = self.cost_each
         if each is None:
             return out == 0 and self._room > 0
+        if out == 0 and len(batch) == 1 and self._may_try_one:
+            return True
         return each * (len(batch) + out) <= self._room
 
     def affordable(self, batch: Batch) -> int:
@@ -149,10 +153,27 @@ class Spending:
         if not self.budget.of_money:
             return items
         each, room = self.cost_each, self._room
-        return min(items, max(0, int(room / each) if each else items * (room > 0)))
+        found = min(items, max(0, int(room / each) if each else items * (room > 0)))
+        if not found and self._may_try_one:
+            log.warning(
+                "an item has cost %.4g on average so far, more than the whole budget (cost=%g): "
+                "one alone is begun, to tell what it costs now",
+                each,
+                self.budget.cost,
+            )
+            return 1
+        return found
 
     def begins(self, batch: Batch) -> None:
         """Count a batch as begun."""
+
+    @property
+    def _may_try_one(self) -> bool:
+        """True while nothing of the budget's ``cost`` is spent, and no total forbids an item."""
+        if self.budget.cost is None or self._found.used.cost + self.spent:
+            return False
+        each = self.cost_each or 0.0
+        return all(each <= room for room, limit in self._rooms if limit.startswith("total="))
 
     @property
     def _room(self) -> float:

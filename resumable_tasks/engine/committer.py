@@ -262,7 +262,8 @@ class Committer:
         return again
 
     def _leave_for_the_budget(self, batches: int) -> None:
-        self.tally.left += batches
+        # What is held would wait for the tries that are not made.
+        self.tally.left += batches + self.failing.drop_all()
         if not self._stop.begun:
             why = self._stop.note_budget(self._spending.used_up)
             if not self._window.submits:  # else what is out is collected first

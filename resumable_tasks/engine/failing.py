@@ -228,9 +228,10 @@ class FailureHandling:
         return Decision([self._settled(each, counted=counted) for each in known])
 
     def drop_all(self) -> int:
-        """Forget what is held, because the run ends: nothing is recorded of it."""
+        """Forget what is held, because the run ends: nothing is recorded of it, or awaited."""
         count = len(self._held)
         self._held.clear()
+        self._tried.clear()
         return count
 
     # --- a success, and what is known by it

@@ -72,13 +72,15 @@ class Feeder:
     def _submit(self, batch: Batch) -> bool:
         """Submit as much of this batch as there is a budget for; whether that was all of it."""
         allowed = self._spending.take(len(batch))
-        part = self._wait_for_room(_first(batch, allowed)) if allowed else None
-        whole = part is batch
-        if not whole and not (self._stop.begun or self._stop.overdue):
-            self._end_by_budget()
-        if part is not None:
+        left = _first(batch, allowed) if allowed else None
+        while left is not None and (part := self._wait_for_room(left)) is not None:
             self._flight.out[part.number] = part
             self._runner.submit(part)
+            # What a part costs may tell that there is room for more.
+            left = None if part is left else _behind(left, len(part), self._planner.next_number())
+        whole = left is None and allowed == len(batch)
+        if not whole and not (self._stop.begun or self._stop.overdue):
+            self._end_by_budget()
         return whole
 
     def _end_by_budget(self) -> None:
@@ -139,3 +141,8 @@ class Feeder:
 def _first(batch: Batch, items: int) -> Batch:
     """So many items of a batch, from the first on."""
     return batch if items == len(batch) else batch.slice(0, items, batch.number, None)
+
+
+def _behind(batch: Batch, items: int, number: int) -> Batch:
+    """The rest of a batch, behind so many items, as a batch of its own."""
+    return batch.slice(items, len(batch), number, None)

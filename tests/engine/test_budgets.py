@@ -92,6 +92,53 @@ def test_the_first_call_alone_tells_what_one_costs(place: Path) -> None:
     assert error.value.result.cost == 12.0
 
 
+def test_a_dear_night_does_not_stop_all_nights_to_come(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage that was billed makes the average item dearer than the budget of a night."""
+    prices = iter([5.0, *[0.1] * 100])
+
+    def priced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"id": row["id"], "cost": next(prices)} for row in rows]
+
+    task = resumable_task(priced, name="job", key="id", batch_size=5, concurrency=1, cost="cost")
+    task.run(ITEMS[:2], checkpoint=place)
+    # A total is a limit whatever the average was.
+    with pytest.raises(Interrupted, match=r"total=6") as error:
+        task.run(ITEMS[:30], checkpoint=place, budget=Budget(cost=1.0, total=6.0))
+    assert error.value.result.completed == 0
+    with pytest.raises(Interrupted, match=r"cost=1: 10 items were completed") as error:
+        task.run(ITEMS[:30], checkpoint=place, budget=Budget(cost=1.0))
+    assert error.value.result.cost == pytest.approx(1.0)
+    assert "more than the whole budget (cost=1): one alone is begun" in caplog.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("items", "calls"), [(20, 5), (3, 3)], ids=["in a pause", "at the end"])
+def test_a_budget_that_does_not_afford_one_more_try_ends_a_run_in_an_outage(
+    place: Path, items: int, calls: int
+) -> None:
+    """What is held waits for a try that is not made."""
+
+    def down(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        raise ConnectionError("503")
+
+    task = resumable_task(
+        down,
+        name="job",
+        key="id",
+        batch_size=1,
+        concurrency=1,
+        cost=lambda call: 0.1,
+        budget=Budget(cost=0.1 * calls + 0.05),
+    )
+    with pytest.raises(Interrupted, match="its budget: cost=") as error:
+        task.run(ITEMS[:items], checkpoint=place)
+    assert error.value.exit_code == 5
+    assert (error.value.result.completed, error.value.result.failed) == (0, 0)
+    assert error.value.result.cost == pytest.approx(0.1 * calls)
+
+
 @pytest.mark.parametrize("runner", ["local", "processes"])
 def test_the_cost_may_be_a_callable_of_the_outcome(runner: Any, place: Path) -> None:
     task = resumable_task(
