@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 import warnings
@@ -24,6 +25,22 @@ collect_ignore_glob = ["test_*.py"] if "PYTEST_XDIST_WORKER" in os.environ else 
 REPOSITORY = Path(__file__).parents[3]
 WORKERS = 2
 THREADS = 2
+
+# Three seconds of a worker's start are imports: the workers of Dask and of Prefect's process pool
+# are forked from a process that has them behind it. What drivers in other processes start
+# (test_driver_killed.py), and Ray does, are fresh interpreters.
+FORKSERVER = (
+    "pytest",  # the main module of the process that starts them
+    "distributed",
+    "tornado.platform.asyncio",
+    "prefect.task_engine",
+    "prefect_dask",
+    "pyarrow.parquet",
+    "pandas",  # which Arrow looks for when it makes an array
+    "resumable_tasks.prefect.worker",
+    "resumable_tasks.runners.values.tables",
+    "tests.prefect.distributed.handlers",
+)
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +78,36 @@ class Engine:
         return flow(job, name=task.name, task_runner=self.make())()
 
 
+class Forking:
+    """In the place of `multiprocessing` in Prefect's task runners: it spawns no processes anew."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(multiprocessing, name)
+
+    def get_context(self, method: str) -> Any:
+        assert method == "spawn"
+        return multiprocessing.get_context("forkserver")
+
+
 @pytest.fixture(scope="session")
-def dask_address(in_prefect: None) -> Iterator[str]:
+def forked(in_prefect: None) -> Iterator[None]:
+    """New workers have the imports behind them, and the environment of this moment."""
+    import dask
+    from distributed.utils import get_mp_context
+    from prefect import task_runners
+
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        get_mp_context()  # once, it says what to import itself
+        multiprocessing.set_forkserver_preload(list(FORKSERVER))
+        patch.setattr(task_runners, "multiprocessing", Forking())
+        yield
+
+
+@pytest.fixture(scope="session")
+def dask_address(forked: None) -> Iterator[str]:
     """Two processes with two threads each: what dies takes a neighbour with it."""
     from distributed import LocalCluster
 
@@ -116,7 +161,7 @@ def ray(in_prefect: None) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def pool(in_prefect: None) -> Engine:
+def pool(forked: None) -> Engine:
     from prefect.task_runners import ProcessPoolTaskRunner
 
     return Engine(

@@ -24,10 +24,12 @@ pytestmark = [
 @pytest.fixture
 def dask_near(in_prefect: None, bucket: Bucket) -> Iterator[Engine]:
     """A cluster whose processes are started where the bucket is known."""
+    import dask
     from distributed import LocalCluster
     from prefect_dask import DaskTaskRunner
 
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(
             n_workers=WORKERS,
