@@ -41,10 +41,6 @@ class Homes:
             path = self._into[path]
         return path
 
-    def is_merged(self, path: str) -> bool:
-        """True for a shard that a merge has made."""
-        return path in self._parts
-
     def origins(self, path: str) -> Iterator[str]:
         """The shards whose rows came into this one, in the order of the rows."""
         left, seen = [path], set()
