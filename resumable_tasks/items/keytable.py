@@ -6,6 +6,7 @@ import re
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from resumable_tasks.base.hashes import blake2b
 
@@ -16,6 +17,20 @@ _PIECE = 1 << 22
 _NARROW, _WIDE = "I", "Q"
 LONGEST = 80
 """The bytes of a key for which no digest stands."""
+
+
+class _Index(NamedTuple):
+    """Where entries begin in the block, by the hashes of their keys; of all before ``end``.
+
+    It is exchanged as one, so that whoever looks up has slots, mask and end that belong together.
+    """
+
+    slots: array[int]
+    mask: int
+    end: int
+
+
+_NO_INDEX = _Index(array("I", [0]), 0, 1)
 
 
 class KeyTable:
@@ -31,7 +46,7 @@ class KeyTable:
     Keys are added and removed by one thread; others may look them up meanwhile.
     """
 
-    __slots__ = ("_block", "_frozen", "_hot", "_indexed", "_load", "_lock", "_mask", "_slots")
+    __slots__ = ("_block", "_frozen", "_hot", "_index", "_load", "_lock")
 
     _HOT = 1 << 17
     # Slots an entry at least: a key that looks beyond its own reads memory that is in no cache.
@@ -43,10 +58,7 @@ class KeyTable:
         self._block = bytearray(b"\n")
         self._frozen = count
         self._load = load
-        self._slots = array("I", [0])
-        self._mask = 0
-        # The part of the block that is in the index.
-        self._indexed = 1
+        self._index = _NO_INDEX
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -129,7 +141,7 @@ class KeyTable:
 
     def forget_index(self) -> None:
         """Free the index, which is made again when a key is looked up; no other thread may look."""
-        self._slots, self._mask, self._indexed = array("I", [0]), 0, 1
+        self._index = _NO_INDEX
 
     def remove(self, key: bytes) -> bool:
         """Take a key out; False if it was not there."""
@@ -181,8 +193,7 @@ class KeyTable:
         if not self._frozen:
             return 0
         block = self.block
-        self._index()
-        slots, mask = self._slots, self._mask
+        slots, mask, _ = self._whole_index()
         slot = hash(key) & mask
         size = len(key)
         while at := slots[slot]:
@@ -196,8 +207,7 @@ class KeyTable:
         if not self._frozen:
             return [0] * len(many)
         block = self.block
-        self._index()
-        slots, mask = self._slots, self._mask
+        slots, mask, _ = self._whole_index()
         starts = block.startswith
         found = []
         for key in many:
@@ -226,29 +236,35 @@ class KeyTable:
     @property
     def indexed(self) -> bool:
         """Whether a key is found at once, wherever it is."""
-        return self._indexed == len(self.block)
+        return self._index.end == len(self.block)
 
-    def _index(self) -> None:
-        """Take the block's newest entries into the index."""
-        if self.indexed:
-            return
+    def _whole_index(self) -> _Index:
+        """The index, with the block's newest entries."""
+        index = self._index
+        if index.end == len(self.block):
+            return index
+        del index  # and its memory, where there is to be a larger one
         with self._lock:
             self._make_room()
-            while self._indexed < len(self._block):
+            while self._index.end < len(self._block):
                 self._take_in_piece()
+            return self._index
 
     def _make_room(self) -> None:
         # Those of dead keys too; there are few.
         entries = self._frozen + self._block.count(b"\n\0")
-        room = len(self._slots) if self._mask else 0
+        slots, mask, _ = self._index
+        room = mask + 1 if mask else 0
         kind = _NARROW if len(self._block) < 1 << 8 * array(_NARROW).itemsize else _WIDE
-        if room < entries * self._ROOM or kind != self._slots.typecode:
+        if room < entries * self._ROOM or kind != slots.typecode:
             size = 1 << int(2 * entries * self._ROOM).bit_length() - 1
-            self._slots = array(kind, [0]) * size
-            self._mask, self._indexed = size - 1, 1
+            # The old one goes first: whoever looks keys up in it has it still, others wait.
+            del slots
+            self._index = _NO_INDEX
+            self._index = _Index(array(kind, [0]) * size, size - 1, 1)
 
     def _take_in_piece(self) -> None:
-        block, slots, mask, at = self._block, self._slots, self._mask, self._indexed
+        block, (slots, mask, at) = self._block, self._index
         end = block.find(b"\n", min(at + _PIECE, len(block) - 1)) + 1
         piece = bytes(block[at : end - 1])
         numbered = b"\t" in piece
@@ -258,7 +274,7 @@ class KeyTable:
                 slot = slot + 1 & mask
             slots[slot] = at
             at += len(line) + 1
-        self._indexed = end
+        self._index = _Index(slots, mask, end)
 
 
 def entry(key: bytes, number: int) -> bytes:
