@@ -33,8 +33,10 @@ class Budget:
         items: how many items the handler is called with, at most.
         seconds: how long the run begins new batches; what runs then has ``grace_seconds``.
         cost: what the run may spend. No batch is begun that would exceed it at the average cost
-            of an item up to then. Of work that is submitted to a service, what is out counts by its
-            expected cost (the service's ``price``), also that of earlier runs.
+            of an item up to then; but where that average is above the whole limit, one item is
+            begun alone, or no run would ever begin one. Of work that is submitted to a service,
+            what is out counts by its expected cost (the service's ``price``), also that of earlier
+            runs.
         total: what all runs of the checkpoint may spend together, in the same way. What they have
             spent is in the journal, so that a crash forgets no more than the calls in flight.
     """
@@ -170,9 +172,9 @@ class Spending:
     @property
     def _may_try_one(self) -> bool:
         """True while nothing of the budget's ``cost`` is spent, and no total forbids an item."""
-        if self.budget.cost is None or self._found.used.cost + self.spent:
+        each = self.cost_each
+        if each is None or self.budget.cost is None or self._found.used.cost + self.spent:
             return False
-        each = self.cost_each or 0.0
         return all(each <= room for room, limit in self._rooms if limit.startswith("total="))
 
     @property

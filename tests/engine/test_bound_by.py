@@ -271,7 +271,16 @@ def in_a_loop(handler: Callable[[Any], Any]) -> Any:
     return call
 
 
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the first run of a process imports takes longer than these short jobs, on a busy day."""
+    job = resumable_task(quick, name="job", key="id")
+    job.run(ITEMS[:1], checkpoint=tmp_path_factory.mktemp("first"))
+
+
 @pytest.mark.sample
+@pytest.mark.timing
+@pytest.mark.usefixtures("imported")
 @pytest.mark.parametrize("runner", ["threads", "loop", "processes"])
 @pytest.mark.parametrize("name", JOBS)
 def test_six_jobs_say_what_they_wait_for(name: str, runner: str, place: Path) -> None:
