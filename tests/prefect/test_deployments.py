@@ -331,7 +331,8 @@ def test_a_scheduled_run_ingests_the_date_of_its_schedule(site: Site, lost: Deat
     # A zone whose date is not that of UTC now, so that the wrong one would be seen.
     now = datetime.datetime.now(datetime.UTC)
     zone = "Pacific/Kiritimati" if now.hour >= 11 else "Pacific/Pago_Pago"
-    start = now + datetime.timedelta(seconds=5)
+    # Late enough for the server's scheduler, which looks now and then, on a busy machine too.
+    start = now + datetime.timedelta(seconds=30)
     schedule = {"interval": 86_400, "anchor_date": start.isoformat(), "timezone": zone}
     path = f"deployments/{site.deployment['id']}/schedules"
     parameters = {"sources": [str(REPOSITORY / "flows")]}
@@ -415,7 +416,7 @@ def test_serve_runs_and_when_it_is_stopped_the_runs_stop_in_order(
         RESUMABLE_HOME=str(site.home),
     )
     state = site.wait_for(run, "Completed")
-    assert "done: 0 resumed" not in state["message"]
+    assert " before, " in state["message"]
     assert site.ingested("2026-03-03") == ALL
 
 

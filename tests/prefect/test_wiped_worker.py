@@ -101,7 +101,7 @@ def test_a_worker_whose_disk_is_wiped_between_runs_resumes_from_the_bucket(
     api.call("POST", f"flow_runs/{run}/set_state", retry)
     shell.start("two", *work)
     until(lambda: api.flow_run(run)["state"]["name"] == "Completed", 120)
-    assert f"{len(done):,} resumed" in api.flow_run(run)["state"]["message"]
+    assert f"({len(done):,} before, " in api.flow_run(run)["state"]["message"]
     assert api.flow_run(run)["run_count"] == 2
     # A key that is committed was paid for: none a second time.
     assert set(first.read_text().split()) >= set(done)

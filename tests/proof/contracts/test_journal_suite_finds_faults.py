@@ -41,7 +41,7 @@ FAULTS = {
         ("a_record_of_another_checkpoint_is_found",),
     ),
     "no order of epochs": (
-        ("if commit.epoch < self._epoch and", "if False and"),
+        ("if commit.epoch < epoch and", "if False and"),
         ("an_epoch_never_goes_back",),
     ),
     "gaps are skipped": (
@@ -130,6 +130,14 @@ FAULTS = {
 
 HOME = "resumable_tasks.checkpoint.directory"
 MODULES = (records, segments, journal)
+
+
+def test_every_fault_can_be_seeded() -> None:
+    """Also those that are not tried in the short form."""
+    source = "".join(map(inspect.getsource, MODULES))
+    assert {name: source.count(old) for name, ((old, _), _) in FAULTS.items()} == dict.fromkeys(
+        FAULTS, 1
+    )
 
 
 def faulty(old: str, new: str) -> dict[str, types.ModuleType]:

@@ -16,6 +16,7 @@ from tests.proof.crash.child import Spec
 from tests.proof.crash.launcher import Child, Launcher, until
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+PARTS = 16
 
 
 @pytest.mark.sample
@@ -195,7 +196,9 @@ def test_an_interrupt_at_some_lines(launch: Launcher, tmp_path: Path, seed: int,
     interrupt_at_all(launch, tmp_path, Random(seed).sample(range(1, count), most))
 
 
+# In parts, which the workers of the test runner share: some 22,000 lines, hours of one core.
 @pytest.mark.long
-def test_an_interrupt_at_every_line(launch: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
+def test_an_interrupt_at_every_line(launch: Launcher, tmp_path: Path, part: int) -> None:
     count = lines_of(launch, tmp_path / "count")
-    interrupt_at_all(launch, tmp_path, list(range(1, count)))
+    interrupt_at_all(launch, tmp_path, list(range(part, count, PARTS)))
