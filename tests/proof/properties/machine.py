@@ -673,7 +673,8 @@ class CheckpointMachine(RuleBasedStateMachine):
         back = must & after.rows.keys()
         # A merge that had died before its record has the rows of a damaged shard; a repair that
         # looks for shards whose records were lost finds it, and records it.
-        saved = {key for key in back if after.merges.get(key, set()) - set(range(len(before.heads)))}
+        old = set(range(len(before.heads)))
+        saved = {key for key in back if after.merges.get(key, set()) - old}
         assert all(after.rows[key] == before.rows[key] for key in saved)
         back -= saved
         assert not {
