@@ -175,7 +175,7 @@ class Spending:
         each = self.cost_each
         if each is None or self.budget.cost is None or self._found.used.cost + self.spent:
             return False
-        return all(each <= room for room, limit in self._rooms if limit.startswith("total="))
+        return each <= self._room_of_total
 
     @property
     def _room(self) -> float:
@@ -190,10 +190,16 @@ class Spending:
             spent = self._found.used.cost + self.spent
             rooms.append((self.budget.cost * _ROUNDING - spent, f"cost={self.budget.cost:g}"))
         if self.budget.total is not None:
-            spent = (self._found.spent or 0.0) + self.spent
             words = f"total={self.budget.total:g}, for all runs together"
-            rooms.append((self.budget.total * _ROUNDING - spent, words))
+            rooms.append((self._room_of_total, words))
         return rooms
+
+    @property
+    def _room_of_total(self) -> float:
+        """The cost that all runs together may still spend."""
+        if self.budget.total is None:
+            return math.inf
+        return self.budget.total * _ROUNDING - (self._found.spent or 0.0) - self.spent
 
     @property
     def used_up(self) -> str:

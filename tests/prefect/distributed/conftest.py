@@ -79,7 +79,7 @@ class Engine:
 
 
 class Forking:
-    """In the place of `multiprocessing` in Prefect's task runners: it spawns no processes anew."""
+    """In the place of `multiprocessing` in Prefect's task runners: it spawns no process."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(multiprocessing, name)
