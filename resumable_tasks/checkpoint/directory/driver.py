@@ -158,7 +158,7 @@ class DirectoryCheckpoint(Checkpoint):
             hold.check()
             checkpoint._claim(wanted, opening)
             checkpoint._sweep(there)
-            if snapshots.pays(checkpoint.state):
+            if snapshots.pays(store, checkpoint.state):
                 snapshots.write(store, found.id, checkpoint.state, checkpoint._journal)
             return checkpoint
         except BaseException:

@@ -43,8 +43,10 @@ from resumable_tasks.items.keytable import KeyTable
 FOLDER = "snapshots"
 _HEAD = re.compile(FOLDER + r"/([0-9]{20})\.jsonl")
 _KEYS = re.compile(FOLDER + r"/([0-9]{20})-[0-9a-f]{16}\.keys\.zst")
-# A new one pays after so many records, or keys, since the last; and none where few records are.
-_RECORDS, _KEYS_MORE, _FEW_RECORDS = 1_000, 1_000_000, 64
+# A new one pays after so many records, or keys, since the last.
+_RECORDS, _KEYS_MORE = 1_000, 1_000_000
+# In a bucket, fewer records are read as quickly as it is asked whether there is one.
+_FEW_RECORDS = 64
 # The last and the one before it, which somebody may be reading.
 _KEPT = 2
 # Kinds of records that can have changed what stood before a snapshot.
@@ -121,11 +123,11 @@ def cut(name: str) -> str:
     return f"it is missing, and {name} was made when it was there"
 
 
-def pays(state: State, more_keys: int = 0) -> bool:
+def pays(store: Store, state: State, more_keys: int = 0) -> bool:
     """True if a snapshot of this state, with so many keys more, would save much reading."""
     fresh = len(state.done) + more_keys - state.recalled[1]
     many = state.records - state.recalled[0] >= _RECORDS
-    return state.records >= _FEW_RECORDS and (many or fresh >= _KEYS_MORE)
+    return _is_asked(store, state.records) and (many or fresh >= _KEYS_MORE)
 
 
 def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
@@ -144,7 +146,7 @@ def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
 
     What was damaged meanwhile the next run finds.
     """
-    if pays(state, more_keys):
+    if pays(store, state, more_keys):
         with contextlib.suppress(CheckpointDamaged):
             write(store, anchor, *read_state(store, anchor))
 
@@ -216,14 +218,18 @@ def _remove_older(store: Store, number: int, path: str) -> None:
     store.delete_all(old)
 
 
+def _is_asked(store: Store, count: int) -> bool:
+    """True if a journal of so many records is read by a snapshot, if there is one."""
+    return count >= _FEW_RECORDS or isinstance(store, disk.Disk)
+
+
 def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journal] | None:
     """The state of the last snapshot, and the journal behind it; None if none counts.
 
     Raises `CheckpointDamaged` if the journal was cut since.
     """
-    few = len(listed) < _FEW_RECORDS
-    if few and not isinstance(store, disk.Disk):
-        return None  # they are read as quickly, and it would be a request more
+    if not _is_asked(store, len(listed)):
+        return None
     there = store.list(FOLDER)
     heads = [name for name in there if _HEAD.fullmatch(name)]
     if not heads:
@@ -231,8 +237,6 @@ def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journa
     last = listed.numbers[-1] if listed else -1
     if last < int(max(heads)[-26:-6]) and (found := ahead(store, anchor)) is not None:
         raise _doubt(store, record_name(last + 1), cut(found[0]))
-    if few:
-        return None
     try:
         return _checked(store, anchor, listed, max(heads), there)
     except (ResumableTasksError, FileNotFoundError, *records.UNREADABLE) as error:

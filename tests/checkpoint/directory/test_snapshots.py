@@ -297,3 +297,24 @@ def test_small_checkpoints_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run(tmp_path / "checkpoint", 20)
     run(tmp_path / "checkpoint", 40)
     assert not (tmp_path / "checkpoint" / "snapshots").exists()
+
+
+def test_many_keys_in_few_records_have_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshots, "_KEYS_MORE", 30)
+    run(tmp_path / "checkpoint", 40)
+    assert len(segments.listed(LocalStore(tmp_path / "checkpoint"))) < snapshots._FEW_RECORDS
+    check_same(tmp_path / "checkpoint", recalled=True)
+
+
+def test_in_a_bucket_few_records_are_read_without_a_request_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshots, "_KEYS_MORE", 30)
+    place = at(tmp_path / "checkpoint")
+    with pytest.raises(JobFailed):
+        job.run(items(40), checkpoint=place, progress=False)
+    read_checkpoint(place.plain)
+    asked = place.plain.counted()
+    assert not [request for request in asked if "snapshots" in request]
