@@ -64,8 +64,8 @@ def test_killed_at_any_moment_again_and_again(place: Path) -> None:
     random = Random(1)
     told = 0
     for _ in range(8):
-        child = warm.start(command(place, steps=100_000, every=1), env=ENVIRONMENT)
         begun = len(numbers(place / "found"))
+        child = warm.start(command(place, steps=100_000, every=1), env=ENVIRONMENT)
         until("begun", lambda seen=begun: len(numbers(place / "found")) > seen)
         time.sleep(random.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
