@@ -6,8 +6,8 @@ import click
 
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory import finding
-from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.finding import looks_like_one
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.reader import is_checkpoint
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import open_store

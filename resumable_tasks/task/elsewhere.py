@@ -15,8 +15,9 @@ from typing import Any
 
 from resumable_tasks.base import log
 from resumable_tasks.base.text import clean, count
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.handlers import argument
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.records import decode, record_name
 from resumable_tasks.checkpoint.form import Origin
 from resumable_tasks.checkpoint.store.urls import open_store

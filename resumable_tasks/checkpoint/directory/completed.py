@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from resumable_tasks.checkpoint.directory import layout
-from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.items import keys

@@ -33,7 +33,7 @@ from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.merging import Merging
 from resumable_tasks.checkpoint.directory.notes import is_note
-from resumable_tasks.checkpoint.directory.opening import is_new, look, none_there, prepare
+from resumable_tasks.checkpoint.directory.opening import is_new, look, prepare, read_manifest
 from resumable_tasks.checkpoint.directory.outstanding import (
     held_back,
     lost_intents,
@@ -76,17 +76,6 @@ if TYPE_CHECKING:
 
 _CLAIM_TRIES = 100
 _AS_IT_COMES = Opening()
-
-
-def read_manifest(store: Store) -> Manifest:
-    """The manifest of the checkpoint at this place.
-
-    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` with the ways out.
-    """
-    try:
-        return manifest.read(store)
-    except FileNotFoundError:
-        raise none_there(store) from None
 
 
 def read_checkpoint(store: Store) -> tuple[Manifest, State]:

@@ -9,10 +9,10 @@ from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.token import token
 from resumable_tasks.checkpoint.directory import layout
 from resumable_tasks.checkpoint.directory import replace as supersede
-from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from resumable_tasks.checkpoint.directory import holder, manifest
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
-from resumable_tasks.checkpoint.directory.manifest import Stored
+from resumable_tasks.checkpoint.directory.manifest import Manifest, Stored
 from resumable_tasks.checkpoint.directory.notes import is_note
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
@@ -27,6 +27,21 @@ def foreign(store: Store) -> list[str]:
     """The names at the top of a place that are no part of a checkpoint."""
     there = disk.names(store, "")
     return sorted(name for name in there if name not in FOLDERS and not is_ours(name))
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of the checkpoint at this place.
+
+    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` with the ways out.
+    """
+    try:
+        return manifest.read(store)
+    except FileNotFoundError:
+        error = none_there(store)
+    try:
+        return manifest.read(store)  # of a run that began before its journal was looked for
+    except FileNotFoundError:
+        raise error from None
 
 
 def none_there(store: Store) -> ResumableTasksError:

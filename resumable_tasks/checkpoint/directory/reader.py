@@ -20,10 +20,11 @@ from resumable_tasks.checkpoint.directory import (
     shards,
     snapshots,
 )
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.keyless import Keyless
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.outstanding import Outstanding
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL

@@ -23,12 +23,12 @@ from resumable_tasks.checkpoint.directory import (
     snapshots,
 )
 from resumable_tasks.checkpoint.directory import replace as supersede
-from resumable_tasks.checkpoint.directory.driver import read_manifest
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.homes import Homes
 from resumable_tasks.checkpoint.directory.journal import Journal, falls_back
 from resumable_tasks.checkpoint.directory.manifest import Manifest
 from resumable_tasks.checkpoint.directory.moving import STRAY, Findings, Repairs
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.record import OF_SUBMISSIONS, Commit
 from resumable_tasks.checkpoint.directory.records import (
     CONVERTED,
@@ -178,11 +178,17 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     mixed = [path for path in supersede.with_strangers(commits, state) if path not in doubled]
     listed = store.list(shards.FOLDER)
     each = list(state.shards.values())
-    for shard, data in zip(each, shards.checked_each(store, each), strict=True):
-        if isinstance(data, CheckpointDamaged) and shard.path not in doubled:
-            report.damages.append(Damage(shard.path, data.detail, owners[shard.path]))
-        elif shard.path in mixed:
-            report.damages.append(Damage(shard.path, supersede.STRANGERS, 0))
+    unsound = {
+        shard.path: data.detail
+        for shard, data in zip(each, shards.checked_each(store, each), strict=True)
+        if isinstance(data, CheckpointDamaged) and shard.path not in doubled
+    }
+    for path in _replaced_since(store, seen, found) if unsound else ():
+        unsound.pop(path, None)
+    report.damages += [Damage(path, what, owners[path]) for path, what in unsound.items()]
+    report.damages += [
+        Damage(path, supersede.STRANGERS, 0) for path in mixed if path not in unsound
+    ]
     if not seen.records and layout.is_headless(store):
         report.damages.append(Damage(JOURNAL, layout.HEADLESS, None))
     bad = {damage.file for damage in report.damages}
@@ -202,6 +208,16 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
     return report, findings
 
 
+def _replaced_since(store: Store, seen: _Journal, found: Manifest | None) -> set[str]:
+    """The shards that have been taken back by records which have come since.
+
+    A run at work, or one that has begun since, may have deleted them.
+    """
+    now = _examine_journal(store, Report(), found.id if found else None).records
+    newer = now.keys() - seen.records.keys()
+    return {path for n in newer for path in now[n].info.get("retracted_shards", ())}
+
+
 def _examine_manifest(store: Store, report: Report) -> Manifest | None:
     """The manifest, from the first record if need be; None if it cannot be had."""
     try:
@@ -215,6 +231,8 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
                 f"{store.url} is not a checkpoint: no {manifest.NAME}",
                 remedy="Use `resumable ls PLACE` to find those below a directory or bucket",
             ) from None
+        if manifest.NAME in disk.names(store, ""):
+            return _examine_manifest(store, report)  # a run has just begun
         detail = "it is missing"
     except CheckpointDamaged as error:
         detail = error.detail

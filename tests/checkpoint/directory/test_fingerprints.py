@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from resumable_tasks import (
 )
 from resumable_tasks import resumable_task as task
 from resumable_tasks.checkpoint import form
-from resumable_tasks.checkpoint.directory import shards, snapshots
+from resumable_tasks.checkpoint.directory import layout, shards, snapshots
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
@@ -587,6 +588,35 @@ def test_a_lost_record_that_had_superseded_others_costs_what_it_held(
     assert damaged == {record_name(lost.number), first.shards[0].path}
     repair(open_store(tmp_path))
     assert rows_in(tmp_path) == {1: "b", 2: "a", 3: "a"}
+
+
+def test_a_reader_beside_a_run_takes_no_newer_record_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a record was lost, shards are looked at beside the records that name them."""
+    checkpoint = opened(tmp_path)
+    commit_of(checkpoint, dict.fromkeys(range(4), "a"))
+    checkpoint.close()
+    checkpoint = opened(tmp_path)
+    lost = commit_of(checkpoint, {0: "b"})
+    commit_of(checkpoint, {1: "b"})
+    checkpoint.close()
+    opened(tmp_path).close()
+    lose(tmp_path, lost.number)
+    repair(open_store(tmp_path))
+    check = layout.check
+
+    def meanwhile(*given: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        running = opened(tmp_path)
+        commit_of(running, {2: "b"})
+        running.close()
+        check(*given, **options)
+
+    monkeypatch.setattr(layout, "check", meanwhile)
+    _, state = read_checkpoint(open_store(tmp_path))
+    assert state.gap
+    assert rows_in(tmp_path) == {1: "b", 2: "b", 3: "a"}
 
 
 def test_a_repair_that_was_cut_short_leaves_no_row_twice(tmp_path: Path, monkeypatch) -> None:

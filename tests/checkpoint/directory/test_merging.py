@@ -286,6 +286,24 @@ def test_a_reader_that_never_stops_sees_one_state(
     assert len(of_kind(place, "merge")) > 8
 
 
+def test_what_is_merged_and_deleted_while_all_is_verified_is_no_damage(place: Path) -> None:
+    filled(place, 100)
+
+    class Meanwhile(LocalStore):
+        """A place that is compacted once its journal was read."""
+
+        def list(self, folder: str) -> dict[str, int]:
+            if folder == shards.FOLDER and files(place) == 100:
+                compact(LocalStore(place))
+                compact(LocalStore(place))  # deletes what the first has merged
+            return super().list(folder)
+
+    assert verify(Meanwhile(place)).damages == []
+    assert files(place) == 1
+    next((place / "shards").iterdir()).unlink()
+    assert [damage.what for damage in verify(Meanwhile(place)).damages] == ["it is missing"]
+
+
 # Items that are done again
 
 

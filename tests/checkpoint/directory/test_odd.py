@@ -14,6 +14,7 @@ import pytest
 
 from resumable_tasks import CheckpointDamaged, resumable_task
 from resumable_tasks.checkpoint.directory.completed import completed_lines
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.place import DirectoryReader
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.repair import repair, verify
@@ -340,3 +341,19 @@ def test_in_a_folder_that_a_group_shares_the_umask_decides(
         if path.is_dir():
             wanted |= 0o100 | (0o010 if group else 0) | stat.S_ISGID
         assert stat.S_IMODE(there.st_mode) == wanted, path
+
+
+def test_a_run_that_has_just_begun_is_no_damage(job: Any, place: Path) -> None:
+    class Before(LocalStore):
+        """A place where a run begins once the manifest was not found."""
+
+        def read_within(self, name: str, limit: int) -> bytes:
+            try:
+                return super().read_within(name, limit)
+            except FileNotFoundError:
+                job.run(items(), checkpoint=place)
+                raise
+
+    assert len(read_checkpoint(Before(place))[1].done) == COUNT
+    shutil.rmtree(place)
+    assert verify(Before(place)).damages == []

@@ -22,8 +22,9 @@ from resumable_tasks import (
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import repair as repairs
 from resumable_tasks.checkpoint.directory import segments, snapshots
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint, read_manifest
+from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import Journal
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.local import LocalStore

@@ -448,7 +448,7 @@ def test_what_keys_prints_can_be_imported(tmp_path: Path) -> None:
 
 
 def records_of(place: Path) -> Any:
-    from resumable_tasks.checkpoint.directory.driver import read_manifest
+    from resumable_tasks.checkpoint.directory.opening import read_manifest
     from resumable_tasks.checkpoint.store.urls import open_store
 
     store = open_store(place)
