@@ -285,4 +285,29 @@ def ends_the_program(error: BaseException) -> bool:
     return isinstance(error, (KeyboardInterrupt, SystemExit)) or by_a_signal(error)
 
 
-os.register_at_fork(after_in_child=active.clear)
+in_forked_child: list[Callable[[], None]] = [active.clear]
+"""What a forked child does before a signal reaches it."""
+_masks = threading.local()
+
+
+def _before_fork() -> None:
+    # A signal that is sent to a child at once finds the handlers of its parent there: it would be
+    # lost, or be heard by the runs of the parent.
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _after_fork_in_child() -> None:
+    try:
+        for each in in_forked_child:
+            each()
+    finally:
+        _after_fork()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+)

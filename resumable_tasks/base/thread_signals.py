@@ -185,4 +185,4 @@ def _after_fork() -> None:
     _forget_all()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+signals.in_forked_child.append(_after_fork)

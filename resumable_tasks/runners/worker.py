@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from resumable_tasks.base import log, signals
 from resumable_tasks.base.steps import drive
 from resumable_tasks.base.stopping import NEVER
 from resumable_tasks.errors import UsageError, WorkerLost
@@ -43,6 +44,8 @@ from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 from resumable_tasks.runners.pickling import contain
 
 _POLL_SECONDS = 0.5
+# What a handler has left, such as a thread, may flush what it has.
+_ENDING_SECONDS = 10.0
 _MOST_WORDS = 3_000
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 # In words of the standard library until the path of this package is known.
@@ -150,9 +153,22 @@ class Worker:
         return how
 
     def end(self) -> None:
-        """Let it end by itself: it sees that there is nothing more to come."""
+        """Let it end by itself: it sees that there is nothing more to come.
+
+        Python waits at its end for threads and processes that the handler has left, maybe for ever.
+        """
         self.pipe.close()
-        self._process.wait()
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning(
+                "a worker process had nothing more to do and did not end within %g s, since the "
+                "handler has left threads or processes in it that go on: it is killed. What was "
+                "done is safe; let the handler end what it starts",
+                _ENDING_SECONDS,
+            )
+            self.abandon()
+            self._process.wait()
         self._close()
 
     def abandon(self) -> None:
@@ -177,6 +193,8 @@ def prepare(pipe: Connection, driver: int) -> Work:
     # programs that the handler starts would inherit it.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
+    # Nor would a process that it forks end by SIGTERM, as those of a ``multiprocessing.Pool`` do.
+    signals.in_forked_child.append(_end_by_signals)
     threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
     data = pipe.recv()
     starting = True
@@ -187,6 +205,11 @@ def prepare(pipe: Connection, driver: int) -> Work:
     work: Work = ForkingPickler.loads(pipe.recv_bytes())
     pipe.send(("ready", None))
     return work
+
+
+def _end_by_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:

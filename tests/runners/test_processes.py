@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resumable_tasks import Failing, JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks.runners import worker
 
 ITEMS = [{"id": i} for i in range(100)]
 pytestmark = pytest.mark.usefixtures("fresh_workers")
@@ -36,6 +41,25 @@ def by_lambda(rows: list[Any]) -> list[Any]:
     return [{"n": row["id"]} for row in rows]
 
 
+@resumable_task(key="id", runner="processes", concurrency=1)
+def leaves_a_thread(rows: list[Any]) -> list[Any]:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    return rows
+
+
+@resumable_task(key="id", runner="processes", concurrency=1)
+def ends_a_fork(rows: list[Any]) -> list[Any]:
+    """As the end of a ``with multiprocessing.Pool()`` does."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    time.sleep(0.1)
+    process.terminate()
+    process.join(5)
+    code = process.exitcode
+    process.kill()
+    return [{"id": row["id"], "code": code} for row in rows]
+
+
 @pytest.mark.long
 def test_batches_run_elsewhere_and_come_back_once(place: Path) -> None:
     result = where.run(ITEMS, checkpoint=place)
@@ -59,6 +83,19 @@ def test_a_worker_that_dies_costs_its_own_batch(place: Path) -> None:
         *range(60, 70),
         *range(80, 100),
     ]
+
+
+def test_a_thread_that_a_handler_leaves_keeps_no_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "_ENDING_SECONDS", 0.5)
+    assert leaves_a_thread.run(ITEMS, checkpoint=place).completed == 100
+    assert "has left threads" in caplog.text
+
+
+def test_a_process_that_a_handler_forks_ends_by_sigterm(place: Path) -> None:
+    table = ends_a_fork.run(ITEMS, checkpoint=place).table()
+    assert set(table["code"].to_pylist()) == {-signal.SIGTERM}
 
 
 def test_the_key_may_be_what_cannot_cross(place: Path) -> None:

@@ -35,6 +35,16 @@ def work(items):
     time.sleep(seconds)
     return rows
 
+def ends_child(items):
+    rows = handled(items)
+    child = os.fork()
+    if not child:
+        time.sleep(seconds)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    note("child", os.waitpid(child, 0)[1])
+    return rows
+
 async def awork(items):
     rows = handled(items)
     await asyncio.sleep(seconds)
@@ -51,6 +61,7 @@ async def blocks(items):
     return rows
 
 OPTIONS = dict(key="id", batch_size=1, concurrency=2, grace_seconds=grace)
+ends_children = resumable_task(ends_child, **OPTIONS)
 sync = resumable_task(work, **OPTIONS)
 coroutines = resumable_task(awork, **OPTIONS)
 
@@ -133,6 +144,10 @@ def forked():
     "sys.exit": lambda: host(SystemExit(9)),
     "own exception": lambda: host(HostEnds()),
     "forked": forked,
+    "ends children": lambda: go("a", ends_children, given("a")[:60]),
+    "ends children in a thread": lambda: in_a_thread(
+        lambda: go("a", ends_children, given("a")[:60])
+    ),
 }[how]()
 '''
 
@@ -343,3 +358,15 @@ def test_a_forked_child_still_ends_by_its_own_signal_and_stops_nobody(
     assert code == 0, said
     assert program.notes("child") == [str(int(signal.SIGTERM))]
     assert len(program.committed()) == 8
+
+
+@pytest.mark.parametrize("how", ["ends children", "ends children in a thread"])
+def test_a_forked_child_ends_by_a_signal_that_comes_before_it_has_begun(
+    started: list[Program], tmp_path: Path, how: str
+) -> None:
+    """As the end of a ``with multiprocessing.Pool()`` sends it."""
+    program = begun(started, tmp_path, how, 5, 20)
+    code, said = program.end()
+    assert code == 0, said
+    assert program.notes("child") == [str(int(signal.SIGTERM))] * 60
+    assert len(program.committed()) == 60
