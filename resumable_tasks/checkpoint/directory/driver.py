@@ -169,7 +169,7 @@ class DirectoryCheckpoint(Checkpoint):
         from resumable_tasks.checkpoint.directory.archive import archive
 
         archived = archive(self.store, self.run)
-        log.info("the checkpoint of another version was archived to %s", archived)
+        log.info("the checkpoint of a job that differs was archived to %s", archived)
         return True
 
     def _recover(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:

@@ -99,6 +99,12 @@ class State:
     # How many records and keys the snapshot had from which the state was read.
     recalled: tuple[int, int] = (0, 0)
 
+    @property
+    def holds_nothing(self) -> bool:
+        """True if no result was ever kept, nothing was spent, and nothing is out."""
+        kept = self.done or self.parked or self.shards or self.gap
+        return not (kept or self.pace.cost or self.out.each or self.out.strays)
+
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
         """The items that are not to be tried: parked, quarantined, or all that have failed."""
         if not retry_failed:

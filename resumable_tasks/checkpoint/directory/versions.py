@@ -24,7 +24,8 @@ def described_fingerprint(job: Job) -> Any:
 def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State, job: Job) -> bool:
     """True if the job starts over because the checkpoint belongs to another version of it.
 
-    Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
+    One that holds nothing is no reason to refuse a job whose key, results or version were wrong in
+    the run before. Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
     do about the version; `CheckpointDamaged` where only a manifest that was changed differs.
     """
     try:
@@ -32,6 +33,8 @@ def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State
     except CheckpointMismatch as error:
         if (wrong := changed(store, manifest.read(store))) is not None:
             raise manifest.damaged(store, wrong) from error
+        if state.holds_nothing and "job" not in found.differences(wanted):
+            return True
         raise
     restarts = _restarts(store, found, state, job)
     if not restarts and state.done:
@@ -52,7 +55,7 @@ def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
                 f"{command('reset', store.url, '--lose-submissions')}",
             )
         return restarts
-    if job.on_version_change != "reuse":
+    if job.on_version_change != "reuse" and not state.holds_nothing:
         try:
             manifest.check_version(store, version, job.version)
             manifest.check_fingerprint(store, before, described)

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import CheckpointMismatch, CheckpointUnusable, resumable_task
+from resumable_tasks import (
+    Changes,
+    CheckpointMismatch,
+    CheckpointUnusable,
+    InvalidItems,
+    JobFailed,
+    resumable_task,
+)
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 
@@ -100,3 +107,36 @@ def test_the_default_place_is_under_the_working_directory(
             job().run(ITEMS, partition=bad)
     with pytest.raises(Exception, match="directories and buckets"):
         job().run(ITEMS, checkpoint="ftp://host/x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"key": "idd"}, {"key": None}, {"results": "none"}, {"changes": Changes("etgg")}],
+    ids=["field", "no key", "results", "changes"],
+)
+def test_a_first_run_that_completed_nothing_may_be_corrected(
+    wrong: dict[str, Any], place: Path
+) -> None:
+    with pytest.raises((InvalidItems, JobFailed)):
+        job(**wrong, version=2).run(ITEMS, checkpoint=place)
+    right = job(changes=Changes("uid"))
+    assert right.run(ITEMS, checkpoint=place, dry_run=True).remaining.items == 30
+    assert right.run(ITEMS, checkpoint=place).completed == 30
+    assert right.run(ITEMS, checkpoint=place).skipped == 30
+
+
+def test_another_job_and_what_was_spent_are_no_mistake_to_correct(place: Path) -> None:
+    with pytest.raises(InvalidItems):
+        job(key="idd").run(ITEMS, checkpoint=place)
+    with pytest.raises(CheckpointMismatch, match='job +checkpoint: "job"'):
+        job(name="other").run(ITEMS, checkpoint=place)
+
+    def fail(rows: list[Any]) -> list[Any]:
+        raise ValueError("no")
+
+    paid = place.parent / "paid"
+    billed = resumable_task(fail, name="job", key="id", cost=lambda call: 1.0, fail_fast=True)
+    with pytest.raises(JobFailed):
+        billed.run(ITEMS, checkpoint=paid)
+    with pytest.raises(CheckpointMismatch, match="key "):
+        job(key="uid").run(ITEMS, checkpoint=paid)
