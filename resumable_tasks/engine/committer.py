@@ -74,6 +74,7 @@ class Committer:
             pause_after=rules.pause_after,
             give_up_after=rules.give_up_after,
             fail_fast=rules.fail_fast,
+            run=checkpoint.found.epoch,
         )
         self._checkpoint = checkpoint
         self._submit = submit

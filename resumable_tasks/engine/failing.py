@@ -86,8 +86,9 @@ class FailureHandling:
     """Takes outcomes, in the committer's thread, and decides which are settled.
 
     ``number`` gives the numbers of further batches. ``pause_after`` None: the run never pauses.
-    ``fail_fast``: what has failed is settled at once. The engine ends the run once `give_up` or
-    `hopeless` says why. ``retried`` are the batches that were called again with the same items.
+    ``fail_fast``: what has failed is settled at once. ``run`` is the number of this run: each tries
+    other items. The engine ends the run once `give_up` or `hopeless` says why. ``retried`` are the
+    batches that were called again with the same items.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class FailureHandling:
         pause_after: int | None,
         give_up_after: float,
         fail_fast: bool = False,
+        run: int = 0,
         clock: Clock = SYSTEM,
     ) -> None:
         self._number = number
@@ -109,7 +111,7 @@ class FailureHandling:
         self._doubt: doubt.State = doubt.Trusted()
         self._row = Row()
         self._held: list[Failed] = []
-        self._tried: set[int] = set()
+        self._tries = isolation.Tries(run * _ITEMS_TO_TRY)
         self._has_worked = False
         self._admit = False
         # What began before is not to be blamed for its failure.
@@ -171,8 +173,8 @@ class FailureHandling:
 
     def _take(self, outcome: Done | Failed) -> Decision:
         batch = outcome.batch
-        tried = batch.number in self._tried
-        self._tried.discard(batch.number)
+        tried = batch.number in self._tries.out
+        self._tries.out.discard(batch.number)
         if outcome.times.calls > 1:
             self.retried.add(isolation.root_of(batch))
         if isinstance(outcome, Failed):
@@ -195,11 +197,11 @@ class FailureHandling:
 
     def look(self, *, nothing_else: bool) -> Decision:
         """Decide what is due now. ``nothing_else``: no batch runs, and there are no more items."""
-        if self.paused and not self._held and not self._tried:
+        if self.paused and not self._held and not self._tries.out:
             self._end_pause()  # the last item that was tried has failed without raising
         if not self.paused:
             return self._at_the_end() if nothing_else and self._held else Decision()
-        if self._tried:
+        if self._tries.out:
             return Decision()
         if isinstance(self._doubt, doubt.Doubted):
             return self._doubted(self._doubt, nothing_else=nothing_else)
@@ -231,7 +233,7 @@ class FailureHandling:
         """Forget what is held, because the run ends: nothing is recorded of it, or awaited."""
         count = len(self._held)
         self._held.clear()
-        self._tried.clear()
+        self._tries.out.clear()
         return count
 
     # --- a success, and what is known by it
@@ -388,15 +390,18 @@ class FailureHandling:
         """
         if shape:
             held = max(self._held, key=lambda each: len(each.batch))
-            size = len(held.batch) // 2
-        else:
+            at, size = 0, len(held.batch) // 2
+        elif self._isolate:
             # What has been tried alone is tried again only if there is nothing else.
             held = min(self._held, key=isolation.was_alone)
-            size = 1 if self._isolate else len(held.batch)
-        one, rest = isolation.to_try(held, self._number, size)
+            at, size = self._tries.place(len(held.batch)), 1
+        else:
+            held = self._held[0]
+            at, size = 0, len(held.batch)
+        one, rest = isolation.to_try(held, self._number, at, size)
         left = (each for each in self._held if each is not held)
         self._held = [*left, *([rest] if rest is not None else [])]
-        self._tried.add(one.number)
+        self._tries.out.add(one.number)
         return one
 
     def _end_pause(self) -> None:

@@ -7,14 +7,34 @@ alone counts as an attempt. Where batches are not isolated, the batch is what is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import field, replace
 
+from resumable_tasks.base.frozen import changing
 from resumable_tasks.items.batch import Batch, Cause, ErrorKind, Part
 from resumable_tasks.runners.outcome import Done, Failed, Failure
 
+# Multiples of it, without their whole part, lie evenly between 0 and 1, however many there are.
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
 Number = Callable[[], int]
 """Gives the number of one more batch."""
+
+
+@changing
+class Tries:
+    """The items that are tried by themselves: how many so far, and the batches that are ``out``."""
+
+    count: int
+    out: set[int] = field(default_factory=set)
+
+    def place(self, size: int) -> int:
+        """Where in a batch to take the next one: bad items often stand in a row, at the beginning
+        too.
+        """
+        self.count += 1
+        return int(self.count * _GOLDEN % 1.0 * size)
 
 
 def root_of(batch: Batch) -> int:
@@ -49,14 +69,16 @@ def was_again(batch: Batch) -> bool:
     return batch.part_of is not None and batch.part_of.error is None
 
 
-def to_try(failed: Failed, number: Number, size: int) -> tuple[Batch, Failed | None]:
-    """Split off ``size`` items as a batch of their own, and return the rest of what failed."""
+def to_try(failed: Failed, number: Number, at: int, size: int) -> tuple[Batch, Failed | None]:
+    """Split off ``size`` items from ``at`` on as a batch, and return the rest of what failed."""
     batch, part = failed.batch, _part(failed)
-    some = batch.slice(0, size, number(), part)
+    some = batch.slice(at, at + size, number(), part)
     if size == len(batch):
         return some, None
-    rest = batch.slice(size, len(batch), batch.number, part)
-    return some, replace(failed, batch=rest, failures=_of_the_batch(failed.failures[size:]))
+    left = [*range(at), *range(at + size, len(batch))]
+    rest = batch.choose(left, batch.number, part)
+    failures = tuple(failed.failures[each] for each in left)
+    return some, replace(failed, batch=rest, failures=_of_the_batch(failures))
 
 
 def left_out(done: Done, number: Number) -> tuple[Batch, Done | None] | None:

@@ -97,6 +97,7 @@ class Simulation:
     isolate: bool = True
     pause_after: int | None = 5
     give_up_after: float = 600.0
+    number: int = 1
     clock: VirtualClock = field(default_factory=VirtualClock)
 
     def run(self) -> Report:
@@ -106,6 +107,7 @@ class Simulation:
             isolate=self.isolate,
             pause_after=self.pause_after,
             give_up_after=self.give_up_after,
+            run=self.number,
             clock=self.clock,
         )
         report = Report(0.0, [], [], [], 0, None, None, 0)

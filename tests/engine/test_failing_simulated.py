@@ -103,6 +103,34 @@ def test_a_second_night_completes_what_is_fixed(
 
 @often
 @given(
+    start=st.integers(0, 25),
+    count=st.integers(1, 10),
+    batch_size=st.sampled_from([6, 10, 30, 50]),
+    kind=st.sampled_from([BAD, PROGRAMMING]),
+)
+def test_bad_items_in_a_row_do_not_hide_the_good_ones_of_a_small_job(
+    start: int, count: int, batch_size: int, kind: ErrorKind
+) -> None:
+    """Wherever they stand, also where every batch begins with one."""
+    rows = set(range(start, min(start + count, 30)))
+    for bad in (rows, set(range(0, 30, batch_size))):
+        report = Simulation(planned(range(30), batch_size), bad_items(bad, kind)).run()
+        check_records(report)
+        assert report.is_done()
+        assert sorted(report.failed) == sorted(bad)
+        assert len(report.done) == 30 - len(bad)
+
+
+def test_each_night_tries_other_items_where_nothing_has_worked() -> None:
+    """Of 40 items one is good, and it is found within as many nights as it takes to look at all."""
+    for good in range(40):
+        answer = bad_items(set(range(40)) - {good}, PROGRAMMING)
+        nights = (Simulation(planned(range(40), 40), answer, number=n).run() for n in range(1, 25))
+        assert any(report.done == [good] for report in nights)
+
+
+@often
+@given(
     fixed=st.sets(st.integers(0, 99)),
     fresh=st.sets(st.integers(100, 160)),
     batch_size=st.integers(1, 40),

@@ -25,8 +25,9 @@ def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State
     """True if the job starts over because the checkpoint belongs to another version of it.
 
     One that holds nothing is no reason to refuse a job whose key, results or version were wrong in
-    the run before. Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has said what to
-    do about the version; `CheckpointDamaged` where only a manifest that was changed differs.
+    the run before. Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has
+    said what to do about the version; `CheckpointDamaged` where only a manifest that was changed
+    differs.
     """
     try:
         manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)

@@ -128,7 +128,7 @@ def test_a_first_run_that_completed_nothing_may_be_corrected(
 def test_another_job_and_what_was_spent_are_no_mistake_to_correct(place: Path) -> None:
     with pytest.raises(InvalidItems):
         job(key="idd").run(ITEMS, checkpoint=place)
-    with pytest.raises(CheckpointMismatch, match='job +checkpoint: "job"'):
+    with pytest.raises(CheckpointMismatch, match=r'job +checkpoint: "job"'):
         job(name="other").run(ITEMS, checkpoint=place)
 
     def fail(rows: list[Any]) -> list[Any]:
