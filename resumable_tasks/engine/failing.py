@@ -208,7 +208,8 @@ class FailureHandling:
         if nothing_else and not any(held.error.outage for held in self._held):
             # No new batch can tell any more, and there is no sign of an outage.
             self._step(Evidence.NO_SIGN)
-            return self._release(self._held)
+            self._row = Row(alarms=self._row.alarms + 1)
+            return self._at_the_end()
         order = self._step(Evidence.NOTHING)
         if order is breaker.Order.TRY:
             self._admit = True

@@ -288,6 +288,17 @@ def test_a_handler_that_is_wrong_is_found_out_early(batch_size: int, worked_for:
     assert sum(at >= worked_for for at, _ in report.calls) < (60 if worked_for else 35)
 
 
+@pytest.mark.parametrize("kind", [BAD, PROGRAMMING])
+@pytest.mark.parametrize("batches", [1, 4, 5, 12, 40])
+def test_a_handler_that_never_works_is_called_few_times(batches: int, kind: ErrorKind) -> None:
+    """However few items there are: no batch is halved for what befalls all of them."""
+    answer: Answer = lambda now, items: kind  # noqa: E731
+    report = Simulation(planned(range(10 * batches), 10), answer, give_up_after=20).run()
+    check_records(report)
+    assert report.hopeless or report.give_up
+    assert len(report.calls) <= batches + 10
+
+
 @pytest.mark.parametrize("alone", [SHAPE, None])
 @pytest.mark.parametrize(("batch_size", "batches"), [(50, 1), (50, 2), (2, 3), (50, 200), (1, 200)])
 def test_results_of_a_wrong_shape_are_one_error(
