@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from resumable_tasks.errors import UsageError
 
@@ -13,9 +14,9 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What may be part of a path: the name of a job, or of a partition."""
 
 
-def job_name(value: str) -> None:
+def job_name(value: object) -> None:
     """Refuse what cannot name a job."""
-    if not NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise UsageError(
             f"name={value!r} cannot name a job, whose name is part of paths",
             remedy="Give name= letters, digits, '_', '-' and '.'",
@@ -74,6 +75,19 @@ def flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise UsageError(
             f"{name}={value!r} is neither True nor False", remedy=f"Give {name}= one of the two"
+        )
+
+
+def texts(name: str, value: object, example: str) -> None:
+    """Check a list of strings; ``example`` is one of them."""
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Iterable)
+        or not all(isinstance(text, str) for text in value)
+    ):
+        raise UsageError(
+            f"{name}={value!r} is not a list of strings",
+            remedy=f'Give {name}= a list such as ["{example}"]',
         )
 
 

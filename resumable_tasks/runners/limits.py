@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from resumable_tasks.base import log
+from resumable_tasks.base import checks, log
 from resumable_tasks.base.clock import SYSTEM, Clock
 from resumable_tasks.base.frozen import locked
 from resumable_tasks.base.steps import adrive, drive
@@ -45,7 +45,9 @@ class Adaptive:
     highest: int = 32
 
     def __post_init__(self) -> None:
-        if not 1 <= self.lowest <= self.highest:
+        checks.whole_number("Adaptive: lowest", self.lowest, 1)
+        checks.whole_number("Adaptive: highest", self.highest, 1)
+        if self.lowest > self.highest:
             raise UsageError(f"{self!r}: give bounds with 1 <= lowest <= highest")
 
 

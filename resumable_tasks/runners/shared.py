@@ -41,17 +41,15 @@ class _File:
     """A file of this host, under its lock. All processes of a host share the monotonic clock."""
 
     def __init__(self, path: str) -> None:
-        """Raises ``OSError`` where there is no such file and none can be made."""
+        """Raises `StoreError` where there is no such file and none can be made."""
         self._path = path
-        os.close(self._open())
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with self.held(0.0):
+            pass
 
     @contextmanager
     def held(self, now: float) -> Iterator[_Text]:
         try:
-            file = self._open()
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 text = _Text(os.pread(file, os.fstat(file).st_size, 0), now)

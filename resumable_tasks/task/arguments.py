@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,7 +75,7 @@ class RunArguments:
     task_runs: int = 1_000
     dry_run: bool = False
     on_progress: Callable[[Progress], None] | None = None
-    listeners: Iterable[Listener] = ()
+    listeners: Collection[Listener] = ()
     wait: Wait = None
     on_unknown: OnUnknown = "ask"
     progress: bool | None = None
@@ -97,7 +97,7 @@ class RunArguments:
                 f"on_progress={self.on_progress!r} is no callable",
                 remedy="Give on_progress= a function of a Progress",
             )
-        if not isinstance(self.listeners, Iterable):
+        if not isinstance(self.listeners, Collection) or not all(map(callable, self.listeners)):
             raise UsageError(
                 f"listeners={self.listeners!r} is no list of callables",
                 remedy="Give listeners= a list, such as [function]",

@@ -153,6 +153,8 @@ class JobOptions:
         checks.above_zero("timeout", self.timeout)
         checks.above_zero("linger", self.linger)
         checks.seconds("grace_seconds", self.grace_seconds)
+        checks.flag("fail_fast", self.fail_fast)
+        self._check_version()
         self._check_objects()
         self._check_concurrency()
         self._check_rates()
@@ -164,10 +166,14 @@ class JobOptions:
                 f"report={self.report!r} is neither a path nor a URL",
                 remedy="Give report= where the page goes, such as 'reports/'",
             )
-        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
+        checks.texts("tags", self.tags, "nightly")
+
+    def _check_version(self) -> None:
+        if type(self.version) not in (str, int):
             raise UsageError(
-                f"tags={self.tags!r} is not a list of strings",
-                remedy='Give tags= a list such as ["nightly"]',
+                f"version={self.version!r} is neither a string nor a whole number (as a number, "
+                "1.10 would be 1.1)",
+                remedy='Give version= one of the two, such as "2" or "1.10"',
             )
 
     def _check_objects(self) -> None:
@@ -194,11 +200,7 @@ class JobOptions:
 
     def _check_columns(self) -> None:
         names = self.json_columns
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise UsageError(
-                f"json_columns={names!r} is not a list of columns' names",
-                remedy='Give json_columns= a list such as ["extra"]',
-            )
+        checks.texts("json_columns", names, "extra")
         taken = set(names) & set(KeyScheme(self.key).columns)
         if taken:
             raise UsageError(
@@ -243,7 +245,8 @@ class JobOptions:
         )
 
     def _check_cost(self) -> None:
-        if self.cost is not None and not callable(self.cost) and not isinstance(self.cost, str):
+        is_field = isinstance(self.cost, str) and self.cost
+        if self.cost is not None and not callable(self.cost) and not is_field:
             raise UsageError(
                 f"cost={self.cost!r} is neither a field's name nor a callable",
                 remedy="Give cost= one of the two",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sized
 from inspect import Parameter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from resumable_tasks.checkpoint.settings import Failing
+from resumable_tasks.engine.budget import Budget
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import shorten
 from resumable_tasks.runners.submitted.kind import (
@@ -71,6 +73,26 @@ _PREFECTS = {
 }
 
 
+def _fields_of_settings() -> dict[str, str]:
+    """The fields of settings objects that are no options, and where each belongs."""
+    from resumable_tasks.items.fingerprints import Changes
+    from resumable_tasks.runners.limits import Adaptive
+    from resumable_tasks.runners.retries import Retry
+
+    found = {}
+    for option, kind in (
+        ("failing", Failing),
+        ("budget", Budget),
+        ("retries", Retry),
+        ("changes", Changes),
+        ("concurrency", Adaptive),
+    ):
+        for field in dataclasses.fields(kind):
+            how = f"is a field of a setting: give {option}={kind.__name__}(…, {field.name}=…)"
+            found[field.name] = how
+    return {name: how for name, how in found.items() if name not in _MEANT}
+
+
 _JOB = frozenset(field.name for field in dataclasses.fields(JobOptions))
 _RUN = frozenset(field.name for field in dataclasses.fields(RunArguments))
 
@@ -115,14 +137,14 @@ def _parameter(field: dataclasses.Field[Any]) -> Parameter:
 
 def check_job_options(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
     """Raise `UsageError` for an option that `resumable_task` does not have."""
-    elsewhere = dict.fromkeys(_RUN - {"items"}, "is of a run: give it to run() or arun()")
+    elsewhere = dict.fromkeys(_RUN - _JOB, "is of a run: give it to run() or arun()")
     _check_known(given, name, _JOB, _of_handler(name, fn) | elsewhere)
 
 
 def check_run_arguments(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
     """Raise `UsageError` for a parameter that `ResumableTask.run` does not have."""
     job = dict.fromkeys(
-        _JOB,
+        _JOB - _RUN,
         "is an option of the job: give it to resumable_task(), or for this run to "
         f"{name}.with_options({{0}}=…).run(…)",
     )
@@ -148,7 +170,7 @@ def _takes_any_name(fn: Any) -> bool:
 
 
 def _check_known(
-    given: Mapping[str, Any], name: str, known: frozenset[str], elsewhere: Mapping[str, str]
+    given: Mapping[str, Any], name: str, known: frozenset[str], elsewhere: dict[str, str]
 ) -> None:
     """Refuse an option that is not known; ``elsewhere`` says where others belong."""
     for option in given:
@@ -158,6 +180,7 @@ def _check_known(
             raise UsageError(
                 f"{name}: {option}= is now {_OLD[option]}", remedy="Write that instead"
             )
+        elsewhere = _fields_of_settings() | elsewhere
         if option in elsewhere:
             raise UsageError(
                 f"{name}: {option}= {elsewhere[option].format(option)}", remedy="Move it there"

@@ -183,3 +183,10 @@ def test_a_file_that_is_damaged_counts_as_full(
 def test_what_cannot_be_shared(options: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         resumable_task(lambda rows: rows, name="job", **options)
+
+
+def test_a_file_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    share = tmp_path / "missing" / "quota"
+    task = resumable_task(lambda rows: rows, name="job", rate_limit="1/s", share=share)
+    with pytest.raises(StoreError, match=re.escape(f"share={share}: ")):
+        task.run([1], checkpoint=tmp_path / "checkpoint")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Budget, Changes, Failing, Retry, UsageError, resumable_task
+from resumable_tasks import Adaptive, Budget, Changes, Failing, Retry, UsageError, resumable_task
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.task import ResumableTask
@@ -145,6 +145,9 @@ def test_a_type_checker_names_the_one_wrong_argument(tmp_path: Path) -> None:
         (lambda: Budget(seconds=0), "Budget: seconds=0"),
         (lambda: Budget(cost=-1), "Budget: cost=-1"),
         (lambda: Changes(""), "Changes: by=''"),
+        (lambda: Adaptive("1"), "Adaptive: lowest='1'"),  # type: ignore[arg-type]
+        (lambda: Adaptive(1, 2.5), "Adaptive: highest=2.5"),  # type: ignore[arg-type]
+        (lambda: Adaptive(5, 2), "give bounds with"),
         (lambda: Changes("etag", then="ask"), "then='ask'"),  # type: ignore[arg-type]
     ],
 )
@@ -157,6 +160,7 @@ def test_a_settings_object_checks_itself(make: Any, says: str) -> None:
     ("arguments", "says"),
     [
         ({"listeners": print}, "listeners=.* is no list of callables"),
+        ({"listeners": [print, 5]}, "listeners=.* is no list of callables"),
         ({"on_progress": [print]}, "on_progress=.* is no callable"),
         ({"task_runs": 0}, "task_runs=0"),
         ({"wait": "soon"}, "wait='soon' is neither"),
@@ -180,6 +184,14 @@ def test_a_run_checks_its_arguments(arguments: Any, says: str, tmp_path: Path) -
         ({"tolerated_failures": 1.5}, "tolerated_failures=1.5"),
         ({"tolerated_failures": True}, "tolerated_failures=True"),
         ({"grace_seconds": -1}, "grace_seconds=-1"),
+        ({"fail_fast": "no"}, "fail_fast='no' is neither True nor False"),
+        ({"name": 5}, "name=5 cannot name a job"),
+        ({"version": None}, "version=None is neither a string nor a whole number"),
+        ({"version": 1.10}, r"version=1.1 is neither .* 1\.10 would be 1\.1"),
+        ({"cost": ""}, "cost='' is neither a field's name"),
+        ({"tags": None}, "tags=None is not a list of strings"),
+        ({"tags": "paid"}, "tags='paid' is not a list of strings"),
+        ({"json_columns": 5}, "json_columns=5 is not a list of strings"),
     ],
 )
 def test_an_option_of_the_wrong_kind_says_what_to_give(options: Any, says: str) -> None:
@@ -242,6 +254,34 @@ def test_an_option_in_the_wrong_place_says_the_right_one() -> None:
             task.with_options(**{name: 1})
     with pytest.raises(UsageError, match=r"batch_size= is an option of the job"):
         task.run([], batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("keep_items", "failing=Failing(…, keep_items=…)"),
+        ("total", "budget=Budget(…, total=…)"),
+        ("seconds", "budget=Budget(…, seconds=…)"),
+        ("delay", "retries=Retry(…, delay=…)"),
+        ("then", "changes=Changes(…, then=…)"),
+        ("highest", "concurrency=Adaptive(…, highest=…)"),
+    ],
+)
+def test_a_field_of_a_setting_says_the_setting(name: str, given: str) -> None:
+    task: Any = resumable_task(handler)
+    for give in (lambda: task.with_options(**{name: 1}), lambda: task.run([], **{name: 1})):
+        with pytest.raises(UsageError) as error:
+            give()
+        assert f"handler: {name}= is a field of a setting: give {given}" in str(error.value)
+
+
+def test_what_a_job_and_a_run_take_is_sent_to_neither() -> None:
+    task: Any = resumable_task(handler)
+    for give in (task.with_options, lambda **budget: task.run([], **budget)):
+        with pytest.raises(UsageError, match=r"budgets=: do you mean budget=\? Correct"):
+            give(budgets=1)
+    with pytest.raises(UsageError, match=r"items= is of a run"):
+        task.with_options(items=[])
 
 
 def test_a_misspelt_option_says_the_nearest() -> None:
