@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
+import signal
 import threading
 import time
 from contextvars import copy_context
 from dataclasses import replace
 from hashlib import blake2b
+from types import FrameType
 
 import cloudpickle
 from prefect.client.schemas.objects import State
@@ -63,6 +66,7 @@ def handle_group(order: WorkOrder) -> State[None]:
     died, leaves it to the driver which of its batches shall be handled again, and how.
     """
     begin()
+    _outlive_ctrl_c()
     outbox: Outbox = cloudpickle.loads(order.outbox)
     number = order.name[1]
     withdrawn = Withdrawn(outbox, number)
@@ -75,6 +79,28 @@ def handle_group(order: WorkOrder) -> State[None]:
         raise WorkerLost("the worker that had begun this task run was lost")
     with beating(held, number):
         return _handle_all(order, held, withdrawn)
+
+
+_interrupts = 0
+
+
+def _outlive_ctrl_c() -> None:
+    """In a process of a pool, leave the first Ctrl-C to the driver; the second ends the process.
+
+    A terminal sends it to all of them. It would end the batch, and a ``KeyboardInterrupt`` that
+    comes back from a process ends the thread of Prefect (3.9) that looks after the pool: the
+    program would wait for its processes for ever.
+    """
+    of_pool = multiprocessing.parent_process() is not None
+    if of_pool and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _count_interrupts)
+
+
+def _count_interrupts(_number: int, _frame: FrameType | None) -> None:
+    global _interrupts
+    _interrupts += 1
+    if _interrupts > 1:
+        os._exit(1)
 
 
 def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State[None]:

@@ -1,4 +1,4 @@
-"""The driver is killed by SIGKILL while its workers are at work; the next one goes on."""
+"""The driver is killed by SIGKILL, or by Ctrl-C in a terminal, while its workers are at work."""
 
 from __future__ import annotations
 
@@ -85,3 +85,16 @@ def test_the_next_driver_goes_on_and_the_workers_of_the_dead_one_stop(
     assert oracle.orphans(place) == set()
     assert oracle.unfinished(place) == set()
     assert oracle.outbox(place) == set()
+
+
+def test_ctrl_c_in_a_terminal_costs_no_batch_of_a_process_pool(
+    pool: Engine, start: Start, place: Path, tmp_path: Path
+) -> None:
+    """All processes get the signal."""
+    driver = start(pool)
+    until(lambda: driver.poll() is not None or len({call.pid for call in calls(tmp_path)}) == 2, 60)
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(60) == 75, (tmp_path / "driver.log").read_text()
+    begun = {n for call in calls(tmp_path) for n in call.ids}
+    assert set(oracle.keys(place)) == begun
+    assert len(begun) < COUNT
