@@ -9,7 +9,7 @@ from resumable_tasks.base import log
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import without_secrets
 from resumable_tasks.checkpoint.form import Place
-from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.checkpoint.store.urls import expanded, is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.task.options import JobOptions
 
@@ -72,6 +72,6 @@ class Report:
             from urllib.parse import quote
 
             far = is_url(self.to)
-            path = self.to if far else str(Path(self.to).expanduser().absolute())
+            path = self.to if far else str(Path(expanded(self.to)).absolute())
             address = quote(path, safe=":/") if far else Path(path).as_uri()
             flow_run.show_report(self.job, address, without_secrets(path))

@@ -96,3 +96,10 @@ def test_exports_are_for_their_owner(name: str, done: Path, tmp_path: Path) -> N
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("place", ["", "no such folder", "x" * 300, "~nobody-of-this-name/a"])
+def test_a_place_to_list_that_cannot_be_there_is_refused(place: str) -> None:
+    result = cli("ls", place)
+    assert result.exit_code == 2
+    assert result.stderr

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from resumable_tasks.checkpoint.directory import manifest
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
@@ -15,7 +14,7 @@ from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.object import ObjectStore
-from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.checkpoint.store.urls import expanded, is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
 # Thousands of files each, none of them a checkpoint.
@@ -47,10 +46,10 @@ def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
     if isinstance(store, ObjectStore):
         yield from sorted(_in_bucket(store), key=lambda found: found.place)
         return
-    path = store.url if is_url(place) else place
-    if not Path(path).is_dir():
+    path = store.url if is_url(place) else expanded(place)
+    if not os.path.isdir(path):
         raise UsageError(
-            f"{place} is not a directory: name one that holds checkpoints, or the URL of a bucket"
+            f"{place or repr(place)} is not a directory: name one that holds checkpoints, or the URL of a bucket"
         )
     yield from _in_directory(path, tell)
 

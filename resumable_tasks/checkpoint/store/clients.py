@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.text import without_secrets
@@ -181,7 +180,7 @@ def _provider() -> Any:
         os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"),
     )
     profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
-    if profile is None and not any(Path(file).expanduser().is_file() for file in files):
+    if profile is None and not any(os.path.isfile(os.path.expanduser(file)) for file in files):
         return None
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider

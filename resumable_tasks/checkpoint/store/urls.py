@@ -38,7 +38,7 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
             remedy=f"Give it as a text: {squeezed[1]}://…; a directory of such a name is ./{named}",
         )
     if not is_url(named):
-        return LocalStore(_expanded(named))
+        return LocalStore(expanded(named))
     scheme, _, rest = named.partition("://")
     scheme = scheme.lower()
     if scheme == "file":
@@ -63,13 +63,17 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     return ObjectStore(Bucket(scheme, bucket), prefix.removesuffix("/"))
 
 
-def _expanded(path: str) -> str | Path:
-    """The path, from a user's home where it begins there. Raises `RuntimeError` for no user."""
+def expanded(path: str) -> str:
+    """The path, from a user's home where it begins there. Raises `UsageError` for no user."""
     if not path.startswith("~"):
         return path
-    from pathlib import Path
-
-    return Path(path).expanduser()
+    found = os.path.expanduser(path)
+    if found == path:
+        raise UsageError(
+            f"{path} begins in the home of a user, and there is no such home",
+            remedy=f"Give the whole path; a folder of this name is ./{path}",
+        )
+    return found
 
 
 def _wrong(bucket: str, prefix: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from resumable_tasks.base.files import open_plain
 from resumable_tasks.base.text import without_secrets
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.checkpoint.store.urls import is_url, open_store
+from resumable_tasks.checkpoint.store.urls import expanded, is_url, open_store
 from resumable_tasks.errors import StoreError, UsageError
 from resumable_tasks.results.report import facts, page
 
@@ -34,8 +34,8 @@ def refuse_within(to: str, place: str) -> None:
     if is_url(to) or is_url(place):
         within = to.startswith(place.rstrip("/") + "/")
     else:
-        folder = Path(place).expanduser().resolve()
-        within = Path(to).expanduser().resolve().is_relative_to(folder)
+        folder = Path(expanded(place)).resolve()
+        within = Path(expanded(to)).resolve().is_relative_to(folder)
     if within:
         raise UsageError(
             f"the report {without_secrets(to)} would be in the checkpoint, whose files are its own",
@@ -59,7 +59,7 @@ def put(text: str, to: str) -> None:
         folder, _, name = to.rpartition("/")
         open_store(folder, "report").put(name, data)
         return
-    path = Path(to).expanduser()
+    path = Path(expanded(to))
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -109,3 +109,8 @@ def test_keys_of_the_environment_need_no_file(
 def test_azure_without_an_account_is_told() -> None:
     error = refused("az://container/a")
     assert "AZURE_STORAGE_ACCOUNT_NAME" in str(error)
+
+
+def test_a_home_that_is_not_there_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "~nobody-of-this-name/credentials")
+    assert clients._provider() is None

@@ -52,6 +52,7 @@ def test_a_place_in_a_bucket(named: str, url: str) -> None:
         "s3://bucket/a\\b",
         "https://bucket.s3.amazonaws.com/a?X-Amz-Signature=CANARY",
         "hdfs://host/a",
+        "~nobody-of-this-name/a",
     ],
 )
 def test_what_is_no_place_is_refused_and_never_a_folder(
