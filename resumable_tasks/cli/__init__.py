@@ -7,6 +7,7 @@ other exception is a bug and shows its traceback. Importing this loads neither p
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
@@ -56,7 +57,10 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
+            # A process that was started with it closed, as by a daemon, has nobody who reads it.
+            stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - as long as we live
+            setattr(sys, name, stream)
             # A terminal that cannot show a character gets its escape, not a traceback.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

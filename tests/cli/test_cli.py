@@ -570,6 +570,14 @@ def test_a_closed_pipe_does_not_change_the_exit_code(done: Path) -> None:
     assert (process.returncode, process.stderr) == (4, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_where_no_output_is_open_the_exit_code_tells(done: Path, closed: str) -> None:
+    flip(shards(done)[0])
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', SCRIPT, "verify", done]
+    process = subprocess.run(command, stderr=subprocess.PIPE, timeout=60)
+    assert (process.returncode, process.stderr) == (4, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_message(done: Path) -> None:
     with open("/dev/full", "w") as full:

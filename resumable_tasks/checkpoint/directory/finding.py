@@ -49,7 +49,8 @@ def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
     path = store.url if is_url(place) else expanded(place)
     if not os.path.isdir(path):
         raise UsageError(
-            f"{place or repr(place)} is not a directory: name one that holds checkpoints, or the URL of a bucket"
+            f"{place or repr(place)} is not a directory: name one that holds checkpoints, or the "
+            "URL of a bucket"
         )
     yield from _in_directory(path, tell)
 

@@ -131,8 +131,9 @@ def _check_not_twice(done: Done, batch: Batch) -> None:
     """Items with two rows are kept apart; if most have, it is `collect` that makes them."""
     twice = [each for each in done.failures if each.parked and each.error == BadResult.__name__]
     if 2 * len(twice) > len(batch):
+        more = len(twice) - 1
         raise BadResult(
-            f"{twice[0].message} (and so have {len(twice) - 1:,} more items)",
+            twice[0].message + (f" (and so have {count(more, 'more item')})" if more else ""),
             safe=_SAFE,
             remedy=_FIX,
         )
