@@ -104,18 +104,16 @@ def ahead(store: Store, anchor: str) -> tuple[str, int] | None:
 
     None if the journal has that record or a later one, as it always has unless it was cut.
     """
-    heads = sorted(filter(_HEAD.fullmatch, store.list(FOLDER)))
-    if not heads:
-        return None
-    name = heads[-1]
-    number = int(name[-26:-6])
-    if len(segments.listed(store, number)):
-        return None
-    try:  # last, so that it is not of a checkpoint which has been set aside meanwhile
-        head = records.decode(store.read(name), record_name(number), store.url)
-    except (CheckpointDamaged, FileNotFoundError):
-        return None
-    return (name, number) if (head.kind, head.nonce) == ("snapshot", anchor) else None
+    for name in sorted(filter(_HEAD.fullmatch, store.list(FOLDER)), reverse=True):
+        number = int(name[-26:-6])
+        if len(segments.listed(store, number)):
+            return None
+        # Read last, so that it is not of a checkpoint which has been set aside meanwhile.
+        with contextlib.suppress(CheckpointDamaged, FileNotFoundError):
+            head = records.decode(store.read(name), record_name(number), store.url)
+            if (head.kind, head.nonce) == ("snapshot", anchor):
+                return name, number
+    return None
 
 
 def cut(name: str) -> str:

@@ -246,6 +246,18 @@ def test_a_journal_that_was_cut_is_damage(
     assert shards <= kept | set(os.listdir(path / "shards"))
 
 
+def test_a_snapshot_that_says_nothing_hides_no_cut(path: Path) -> None:
+    older, newest = heads(path)[-2:]
+    for record in sorted((path / "journal").glob("0*.jsonl")):
+        if record.stem >= older.stem:
+            record.unlink()
+    newest.write_bytes(b"torn")
+    calls.clear()
+    with pytest.raises(CheckpointDamaged, match=f"{older.name} was made when it was there"):
+        job.run(items(20, "b"), checkpoint=path, progress=False)
+    assert calls == []
+
+
 def test_who_reads_while_a_run_ends_sees_no_cut(path: Path) -> None:
     """The records were listed before, and the snapshot after, as in a bucket that is slow."""
     before = segments.listed(LocalStore(path))
