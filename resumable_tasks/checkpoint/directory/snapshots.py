@@ -256,15 +256,23 @@ def _checked(
     if not _KEYS.fullmatch(told["path"]) or there.get(told["path"]) != told["bytes"]:
         raise _doubt(store, name, "its keys are not what they were")
     state = State.of_told(head, head.info["state"], store.url)
-    state.done = KeyTable(told["count"], lambda: _block(store, anchor, number, told))
     state.recalled = state.records, told["count"]
+
+    def block() -> bytearray:
+        found = _kept(store, told)
+        if found is None:
+            state.recalled = 0, 0  # so that another snapshot pays
+            found = _read_again(store, anchor, number)
+        return found
+
+    state.done = KeyTable(told["count"], block)
     if state.records != number + 1:
         raise _doubt(store, name, f"it counts {state.records:,} records")
     return state, Journal.after(store, replace(last, epoch=max(last.epoch, state.epoch)))
 
 
-def _block(store: Store, anchor: str, number: int, told: Mapping[str, Any]) -> bytearray:
-    """The block of a table with the keys of a snapshot; from the journal, if they are not there."""
+def _kept(store: Store, told: Mapping[str, Any]) -> bytearray | None:
+    """The block of a table with the keys of a snapshot; None if they are not what they were."""
     import pyarrow as pa
 
     try:
@@ -278,6 +286,11 @@ def _block(store: Store, anchor: str, number: int, told: Mapping[str, Any]) -> b
                 return block
     except (FileNotFoundError, CheckpointDamaged, OSError, ValueError) as error:
         log.info("%s: the keys of a snapshot cannot be read: %s", store.url, error)
+    return None
+
+
+def _read_again(store: Store, anchor: str, number: int) -> bytearray:
+    """The block of a table with the keys of all records up to this one."""
     state, journal = State(place=store.url), Journal(store, anchor)
     there = segments.listed(store)
     journal.read_first(replace(there, numbers=there.numbers[: number + 1]))

@@ -320,6 +320,21 @@ def test_many_keys_in_few_records_have_one(tmp_path: Path, monkeypatch: pytest.M
     check_same(tmp_path / "checkpoint", recalled=True)
 
 
+def test_after_one_whose_keys_are_damaged_comes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshots, "_KEYS_MORE", 30)
+    place = tmp_path / "checkpoint"
+    run(place, 40)
+    (keys,) = of_keys(place)
+    keys.write_bytes(bytes([keys.read_bytes()[0] ^ 1]) + keys.read_bytes()[1:])
+    run(place, 40)
+    assert calls == [7], "what had failed alone"
+    assert of_keys(place)[-1] != keys
+    check_same(place, recalled=True)
+
+
 def test_in_a_bucket_few_records_are_read_without_a_request_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
