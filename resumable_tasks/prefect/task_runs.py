@@ -164,7 +164,7 @@ class Tally:
 
     def state(self) -> State[None]:
         """The task run's last state: failed if any item has, with the cause."""
-        text = f"{self.completed:,} items done"
+        text = f"{count(self.completed, 'item')} done"
         if self.batches > 1:
             text += f" in {self.batches:,} batches"
         if self.parked:
