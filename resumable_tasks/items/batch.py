@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.frozen import frozen
@@ -99,12 +100,7 @@ class Batch:
     def slice(self, start: int, stop: int, number: int, part_of: Part | None) -> Batch:
         """Some of its items in a row, as a batch of their own."""
         lines = self.lines.split(b"\n")[start:stop]
-        # Record batches have a ``slice`` of their own, which copies nothing.
-        items = (
-            self.items[start:stop]
-            if isinstance(self.items, list)
-            else self.items.slice(start, stop - start)
-        )
+        items = _sliced(self.items, start, stop)
         keys, found = self.keys[start:stop], self.fingerprints[start:stop]
         return Batch(
             *(number, keys, b"\n".join(lines), items, part_of, self.suspects, found),
@@ -156,6 +152,20 @@ class Chunk:
             [self.weights[at] for at in indexes] if self.weights else (),
         )
 
+    def pieces(self, first: int, size: int) -> Iterator[Chunk]:
+        """Consecutive parts: one of up to ``first`` items, and others of up to ``size``."""
+        if len(self) <= first:
+            yield self
+            return
+        for start, stop in pairwise([0, *range(first, len(self), size), len(self)]):
+            yield Chunk(
+                self.keys[start:stop],
+                self.lines[start:stop],
+                self.fingerprints[start:stop],
+                _sliced(self.items, start, stop),
+                self.weights[start:stop],
+            )
+
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
         """Join chunks of one kind of items."""
@@ -168,6 +178,11 @@ class Chunk:
             _joined([chunk.items for chunk in chunks]),
             [weight for chunk in chunks for weight in chunk.weights],
         )
+
+
+def _sliced(items: Rows, start: int, stop: int) -> Rows:
+    # Record batches have a ``slice`` of their own, which copies nothing.
+    return items[start:stop] if isinstance(items, list) else items.slice(start, stop - start)
 
 
 def _chosen(items: Rows, indexes: Sequence[int]) -> Rows:

@@ -30,7 +30,7 @@ from resumable_tasks.items.fingerprints import Changes, Fingerprinter, OnChange
 from resumable_tasks.items.keys import Key, KeyScheme, KeySpec
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.items.out import ItemsOut
-from resumable_tasks.items.reading import is_arrow, record_batches, rows
+from resumable_tasks.items.reading import is_arrow, made_ahead, record_batches, rows
 from resumable_tasks.items.sameness import Look, OfAnotherType, sample_of
 from resumable_tasks.items.sources import Fed
 from resumable_tasks.items.suspects import Suspected, SuspectsApart
@@ -47,6 +47,8 @@ BatchFormat = Literal["auto", "rows", "arrow"]
 
 # So many items on end without one usable key have a wrong key= .
 _MOST_BAD = 100
+# Keys are quicker to look at by the thousand.
+_AT_ONCE = 1_000
 
 
 @frozen
@@ -189,7 +191,8 @@ class Planner:
         self._look_at_sample(items, extract)
         if arrow:
             found = self._record_batches(items, extract)
-            return self._gathered(self._ahead(slices(found), extract, ahead.MOST_OF_ARROW), extract)
+            take = self._ahead(slices(found), extract, ahead.MOST_OF_ARROW)
+            return self._gathered(take, extract, several=made_ahead(items))
         return self._row_batches(rows(items))
 
     def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
@@ -227,7 +230,8 @@ class Planner:
             fed = items.take
             take: Take = lambda *how: read(partial(fed, *how))  # noqa: E731
             return self._gathered(take, extract, self._planning.linger)
-        return self._gathered(self._ahead(Listed(items).take, extract), extract)
+        take = self._ahead(Listed(items).take, extract)
+        return self._gathered(take, extract, several=made_ahead(items))
 
     def _ahead(
         self,
@@ -286,24 +290,34 @@ class Planner:
         take: Take,
         extract: Callable[[Any], list[Any]],
         linger: float | None = None,
+        *,
+        several: bool = False,
     ) -> Iterator[Batch]:
         """Batches of what ``take`` gives: up to so many items, none at the end.
 
         ``linger``: fewer items, or None, mean that what there is has waited long enough.
+        ``several``: take the items of several batches at once, since all batches are made before
+        the first is handled.
         """
-        apart = SuspectsApart(self._suspected(), self._planning.batch_size)
-        filling = Filling(self._planning.max_weight)
+        size = self._planning.batch_size
+        suspected, limit = self._suspected(), self._planning.max_weight
+        # Suspects come as soon as they fill a batch.
+        at_once = _AT_ONCE if several and suspected is None and limit is None else 0
+        apart, filling = SuspectsApart(suspected, size), Filling(limit)
         while True:
-            most = self._planning.batch_size - filling.count
+            most = max(at_once, size - filling.count)
             items = take(most, linger, bool(filling.count or apart.any))
             if items is not None and not len(items):
                 break
             if items is not None:
                 chunk = apart.take_out(self.out.take_out(self._chosen(items, extract)))
-                for full in filling.add(chunk):
-                    yield self._batch(full)
+                for piece in chunk.pieces(size - filling.count, size):
+                    for full in filling.add(piece):
+                        yield self._batch(full)
+                    if filling.count == size:
+                        yield self._batch(filling.take())
             late = linger is not None and (items is None or len(items) < most)
-            if filling.count == self._planning.batch_size or (late and filling.count):
+            if late and filling.count:
                 yield self._batch(filling.take())
             if (suspects := apart.next_chunk(all_there_are=late)) is not None:
                 yield from self._apart(suspects)

@@ -141,8 +141,10 @@ def _told_apart(
     found: _Found, failed: Failed, batch: Batch, results: ResultsMode, strict: bool
 ) -> tuple[_Found, Failed, list[Parked], str]:
     """The rows that are each of one item of the batch; what is parked of the others, and a note."""
-    if found.keys is None or (not failed and _are_in_order(found.keys, batch, results)):
+    if found.keys is None:
         return found, failed, [], ""
+    if not failed and _are_in_order(found.keys, batch, results):
+        return _Found(found.rows, batch.keys), failed, [], ""
     known = {keys.canonical(key): error for key, error in failed}
     rows = found.rows
     stray = strays(
@@ -225,9 +227,12 @@ def _take_failures(
             f"the handler returned {_name(returned)}; it takes a list of items and returns a list "
             "of rows (dicts, dataclasses or pydantic models), or an Arrow table"
         )
-    rows = _without_tables(returned if isinstance(returned, list) else list(returned))
+    entries = returned if isinstance(returned, list) else list(returned)
+    if ItemFailure not in set(map(type, entries)):
+        return entries, []
+    rows = _without_tables(entries)
     failed = [(row.key, row.error) for row in rows if type(row) is ItemFailure]
-    known = set(keys.split(batch.lines)) if failed else set()
+    known = set(keys.split(batch.lines))
     foreign = [key for key, _ in failed if _canonical_of(key, "an ItemFailure") not in known]
     if foreign:
         note = (
@@ -353,7 +358,7 @@ def _in_order(batch: Batch, given: Given | None) -> list[Key]:
 
 def _of_tuples(present: list[Any], batch: Batch, scheme: KeyScheme) -> list[Any]:
     """The keys of rows, where tuples stand as text in their single column: as they are stored."""
-    if scheme.composite or tuple not in set(map(type, batch.keys)):
+    if scheme.composite or b"[" not in batch.lines:  # as those of tuples are
         return present
     texts = {scheme.values(key)[0]: key for key in batch.keys}
     return [texts.get(key, key) if type(key) is str else key for key in present]

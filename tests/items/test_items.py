@@ -12,6 +12,9 @@ import pyarrow.dataset
 import pytest
 
 from resumable_tasks import DuplicateKey, InvalidItems, InvalidKey, UsageError, resumable_task
+from resumable_tasks.items import keys
+from resumable_tasks.items.keytable import KeyTable
+from resumable_tasks.items.plan import Planner, Planning
 
 
 @dataclasses.dataclass
@@ -266,3 +269,27 @@ def test_a_wrong_option_is_refused_when_it_is_given(options: dict[str, Any], say
 def test_a_lambda_needs_a_name() -> None:
     with pytest.raises(UsageError, match="Give name="):
         resumable_task(lambda rows: rows)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300, 999, 1_000, 1_001, 4_000])
+def test_items_that_are_all_there_are_planned_as_those_that_come_one_by_one(size: int) -> None:
+    items = [{"id": f"k{at % 2_500}", "at": at} for at in range(3_000)]
+    table = pa.Table.from_pylist(items)
+
+    def planned(given: Any, known: int) -> tuple[list[Any], int, int]:
+        done = KeyTable()
+        done.add_lines(keys.join([keys.canonical(f"k{at}") for at in range(0, 2_500, known)]))
+        planner = Planner(Planning("id", size, on_duplicate="skip"), done)
+        found = [
+            (batch.keys, batch.lines, [row["at"] for row in to_rows(batch.items)])
+            for batch in planner.batches(given)
+        ]
+        return found, planner.skipped, planner.duplicates
+
+    def to_rows(items: Any) -> Any:
+        return items if isinstance(items, list) else items.to_pylist()
+
+    for known in (2, 3_000):
+        wanted = planned(iter(items), known)
+        assert planned(items, known) == planned(table, known) == wanted
+        assert all(len(batch[0]) == size for batch in wanted[0][:-1])
