@@ -19,7 +19,7 @@ from resumable_tasks.cli import output
 from resumable_tasks.cli.failed import failure_fields, typed_forms
 from resumable_tasks.cli.look import checkpoint_argument, json_option
 from resumable_tasks.cli.submissions import described
-from resumable_tasks.errors import UsageError
+from resumable_tasks.errors import CheckpointDamaged, UsageError
 from resumable_tasks.items import keys
 from resumable_tasks.items.submission import Submission
 from resumable_tasks.runners.outcome import Failure
@@ -47,8 +47,15 @@ def show(checkpoint: str, key: str, as_json: bool) -> None:
     KEY is written as `keys` prints it; the quotes of a text may be left out.
     """
     reader = Reader.at(checkpoint)
-    line, found = _found(reader, key)
-    described = _described(reader, line, found)
+    while True:
+        line, found = _found(reader, key)
+        try:
+            described = _described(reader, line, found)
+            break
+        except CheckpointDamaged:
+            reader.read_new()
+            if found.shard is None or found.shard.path in reader.state.shards:
+                raise  # and else a run has merged or replaced it meanwhile
     output.show(as_json, described, _lines(described, found))
 
 

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,6 +189,25 @@ def test_a_record_goes_into_a_segment_while_it_is_looked_for(
     monkeypatch.setattr(segments, "listed", lambda *a: stale.pop() if stale else listed(*a))
     found = trace(LocalStore(place), state, b"7")
     assert ([event.what for event in found.events], stale) == (["completed"], [])
+
+
+@pytest.mark.parametrize("times", [1, 2])  # the second time the merged files are deleted
+def test_an_item_is_merged_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    place = tmp_path / "c"
+    filled(place, 100)
+    left = ["compact"] * times
+
+    def meanwhile(*given: Any) -> Any:
+        while left:
+            assert cli(left.pop(), place).exit_code == 0
+        return trace(*given)
+
+    # The package has the command under the name of its module.
+    monkeypatch.setattr(sys.modules["resumable_tasks.cli.show"], "trace", meanwhile)
+    found = document("show", place, 7)
+    assert (found["status"], found["rows"]) == ("completed", [{"id": 7, "v": "a"}])
 
 
 def test_failures_are_followed_while_a_run_is_at_work(tmp_path: Path) -> None:

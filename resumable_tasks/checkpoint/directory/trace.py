@@ -68,10 +68,13 @@ class Trace:
 
 
 def trace(store: Store, state: State, line: Line) -> Trace:
-    """The trace of the key of this canonical form. Raises `CheckpointDamaged`."""
+    """The trace of the key of this canonical form, up to the last record of this state.
+
+    Raises `CheckpointDamaged`.
+    """
     homes, runs, shard, out = Homes(), dict[str, int](), None, set[str]()
     events: list[Event] = []
-    for commit in _naming(store, line):
+    for commit in _naming(store, line, state.records):
         homes.follow(commit)
         if commit.kind == "claim":
             runs[commit.run] = len(runs) + 1
@@ -117,15 +120,17 @@ def _of_a_service(
         yield "withdrawn", None
 
 
-def _naming(store: Store, line: Line) -> list[Commit]:
+def _naming(store: Store, line: Line, records: int) -> list[Commit]:
     """The records that name a key, and all claims, merges and submissions that are given up.
+
+    Of the first ``records``.
 
     Raises `CheckpointDamaged`.
     """
     starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":', b'\n{"out":')
     needles = [start + line + end for start in starts for end in (b"}", b",")]
     for _ in range(_TRIES):
-        there = segments.listed(store)
+        there = segments.listed(store).since(0, records - 1)
         try:
             found = [
                 decode(piece, record_name(number), store.url)
