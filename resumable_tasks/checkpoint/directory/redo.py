@@ -13,10 +13,10 @@ from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.directory import holder, schemas, shards
 from resumable_tasks.checkpoint.directory import replace as supersede
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.directory.held import held
 from resumable_tasks.checkpoint.directory.journal import Journal
 from resumable_tasks.checkpoint.directory.manifest import Manifest
+from resumable_tasks.checkpoint.directory.reader import reading, retry_if_swept
 from resumable_tasks.checkpoint.directory.record import Commit
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.directory.where import Where
@@ -40,14 +40,19 @@ def redo(store: Store, choice: Choice, *, dry_run: bool = False) -> list[Key]:
         UsageError: there is no checkpoint, a key is not completed, the condition is none.
     """
     if dry_run:
-        found, state = read_checkpoint(store)
-        return _sorted(_chosen(store, found, state, choice))
+        return _would_redo(store, choice)
     with held(store) as it:
         found = it.manifest.named(it.state.names)
         lines = _chosen(store, found, it.state, choice)
         if lines:
             _take_back(store, found, it.state, it.journal, lines, it.run)
         return _sorted(lines)
+
+
+@retry_if_swept
+def _would_redo(store: Store, choice: Choice) -> list[Key]:
+    with reading(store) as (found, state):
+        return _sorted(_chosen(store, found, state, choice))
 
 
 def _take_back(

@@ -27,17 +27,17 @@ from resumable_tasks import (
     redo,
     resumable_task,
 )
+from resumable_tasks.checkpoint.directory import redo as redoing
+from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.completed import completed_at
-from resumable_tasks.checkpoint.directory.driver import (
-    DirectoryCheckpoint,
-    read_checkpoint,
-    read_manifest,
-)
+from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
+from resumable_tasks.checkpoint.directory.opening import read_manifest
 from resumable_tasks.checkpoint.directory.repair import verify
 from resumable_tasks.checkpoint.directory.where import Where
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import main
 from resumable_tasks.testing import faults
+from tests.checkpoint.directory.made import filled
 
 ITEMS = [{"id": n, "text": f"t{n}"} for n in range(20)]
 
@@ -112,6 +112,23 @@ def test_what_chooses_nothing_is_refused(place: Path, choice: dict[str, Any], sa
         redo(place, **choice)
     assert says in str(caught.value)
     assert job().run(ITEMS, checkpoint=place).skipped == 20
+
+
+def test_a_dry_run_beside_what_merges_and_deletes_reads_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "c", 100)
+    left = 2  # the second time the merged files are deleted
+
+    def meanwhile(*given: Any) -> Where:
+        nonlocal left
+        while left:
+            compact(open_store(tmp_path / "c"))
+            left -= 1
+        return Where(*given)
+
+    monkeypatch.setattr(redoing, "Where", meanwhile)
+    assert redo(tmp_path / "c", where="id < 3", dry_run=True) == [0, 1, 2]
 
 
 def test_the_command(place: Path) -> None:
