@@ -226,8 +226,10 @@ class Tables:
         elif isinstance(column.type, sa.Enum) or not isinstance(
             column.type, (sa.Integer, sa.String)
         ):
+            # SQLAlchemy prints an enum as the VARCHAR that it is elsewhere.
+            kind = "ENUM" if isinstance(column.type, sa.Enum) else column.type
             raise UsageError(
-                f"key column {name!r} of table {self.spec.table} is of type {column.type}; a key "
+                f"key column {name!r} of table {self.spec.table} is of type {kind}; a key "
                 "is of text, integers or UUIDs",
                 remedy="Give key= a column of these types",
             )

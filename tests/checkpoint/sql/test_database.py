@@ -192,6 +192,8 @@ def test_keys_that_are_domains(postgres_url: str) -> None:
         "FROM generate_series(1, 60) n",
         "CREATE DOMAIN day AS DATE",
         "CREATE TABLE days (day day NOT NULL PRIMARY KEY)",
+        "CREATE TYPE colour AS ENUM ('red')",
+        "CREATE TABLE colours (name colour NOT NULL PRIMARY KEY)",
     )
     checkpoint = SqlCheckpoint(db.url, table="lessons", key=("id", "mark"), columns=["label"])
     db.prepare(checkpoint)
@@ -202,3 +204,5 @@ def test_keys_that_are_domains(postgres_url: str) -> None:
     assert resumable_task(work, batch_size=20).run(checkpoint=checkpoint).completed == 60
     with pytest.raises(UsageError, match="a key is of text, integers or UUIDs"):
         db.prepare(SqlCheckpoint(db.url, table="days", key="day"))
+    with pytest.raises(UsageError, match="of type ENUM; a key is of text"):
+        db.prepare(SqlCheckpoint(db.url, table="colours", key="name"))
