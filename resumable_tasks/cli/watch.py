@@ -20,6 +20,7 @@ from resumable_tasks.cli.look import checkpoint_argument
 
 # The rate is that of the last minute: it shows when a run has slowed down.
 _RATE_SECONDS = 60.0
+_DAY = 86_400.0
 
 
 @click.command(
@@ -29,7 +30,7 @@ _RATE_SECONDS = 60.0
 @checkpoint_argument
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.05),
+    type=click.FloatRange(0.05, _DAY),
     default=2.0,
     show_default=True,
     help="Seconds from one look to the next.",

@@ -103,3 +103,31 @@ def test_a_place_to_list_that_cannot_be_there_is_refused(place: str) -> None:
     result = cli("ls", place)
     assert result.exit_code == 2
     assert result.stderr
+
+
+@pytest.mark.parametrize("command", [("reset", "--yes"), ("repair",), ("status",), ("ls",)])
+def test_an_empty_name_is_not_the_working_directory(
+    done: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """As of a variable of the shell that is not set."""
+    monkeypatch.chdir(done)
+    result = cli(command[0], "", *command[1:])
+    assert result.exit_code == 2
+    assert "is an empty path" in result.stderr
+    assert (done / "job.json").exists()
+
+
+def test_what_is_written_needs_a_name(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    published = cli("publish", done, "")
+    assert published.exit_code == 2
+    assert "is an empty path" in published.stderr
+    for to in ("", ".", "/"):
+        report = cli("report", done, "--output", to)
+        assert report.exit_code == 2
+        assert "names no file" in report.stderr
+    assert list(empty.iterdir()) == []

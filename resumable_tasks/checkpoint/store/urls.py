@@ -32,6 +32,8 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     path are those of the keys.
     """
     named = os.fspath(place)
+    if not named:
+        raise UsageError(f"{what} is an empty path", remedy="Name a directory, or a URL")
     if ":/" in named and (squeezed := re.match(_SQUEEZED, named)):
         raise UsageError(
             f"{what} {text.without_secrets(named)!r} was a URL, which Path() has made a path of",

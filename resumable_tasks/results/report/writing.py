@@ -60,6 +60,8 @@ def put(text: str, to: str) -> None:
         open_store(folder, "report").put(name, data)
         return
     path = Path(expanded(to))
+    if not path.name:
+        raise UsageError(f"report {to!r} names no file", remedy="Give a path or URL that does")
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
