@@ -184,7 +184,8 @@ class Planner:
         """The batches of the items that are not completed.
 
         Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
-        position, counted from 0; the batches before it have been given out by then.
+        position, counted from 0. Of items that come one by one, the batches before it have been
+        given out by then.
         """
         arrow = is_arrow(items)
         extract = self._arrow_keys() if arrow else self._scheme.extract_all

@@ -140,11 +140,13 @@ def test_an_item_without_a_key_is_told_with_its_position(many, at, size) -> None
     at = min(at, len(many))
     items = [{"id": key} for key in many]
     for bad in ({"id": None}, {"id": True}, {"id": ""}, {"other": 1}):
+        with_bad = [*items[:at], bad, *items[at:]]
         planner = Planner(Planning("id", size), KeyTable())
-        batches = planner.batches([*items[:at], bad, *items[at:]])
-        given_out, error = planned_until(InvalidKey, batches)
+        given_out, error = planned_until(InvalidKey, planner.batches(iter(with_bad)))
         assert error.startswith(f"item {at}:")
         assert given_out == many[: at - at % size]
+        planner = Planner(Planning("id", size), KeyTable())
+        assert planned_until(InvalidKey, planner.batches(with_bad))[1] == error
 
 
 def forms(table: pa.Table):
