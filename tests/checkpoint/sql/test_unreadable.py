@@ -138,7 +138,14 @@ def test_it_is_said_whom_a_run_waits_for(
     db.prepare(checkpoint)
     with db.engine.connect() as idle:
         idle.exec_driver_sql("SELECT 1 FROM lessons WHERE id = 7 FOR UPDATE")
-        release = threading.Timer(4, idle.rollback)
+
+        def let_go() -> None:
+            deadline = time.monotonic() + 60
+            while "(such as 7)" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.05)
+            idle.rollback()
+
+        release = threading.Thread(target=let_go)
         release.start()
         run = label.run(checkpoint=checkpoint)
         release.join()
