@@ -86,7 +86,7 @@ def _accept(
     matched = match(returned, batch, scheme, results, checkpoint.columns)
     if not matched.completed:
         return 0
-    table = matched.table
+    table = matched.unwritten
     schema = table.schema if table is not None else None
     done = Done(batch, matched.done, matched.completed, table, schema=schema, rows=matched.rows)
     with checkpoint.begin() as unit:

@@ -68,14 +68,9 @@ class Refused:
             rows, batch, self._work.scheme, self._work.results, self._checkpoint.columns
         )
         found: list[Done] = []
-        if matched.table is not None:
-            done = Done(
-                batch,
-                matched.done,
-                matched.completed,
-                matched.table,
-                schema=matched.table.schema,
-            )
+        table = matched.unwritten
+        if table is not None:
+            done = Done(batch, matched.done, matched.completed, table, schema=table.schema)
             found, _ = add_what_fits(unit, self._checkpoint, self._work.scheme, done)
         stored = {key for done in found for key in keys.parse_lines(done.done)}
         left = tuple(failure for failure in apart if failure.key not in stored)
@@ -109,7 +104,7 @@ class Refused:
         parked: list[Parked] = [(key, rows[key], error) for key in keys.parse_lines(outcome.done)]
         found = outcome.failures + failures.parked(outcome.batch, parked, 1)
         return replace(
-            outcome, done=b"", completed=0, table=None, schema=None, rows=None, failures=found
+            outcome, done=b"", completed=0, unwritten=None, schema=None, rows=None, failures=found
         )
 
 
@@ -121,7 +116,7 @@ def add_what_fits(
         return [unit.add(outcome)], []
     except ResultConflict as error:
         if outcome.shard is not None:  # a worker's rows: from here on they are the driver's
-            outcome = replace(outcome, table=checkpoint.rows_of(outcome), shard=None)
+            outcome = replace(outcome, unwritten=checkpoint.rows_of(outcome), shard=None)
         elif outcome.completed < 2:
             return [], [(outcome, error)]
     added: list[Done] = []
@@ -158,7 +153,7 @@ def _part(outcome: Done, lines: list[bytes], scheme: KeyScheme) -> Done:
         outcome,
         done=keys.join(lines),
         completed=len(lines),
-        table=table,
+        unwritten=table,
         schema=table.schema if table is not None else None,
         rows=rows,
     )

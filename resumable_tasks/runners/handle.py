@@ -234,7 +234,7 @@ class Call:
             left_out = tuple(at for at, key in enumerate(batch.keys) if key in missing)
         if matched.parked:
             failed += failures.parked(batch, matched.parked, self.number)
-        table = matched.table
+        table = matched.unwritten
         cost = 0.0
         if work.cost is not None:
             cost = cost_of(
@@ -245,7 +245,7 @@ class Call:
         if table is not None and work.writer is not None:
             began = time.monotonic()
             try:
-                shard, table = work.writer(table, matched.completed), None
+                shard, table = work.writer(matched.table, matched.completed), None
                 times = replace(times, waits={WRITE: time.monotonic() - began})
             except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
                 return Fatal(batch, error)

@@ -25,6 +25,7 @@ from resumable_tasks.runners.outcome import ItemFailure, Parked, ResultsMode
 from resumable_tasks.runners.strays import Strays, strays
 from resumable_tasks.runners.values import frames
 from resumable_tasks.runners.values.columns import INFERRED, Columns
+from resumable_tasks.runners.values.plaintable import PlainTable, arrow_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,16 +42,21 @@ _FEW = 3
 class Matched:
     """A batch's rows, the canonical keys that are complete, and the items that failed.
 
-    ``parked`` are items whose rows, here as dicts, cannot be stored, and why. ``rows`` stand
-    instead of the table where the columns say so.
+    ``unwritten`` are the rows, as `table` gives them; instead of them there are ``rows`` where the
+    columns say so. ``parked`` are items whose rows, here as dicts, cannot be stored, and why.
     """
 
-    table: pa.Table | None
+    unwritten: pa.Table | PlainTable | None
     done: bytes
     completed: int
     failed: Sequence[tuple[Key, BaseException | str]] = ()
     parked: Sequence[Parked] = ()
     rows: list[Row] | None = None
+
+    @property
+    def table(self) -> pa.Table | None:
+        """The rows as Arrow's table; None if there are none, or ``rows`` instead."""
+        return arrow_table(self.unwritten)
 
     @property
     def table_shown(self) -> pa.Table | None:
@@ -183,7 +189,7 @@ def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
 
 def _separated(
     found: _Found, batch: Batch, failed: dict[Key, Any], columns: Columns
-) -> tuple[pa.Table | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
+) -> tuple[pa.Table | PlainTable | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
     """The rows that can be stored, as a table; the others by their items' keys, and why."""
     from resumable_tasks.runners.values import tables
     from resumable_tasks.runners.values.plain import plain
@@ -383,7 +389,7 @@ def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) ->
 
 
 def _complete(
-    table: pa.Table | None,
+    table: pa.Table | PlainTable | None,
     found: list[Key] | None,
     failed: Failed,
     batch: Batch,

@@ -10,6 +10,7 @@ from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.items.batch import Batch, ErrorKind
 from resumable_tasks.items.keys import Key, shown, written
+from resumable_tasks.runners.values.plaintable import PlainTable, arrow_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,9 +189,10 @@ class Done:
     """The handler returned, and what it returned was matched to the batch's items.
 
     ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
-    Their rows, of this ``schema``, are in ``table`` (not yet written) or in ``shard`` (written by
-    a remote worker); all three are None if there are no rows. Where the checkpoint takes rows as
-    they are, those of a handler that returned dicts are in ``rows`` instead, each with its key.
+    Their rows, of this ``schema``, are ``unwritten`` (as `table` gives them) or in ``shard``
+    (written by a remote worker); all three are None if there are no rows. Where the checkpoint
+    takes rows as they are, those of a handler that returned dicts are in ``rows`` instead, each
+    with its key.
     ``settles`` is the token of the submission that all this is the result of, ``rest`` what it has
     left undone.
     ``failures`` are the items that
@@ -202,7 +204,7 @@ class Done:
     batch: Batch
     done: bytes = b""
     completed: int = 0
-    table: pa.Table | None = None
+    unwritten: pa.Table | PlainTable | None = None
     shard: Shard | None = None
     schema: pa.Schema | None = None
     failures: tuple[Failure, ...] = ()
@@ -213,6 +215,11 @@ class Done:
     settles: str = ""
     rest: Rest | None = None
     left_by: ErrorKind | None = None
+
+    @property
+    def table(self) -> pa.Table | None:
+        """The rows that are not written yet, as Arrow's table; None if there are none."""
+        return arrow_table(self.unwritten)
 
     @property
     def tells(self) -> bool:

@@ -174,7 +174,7 @@ def alone(rounds: int) -> None:
         for i in range(count):
             lines = b"\n".join(b'"%d-%d"' % (i, j) for j in range(BATCH))
             batch = Batch(i, [], lines, [])
-            outcome = Done(batch, lines, BATCH, table=rows, schema=rows.schema)
+            outcome = Done(batch, lines, BATCH, rows, schema=rows.schema)
             unit = checkpoint.begin()
             unit.add(outcome)
             unit.commit()

@@ -67,6 +67,7 @@ from resumable_tasks.items.submission import Out
 from resumable_tasks.runners import failures
 from resumable_tasks.runners.outcome import Done, Failure, Shard
 from resumable_tasks.runners.values.columns import Columns, json_names
+from resumable_tasks.runners.values.plaintable import arrow_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -415,7 +416,8 @@ class DirectoryCheckpoint(Checkpoint):
         local = [outcome for outcome in outcomes if outcome.shard is None]
         written: list[Shard] = [o.shard for o in remote if o.shard is not None]
         # As they will be read: so that nothing can go wrong then that has not gone wrong here.
-        tables = [schemas.cast(o.table, schema) for o in local if o.table is not None and schema]
+        made = arrow_tables(o.unwritten for o in local if o.unwritten is not None and schema)
+        tables = [schemas.cast(table, schema) for table in made]
         if tables:
             count = sum(outcome.completed for outcome in local)
             rows = shards.concat(tables)

@@ -146,10 +146,10 @@ class TableUnit(Unit):
                 self._failures.forget(connection, done)
         self._rows += rows
         if ours is None:
-            return replace(outcome, table=None, rows=None)
+            return replace(outcome, unwritten=None, rows=None)
         lines = keys.join(map(keys.canonical, done))
         return replace(
-            outcome, table=None, rows=None, done=lines, completed=len(done), failures=failed
+            outcome, unwritten=None, rows=None, done=lines, completed=len(done), failures=failed
         )
 
     def _once_more(self) -> None:

@@ -226,7 +226,7 @@ def _only(done: Done, wanted: set[bytes], work: Work) -> Done:
         done,
         done=keys.join(lines),
         completed=len(lines),
-        table=table,
+        unwritten=table,
         schema=None if table is None else table.schema,
         failures=tuple(each for each in done.failures if keys.canonical(each.key) in wanted),
     )

@@ -10,6 +10,7 @@ from resumable_tasks.items.keys import shorten
 from resumable_tasks.runners.values import encoding
 from resumable_tasks.runners.values.columns import INFERRED, Columns, json_field
 from resumable_tasks.runners.values.plain import plain
+from resumable_tasks.runners.values.plaintable import PlainTable, arrow_table, plain_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ def to_table(rows: Sequence[Row], columns: Columns = INFERRED) -> pa.Table | Non
     table, odd = separate(rows, columns)
     for why in odd.values():
         raise ResultConflict(why)
-    return table
+    return arrow_table(table)
 
 
 def table_of_what_fits(rows: Sequence[Row]) -> pa.Table | None:
@@ -47,15 +48,20 @@ def table_of_what_fits(rows: Sequence[Row]) -> pa.Table | None:
     return pa.table(arrays) if arrays else None
 
 
-def separate(rows: Sequence[Row], columns: Columns = INFERRED) -> tuple[pa.Table | None, Odd]:
+def separate(
+    rows: Sequence[Row], columns: Columns = INFERRED
+) -> tuple[pa.Table | PlainTable | None, Odd]:
     """All rows as a table, if all can be stored; else which cannot, beside the others, and why."""
-    import pyarrow as pa
-
     if not rows:
         return None, {}
+    found = _by_column(rows, columns.schema)
+    if columns.inferred and (table := plain_table(found, len(rows))) is not None:
+        return table, {}
+    import pyarrow as pa
+
     odd: Odd = {}
     arrays: dict[str, pa.Array] = {}
-    for name, values in _by_column(rows, columns.schema).items():
+    for name, values in found.items():
         arrays[name], unfit = _column(name, values, columns)
         odd |= {at: why for at, why in unfit.items() if at not in odd}
     if odd:

@@ -107,7 +107,7 @@ class Reading(Runner):
             def read(outcome: Outcome) -> None:
                 if isinstance(outcome, Done) and outcome.shard is not None:
                     table = shards.read(store, outcome.shard)
-                    outcome = replace(outcome, table=table, schema=table.schema, shard=None)
+                    outcome = replace(outcome, unwritten=table, schema=table.schema, shard=None)
                 done(outcome)
 
             self._runner.start(work, read, stopping)

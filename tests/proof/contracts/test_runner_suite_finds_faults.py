@@ -72,7 +72,7 @@ class ForgetsWhoseRowsTheyAre(ThreadRunner):
 
         def mixed(outcome):
             self._first = self._first or outcome
-            done(replace(outcome, table=self._first.table))
+            done(replace(outcome, unwritten=self._first.table))
 
         super().start(work, mixed, stopping)
 

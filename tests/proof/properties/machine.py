@@ -212,7 +212,7 @@ class Attempt:
                 batch,
                 done=keys.join(keys.canonical(key) for key in good),
                 completed=len(good),
-                table=None if remote else table,
+                unwritten=None if remote else table,
                 shard=shard,
                 schema=table.schema if table is not None else None,
                 failures=tuple(
