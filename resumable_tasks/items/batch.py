@@ -142,7 +142,8 @@ class Chunk:
 
     def choose(self, indexes: Sequence[int]) -> Chunk:
         """Return the items at these indexes, in this order."""
-        if list(indexes) == list(range(len(self.lines))):
+        every = range(len(self.lines))
+        if indexes == every or list(indexes) == list(every):
             return self
         return Chunk(
             [self.keys[at] for at in indexes],

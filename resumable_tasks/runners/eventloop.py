@@ -20,13 +20,13 @@ from resumable_tasks.runners.handle import (
     Answer,
     Call,
     Enter,
+    Noted,
     Pause,
     Raised,
     Step,
     Work,
     calls,
     failed_call,
-    noted,
 )
 from resumable_tasks.runners.limits import Entry
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
@@ -173,7 +173,7 @@ async def aexecute(
     async def do(step: Step) -> Answer:
         match step:
             case Call():
-                with noted(running, batch):
+                with Noted(running, batch):
                     return await _call(step, stopping)
             case Pause():
                 return Dropped(batch) if await _wait(step.seconds, stopping) else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -172,7 +171,7 @@ class Call:
         Raises what it raises, and `BetweenRows` once the run stops and what it gave can be kept;
         that is in the answer of `raised`.
         """
-        if not isinstance(value, Iterator) or is_stream(value):
+        if type(value) is list or not isinstance(value, Iterator) or is_stream(value):
             return readable(value)
         for row in value:
             self._gave.append(row)
@@ -436,7 +435,7 @@ def execute(
     def do(step: Step) -> Answer:
         match step:
             case Call():
-                with noted(running, batch):
+                with Noted(running, batch):
                     return _watched(step, stopping)
             case Pause():
                 return Dropped(batch) if stopping.wait(step.seconds) else None
@@ -446,17 +445,21 @@ def execute(
     return drive(calls(work, batch, first), do)
 
 
-@contextmanager
-def noted(running: dict[int, float] | None, batch: Batch) -> Iterator[None]:
+class Noted:
     """While entered, ``running`` says since when this batch is called with."""
-    if running is None:
-        yield
-        return
-    running[batch.number] = time.monotonic()
-    try:
-        yield
-    finally:
-        del running[batch.number]
+
+    __slots__ = ("_number", "_running")
+
+    def __init__(self, running: dict[int, float] | None, batch: Batch) -> None:
+        self._running, self._number = running, batch.number
+
+    def __enter__(self) -> None:
+        if self._running is not None:
+            self._running[self._number] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        if self._running is not None:
+            del self._running[self._number]
 
 
 def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:

@@ -192,13 +192,14 @@ def _separated(
 ) -> tuple[pa.Table | PlainTable | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
     """The rows that can be stored, as a table; the others by their items' keys, and why."""
     from resumable_tasks.runners.values import tables
-    from resumable_tasks.runners.values.plain import plain
 
     rows = found.rows
     assert isinstance(rows, list)
     table, odd = tables.separate(rows, columns)
     if not odd:
         return table, {}
+    from resumable_tasks.runners.values.plain import plain
+
     of_rows = found.keys
     if of_rows is None:
         of_rows = [key for key in batch.keys if key not in failed]
@@ -228,7 +229,9 @@ def _take_failures(
             f'the handler returned None; return rows, or say results="none" if it makes none '
             f"(results={results!r} wants {'one row per item' if results == 'one' else 'rows'})"
         )
-    if isinstance(returned, (str, bytes, dict)) or not isinstance(returned, Iterable):
+    if type(returned) is not list and (
+        isinstance(returned, (str, bytes, dict)) or not isinstance(returned, Iterable)
+    ):
         raise _wrong_shape(
             f"the handler returned {_name(returned)}; it takes a list of items and returns a list "
             "of rows (dicts, dataclasses or pydantic models), or an Arrow table"
@@ -276,7 +279,7 @@ def _match_rows(
     given: Given | None,
 ) -> _Found:
     rows = entries
-    if set(map(type, entries)) > {dict} or (entries and type(entries[0]) is not dict):
+    if entries and set(map(type, entries)) != {dict}:
         rows = [_to_dict(row) for row in entries]
     columns = scheme.columns
     real = [row for row in rows if row is not None] if failed else rows
@@ -485,7 +488,10 @@ def _has_the_items_keys(table: pa.Table, batch: Batch, scheme: KeyScheme) -> boo
         at, of_items = table.schema.get_field_index(name), items.schema.get_field_index(name)
         if at < 0 or of_items < 0:
             return False
-        if not table.column(at).equals(pa.chunked_array([items.column(of_items)])):
+        # Of a chunked array it would let go of the interpreter's lock, for so few keys.
+        of_rows, wanted = table.column(at), items.column(of_items)
+        alone = of_rows.chunk(0) if of_rows.num_chunks == 1 else of_rows.combine_chunks()
+        if not alone.equals(wanted):
             return False
     return True
 

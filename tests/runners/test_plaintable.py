@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable_tasks import resumable_task
-from resumable_tasks.runners.values.plaintable import PlainTable, arrow_tables, plain_table
+from resumable_tasks.runners.values.columns import Columns
+from resumable_tasks.runners.values.plaintable import (
+    PlainTable,
+    arrow_table,
+    arrow_tables,
+    plain_table,
+)
+from resumable_tasks.runners.values.tables import separate
 
 VALUES = st.one_of(
     st.text(st.characters(), max_size=3),  # with halves of surrogate pairs
@@ -97,3 +104,21 @@ def test_a_handler_may_use_its_rows_again(tmp_path: Path) -> None:
 
 def test_a_batch_of_plain_rows_waits_for_others_as_it_is() -> None:
     assert isinstance(plain_table({"id": ["a", None], "v": [1, 2]}, 2), PlainTable)
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_plain"),
+    [
+        pytest.param(pa.schema([("id", pa.string()), ("v", pa.int64())]), True, id="the same"),
+        pytest.param(pa.schema([("id", pa.string()), ("v", pa.float64())]), False, id="another"),
+        pytest.param(
+            pa.schema([pa.field("id", pa.string(), nullable=False), ("v", pa.int64())]),
+            False,
+            id="no nulls",
+        ),
+    ],
+)
+def test_rows_of_declared_types_stay_plain_too(declared: pa.Schema, is_plain: bool) -> None:
+    table, odd = separate([{"id": "a", "v": 1}, {"id": "b", "v": None}], Columns(declared))
+    assert (isinstance(table, PlainTable), odd) == (is_plain, {})
+    assert arrow_table(table).schema.types == declared.types  # type: ignore[union-attr]

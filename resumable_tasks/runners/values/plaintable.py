@@ -8,6 +8,7 @@ that was accepted here.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, groupby
@@ -58,9 +59,15 @@ def _fit(kind: type, values: Sequence[Any]) -> bool:
     if kind is str:
         text = "".join(values)
         return len(text) <= _MOST_TEXT and (text.isascii() or _is_unicode(text))
-    if kind is int:
-        return bool(min(values) >= -(2**63) and max(values) < 2**63)
-    return kind in _TYPES
+    return _are_int64(values) if kind is int else kind in _TYPES
+
+
+def _are_int64(values: Sequence[int]) -> bool:
+    try:
+        array("q", values)
+    except OverflowError:
+        return False
+    return True
 
 
 def _is_unicode(text: str) -> bool:

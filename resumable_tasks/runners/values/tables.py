@@ -55,7 +55,8 @@ def separate(
     if not rows:
         return None, {}
     found = _by_column(rows, columns.schema)
-    if columns.inferred and (table := plain_table(found, len(rows))) is not None:
+    table = None if columns.json else plain_table(found, len(rows))
+    if table is not None and (columns.schema is None or table.schema.equals(columns.schema)):
         return table, {}
     import pyarrow as pa
 
