@@ -17,7 +17,7 @@ from resumable_tasks.runners.outcome import Done, Outcome
 OUT_SECONDS = 0.008
 _MEASURED = 5
 _FIRST_FAR_AWAY = 4
-MOST_BATCHES_OUT = 256
+MOST_BATCHES_OUT = 1_024
 _MOST_BYTES = 16_000_000
 # A commit takes as long as many cheap calls: their outcomes are gathered, looked for this often,
 # and no longer than that.
