@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 
 from resumable_tasks.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What may be part of a path: the name of a job, or of a partition."""
+# A century. No system call waits for much longer: the wait would fail, and not be long.
+_MOST_SECONDS = 100 * 366 * 86_400
 
 
 def job_name(value: object) -> None:
@@ -28,8 +31,13 @@ def is_number(value: object) -> bool:
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and 0 <= value < float("inf")
+        and 0 <= value <= sys.float_info.max  # a larger integer cannot be calculated with
     )
+
+
+def is_seconds(value: object) -> bool:
+    """True for a duration that a program can wait for."""
+    return is_number(value) and value <= _MOST_SECONDS  # type: ignore[operator]
 
 
 def whole_number(name: str, value: object, least: int, *, or_none: bool = False) -> None:
@@ -55,10 +63,20 @@ def above_zero(name: str, value: object) -> None:
 
 def seconds(name: str, value: object) -> None:
     """Check a duration."""
-    if not is_number(value):
+    if not is_seconds(value):
         raise UsageError(
-            f"{name}={value!r} is not a number of seconds",
+            f"{name}={value!r} is not a number of seconds, of a century at most",
             remedy=f"Give {name}= a number such as 30 or 0.5",
+        )
+
+
+def seconds_or_none(name: str, value: object) -> None:
+    """Check a limit in seconds that may be None."""
+    if value is not None and not (is_seconds(value) and value):
+        raise UsageError(
+            f"{name}={value!r} is neither a number of seconds above 0, of a century at most, nor "
+            "None",
+            remedy=f"Give {name}= a number such as 30 or 0.5, or None for no limit",
         )
 
 

@@ -9,24 +9,39 @@ import click
 
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import json_option
+from resumable_tasks.cli.numbers import Number
+
+_MOST = 10**18
 
 
 @click.command(
     epilog="\b\nExamples:\n  resumable advise --items 681 --seconds-per-item 6 --external-api"
     "\n  resumable advise --items 50000 --seconds-per-item 0.4 --cost-per-item 0.01 --max-loss 5",
 )
-@click.option("--items", type=int, required=True, help="How many items there are.")
-@click.option("--seconds-per-item", type=float, required=True, help="How long one takes.")
+@click.option(
+    "--items", type=click.IntRange(0, _MOST), required=True, help="How many items there are."
+)
+@click.option(
+    "--seconds-per-item", type=Number(0, _MOST), required=True, help="How long one takes."
+)
 @click.option("--external-api", is_flag=True, help="It calls a service with limits or a price.")
-@click.option("--cost-per-item", type=float, default=0.0, help="What an item costs, in any unit.")
+@click.option(
+    "--cost-per-item", type=Number(0, _MOST), default=0.0, help="What an item costs, in any unit."
+)
 @click.option("--not-idempotent", is_flag=True, help="Repeating the whole job would do harm.")
 @click.option("--in-table", is_flag=True, help="The items are rows of a database's table.")
 @click.option("--structure", is_flag=True, help="The state is a cursor or sums, not keys.")
 @click.option(
-    "--concurrency", type=int, default=4, show_default=True, help="How many batches at once."
+    "--concurrency",
+    type=click.IntRange(1, _MOST),
+    default=4,
+    show_default=True,
+    help="How many batches at once.",
 )
 @click.option(
-    "--max-loss", type=float, help="The most that a crash may cost; seconds if items have no cost."
+    "--max-loss",
+    type=Number(0, _MOST),
+    help="The most that a crash may cost; seconds if items have no cost.",
 )
 @json_option
 def advise(as_json: bool, not_idempotent: bool, **given: Any) -> None:

@@ -17,6 +17,7 @@ from resumable_tasks.checkpoint.directory.reader import Reader, described
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import output
 from resumable_tasks.cli.look import checkpoint_argument
+from resumable_tasks.cli.numbers import Number
 
 # The rate is that of the last minute: it shows when a run has slowed down.
 _RATE_SECONDS = 60.0
@@ -30,7 +31,7 @@ _DAY = 86_400.0
 @checkpoint_argument
 @click.option(
     "--interval",
-    type=click.FloatRange(0.05, _DAY),
+    type=Number(0.05, _DAY),
     default=2.0,
     show_default=True,
     help="Seconds from one look to the next.",

@@ -48,7 +48,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         checks.whole_number("Budget: items", self.items, 1, or_none=True)
-        checks.above_zero("Budget: seconds", self.seconds)
+        checks.seconds_or_none("Budget: seconds", self.seconds)
         checks.above_zero("Budget: cost", self.cost)
         checks.above_zero("Budget: total", self.total)
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from resumable_tasks.base import log, text
+from resumable_tasks.base import checks, log, text
 from resumable_tasks.checkpoint.form import CommittedRows, Reader
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
@@ -40,6 +40,7 @@ def publish(
     Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
     `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
     """
+    checks.whole_number("target_bytes", target_bytes, 1)
     reader.check_publishable()
     destination = _destination(dest, form)
     if reader.files_at is not None and _is_within(destination.dest, reader.files_at):

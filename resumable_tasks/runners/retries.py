@@ -54,7 +54,7 @@ class Retry:
         checks.whole_number("Retry: times", self.times, 0)
         delay, on = self.delay, self.on
         delays = delay if isinstance(delay, Sequence) else [delay]
-        known = delay is None or callable(delay) or all(map(checks.is_number, delays))
+        known = delay is None or callable(delay) or all(map(checks.is_seconds, delays))
         if isinstance(delay, str) or not known:
             raise UsageError(
                 f"Retry: delay={delay!r} is not a number of seconds, a list of them or a wait "

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from resumable_tasks.base import checks
 from resumable_tasks.base.frozen import frozen
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.batch import Batch
@@ -65,7 +66,7 @@ class Used:
         for name, value in reported.items():
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            if not checks.is_number(value):
                 raise UsageError(
                     f"report({name}={value!r}) is not a number from 0",
                     remedy="Report what the answer says of itself, or None",

@@ -86,7 +86,7 @@ class RunArguments:
             checks.flag(name, getattr(self, name))
         checks.choice("progress", self.progress, (True, False, None))
         checks.choice("on_unknown", self.on_unknown, ("ask", "resubmit"))
-        if self.wait not in (True, False, None, "reschedule") and not checks.is_number(self.wait):
+        if self.wait not in (True, False, None, "reschedule") and not checks.is_seconds(self.wait):
             raise UsageError(
                 f'wait={self.wait!r} is neither True, False, "reschedule" nor a number of seconds',
                 remedy="Give wait= one of them",

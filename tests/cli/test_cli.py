@@ -1289,6 +1289,22 @@ def test_the_docs_name_every_status_and_field(done: Path) -> None:
         assert f"`{name}`" in section, name
 
 
+NUMBERS = [
+    (name, option)
+    for name, command in every_command().items()
+    for option in command.params
+    if isinstance(option.type, click.types.FloatParamType)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS, ids=lambda each: str(each))
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "-inf", "-1"])
+def test_no_command_takes_what_is_no_number(name: str, option: click.Option, text: str) -> None:
+    with pytest.raises(click.BadParameter) as error:
+        option.type_cast_value(click.Context(main), text)
+    assert option.opts[0] in error.value.format_message()
+
+
 def test_sizes_and_durations() -> None:
     assert [size(n) for n in (1, 999, 12_345_678, 999_999, 10**13)] == [
         "1 byte",

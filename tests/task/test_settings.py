@@ -9,11 +9,24 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from resumable_tasks import Adaptive, Budget, Changes, Failing, Retry, UsageError, resumable_task
+from resumable_tasks import (
+    Adaptive,
+    Budget,
+    Changes,
+    Failing,
+    Pending,
+    Retry,
+    SqlCheckpoint,
+    UsageError,
+    resumable_task,
+)
+from resumable_tasks.results.publish import publish
+from resumable_tasks.runners.submitted.check import check_pending
+from resumable_tasks.runners.usage import Used
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 from resumable_tasks.task.task import ResumableTask
@@ -154,6 +167,53 @@ def test_a_type_checker_names_the_one_wrong_argument(tmp_path: Path) -> None:
 def test_a_settings_object_checks_itself(make: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make()
+
+
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), 10**400]
+NUMBERS: list[tuple[str, Any]] = [
+    ("timeout", lambda value: resumable_task(handler, timeout=value)),
+    ("linger", lambda value: resumable_task(handler, linger=value)),
+    ("grace_seconds", lambda value: resumable_task(handler, grace_seconds=value)),
+    ("wait", lambda value: resumable_task(handler).run([], wait=value)),
+    ("Budget: seconds", lambda value: Budget(seconds=value)),
+    ("Failing: give_up_after", lambda value: Failing(give_up_after=value)),
+    ("Retry: delay", lambda value: Retry(1, delay=value)),
+    ("Retry: delay", lambda value: Retry(1, delay=[1, value])),
+    ("claim_seconds", lambda value: SqlCheckpoint("x", table="t", key="k", claim_seconds=value)),
+    ("again_in", lambda value: check_pending(Pending(again_in=value))),
+]
+AMOUNTS: list[tuple[str, Any]] = [
+    ("Budget: cost", lambda value: Budget(cost=value)),
+    ("Budget: total", lambda value: Budget(total=value)),
+    ("tolerated_failures", lambda value: resumable_task(handler, tolerated_failures=value)),
+    ("tokens", lambda value: Used().add(tokens=value)),
+    ("target_bytes", lambda value: publish(cast(Any, None), "x", target_bytes=value)),
+]
+
+
+# At once, to the end, in one file.
+MEANT = [("again_in", -float("inf")), ("wait", True), ("target_bytes", 10**400)]
+
+
+@pytest.mark.parametrize(
+    ("name", "give", "value"),
+    [
+        (name, give, value)
+        for each, values in (
+            (NUMBERS, [*NO_NUMBERS, sys.maxsize, "1", True]),
+            (AMOUNTS, [*NO_NUMBERS, "1"]),
+        )
+        for name, give in each
+        for value in values
+        if (name, value) not in MEANT
+    ],
+    ids=lambda each: str(each)[:20],
+)
+def test_what_is_no_number_or_longer_than_a_wait_can_be_is_refused(
+    name: str, give: Any, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=rf"{name}\W"):
+        give(value)
 
 
 @pytest.mark.parametrize(

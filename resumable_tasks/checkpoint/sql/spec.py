@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
 
+from resumable_tasks.base import checks
 from resumable_tasks.errors import UsageError
 
 INSTALL = 'pip install "resumable-tasks[sql]"'
@@ -66,9 +67,9 @@ class TableSpec:
                 f"results_key={self.results_key!r} and key={self.key!r} do not pair",
                 remedy="Give results_key= as many columns as key=, in the same order",
             )
-        if not self.claim_seconds > 0:
+        if not (checks.is_seconds(self.claim_seconds) and self.claim_seconds):
             raise UsageError(
-                f"claim_seconds={self.claim_seconds!r} is no number above 0",
+                f"claim_seconds={self.claim_seconds!r} is not a number of seconds above 0",
                 remedy="Give claim_seconds= a number such as 300",
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +37,7 @@ class Money:
         if (
             not isinstance(prices, (tuple, list))
             or len(prices) != 2
-            or not all(checks.is_number(price) and 0 <= price < math.inf for price in prices)
+            or not all(checks.is_number(price) for price in prices)
         ):
             raise UsageError(
                 f"{name}: prices={shorten(prices)} are not two prices",

@@ -71,6 +71,9 @@ def check_pending(state: Any) -> None:
             f"poll returned {shorten(state)}, neither Pending() nor Ended()",
             remedy="Return one of the two: Pending() while the service is at work",
         )
+    again_in = state.again_in
+    if again_in is not None and not (isinstance(again_in, (int, float)) and again_in < 0):
+        checks.seconds("poll returned Pending: again_in", again_in)
 
 
 def as_json(method: str, returned: Any) -> Any:
