@@ -13,6 +13,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
 
+from resumable_tasks.base.naming import named_options
+
 T = TypeVar("T")
 
 _LOOKED_FOR = ("__module__", "__qualname__", "__doc__", "__post_init__")
@@ -63,7 +65,7 @@ class _Init:
         is_locked = cls.__setattr__ is not object.__setattr__
         made = dataclass(eq=False, repr=False, match_args=False, frozen=is_locked)(made)
         cls.__init__ = made.__dict__["__init__"]
-        return cls.__init__
+        return (named_options(cls) if is_locked else cls).__init__
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))

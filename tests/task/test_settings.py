@@ -15,11 +15,14 @@ import pytest
 
 from resumable_tasks import (
     Adaptive,
+    AnthropicBatch,
     Budget,
     Changes,
     Failing,
+    OpenAIBatch,
     Pending,
     Retry,
+    Snapshot,
     SqlCheckpoint,
     UsageError,
     resumable_task,
@@ -214,6 +217,30 @@ def test_what_is_no_number_or_longer_than_a_wait_can_be_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=rf"{name}\W"):
         give(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Retry(tims=3), "Retry: .* tims=: do you mean times="),
+        (lambda: Failing(pause_aftr=3), "Failing: .* pause_aftr=: do you mean pause_after="),
+        (lambda: Budget(item=3), "Budget: .* item=: do you mean items="),
+        (lambda: Budget(xyzzy=3), r"Budget: .* xyzzy=\. .* has items, seconds, cost, total"),
+        (lambda: Changes("etag", than="keep"), "Changes: .* than=: do you mean then="),
+        (lambda: Changes(bye="etag"), "Changes: .* bye=: do you mean by="),
+        (lambda: Adaptive(1, higest=3), "Adaptive: .* higest=: do you mean highest="),
+        (lambda: SqlCheckpoint("x", tabel="t", key="k"), "SqlC.* tabel=: do you mean table="),
+        (lambda: Snapshot("x", evry=3), "Snapshot: .* evry=: do you mean every="),
+        (lambda: OpenAIBatch(print, print, price=3), "OpenAIB.* price=: do you mean prices="),
+        (lambda: AnthropicBatch(print, print, price=3), "Anth.* price=: do you mean prices="),
+    ],
+)
+def test_a_misspelt_option_of_an_object_says_the_nearest(make: Any, says: str) -> None:
+    for _ in range(25):  # what is made often is compiled
+        Retry(1), Failing(), Budget(), Changes("a"), Adaptive()
+        with pytest.raises(UsageError, match=says):
+            make()
+    assert str(inspect.signature(Retry)).startswith("(times: 'int' = 0, delay")
 
 
 @pytest.mark.parametrize(

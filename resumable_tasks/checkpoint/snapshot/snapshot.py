@@ -22,6 +22,7 @@ from typing import Any
 
 from resumable_tasks.base import log, signals
 from resumable_tasks.base.exits import use_exit_codes
+from resumable_tasks.base.naming import named_options
 from resumable_tasks.checkpoint.snapshot.format import (
     LOCK,
     Generation,
@@ -53,6 +54,7 @@ Migrate = Callable[[Any, int], Any]
 """Given a state and the version it was saved in, gives the state of the wanted version."""
 
 
+@named_options
 class Snapshot:
     """State of JSON values that survives its process; for one process at a time.
 

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resumable_tasks.base.naming import named_options
 from resumable_tasks.checkpoint.choice import Choice
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place, Preview, Reader
@@ -17,6 +18,7 @@ from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
 
 
+@named_options
 @dataclass(frozen=True)
 class SqlCheckpoint(TableSpec, Place):
     """A row is completed if and only if its ``done`` column is set, by one transaction with its

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from resumable_tasks.base.naming import named_options
 from resumable_tasks.errors import UsageError
 from resumable_tasks.items.keys import Key
 from resumable_tasks.runners.batch_apis.answers import Answers, parsed
@@ -33,6 +34,7 @@ _MOST_PREPARED = 8
 _SLACK = timedelta(minutes=1)
 
 
+@named_options
 class AnthropicBatch(BatchApi):
     """Each text is paid once, at half the price, however often the process is killed meanwhile.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from resumable_tasks.base import checks
+from resumable_tasks.base.naming import named_options
 from resumable_tasks.items.keys import Key
 from resumable_tasks.runners.batch_apis.answers import Answers, parsed
 from resumable_tasks.runners.batch_apis.refusals import RequestFailed, failed_whole, not_accepted
@@ -29,6 +30,7 @@ _OK = 200
 _SLACK = 3600
 
 
+@named_options
 class OpenAIBatch(BatchApi):
     """Each text is paid once, at half the price, however often the process is killed meanwhile.
 
