@@ -46,9 +46,10 @@ class Refused:
         What has been set apart from the other rows of its batch may fit the checkpoint all the
         same, and better than those.
         """
-        apart = tuple(failure for failure in outcome.failures if failure.parked)
-        others = tuple(failure for failure in outcome.failures if not failure.parked)
-        bare = replace(outcome, failures=others) if apart else outcome
+        apart, bare = tuple(failure for failure in outcome.failures if failure.parked), outcome
+        if apart:
+            others = tuple(failure for failure in outcome.failures if not failure.parked)
+            bare = replace(outcome, failures=others)
         found, refused = add_what_fits(unit, self._checkpoint, self._work.scheme, bare)
         found += [unit.add(self._parked(each, error)) for each, error in refused]
         if apart:
@@ -86,10 +87,10 @@ class Refused:
 
     def _count(self, added: list[Done]) -> None:
         """Nothing of a batch could be stored: one more, in a row?"""
-        parked = [each for done in added for each in done.failures if each.parked]
         if any(done.completed for done in added):
             self._batches = self._items = 0
-        elif parked:
+            return
+        if parked := [each for done in added for each in done.failures if each.parked]:
             self._batches += 1
             self._items += len(parked)
             if self._batches >= _BATCHES and self._items >= _ITEMS and not self._never:
