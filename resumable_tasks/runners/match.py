@@ -488,10 +488,12 @@ def _has_the_items_keys(table: pa.Table, batch: Batch, scheme: KeyScheme) -> boo
         at, of_items = table.schema.get_field_index(name), items.schema.get_field_index(name)
         if at < 0 or of_items < 0:
             return False
-        # Of a chunked array it would let go of the interpreter's lock, for so few keys.
-        of_rows, wanted = table.column(at), items.column(of_items)
-        alone = of_rows.chunk(0) if of_rows.num_chunks == 1 else of_rows.combine_chunks()
-        if not alone.equals(wanted):
+        found, wanted = table.column(at), items.column(of_items)
+        if found.num_chunks == 1:  # `equals` of many lets go of the interpreter's lock
+            found = found.chunk(0)
+        else:
+            wanted = pa.chunked_array([wanted])
+        if not found.equals(wanted):
             return False
     return True
 
