@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import click
 
 from resumable_tasks.base.text import clean, command, count
+from resumable_tasks.checkpoint.directory import schemas
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint
 from resumable_tasks.checkpoint.directory.reader import Reader
 from resumable_tasks.checkpoint.form import Job, Opening
@@ -24,6 +26,7 @@ from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.plan import Planning
 from resumable_tasks.runners.outcome import Failure, ResultsMode
 from resumable_tasks.runners.values.columns import columns_of
+from resumable_tasks.runners.values.encoding import decode
 
 _SQL_EPILOG = """\b
 Exit codes:
@@ -83,6 +86,10 @@ def accept(
     reader = Reader.at(checkpoint)
     columns = columns_of(_named(schema) if schema else None, json_columns)
     converter = _named(convert) if convert else None
+    if converter is None:  # which may make a column of its own
+        schema_text = reader.state.schema
+        table = schemas.schema_from_text(schema_text).names if schema_text else ()
+        _check_columns(json_columns, reader.state.parked.values(), table)
     driver = _opened(reader, Job("", "", "one", Planning(), columns=columns))
     try:
         scheme = KeyScheme.of(reader.manifest.key)
@@ -183,6 +190,8 @@ def accept_in_table(
     columns = columns_of(None, json_columns)
     job = Job("", "", results, Planning(key=spec.key), columns=columns)
     with accepting.opened(spec, job) as driver:
+        if driver is not None and converter is None:
+            _check_columns(json_columns, accepting.parked(spec, job))
         scheme = KeyScheme(spec.key)
         accepted = accept_parked(driver, scheme, results, converter) if driver is not None else 0
     left = accepting.parked(spec, job)
@@ -190,6 +199,23 @@ def accept_in_table(
     listed = f"{command('sql', 'status', url, '--table', spec.table)} counts them"
     output.show(as_json, document, _lines(accepted, left, listed))
     context.exit(EXIT_FAILED if left else 0)
+
+
+def _check_columns(
+    json_columns: Sequence[str], parked: Collection[Failure], table: Iterable[str] = ()
+) -> None:
+    """Raise `UsageError` for a column that neither the table has nor a parked row."""
+    known = dict.fromkeys(table)
+    for failure in parked if json_columns else ():
+        for row in failure.rows or ():
+            known |= dict.fromkeys(decode(row))
+    for name in json_columns if parked else ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                f"--json-column {name}: no row has such a column; nothing was changed",
+                remedy=f"Do you mean {near[0]}?" if near else f"There are {', '.join(known)}",
+            )
 
 
 def _document(accepted: int, left: Sequence[Failure]) -> dict[str, Any]:

@@ -115,6 +115,15 @@ def test_the_command_takes_over_what_a_converter_makes_fit(
     assert (run.skipped, job.handled) == (100, Counter())
 
 
+def test_a_misspelt_column_is_told(tmp_path: Path) -> None:
+    count = parked(tmp_path / "c")
+    place = str(tmp_path / "c")
+    answer = CliRunner().invoke(main, ["accept", place, "--json-column", "limits"])
+    assert (answer.exit_code, "--json-column limits: no row has such" in answer.output) == (2, True)
+    assert "Do you mean limit?" in answer.output
+    assert len(DirectoryReader.at(place).state.parked) == count
+
+
 def test_names_that_cannot_be_imported_change_nothing(tmp_path: Path) -> None:
     count = parked(tmp_path / "c")
     place = str(tmp_path / "c")

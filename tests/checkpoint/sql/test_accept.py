@@ -62,6 +62,8 @@ def accept(db: Db, *words: str) -> tuple[int, dict[str, Any]]:
 def test_a_converter_makes_parked_results_fit(db: Db) -> None:
     code, said = accept(db)
     assert (code, said["accepted"], said["parked"]) == (1, 0, 2)
+    code, said = accept(db, "--json-column", "lable")
+    assert (code, "Do you mean label?" in said[""]) == (2, True)
     code, said = accept(db, "--convert", "conversions_of_labels:shorter")
     assert (code, said["accepted"], said["parked"], said["example"]["key"]) == (1, 1, 1, 4)
     assert db.rows("SELECT label FROM labels WHERE id = 3") == [("same 3",)]
