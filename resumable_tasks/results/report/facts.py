@@ -394,7 +394,13 @@ def _rows(reader: Reader) -> Rows:
     if not small:
         return Rows(columns, hidden, why_none="no shard is small enough to be read for a sample")
     try:
-        table = shards.read(reader.store, small[-1]).slice(0, ROWS)
+        try:
+            table = shards.read(reader.store, small[-1]).slice(0, ROWS)
+        except CheckpointDamaged:
+            reader.read_new()
+            if small[-1].path not in reader.state.shards:
+                return _rows(reader)  # merged with others meanwhile
+            raise
         found = schemas.cast(table, schema).select(list(range(len(columns)))).to_pylist()
     except (CheckpointDamaged, FileNotFoundError) as error:
         return Rows(columns, hidden, why_none=clean(str(error), MESSAGE_CHARS))

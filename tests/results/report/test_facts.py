@@ -65,6 +65,24 @@ def test_what_a_commit_says_of_its_batches(place: Path) -> None:
     assert all(info.get("longest", 0) <= info["seconds"] for info in told)
 
 
+def test_the_sample_is_of_a_shard_that_is_there_when_it_is_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(place, 40)
+    sizes = facts._sizes
+
+    def merge(*given: Any) -> Any:
+        for _ in range(2):  # the second removes what the first has merged
+            compact(LocalStore(place))
+        return sizes(*given)
+
+    monkeypatch.setattr(facts, "_sizes", merge)
+    before = set((place / "shards").iterdir())
+    found = facts.read(LocalStore(place))
+    assert before.isdisjoint((place / "shards").iterdir())
+    assert len(found.rows.sample) == facts.ROWS, found.rows.why_none
+
+
 def test_what_is_to_be_done_again_is_not_counted_twice(place: Path) -> None:
     job = resumable_task(lambda rows: rows, name="job", key="id", batch_size=5, concurrency=1)
     job.run([{"id": n} for n in range(20)], checkpoint=place)
