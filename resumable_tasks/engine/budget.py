@@ -71,7 +71,7 @@ class Spending:
     """The part of its budget that a run has used.
 
     No call is begun that would exceed the cost at the average cost of an item up to now, that of
-    earlier runs at first. Where nothing is known of it, the first call alone is to tell. Where it
+    earlier runs at first. Where nothing is known of it, one call at a time is to tell. Where it
     is above the whole ``cost`` of the budget, one item alone is: or no run would ever begin one.
     Written to by the committer's thread, asked by the caller's. ``owed`` is spent and not in the
     records yet.
@@ -84,14 +84,21 @@ class Spending:
         if budget.seconds is not None:
             self._until = time.monotonic() + budget.seconds - found.used.seconds
         self._taken = found.used.items
-        self._counted = 0
+        self._called = 0
+        self._settled = 0
         self.spent = 0.0
         self.owed = 0.0
 
     @property
     def cost_each(self) -> float | None:
-        """The average cost of an item; None if it is not known."""
-        return self.spent / self._counted if self._counted else self._found.cost_each
+        """The average cost of an item; None if it is not known.
+
+        Items count once they are settled: a batch that failed is handled again, in parts or after
+        an outage, and would count each time. Until one is, calls tell that were paid for.
+        """
+        if self._settled:
+            return self.spent / self._settled
+        return self.spent / self._called if self.spent and self._called else self._found.cost_each
 
     @property
     def seconds_left(self) -> float | None:
@@ -112,8 +119,7 @@ class Spending:
             self.spent += outcome.cost
             self.owed += outcome.cost
             # A batch that failed has completed none; one that was dropped may yet.
-            completed: int = getattr(outcome, "completed", 0)
-            self._counted += completed + len(getattr(outcome, "failures", ()))
+            self._called += _items(outcome)
         return replace(outcome, cost=0.0) if outcome.cost else outcome
 
     def to_record(self, settled: Sequence[Done], *, at_end: bool) -> Done | None:
@@ -121,6 +127,7 @@ class Spending:
 
         With a total it is due at once, also where nothing else is to be recorded.
         """
+        self._settled += sum(map(_items, settled))
         due = settled or at_end or self.budget.total is not None
         if not self.owed or not due or self._found.spent is None:
             return None
@@ -138,13 +145,14 @@ class Spending:
             return False
         return self._room <= 0 or (self._room < (self.cost_each or 0.0) and not self._may_try_one)
 
-    def affords(self, batch: Batch, out: int) -> bool:
-        """True if a batch may begin while so many items are in flight."""
+    def affords(self, batch: Batch, out: int, *, again: bool = False) -> bool:
+        """True if a batch may begin, or be handled again, while so many items are in flight."""
         if not self.budget.of_money:
             return True
         each = self.cost_each
         if each is None:
-            return out == 0 and self._room > 0
+            # Several parts of a failed batch are no more than that batch was.
+            return (again or out == 0) and self._room > 0
         if out == 0 and len(batch) == 1 and self._may_try_one:
             return True
         return each * (len(batch) + out) <= self._room
@@ -216,3 +224,8 @@ class Spending:
         if self.budget.of_money and self.spent and self._room < 0:
             return min(self._rooms)[1]
         return None
+
+
+def _items(outcome: Done | Failed | Dropped) -> int:
+    completed: int = getattr(outcome, "completed", 0)
+    return completed + len(getattr(outcome, "failures", ()))

@@ -255,7 +255,7 @@ class Committer:
         out = self._flight.items - sum(len(outcome.batch) for outcome in group)
         with self._flight.changed:  # the feeder spends too
             for at, batch in enumerate(again):
-                if not self._spending.affords(batch, out):
+                if not self._spending.affords(batch, out, again=True):
                     self._leave_for_the_budget(len(again) - at)
                     return again[:at]
                 self._spending.begins(batch)

@@ -32,7 +32,7 @@ class ReservedSpending(Spending):
         self._reserved: dict[int, float] = {}
         self._lock = threading.Lock()
 
-    def affords(self, batch: Batch, out: int) -> bool:
+    def affords(self, batch: Batch, out: int, *, again: bool = False) -> bool:
         """True if a batch may begin. It is `begins` that reserves its cost."""
         return self._expected(batch) <= self._left
 

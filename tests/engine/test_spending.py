@@ -317,3 +317,56 @@ def test_a_table_keeps_no_spending_and_says_so(tmp_path: Path) -> None:
     table = SqlCheckpoint(f"sqlite:///{tmp_path / 'x.db'}", table="items", key="id")
     with pytest.raises(UsageError, match=r"Budget\(total=…\) needs a checkpoint that records"):
         task.run(checkpoint=table)
+
+
+def test_bad_items_make_the_others_no_cheaper(place: Path) -> None:
+    """A batch that failed is handled again in parts, and its items do not count each time."""
+    task = resumable_task(
+        lambda items: 1 / 0 if any(i["id"] in BAD for i in items) else rows(items),
+        name="job",
+        key="id",
+        batch_size=20,
+        cost="cost",
+        budget=Budget(cost=2.0),
+    )
+    found = ended(task, place)
+    assert found.remaining.items > 0
+    assert found.remaining.cost == pytest.approx(EACH * found.remaining.items, rel=0.1)
+    assert found.cost <= 2.0 + EACH / 2
+
+
+def test_a_first_call_that_fails_does_not_tell_that_calls_are_free(place: Path) -> None:
+    def dear(items: Rows) -> Rows:
+        if items[0]["id"] == 0:
+            raise ConnectionError("reset by peer")
+        return [{"id": item["id"], "cost": 1.0} for item in items]
+
+    task = resumable_task(
+        dear,
+        name="job",
+        key="id",
+        batch_size=10,
+        concurrency=8,
+        cost="cost",
+        budget=Budget(cost=12.0),
+    )
+    assert 10.0 <= ended(task, place).cost <= 12.0
+
+
+def test_a_batch_that_fails_before_anything_is_known_is_halved_all_the_same(place: Path) -> None:
+    def answer(items: Rows) -> Rows:
+        if any(item["id"] == BAD[0] for item in items):
+            raise ValueError("bad")
+        return rows(items)
+
+    task = resumable_task(
+        answer,
+        name="job",
+        key="id",
+        batch_size=400,
+        cost="cost",
+        budget=Budget(cost=100.0),
+        failing=Failing(pause_after=None),
+    )
+    found = ended(task, place)
+    assert (found.completed, found.failed) == (399, 1)
