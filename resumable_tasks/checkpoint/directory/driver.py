@@ -356,6 +356,7 @@ class DirectoryCheckpoint(Checkpoint):
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, outbox.FOLDER, lambda path: outbox.epoch_of(path) < epoch)
         swept += disk.sweep(self.store, JOURNAL, lambda name: (record_number(name) or 0) < number)
+        swept += disk.sweep(self.store, snapshots.FOLDER, lambda path: snapshots.at(path) < number)
         ours = (manifest.NAME, holder.NAME)
         swept += disk.sweep(self.store, "", lambda name: name in ours or is_note(name))
         if orphans or swept:

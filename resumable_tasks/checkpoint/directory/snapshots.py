@@ -149,6 +149,12 @@ def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
             write(store, anchor, *read_state(store, anchor))
 
 
+def at(path: str) -> int:
+    """The number of the record that this file of a snapshot stands on."""
+    found = _HEAD.fullmatch(path) or _KEYS.fullmatch(path)
+    return int(found[1]) if found else -1
+
+
 def forget(store: Store) -> None:
     """Remove all snapshots."""
     store.delete_all(list(store.list(FOLDER)))
@@ -208,10 +214,8 @@ def _remove_older(store: Store, number: int, path: str) -> None:
     kept = [head for head in heads if head <= number][-_KEPT:]
     old = []
     for name in there:
-        found = _HEAD.fullmatch(name) or _KEYS.fullmatch(name)
-        at = int(found[1]) if found else number + 1
-        of_another = at == number and name not in (_name(number), path)
-        if at <= number and (at not in kept or of_another):
+        of_another = at(name) == number and name not in (_name(number), path)
+        if 0 <= at(name) <= number and (at(name) not in kept or of_another):
             old.append(name)
     store.delete_all(old)
 

@@ -287,6 +287,16 @@ def test_a_run_that_dies_at_a_snapshot_leaves_nothing_to_mind(path: Path, point:
     assert len(heads(path)) == len(of_keys(path)) == 2
 
 
+def test_what_a_run_that_was_killed_has_left_of_one_goes(path: Path) -> None:
+    for name in ("keys.zst", "jsonl"):
+        left = heads(path)[-1].with_name(f".{heads(path)[-1].stem}-{7:016x}.{name}.0a1b.tmp")
+        (path / "snapshots" / left.name.replace(f"-{7:016x}.json", ".json")).touch()
+    of_a_newer_run = path / "snapshots" / f".{10**6:020d}.jsonl.0a1b.tmp"
+    of_a_newer_run.touch()
+    run(path, 40, "b")
+    assert list(path.glob("snapshots/.*")) == [of_a_newer_run]
+
+
 @pytest.mark.parametrize("kind", [StoreError, CheckpointUnusable])
 def test_one_that_cannot_be_written_ends_no_run(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: Any
