@@ -3,9 +3,9 @@
 A segment is durable, and was read back, before the first of its records' own files is deleted. No
 record changes, and whoever is told of one finds it: in its own file, or in the segment.
 
-The file of a record stays where its author is not that of the record before: it refuses every run
-that sleeps there and wakes up (I1, `journal`). ``docs/design/0028-segments-of-the-journal.md`` has
-the argument, and what lost.
+The file of a record stays where the author of the record before could still append: it refuses a
+run that sleeps there and wakes up (I1, `journal`).
+``docs/design/0028-segments-of-the-journal.md`` has the argument, and what lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import pairwise
 from resumable_tasks.base import log
 from resumable_tasks.base.faults import fault_point
 from resumable_tasks.checkpoint.directory import segments
-from resumable_tasks.checkpoint.directory.journal import FOLDED_AFTER, Journal
+from resumable_tasks.checkpoint.directory.journal import FOLDED_AFTER, Journal, is_looked_at
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
 from resumable_tasks.checkpoint.directory.records import FOLDER, damaged, record_name
 from resumable_tasks.checkpoint.directory.segments import (
@@ -36,6 +36,7 @@ from resumable_tasks.errors import Fenced, StoreError
 FEWEST_AT_FIRST, FEWEST = 1_024, 64
 # What is larger has many keys, so that there are not many such files.
 _LARGE = 1 << 16
+_OF_A_RUN = ("merge", "close", *OF_WORK)
 # A run leaves so many of its newest records as they are, and a file that readers may have listed
 # for so long.
 _NEWEST = 64
@@ -130,10 +131,13 @@ def _records(
 
 
 def _without_need(commits: list[Commit]) -> Iterator[str]:
-    """The names of the records whose author is that of the one before, and who keeps at work."""
+    """The names of the records whose file refuses nobody who does not look as well."""
     for before, commit in pairwise(commits):
         same = (commit.run, commit.epoch) == (before.run, before.epoch)
-        if same and before.kind in FOLDED_AFTER and commit.kind in ("merge", *OF_WORK):
+        of_it = same and before.kind in FOLDED_AFTER and commit.kind in _OF_A_RUN
+        # The author of the one before has ended.
+        next_run = (before.kind, commit.kind) == ("close", "claim")
+        if of_it or (next_run and is_looked_at(commit.number)):
             yield record_name(commit.number)
 
 

@@ -12,9 +12,10 @@ Lake's numbered log and SlateDB's fencing; checked by the state machine in
 
 The creation decides as long as the file of that number is there. The author of the record before is
 refused by the file of another's, which stays (`folding`). Any other author looks, once its record
-is created, whether a segment has one of that number: then it is void. After a record which is its
-author's last, such as ``close``, there is no need. A reader who meets a file that can be void
-believes it once the next record continues it, or no segment has its number.
+is created, whether a segment has one of that number: then it is void. In a short journal there is
+no need after a record which is its author's last, such as ``close``: the file of the next one
+stays. A reader who meets a file that can be void believes it once the next record continues it, or
+no segment has its number.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced
 
 # Kinds after which the same author can append what has no file of its own later.
 FOLDED_AFTER = ("claim", "merge", *OF_WORK)
+# From this number on the claim after a ``close`` can be without one, so that everybody looks.
+LOOKED_AT_FROM = 1_024
 _SETTLE_TRIES = 3
 # Kinds whose writer has nothing that another record could contradict, but its number.
 _TRIED_AGAIN = ("claim", "archive")
@@ -308,7 +311,7 @@ class Journal:
         self._last_checksum = commit.checksum
         self._stands_for = commit.info.get("stands_for")
         self._epoch = max(self._epoch, commit.epoch)
-        self._may_be_folded = commit.kind in FOLDED_AFTER
+        self._may_be_folded = commit.kind in FOLDED_AFTER or is_looked_at(self.next_number)
         self._author = commit.run, commit.epoch
 
 
@@ -318,6 +321,11 @@ class RecordTaken(Exception):
     def __init__(self, other: Commit) -> None:
         super().__init__(f"record {other.number} is taken")
         self.other = other
+
+
+def is_looked_at(number: int) -> bool:
+    """True if whoever appends this record looks for it in segments, whatever is before it."""
+    return number >= LOOKED_AT_FROM
 
 
 def falls_back(commit: Commit, epoch: int) -> str | None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from resumable_tasks import CheckpointDamaged, StoreError, redo
 from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import folding, merging, segments, snapshots
+from resumable_tasks.checkpoint.directory import journal as of_journal
 from resumable_tasks.checkpoint.directory.compacting import compact
 from resumable_tasks.checkpoint.directory.driver import DirectoryCheckpoint, read_checkpoint
 from resumable_tasks.checkpoint.directory.journal import Journal, RecordTaken
@@ -127,20 +128,57 @@ def test_records_of_many_keys_are_left_alone(place: Path, monkeypatch: pytest.Mo
     assert names(place)[0] == []
 
 
-def test_records_of_other_runs_keep_their_files(place: Path) -> None:
+def test_in_a_short_journal_the_claims_keep_their_files(place: Path) -> None:
     for n in range(12):
-        checkpoint = opened(place)
-        for at in range(3):
-            commit(checkpoint, [n * 3 + at])
-        checkpoint.end("done", {})
-        checkpoint.close()
+        one_run(place, range(n * 3, n * 3 + 3))
     found, single = names(place)
     assert found
     whole = verify(open_store(place))
     assert (whole.records, whole.items) == (60, 36)
-    # Of each run the claim and the close.
-    assert {number for number in range(60) if number % 5 in (0, 4)} <= set(single)
-    assert len(single) < 60
+    assert {number for number in range(60) if number % 5 == 0} <= set(single)
+    assert len(single) < 30
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+def test_many_short_runs_have_few_files_and_few_requests(
+    place: Path, monkeypatch: pytest.MonkeyPatch, commits: int
+) -> None:
+    """A job that runs each hour, whether or not there is something to do."""
+    monkeypatch.setattr(of_journal, "LOOKED_AT_FROM", 16)
+    monkeypatch.setattr(snapshots, "_RECORDS", 16)
+    monkeypatch.setattr(snapshots, "_FEW_RECORDS", 8)
+    store, asked, there = Plain(place), [], []
+    monkeypatch.setattr("tests.checkpoint.directory.made.open_store", lambda place: store)
+    for n in range(120):
+        store.counted()
+        one_run(place, range(n, n + commits))
+        asked.append(store.counted().total())
+        there.append(len(names(place)[1]))
+    assert max(there) < 30
+    assert max(asked[80:]) <= max(asked[20:60])
+    assert verify(open_store(place)).items == 120 * commits
+
+
+def test_the_claim_of_one_that_takes_over_keeps_its_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run before it may be asleep, and does not look."""
+    monkeypatch.setattr(of_journal, "LOOKED_AT_FROM", 1)
+    for n in range(30):
+        checkpoint = opened(place)
+        commit(checkpoint, [n])
+        if n != 20:
+            checkpoint.end("done", {})
+        checkpoint.close()
+    assert names(place)[1][:2] == [0, 62]
+
+
+def one_run(place: Any, ids: range) -> None:
+    checkpoint = opened(place)
+    for n in ids:
+        commit(checkpoint, [n])
+    checkpoint.end("done", {})
+    checkpoint.close()
 
 
 @pytest.mark.sample(one_in=3)

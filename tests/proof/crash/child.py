@@ -35,7 +35,7 @@ import resumable_tasks.checkpoint.directory.rows
 import resumable_tasks.engine.feeder
 import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
-from resumable_tasks.checkpoint.directory import folding, merging, segments
+from resumable_tasks.checkpoint.directory import folding, journal, merging, segments
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.engine import committer, window
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
@@ -231,6 +231,7 @@ def run(spec: Spec) -> None:
         folding.MOST_RECORDS = segments.MOST_RECORDS = spec.folds
         folding.FEWEST = folding.FEWEST_AT_FIRST = 3
         folding._NEWEST, folding.GRACE_SECONDS = 1, 0.0
+        journal.LOOKED_AT_FROM = 1
     if spec.elsewhere:
         _move_elsewhere()
     faults.install(faults.parse(spec.faults))

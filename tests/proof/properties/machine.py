@@ -20,6 +20,7 @@ from resumable_tasks.base import faults
 from resumable_tasks.checkpoint.directory import (
     folding,
     holder,
+    journal,
     merging,
     repair,
     segments,
@@ -249,6 +250,8 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.folded = folding.MOST_RECORDS, folding.FEWEST_AT_FIRST, folding.FEWEST
         folding.MOST_RECORDS = segments.MOST_RECORDS = 5
         folding.FEWEST_AT_FIRST = folding.FEWEST = 2
+        self.looked_at = journal.LOOKED_AT_FROM
+        journal.LOOKED_AT_FROM = 8
         self.kept = folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER
         folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER = 1, 0.0, 2
         self.saved_snapshots = snapshots._RECORDS, snapshots._FEW_RECORDS
@@ -261,6 +264,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         merging.FEWEST, merging.GRACE_SECONDS = self.merged
         folding.MOST_RECORDS, folding.FEWEST_AT_FIRST, folding.FEWEST = self.folded
         segments.MOST_RECORDS = self.folded[0]
+        journal.LOOKED_AT_FROM = self.looked_at
         folding._NEWEST, folding.GRACE_SECONDS, segments._IN_A_MEMBER = self.kept
         snapshots._RECORDS, snapshots._FEW_RECORDS = self.saved_snapshots
         faults.arm(None)

@@ -59,6 +59,7 @@ class Code:
         for name in ("segments", "folding"):
             vars(self.modules[name])["MOST_RECORDS"] = most
         vars(self.modules["segments"])["_IN_A_MEMBER"] = 2
+        vars(self.modules["journal"])["LOOKED_AT_FROM"] = 12
         small = {"FEWEST": 2, "FEWEST_AT_FIRST": 2, "_NEWEST": 1, "GRACE_SECONDS": 0}
         vars(self.modules["folding"]).update(small)
 
@@ -279,8 +280,16 @@ FAULTS = {
         (_CHECK, _CHECK.replace("self._may_be_folded", "False")),
     ],
     "files that refuse others are deleted, too": [
-        ('if same and before.kind in FOLDED_AFTER and commit.kind in ("merge", *OF_WORK):',
-         "if True:"),
+        ("if of_it or (next_run and is_looked_at(commit.number)):", "if True:"),
+    ],
+    "the file of a claim goes where its run has taken over": [
+        ('(before.kind, commit.kind) == ("close", "claim")', 'commit.kind == "claim"'),
+    ],
+    "the file of a claim goes where nobody looks": [
+        ("(next_run and is_looked_at(commit.number))", "next_run"),
+    ],
+    "whoever claims after an end does not look": [
+        (" or is_looked_at(self.next_number)\n", "\n"),
     ],
     "files are deleted before there is a segment": [
         (_CREATE, "    store.delete_all(free)\n" + _CREATE),
