@@ -15,14 +15,12 @@ from resumable_tasks.base import checks, log
 from resumable_tasks.base.text import clean, count, duration
 from resumable_tasks.checkpoint.directory import notes, pruning
 from resumable_tasks.checkpoint.directory.archive import Seen
-from resumable_tasks.checkpoint.directory.opening import foreign
 from resumable_tasks.checkpoint.directory.outstanding import named
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.checkpoint.directory.pruning import Found
 from resumable_tasks.checkpoint.directory.reader import Reader, is_checkpoint
 from resumable_tasks.checkpoint.form import Place
 from resumable_tasks.checkpoint.store.ahead import in_order
-from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import (
     CheckpointDamaged,
@@ -230,13 +228,15 @@ def _kept(found: Found, why: str) -> Chosen:
 
 def _look(found: Found, also: Collection[str]) -> Chosen:
     """Look closely at a partition that is old enough."""
-    if found.discarded:
-        return _removed(found, "what an earlier pruning has left")
     store = open_store(found.place)
     try:
-        # A directory is moved with all that is in it. In a bucket others' objects stay.
-        if isinstance(store, LocalStore) and (others := foreign(store)):
-            return _kept(found, f"{clean(others[0], 80)} in it is no part of a checkpoint")
+        # A directory is moved with all that is in it.
+        others = pruning.others(store)
+        if found.discarded and not (others and pruning.is_removed(store)):
+            return _removed(found, "what an earlier pruning has left")
+        if others:
+            where = store.url if found.discarded else "it"
+            return _kept(found, f"{clean(others[0], 80)} in {where} is no part of a checkpoint")
         reader = Reader(store)
         reader.examine()
     except CheckpointDamaged as error:

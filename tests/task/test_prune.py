@@ -262,6 +262,43 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
     assert names(str(nightly)) == {"2026-10-01", "2026-11-02", "notes", "link"}
 
 
+@pytest.mark.parametrize("folder", ["journal", "shards", "outbox", "damaged", "snapshots"])
+def test_others_folders_within_are_left_alone(tmp_path: Path, folder: str) -> None:
+    for n in range(2):
+        night(str(tmp_path), n)
+    nightly = tmp_path / "nightly"
+    mine = nightly / "2026-11-01" / folder / "mine"
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    pruned = prune(nightly, keep=1, damaged=True)
+    assert whys(pruned)["2026-11-01"] == f"{folder}/mine in it is no part of a checkpoint"
+    assert (mine / "notes.txt").exists()
+    shutil.rmtree(mine)
+    assert [each.name for each in prune(nightly, keep=1, damaged=True).removed] == ["2026-11-01"]
+    assert names(str(nightly)) == {"2026-11-02"}
+
+
+def test_others_things_in_what_a_pruning_has_left_are_named_until_they_are_gone(
+    tmp_path: Path,
+) -> None:
+    for n in range(2):
+        night(str(tmp_path), n)
+    nightly = tmp_path / "nightly"
+    left = nightly / "2026-11-01.pruned-20261101T000000-abcdef"
+    (nightly / "2026-11-01").rename(left)
+    (left / "shards" / "mine").mkdir()
+    # What is the checkpoint's is removed; what is not, stays, and is not removed again and again.
+    assert [each.name for each in prune(nightly, keep=1).removed] == ["2026-11-01"]
+    assert [path.name for path in (left / "shards").iterdir()] == ["mine"]
+    for dry_run in (True, False):
+        pruned = prune(nightly, keep=1, dry_run=dry_run)
+        assert not pruned.removed
+        assert whys(pruned)["2026-11-01"] == (f"shards/mine in {left} is no part of a checkpoint")
+    (left / "shards" / "mine").rmdir()
+    assert [each.name for each in prune(nightly, keep=1).removed] == ["2026-11-01"]
+    assert names(str(nightly)) == {"2026-11-02"}
+
+
 @BOTH
 def test_a_run_that_is_at_work_keeps_its_checkpoint(place: str, nightly: str) -> None:
     begun, go = threading.Event(), threading.Event()

@@ -26,7 +26,7 @@ from resumable_tasks.checkpoint.directory.archive import Seen, end
 from resumable_tasks.checkpoint.directory.finding import AHEAD, INCARNATION, looks_like_one
 from resumable_tasks.checkpoint.directory.holder import Holder
 from resumable_tasks.checkpoint.directory.layout import FOLDERS
-from resumable_tasks.checkpoint.directory.opening import is_ours
+from resumable_tasks.checkpoint.directory.opening import foreign, is_ours
 from resumable_tasks.checkpoint.directory.reader import is_checkpoint
 from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.ahead import in_order
@@ -36,6 +36,7 @@ from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.errors import UsageError
 
+_FOLDER = "a folder"
 _SET_ASIDE = re.compile(r"\.(archived|pruned)-\d{8}T\d{6}-[0-9a-f]+")
 
 
@@ -109,6 +110,23 @@ def size(place: str) -> int:
     return top + sum(sum(store.list(folder).values()) for folder in FOLDERS)
 
 
+def others(store: Store) -> list[str]:
+    """The names of what is no part of a checkpoint, and would stay where it is in a directory.
+
+    In a bucket others' objects stand for themselves.
+    """
+    if not isinstance(store, disk.Disk):
+        return []
+    within = {name: what for folder in FOLDERS for name, what in disk.odd(store, folder).items()}
+    return [*foreign(store), *sorted(name for name, what in within.items() if what == _FOLDER)]
+
+
+def is_removed(store: Store) -> bool:
+    """True if nothing of a checkpoint is left."""
+    there = (name for folder in FOLDERS for name in store.list(folder))
+    return not any(map(is_ours, disk.names(store, ""))) and not any(there)
+
+
 def remove(found: Found, seen: Seen | None) -> None:
     """Remove a checkpoint for good, if it is as it was ``seen``: None if it cannot be read.
 
@@ -146,7 +164,7 @@ def _empty(store: Store) -> None:
     fault_point("prune.deleted")
     for folder in FOLDERS:
         disk.sweep(store, folder, lambda _: True)
-        odd = {name for name, what in disk.odd(store, folder).items() if what != "a folder"}
+        odd = {name for name, what in disk.odd(store, folder).items() if what != _FOLDER}
         store.delete_all([*store.list(folder), *odd])
         fault_point("prune.deleted")
     disk.sweep(store, "", is_ours)
