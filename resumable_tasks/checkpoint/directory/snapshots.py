@@ -226,7 +226,7 @@ def _is_asked(store: Store, count: int) -> bool:
 
 
 def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journal] | None:
-    """The state of the last snapshot, and the journal behind it; None if none counts.
+    """The state of the last snapshot that counts, and the journal behind it; None if none does.
 
     Raises `CheckpointDamaged` if the journal was cut since.
     """
@@ -239,11 +239,13 @@ def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journa
     last = listed.numbers[-1] if listed else -1
     if last < int(max(heads)[-26:-6]) and (found := ahead(store, anchor)) is not None:
         raise _doubt(store, record_name(last + 1), cut(found[0]))
-    try:
-        return _checked(store, anchor, listed, max(heads), there)
-    except (ResumableTasksError, FileNotFoundError, *records.UNREADABLE) as error:
-        log.info("%s: the snapshot of the journal does not count: %s", store.url, error)
-        return None
+    for name in sorted(heads, reverse=True):
+        if int(name[-26:-6]) <= last:
+            try:
+                return _checked(store, anchor, listed, name, there)
+            except (ResumableTasksError, FileNotFoundError, *records.UNREADABLE) as error:
+                log.info("%s: %s does not count: %s", store.url, name, error)
+    return None
 
 
 def _checked(

@@ -189,6 +189,25 @@ def test_an_older_one_counts_for_what_it_has(path: Path, tmp_path: Path) -> None
     check_same(path, recalled=True)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_one_of_somebody_else_hides_no_good_one(path: Path, copied: bool) -> None:
+    newest = heads(path)[-1]
+    foreign = newest.with_name("9" * 20 + ".jsonl")
+    foreign.write_bytes(newest.read_bytes() if copied else b"mine")
+    check_same(path, recalled=True)
+    run(path, 40, "b")
+    assert len(heads(path)) > 2
+    check_same(path, recalled=True)
+
+
+def test_one_that_is_damaged_hides_no_older_one(path: Path) -> None:
+    older, newest = heads(path)[-2:]
+    edit(newest)
+    check_same(path, recalled=True)
+    _, state = read_checkpoint(LocalStore(path))
+    assert state.recalled[0] == int(older.stem) + 1
+
+
 def test_a_repair_makes_older_ones_void(path: Path, tmp_path: Path) -> None:
     shutil.copytree(path / "snapshots", tmp_path / "older")
     reader = Reader(LocalStore(path))
