@@ -1,12 +1,15 @@
 """Values of handlers' rows come back as they went in, or their rows are set apart, with words."""
 
+import collections.abc
 import dataclasses
 import datetime as dt
 import enum
 import ipaddress
 import math
 import re
-from collections import Counter, OrderedDict, namedtuple
+from array import array
+from collections import Counter, OrderedDict, UserList, UserString, deque, namedtuple
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -78,6 +81,22 @@ class Data:
     model: Model | None = None
 
 
+class Tags(collections.abc.Set[str]):
+    """A set by its methods."""
+
+    def __init__(self, members: str) -> None:
+        self._members = members
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
 Point = namedtuple("Point", ["x", "y"])
 
 CASES: dict[str, tuple[Any, Any]] = {
@@ -93,6 +112,16 @@ CASES: dict[str, tuple[Any, Any]] = {
     ),
     "a tuple": ((1, 2), [1, 2]),
     "a set": ({2, 1}, [1, 2]),
+    "a frozen set": (frozenset((2, 1)), [1, 2]),
+    "a range": (range(3), [0, 1, 2]),
+    "a deque": (deque([Color.RED, range(2)]), ["red", [0, 1]]),
+    "an array": (array("i", [2, 1]), [2, 1]),
+    "a list of another class": (UserList([2, 1]), [2, 1]),
+    "text of another class": (UserString("x"), "x"),
+    "the values of a dict": ({"b": 2, "a": 1}.values(), [2, 1]),
+    "the names of a dict": ({"b": 2, "a": 1}.keys(), ["b", "a"]),
+    "the items of a dict": ({"b": 2}.items(), [["b", 2]]),
+    "a set of another class": (Tags("ba"), ["a", "b"]),
     "a named tuple": (Point(1, 2), {"x": 1, "y": 2}),
     "a mapping": (MappingProxyType({"a": Color.RED}), {"a": "red"}),
     "an ordered dict": (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
@@ -243,6 +272,26 @@ def test_numpy_is_stored_as_what_python_has() -> None:
     ]
     assert stored([numpy.str_("a"), "b", numpy.array(["c"])[0]]) == ["a", "b", "c"]
     assert [key for key, *_ in matched([numpy.complex64(1j), 1]).parked] == [0]
+
+
+def test_a_series_of_polars_is_a_list() -> None:
+    polars = pytest.importorskip("polars")
+    assert stored([polars.Series([2, None, 1]), [5]]) == [[2, None, 1], [5]]
+    assert stored([polars.Series([{"a": [1]}])]) == [[{"a": [1]}]]
+    assert stored([polars.Series(["a"], dtype=polars.Categorical)]) == [["a"]]
+    assert stored([polars.Series([Color.RED], dtype=polars.Object)]) == [["red"]]
+    moment = polars.Series([1_000_001]).cast(polars.Datetime("ns"))
+    table = matched([moment]).table
+    assert table is not None
+    assert table["v"].combine_chunks().flatten().cast("int64").to_pylist() == [1_000_001]
+
+
+@pytest.mark.parametrize("make", [lambda: range(10**30), lambda: iter([1]), lambda: map(str, [1])])
+def test_what_is_read_once_or_without_end_is_not_read(make: Any) -> None:
+    value = make()
+    ((_, _, error),) = matched([value]).parked
+    assert "no column holds" in str(error)
+    assert next(iter(value)) in (0, 1, "1")
 
 
 def test_forms_of_dicts_decide_between_a_struct_and_json() -> None:

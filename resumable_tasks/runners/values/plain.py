@@ -8,7 +8,16 @@ classes below stays as it is: a column says then that it cannot hold it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections import UserString
+from collections.abc import (
+    Callable,
+    ItemsView,
+    KeysView,
+    Mapping,
+    Sequence,
+    Set,
+    ValuesView,
+)
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -25,6 +34,7 @@ from typing import Any
 from uuid import UUID
 
 MOST_DEEP = 200
+_MOST_OF_RANGE = 1_000_000
 _AS_THEY_ARE = frozenset({type(None), bool, int, float, str, bytes, Decimal, UUID, date, time})
 _TEXT = frozenset({str})
 _LEAVES = _AS_THEY_ARE | {datetime, timedelta}
@@ -32,6 +42,8 @@ _TEXTS = (
     *(PurePath, IPv4Address, IPv6Address),
     *(IPv4Interface, IPv6Interface, IPv4Network, IPv6Network),
 )
+# In an order of their own: the views of a dict are sets, and have that of the dict.
+_LISTS = (Sequence, KeysView, ItemsView, ValuesView)
 _NO_VALUE = frozenset({"NAType", "NaTType"})
 
 
@@ -105,7 +117,22 @@ def _other(value: Any, depth: int) -> Any:
         return value if _is_nanoseconds(value.type) else plain(value.as_py(), depth + 1)
     if kind.__module__ == "pyarrow.lib" and hasattr(value, "to_pylist"):
         return plain(value.to_pylist(), depth + 1)
+    if hasattr(value, "to_arrow") and hasattr(value, "dtype"):  # a series of polars
+        # Arrow has nanoseconds, and of Python's own objects nothing but their addresses.
+        found = value.to_list() if "Object" in str(value.dtype) else value.to_arrow()
+        return [plain(each, depth + 1) for each in found]
+    if isinstance(value, UserString):
+        return plain(value.data, depth + 1)
+    if isinstance(value, _LISTS) and not _is_endless(value):
+        return [plain(each, depth + 1) for each in value]
+    if isinstance(value, Set):
+        return _in_order([plain(each, depth + 1) for each in value])
     return value
+
+
+def _is_endless(value: Any) -> bool:
+    """True for a range whose members may not fit into memory."""
+    return isinstance(value, range) and bool(value[_MOST_OF_RANGE:])
 
 
 def _is_url(value: Any) -> bool:
