@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 
 from resumable_tasks import Failing, JobFailed, Snapshot, resumable_task
 from resumable_tasks.checkpoint.directory.reader import Reader
+from resumable_tasks.checkpoint.store import object as objects
+from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.cli import main
 from resumable_tasks.errors import UsageError
 from tests.conftest import Bucket
@@ -146,6 +148,47 @@ def test_ls_goes_into_no_checkpoint(bucket: Bucket) -> None:
         if seen.kind == "LIST"
     )
     assert set(listed) <= {"", *(f"{n}{w}" for n in "ab" for w in ("", "/journal", "/shards"))}
+
+
+@pytest.fixture
+def pruned_long_ago(bucket: Bucket) -> str:
+    """A job's place: two nights that are there, one that was reset, and 300 that were pruned."""
+    place = f"{bucket.url}/nightly"
+    for night in ("2026-11-22", "2026-11-23", "2026-11-24"):
+        make(place, partition=night)
+    cli("reset", f"{place}/2026-11-23", "--yes")
+    for n in range(300):
+        name = f"nightly/{2000 + n // 12}-{n % 12 + 1:02d}-01/@1.json"
+        bucket.server.put(f"{bucket.prefix}/{name}", b'{"pruned": true}')
+    bucket.server.forget()
+    return place
+
+
+def test_what_was_pruned_long_ago_costs_few_requests(bucket: Bucket, pruned_long_ago: str) -> None:
+    found = [entry["path"] for entry in document("ls", pruned_long_ago)]
+    assert bucket.server.counts()["LIST"] < 30
+    bucket.server.forget()
+    kept = document("prune", pruned_long_ago, "--keep", "1", "--dry-run")["partitions"]
+    assert bucket.server.counts()["LIST"] < 40
+    assert sorted(found) == sorted(each["checkpoint"] for each in kept)
+    assert [path.removeprefix(f"{pruned_long_ago}/") for path in sorted(found)] == [
+        *("2026-11-22", "2026-11-23/@0", "2026-11-24"),
+    ]
+
+
+@pytest.mark.parametrize(("page", "least"), [(1, 0), (5, 10), (40, 100), (1000, 303)])
+def test_an_outline_shows_what_a_look_finds(
+    bucket: Bucket, pruned_long_ago: str, page: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_A_PAGE", page)
+    store = objects.ObjectStore(open_store(bucket.url)._bucket, bucket.prefix)
+    for below, more in (("", ("2000-01-01", "2000-01-01.old/a/b", "file")), ("nightly", ("z/",))):
+        for name in more:
+            bucket.server.put(f"{bucket.prefix}/nightly/{name}", b"x")
+        found = store.outlines(below, 300)
+        assert all(store.look(folder) == seen for folder, seen in found.items())
+        assert store.outlines(below, 99) == {}
+    assert len(store.outlines("nightly", 300)) >= least
 
 
 def test_a_reset_in_a_bucket_is_undone_as_it_says(bucket: Bucket) -> None:

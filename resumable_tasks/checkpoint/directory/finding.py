@@ -13,7 +13,7 @@ from resumable_tasks.checkpoint.directory.reader import is_archived, is_checkpoi
 from resumable_tasks.checkpoint.directory.records import FOLDER as JOURNAL
 from resumable_tasks.checkpoint.store.ahead import in_order
 from resumable_tasks.checkpoint.store.local import LocalStore
-from resumable_tasks.checkpoint.store.object import ObjectStore
+from resumable_tasks.checkpoint.store.object import Look, ObjectStore
 from resumable_tasks.checkpoint.store.urls import expanded, is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
@@ -94,16 +94,20 @@ def looks_like_one(path: str) -> bool:
 
 def _in_bucket(store: ObjectStore) -> Iterator[Found]:
     """The places level by level, with many listings on their way at a time."""
-    level = [""]
+    level, known = [""], dict[str, Look]()
     while level:
         following: list[str] = []
-        for below, (names, folders) in zip(level, in_order(store.look, level, AHEAD), strict=True):
+        looked = in_order(store.look, [below for below in level if below not in known], AHEAD)
+        for below in level:
+            names, folders = known.pop(below) if below in known else next(looked)
             place = f"{store.url}/{below}".rstrip("/")
             found = list(_incarnations(place, names, folders))
             yield from found
             skipped = {name for name in folders if INCARNATION.fullmatch(name)}
             skipped |= _INSIDE if found else set()
-            following += [f"{below}/{name}".lstrip("/") for name in folders - skipped]
+            inner = sorted(f"{below}/{name}".lstrip("/") for name in folders - skipped)
+            known |= store.outlines(below, len(inner))
+            following += inner
         level = following
 
 

@@ -86,7 +86,10 @@ def _in_directory(store: LocalStore) -> Iterator[Found]:
 
 def _in_bucket(store: ObjectStore) -> Iterator[Found]:
     names = sorted(name for name in store.look("")[1] if not INCARNATION.fullmatch(name))
-    for name, (there, folders) in zip(names, in_order(store.look, names, AHEAD), strict=True):
+    known = store.outlines("", len(names))
+    looked = in_order(store.look, [name for name in names if name not in known], AHEAD)
+    for name in names:
+        there, folders = known[name] if name in known else next(looked)
         place = f"{store.url}/{name}"
         markers = filter(None, map(INCARNATION.fullmatch, (*there, *folders)))
         current = max((int(marker[1]) for marker in markers), default=0)

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.clock import now
@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 _AHEAD = 32
+_A_PAGE = 1000  # of a listing, as S3 gives them
+_FOLDERS_A_PAGE = 100
 _MOST_DELETED = 1000  # by one request, as S3 takes them
 _NUMBERED = re.compile(r"@([0-9]{1,9})(\.json)?")
+
+Look = tuple[dict[str, int], set[str]]
+"""The names right below a prefix with their sizes, and the folders there."""
 
 
 class ObjectStore(Store, Files, Incarnations, Patient):
@@ -197,9 +202,43 @@ class ObjectStore(Store, Files, Incarnations, Patient):
                 remedy="Name the checkpoint itself, without the last part",
             )
 
-    def look(self, below: str) -> tuple[dict[str, int], set[str]]:
-        """The names right below this path of the place, and the folders; of no incarnation."""
+    def look(self, below: str) -> Look:
+        """What is right below this path of the place; of no incarnation."""
         return self._listed(_joined(self._root, below))
+
+    def outlines(self, below: str, count: int) -> dict[str, Look]:
+        """What `look` finds in those of ``count`` folders below this path that few requests show.
+
+        Of what was removed a marker stays, in a folder of its own. Of many such folders one page of
+        a plain listing shows a thousand. Asks for one page for each hundred folders. An object that
+        stands for an empty folder counts as a name.
+        """
+        prefix, pages = _joined(self._root, below), count // _FOLDERS_A_PAGE
+        if not pages:
+            return {}
+
+        def listed(obs: Any, client: Any) -> Any:
+            each = obs.list(client, prefix or None, chunk_size=_A_PAGE)
+            return [*chain.from_iterable(islice(each, pages))]
+
+        objects = self._requests.ask("list", below, listed)
+        found: dict[str, Look] = {}
+        paths = [each["path"] for each in objects]
+        if paths != sorted(paths, key=str.encode):  # few services list in another order
+            return found
+        for path, each in zip(paths, objects, strict=True):
+            folder, _, name = path[len(prefix) + 1 if prefix else 0 :].partition("/")
+            first, _, deeper = name.partition("/")
+            if not name:
+                continue
+            names, folders = found.setdefault(_joined(below, folder), ({}, set()))
+            if deeper:
+                folders.add(first)
+            else:
+                names[name] = each["size"]
+        if found and len(paths) == pages * _A_PAGE:
+            found.popitem()  # it may go on
+        return found
 
     def check_current(self) -> None:
         if self._named is not None or self._incarnation is None:
@@ -233,8 +272,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         numbered = f"@{self._incarnation}" if self._incarnation else ""
         return _joined(self._root, numbered, name)
 
-    def _listed(self, prefix: str) -> tuple[dict[str, int], set[str]]:
-        """The names right below a prefix with their sizes, and the folders there."""
+    def _listed(self, prefix: str) -> Look:
 
         def listed(obs: Any, client: Any) -> Any:
             return obs.list_with_delimiter(client, prefix or None)
