@@ -163,5 +163,8 @@ def test_rows_of_before_are_never_turned_into_something_else(tmp_path: Path, kin
     declared = task.with_options(schema=pa.schema([("n", pa.type_for_alias(kind))]))
     with pytest.raises(CheckpointMismatch, match="'n' of the results is int64 in the stored rows"):
         declared.run(ITEMS, checkpoint=tmp_path / "c")
+    # Nothing was started, so there is no run that could have died.
+    found = CliRunner().invoke(main, ["status", str(tmp_path / "c"), "--json"])
+    assert (json.loads(found.output)["status"], json.loads(found.output)["runs"]) == ("done", 1)
     run = task.run(ITEMS, checkpoint=tmp_path / "c")
     assert run.table(ordered=True)["n"].to_pylist() == list(range(100))

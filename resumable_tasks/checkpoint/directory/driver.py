@@ -56,7 +56,6 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import (
     CheckpointDamaged,
-    CheckpointMismatch,
     CheckpointUnusable,
     ResultConflict,
 )
@@ -145,6 +144,7 @@ class DirectoryCheckpoint(Checkpoint):
             if checkpoint._is_over(wanted):
                 hold.release()
                 return cls.open(store, wanted, job, opening)
+            supersede.check_types(store, checkpoint.url, checkpoint.state, checkpoint._job.columns)
             hold.check()
             checkpoint._claim(wanted, opening)
             checkpoint._sweep(there)
@@ -314,11 +314,7 @@ class DirectoryCheckpoint(Checkpoint):
         try:
             copied = self._superseder.retype(wanted)
         except ResultConflict as error:
-            raise CheckpointMismatch(
-                f"{self.url}: {error}",
-                remedy="Give schema= and json_columns= that the rows fit, or start a new "
-                "checkpoint by a new version= with on_version_change='restart'",
-            ) from error
+            raise supersede.unfit(self.url, error) from error
         text = self._schema.text_if_new(wanted)
         commit = Commit(kind="commit", epoch=state.epoch, run=self.run, schema=text)
         commit = self._append(copied.added_to(commit, []))

@@ -25,11 +25,17 @@ from resumable_tasks.checkpoint.directory.record import Commit, ShardKeys
 from resumable_tasks.checkpoint.directory.segments import listed, read_some
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.base import Store
-from resumable_tasks.errors import CheckpointDamaged, InvalidKey
+from resumable_tasks.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    InvalidKey,
+    ResultConflict,
+)
 from resumable_tasks.items import keys
 from resumable_tasks.items.fingerprints import to_text
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.runners.outcome import Failure, Shard
+from resumable_tasks.runners.values.columns import Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -235,6 +241,32 @@ def check(store: Store, found: Manifest, state: State) -> None:
 
 DOUBLED = "it holds rows that a record which was lost had taken back"
 STRANGERS = "it holds rows of items that a record which was lost had completed"
+
+
+def check_types(store: Store, url: str, state: State, columns: Columns) -> None:
+    """Raise `CheckpointMismatch` if the rows that are there do not fit the types of a job.
+
+    Before the claim, since a run that is refused leaves no record.
+    """
+    if columns.inferred or not state.schema:
+        return
+    stored = schemas.schema_from_text(state.schema)
+    wanted = schemas.with_columns(stored, schemas.declared(stored, columns))
+    if wanted is None or not schemas.differ(stored, wanted):
+        return
+    for shard in state.shards.values():
+        try:
+            schemas.retyped(shards.read(store, shard), wanted)
+        except ResultConflict as error:
+            raise unfit(url, error) from error
+
+
+def unfit(url: str, error: ResultConflict) -> CheckpointMismatch:
+    return CheckpointMismatch(
+        f"{url}: {error}",
+        remedy="Give schema= and json_columns= that the rows fit, or start a new checkpoint by a "
+        "new version= with on_version_change='restart'",
+    )
 
 
 class Superseder:
