@@ -100,8 +100,12 @@ def accept(
         driver.close()
     document = {"checkpoint": reader.store.url, **_document(accepted, left)}
     listed = f"{command('failures', checkpoint, '--parked', '--jsonl')} lists them"
-    output.show(as_json, document, _lines(accepted, left, listed))
+    output.show(as_json, document, _lines(accepted, left, listed, converted=bool(convert)))
     context.exit(EXIT_FAILED if left else 0)
+
+
+# What became of a run's items, without those that have failed.
+_HANDLED = ("completed", "skipped", "duplicates", "parked", "accepted")
 
 
 def _opened(reader: Reader, job: Job) -> DirectoryCheckpoint:
@@ -131,8 +135,11 @@ def _end(
     if how is None:
         return  # it has died; so it stays
     if how == "failed" and not (left or reader.state.failures):
-        how = "done"
+        handled = sum(before.get(name, 0) for name in _HANDLED)
+        # A run that has ended before its items leaves the others to the next one.
+        how = "done" if handled >= before.get("total", 0) else "interrupted"
     counts = {name: value for name, value in before.items() if name != "how"}
+    accepted += before.get("accepted", 0)
     driver.end(how, {**counts, "accepted": accepted, "parked": len(left)})
 
 
@@ -197,7 +204,7 @@ def accept_in_table(
     left = accepting.parked(spec, job)
     document = {"table": spec.table, **_document(accepted, left)}
     listed = f"{command('sql', 'status', url, '--table', spec.table)} counts them"
-    output.show(as_json, document, _lines(accepted, left, listed))
+    output.show(as_json, document, _lines(accepted, left, listed, converted=bool(convert)))
     context.exit(EXIT_FAILED if left else 0)
 
 
@@ -223,7 +230,9 @@ def _document(accepted: int, left: Sequence[Failure]) -> dict[str, Any]:
     return {"accepted": accepted, "parked": len(left), "example": example}
 
 
-def _lines(accepted: int, left: Sequence[Failure], listed: str) -> Iterator[str]:
+def _lines(
+    accepted: int, left: Sequence[Failure], listed: str, *, converted: bool
+) -> Iterator[str]:
     if not (accepted or left):
         yield "nothing is parked"
         return
@@ -231,6 +240,8 @@ def _lines(accepted: int, left: Sequence[Failure], listed: str) -> Iterator[str]
     if left:
         yield f"  for example: {clean(left[0].message, output.MESSAGE_CHARS)}"
         yield f"next: {listed}"
+    elif converted:
+        yield "next: let the handler return such rows, and run the same command again"
     else:
         yield "next: run the same command again, with the same schema= and json_columns="
 

@@ -26,7 +26,7 @@ from resumable_tasks.items import keys as keys_
     "\n  resumable redo checkpoints/classify --before 2026-11-23T08:00Z",
 )
 @checkpoint_argument
-@click.option("--key", "keys", multiple=True, help="An item's key, as `keys` prints it.")
+@click.option("--key", "keys", multiple=True, help="An item's key, completed or parked.")
 @click.option(
     "--where",
     metavar="SQL",
@@ -70,8 +70,10 @@ def redo(
     if dry_run:
         text = [f"the next run would handle these again: {estimate}"]
     elif done:
+        parked = f" and {len(state.parked):,} parked ones" if state.parked else ""
         text = [
-            f"{len(done):,} of {count(len(state.done), 'completed item')} will be handled again",
+            f"{len(done):,} of {count(len(state.done), 'completed item')}{parked} will be handled "
+            "again",
             *_out(state, done),
             f"next: run the same command again; it handles {estimate}",
         ]

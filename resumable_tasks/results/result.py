@@ -251,7 +251,8 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
         parts.append(
             "Parked items are not paid for again. Give schema= or json_columns= that they fit (in "
             "a database, change its columns or constraints) and run the same command again: they "
-            "are taken over without a call"
+            "are taken over without a call. If the handler was at fault: correct it, and let "
+            "`resumable accept` (of a table `resumable sql accept`) with --convert make them fit"
         )
     return "\n".join(parts)
 

@@ -20,7 +20,8 @@ _HINTS = (
         "If it takes the batch for one item: a handler is given a list of items",
     ),
     (
-        r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.RecordBatch)",
+        r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.\w+|"
+        r"type (RecordBatch|\w+Array|\w+Scalar) is not JSON)",
         "If the items are of a table or a data frame: the handler is given a "
         'pyarrow.RecordBatch, and with batch_format="rows" a list of dicts',
     ),

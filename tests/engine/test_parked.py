@@ -115,6 +115,42 @@ def test_the_command_takes_over_what_a_converter_makes_fit(
     assert (run.skipped, job.handled) == (100, Counter())
 
 
+def test_a_run_that_ended_before_its_items_is_not_done_once_all_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of some batches in a row fitted, so it has handled a part of its items."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "euros.py").write_text("def fit(row): return row | {'price': 5.0}\n")
+    schema = {"id": int, "price": float}
+    task = resumable_task(
+        lambda items: [{**item, "price": "5 EUR"} for item in items],
+        name="job",
+        key="id",
+        batch_size=2,
+        schema=type("Row", (), {"__annotations__": schema}),
+    )
+    with pytest.raises(JobFailed, match=r"`resumable accept` .* with --convert make them fit"):
+        task.run(ITEMS, checkpoint="c")
+    status = json.loads(CliRunner().invoke(main, ["status", "c", "--json"]).stdout)
+    assert "--convert MODULE:FUNCTION` make them fit" in status["next"]
+    answer = CliRunner().invoke(main, ["accept", "c", "--convert", "euros:fit"])
+    assert answer.exit_code == 0
+    assert "next: let the handler return such rows, and run the same command again" in answer.stdout
+    status = json.loads(CliRunner().invoke(main, ["status", "c", "--json"]).stdout)
+    assert 0 < status["completed"] < 100
+    assert (status["status"], status["exit_code"], status["parked"]) == ("interrupted", 75, 0)
+
+
+def test_a_parked_item_is_handled_again_if_it_is_to_be_redone(tmp_path: Path) -> None:
+    count = parked(tmp_path / "c")
+    answer = CliRunner().invoke(main, ["redo", str(tmp_path / "c"), "--key", "11"])
+    many = f"1 of {100 - count} completed items and {count} parked ones"
+    assert f"{many} will be handled again" in answer.stdout
+    job = Job()
+    run = job.run(tmp_path / "c")
+    assert (job.handled, run.parked) == (Counter([11]), count)
+
+
 def test_a_misspelt_column_is_told(tmp_path: Path) -> None:
     count = parked(tmp_path / "c")
     place = str(tmp_path / "c")

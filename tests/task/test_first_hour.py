@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import json
 import logging
 import pickle
 from collections.abc import Iterator
@@ -276,8 +277,19 @@ def test_a_handler_that_fails_says_where_and_what_is_meant(name: str, place: Pat
         task.run(ITEMS, checkpoint=place)
 
 
-def test_a_handler_of_a_table_that_takes_it_for_rows_is_told(place: Path) -> None:
-    task: Any = resumable_task(lambda rows: [row["id"] for row in rows], name="job", key="id")
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda rows: [row["id"] for row in rows],
+        lambda rows: [row.get("id") for row in rows],
+        lambda frame: frame.assign(label="a"),
+        lambda rows: json.dumps(rows),
+        lambda rows: [json.dumps(id_) for id_ in rows["id"]],
+    ],
+    ids=["index", "get", "frame", "json", "json of a value"],
+)
+def test_a_handler_of_a_table_that_takes_it_for_rows_is_told(handler: Any, place: Path) -> None:
+    task: Any = resumable_task(handler, name="job", key="id")
     with pytest.raises(
         JobFailed, match=r'\.py:\d+\)\. If the items are of a table.*="rows" a list'
     ):

@@ -240,8 +240,9 @@ class Reader:
             return (
                 f"{command('failures', place, '--parked')} lists the results that do not fit the "
                 "table. Give the job schema= or json_columns= that they fit and run the same "
-                f"command again, or {command('accept', place, '--json-column', 'COLUMN')}: no call "
-                "is repeated"
+                f"command again. If the handler was at fault: correct it, and let "
+                f"{command('accept', place, '--convert', 'MODULE:FUNCTION')} make them fit. No "
+                "call is repeated"
             )
         if self.status == "failed":
             return (

@@ -13,6 +13,7 @@ _HEAD = ("kind", "run", "time", "nonce", "previous")
 _COUNTS = ("keys", "failures", "retracted")
 # Of `info`, whatever decides or is counted.
 _INFO: dict[str, type | tuple[type, ...]] = {
+    "accepted": int,
     "batches": int,
     "budget": (int, float),
     "copied": int,

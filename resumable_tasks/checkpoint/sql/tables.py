@@ -248,11 +248,14 @@ class Tables:
             there = sa.inspect(connection)
             sides = () if spec.shards is not None else self.side
             missing = [t.name for t in sides if not there.has_table(t.name, schema=t.schema)]
-        missing += [name for name in (spec.done, *spec.columns) if name not in self.items.c]
+        results = [name for name in spec.columns if name not in self.items.c]
+        missing += [spec.done] * (spec.done not in self.items.c) + results
         if missing:
+            remedy = f"Run `{self.init}`, which prints what it takes, and with --apply does it"
+            if results:
+                remedy += f"; a column that is not text needs its type, {results[0]}:INTEGER"
             raise UsageError(
-                f"table {spec.table} is not prepared, there is no {missing[0]}",
-                remedy=f"Run `{self.init}`, which prints what it takes, and with --apply does it",
+                f"table {spec.table} is not prepared, there is no {missing[0]}", remedy=remedy
             )
         if not self.done.nullable and not isinstance(self.done.type, sa.Boolean):
             raise UsageError(

@@ -449,9 +449,9 @@ def test_options_that_do_not_fit(prepared: Prepared, options: dict[str, Any], me
 @pytest.mark.sample(only="sqlite")
 def test_a_table_that_is_not_prepared_says_the_command(db: Db) -> None:
     db.make(3)
-    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label"])
+    checkpoint = SqlCheckpoint(db.url, table="lessons", key="id", columns=["label", "words"])
     with pytest.raises(
-        UsageError, match=r"resumable sql init .* --table lessons --key id"
+        UsageError, match=r"sql init .* --table lessons --key id.* its type, words:INTEGER"
     ) as error:
         shout.run(checkpoint=checkpoint)
     assert "processed_at" in str(error.value)
