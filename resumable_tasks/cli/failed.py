@@ -242,10 +242,9 @@ def retry(
     reader = Reader.at(checkpoint)
     state = reader.state
     lines = {line for line, failure in state.failures.items() if failure.error in classes}
-    lines |= {
-        typed_key(key, state.failures, "has failed", command("failures", checkpoint))
-        for key in keys
-    }
+    for key in keys:
+        _refuse_parked(key, state.parked, checkpoint)
+        lines.add(typed_key(key, state.failures, "has failed", command("failures", checkpoint)))
     if quarantined:
         lines |= {keys_.canonical(failure.key) for failure in state.quarantined}
     if not (keys or classes or quarantined):
@@ -266,6 +265,16 @@ def retry(
     text = [f"{count(len(released), 'item')} released"]
     text += ["next: run the same command again"] if released else []
     output.show(as_json, document, text)
+
+
+def _refuse_parked(text: str, parked: Lines, checkpoint: str) -> None:
+    if any(form in parked for form in typed_forms(text)):
+        raise UsageError(
+            f"the item with key {text} has not failed: its result is kept, and does not fit the "
+            "table",
+            remedy=f"Take it over with {command('accept', checkpoint)}, or have the item handled "
+            f"again with {command('redo', checkpoint, '--key', text)}",
+        )
 
 
 def typed_key(text: str, known: Lines, what: str, listed: str) -> bytes:

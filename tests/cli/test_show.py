@@ -100,6 +100,10 @@ def test_a_parked_item(tmp_path: Path) -> None:
     found = document("show", tmp_path / "c", "4")
     assert (found["status"], found["rows"]) == ("parked", None)
     assert found["failure"]["rows"]
+    refused = cli("retry", tmp_path / "c", "--key", "4")
+    assert refused.exit_code == 2
+    assert "the item with key 4 has not failed: its result is kept" in refused.stderr
+    assert f"resumable redo {tmp_path / 'c'} --key 4" in refused.stderr
 
 
 def test_keys_as_they_are_typed(tmp_path: Path) -> None:
