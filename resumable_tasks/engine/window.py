@@ -13,7 +13,7 @@ from resumable_tasks.runners.outcome import Done, Outcome
 # As many batches as are handled in the time of two commits, so that handlers need not wait for
 # them: a batch that ends just after one has begun waits for that one and its own. On a disk that is
 # about this time, and a busy disk is no reason to have more redone after a crash. Far away it is
-# measured. And no more than these many, or this many bytes of shards.
+# measured. And no more than these many, or this many bytes of rows in memory.
 OUT_SECONDS = 0.008
 _MEASURED = 5
 _FIRST_FAR_AWAY = 4
@@ -44,7 +44,7 @@ class Window:
                 # The first commit takes longer, since it loads Arrow.
                 self.batches *= _FIRST_FAR_AWAY
 
-    def widen(self, outcomes: Sequence[Done], shard_bytes: int, commit_seconds: float) -> None:
+    def widen(self, outcomes: Sequence[Done], size: int, commit_seconds: float) -> None:
         """Take in what was committed, and how long that took: handlers need not wait for it."""
         if self.submits:
             return
@@ -56,7 +56,7 @@ class Window:
             self._first, self._handled, self._seconds, self._bytes = False, 0, 0.0, 0
         self._handled += len(worked)
         self._seconds += sum(outcome.times.seconds for outcome in worked)
-        self._bytes += shard_bytes
+        self._bytes += size
         out_seconds = OUT_SECONDS
         if self._commits:
             # The shortest of some: the first loads what it needs, and others wait for what is busy.
@@ -64,10 +64,12 @@ class Window:
             out_seconds = max(OUT_SECONDS, 2 * min(self._commits))
         if not self._handled:
             return
+        # Where rows become larger, they are not outweighed by the many before them.
+        lately = size / len(worked) if worked else 0.0
         cheap = min(
             MOST_BATCHES_OUT,
             self._runner.concurrency * out_seconds * self._handled / max(self._seconds, 1e-9),
-            _MOST_BYTES * self._handled / max(self._bytes, 1),
+            _MOST_BYTES / max(self._bytes / self._handled, lately, 1),
         )
         self.batches = max(self._runner.window, int(cheap))
 

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from resumable_tasks import resumable_task
 from resumable_tasks.engine import window as windows
 from resumable_tasks.engine.window import OUT_SECONDS, Gathering, Window
@@ -62,6 +64,42 @@ def test_where_a_request_takes_30_ms_few_commits_take_all(tmp_path: Path) -> Non
     assert work.run([{"id": n} for n in range(400)], checkpoint=place).completed == 400
     # Handlers that wait for commits would need one for every eight batches, or more.
     assert place.plain.counted()["put shards"] <= 30
+
+
+def sized(*commits: tuple[int, int]) -> int:
+    """The window once commits were made, each of so many cheap calls and so many bytes."""
+    window = Window(ThreadRunner(4))
+    for count, size in commits:
+        window.widen([call_of(0.000_001)] * count, size, 0.001)
+    return window.batches
+
+
+def test_rows_that_become_larger_count_at_once_and_not_once_all_before_are_outweighed() -> None:
+    small, large = (1_000, 100_000), (10, 10_000_000)
+    assert sized(*[small] * 100) == windows.MOST_BATCHES_OUT
+    assert sized(*[small] * 100, large) == 16
+    assert sized(*[small] * 100, large, small) == windows.MOST_BATCHES_OUT
+
+
+def test_rows_count_by_what_they_take_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widest = []
+    widen = Window.widen
+
+    def noted(window: Window, *committed: Any) -> None:
+        widen(window, *committed)
+        widest.append(window.batches)
+
+    monkeypatch.setattr(Window, "widen", noted)
+    text = "x" * 1_000_000  # in a file it is next to nothing
+
+    @resumable_task(key="id", batch_size=1, concurrency=4)
+    def work(items: list[Any]) -> list[Any]:
+        return [{"id": item["id"], "text": text} for item in items]
+
+    assert work.run([{"id": n} for n in range(50)], checkpoint=tmp_path / "c").completed == 50
+    assert max(widest) <= 16
 
 
 def gathered(*outcomes: Outcome, most: int = 100) -> Gathering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,13 @@ def test_rows_of_declared_types_stay_plain_too(declared: pa.Schema, is_plain: bo
     table, odd = separate([{"id": "a", "v": 1}, {"id": "b", "v": None}], Columns(declared))
     assert (isinstance(table, PlainTable), odd) == (is_plain, {})
     assert arrow_table(table).schema.types == declared.types  # type: ignore[union-attr]
+
+
+def test_long_texts_are_not_put_together_to_find_out_that_they_are_long() -> None:
+    values = ["x" * 1_000_000] * 20 + ["\U0001f600"]  # four bytes each, were they one text
+    tracemalloc.start()
+    try:
+        assert plain_table({"v": values}, len(values)) is None
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

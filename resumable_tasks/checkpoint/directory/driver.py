@@ -412,12 +412,14 @@ class DirectoryCheckpoint(Checkpoint):
         remote = [outcome for outcome in outcomes if outcome.shard is not None]
         local = [outcome for outcome in outcomes if outcome.shard is None]
         written: list[Shard] = [o.shard for o in remote if o.shard is not None]
+        size = sum(shard.bytes for shard in written)
         # As they will be read: so that nothing can go wrong then that has not gone wrong here.
         made = arrow_tables(o.unwritten for o in local if o.unwritten is not None and schema)
         tables = [schemas.cast(table, schema) for table in made]
         if tables:
             count = sum(outcome.completed for outcome in local)
             rows = shards.concat(tables)
+            size += rows.nbytes  # in a shard the same text, again and again, is next to nothing
             written.append(shards.write(self.store, self.state.epoch, rows, count))
         failed = chain.from_iterable(outcome.failures for outcome in outcomes)
         commit = Commit(
@@ -435,7 +437,7 @@ class DirectoryCheckpoint(Checkpoint):
             self._journal.next_number,
             commit.key_count,
             sum(shard.rows for shard in written),
-            size := sum(shard.bytes for shard in written),
+            sum(shard.bytes for shard in written),
             size,
             commit.failures,
         )

@@ -57,8 +57,7 @@ def plain_table(columns: Mapping[str, Sequence[Any]], num_rows: int) -> PlainTab
 def _fit(kind: type, values: Sequence[Any]) -> bool:
     """True if an array takes these values of one type, whatever they are beside."""
     if kind is str:
-        text = "".join(values)
-        return len(text) <= _MOST_TEXT and (text.isascii() or _is_unicode(text))
+        return sum(map(len, values)) <= _MOST_TEXT and _is_unicode("".join(values))
     return _are_int64(values) if kind is int else kind in _TYPES
 
 
@@ -71,6 +70,8 @@ def _are_int64(values: Sequence[int]) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -94,7 +95,7 @@ def arrow_tables(tables: Iterable[pa.Table | PlainTable]) -> Iterator[pa.Table]:
     """Arrow's tables of all these rows, in their order: one of plain ones that have one schema."""
     import pyarrow as pa
 
-    for schema, some in groupby(tables, lambda table: _schema_of_plain(table)):
+    for schema, some in groupby(tables, _schema_of_plain):
         if schema is None:
             yield from some
             continue
