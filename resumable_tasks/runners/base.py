@@ -34,7 +34,7 @@ class Runner(ABC):
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
-        # The calls that nobody can end: when each began, by the number of its batch.
+        # The calls that go on here: when each began, by the number of its batch.
         self.calls: dict[int, float] = {}
 
     @property

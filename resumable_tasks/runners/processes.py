@@ -74,7 +74,8 @@ class ProcessRunner(Runner):
         self._queue.put(batch)
         with self._lock:
             if len(self._lanes) < self.concurrency:
-                lane = _Lane(self._work, self._pickled, self._queue, self._done, self._stopping)
+                given = (self._work, self._pickled, self._queue, self._done, self._stopping)
+                lane = _Lane(*given, self.calls)
                 self._lanes.append(lane)
                 lane.start()
 
@@ -98,6 +99,7 @@ class _Lane:
         queue: SimpleQueue[Batch | None],
         done: Callable[[Outcome], None],
         stopping: Stopping,
+        going_on: dict[int, float],
     ) -> None:
         thread = threading.Thread(target=self._run, name="resumable-process", daemon=True)
         self.start, self.join = thread.start, thread.join
@@ -106,6 +108,7 @@ class _Lane:
         self._queue = queue
         self._done = done
         self._stopping = stopping
+        self._going_on = going_on
         self._abandoned = False
         self._deaths = 0  # of processes, at this batch
         self._calls = 0  # of the handler, at this step
@@ -152,6 +155,8 @@ class _Lane:
                 answer = None
             except Exception as error:  # noqa: BLE001 - these items cannot cross
                 return failed_whole(self._work, step.batch, error, step.number)
+            finally:
+                self._going_on.pop(step.batch.number, None)
             match answer:
                 case Done() | Failed():
                     times = replace(answer.times, calls=self._calls)
@@ -222,11 +227,12 @@ class _Lane:
                 # A call has begun (its number), its handler has returned, or a pause has begun
                 # (what all calls have cost).
                 deadline, calling = None, kind != "pause"
+                self._going_on.pop(call.batch.number, None)
                 if kind == "pause":
                     self._spent = value
                 elif kind == "call":
                     call.number = value
-                    began = time.monotonic()
+                    began = self._going_on[call.batch.number] = time.monotonic()
                     self._calls += 1
                     if self._work.timeout is not None:
                         deadline = began + self._work.timeout

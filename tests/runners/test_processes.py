@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks import Failing, JobFailed, UsageError, current_batch, resumable_task
+from resumable_tasks import (
+    Failing,
+    Interrupted,
+    JobFailed,
+    UsageError,
+    current_batch,
+    resumable_task,
+)
 from resumable_tasks.runners import worker
 
 ITEMS = [{"id": i} for i in range(100)]
@@ -112,6 +119,27 @@ def test_what_cannot_cross_is_said_before_anything_runs(place: Path) -> None:
 
     with pytest.raises(UsageError, match="coroutine"):
         resumable_task(coroutine, key="id", runner="processes").run(ITEMS, checkpoint=place)
+
+
+@resumable_task(key="id", batch_size=1, runner="processes", concurrency=1, grace_seconds=0)
+def sleeps(rows: list[Any]) -> list[Any]:
+    Path(rows[0]["path"]).touch()
+    time.sleep(60)
+    return rows
+
+
+def test_a_batch_that_was_not_begun_is_not_said_to_be_going_on(place: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    items = [{"id": n, "path": str(begun)} for n in range(4)]
+
+    def interrupt() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match=r"1 batch did not end in time, with the keys 0;"):
+        sleeps.run(items, checkpoint=place)
 
 
 def test_a_handler_of_a_script_works(tmp_path: Path) -> None:
