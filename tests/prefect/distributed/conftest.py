@@ -97,7 +97,14 @@ def forked(in_prefect: None) -> Iterator[None]:
     from prefect import task_runners
 
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        dask.config.set(
+            {
+                "distributed.worker.multiprocessing-method": "forkserver",
+                # Dask gives a worker up for good that is not there just so long after a death,
+                # though it is about to be back after another: tests kill many of them.
+                "distributed.deploy.lost-worker-timeout": "1 day",
+            }
+        ),
         pytest.MonkeyPatch.context() as patch,
     ):
         get_mp_context()  # once, it says what to import itself

@@ -72,8 +72,10 @@ def work(rows: list[dict[str, Any]]) -> list[Any]:
     time.sleep(max(row.get("seconds", 0.0) for row in rows))
     for row in rows:
         do = row.get("do")
-        if do == "die" or (do == "die_once" and not (folder / "died").exists()):
+        if do == "die_once" and not (folder / "died").exists():
             (folder / "died").touch()
+            do = "die"
+        if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         elif do == "bad":
             raise RuntimeError(f"cannot do {row['id']}")

@@ -127,7 +127,8 @@ def test_a_batch_that_kills_its_worker_costs_little_else(
     assert oracle.outbox(place) == set()
 
     handled = times_handled(tmp_path)
-    assert handled.pop((40, 41)) == 3
+    # Three workers were lost with it. The other's death may be one of them, before it was called.
+    assert handled.pop((40, 41)) in (2, 3)
     assert (handled.pop((40,)), handled.pop((41,))) == (1, 1)
     assert handled[(10, 11)] >= 2
     # Of five processes that died, each took along what its other threads were at, and no more.
