@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.05
+# What cleans up after Ctrl-C begins at once, has so long for all that it asks, and each a moment.
+_CLEANING_SECONDS, _AT_LEAST, _BEGINS_WITHIN = 1.0, 0.5, 3.0
+_interrupted_at = -math.inf
 
 
 class GaveUp(Exception):
@@ -84,8 +90,33 @@ class Call(Generic[T]):
 def interruptible(call: Callable[[], T]) -> T:
     """What a call into an extension returns, or raises; Ctrl-C in the main thread does not wait.
 
-    What comes of a call that was interrupted is not known.
+    What comes of a call that was interrupted is not known. Raises ``TimeoutError`` for one that
+    cleans up after Ctrl-C and takes longer than `seconds_left`.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    return Call(call).wait(lambda: None)
+    left = seconds_left()
+    with heeded():
+        try:
+            return Call(call).wait(lambda: left)
+        except GaveUp:
+            raise TimeoutError("no answer soon after Ctrl-C") from None
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Have it known to `seconds_left` that Ctrl-C has ended what is waited for in here."""
+    global _interrupted_at
+    try:
+        yield
+    except KeyboardInterrupt:
+        _interrupted_at = time.monotonic()
+        raise
+
+
+def seconds_left() -> float | None:
+    """How long the main thread may wait for what cleans up after Ctrl-C; None without one."""
+    since = time.monotonic() - _interrupted_at
+    if since > _BEGINS_WITHIN or threading.current_thread() is not threading.main_thread():
+        return None
+    return max(_CLEANING_SECONDS - since, _AT_LEAST)

@@ -103,7 +103,15 @@ class InBucket(Form):
         result = Published(self.dest, count, tuple(files.names), size)
         record = {**rows.identity, "published": now(), "version": version, **asdict(result)}
         kept = {*files.names, *before.files}
-        self._store.put(MARKER, json.dumps({**record, "before": before.files}, indent=1).encode())
+        pointer = json.dumps({**record, "before": before.files}, indent=1).encode()
+        try:
+            self._store.put(MARKER, pointer)
+        except StoreError as error:  # whose request may have been applied
+            raise StoreError(
+                error.what,
+                safe="Readers see what was published before, or all of this",
+                remedy=error.remedy,
+            ) from error
         fault_point("publish.exchanged")
         there = self._store.list("")
         if not there.keys() >= set(files.names):

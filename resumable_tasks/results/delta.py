@@ -27,8 +27,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from resumable_tasks.base import panics, text
+from resumable_tasks.base import log, panics, text
 from resumable_tasks.base.faults import fault_point
+from resumable_tasks.base.hanging import interruptible
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.form import CommittedRows
 from resumable_tasks.checkpoint.store import clients, disk
@@ -43,6 +44,7 @@ from resumable_tasks.results.rows import Wanted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import tenacity
     from deltalake import CommitProperties, DeltaTable
 
 INSTALL = 'pip install "resumable-tasks[delta]"'
@@ -50,11 +52,16 @@ T = TypeVar("T")
 _APP = "resumable-tasks"
 _ROWS, _COUNT, _OF = f"{_APP}/rows", f"{_APP}/count", f"{_APP}/of"
 _LOG = "_delta_log"
-_COLOUR = re.compile(r"\x1b\[\d*m|↳ ")
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_RETRIED = re.compile(
+    r" in [0-9.]+m?s(, after \d+ retries, max_retries: \d+, retry_timeout: \S+)? +-"
+)
 # In a path; by experiment with deltalake 1.6.
 _CHARACTERS = re.compile(r"[\x00-\x1f\x7f%\[\]|^\\]")
 _TRIES = 12
-_PATIENCE = 120.0
+_PATIENCE = 60.0
+# After so many seconds without success whoever waits is told why.
+_UNTOLD = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +301,12 @@ class Delta(Form):
             stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_after_delay(_PATIENCE),
             wait=tenacity.wait_random_exponential(0.05, max=2),
             retry=tenacity.retry_if_exception(_is_others),
+            before_sleep=self._teller(),
         )
         try:
             with panics.caught():
-                return tries(call)
+                # A call to a bucket may take long, and Ctrl-C would wait for its end.
+                return tries((lambda: interruptible(call)) if is_url(self.dest) else call)
         except tenacity.RetryError as error:
             raise StoreError(
                 f"cannot publish to {self.dest}: {_said(error.last_attempt.exception())}",
@@ -309,6 +318,21 @@ class Delta(Form):
                 f"cannot publish to {self.dest}: deltalake has panicked: {_said(error)}",
                 remedy="In a process that was forked after deltalake was used, start it by spawn",
             ) from None
+
+    def _teller(self) -> Callable[[tenacity.RetryCallState], None]:
+        """What says, once in a while of tries, with what they have failed."""
+        told = False
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            nonlocal told
+            since = state.seconds_since_start or 0.0
+            if told or since < _UNTOLD or state.outcome is None:
+                return
+            told = True
+            why, left = _said(state.outcome.exception()), text.duration(_PATIENCE - since)
+            log.warning("%s: %s. Trying again for up to %s", self.dest, why, left)
+
+        return tell
 
 
 def _is_others(error: BaseException) -> bool:
@@ -376,7 +400,9 @@ def _options(dest: str) -> dict[str, str] | None:
     """
     if not is_url(dest):
         return None
-    common = {"timeout": "30s", "connect_timeout": "5s", "max_retries": "4"}
+    # The time of retries is less than that of one request: what is silent is asked again by us.
+    common = {"timeout": "30s", "connect_timeout": "5s"}
+    common |= {"max_retries": "4", "retry_timeout": "15s"}
     scheme = dest.partition("://")[0]
     plain = clients.endpoint(scheme).startswith("http://")
     conditional = {"conditional_put": "etag"} if scheme == "s3" else {}
@@ -392,6 +418,7 @@ def _properties(versions: Mapping[str, int]) -> CommitProperties:
 
 def _said(error: BaseException | None) -> str:
     """The words of an error of deltalake's, as one line, without its colours and its traces."""
-    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines()]
+    lines = [line.strip(" ↳") for line in _COLOUR.sub("", str(error)).splitlines()]
     told = itertools.takewhile(lambda line: not line.startswith(("0:", "stack backtrace")), lines)
-    return clean(without_secrets(": ".join(filter(None, told)) or type(error).__name__), 300)
+    line = _RETRIED.sub(":", ": ".join(filter(None, told)))
+    return clean(without_secrets(line or type(error).__name__), 300)

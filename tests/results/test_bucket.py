@@ -15,6 +15,7 @@ import pytest
 
 from resumable_tasks import StoreError, UsageError, resumable_task
 from resumable_tasks.base import faults
+from resumable_tasks.checkpoint.store import requests
 from resumable_tasks.results import delta
 from tests import warm
 from tests.conftest import Bucket
@@ -121,6 +122,7 @@ def test_what_dead_publishers_have_left_goes_in_time(bucket: Bucket, place: Path
     code = f"""
 import os
 from resumable_tasks.base import faults
+from resumable_tasks.checkpoint.store import requests
 from resumable_tasks.checkpoint.directory.place import Directory
 from resumable_tasks.results.publish import publish
 faults.arm(lambda name: name == "publish.staged" and os._exit(9))
@@ -261,6 +263,20 @@ def test_a_fault_of_the_service_is_got_over(
     assert set(published.files) == files(bucket) == set(pointed(bucket))
 
 
+def test_of_a_pointer_without_an_answer_it_is_said_what_readers_see(
+    bucket: Bucket, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "_ELSE", 0.3)
+    done = run(place, 20)
+    bucket.server.fail("500-after", method="PUT", key=f"*/{POINTER}", times=-1)
+    with pytest.raises(StoreError, match="what was published before, or all of this") as caught:
+        done.publish(bucket.url)
+    assert POINTER in str(caught.value)
+    assert set(pointed(bucket)) == files(bucket), "whole, since it was applied"
+    bucket.server.heal()
+    assert set(done.publish(bucket.url).files) == set(pointed(bucket)) < files(bucket)
+
+
 # --- a checkpoint and its rows, both in a bucket
 
 
@@ -331,13 +347,18 @@ def test_whatever_a_commit_is_answered_each_row_is_there_once(
 
 
 def test_a_service_that_is_down_is_an_error_of_ours(
-    bucket: Bucket, place: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delta, "_TRIES", 1)
+    monkeypatch.setattr(delta, "_TRIES", 3)
+    monkeypatch.setattr(delta, "_UNTOLD", 0.0)
     run(place, 20).publish(bucket.url, form="delta")
     bucket.server.fail("503", method="PUT", key="*/_delta_log/*", times=-1)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="503 Service Unavailable"):
         run(place, 30).publish(bucket.url, form="delta")
+    told = [each for each in caplog.messages if "Trying again for up to" in each]
+    assert len(told) == 1
+    assert told[0].startswith(f"{bucket.url}: ")
+    assert "503 Service Unavailable" in told[0]
     bucket.server.heal()
     run(place, 30).publish(bucket.url, form="delta")
     assert table_ids(bucket) == list(range(30))

@@ -23,6 +23,7 @@ from typing import Any
 
 from resumable_tasks.base import log, process
 from resumable_tasks.base.clock import now
+from resumable_tasks.base.hanging import seconds_left
 from resumable_tasks.base.outage import Outage
 from resumable_tasks.base.text import clean
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit
@@ -32,6 +33,7 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointHeld,
     ResumableTasksError,
+    StoreError,
 )
 
 NAME = "holder.json"
@@ -137,7 +139,9 @@ class Holder:
         self._stop.set()
         try:
             if self._thread.is_alive():
-                self._thread.join()
+                self._thread.join(seconds_left())
+            if self._thread.is_alive():
+                raise StoreError("the last heartbeat is still on its way")
             if self._is_mine() if self._mine is None else self._mine:
                 self._store.delete(NAME)
         except ResumableTasksError as error:

@@ -10,6 +10,8 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from resumable_tasks.base.hanging import heeded
+
 T = TypeVar("T")
 
 
@@ -42,14 +44,19 @@ def in_order(read: Callable[[str], T], names: Iterable[str], width: int) -> Iter
             waiting.append(future)
             jobs.put((future, name))
             if len(waiting) >= width:
-                yield waiting.popleft().result()
+                yield _heeded(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _heeded(waiting.popleft())
     finally:
         for future in waiting:
             future.cancel()
         for _ in range(threads):
             jobs.put(None)
+
+
+def _heeded(future: Future[T]) -> T:
+    with heeded():
+        return future.result()
 
 
 def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -73,6 +80,7 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
         thread = threading.Thread(target=target, args=args, name="resumable-ask", daemon=True)
         threads.append(thread)
         thread.start()
-    for thread in threads:
-        thread.join()
+    with heeded():
+        for thread in threads:
+            thread.join()
     return [future.result() for future in futures]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from resumable_tasks.base.hanging import heeded
 from resumable_tasks.base.panics import Panicked
 from resumable_tasks.base.text import clean, without_secrets
 from resumable_tasks.checkpoint.store import clients
@@ -19,6 +20,14 @@ _LONGEST_PAUSE = 3.0
 _STATUS = re.compile(r"status code: ([0-9]{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>([A-Za-z]+)</Code>|\(code: ([A-Za-z]+)\)")
 _QUERY = re.compile(r"\?\S+")
+_REQUEST = re.compile(r"performing ([A-Z]+ \S+) in ")
+# What has become of a connection stands only in the details; in the words of the system, if any.
+_CONNECTION = {
+    "kind: Timeout": "no answer",
+    "IncompleteBody": "the answer was cut off",
+    "IncompleteMessage": "the connection was cut",
+}
+_SYSTEM = re.compile(r'(?:message|error): "([^"\n]+)"')
 # Refusals with one of these may end by themselves.
 _PASSING = {404, 408, 409, 412, 425, 429}
 _PASSING_CODES = {"RequestTimeout", "OperationAborted", "SlowDown"}
@@ -130,10 +139,8 @@ def of(error: Exception) -> Answer:
     refused = number == 412 or "BlobAlreadyExists" in text
     panicked = isinstance(error, Panicked)
     words = filter(None, (status[1].strip() if status else "", code))
-    line = without_secrets(_QUERY.sub("?…", text.partition("\n")[0]))
     return Answer(
-        told=clean(", ".join(words))
-        or clean(f"the client of buckets has panicked: {line}" if panicked else line, 200),
+        told=clean(", ".join(words)) or clean(_without_status(text, panicked=panicked), 200),
         code=code,
         unsure=not (refused or final),
         refused=refused,
@@ -144,13 +151,26 @@ def of(error: Exception) -> Answer:
     )
 
 
+def _without_status(text: str, *, panicked: bool) -> str:
+    """What has happened, and to which request, where the service has not answered with a status."""
+    line, _, details = text.partition("\n")
+    line = without_secrets(_QUERY.sub("?…", line))
+    if panicked:
+        return f"the client of buckets has panicked: {line}"
+    system = _SYSTEM.search(details)
+    known = (words for sign, words in _CONNECTION.items() if sign in details)
+    what = system[1] if system else next(known, "")
+    request = _REQUEST.search(line)
+    return f"{what} ({request[1]})" if what and request else what or line
+
+
 def tries(patience: float) -> Iterator[float]:
-    """Seconds since the first try of a request, at each; growing pauses between them."""
+    """When the first try of a request was, at each; growing pauses between them."""
     began = time.monotonic()
     for number in count():
-        since = time.monotonic() - began
-        yield since
+        yield began
         pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(number, 9)) * random.uniform(0.5, 1)
         if time.monotonic() + pause > began + patience:
             return
-        time.sleep(pause)
+        with heeded():
+            time.sleep(pause)

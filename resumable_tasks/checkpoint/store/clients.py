@@ -35,7 +35,6 @@ _SILENCE = timedelta(seconds=20)
 _LONGEST = timedelta(minutes=10)
 _RETRIES: RetryConfig = {
     "max_retries": 4,
-    "retry_timeout": timedelta(seconds=60),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3)},
 }
 _NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
@@ -58,6 +57,26 @@ class Bucket:
 
     scheme: str
     name: str
+
+
+@dataclass(slots=True)
+class Outage:
+    """What this process knows of a service that does not answer.
+
+    ``given_up``: a request has been given up, and none has been answered since.
+    """
+
+    given_up: bool = False
+
+
+def outage(bucket: Bucket) -> Outage:
+    """The one `Outage` of this process for a bucket."""
+    return _outage(bucket, _environment())
+
+
+@lru_cache(maxsize=16)
+def _outage(bucket: Bucket, _: bytes) -> Outage:
+    return Outage()
 
 
 def client(bucket: Bucket, *, retries: bool) -> Client:
@@ -108,7 +127,8 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
     }
     if address.startswith("http://"):
         options["allow_http"] = True  # whoever names such an endpoint means it
-    retry = _RETRIES if retries else _NO_RETRIES
+    # After a silence it is for `Requests` to ask again, who counts the time and tells of it.
+    retry = _RETRIES | {"retry_timeout": 0.75 * _SILENCE} if retries else _NO_RETRIES
     try:
         if bucket.scheme == "s3":
             provider: Any = _provider()

@@ -19,7 +19,7 @@ from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.checkpoint.store.local import LocalStore
 from resumable_tasks.checkpoint.store.object import ObjectStore
 from resumable_tasks.checkpoint.store.urls import open_store
-from resumable_tasks.errors import ResumableTasksError, UsageError
+from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 
 Verdict = Literal["good", "note", "bad"]
 
@@ -76,16 +76,23 @@ class _Probes:
         self._names = [f"many/{number:05d}" for number in range(names)]
         self._data = secrets.token_bytes(64)
         self._wrote = False
+        self._silent = False
 
     def all(self) -> Iterator[Finding]:
-        permissions = [
-            self._tried("write", self._write),
-            self._tried("read", self._read),
-            self._tried("list", self._list),
-            self._tried("delete", self._delete),
+        permissions: list[tuple[str, Callable[[], str | Finding]]] = [
+            ("write", self._write),
+            ("read", self._read),
+            ("list", self._list),
+            ("delete", self._delete),
         ]
-        yield from permissions
-        if any(finding.verdict == "bad" for finding in permissions):
+        fit = True
+        for name, probe in permissions:
+            finding = self._tried(name, probe)
+            yield finding
+            fit = fit and finding.verdict != "bad"
+            if self._silent:
+                return
+        if not fit:
             return  # all that follows would fail for the same reason
         probes: list[tuple[str, Callable[[], str | Finding]]] = [
             ("missing name", self._missing),
@@ -119,6 +126,8 @@ class _Probes:
         except FileNotFoundError:
             return Finding(name, "bad", "what was just written is not there")
         except (_Unfit, ResumableTasksError) as error:
+            # One that refuses from the start is unusable: this one has not answered at all.
+            self._silent = isinstance(error, StoreError) and not self._wrote
             return Finding(name, "bad", str(error))
         return said if isinstance(said, Finding) else Finding(name, "good", said)
 

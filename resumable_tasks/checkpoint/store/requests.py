@@ -8,12 +8,14 @@ reply that was lost from a name that was taken. See ``docs/design/0023-buckets.m
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resumable_tasks.base import log, panics
 from resumable_tasks.base.faults import fault_point
-from resumable_tasks.base.hanging import interruptible
+from resumable_tasks.base.hanging import interruptible, seconds_left
+from resumable_tasks.base.text import duration
 from resumable_tasks.checkpoint.store import answers, clients
 from resumable_tasks.checkpoint.store.answers import Answer
 from resumable_tasks.checkpoint.store.base import CreateUnknown
@@ -33,7 +35,8 @@ _PARTS_AT_ONCE = 2
 # any other. Refusals of whoever asks are not so often over soon.
 _AT_WORK, _ELSE = 900.0, 60.0
 _DENIED_AT_WORK, _DENIED_ELSE = 30.0, 3.0
-_SILENCE = 20.0
+# After so many seconds without success whoever waits is told why.
+_UNTOLD = 5.0
 
 
 class Requests:
@@ -58,18 +61,18 @@ class Requests:
         import obstore
 
         answer: Answer | None = None
-        for since in answers.tries(self._patience):
+        for began in answers.tries(self._patience):
             try:
                 with panics.caught():
                     found = interruptible(lambda: call(obstore, client))
-                self._answered = True
+                self._heard()
                 return found
             except answers.foreign() as error:
                 answer = answers.of(error)
             if answer.missing:
-                self._answered = True
+                self._heard()
                 raise FileNotFoundError(f"{self._url}/{name}") from None
-            if self._is_hopeless(answer, since):
+            if self._is_hopeless(answer, began):
                 break
         assert answer is not None
         raise self._failed(verb, name, answer) from None
@@ -119,7 +122,7 @@ class Requests:
         nonce = secrets.token_hex(8)
         unsure = False
         answer: Answer | None = None
-        for since in answers.tries(self._patience):
+        for began in answers.tries(self._patience):
             try:
                 self._put_new(key, data, nonce)
                 return True
@@ -128,7 +131,7 @@ class Requests:
             fault_point("object.unsettled")
             found = self.head(key, name)
             if found is None:
-                if self._is_hopeless(answer, since):
+                if self._is_hopeless(answer, began):
                     break
                 # A name that was taken and is free again was in the way for a moment only.
                 unsure = unsure or answer.unsure
@@ -138,7 +141,9 @@ class Requests:
             # The service has dropped the nonce, or another program has made the object.
             if (answer.refused and not unsure) or not self._holds(key, name, data):
                 return False
-            raise CreateUnknown(f"{self._url}/{name} is there, and may be this run's or another's")
+            raise CreateUnknown(
+                f"{self._url}/{name} is there, and may be this run's or another's: {answer.told}"
+            )
         assert answer is not None
         if unsure:
             raise CreateUnknown(
@@ -163,24 +168,39 @@ class Requests:
                     *(client, key, data), mode="create", attributes=kept, use_multipart=False
                 )
             )
+        self._heard()
+
+    def _heard(self) -> None:
         self._answered = True
+        self._has_warned = False
+        clients.outage(self._bucket).given_up = False
 
     @property
     def _patience(self) -> float:
-        return _AT_WORK if self.at_work else _ELSE
+        """For how long the next request is tried again.
 
-    def _is_hopeless(self, answer: Answer, since: float) -> bool:
-        """True if a request that has failed for so many seconds is not to be tried again."""
+        Once, where another was given up before, or interrupted: whatever comes after it, such as
+        cleaning up, or the next checkpoint of many, would fail as well. A run at work may have
+        results by then that it has not tried to keep.
+        """
+        if seconds_left() is not None:
+            return 0.0
+        if self.at_work:
+            return _AT_WORK
+        return 0.0 if clients.outage(self._bucket).given_up else _ELSE
+
+    def _is_hopeless(self, answer: Answer, began: float) -> bool:
+        """True if a request that has failed since it began is not to be tried again."""
+        since = time.monotonic() - began
         if answer.final:
             return since > (_DENIED_AT_WORK if self.at_work else _DENIED_ELSE)
-        if since > _SILENCE and not self._has_warned:
+        left = self._patience - since
+        if since > _UNTOLD and left > 0 and not self._has_warned:
             self._has_warned = True
-            log.warning(
-                "%s: %s. Trying again for up to %d minutes",
-                *(self._url, answer.told, self._patience / 60),
-            )
+            log.warning("%s: %s. Trying again for up to %s", self._url, answer.told, duration(left))
         return False
 
     def _failed(self, verb: str, name: str, answer: Answer) -> Exception:
+        clients.outage(self._bucket).given_up = not answer.final
         where = f"{self._url}/{name}" if name else self._url
         return answer.error(verb, where, self._bucket, answered=self._answered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_tasks import CheckpointHeld, Fenced, resumable_task
+from resumable_tasks.base import hanging
 from resumable_tasks.checkpoint.directory import holder as holder_module
 from resumable_tasks.checkpoint.directory.holder import Holder, Watch, read
 from resumable_tasks.checkpoint.store.local import LocalStore
@@ -31,6 +33,30 @@ def store(place: Path) -> LocalStore:
     store = LocalStore(place)
     store.prepare(("journal", "shards"))
     return store
+
+
+def test_a_heartbeat_on_its_way_is_not_waited_for_after_ctrl_c(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(holder_module, "BEAT_SECONDS", 0.01)
+    hold, began, goes_on = Holder(store, "r1"), threading.Event(), threading.Event()
+
+    def beat() -> None:
+        began.set()
+        goes_on.wait()
+
+    monkeypatch.setattr(hold, "beat", beat)
+    hold.take(takeover=False)
+    assert began.wait(30)
+    with contextlib.suppress(KeyboardInterrupt), hanging.heeded():
+        raise KeyboardInterrupt
+    try:
+        hold.release()
+        assert "the last heartbeat is still on its way" in caplog.text
+        assert not _is_held(store), "the lock is free all the same"
+    finally:
+        goes_on.set()
+        monkeypatch.setattr(hanging, "_interrupted_at", float("-inf"))
 
 
 def taken(store: LocalStore, run: str, *, takeover: bool = False) -> Holder:

@@ -86,7 +86,7 @@ def test_a_throttle_of_minutes_loses_no_result(
 ) -> None:
     """A run at work waits longer than it would to begin, and says what it waits for."""
     monkeypatch.setattr(requests, "_AT_WORK", 60.0)
-    monkeypatch.setattr(requests, "_SILENCE", 0.2)
+    monkeypatch.setattr(requests, "_UNTOLD", 0.2)
     handled: list[int] = []
 
     def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
