@@ -33,7 +33,6 @@ from resumable_tasks.errors import (
     CheckpointDamaged,
     CheckpointHeld,
     ResumableTasksError,
-    StoreError,
 )
 
 NAME = "holder.json"
@@ -141,8 +140,8 @@ class Holder:
             if self._thread.is_alive():
                 self._thread.join(seconds_left())
             if self._thread.is_alive():
-                raise StoreError("the last heartbeat is still on its way")
-            if self._is_mine() if self._mine is None else self._mine:
+                log.warning("%s could not be removed: the last heartbeat is still on its way", NAME)
+            elif self._is_mine() if self._mine is None else self._mine:
                 self._store.delete(NAME)
         except ResumableTasksError as error:
             # Advisory: whoever comes next finds the lock free, whatever the file says.
