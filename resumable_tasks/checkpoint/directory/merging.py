@@ -119,7 +119,7 @@ def merged(
     """
 
     def rows() -> Iterable[pa.Table]:
-        for found in shards.read_all(store, parts):
+        for found in shards.read_groups(store, parts):
             if stop():
                 raise Stopped
             yield schemas.cast(found, schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from resumable_tasks.base.faults import fault_point
@@ -141,6 +142,18 @@ def read_all(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
         yield _decoded(store, shard, data)
 
 
+def read_groups(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
+    """`read_all`, a group of rows at a time: rows that are small in a file may be large here."""
+    each = list(wanted)
+    for shard, data in zip(each, checked_each(store, each), strict=True):
+        if isinstance(data, CheckpointDamaged):
+            raise data
+        with _decoding(store, shard):
+            source = _opened(store, shard, data)
+            for at in range(source.metadata.num_row_groups):
+                yield source.read_row_group(at, use_threads=False)
+
+
 def read_unnamed(store: Store, path: str) -> pa.Table:
     """The rows of a shard that no record names: only its own checksums tell that they are sound.
 
@@ -162,20 +175,33 @@ def read_unnamed(store: Store, path: str) -> pa.Table:
 
 
 def _decoded(store: Store, shard: Shard, data: bytes) -> pa.Table:
+    with _decoding(store, shard):
+        return _read(_opened(store, shard, data))
+
+
+@contextmanager
+def _decoding(store: Store, shard: Shard) -> Iterator[None]:
+    """What Arrow has against a shard is `CheckpointDamaged`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(store, shard, f"it cannot be read as Parquet: {error}") from error
+
+
+def _opened(store: Store, shard: Shard, data: bytes) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from resumable_tasks.runners.values import jsontype  # noqa: F401 - Parquet names its type
 
-    try:
-        source = pq.ParquetFile(pa.BufferReader(data))
-        rows = source.metadata.num_rows
-        # The footer of a small file can promise a very large table; the commit knows better.
-        if rows == shard.rows:
-            return _read(source)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(store, shard, f"it cannot be read as Parquet: {error}") from error
-    raise damaged(store, shard, f"it holds {rows} rows, not {shard.rows}")
+    source = pq.ParquetFile(pa.BufferReader(data))
+    rows = source.metadata.num_rows
+    # The footer of a small file can promise a very large table; the commit knows better.
+    if rows != shard.rows:
+        raise damaged(store, shard, f"it holds {rows} rows, not {shard.rows}")
+    return source
 
 
 def _read(source: pq.ParquetFile) -> pa.Table:

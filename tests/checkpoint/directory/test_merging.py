@@ -730,6 +730,26 @@ def test_a_reader_whose_shards_were_merged_and_deleted_begins_again(
     assert files(place) == 1
 
 
+def test_a_merge_has_few_groups_of_rows_in_memory(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_GROUP_BYTES", 1_000_000)
+    filled(place, 1)
+    store = open_store(place)
+    rows = pa.table({"id": range(10), "v": ["x" * 100_000] * 10})  # next to nothing in a file
+    part = shards.write_all(store, 1, [rows] * 30, rows.schema, 300)
+    taken: list[int] = []
+    before = pa.total_allocated_bytes()
+
+    def stop() -> bool:
+        taken.append(pa.total_allocated_bytes() - before)
+        return False
+
+    shard = merging.merged(store, 1, [part, part], rows.schema, stop)
+    assert shards.read(store, shard).equals(pa.concat_tables([rows] * 60))
+    assert max(taken) < 10_000_000
+
+
 def test_a_merged_shard_stands_where_its_parts_stood() -> None:
     each = [Shard(f"shards/e1-{n}.parquet", 1, 10, "", 1) for n in range(8)]
     state = State(shards={shard.path: shard for shard in each})
