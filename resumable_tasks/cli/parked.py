@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -218,6 +217,8 @@ def _check_columns(
             known |= dict.fromkeys(decode(row))
     for name in json_columns if parked else ():
         if name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             raise UsageError(
                 f"--json-column {name}: no row has such a column; nothing was changed",
