@@ -6,6 +6,7 @@ another process carries none.
 
 from __future__ import annotations
 
+import math
 import os
 import urllib.parse
 from dataclasses import dataclass
@@ -63,10 +64,11 @@ class Bucket:
 class Outage:
     """What this process knows of a service that does not answer.
 
-    ``given_up``: a request has been given up, and none has been answered since.
+    ``given_up_at``: when a request was given up last, and none has been answered since; by
+    `time.monotonic`.
     """
 
-    given_up: bool = False
+    given_up_at: float = -math.inf
 
 
 def outage(bucket: Bucket) -> Outage:

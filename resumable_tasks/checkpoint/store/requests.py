@@ -7,6 +7,7 @@ reply that was lost from a name that was taken. See ``docs/design/0023-buckets.m
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ _AT_WORK, _ELSE = 900.0, 60.0
 _DENIED_AT_WORK, _DENIED_ELSE = 30.0, 3.0
 # After so many seconds without success whoever waits is told why.
 _UNTOLD = 5.0
+# A request that was given up longer ago says nothing of the next one.
+_REMEMBERED = 60.0
 
 
 class Requests:
@@ -62,6 +65,7 @@ class Requests:
 
         answer: Answer | None = None
         for began in answers.tries(self._patience):
+            asked = time.monotonic()
             try:
                 with panics.caught():
                     found = interruptible(lambda: call(obstore, client))
@@ -72,7 +76,7 @@ class Requests:
             if answer.missing:
                 self._heard()
                 raise FileNotFoundError(f"{self._url}/{name}") from None
-            if self._is_hopeless(answer, began):
+            if self._is_hopeless(answer, began, asked):
                 break
         assert answer is not None
         raise self._failed(verb, name, answer) from None
@@ -123,6 +127,7 @@ class Requests:
         unsure = False
         answer: Answer | None = None
         for began in answers.tries(self._patience):
+            asked = time.monotonic()
             try:
                 self._put_new(key, data, nonce)
                 return True
@@ -131,7 +136,7 @@ class Requests:
             fault_point("object.unsettled")
             found = self.head(key, name)
             if found is None:
-                if self._is_hopeless(answer, began):
+                if self._is_hopeless(answer, began, asked):
                     break
                 # A name that was taken and is free again was in the way for a moment only.
                 unsure = unsure or answer.unsure
@@ -173,27 +178,31 @@ class Requests:
     def _heard(self) -> None:
         self._answered = True
         self._has_warned = False
-        clients.outage(self._bucket).given_up = False
+        clients.outage(self._bucket).given_up_at = -math.inf
 
     @property
     def _patience(self) -> float:
         """For how long the next request is tried again.
 
-        Once, where another was given up before, or interrupted: whatever comes after it, such as
-        cleaning up, or the next checkpoint of many, would fail as well. A run at work may have
+        Once, where another was given up just before, or interrupted: whatever comes after it, such
+        as cleaning up, or the next checkpoint of many, would fail as well. A run at work may have
         results by then that it has not tried to keep.
         """
         if seconds_left() is not None:
             return 0.0
         if self.at_work:
             return _AT_WORK
-        return 0.0 if clients.outage(self._bucket).given_up else _ELSE
+        since = time.monotonic() - clients.outage(self._bucket).given_up_at
+        return 0.0 if since < _REMEMBERED else _ELSE
 
-    def _is_hopeless(self, answer: Answer, began: float) -> bool:
-        """True if a request that has failed since it began is not to be tried again."""
-        since = time.monotonic() - began
+    def _is_hopeless(self, answer: Answer, began: float, asked: float) -> bool:
+        """True if a request that has failed since it began is not to be tried again.
+
+        ``asked``: when it was tried last. However long that took, one such try follows the first.
+        """
         if answer.final:
-            return since > (_DENIED_AT_WORK if self.at_work else _DENIED_ELSE)
+            return asked - began > (_DENIED_AT_WORK if self.at_work else _DENIED_ELSE)
+        since = time.monotonic() - began
         left = self._patience - since
         if since > _UNTOLD and left > 0 and not self._has_warned:
             self._has_warned = True
@@ -201,6 +210,6 @@ class Requests:
         return False
 
     def _failed(self, verb: str, name: str, answer: Answer) -> Exception:
-        clients.outage(self._bucket).given_up = not answer.final
+        clients.outage(self._bucket).given_up_at = -math.inf if answer.final else time.monotonic()
         where = f"{self._url}/{name}" if name else self._url
         return answer.error(verb, where, self._bucket, answered=self._answered)

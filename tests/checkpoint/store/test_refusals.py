@@ -81,6 +81,16 @@ def test_a_refusal_in_passing_ends_no_run(bucket: Bucket, kind: str) -> None:
     assert job(bucket).table().num_rows == 20
 
 
+def test_a_refusal_in_passing_that_is_slow_to_come_is_tried_again_too(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "_DENIED_ELSE", 0.05)
+    monkeypatch.setattr(requests, "_ELSE", 5.0)
+    monkeypatch.setattr(bucket.server.options, "latency", 0.1)
+    bucket.server.fail("elsewhere", key="*holder.json", method="PUT")
+    assert job(bucket).table().num_rows == 20
+
+
 def test_a_throttle_of_minutes_loses_no_result(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -60,10 +60,15 @@ def test_a_silence_is_told_of_while_it_lasts(
     assert "Trying again for up to 1." in told
 
 
-def test_what_follows_a_request_that_was_given_up_is_asked_for_once(bucket: Bucket) -> None:
+def test_what_follows_a_request_that_was_given_up_is_asked_for_once(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket.server.fail("503", times=-1)
     assert asked(bucket, bucket.url) > 1
     assert asked(bucket, f"{bucket.url}/another") == 1
+    with monkeypatch.context() as later:
+        later.setattr(requests, "_REMEMBERED", 0.0)
+        assert asked(bucket, bucket.url) > 1, "an outage of long ago says nothing"
     bucket.server.heal()
     assert open_store(bucket.url).list("") == {}
     bucket.server.fail("503", times=-1)
