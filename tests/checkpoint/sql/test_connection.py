@@ -72,7 +72,7 @@ def test_idle_connections_of_a_given_engine_may_be_closed_by_the_server(
     prepared(100)
     engine = sa.create_engine(db.url)
     checkpoint = SqlCheckpoint(
-        engine, table="lessons", key="id", columns=["label"], claim_seconds=10.0
+        engine, table="lessons", key="id", columns=["label"], claim_seconds=8.0
     )
     ended: list[int] = []
 
