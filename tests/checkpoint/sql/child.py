@@ -23,7 +23,10 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """``handled``: the file to which the handler writes the keys it was called for."""
+    """``handled``: the file to which the handler writes the keys it was called for.
+
+    ``gate``: a file that says up to which key rows may be handled; later ones wait for it.
+    """
 
     url: str
     handled: str
@@ -33,6 +36,7 @@ class Spec:
     seconds: float = 0.0
     claim_seconds: float = 60.0
     faults: str = ""
+    gate: str = ""
 
     @property
     def checkpoint(self) -> SqlCheckpoint:
@@ -68,6 +72,8 @@ def run(spec: Spec) -> None:
     def label(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
         os.write(log, "".join(f"{row['id']}\n" for row in rows).encode())
         time.sleep(spec.seconds)
+        while spec.gate and rows[0]["id"] > int(Path(spec.gate).read_text() or 0):
+            time.sleep(0.02)
         if spec.place == "none":
             return None
         return [{"id": row["id"], "label": row["text"].upper()} for row in rows]

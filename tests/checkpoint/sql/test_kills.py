@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from resumable_tasks.engine.window import MOST_BATCHES_OUT
 from tests.checkpoint.sql import oracle
 from tests.checkpoint.sql.child import Child, Spec, until
 from tests.checkpoint.sql.conftest import Db
@@ -46,6 +44,12 @@ def scene(db: Db, tmp_path: Path) -> Callable[..., Spec]:
         return spec
 
     return make
+
+
+def at_work(db: Db, driver: Child) -> bool:
+    """Whether the driver's run has begun, and not ended."""
+    runs = f"FROM lessons_processed_at_runs WHERE pid = {driver.pid} AND ended IS NULL"
+    return bool(db.one(f"SELECT count(*) {runs}"))
 
 
 def done(db: Db) -> int:
@@ -109,26 +113,32 @@ def two(db: Db) -> None:
     "items", [2_500, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
 def test_two_drivers_are_each_killed_twice(
-    db: Db, scene: Callable[..., Spec], start: Start, items: int
+    db: Db, scene: Callable[..., Spec], start: Start, items: int, tmp_path: Path
 ) -> None:
-    spec = scene(items, place="results", batch_size=items // 250, seconds=0.02)
+    gate = tmp_path / "gate"
+    gate.write_text("0")
+    spec = scene(items, place="results", batch_size=items // 250, seconds=0.02, gate=str(gate))
     drivers = [start(spec), start(spec)]
     kills = 0
     for share in (0.15, 0.35, 0.55, 0.75):
-        until(f"{share:.0%} are done", lambda share=share: done(db) >= share * items, 300)
         victim = kills % 2
+        until("its run has begun", lambda victim=victim: at_work(db, drivers[victim]))
+        # Killed amid its work, and however late that is, with work left.
+        gate.write_text(str(int((share + 0.2) * items)))
+        until(f"{share:.0%} are done", lambda share=share: done(db) >= share * items, 300)
         assert drivers[victim].running(), drivers[victim].says()
         drivers[victim].kill()
         oracle.consistent(db, spec)
         drivers[victim] = start(spec)
         kills += 1
+    gate.write_text(str(items))
     assert [driver.wait(600) for driver in drivers] == [0, 0], drivers[0].says()
     assert kills == 4
     oracle.complete(db, spec, items)
     ended = db.rows("SELECT ended, count(*) FROM lessons_processed_at_runs GROUP BY ended")
     assert dict(ended) == {"lost": 4, "done": 2}
-    # At most what each of the four had out was handled once more.
-    assert len(spec.calls()) <= items + 4 * MOST_BATCHES_OUT * spec.batch_size
+    # At most what each of the four had out, a few batches, was handled once more.
+    assert len(spec.calls()) <= items + 4 * 32 * spec.batch_size
 
 
 @pytest.mark.sample
@@ -147,10 +157,11 @@ def test_what_a_killed_driver_had_claimed_is_handled_by_the_one_at_work(
             "CREATE TRIGGER hide BEFORE INSERT ON lessons_processed_at_runs "
             "FOR EACH ROW EXECUTE FUNCTION hide()",
         )
-    killed = start(replace(spec, faults=fault))
-    until("rows are claimed", lambda: db.one("SELECT count(*) FROM lessons_processed_at_claims"))
+    killed = start(replace(spec, faults=f"{fault}:stop"))
+    until("it has stopped", killed.stopped)
     other = start(spec)
-    assert killed.wait() == -signal.SIGKILL, killed.says()
+    until("another is at work", lambda: at_work(db, other))
+    killed.kill()
     assert other.wait() == 0, other.says()
     oracle.complete(db, spec, 400)
     ended = {how for (how,) in db.rows("SELECT ended FROM lessons_processed_at_runs")}
@@ -171,13 +182,12 @@ def test_a_driver_that_wakes_up_commits_nothing_that_was_taken(
 ) -> None:
     """Wherever it was stopped, its claims run out; and its locks, which the server takes back."""
     spec = scene(200, place="results", claim_seconds=1.0, seconds=0.3)
-    in_handler = where.startswith("while")
-    sleeper = start(spec if in_handler else replace(spec, faults=f"{where}:2:stop"))
-    claimed = "SELECT count(*) FROM lessons_processed_at_claims"
-    until("rows are claimed", lambda: db.one(claimed) >= (100 if in_handler else 1))
-    if in_handler:
+    if where.startswith("while"):
+        sleeper = start(replace(spec, seconds=3.0))
+        until("rows are handled", spec.calls)
         sleeper.send(signal.SIGSTOP)
     else:
+        sleeper = start(replace(spec, faults=f"{where}:2:stop"))
         until("it has stopped", sleeper.stopped)
     other = start(spec)
     try:
@@ -195,7 +205,7 @@ def test_a_driver_that_wakes_up_commits_nothing_that_was_taken(
 def test_sigterm_gives_back_what_was_claimed(
     db: Db, scene: Callable[..., Spec], start: Start
 ) -> None:
-    spec = scene(2_000, seconds=0.1, claim_seconds=600.0)
+    spec = scene(2_000, seconds=0.5, claim_seconds=600.0)
     stopped = start(spec)
     until("some are done", lambda: done(db) > 0)
     stopped.send(signal.SIGTERM)
@@ -203,10 +213,8 @@ def test_sigterm_gives_back_what_was_claimed(
     assert 0 < oracle.consistent(db, spec) < 2_000
     assert db.one("SELECT count(*) FROM lessons_processed_at_claims") == 0
     assert db.rows("SELECT ended FROM lessons_processed_at_runs") == [("interrupted",)]
-    began = time.monotonic()
     again = start(replace(spec, seconds=0.0))
-    assert again.wait() == 0, again.says()
-    assert time.monotonic() - began < 60
+    assert again.wait() == 0, again.says()  # long before the claims would have run out
     oracle.complete(db, spec, 2_000)
 
 
@@ -215,7 +223,7 @@ def test_on_sqlite_a_second_driver_is_refused_and_a_dead_one_taken_over(
 ) -> None:
     if db.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL takes several")
-    spec = scene(2_000, seconds=0.1, claim_seconds=600.0)
+    spec = scene(2_000, seconds=0.5, claim_seconds=600.0)
     first = start(spec)
     until("some are done", lambda: done(db) > 0)
     second = start(spec)
