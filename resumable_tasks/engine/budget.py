@@ -122,13 +122,16 @@ class Spending:
             self._called += _items(outcome)
         return replace(outcome, cost=0.0) if outcome.cost else outcome
 
-    def to_record(self, settled: Sequence[Done], *, at_end: bool) -> Done | None:
-        """An outcome of nothing but what is owed, for the record to come; None if none is due.
-
-        With a total it is due at once, also where nothing else is to be recorded.
-        """
+    def settle(self, settled: Sequence[Done]) -> None:
+        """Count the items of these batches, of which nothing is handled again."""
         self._settled += sum(map(_items, settled))
-        due = settled or at_end or self.budget.total is not None
+
+    def take_owed(self, *, due: bool) -> Done | None:
+        """Take what is owed, as an outcome of nothing else; None if nothing is, or not yet due.
+
+        With a total it is always due, also where nothing else is recorded.
+        """
+        due = due or self.budget.total is not None
         if not self.owed or not due or self._found.spent is None:
             return None
         from resumable_tasks.items.batch import Batch

@@ -323,7 +323,8 @@ class Committer:
 
     def _settle(self, settled: Sequence[Done], *, at_end: bool = False) -> None:
         """Commit these outcomes; what does not fit the table is parked in the same step."""
-        owed = self._spending.to_record(settled, at_end=at_end)
+        self._spending.settle(settled)
+        owed = self._spending.take_owed(due=bool(settled) or at_end)
         if not settled and owed is None:
             return
         try:
