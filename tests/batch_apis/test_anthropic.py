@@ -333,6 +333,7 @@ def test_several_items_a_request_and_prices(server: BatchServer) -> None:
     assert isinstance(found, Collected)
     assert by_kind(found.results)[0] == list(range(10))
     assert found.cost == pytest.approx(3 * 0.5 * (10 * 1 + 2 * 5) / 1e6)
+    assert batch.price(items) == pytest.approx(found.cost)
 
 
 def test_the_same_object_asks_at_full_price(

@@ -494,7 +494,7 @@ def test_prices(server: BatchServer) -> None:
     assert isinstance(found, Collected)
     assert found.cost == pytest.approx(10 * 0.5 * (10 * 2 + 2 * 10) / 1e6)
     # Learnt: 10 tokens in and 2 out.
-    assert batch.price(items) == pytest.approx(found.cost, rel=0.3)
+    assert batch.price(items) == pytest.approx(found.cost)
     assert not hasattr(OpenAIBatch(openai_request, openai_row, base_url="http://x"), "price")
 
 

@@ -31,10 +31,12 @@ NOT_FOUND = 404
 class Requests:
     """The requests of a submission, encoded: a line each.
 
-    ``failed``: the numbers of those that could not be made, and why.
+    ``failed``: the numbers of those that could not be made, and why. ``sizes``: the bytes of
+    their bodies, of which the provider counts the tokens.
     """
 
     lines: list[bytes] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -146,8 +148,9 @@ class BatchApi(ABC):
         first: Exception | None = None
         for number, group in enumerate(groups):
             try:
-                entry = self._entry(f"{token}-{number}", self._body(group))
-                made.lines.append(json.dumps(entry, allow_nan=False, ensure_ascii=False).encode())
+                body = self._body(group)
+                made.lines.append(_encoded(self._entry(f"{token}-{number}", body)))
+                made.sizes.append(len(_encoded(body)))
             except Exception as error:  # noqa: BLE001 - becomes the failure of these items
                 first = first or error
                 made.failed[str(number)] = shorten(f"{type(error).__name__}: {error}", 300)
@@ -170,7 +173,7 @@ class BatchApi(ABC):
 
     def _noted(self, made: Requests) -> dict[str, Any]:
         """The part of ``prepared`` that the handle needs later."""
-        noted: dict[str, Any] = {"per": self.per_request, "bytes": made.bytes}
+        noted: dict[str, Any] = {"per": self.per_request, "bytes": sum(made.sizes)}
         return noted | ({"failed": made.failed} if made.failed else {})
 
     @staticmethod
@@ -210,7 +213,7 @@ class BatchApi(ABC):
         for group in self._groups(_rows_of(items)):
             with contextlib.suppress(Exception):  # told by `_requests`
                 body = self._body(group)
-                bodies.append((len(json.dumps(body, ensure_ascii=False).encode()), body))
+                bodies.append((len(_encoded(body)), body))
         return self._money.expected(bodies)
 
     # --- the provider
@@ -288,6 +291,10 @@ def json_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield from filter(None, map(bytes.strip, whole))
     if rest.strip():
         yield rest.strip()
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
 
 
 def _rows_of(items: Any) -> Sequence[Any]:
