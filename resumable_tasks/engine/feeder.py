@@ -14,6 +14,8 @@ from resumable_tasks.items.plan import Planner, Waiting
 from resumable_tasks.runners.base import Runner
 
 POLL_SECONDS = 0.05
+# Between two looks: a process that did not run meanwhile. It was stopped, or its machine was.
+_STOOD_STILL_SECONDS = 1.0
 
 
 class Feeder:
@@ -43,6 +45,7 @@ class Feeder:
         self._may_begin = may_begin
         self._wake = wake
         self._hang_after = hang_after
+        self._looked = self._judges_from = time.monotonic()
 
     def feed(self, batches: Iterable[Batch | Waiting]) -> bool:
         """Submit these batches; whether they were all, and of all items."""
@@ -116,9 +119,16 @@ class Feeder:
 
     def _stop_if_all_hang(self) -> None:
         """End the run if nothing but calls that hang is left, or they leave no room for others."""
-        if self._hang_after is None or not self._runner.calls:
+        if self._hang_after is None:
             return
-        before = time.monotonic() - self._hang_after
+        now = time.monotonic()
+        looked, self._looked = self._looked, now
+        if now - looked > _STOOD_STILL_SECONDS:
+            # Calls may not have gone on either, or their answers are unread: another chance.
+            self._judges_from = now + self._hang_after
+        if now < self._judges_from:
+            return
+        before = now - self._hang_after
         hanging = sum(began < before for began in list(self._runner.calls.values()))
         if hanging and hanging >= min(self._runner.concurrency, len(self._flight.out)):
             why = f"calls that hang: {hanging} have not ended within their timeout and the grace"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
+from resumable_tasks.base.clock import held_up
 from resumable_tasks.base.steps import adrive
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
@@ -231,12 +233,40 @@ async def _within_timeout(call: Call, items: Any, stopping: Stopping) -> Any:
     if timeout is None:
         return await _handled(call, items, stopping)
     try:
-        async with asyncio.timeout(timeout) as limit:
-            return await _handled(call, items, stopping)
+        async with asyncio.timeout(None) as limit:
+            with _ending(limit, timeout):
+                return await _handled(call, items, stopping)
     except TimeoutError as error:
         if not limit.expired():
             raise  # the handler's own
         raise overdue(timeout) from error
+
+
+@contextlib.contextmanager
+def _ending(limit: asyncio.Timeout, seconds: float) -> Iterator[None]:
+    """End ``limit`` after so many seconds.
+
+    Where the loop was held up beyond them, it goes on for as long again, up to twice the seconds:
+    what has come meanwhile is read first.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def wait(at: float, left: float) -> None:
+        nonlocal timer
+        timer = loop.call_at(at, look, at, left)
+
+    def look(at: float, left: float) -> None:
+        if more := min(held_up(loop.time() - at), left):
+            wait(loop.time() + more, left - more)
+        else:
+            limit.reschedule(at)
+
+    wait(loop.time() + seconds, seconds)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:

@@ -10,6 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 
 from resumable_tasks.base import log
+from resumable_tasks.base.clock import held_up
 from resumable_tasks.base.steps import drive
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.errors import UsageError, WorkerLost
@@ -214,7 +215,11 @@ class _Lane:
                 return Dropped(call.batch, cost=self._spent)
             now = time.monotonic()
             left = _POLL_SECONDS if deadline is None else max(0.0, deadline - now)
-            if (message := process.receive(min(left, _POLL_SECONDS))) is not None:
+            until = now + min(left, _POLL_SECONDS)
+            message = process.receive(until - now)
+            if deadline is not None:
+                deadline += held_up(time.monotonic() - until)
+            if message is not None:
                 kind, value = message
                 if kind == "outcome":
                     return value  # type: ignore[no-any-return]
@@ -238,7 +243,7 @@ class _Lane:
                         deadline = began + self._work.timeout
             elif self._abandoned:
                 return None
-            elif left == 0:
+            elif deadline is not None and deadline <= now:
                 times = Times(now - began, began, now, self._calls)
                 error = overdue(self._work.timeout)
                 return Raised(error, call.number, times, spent=self._spent)
