@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.runners.base import Runner
@@ -30,10 +30,9 @@ class Window:
     def __init__(self, runner: Runner, write_seconds: float | None = None) -> None:
         """``write_seconds``: of a write that was before the first commit; None on a disk."""
         self._runner = runner
-        self._first = True
-        self._handled = 0
-        self._seconds = 0.0
-        self._bytes = 0
+        # Seconds and bytes of a call, on average over each of the last commits.
+        self._calls: deque[float] = deque(maxlen=_MEASURED)
+        self._sizes: deque[float] = deque(maxlen=_MEASURED)
         self._commits: deque[float] = deque(maxlen=_MEASURED)
         self.long_batches = LongBatches()
         self.batches = runner.window
@@ -51,27 +50,30 @@ class Window:
         self.long_batches.look(outcomes)
         # A call that failed at once says nothing of how long others take.
         worked = [outcome for outcome in outcomes if outcome.completed]
-        if self._first and self._handled:
-            # Nor do the first ones, which load what they need, once there are others.
-            self._first, self._handled, self._seconds, self._bytes = False, 0, 0.0, 0
-        self._handled += len(worked)
-        self._seconds += sum(outcome.times.seconds for outcome in worked)
-        self._bytes += size
+        if worked:
+            self._calls.append(sum(outcome.times.seconds for outcome in worked) / len(worked))
+            self._sizes.append(size / len(worked))
         out_seconds = OUT_SECONDS
         if self._commits:
             # The shortest of some: the first loads what it needs, and others wait for what is busy.
             self._commits.append(commit_seconds)
             out_seconds = max(OUT_SECONDS, 2 * min(self._commits))
-        if not self._handled:
+        if not self._calls:
             return
-        # Where rows become larger, they are not outweighed by the many before them.
-        lately = size / len(worked) if worked else 0.0
+        # Neither the first calls, which load what they need, nor some that the machine or the
+        # network held up are a measure of the others. Rows that become larger count at once.
         cheap = min(
             MOST_BATCHES_OUT,
-            self._runner.concurrency * out_seconds * self._handled / max(self._seconds, 1e-9),
-            _MOST_BYTES / max(self._bytes / self._handled, lately, 1),
+            self._runner.concurrency * out_seconds / max(_usual(self._calls), 1e-9),
+            _MOST_BYTES / max(_usual(self._sizes), self._sizes[-1], 1),
         )
         self.batches = max(self._runner.window, int(cheap))
+
+
+def _usual(values: Iterable[float]) -> float:
+    """The median; of two in the middle, the smaller."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 class Gathering:

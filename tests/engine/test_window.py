@@ -53,6 +53,16 @@ def test_the_first_calls_which_load_what_they_need_are_no_measure_of_the_others(
     assert window.batches == 32
 
 
+def test_calls_that_were_held_up_once_are_no_measure_of_those_after_them() -> None:
+    window = Window(ThreadRunner(4), 0.035)
+    for seconds in (0.010, 0.010, 2.0):
+        window.widen([call_of(seconds)], 100, 0.065)
+    assert window.batches == 52
+    for _ in range(2):  # and what goes on is no exception
+        window.widen([call_of(2.0)], 100, 0.065)
+    assert window.batches == ThreadRunner(4).window
+
+
 def test_where_a_request_takes_30_ms_few_commits_take_all(tmp_path: Path) -> None:
     @resumable_task(key="id", batch_size=1, concurrency=4)
     def work(items: list[Any]) -> list[Any]:
