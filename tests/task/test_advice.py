@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from resumable_tasks import Changes, UsageError, advise, resumable_task
 from resumable_tasks.cli import main
 from resumable_tasks.engine import watch, window
+from resumable_tasks.engine.events import Committed, Event
 from resumable_tasks.engine.watch import LongBatches
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.runners.outcome import Done, Times
@@ -257,18 +260,27 @@ def test_a_run_warns_while_its_first_batches_take_too_long(
 def test_a_source_that_is_slow_is_no_batch_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watch, "LONG_BATCH_SECONDS", 1.0)
+    """By a clock that goes on in the source alone."""
+    monkeypatch.setattr(watch, "LONG_BATCH_SECONDS", 0.01)
+    now = [0.0]
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    committed = threading.Semaphore(0)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Committed):
+            committed.release()
 
     def items() -> Any:
-        for number in range(8):
-            time.sleep(0.4)
-            yield number
+        for number in range(0, 8, 2):
+            yield from (number, number + 1)
+            assert committed.acquire(timeout=60)
+            now[0] += 1.0
 
     def job(items: list[int]) -> None:
-        time.sleep(0.3)
+        time.sleep(0.1)  # the run looks some times meanwhile
 
     task = resumable_task(job, name="job", results="none", batch_size=2)
-    task.run(items(), checkpoint=tmp_path / "c")
+    assert task.run(items(), checkpoint=tmp_path / "c", listeners=[listen]).completed == 8
     assert "no batch has finished" not in caplog.text
 
 

@@ -26,7 +26,7 @@ from resumable_tasks import SqlCheckpoint, resumable_task
 from resumable_tasks.checkpoint.sql import init
 from resumable_tasks.checkpoint.sql.database import Database
 
-checkpoint = SqlCheckpoint(URL, table="units", key="id", columns=["result"], claim_seconds=3)
+checkpoint = SqlCheckpoint(URL, table="units", key="id", columns=["result"])
 engine = sa.create_engine(URL)
 with engine.begin() as connection:
     connection.exec_driver_sql(
