@@ -63,17 +63,18 @@ def done(db: Db) -> int:
 def test_killed_at_a_point_and_resumed(
     db: Db, scene: Callable[..., Spec], start: Start, place: str, fault: str
 ) -> None:
-    spec = scene(200, place=place)
-    killed = start(replace(spec, faults=fault))
+    spec = scene(600, place=place)
+    # More batches, and slower ones, than one commit that is slow itself could take.
+    killed = start(replace(spec, faults=fault, seconds=0.02))
     assert killed.wait() == -signal.SIGKILL, killed.says()
     before = oracle.consistent(db, spec)
-    assert before < 200
+    assert before < 600
     again = start(spec)
     assert again.wait() == 0, again.says()
-    oracle.complete(db, spec, 200)
-    assert f"completed {200 - before} skipped {before} total 200" in again.says()
+    oracle.complete(db, spec, 600)
+    assert f"completed {600 - before} skipped {before} total 600" in again.says()
     # Nothing that was committed is redone.
-    assert len(spec.calls()) <= 200 + (200 - before)
+    assert len(spec.calls()) <= 600 + (600 - before)
 
 
 @pytest.mark.sample(only="sqlite")
@@ -82,17 +83,17 @@ def test_killed_between_the_shards_commit_and_the_column(
     db: Db, scene: Callable[..., Spec], start: Start, nth: int
 ) -> None:
     """The column is fixed from the journal, and the handler is not called for those rows."""
-    spec = scene(200, place="shards", seconds=0.05)
-    killed = start(replace(spec, faults=f"sql.behind:{nth}"))
+    spec = scene(600, place="shards")
+    killed = start(replace(spec, faults=f"sql.behind:{nth}", seconds=0.05))
     assert killed.wait() == -signal.SIGKILL, killed.says()
     in_shards = len(list(completed_in(spec)))
-    assert done(db) < in_shards < 200
+    assert done(db) < in_shards < 600
     again = start(spec)
     assert again.wait() == 0, again.says()
-    assert f"skipped {in_shards} total 200" in again.says()
-    assert done(db) == 200
+    assert f"skipped {in_shards} total 600" in again.says()
+    assert done(db) == 600
     oracle.consistent(db, spec)
-    assert sorted(completed_in(spec)) == list(range(1, 201))
+    assert sorted(completed_in(spec)) == list(range(1, 601))
 
 
 def completed_in(spec: Spec) -> Iterator[int]:
