@@ -118,7 +118,7 @@ def overhead(rounds: int) -> None:
     found = interleaved(rounds, calls)
     flush = found.pop("flush") / FLUSHES
     best = min(found["hand-written SQLite (WAL, full)"], found["hand-written JSONL + fsync"])
-    table(f"{count:,} trivial items, batch {BATCH}", "µs an item", "× the faster hand-written loop")
+    table(f"{count:,} trivial items, batch {BATCH}", "µs per item", "× the faster hand-written loop")
     for name, seconds in found.items():
         row(name, f"{seconds / count * 1e6:.1f}", f"{seconds / best:.2f}")
     print(f"\nOne flush of 4 KB takes {flush * 1e3:.2f} ms here; a loop makes {count // BATCH:,}.")
@@ -133,7 +133,7 @@ def flushes(place: Path) -> None:
 
 
 def resume(rounds: int, counts: list[int]) -> None:
-    table("run of a complete job", "ours, s", "JSONL loop, s", "ratio", "ours, µs a key")
+    table("rerun of a complete job", "ours, s", "JSONL loop, s", "ratio", "ours, µs per key")
     for count in counts:
         items = [{"id": f"item-{i:09d}", "n": i} for i in range(count)]
         with folder() as place:
@@ -191,7 +191,7 @@ def alone(rounds: int) -> None:
 
 
 def memory(counts: list[int]) -> None:
-    table("generated items, batch 1,000", "peak above the ground, MB", "bytes a key", "what")
+    table("generated items, batch 1,000", "peak above the baseline, MB", "bytes per key", "what")
     for count in counts:
         with folder() as place:
             for what in ("all handled", "all skipped"):

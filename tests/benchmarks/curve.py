@@ -17,7 +17,7 @@ COLORS = ("#0b6e4f", "#8d99ae", "#c1121f", "#adb5bd", "#1d4ed8")
 
 def curves(page: str) -> dict[str, list[tuple[int, float]]]:
     """Seconds by the number of keys, of each row of the table."""
-    start = page.index("| µs an item above the bare source |")
+    start = page.index("| µs per item above the bare source |")
     head, _, *rows = page[start : page.index("\n\n", start)].splitlines()
     keys = [int(cell.replace(",", "")) for cell in _cells(head)[1:]]
     found = {}

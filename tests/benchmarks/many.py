@@ -127,7 +127,7 @@ def main() -> None:
     count = asked.keys
     with folder() as place:
         first, _ = measured("rerun", "arrow", count, place / "c", asked.batch)
-        table(f"{count:,} completed keys", "s of CPU", "× the bare source", "µs an item", "MB")
+        table(f"{count:,} completed keys", "s of CPU", "× the bare source", "µs per item", "MB")
         row("the first run, from Arrow", f"{first:.1f}", "", f"{first / count * 1e6:.2f}", "")
         for source in ["arrow"] if asked.arrow_only else SOURCES:
             alone, _ = measured("bare", source, count, place, asked.batch)
