@@ -118,7 +118,7 @@ def overhead(rounds: int) -> None:
     found = interleaved(rounds, calls)
     flush = found.pop("flush") / FLUSHES
     best = min(found["hand-written SQLite (WAL, full)"], found["hand-written JSONL + fsync"])
-    table(f"{count:,} trivial items, batch {BATCH}", "µs per item", "× the faster hand-written loop")
+    table(f"{count:,} trivial items, batch {BATCH}", "µs per item", "× the faster loop")
     for name, seconds in found.items():
         row(name, f"{seconds / count * 1e6:.1f}", f"{seconds / best:.2f}")
     print(f"\nOne flush of 4 KB takes {flush * 1e3:.2f} ms here; a loop makes {count // BATCH:,}.")
