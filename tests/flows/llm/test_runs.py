@@ -121,12 +121,13 @@ def test_a_third_is_told_to_wait_and_does(llm: Llm, tmp_path: Path) -> None:
 
 def test_as_often_as_the_rate_limit_says_and_no_more(llm: Llm, tmp_path: Path) -> None:
     job = Job(tmp_path, llm, 100)
+    began = time.monotonic()
     job.run(rate_limit="10/second", concurrency=20)
     job.check()
-    times = [call.time for call in llm.calls]
+    times = sorted(call.time for call in llm.calls)
     assert len(times) == 20
-    # What is told apart by the client comes less apart to the server, on a busy machine.
-    assert times[11] - times[0] > 0.25
+    # However late calls arrive on a busy machine, none was let through early.
+    assert all(at - began >= n // 10 for n, at in enumerate(times))
 
 
 def test_what_the_api_says_of_tokens_is_learnt(llm: Llm, tmp_path: Path) -> None:
