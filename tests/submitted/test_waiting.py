@@ -31,6 +31,9 @@ from tests.submitted.service import FileService, Row, items
 
 ROOT = Path(__file__).parents[2]
 HOURS = 3_600.0
+# A busy machine may take some seconds to end a process. A run that took no notice would go on for
+# the grace of 25 seconds, or the ten minutes until the next look.
+SOON = 20.0
 
 
 @dataclass
@@ -42,6 +45,11 @@ class Waiter:
     began: float = field(default_factory=time.monotonic)
 
     @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.began
+
+    @property
     def service(self) -> FileService:
         return FileService(self.folder / "home", takes=None)
 
@@ -51,12 +59,11 @@ class Waiter:
         while len([*self.service.home.glob(pattern)]) < count:
             assert time.monotonic() < end, self.process.poll()
             time.sleep(0.02)
-        self.began = time.monotonic()
 
-    def ended(self) -> tuple[int, float, str]:
-        """Its exit code, the seconds since the last `until`, and what it has said."""
-        said = self.process.communicate(timeout=60)[1]
-        return self.process.returncode, time.monotonic() - self.began, said
+    def ends_soon(self) -> tuple[int, str]:
+        """Its exit code, and what it has said."""
+        said = self.process.communicate(timeout=SOON)[1]
+        return self.process.returncode, said
 
     def assert_resumes(self) -> None:
         """The handles are in the journal: nobody has to look for what was submitted."""
@@ -88,9 +95,8 @@ def test_a_signal_ends_a_run_that_waits_at_once(tmp_path: Path, number: signal.S
         found.until("polled")
         time.sleep(0.5)
         found.process.send_signal(number)
-        found.began = time.monotonic()
-        code, seconds, said = found.ended()
-    assert (code, seconds < 4) == (75, True), said
+        code, said = found.ends_soon()
+    assert code == 75, said
     assert number.name in said
     found.assert_resumes()
 
@@ -99,8 +105,8 @@ def test_what_is_being_submitted_at_a_signal_is_waited_for(tmp_path: Path) -> No
     with waiter(tmp_path, submit_seconds=2) as found:
         found.until("asked-*", 2)
         found.process.send_signal(signal.SIGTERM)
-        code, seconds, said = found.ended()
-    assert (code, 1 < seconds < 8) == (75, True), said
+        code, said = found.ends_soon()
+    assert code == 75, said
     assert len(found.service.submissions) == 2
     found.assert_resumes()
 
@@ -108,23 +114,24 @@ def test_what_is_being_submitted_at_a_signal_is_waited_for(tmp_path: Path) -> No
 def test_a_run_waits_for_so_many_seconds_however_rarely_it_looks(tmp_path: Path) -> None:
     with waiter(tmp_path, wait=3) as found:
         found.until("polled")
-        code, seconds, said = found.ended()
-    assert (code, 1 < seconds < 8) == (75, True), said
+        code, said = found.ends_soon()
+        assert found.seconds > 3
+    assert code == 75, said
     assert "look again at" in said
 
 
 def test_a_run_that_does_not_wait_ends_soon(tmp_path: Path) -> None:
     with waiter(tmp_path, wait=False) as found:
         found.until("polled")
-        code, seconds, said = found.ended()
-    assert (code, seconds < 5) == (75, True), said
+        code, said = found.ends_soon()
+    assert code == 75, said
 
 
 def test_a_budget_of_seconds_ends_the_waiting_and_not_the_work(tmp_path: Path) -> None:
     with waiter(tmp_path, budget=2) as found:
         found.until("polled")
-        code, seconds, said = found.ended()
-    assert (code, seconds < 8) == (75, True), said
+        code, said = found.ends_soon()
+    assert code == 75, said
     assert "seconds=2" in said
     assert "look again at" in said
     found.assert_resumes()
@@ -189,10 +196,11 @@ def test_a_wall_clock_that_is_set_changes_nothing(
         monkeypatch.setattr(time, "time", lambda: wall() + hours * HOURS)
         before, began = service.asked, time.monotonic()
         time.sleep(2)
+        eventually(lambda: service.asked > before + 1)
         looks, most = service.asked - before, 2 + (time.monotonic() - began) / 0.3
     run.join(30)
     assert not run.is_alive()
-    assert 1 < looks <= most
+    assert looks <= most
 
 
 def test_a_machine_that_has_slept_looks_when_it_wakes_up(
