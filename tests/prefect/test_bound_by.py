@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from resumable_tasks import resumable_task
-from tests.engine.test_bound_by import JOBS, _told
+from tests.engine.test_bound_by import JOBS, _told, imported
 from tests.prefect.test_seen import in_flow
+
+__all__ = ["imported"]
 
 pytestmark = [
     pytest.mark.usefixtures("in_prefect"),
@@ -17,6 +19,8 @@ pytestmark = [
 ]
 
 
+@pytest.mark.timing
+@pytest.mark.usefixtures("imported")
 def test_six_jobs_in_a_flow_say_what_they_wait_for(place: Path) -> None:
     _told.clear()
 

@@ -324,7 +324,6 @@ def failure(n: int, message: str = "wrong") -> Any:
     return Failure(f"item-{n}", "ValueError", message)
 
 
-@pytest.mark.timing
 def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -332,18 +331,19 @@ def test_a_run_that_is_interrupted_waits_less_for_an_api_that_hangs(
     from resumable_tasks.prefect import telemetry
 
     assert 25 + telemetry._LAST_WORD_INTERRUPTED_SECONDS <= 28
-    monkeypatch.setattr(telemetry, "_LAST_WORD_INTERRUPTED_SECONDS", 0.5)
-    monkeypatch.setattr(telemetry, "_LAST_WORD_SECONDS", 2.0)
     released = threading.Event()
     hang = lambda *args, **kwargs: released.wait(60)  # noqa: E731
     monkeypatch.setattr(telemetry, "get_client", hang)
     try:
-        for how, least, most in (("interrupted", 0.4, 1.5), ("failed", 1.9, 4)):
+        limits = {"interrupted": "_LAST_WORD_INTERRUPTED_SECONDS", "failed": "_LAST_WORD_SECONDS"}
+        for how in limits:
+            for each, name in limits.items():
+                monkeypatch.setattr(telemetry, name, 0.5 if each == how else 60.0)
             listen = listener()
             listen(RunStarted("job", "/data", "run", 0, 0, 1, 1))
             began = time.monotonic()
             listen(RunFinished("job", "/data", "run", how, Progress(0, 0, 0, 1, 1.0)))
-            assert least < time.monotonic() - began < most
+            assert 0.4 < time.monotonic() - began < 30
     finally:
         released.set()
 
