@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from queue import SimpleQueue
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ import resumable_tasks.checkpoint.directory.rows
 import resumable_tasks.engine.feeder
 import resumable_tasks.task.running
 from resumable_tasks import Changes, ResumableTask, resumable_task
-from resumable_tasks.checkpoint.directory import folding, journal, merging, segments
+from resumable_tasks.checkpoint.directory import folding, holder, journal, merging, segments
 from resumable_tasks.checkpoint.store import clients
 from resumable_tasks.engine import committer, window
 from resumable_tasks.engine.events import Committed, Event, RunStarted, Stopping
@@ -56,7 +57,10 @@ class Spec:
     batch_size: int = 5
     concurrency: int = 2
     runner: str = "threads"
-    pause_ms: tuple[float, float] = (3.0, 3.0)
+    pause_ms: tuple[float, float] = (4.5, 4.5)
+    """How long a batch takes: by default not so short that more than the runner's window is out."""
+    gate: bool = False
+    """Batches end only up to the item whose number the file ``gate`` has; later ones wait."""
     hang_seconds: float = 0.0
     """How long the batch with item 0 takes, and every other, if not 0."""
     grace_seconds: float = 25.0
@@ -94,6 +98,8 @@ class Spec:
     """After an error, run once more in the same process, with the faults gone."""
     elsewhere: bool = False
     """On another machine, as far as the library can see: of another name, boot and clock."""
+    beat_seconds: float = 0.0
+    """How long a driver's sign of life is apart from the next, if not 0."""
     silence: float = 0.0
     """After so many seconds, if not 0, a bucket that says nothing is asked again."""
     fewest: int = 0
@@ -162,13 +168,22 @@ def _rows(items: list[dict[str, int]]) -> list[dict[str, int]]:
     return [item | {"value": value_of(item["id"])} for item in items]
 
 
+def _is_held(items: list[dict[str, int]]) -> bool:
+    spec = _spec()
+    return spec.gate and items[0]["id"] >= int(Path(spec.path("gate")).read_text() or 0)
+
+
 def handle(items: list[dict[str, int]]) -> list[dict[str, int]]:
     time.sleep(_begin(items))
+    while _is_held(items):
+        time.sleep(0.005)
     return _rows(items)
 
 
 async def ahandle(items: list[dict[str, int]]) -> list[dict[str, int]]:
     await asyncio.sleep(_begin(items))
+    while _is_held(items):
+        await asyncio.sleep(0.005)
     return _rows(items)
 
 
@@ -222,6 +237,8 @@ def run(spec: Spec) -> None:
         os.fsync = lambda handle: (time.sleep(spec.flush_seconds), flush(handle))[1]
     if spec.fail:
         _fail(*spec.fail.split(":"))
+    if spec.beat_seconds:
+        holder.BEAT_SECONDS = spec.beat_seconds
     _be_impatient(spec.silence)
     if "://" in spec.checkpoint:
         _keep_the_window()

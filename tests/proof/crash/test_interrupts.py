@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -28,10 +27,9 @@ def test_one_signal(launch: Launcher, place: Path, number: int, runner: str) -> 
 
 def test_one_signal_to_a_script_in_a_fresh_interpreter(launch: Launcher, place: Path) -> None:
     """Not forked: with the exit code and the standard error of a real script."""
-    spec = Spec(str(place), items=2000)
+    spec = attacks.gated(Spec(str(place), items=400), 200)
     child = launch.start(spec)
-    until("some is handled", lambda: attacks.oracle_lines(spec, "handled") > 3)
-    child.signal(signal.SIGINT)
+    attacks.stop_amid_work(child, spec, signal.SIGINT)
     assert child.wait() == 75, child.says()
     assert "Traceback" not in child.says()
     last = child.says().strip().splitlines()[-1]
@@ -45,14 +43,16 @@ def test_ctrl_c_stays_switched_off_for_what_runs_in_the_background(
     launch: Launcher, place: Path, runner: str
 ) -> None:
     """A shell has its jobs in the background ignore SIGINT, and means it; SIGTERM still stops."""
-    spec = Spec(str(place), items=2000, ignore_interrupts=True, runner=runner)
+    spec = Spec(str(place), items=400, ignore_interrupts=True, runner=runner)
+    spec = attacks.gated(spec, 100)
     child = launch.fork(spec)
     until("some is handled", lambda: attacks.oracle_lines(spec, "handled") > 3)
     child.signal(signal.SIGINT)
     before = attacks.oracle_lines(spec, "handled")
+    attacks.gated(spec, 200)
     until("it goes on", lambda: attacks.oracle_lines(spec, "handled") > before + 10)
     assert not attacks.oracle_lines(spec, "stopping")
-    child.signal(signal.SIGTERM)
+    attacks.stop_amid_work(child, spec, signal.SIGTERM)
     assert child.wait() == 75, child.says()
     oracle.consistent(spec)
 
@@ -63,17 +63,15 @@ def test_ctrl_c_stays_switched_off_for_what_runs_in_the_background(
 def test_a_second_signal_stops_at_once(
     launch: Launcher, place: Path, number: int, runner: str
 ) -> None:
-    spec = Spec(str(place), hang_seconds=60.0, runner=runner)
+    spec = Spec(str(place), hang_seconds=600.0, grace_seconds=600.0, runner=runner)
     child = launch.start(spec)
     until("two hang", lambda: attacks.oracle_lines(spec, "handled") == 2)
     workers = children_of(child)
     child.signal(number)
     until("it is stopping", lambda: attacks.oracle_lines(spec, "stopping"))
     assert child.running()
-    began = time.monotonic()
     child.signal(number)
-    assert child.wait(20) == 75, child.says()
-    assert time.monotonic() - began < 10
+    assert child.wait() == 75, child.says()
     assert "un the same command again" in child.says(), child.says()
     assert "Traceback" not in child.says(), child.says()
     until("the workers are gone", lambda: not alive(workers))
@@ -87,12 +85,12 @@ def test_a_second_signal_stops_at_once(
 def test_a_batch_that_outlasts_the_grace_is_left_alone(
     launch: Launcher, place: Path, runner: str
 ) -> None:
-    spec = Spec(str(place), hang_seconds=60.0, grace_seconds=0.3, runner=runner)
+    spec = Spec(str(place), hang_seconds=600.0, grace_seconds=0.3, runner=runner)
     child = launch.start(spec)
     until("two hang", lambda: attacks.oracle_lines(spec, "handled") == 2)
     workers = children_of(child)
     child.signal(signal.SIGTERM)
-    assert child.wait(20) == 75, child.says()
+    assert child.wait() == 75, child.says()
     until("the workers are gone", lambda: not alive(workers))
     assert oracle.consistent(spec).all_keys == []
     launch.to_end(replace(spec, hang_seconds=0.0))
@@ -100,14 +98,14 @@ def test_a_batch_that_outlasts_the_grace_is_left_alone(
 
 
 def test_workers_die_with_a_driver_that_is_killed(launch: Launcher, place: Path) -> None:
-    spec = Spec(str(place), hang_seconds=60.0, runner="processes")
+    spec = Spec(str(place), hang_seconds=600.0, runner="processes")
     child = launch.start(spec)
     until("two hang", lambda: attacks.oracle_lines(spec, "handled") == 2)
     workers = children_of(child)
     assert {int(line.split()[0]) for line in handled_lines(spec)} <= set(workers)
     os.kill(child.pid, signal.SIGKILL)  # it alone, not its group
     assert child.wait() == -signal.SIGKILL
-    until("the workers are gone", lambda: not alive(workers), 10.0)
+    until("the workers are gone", lambda: not alive(workers))
     launch.to_end(replace(spec, hang_seconds=0.0))
     oracle.complete(spec)
 
