@@ -23,6 +23,7 @@ from resumable_tasks import (
 from resumable_tasks.checkpoint.directory.driver import read_checkpoint
 from resumable_tasks.checkpoint.store.urls import open_store
 from resumable_tasks.engine import breaker
+from resumable_tasks.runners.limits import Entry, Limits
 from tests.engine.service import Service
 
 # An ``HTTPError`` of urllib holds its socket until it is collected.
@@ -202,18 +203,28 @@ def test_a_third_of_calls_is_told_to_wait_and_no_item_fails(
 
 
 def test_with_a_rate_limit_one_that_is_told_to_wait_holds_all_back(
-    service: Service, place: Path
+    service: Service, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    put, let_through, held = Limits._put, [], set()
+
+    def noting(limits: Limits, call: Entry, now: float) -> float:
+        wait = put(limits, call, now)
+        held.add(limits._held_until)
+        if wait == 0:
+            let_through.append(now)
+        return wait
+
+    monkeypatch.setattr(Limits, "_put", noting)
     service.answer = lambda n, ids: (429, {"Retry-After": "1"}) if n == 3 else (200, {})
     task = resumable_task(
         service.label, name="job", key="id", batch_size=5, concurrency=4, rate_limit="1000/second"
     )
     assert task.run(ITEMS, checkpoint=place).completed == 1_000
-    at = next(at for at, _, status in service.calls if status == 429)
-    # Others were on their way.
-    later = [call[0] for call in service.calls if call[0] > at + 0.3]
-    assert len(later) > 100
-    assert min(later) >= at + 1
+    never, until = sorted(held)
+    assert never == 0.0
+    # What came to the service later was on its way.
+    assert not [at for at in let_through if until - 1 < at < until]
+    assert len([at for at in let_through if at >= until]) > 100
 
 
 @pytest.mark.parametrize("told", ["0.4", "3600"])
