@@ -1,4 +1,4 @@
-"""Parked results → rows, once they fit the table. No handler is called."""
+"""Parked results → rows, once they fit the table. The handler is not called."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resumable_tasks.runners.outcome import Done, Failure, ResultsMode
 from resumable_tasks.runners.values.encoding import decode
 
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
-"""Makes of a parked row one that fits the table."""
+"""Converts a parked row to one that fits the table."""
 
 _AT_ONCE = 1_000
 
@@ -29,10 +29,10 @@ def accept(
     results: ResultsMode,
     convert: Convert | None = None,
 ) -> int:
-    """Commit the parked results that fit the table now; how many items that were.
+    """Commit the parked results that fit the table now; return the number of their items.
 
-    Each commit is durable before the next begins. What still does not fit stays parked as it is,
-    and so does an item for whose rows ``convert`` raises.
+    Each commit is durable before the next begins. Results that still do not fit stay parked
+    unchanged, and so do items for whose rows ``convert`` raises.
     """
     waiting = checkpoint.parked()
     groups = (waiting[at : at + _AT_ONCE] for at in range(0, len(waiting), _AT_ONCE))
@@ -46,7 +46,7 @@ def _accept_or_each(
     some: Sequence[Failure],
     convert: Convert | None,
 ) -> int:
-    """Accept these; one that another writer is at stays parked, and its neighbours do not."""
+    """Accept these items, one by one if another writer holds some; only those stay parked."""
     write = partial(_accept, checkpoint, scheme, results, some, convert)
     try:
         return until_written(write, lambda: False)
@@ -78,8 +78,8 @@ def _accept(
         list(rows),
         keys.join(map(keys.canonical, rows)),
         [],
-        # Those of the items as they were handled; so that rows of before, if one had changed, are
-        # taken back.
+        # The fingerprints from when the items were handled, so that older rows of a changed item
+        # are replaced.
         fingerprints=[item.fingerprint for item in some if item.key in rows],
     )
     returned = [row for each in rows.values() for row in each]

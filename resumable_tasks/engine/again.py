@@ -1,4 +1,4 @@
-"""A unit that is written again, since its connection was lost before the commit."""
+"""Writes a unit again if the connection was lost before its commit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def until_written(write: Callable[[], T], stop: Callable[[], bool]) -> T:
-    """What ``write`` returns, which makes a unit and commits it.
+    """Call ``write``, which makes and commits a unit, until it succeeds; return its result.
 
-    Raises `StoreError` if the place is away for too long, or still is once ``stop`` is true.
+    Raises `StoreError` if the place is unreachable for too long, or when ``stop`` returns true.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The meter of a run: seconds by what they went into, over the run and over the last minute."""
+"""The meter of a run: where its time goes, over the whole run and over the last minute."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from resumable_tasks.runners.outcome import START, Done, Failed, Outcome, Times
 T = TypeVar("T")
 
 LATELY_SECONDS = 60.0
-# So often what happened lately is worked out again, however often it is asked for.
+# The figures of the last minute are computed at most this often.
 _EVERY_SECONDS = 1.0
-# Among the seconds by place: all of them, but for the start of the lanes.
+# The key, among the seconds by place, of the whole time without the start of the lanes.
 _TIME = "time"
 _TELLING = (*LANES, *WHOLE)
 
 
 class Spare:
-    """The lanes that have no batch because no item is left, which are waiting for nothing.
+    """Counts the time of lanes that have no batch because no item is left.
 
-    ``out`` are the batches that are with the lanes.
+    Such lanes wait for nothing. ``out``: the batches that the lanes have.
     """
 
     def __init__(self, lanes: int, clock: Clock) -> None:
@@ -46,17 +46,17 @@ class Spare:
         self._lanes = lanes
         self._clock = clock
         self._all_read = False
-        # How many seconds of lanes up to when, and how many lanes since.
+        # The seconds of spare lanes, the time up to which they are counted, the spare lanes since.
         self._known = 0.0, 0.0, 0
         self._lock = threading.Lock()
 
     def all_read(self) -> None:
-        """From now on no batch comes but those that are out."""
+        """Start counting: all items were read, so no new batch comes."""
         self._all_read = True
         self.look()
 
     def look(self) -> None:
-        """See how many lanes have a batch now."""
+        """Update the number of lanes that have no batch."""
         if not self._all_read:
             return
         with self._lock:
@@ -64,19 +64,19 @@ class Spare:
             self._known = self.seconds(now), now, max(0, self._lanes - len(self.out))
 
     def seconds(self, now: float) -> float:
-        """The seconds of all of them together."""
+        """Return the seconds of all spare lanes together."""
         known, at, lanes = self._known
         return known + lanes * max(0.0, now - at)
 
 
 class Meter:
-    """Adds up what a run's time goes into, over ``lanes`` that handle batches.
+    """Adds up where a run's time goes, over the ``lanes`` that handle batches.
 
-    What batches have waited for comes with their outcomes, from wherever they were handled.
-    ``trails`` are those of the batches that this process is handling. ``at_once`` says in words
-    what sets the number of calls at once. What it takes to start lanes, such as processes, says
-    nothing of a longer run and is left out. The caller's thread tells of the source, the
-    committer's of all else; any may ask.
+    Each outcome carries the waits of its batch, wherever it was handled. ``trails``: the trails of
+    the batches that this process is handling. ``at_once`` describes what limits the number of
+    concurrent calls. The time to start the lanes (processes, for example) is left out, because it
+    does not grow with the run. The caller's thread reports the source, the committer's thread
+    everything else; any thread may read.
     """
 
     def __init__(self, lanes: int, at_once: Callable[[], str], clock: Clock = SYSTEM) -> None:
@@ -86,10 +86,10 @@ class Meter:
         self._clock = clock
         self._began = clock.monotonic()
         self._seconds = dict.fromkeys((*LANES, *WHOLE, START), 0.0)
-        # What goes on now, and since when.
+        # The activities that go on now, and since when.
         self._since: dict[str, float] = {}
         self.spare = Spare(lanes, clock)
-        # How long it has taken until the lanes were there; None before one has shown it.
+        # The seconds until the lanes were ready; None until the first outcome shows it.
         self._submitted = self._began
         self._start_up: float | None = None
         self._ended: float | None = None
@@ -98,15 +98,15 @@ class Meter:
         self._lately: BoundBy | None = None
 
     def begin(self) -> None:
-        """The first batch goes to the lanes, which are being started."""
+        """Note that the first batch is submitted while the lanes start."""
         self._submitted = self._clock.monotonic()
 
     def end(self) -> None:
-        """All that was to be handled is: what it takes to close the lanes is left out too."""
+        """Stop the clock: all batches are handled, and closing the lanes does not count."""
         self._ended = self._clock.monotonic()
 
     def reading(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; while one is waited for, the run waits for its source."""
+        """Yield the same batches; count the time until each one comes as waiting for the source."""
         found = iter(batches)
         while True:
             self._enter(SOURCE)
@@ -121,7 +121,7 @@ class Meter:
 
     @contextmanager
     def committing(self) -> Iterator[None]:
-        """While entered, the committer is busy."""
+        """Count the time inside the context as committing."""
         self._enter(COMMIT)
         try:
             yield
@@ -130,14 +130,14 @@ class Meter:
             self.spare.look()
 
     def down(self, is_down: bool) -> None:
-        """Take in whether the run pauses because nothing works."""
+        """Note whether the run pauses because the service is down."""
         if is_down and DOWN not in self._since:
             self._enter(DOWN)
         elif not is_down and DOWN in self._since:
             self._leave(DOWN)
 
     def took(self, outcome: Outcome) -> None:
-        """A batch has come back."""
+        """Add the times of a batch that has come back."""
         trail = self.trails.pop(outcome.batch.number, None)
         if isinstance(outcome, (Done, Failed)):
             self._seconds[HANDLER] += outcome.times.seconds
@@ -153,22 +153,25 @@ class Meter:
             self._seconds[place] += seconds
 
     def _overhead(self, times: Times) -> float:
-        """The seconds since the first submission that a batch was neither handled nor waited."""
+        """Return the seconds from the first submission to a batch's end that are not explained.
+
+        These are the seconds in which the batch was neither handled nor waiting.
+        """
         spent = times.seconds + sum((times.waits or {}).values())
         return max(0.0, times.ended - self._submitted - spent)
 
     def over_the_run(self) -> BoundBy | None:
-        """What the run has waited for up to now; None if it has not handled anything."""
+        """Return what has limited the run so far; None if it has not handled anything."""
         if self._start_up is None and not self.trails:
             return None
         now = self._clock.monotonic() if self._ended is None else self._ended
         return self._judged(self._totals(now), {})
 
     def lately(self) -> BoundBy | None:
-        """What it has waited for over the last minute, as of a second ago at most.
+        """Return what has limited the run in the last minute; at most a second old.
 
-        None while nothing is known of that minute: of batches on other machines only their ends
-        tell.
+        None while nothing is known of that minute: batches on other machines are only known by
+        their outcomes.
         """
         now = self._clock.monotonic()
         with self._lock:

@@ -1,4 +1,4 @@
-"""Is the service down? States, and one step from state to state.
+"""Is the service down? A state machine.
 
 ::
 
@@ -8,8 +8,8 @@
     Paused, Trying ──a call has succeeded──▶ Closed
     Trying ──it fails after `patience` seconds──▶ Open: the run ends
 
-The idea is that of Nygard's circuit breaker (*Release It!*, 2007). Nothing here looks at a clock
-or waits: whoever steps says what time it is, so that a test needs no second of sleep.
+This is Nygard's circuit breaker (*Release It!*, 2007). It neither reads a clock nor waits: the
+caller of `step` passes the time, so that tests need not sleep.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from resumable_tasks.base.frozen import frozen
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 15.0
-# What looks like an outage among the last batches, which are too few to count, may as well be one
-# item's own fault (a dead host): it is waited for, but not for long, and once in a run.
+# Among the last batches, too few to count, an apparent outage may be the fault of one item (a dead
+# host). So the run waits, but only briefly and only once.
 TAIL_SECONDS = 30.0
 
 
@@ -35,7 +35,7 @@ class Tail(Enum):
 
 @frozen
 class Closed:
-    """Calls go out as usual. ``patience``: seconds without a success after which a run ends."""
+    """Calls are made as usual. ``patience``: seconds without a success before the run ends."""
 
     patience: float
     tail: Tail = Tail.AHEAD
@@ -43,7 +43,7 @@ class Closed:
 
 @frozen
 class Paused:
-    """Nothing begins before ``until``. ``pause`` is 0 before the first call was tried."""
+    """No call begins before ``until``. ``pause`` is 0 until the first call was tried."""
 
     patience: float
     tail: Tail
@@ -54,7 +54,7 @@ class Paused:
 
 @frozen
 class Trying:
-    """A call is out that tells whether the service is back."""
+    """One call is in flight; its outcome shows whether the service is back."""
 
     patience: float
     tail: Tail
@@ -76,33 +76,33 @@ class Evidence(Enum):
     """Evidence about the service since the last step."""
 
     MANY_FAILED = auto()
-    """So many batches in a row have failed that the service may be down."""
+    """Enough batches have failed in a row that the service may be down."""
     LAST_FAILED = auto()
-    """Only batches that failed are left, and some failed as if the service were down."""
+    """Only failed batches are left, and some failures look like an outage."""
     SUCCESS = auto()
-    """A call has succeeded that began after others had failed."""
+    """A call that began after others had failed has succeeded."""
     FAILURE = auto()
     """The call that was tried has failed."""
     NO_SIGN = auto()
-    """Nothing that failed looks like an outage, or nothing is left that failed."""
+    """No failure looks like an outage, or no failed batch is left."""
     NOTHING = auto()
-    """Time goes by."""
+    """No news; only time has passed."""
 
 
 class Order(Enum):
-    """The order that follows from a step."""
+    """What to do after a step."""
 
     NOTHING = auto()
     TRY = auto()
     """Make one call."""
     HALVE = auto()
-    """The service works: what has failed has a bad item in it."""
+    """Halve the failed batches: the service works, so they contain bad items."""
     AGAIN = auto()
-    """The service was down: what has failed meanwhile is handled again as it was."""
+    """Handle the failed batches again unchanged: the service was down."""
 
 
 def step(state: State, evidence: Evidence, now: float) -> tuple[State, Order]:
-    """The next state, and the order that goes with it. ``now``: seconds of a monotonic clock."""
+    """Return the next state and what to do. ``now``: seconds of a monotonic clock."""
     match state, evidence:
         case Closed(), Evidence.MANY_FAILED:
             return Paused(state.patience, state.tail, now, until=now), Order.NOTHING
@@ -129,7 +129,7 @@ def _closed(state: Paused | Trying) -> Closed:
 
 def _paused_longer(state: Trying, now: float) -> Paused:
     pause = min(2 * state.pause or FIRST_PAUSE, LONGEST_PAUSE)
-    # The last call is made when the time is over, and not some seconds before or after.
+    # Make the last call exactly when the patience ends.
     patience = min(state.patience, TAIL_SECONDS) if state.tail is Tail.NOW else state.patience
     until = max(now, min(now + pause, state.since + patience))
     return Paused(state.patience, state.tail, state.since, until, pause)

@@ -1,4 +1,4 @@
-"""Limits on what a run, or all runs of a checkpoint, may do and spend; the cost of the rest."""
+"""Limits on what a run, or all runs of a checkpoint, may do and spend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="Done | Failed | Dropped")
 
-# 400 times 0.01 is a little more than 4.
+# Sums of floats are inexact: 400 times 0.01 adds up to a little more than 4.
 _ROUNDING = 1 + 1e-9
 
 
@@ -70,11 +70,11 @@ class Budget:
 class Spending:
     """The part of its budget that a run has used.
 
-    No call is begun that would exceed the cost at the average cost of an item up to now, that of
-    earlier runs at first. Where nothing is known of it, one call at a time is to tell. Where it
-    is above the whole ``cost`` of the budget, one item alone is: or no run would ever begin one.
-    Written to by the committer's thread, asked by the caller's. ``owed`` is spent and not in the
-    records yet.
+    No call begins that would exceed the limit at the average cost of an item so far (at first the
+    average of earlier runs). While that cost is unknown, one call at a time shows it. If it is
+    above the whole ``cost`` of the budget, one item is begun alone; otherwise no run would ever
+    begin one. The committer's thread writes, the caller's thread reads. ``owed`` is spent but not
+    recorded yet.
     """
 
     def __init__(self, budget: Budget, found: Found) -> None:
@@ -91,10 +91,10 @@ class Spending:
 
     @property
     def cost_each(self) -> float | None:
-        """The average cost of an item; None if it is not known.
+        """The average cost of an item; None if unknown.
 
-        Items count once they are settled: a batch that failed is handled again, in parts or after
-        an outage, and would count each time. Until one is, calls tell that were paid for.
+        Items count once they are settled: a failed batch is handled again, in parts or after an
+        outage, and would otherwise count each time. Until then, the items of paid calls count.
         """
         if self._settled:
             return self.spent / self._settled
@@ -112,24 +112,25 @@ class Spending:
         return items
 
     def add(self, outcome: T) -> T:
-        """Count what the calls with a batch have cost; the outcome without it, so that it counts
-        once, whatever becomes of the outcome.
+        """Count the cost of a batch's calls.
+
+        Returns the outcome without its cost, so that the cost counts once whatever happens next.
         """
-        if outcome.cost == outcome.cost:  # no NaN
+        if outcome.cost == outcome.cost:  # not NaN
             self.spent += outcome.cost
             self.owed += outcome.cost
-            # A batch that failed has completed none; one that was dropped may yet.
+            # A failed batch counts its items; a dropped one none, because it may still complete.
             self._called += _items(outcome)
         return replace(outcome, cost=0.0) if outcome.cost else outcome
 
     def settle(self, settled: Sequence[Done]) -> None:
-        """Count the items of these batches, of which nothing is handled again."""
+        """Count the items of these batches, which are not handled again."""
         self._settled += sum(map(_items, settled))
 
     def take_owed(self, *, due: bool) -> Done | None:
-        """Take what is owed, as an outcome of nothing else; None if nothing is, or not yet due.
+        """Take the owed cost as an outcome without items; None if nothing is owed or due.
 
-        With a total it is always due, also where nothing else is recorded.
+        With a ``total`` limit the cost is always due, even if nothing else is recorded.
         """
         due = due or self.budget.total is not None
         if not self.owed or not due or self._found.spent is None:
@@ -141,7 +142,7 @@ class Spending:
         return Done(Batch(0, [], b"", []), cost=owed)
 
     def allows_nothing(self, out: int) -> bool:
-        """True if no further item may begin, whichever it is, while so many are in flight."""
+        """True if no further item at all may begin while ``out`` items are in flight."""
         if self.budget.items is not None and self._taken >= self.budget.items:
             return True
         if out or not self.budget.of_money:
@@ -149,19 +150,19 @@ class Spending:
         return self._room <= 0 or (self._room < (self.cost_each or 0.0) and not self._may_try_one)
 
     def affords(self, batch: Batch, out: int, *, again: bool = False) -> bool:
-        """True if a batch may begin, or be handled again, while so many items are in flight."""
+        """True if a batch may begin, or be handled again, while ``out`` items are in flight."""
         if not self.budget.of_money:
             return True
         each = self.cost_each
         if each is None:
-            # Several parts of a failed batch are no more than that batch was.
+            # The parts of a failed batch are together no more than the batch was.
             return (again or out == 0) and self._room > 0
         if out == 0 and len(batch) == 1 and self._may_try_one:
             return True
         return each * (len(batch) + out) <= self._room
 
     def affordable(self, batch: Batch) -> int:
-        """The number of items that the budget affords while nothing is in flight."""
+        """Return how many items of the batch the budget allows while nothing is in flight."""
         items = len(batch)
         if not self.budget.of_money:
             return items
@@ -178,11 +179,11 @@ class Spending:
         return found
 
     def begins(self, batch: Batch) -> None:
-        """Count a batch as begun."""
+        """Note that a batch begins. Does nothing here; a subclass reserves its cost."""
 
     @property
     def _may_try_one(self) -> bool:
-        """True while nothing of the budget's ``cost`` is spent, and no total forbids an item."""
+        """True while nothing of the budget's ``cost`` is spent and the total allows one item."""
         each = self.cost_each
         if each is None or self.budget.cost is None or self._found.used.cost + self.spent:
             return False
@@ -195,7 +196,7 @@ class Spending:
 
     @property
     def _rooms(self) -> list[tuple[float, str]]:
-        """The rest of each limit of the cost, and the limit in words."""
+        """What is left of each cost limit, and the limit as text."""
         rooms = []
         if self.budget.cost is not None:
             spent = self._found.used.cost + self.spent
@@ -214,14 +215,14 @@ class Spending:
 
     @property
     def used_up(self) -> str:
-        """The limit that ends a run which may begin nothing more."""
+        """The limit that keeps the run from beginning more, as text."""
         if self.budget.items is not None and self._taken >= self.budget.items:
             return f"items={self.budget.items}"
         return min(self._rooms)[1]
 
     @property
     def over(self) -> str | None:
-        """The limit that is used up, or was exceeded because calls became dearer; or None."""
+        """The limit that is reached, or was exceeded because calls became dearer; or None."""
         if time.monotonic() >= self._until:
             return f"seconds={self.budget.seconds:g}"
         if self.budget.of_money and self.spent and self._room < 0:

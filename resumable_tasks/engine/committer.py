@@ -1,7 +1,7 @@
-"""The committer's thread: all outcomes that wait → one unit → events.
+"""The committer's thread: all waiting outcomes → one unit → events.
 
-Group commit comes by itself: while one commit is flushed, finished batches queue, and the next
-commit takes them all.
+Group commit follows from the queue: while one commit is flushed, finished batches queue up, and the
+next commit takes them all.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from resumable_tasks.runners import failures
 from resumable_tasks.runners.handle import Work
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome
 
-# So often a batch by itself waits for another writer, each time for as long as its form waits.
+# How often a single batch waits for another writer. The checkpoint's form sets each wait's length.
 _TRIES = 6
 
 
 class _Wake:
-    """In the queue of outcomes: there is no item for now."""
+    """A message in the queue of outcomes: no item is available now."""
 
 
 @frozen
 class _StopRequest:
-    """In the queue of outcomes, whose ``put`` may be called in a signal handler."""
+    """A request to stop, in the queue of outcomes: its ``put`` is safe in a signal handler."""
 
     reason: str
     grace_seconds: float
 
 
 class Committer:
-    """Takes outcomes, commits what is settled, and has the rest handled again."""
+    """Takes outcomes, commits those that are settled, and submits the rest again."""
 
     def __init__(
         self,
@@ -99,36 +99,36 @@ class Committer:
         self._thread.start()
 
     def take(self, outcome: Outcome) -> None:
-        """A batch has come back. In any thread."""
+        """Queue the outcome of a batch. Safe in any thread."""
         if isinstance(outcome, Fatal) or (isinstance(outcome, Dropped) and outcome.why):
-            # Now, and not when the committer sees it: others are on their way.
+            # Stop now: until the committer reads the outcome, more batches would begin.
             self._stop.event.set()
         self._flight.out.pop(outcome.batch.number, None)
         self._queue.put(outcome)
 
     def record(self, transition: Transition) -> None:
-        """Make a change of a submission's state durable. In any thread but the committer's.
+        """Make a change of a submission's state durable. Safe in any thread but the committer's.
 
-        Raises `StoreError`, by the error that has kept it from being so.
+        Raises `StoreError` if that fails, with the error as its cause.
         """
         recording = Recording(transition)
         self._queue.put(recording)
         recording.wait(lambda: self.broken)
 
     def rests(self, batch: Batch, again_at: float, why: str) -> None:
-        """A batch need not be waited for. In any thread."""
+        """Report that the run need not wait for this batch. Safe in any thread."""
         self._queue.put(Rests(batch, again_at, why))
 
     def wake(self) -> None:
-        """Look at what is held: there is no item for now."""
+        """Make the committer look at held batches, because no item is available now."""
         self._queue.put(_Wake())
 
     def request_stop(self, reason: str, grace_seconds: float) -> None:
-        """Stop, soon. Safe in a signal handler."""
+        """Request a stop. Safe in a signal handler."""
         self._queue.put(_StopRequest(reason, grace_seconds))
 
     def join(self, timeout: float | None) -> bool:
-        """Wait for the last commit; whether it has ended in time."""
+        """Wait for the last commit; return True if it finished in time."""
         self._queue.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -147,7 +147,7 @@ class Committer:
                 self._flight.changed.notify()
 
     def _take_in(self, group: Sequence[Outcome]) -> None:
-        """Commit these outcomes, and have handled again what is to be."""
+        """Commit these outcomes and submit the batches to be handled again."""
         for outcome in group:
             self._flight.meter.took(outcome)
             if not isinstance(outcome, Dropped):
@@ -168,7 +168,7 @@ class Committer:
             self._checkpoint.tidy(self._stop.event.is_set)
 
     def _next_group(self) -> list[Outcome] | None:
-        """The outcomes that wait; none, if something else is due; None at the end of the run."""
+        """Return the waiting outcomes, [] if something else is due, None at the run's end."""
         group: list[Outcome] = []
         gathering = Gathering(self._window.batches // 2)
         while True:
@@ -191,7 +191,7 @@ class Committer:
                 case None:
                     if not group:
                         return None
-                    self._queue.put(None)  # again, for the next call
+                    self._queue.put(None)  # put back for the next call
                     return group
                 case _:
                     self._window.long_batches.reset()
@@ -199,7 +199,7 @@ class Committer:
                     gathering.add(found)
 
     def _more_come(self, count: int) -> bool:
-        """True if more outcomes are on their way than so many, and nothing else is due."""
+        """True if more than ``count`` batches are in flight, and nothing else is due."""
         undisturbed = not (self._stop.begun or self.failing.paused or self._window.submits)
         return undisturbed and self._flight.batches > count
 
@@ -207,7 +207,7 @@ class Committer:
         begin_to_stop(self._stop, reason, grace_seconds, self._flight.batches, self._tell)
 
     def _seconds_until_due(self) -> float | None:
-        # A batch of one item has nothing to divide; in a pause nothing is wrong with the batches.
+        # A batch of one item cannot be smaller, and a pause is not caused by the batch size.
         large = self._flight.divisible and self.failing.wait is None and not self._window.submits
         quiet = self._window.long_batches.quiet_left(self._flight.batches if large else 0)
         due = [self.failing.wait, quiet]
@@ -216,14 +216,14 @@ class Committer:
         return min((seconds for seconds in due if seconds is not None), default=None)
 
     def _look_at_held(self, settled: int) -> list[Batch]:
-        """The batches to be handled again that no outcome is needed for, and what ends the run.
+        """End the run if that is due; return the held batches that are to be handled now.
 
-        ``settled``: how many of those that are out will not be, once this is done.
+        ``settled``: how many of the batches in flight are about to be settled.
         """
         failing = self.failing
         if not self._stop.begun:
             if self._spending.over is not None:
-                # A call that hangs must not keep a run beyond its time.
+                # A hanging call must not keep the run alive beyond its time limit.
                 late = self._spending.seconds_left == 0.0
                 grace_seconds = self._rules.grace_seconds if late else math.inf
                 self._begin_to_stop(self._stop.note_budget(self._spending.over), grace_seconds)
@@ -242,7 +242,7 @@ class Committer:
         return decision.again
 
     def _leave_at_rest(self, settled: int) -> None:
-        """End the run once all that is out, and will be, need not be waited for."""
+        """End the run once it need not wait for any batch in flight and can submit no more."""
         out = self._flight.batches - settled
         full = self._flight.at_end or out >= self._window.batches
         if 0 < out == len(self.at_rest) and full and not self._stop.begun:
@@ -251,7 +251,7 @@ class Committer:
             self._tell(Stopping, reason=why, running=out)
 
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
-        """The batches that the budget affords; if not all, the run ends and leaves the others."""
+        """Return the batches that the budget allows; end the run if it does not allow all."""
         out = self._flight.items - sum(len(outcome.batch) for outcome in group)
         with self._flight.changed:  # the feeder spends too
             for at, batch in enumerate(again):
@@ -263,20 +263,20 @@ class Committer:
         return again
 
     def _leave_for_the_budget(self, batches: int) -> None:
-        # What is held would wait for the tries that are not made.
+        # Held batches would wait for tries that will not be made.
         self.tally.left += batches + self.failing.drop_all()
         if not self._stop.begun:
             why = self._stop.note_budget(self._spending.used_up)
-            if not self._window.submits:  # else what is out is collected first
+            if not self._window.submits:  # else the batches in flight are collected first
                 self._begin_to_stop(why, math.inf)
 
     def _fail(self, why: str) -> None:
-        """End the run before its items: the job has failed."""
+        """End the run early because the job has failed."""
         self.tally.why_failed = why
         self._stop.event.set()
 
     def _commit(self, group: Sequence[Outcome]) -> list[Batch]:
-        """Commit what is settled; return the batches to handle again."""
+        """Commit the settled outcomes; return the batches to handle again."""
         settled: list[Done] = []
         again: list[Batch] = []
         fatal: BaseException | None = None
@@ -297,11 +297,11 @@ class Committer:
                     fatal = fatal or outcome.error
         self._settle(settled)
         if fatal is not None:
-            # What else is in flight is given its grace, and committed.
+            # The other batches in flight get the grace period and are committed.
             self.tally.fatal = self.tally.fatal or fatal
             self._begin_to_stop(type(fatal).__name__, self._rules.grace_seconds)
         self._check_costs(group)
-        if self._stop.begun:  # the items of a run that ends are left to the next
+        if self._stop.begun:  # the next run handles these
             self.tally.left += len(again)
             return []
         return again
@@ -309,7 +309,7 @@ class Committer:
     def _dropped(self, outcome: Dropped) -> None:
         self.tally.left += 1
         if outcome.why or not self._stop.begun:
-            # Nobody here has asked for it; but a batch that was not handled is not done.
+            # Nobody requested a stop, but the batch was not handled, so the run is incomplete.
             self._begin_to_stop(outcome.why or "the orchestrator", self._rules.grace_seconds)
 
     def _check_costs(self, group: Sequence[Outcome]) -> None:
@@ -322,7 +322,7 @@ class Committer:
                 )
 
     def _settle(self, settled: Sequence[Done], *, at_end: bool = False) -> None:
-        """Commit these outcomes; what does not fit the table is parked in the same step."""
+        """Commit these outcomes; results that do not fit the table are parked in that commit."""
         self._spending.settle(settled)
         owed = self._spending.take_owed(due=bool(settled) or at_end)
         if not settled and owed is None:
@@ -334,9 +334,9 @@ class Committer:
             self._settle_each(settled)
 
     def _settle_each(self, settled: Sequence[Done]) -> None:
-        """Commit each by itself: while it waits for another writer it holds nothing.
+        """Commit each outcome separately, so that no lock is held while waiting for a writer.
 
-        Where that writer does not come to an end, the results are parked.
+        If that writer does not finish, the results are parked.
         """
         waiting = sorted(settled, key=lambda outcome: outcome.batch.number)
         for _ in range(_TRIES):
@@ -369,7 +369,7 @@ class Committer:
         add: Callable[[Unit, Done], list[Done]] | None = None,
     ) -> None:
         write = partial(self._write, settled, owed, add or self._refused.add)
-        # Once the grace is over, nobody waits for what is not committed.
+        # After the grace period, stop waiting for a lost connection.
         receipt, accepted, seconds = until_written(write, lambda: self._stop.overdue)
         if receipt is not None and accepted:
             self._committed(receipt, accepted, seconds)
@@ -377,7 +377,7 @@ class Committer:
     def _write(
         self, settled: Sequence[Done], owed: Done | None, add: Callable[[Unit, Done], list[Done]]
     ) -> tuple[Receipt | None, list[Done], float]:
-        """One commit of these outcomes: what it was, what is in it, and its seconds."""
+        """Commit these outcomes; return the receipt, the outcomes committed, and the seconds."""
         accepted: list[Done] = []
         with self._checkpoint.begin() as unit:
             if owed is not None:
@@ -391,7 +391,7 @@ class Committer:
         return receipt, accepted, time.monotonic() - began
 
     def _committed(self, receipt: Receipt, accepted: Sequence[Done], seconds: float) -> None:
-        """Take in what has become durable."""
+        """Update the counts and the window after a commit, and tell the listeners."""
         self.tally.completed += receipt.completed
         for failure in receipt.failures:
             (self.tally.parked if failure.parked else self.tally.failures).append(failure)
@@ -410,8 +410,8 @@ class Committer:
         )
 
     def _with_items(self, outcome: Done) -> Done:
-        """The outcome with its failed items, where the job keeps them."""
-        unknown = outcome.batch.submission is not None  # of an earlier run
+        """Return the outcome with its failed items attached, if the job keeps them."""
+        unknown = outcome.batch.submission is not None  # the items were an earlier run's
         if not outcome.failures or not self._rules.keep_items or unknown:
             return outcome
         kept = failures.with_items(outcome.failures, outcome.batch)

@@ -1,17 +1,18 @@
-"""Is the handler itself wrong? States, and one step from state to state.
+"""Is the handler itself wrong? A state machine.
 
 ::
 
-    Trusted ──batches in a row fail with an error of programming, or nothing works──▶ Doubted
+    Trusted ──batches in a row fail with a programming error, or nothing works──▶ Doubted
     Doubted ──a call has succeeded──▶ Trusted
-    Doubted ──items by themselves and more batches fail as well──▶ Broken: the run ends
+    Doubted ──single items and more batches fail as well──▶ Broken: the run ends
 
-Results of a wrong shape are doubted from the first call on. One row for a whole batch is what a
-single item would get too, so that only batches, or halves of them, can tell.
+A wrong shape of results raises doubt from the first call on. It is tested with batches or halves of
+them, never with single items: a handler that wrongly returns one row for a whole batch returns the
+right number of rows for a single item.
 
-No waiting makes a wrong handler right, so no clock is needed. A few calls more are made before
-a run ends for it, because a field that a tenth of the items lack raises ``KeyError`` in nearly
-every batch, too.
+Waiting does not repair a wrong handler, so no clock is needed. A few more calls are made before the
+run ends, because a bad field in a tenth of the items also makes nearly every batch raise
+``KeyError``.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from resumable_tasks.base.frozen import frozen
 
 @frozen
 class Trusted:
-    """Failures are the items' or the service's."""
+    """Failures are the fault of items or of the service."""
 
 
 @frozen
 class Doubted:
-    """So many ``tries`` are still to be made, ``tried`` were: items by themselves, or halves.
+    """``tries`` single items (or halves) are still to be tried, ``tried`` have been.
 
-    Once they and ``batches`` batches in a row have failed, the handler is wrong. ``shape``: what
-    is doubted is that its results can ever be matched to a batch.
+    The handler is wrong once these and ``batches`` batches in a row have failed. ``shape``: the
+    doubt is whether its results can be matched to any batch.
     """
 
     tries: int
@@ -43,7 +44,7 @@ class Doubted:
 
 @frozen
 class Broken:
-    """The handler is wrong; ``tried`` items by themselves, or halves, have failed as well."""
+    """The handler is wrong; ``tried`` single items (or halves) have failed as well."""
 
     tried: int
     shape: bool
@@ -53,24 +54,24 @@ State = Trusted | Doubted | Broken
 
 
 class Order(Enum):
-    """The order that follows from a step."""
+    """What to do after a step."""
 
     NOTHING = auto()
     TRY = auto()
-    """Handle one item by itself; or, if it is the shape that is doubted, half a batch."""
+    """Handle one item alone, or half a batch if the shape is in doubt."""
     BEGIN = auto()
     """Begin one more batch."""
     HALVE = auto()
-    """The handler works: what has failed has a bad item in it."""
+    """Halve the failed batches: the handler works, so they contain bad items."""
 
 
 def step(
     state: State, *, in_a_row: int, nothing_else: bool, has_worked: bool
 ) -> tuple[State, Order]:
-    """The next state while no call succeeds, and the order that goes with it.
+    """Return the next state, while no call succeeds, and what to do.
 
-    ``in_a_row`` batches have failed one after the other, ``nothing_else`` is left to be handled,
-    the handler ``has_worked`` before in this run.
+    ``in_a_row``: how many batches have failed in a row. ``nothing_else``: nothing else is left to
+    handle. ``has_worked``: the handler has succeeded in this run.
     """
     match state:
         case Doubted(tries=tries) if tries:

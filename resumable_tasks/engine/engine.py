@@ -6,9 +6,9 @@
     runner's threads   handler → rows matched to keys → outcome
     committer thread   all outcomes that wait → one commit → events   `committer`
 
-How many batches may be out at once (submitted and not yet committed) is bounded, which bounds both
-memory and what a crash costs. What becomes of a batch that failed is decided by `failing`; its
-parts go out again from the committer's thread.
+The number of batches in flight (submitted and not yet committed) is bounded, which bounds both
+memory and the cost of a crash. `failing` decides what happens to a failed batch; the committer's
+thread submits its parts.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ _ABANDON_SECONDS = 5.0
 
 @frozen
 class Ending:
-    """The end of a run: how it came about.
+    """How a run ended.
 
-    ``stopped`` says what has ended it before its items, if anything has: a signal, a budget, an
-    outage; ``asked`` whether somebody asked for it, ``by_budget`` whether it was the budget.
-    ``why_failed`` is set where the job itself was at fault. ``completed`` items, ``failures`` and
-    what is ``parked`` are committed; ``abandoned`` batches were still running. ``spent`` and
-    ``cost_each`` (an item) are in the unit of the job's cost. ``retried`` batches needed more than
-    one call with the same items. ``bound_by`` is what the run has waited for, if it has handled
-    anything. ``again_at``: when to look at what is with a service (seconds since Unix's epoch).
+    ``stopped``: what ended the run before all items were handled (a signal, a budget, an outage),
+    or None. ``asked``: the stop was requested. ``by_budget``: the budget ended the run.
+    ``why_failed``: set if the job itself was at fault. ``completed`` items, ``failures`` and
+    ``parked`` items are committed; ``abandoned`` batches were still running. ``spent`` and
+    ``cost_each`` (per item) are in the unit of the job's cost. ``retried``: the number of batches
+    that needed more than one call with the same items. ``bound_by``: what limited the run's speed,
+    or None if it handled nothing. ``again_at``: when to check on the batches that are with a
+    service (Unix time in seconds).
     """
 
     stopped: str | None
@@ -81,7 +82,7 @@ class Ending:
 
 
 def no_response(url: str) -> CommitStateUnknown:
-    """The error for a checkpoint whose last commit is not waited for any longer."""
+    """Return the error for a checkpoint whose last commit got no answer in time."""
     return CommitStateUnknown(
         f"{url} does not respond. The next run finds out whether the last commit landed; run the "
         "same command again"
@@ -89,10 +90,11 @@ def no_response(url: str) -> CommitStateUnknown:
 
 
 class Engine:
-    """One run. ``run`` is called once.
+    """One run; call ``run`` once.
 
-    ``work`` gives what the workers need, and is asked once there is a batch to be handled: a run
-    with nothing left to do starts nothing, and loads nothing of what handles and commits.
+    ``work`` returns what the workers need. It is called only when there is a batch to handle, so
+    that a run with nothing left to do starts no worker and imports no code for handling and
+    committing.
     """
 
     def __init__(
@@ -115,19 +117,19 @@ class Engine:
         self._spending = spending
         self._flight = Flight(Meter(runner.concurrency, self._at_once))
         self._stop = Stop()
-        # Requests to stop, as long as there is no committer to take them.
+        # Requests to stop that arrived before there was a committer to take them.
         self._requests: list[tuple[str, float]] = []
         self._committer: Committer | None = None
         self._limits: Limits | None = None
         self._began = time.monotonic()
 
     def run(self, items: Iterable[Any]) -> Ending:
-        """Handle and commit all batches of these items, or as many as there is time for.
+        """Handle and commit the batches of these items until all are done or the run stops.
 
-        Raises what the items raise, what a commit raises, and what is fatal in a handler; all
-        that had finished by then is committed first, as far as it can be. What ends the program,
-        such as a host's ``SystemExit`` at its signal, is raised once running calls have had their
-        grace.
+        Raises any error of the items, of a commit, and any fatal error of a handler. Finished
+        batches are committed first, if commits still work. An exception that ends the program
+        (such as the ``SystemExit`` of a host's signal handler) is raised after running calls have
+        had their grace period.
         """
         self._began = time.monotonic()
         batches = self._flight.meter.reading(self._planned(items))
@@ -146,14 +148,16 @@ class Engine:
         yield from batches
 
     def _first(self, batches: Iterable[Batch | Waiting]) -> tuple[Batch | None, bool]:
-        """The first batch, None if there is none or the run stops; whether all items were read."""
+        """Return the first batch (None if there is none, or the run stops), and whether all
+        items were read.
+        """
         try:
             for batch in batches:
                 if self.stopping:
                     break
                 if isinstance(batch, Batch):
                     return batch, False
-        except ItemsLeft:  # by a signal, which the run has been told of
+        except ItemsLeft:  # because of a signal, which has already requested the stop
             self._begin_to_stop()
             return None, False
         except BaseException as error:  # the items' own, or a host that ends the program
@@ -165,7 +169,7 @@ class Engine:
         return None, not (self._stop.begun or self._checkpoint.planner.cut_short)
 
     def _begin_to_stop(self) -> None:
-        """Do what was asked for, in the thread that reads the items, while nothing runs."""
+        """Act on the stop requests so far, in the caller's thread, while no batch runs."""
         over = self._spending.over
         if over is not None and not self._requests:
             self._requests.append((self._stop.note_budget(over), self._rules.grace_seconds))
@@ -173,7 +177,7 @@ class Engine:
             begin_to_stop(self._stop, reason, grace_seconds, 0, self.tell)
 
     def _work_through(self, batches: Iterable[Batch | Waiting]) -> Ending:
-        """Handle and commit these batches, and what earlier runs have left with a service."""
+        """Handle and commit these batches and those that earlier runs left with a service."""
         from resumable_tasks.engine.committer import Committer
         from resumable_tasks.engine.feeder import Feeder
         from resumable_tasks.engine.window import Window
@@ -215,7 +219,7 @@ class Engine:
         try:
             all_of_them = feeder.feed(self._resumed(feeder.resume, batches))
             drained = drain()
-        except ItemsLeft:  # by a signal, which the run has been told of
+        except ItemsLeft:  # because of a signal, which has already requested the stop
             drained = drain()
         except BaseException as error:  # the items' own, or a host that ends the program
             if not isinstance(error, Exception) or by_a_signal(error):
@@ -237,7 +241,7 @@ class Engine:
     def _resumed(
         self, resume: Callable[[Iterable[Batch]], None], batches: Iterable[Batch | Waiting]
     ) -> Iterator[Batch | Waiting]:
-        """These batches; what earlier runs have left with a service is resumed before them."""
+        """Yield these batches after resuming the submissions that earlier runs left behind."""
         planner, submissions = self._checkpoint.planner, self._checkpoint.submissions
         if not submissions:
             yield from batches
@@ -259,7 +263,7 @@ class Engine:
         return work
 
     def _unfinished(self) -> list[Batch]:
-        """The batches that are being handled, as far as the runner tells."""
+        """Return the batches being handled, or all in flight if the runner does not report them."""
         out = dict(self._flight.out)
         return [out[number] for number in list(self._runner.calls) if number in out] or [
             *out.values()
@@ -267,7 +271,7 @@ class Engine:
 
     def _ending(self, tally: Tally, all_of_them: bool, abandoned: list[Batch]) -> Ending:
         stop = self._stop
-        # A budget that is used up has ended nothing where nothing is left.
+        # If nothing is left to do, a used-up budget has not ended the run.
         complete = all_of_them and not tally.left and not abandoned and not stop.asked
         return Ending(
             None if complete else stop.why,
@@ -287,37 +291,37 @@ class Engine:
         )
 
     def _at_once(self) -> str:
-        """What sets the number of calls at once, in words."""
+        """Describe what limits the number of concurrent calls."""
         limits = self._limits.at_once if self._limits is not None else ""
         return limits or self._runner.at_work
 
     @property
     def retried(self) -> int:
-        """The number of batches that needed more than one call with the same items, so far."""
+        """The number of batches so far that needed more than one call with the same items."""
         return len(self._committer.failing.retried) if self._committer is not None else 0
 
     def tell_end(self, how: str, result: object) -> None:
-        """Tell the listeners that this run has ended, how, and with which result."""
+        """Tell the listeners how this run ended, and its result."""
         progress = replace(self.progress(), bound_by=self._flight.meter.over_the_run())
         self.tell(RunFinished, how=how, progress=progress, retried=self.retried, result=result)
 
     @property
     def stopping(self) -> bool:
-        """True once the run takes no more items."""
+        """True once the run begins no more batches."""
         if self._stop.begun or self._committer is not None:
             return self._stop.begun
         return bool(self._requests) or self._spending.over is not None
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
-        """Ask the run to stop: soon, or at once, which leaves running batches alone.
+        """Ask the run to stop after running batches have finished, or ``at_once`` without them.
 
         Safe in a signal handler and in any thread.
         """
         grace_seconds = 0.0 if at_once else self._rules.grace_seconds
-        # Here too: a commit that waits for others, such as for a lock, keeps the queue waiting.
+        # Set the deadline here too: a commit that waits (for a lock, say) holds up the queue.
         self._stop.ask(grace_seconds)
-        # First into the list, which another thread reads once it has made the committer. A request
-        # that comes in between is made twice, which does no harm.
+        # Append first: another thread reads the list once it has made the committer. A request
+        # that arrives in between is made twice, which is harmless.
         self._requests.append((reason, grace_seconds))
         if self._committer is not None:
             self._committer.request_stop(reason, grace_seconds)
@@ -337,7 +341,7 @@ class Engine:
         )
 
     def tell(self, kind: type[Any], **fields: Any) -> None:
-        """Tell the listeners an event of this run."""
+        """Send an event of this run to the listeners."""
         if kind in (Committed, Progressed):
             fields["progress"] = self.progress()
         checkpoint = self._checkpoint

@@ -1,24 +1,23 @@
-"""The meaning of a failed batch: a bad item, a wrong handler, or a service that is down.
+"""Decides why a batch failed: a bad item, a wrong handler, or a service that is down.
 
-A batch that failed is *held*: nothing is recorded of it, and no attempt of its items is counted,
-until it is known which of the three it is.
+A failed batch is *held* until the cause is known. Meanwhile nothing is recorded, and no attempt of
+its items is counted.
 
-* **A call that began later has succeeded**: the service and the handler work, so there is a bad
-  item. The batch is halved and its halves are handled, and so on, until the bad items stand alone
-  (`isolation`); what is good is committed.
-* **So many batches in a row have failed with one error** (``pause_after``): the run pauses, and
-  tries one item of those that are held and one new batch at a time (`breaker`). If the first
-  succeeds there are just many bad items; if a later one does, the service is back, and what is
-  held is handled again as it was. After ``give_up_after`` seconds the run ends as interrupted.
-* **The errors are those of programming**: a few more are tried at once, and if all of them fail
-  the run ends as failed (`doubt`). Results of a shape that no batch's would match are found
-  out by the first few calls.
-* **There is nothing else to handle**: as with a success, if there has been any in this run; what
-  looks like an outage is waited for, but not for long.
+* **A call that began later has succeeded**: the service and the handler work, so the batch contains
+  a bad item. The batch is halved and the halves are handled, and so on, until each bad item is
+  isolated (`isolation`); the good items are committed.
+* **``pause_after`` batches in a row have failed with the same transient error**: the run pauses.
+  Each try calls one held item and one new batch (`breaker`). If the first try succeeds, there are
+  just many bad items. If a later one succeeds, the service is back, and the held batches are
+  handled again unchanged. After ``give_up_after`` seconds the run ends as interrupted.
+* **The errors are programming errors**: a few more calls are tried without waiting. If all of them
+  fail, the run ends as failed (`doubt`). If results have a shape that cannot be matched to any
+  batch, the first few calls show it.
+* **Nothing else is left to handle**: if any call of this run has succeeded, held batches are halved
+  as after a success. For what looks like an outage, the run first waits a short time.
 
-A batch of *suspects*, items that have failed by themselves in an earlier run, is halved at once:
-that it fails says nothing of the handler, and nothing of the service, unless it looks like an
-outage.
+A batch of *suspects* (items that failed alone in an earlier run) is halved at once. Its failure is
+no evidence about the handler, and about the service only if it looks like an outage.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ _ITEMS_TO_TRY = 5
 _MORE_BATCHES = 10
 _MORE_BATCHES_AFTER_SUCCESS = 30
 _MOST_PATIENT = 8
-# Results of a wrong shape: so many batches, or, where there are fewer, so many halves.
+# The number of batches that show a wrong shape; if there are fewer batches, the number of halves.
 _SHAPE_BATCHES, _SHAPE_HALVES = 3, 2
 _SMALLEST_TO_HALVE = 4
 
 
 @dataclass(slots=True)
 class Decision:
-    """``settled`` outcomes are to be committed, ``again`` batches to be handled."""
+    """The ``settled`` outcomes are to be committed, the ``again`` batches to be handled."""
 
     settled: list[Done] = field(default_factory=list)
     again: list[Batch] = field(default_factory=list)
@@ -61,10 +60,10 @@ class Decision:
 
 @frozen
 class Row:
-    """Batches that have failed one after the other, by the numbers they were planned with.
+    """The batches that failed in a row, by their planned numbers.
 
-    ``same`` are those at its end that failed with one class of error. ``alarms``: how many rows
-    on end looked like an outage and were none; each makes the next one longer before it does.
+    ``same``: the latest of them that share one class of error. ``alarms``: how many rows since the
+    last outage were false alarms; each doubles the length that counts as an outage, up to 8 times.
     """
 
     error: str = ""
@@ -78,17 +77,17 @@ class Row:
 
     def is_long(self, pause_after: int) -> bool:
         enough = pause_after * min(1 << self.alarms, _MOST_PATIENT)
-        # An outage has more than one face: twice as many failures of any kind are enough too.
+        # An outage may cause several kinds of errors: twice as many of any kind are enough too.
         return len(self.same) >= enough or len(self.all) >= 2 * enough
 
 
 class FailureHandling:
-    """Takes outcomes, in the committer's thread, and decides which are settled.
+    """Takes outcomes in the committer's thread and decides which are settled.
 
-    ``number`` gives the numbers of further batches. ``pause_after`` None: the run never pauses.
-    ``fail_fast``: what has failed is settled at once. ``run`` is the number of this run: each tries
-    other items. The engine ends the run once `give_up` or `hopeless` says why. ``retried`` are the
-    batches that were called again with the same items.
+    ``number`` returns the number of the next new batch. ``pause_after``: None never pauses.
+    ``fail_fast``: failures are settled at once. ``run``: the number of this run, so that each run
+    tries different items. The engine ends the run once `give_up` or `hopeless` returns a reason.
+    ``retried``: the batches that were called again with the same items.
     """
 
     def __init__(
@@ -114,19 +113,19 @@ class FailureHandling:
         self._tries = isolation.Tries(run * _ITEMS_TO_TRY)
         self._has_worked = False
         self._admit = False
-        # What began before is not to be blamed for its failure.
+        # Calls that began before this time may have failed because of an outage.
         self._service_back_at = -math.inf
         self._why = ""
         self.retried: set[int] = set()
 
     @property
     def give_up(self) -> str | None:
-        """Why the run is to end as interrupted, if it is."""
+        """The reason to end the run as interrupted, or None."""
         return self._why if isinstance(self._breaker, breaker.Open) else None
 
     @property
     def hopeless(self) -> str | None:
-        """Why the run is to end as failed, if it is."""
+        """The reason to end the run as failed, or None."""
         return self._why if isinstance(self._doubt, doubt.Broken) else None
 
     @property
@@ -149,7 +148,7 @@ class FailureHandling:
         return not isinstance(self._breaker, breaker.Closed)
 
     def may_begin(self) -> bool:
-        """True if a new batch may begin: in a pause one now and then. In the caller's thread."""
+        """True if a new batch may begin; in a pause, one for each try. In the caller's thread."""
         if not self.paused:
             return True
         admitted, self._admit = self._admit, False
@@ -157,13 +156,13 @@ class FailureHandling:
 
     @property
     def wait(self) -> float | None:
-        """Seconds after which `look` has something to do; None: not by itself."""
+        """Seconds until `look` has something to do; None if it must wait for an outcome."""
         if not isinstance(self._breaker, breaker.Paused):
             return None
         return max(0.0, self._breaker.until - self._clock.monotonic())
 
     def take(self, outcome: Done | Failed) -> Decision:
-        """Decide what follows from an outcome."""
+        """Decide what follows from an outcome: what to commit and what to handle again."""
         first, *failed = isolation.as_two(outcome)
         decision = self._take(first)
         for each in failed:
@@ -181,8 +180,8 @@ class FailureHandling:
             return self._take_failed(outcome, tried)
         if outcome.completed and not (outcome.failures or self._held or tried or self.paused):
             self._has_worked = True
-            return Decision(settled=[outcome])  # as nearly all are
-        # One that returns nothing but failures says nothing of others.
+            return Decision(settled=[outcome])  # the usual case
+        # A call that returned only failures is no evidence about other batches.
         decision = Decision()
         if outcome.completed:
             decision.add(self._succeeded(outcome.times.began, tried))
@@ -198,7 +197,7 @@ class FailureHandling:
     def look(self, *, nothing_else: bool) -> Decision:
         """Decide what is due now. ``nothing_else``: no batch runs, and there are no more items."""
         if self.paused and not self._held and not self._tries.out:
-            self._end_pause()  # the last item that was tried has failed without raising
+            self._end_pause()  # the last item tried was returned as a failure, not raised
         if not self.paused:
             return self._at_the_end() if nothing_else and self._held else Decision()
         if self._tries.out:
@@ -206,7 +205,7 @@ class FailureHandling:
         if isinstance(self._doubt, doubt.Doubted):
             return self._doubted(self._doubt, nothing_else=nothing_else)
         if nothing_else and not any(held.error.outage for held in self._held):
-            # No new batch can tell any more, and there is no sign of an outage.
+            # No new batch can give evidence, and nothing looks like an outage.
             self._step(Evidence.NO_SIGN)
             self._row = Row(alarms=self._row.alarms + 1)
             return self._at_the_end()
@@ -217,11 +216,11 @@ class FailureHandling:
         return Decision()
 
     def settle_all(self, *, nothing_else: bool) -> Decision:
-        """Record what is held as failed, with the error of its batch, because the run ends.
+        """Record held items as failed, with the error of their batch, because the run ends.
 
-        Nothing works, so that it is not known to be an item's fault: no attempt is counted, but
-        where there were only a few items, each tried by itself, and ``nothing_else``. Suspects that
-        were not tried by themselves keep the record that they have.
+        No attempt is counted, because nothing works and no item is known to be at fault. Exception:
+        ``nothing_else`` is left, and there were only a few items, each of them tried alone.
+        Suspects that were not tried alone keep their existing record.
         """
         held, self._held = self._held, []
         counted = (
@@ -231,18 +230,18 @@ class FailureHandling:
         return Decision([self._settled(each, counted=counted) for each in known])
 
     def drop_all(self) -> int:
-        """Forget what is held, because the run ends: nothing is recorded of it, or awaited."""
+        """Forget the held batches without a record, because the run ends; return their number."""
         count = len(self._held)
         self._held.clear()
         self._tries.out.clear()
         return count
 
-    # --- a success, and what is known by it
+    # --- after a success
 
     def _succeeded(self, began: float, tried: bool) -> Decision:
         self._has_worked = True
         self._row = Row(alarms=self._row.alarms)
-        # A call that was on its way when others failed says nothing of the time after.
+        # A success is evidence only about calls that had failed before it began.
         known = [held for held in self._held if held.times.ended < began]
         if not self.paused or not (known or tried):
             return self._release(known)
@@ -251,15 +250,15 @@ class FailureHandling:
         if service_is_back:
             self._service_back_at = began
         self._doubt, self._admit = doubt.Trusted(), False
-        # Where bad items are many, not every few of them are to stop the run for a moment.
+        # With many bad items, the run must not pause every time a few of them come in a row.
         self._row = Row(alarms=0 if service_is_back else self._row.alarms + 1)
         return self._release(known, paused=True)
 
     def _release(self, known: Iterable[Failed], *, paused: bool = False) -> Decision:
-        """Let go of held batches, whose kind is known, to be halved.
+        """Release held batches to be halved, because the cause of their failure is known.
 
-        What began while the service was down is handled again as it was instead, and so is a batch
-        of one item if the run has ``paused``: each only once.
+        Batches that began while the service was down are handled again unchanged instead, and so
+        are batches of one item if the run has ``paused``; each batch only once.
         """
         decision = Decision()
         known = list(known)
@@ -281,15 +280,15 @@ class FailureHandling:
         return Decision(settled=[self._settled(failed)])
 
     def _settled(self, failed: Failed, *, counted: bool = True) -> Done:
-        # Where nothing has worked, an import that fails says nothing of an item.
+        # If nothing has worked yet, a failed import is not an item's fault.
         counted = counted and (self._has_worked or not failed.error.environment)
         return isolation.settled(failed, isolate=self._isolate, counted=counted)
 
-    # --- a failure, and what many of them may mean
+    # --- after a failure
 
     def _take_failed(self, failed: Failed, tried: bool) -> Decision:
         if failed.error.cause is Cause.STOPPED:
-            self._held.append(failed)  # until the run has stopped, and nothing is recorded of it
+            self._held.append(failed)  # the run is stopping, and will drop it without a record
             return Decision()
         if self._fail_fast:
             return Decision(settled=[self._settled(failed)])
@@ -298,7 +297,7 @@ class FailureHandling:
             return self._isolated(failed)
         self._held.append(failed)
         if isinstance(self._doubt, doubt.Doubted) and self._doubt.shape and not failed.error.shape:
-            self._doubt = doubt.Trusted()  # there is more that is wrong
+            self._doubt = doubt.Trusted()  # the shape of the results is not the only fault
         if tried and self.paused:
             self._step(Evidence.FAILURE, failed)
         elif self._pause_after is None:
@@ -309,7 +308,7 @@ class FailureHandling:
         return Decision()
 
     def _count(self, failed: Failed, pause_after: int) -> None:
-        """One more batch in a row has failed: does the run go on?"""
+        """Count one more failed batch in a row; pause or doubt the handler if there are enough."""
         self._row = self._row.and_then(isolation.root_of(failed.batch), failed.error.name)
         if self.paused:
             return
@@ -331,7 +330,7 @@ class FailureHandling:
             self._doubt = self._doubt_handler()
 
     def _doubt_handler(self) -> doubt.Doubted:
-        """Begin to test whether anything works, where waiting is of no use."""
+        """Begin to test whether anything works, for errors that waiting does not fix."""
         log.warning(
             "nothing has succeeded since %s failed, the last with %s: trying a few single items, "
             "and a few more batches, before the run ends. If the items are bad and the handler is "
@@ -348,7 +347,7 @@ class FailureHandling:
     def _doubted(self, state: doubt.Doubted, *, nothing_else: bool) -> Decision:
         in_a_row = len(self._row.all)
         if state.shape and nothing_else and not state.tried and in_a_row < state.batches:
-            # Too few batches to tell by their number.
+            # There are too few batches to judge by their number: try halves of them.
             large = [held for held in self._held if len(held.batch) >= _SMALLEST_TO_HALVE]
             if not large or not self._isolate:
                 self._doubt = doubt.Trusted()
@@ -373,7 +372,7 @@ class FailureHandling:
         if self._pause_after is None:
             return self._release(self._held)
         if any(held.error.outage for held in self._held):
-            # Too few batches are left to tell an outage by their number.
+            # Too few batches are left to recognise an outage by their number.
             self._step(Evidence.LAST_FAILED)
             if self._pausing:
                 return self.look(nothing_else=True)
@@ -381,19 +380,19 @@ class FailureHandling:
             return self._release(self._held)
         if suspects := [held for held in self._held if held.batch.suspects]:
             return self._release(suspects)
-        # Nothing has worked in this run: a few items are to tell whether it is for all of them.
+        # Nothing has worked in this run: try a few single items to see whether all of them fail.
         return self._doubted(self._doubt_handler(), nothing_else=True)
 
     def _one_to_try(self, *, shape: bool = False) -> Batch:
-        """One item of those that are held, taken out of its batch; another each time.
+        """Take one held item out of its batch, a different one each time.
 
-        ``shape``: half of the largest batch.
+        ``shape``: take half of the largest batch instead.
         """
         if shape:
             held = max(self._held, key=lambda each: len(each.batch))
             at, size = 0, len(held.batch) // 2
         elif self._isolate:
-            # What has been tried alone is tried again only if there is nothing else.
+            # Items that were already tried alone come last.
             held = min(self._held, key=isolation.was_alone)
             at, size = self._tries.place(len(held.batch)), 1
         else:
@@ -410,7 +409,7 @@ class FailureHandling:
         self._doubt, self._admit = doubt.Trusted(), False
 
     def _step(self, evidence: Evidence, last: Done | Failed | None = None) -> breaker.Order:
-        """One step of the breaker; ``last`` is what has failed, for the messages."""
+        """Make one step of the breaker; ``last`` is the failure that the messages describe."""
         now = self._clock.monotonic()
         before, (self._breaker, order) = self._breaker, breaker.step(self._breaker, evidence, now)
         if self._breaker is before:
@@ -419,7 +418,7 @@ class FailureHandling:
             case breaker.Closed():
                 self._admit = False
                 if evidence is Evidence.FAILURE:
-                    # The last batches have been waited for; each is called once more.
+                    # The wait for the last batches is over; each is called once more.
                     self._service_back_at = now
             case breaker.Paused(pause=pause, until=until) if pause and last is not None:
                 log.warning(

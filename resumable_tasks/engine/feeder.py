@@ -1,4 +1,4 @@
-"""The caller's thread: items → batches → the runner, as many at a time as there is room for."""
+"""The caller's thread: submits batches to the runner as long as there is room in the window."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from resumable_tasks.items.plan import Planner, Waiting
 from resumable_tasks.runners.base import Runner
 
 POLL_SECONDS = 0.05
-# Between two looks: a process that did not run meanwhile. It was stopped, or its machine was.
+# More time than this between two checks means that the process or its machine was suspended.
 _STOOD_STILL_SECONDS = 1.0
 
 
 class Feeder:
-    """Submits the batches of a run. ``may_begin`` says whether one more may begin, ``wake`` tells
-    the committer that there is no item for now. A call that nobody can end hangs after
-    ``hang_after`` seconds.
+    """Submits the batches of a run.
+
+    ``may_begin`` says whether one more batch may begin. ``wake`` tells the committer that no item
+    is available now. A call that cannot be cancelled counts as hanging after ``hang_after``
+    seconds.
     """
 
     def __init__(
@@ -48,10 +50,10 @@ class Feeder:
         self._looked = self._judges_from = time.monotonic()
 
     def feed(self, batches: Iterable[Batch | Waiting]) -> bool:
-        """Submit these batches; whether they were all, and of all items."""
+        """Submit these batches; return True if all items were submitted."""
         self._flight.meter.begin()
         for batch in batches:
-            # What is held must not wait for the next item.
+            # Held batches must not wait for the next item.
             self._flight.at_end = isinstance(batch, Waiting)
             if isinstance(batch, Waiting):
                 self._wake()
@@ -63,7 +65,7 @@ class Feeder:
         return not self._planner.cut_short
 
     def resume(self, batches: Iterable[Batch]) -> None:
-        """Submit what is with a service already, whatever room there is."""
+        """Submit batches that are already with a service, even if the window is full."""
         for batch in batches:
             with self._flight.changed:
                 self._flight.batches += 1
@@ -73,13 +75,13 @@ class Feeder:
             self._runner.submit(batch)
 
     def _submit(self, batch: Batch) -> bool:
-        """Submit as much of this batch as there is a budget for; whether that was all of it."""
+        """Submit as much of this batch as the budget allows; return True if that was all of it."""
         allowed = self._spending.take(len(batch))
         left = _first(batch, allowed) if allowed else None
         while left is not None and (part := self._wait_for_room(left)) is not None:
             self._flight.out[part.number] = part
             self._runner.submit(part)
-            # What a part costs may tell that there is room for more.
+            # The real cost of a part may show that the budget allows more.
             left = None if part is left else _behind(left, len(part), self._planner.next_number())
         whole = left is None and allowed == len(batch)
         if not whole and not (self._stop.begun or self._stop.overdue):
@@ -87,11 +89,11 @@ class Feeder:
         return whole
 
     def _end_by_budget(self) -> None:
-        """Note why no further batch begins. What is out is within the budget, and is handled."""
+        """Record that the budget ends the run. Batches in flight are within it and continue."""
         log.info("%s: no further batch begins", self._stop.note_budget(self._spending.used_up))
 
     def _wait_for_room(self, batch: Batch) -> Batch | None:
-        """Wait until one more batch may be out; as much of this one as may, None if nothing."""
+        """Wait for room in the window; return as much of this batch as may begin, or None."""
         flight = self._flight
         with flight.changed:
             while not (self._stop.begun or self._stop.overdue):
@@ -110,7 +112,7 @@ class Feeder:
                     self._spending.begins(batch)
                     return batch
                 if not affordable and self._window.submits and not flight.at_end:
-                    # Nothing is submitted until something is collected, which may be tomorrow.
+                    # Nothing more is submitted until a result is collected, perhaps tomorrow.
                     flight.at_end = True
                     self._wake()
                 flight.changed.wait(POLL_SECONDS)
@@ -118,13 +120,13 @@ class Feeder:
         return None
 
     def _stop_if_all_hang(self) -> None:
-        """End the run if nothing but calls that hang is left, or they leave no room for others."""
+        """End the run if all batches in flight hang, or hanging calls occupy all workers."""
         if self._hang_after is None:
             return
         now = time.monotonic()
         looked, self._looked = self._looked, now
         if now - looked > _STOOD_STILL_SECONDS:
-            # Calls may not have gone on either, or their answers are unread: another chance.
+            # Calls may have been suspended too, or their answers are still unread: start anew.
             self._judges_from = now + self._hang_after
         if now < self._judges_from:
             return
@@ -136,7 +138,10 @@ class Feeder:
                 log.warning("%s; the run ends without them", why)
 
     def drain(self, broken: Callable[[], bool]) -> bool:
-        """Wait until nothing is out; False if the grace is over before, or commits have failed."""
+        """Wait until no batch is in flight or held.
+
+        Returns False if the grace period ended first or commits have failed.
+        """
         flight = self._flight
         flight.at_end = True
         self._wake()
@@ -149,10 +154,10 @@ class Feeder:
 
 
 def _first(batch: Batch, items: int) -> Batch:
-    """So many items of a batch, from the first on."""
+    """Return the first ``items`` items of a batch."""
     return batch if items == len(batch) else batch.slice(0, items, batch.number, None)
 
 
 def _behind(batch: Batch, items: int, number: int) -> Batch:
-    """The rest of a batch, behind so many items, as a batch of its own."""
+    """Return the rest of a batch, after the first ``items`` items, as a separate batch."""
     return batch.slice(items, len(batch), number, None)

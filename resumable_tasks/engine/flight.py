@@ -16,11 +16,11 @@ from resumable_tasks.runners.outcome import Failure
 
 
 class Flight:
-    """The batches in flight: submitted, and not yet committed.
+    """The batches in flight: submitted and not yet committed.
 
-    ``held`` batches have failed and wait for what is known of others. ``at_end``: there is no item
-    to submit, for now or for good. ``changed`` guards all of it, and is notified. ``meter`` is told
-    what the time goes into.
+    ``held``: the number of failed batches whose cause is not known yet. ``at_end``: there is no
+    item to submit, for now or for good. ``changed`` guards all fields and is notified when they
+    change. ``meter`` measures where the time goes.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -29,12 +29,12 @@ class Flight:
         self.items = 0
         self.held = 0
         self.at_end = False
-        # Those of them that have not come back, by their numbers.
+        # The batches in flight that have no outcome yet, by number.
         self.out: dict[int, Batch] = meter.spare.out
         self.changed = threading.Condition()
 
     def settle(self, batches: int, items: int, held: int) -> None:
-        """Adjust the number in flight (fewer, if negative) and the number held."""
+        """Add to the numbers in flight (negative to subtract) and set the number held."""
         with self.changed:
             self.batches += batches
             self.items += items
@@ -48,11 +48,11 @@ class Flight:
 
 
 class Stop:
-    """The end of a run before its items: why, and until when what runs is waited for.
+    """The early end of a run: its reason, and the deadline for running batches.
 
-    ``event`` is set once no batch may begin any more. ``why`` is None while nothing but the end of
-    the items ends the run. ``asked``: whether somebody has asked for it. ``by_budget``: whether a
-    limit of the budget was the first to end it.
+    ``event`` is set once no more batches may begin. ``why`` is None while nothing ends the run
+    early. ``asked``: the stop was requested. ``by_budget``: a limit of the budget was the first
+    reason.
     """
 
     def __init__(self) -> None:
@@ -64,18 +64,18 @@ class Stop:
         self._begun = False
 
     def ask(self, grace_seconds: float) -> None:
-        """Let the grace begin; `begin` follows in another thread. Safe in a signal handler."""
+        """Start the grace period; `begin` follows in another thread. Safe in a signal handler."""
         self.asked = True
         self._end_within(grace_seconds)
 
     def note_budget(self, limit: str) -> str:
-        """Note that this limit of the budget ends the run; why, in words."""
+        """Record that this limit of the budget ends the run; return the reason as text."""
         self.by_budget = self.by_budget or (self.why is None and not self.asked)
         self.why = self.why or f"its budget: {limit}"
         return self.why
 
     def begin(self, why: str, grace_seconds: float) -> bool:
-        """Let no batch begin any more; whether that is news."""
+        """Let no more batches begin; return True the first time."""
         self.why = self.why or why
         self._end_within(grace_seconds)
         self.event.set()
@@ -99,9 +99,10 @@ class Stop:
 
 @changing
 class Tally:
-    """What a run has come to. ``left`` batches were not handled. ``parked`` items have a result
-    that does not fit the table. ``why_failed`` is what ended the run before its items, where that
-    is a failure of the job.
+    """The counts and failures of a run so far.
+
+    ``parked`` items have a result that does not fit the table. ``left`` batches were not handled.
+    ``why_failed``: the failure of the job that ended the run early.
     """
 
     completed: int = 0
@@ -113,7 +114,7 @@ class Tally:
 
 
 def begin_to_stop(stop: Stop, reason: str, grace_seconds: float, running: int, tell: Tell) -> None:
-    """Let no batch begin any more while so many are running, and say so, once."""
+    """Let no more batches begin, and report that once; ``running`` batches are in flight."""
     if not stop.begin(reason, grace_seconds):
         return
     limit = f" (up to {grace_seconds:g} s)" if grace_seconds < math.inf else ""

@@ -1,8 +1,8 @@
-"""Finding the bad items of a batch that failed: halves, single items, what was left out.
+"""Finds the bad items of a failed batch, by halves, single items, and items left out.
 
-All of it is pure: batches and outcomes in, batches and outcomes out. A failure record carries
-the error of a call with its item alone, or says ``error_of="batch"``; only a call with the item
-alone counts as an attempt. Where batches are not isolated, the batch is what is tried and counted.
+All functions are pure: batches and outcomes in, batches and outcomes out. A failure record carries
+the error of a call with its item alone, or has ``error_of="batch"``; only a call with the item
+alone counts as an attempt. Without isolation, each call with the batch counts as an attempt.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from resumable_tasks.base.frozen import changing
 from resumable_tasks.items.batch import Batch, Cause, ErrorKind, Part
 from resumable_tasks.runners.outcome import Done, Failed, Failure
 
-# Multiples of it, without their whole part, lie evenly between 0 and 1, however many there are.
+# The fractional parts of its multiples are spread evenly between 0 and 1, for any number of them.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 Number = Callable[[], int]
-"""Gives the number of one more batch."""
+"""Returns the number of the next new batch."""
 
 
 @changing
 class Tries:
-    """The items that are tried by themselves: how many so far, and the batches that are ``out``."""
+    """The single items tried: their ``count`` so far, and the numbers of those still ``out``."""
 
     count: int
     out: set[int] = field(default_factory=set)
 
     def place(self, size: int) -> int:
-        """Where in a batch to take the next one: bad items often stand in a row, at the beginning
-        too.
+        """Return the position in a batch of the next item to try.
+
+        Positions are spread out, because bad items often come in a row, also at the beginning.
         """
         self.count += 1
         return int(self.count * _GOLDEN % 1.0 * size)
 
 
 def root_of(batch: Batch) -> int:
-    """The number of the batch that was planned, which this one is, or is a part of."""
+    """Return the number of the planned batch that this batch is, or is a part of."""
     return batch.number if batch.part_of is None else batch.part_of.root
 
 
 def was_alone(failed: Failed) -> bool:
-    """True if the call that failed had one item alone.
+    """True if the failed call was made with one item alone.
 
-    What is left of a batch of which items were tried may be one item, which was not alone.
+    The last remaining item of a batch whose other items were tried alone was not itself alone.
     """
     return len(failed.batch) == 1 and failed.failures[0].error_of == "item"
 
 
 def parts(failed: Failed, number: Number) -> list[Batch]:
-    """The halves of what failed, to be handled by themselves; one item, that was not alone."""
+    """Return the halves of a failed batch, or its single item if that was not called alone."""
     batch, part = failed.batch, _part(failed)
     half = len(batch) // 2
     ranges = [(0, half), (half, len(batch))] if half else [(0, 1)]
@@ -59,18 +60,18 @@ def parts(failed: Failed, number: Number) -> list[Batch]:
 
 
 def again(failed: Failed, number: Number) -> Batch:
-    """The batch as it was: its items were not at fault."""
+    """Return the batch unchanged, to be handled again, because its items were not at fault."""
     part = Part(root_of(failed.batch), None)
     return replace(failed.batch, number=number(), part_of=part)
 
 
 def was_again(batch: Batch) -> bool:
-    """True for a batch that is handled `again`."""
+    """True if the batch was made by `again`."""
     return batch.part_of is not None and batch.part_of.error is None
 
 
 def to_try(failed: Failed, number: Number, at: int, size: int) -> tuple[Batch, Failed | None]:
-    """Split off ``size`` items from ``at`` on as a batch, and return the rest of what failed."""
+    """Split off ``size`` items from ``at`` on as a batch; return it and the rest of the failure."""
     batch, part = failed.batch, _part(failed)
     some = batch.slice(at, at + size, number(), part)
     if size == len(batch):
@@ -82,10 +83,10 @@ def to_try(failed: Failed, number: Number, at: int, size: int) -> tuple[Batch, F
 
 
 def left_out(done: Done, number: Number) -> tuple[Batch, Done | None] | None:
-    """Items that the handler left out, to be asked for once more, and the rest of the outcome.
+    """Return a batch of the items that the handler left out, and the rest of the outcome.
 
-    None if there are none, or they were asked for once more already. The rest is None if it has
-    nothing to be committed.
+    Returns None if there are none, or if this batch already was such a second call. The rest is
+    None if it has nothing to commit.
     """
     batch = done.batch
     part = batch.part_of
@@ -101,7 +102,7 @@ def left_out(done: Done, number: Number) -> tuple[Batch, Done | None] | None:
 
 
 def as_two(outcome: Done | Failed) -> list[Done | Failed]:
-    """The outcome; of a call that failed after it had given rows, those and the failure apart."""
+    """Return the outcome, split in two if the call failed after it had returned rows."""
     if isinstance(outcome, Failed) or outcome.left_by is None:
         return [outcome]
     batch = outcome.batch
@@ -114,9 +115,10 @@ def as_two(outcome: Done | Failed) -> list[Done | Failed]:
 
 
 def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, ...]:
-    """The failures that are no more looked into: not of a batch that is halved, or items left out.
+    """Return the failures of an outcome that will not be handled again.
 
-    What failed during an outage is among them; whether it did, only the engine can tell.
+    Excludes batches that will be halved and items to be asked for once more. Includes failures
+    during an outage, because only the engine recognises one.
     """
     if isinstance(outcome, Failed):
         open_yet = outcome.error.cause is Cause.STOPPED or (isolate and not was_alone(outcome))
@@ -127,9 +129,9 @@ def final_failures(outcome: Done | Failed, *, isolate: bool) -> tuple[Failure, .
 
 
 def settled(failed: Failed, *, isolate: bool, counted: bool = True) -> Done:
-    """The batch as it is recorded: none of its items is done.
+    """Return the outcome to record for a failed batch: all its items have failed.
 
-    ``counted``: whether this was an attempt of its items, and nothing else was at fault.
+    ``counted``: the call counts as an attempt, because nothing but the items was at fault.
     """
     done = failed.settled()
     alone = was_alone(failed)

@@ -1,4 +1,4 @@
-"""Something to do once a minute while a run goes on, also while nothing else happens."""
+"""A call once a minute during a run, even while nothing else happens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 60.0
 
 @contextmanager
 def each_minute(call: Callable[[], None]) -> Iterator[None]:
-    """While entered, call this once a minute, in a thread; never after the end."""
+    """Call this once a minute, in its own thread, while the context is active; never after."""
     ended = threading.Event()
 
     def tick() -> None:

@@ -1,10 +1,9 @@
-"""OpenTelemetry: spans and metrics of a run, where the program has set a provider of them.
+"""OpenTelemetry: spans and metrics of a run, if the program has set a provider.
 
-One observer hangs on two seams: it is a listener of the run's events, and it stands between the
-engine and the runner, where batches go out and outcomes come in. All metrics, and the spans of run,
-batch and commit, are made here, in the driver; the spans of calls where the calls are made
-(`resumable_tasks.runners.tracing`). Where no provider is set nothing is imported, and nothing hangs
-there. ``docs/monitoring.md`` has all names.
+One observer is attached in two places: it listens to the run's events, and it wraps the runner, to
+see batches and outcomes. All metrics, and the spans of run, batch and commit, are made here, in the
+driver. The spans of calls are made where the calls are (`resumable_tasks.runners.tracing`). Without
+a provider nothing is imported or attached. ``docs/monitoring.md`` lists all names.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _BYTES = tuple(1_000 * 4**power for power in range(10))
 
 
 def observed(job: str, runner: Runner) -> tuple[Runner, tuple[Listener, ...]]:
-    """The runner and the listeners of a run; without a provider the same runner, and none."""
+    """Return the observed runner and its listeners; without a provider, the same runner and ()."""
     observer = _observer(job)
     if observer is None:
         return runner, ()
@@ -59,7 +58,7 @@ def observed(job: str, runner: Runner) -> tuple[Runner, tuple[Listener, ...]]:
 
 
 def tell_refused(job: str, error: BaseException) -> None:
-    """Tell of a run that this error has ended before its checkpoint was open."""
+    """Report a run that this error ended before its checkpoint was open."""
     if (observer := _observer(job)) is not None:
         observer.refused(error)
 
@@ -73,12 +72,12 @@ def _observer(job: str) -> Observer | None:
 
 
 def _is_set(api: str, what: str) -> bool:
-    """True if the program has set a provider, for which it must have loaded this API."""
+    """True if the program has set a provider, which requires that it imported this API."""
     module = sys.modules.get(f"opentelemetry.{api}")
     if module is None:
         return False
     provider = getattr(module, f"get_{what}_provider")()
-    # Those of the API itself do nothing.
+    # The default providers of the API itself do nothing.
     return not type(provider).__module__.startswith(module.__name__)
 
 
@@ -135,13 +134,13 @@ class Observer:
         self._context = context.get_current()
         self._run: Span | None = None
         self._leave: Callable[[], None] = lambda: None
-        # The batches that are out, by their numbers: the span of each, and its items.
+        # The batches in flight, by number: the span and the number of items of each.
         self._out: dict[int, tuple[Span, int]] = {}
         self._skipped = self._failed = 0
         self._broken = False
 
     def __call__(self, event: Event) -> None:
-        """Hear of an event."""
+        """Record an event."""
         match event:
             case RunStarted():
                 self._try(self._started, event)
@@ -155,15 +154,15 @@ class Observer:
                 self._leave()
 
     def goes(self, batch: Batch) -> Batch:
-        """See a batch go out; the batch with the headers of its span, if it has one."""
+        """Record a batch that is submitted; return it with the headers of its span, if any."""
         return self._try(self._goes, batch) or batch
 
     def came(self, outcome: Outcome) -> None:
-        """See a batch come back."""
+        """Record the outcome of a batch."""
         self._try(self._came, outcome)
 
     def refused(self, error: BaseException) -> None:
-        """Hear of the error that has ended the run before it began."""
+        """Record the error that ended the run before it began."""
         self._try(self._refused, error)
 
     def _try(self, do: Callable[[Any], Any], what: Any) -> Any:
@@ -184,7 +183,7 @@ class Observer:
         self._run.set_attribute(f"{SCOPE}.checkpoint", without_secrets(event.checkpoint))
         self._run.set_attribute(f"{SCOPE}.epoch", event.epoch)
         self._context = trace.set_span_in_context(self._run)
-        token = context.attach(self._context)  # of this thread, in which the run ends too
+        token = context.attach(self._context)  # the run ends in this same thread
 
         def leave() -> None:
             context.detach(token)
@@ -209,7 +208,7 @@ class Observer:
 
     def _came(self, outcome: Outcome) -> None:
         out = self._out.pop(outcome.batch.number, None)
-        if out is None:  # it was abandoned, and the run has ended
+        if out is None:  # the batch was abandoned and the run has ended
             return
         span, items = out
         self._meters.in_flight.add(-items, self._attributes)
@@ -223,7 +222,7 @@ class Observer:
             failed(span, outcome.error.name)
         elif isinstance(outcome, Fatal):
             failed(span, name_of(outcome.error))
-        if not isinstance(outcome, Fatal) and outcome.cost > 0:  # NaN is not
+        if not isinstance(outcome, Fatal) and outcome.cost > 0:  # false for NaN too
             self._meters.cost.add(outcome.cost, self._attributes)
         span.end()
 
@@ -268,7 +267,7 @@ class Observer:
     def _finished(self, event: RunFinished) -> None:
         progress = event.progress
         self._count_skipped(progress.skipped)
-        # Those without a usable key are in no commit.
+        # Items without a usable key are in no commit.
         self._count_items("failed", progress.failed - self._failed, "InvalidItems")
         assert self._run is not None
         for name in ("completed", "failed", "parked", "skipped"):
@@ -280,7 +279,7 @@ class Observer:
             self._meters.in_flight.add(-items, self._attributes)
             span.set_attribute(OUTCOME, "abandoned")
             span.end()
-        # That of a run that ends by an error of its own is being raised right now.
+        # If an error ends the run, it is being raised right now.
         raised = sys.exception() if event.how == "error" else None
         error = name_of(raised) if raised is not None else ""
         self._end("JobFailed" if event.how == "failed" else error, event.how, progress.seconds)
@@ -311,7 +310,7 @@ def _set_counts(span: Span, completed: int, failures: Sequence[Failure]) -> None
     span.set_attribute(f"{SCOPE}.items.parked", parked)
 
 
-# Those of the runs that go on in this process.
+# The observers of the runs that are active in this process.
 _running: set[Observer] = set()
 
 
@@ -346,7 +345,7 @@ class _Meters:
     def __init__(self) -> None:
         from opentelemetry import metrics
 
-        # What there is in place of a meter until one is set would keep all that it is asked for.
+        # Before a provider is set, the API's proxy meter would keep every instrument made.
         unset = not _is_set("metrics", "meter")
         meter = metrics.NoOpMeter(SCOPE) if unset else metrics.get_meter(SCOPE)
         self.handled = meter.create_counter(

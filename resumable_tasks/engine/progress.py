@@ -1,4 +1,4 @@
-"""Progress for people while a run goes on: a bar on a terminal or in a notebook, and lines."""
+"""Progress for people during a run: a bar on a terminal or in a notebook, and log lines."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _REDRAW_SECONDS = 0.2
 
 
 def listeners(wanted: bool | None) -> list[Listener]:
-    """What shows a run: nothing if False; a bar if True; else a bar where one can be seen.
+    """Return the listeners that show a run.
 
-    Lines come besides, but not into a notebook, whose bar says the same.
+    False: none. True: a bar. None: a bar if standard error is a terminal. Lines are added; in a
+    notebook, which always shows its own bar, only if somebody listens to the log.
     """
     if wanted is False:
         return []
@@ -43,15 +44,15 @@ def listeners(wanted: bool | None) -> list[Listener]:
 
 
 class Lines:
-    """A line once a minute in the log.
+    """A line per minute in the log.
 
-    Where nobody decided what is logged, lines go to standard error, one at the start and one at
-    the end too: a long run is not silent.
+    If logging is not configured, the lines go to standard error, with one more at the start and one
+    at the end, so that a long run is not silent.
     """
 
     def __call__(self, event: Event) -> None:
         line = said_of(event)
-        if log.heard():  # which has a start and an end of its own
+        if log.heard():  # the log has its own lines at the start and the end
             if isinstance(event, Progressed):
                 log.info("%s", line)
         elif line is not None and sys.stderr is not None:
@@ -60,7 +61,7 @@ class Lines:
 
 
 def said_of(event: Event) -> str | None:
-    """The line that tells this event to a person, if it is worth one."""
+    """Return the line for this event, or None if it needs none."""
     match event:
         case RunStarted():
             found = f"{event.found:,} items are done" if event.found or event.out else "new"
@@ -81,7 +82,7 @@ def said_of(event: Event) -> str | None:
 
 
 def _out(result: object) -> str:
-    """What a run has left with a service."""
+    """Describe the submissions that a run has left with a service."""
     submissions = getattr(result, "submissions", 0)
     return f", {Out(getattr(result, 'out', 0), submissions)}" if submissions else ""
 
@@ -118,8 +119,8 @@ class Bar:
 class NotebookBar:
     """A bar in the output of a notebook's cell.
 
-    By IPython's own display, which every front end shows and every saved notebook keeps; rich and
-    tqdm need widgets for that.
+    Uses IPython's display, which every front end shows and every saved notebook keeps; rich and
+    tqdm would need widgets.
     """
 
     def __init__(self) -> None:
@@ -145,7 +146,7 @@ class NotebookBar:
 
 
 class _Drawing:
-    """One state of a `NotebookBar`."""
+    """One drawing of a `NotebookBar`, as text and as HTML."""
 
     def __init__(self, job: str, progress: Progress, how: str, place: str) -> None:
         self._progress, self._how = progress, how
@@ -169,7 +170,7 @@ class _Drawing:
 
 
 def _in_notebook() -> bool:
-    """True in a kernel of Jupyter's, whose front end shows HTML."""
+    """True in a Jupyter kernel, whose front end shows HTML."""
     shell = sys.modules.get("IPython")
     return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
 
@@ -183,7 +184,7 @@ def _bound_by(progress: Progress, *, fully: bool) -> str:
 def describe(progress: Progress, *, fully: bool = False) -> str:
     """``1,713/4,000 done, 600 of them resumed, 3 failed, 42/s, 54 s left; bound by latency``
 
-    ``fully``: with the numbers of what it is bound by.
+    ``fully``: include the numbers behind what the run is bound by.
     """
     done = progress.completed + progress.skipped
     text = f"{done:,}" + (f"/{progress.expected:,}" if progress.expected is not None else "")

@@ -1,7 +1,7 @@
-"""Results that the checkpoint refuses: which items they are of, without one more call.
+"""Finds the items whose results the checkpoint refuses, without another call.
 
-They are paid for. So the rows of a batch are halved, and not the batch, until those that are
-refused stand alone; the others are committed, and those are parked: kept as they are.
+The results are paid for. So the rows of the batch are halved, not the batch, until the refused rows
+are isolated. The other rows are committed; the refused ones are parked, that is, kept unchanged.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from resumable_tasks.runners.outcome import Done, Failure, Parked, Times
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# So many batches in a row, of so many items, of which nothing could be stored: the next ones will
-# fare no better.
+# After this many batches in a row, with this many items, of which nothing could be stored, further
+# calls would be wasted.
 _BATCHES, _ITEMS = 5, 30
 
 
 class Refused:
-    """Adds outcomes to a unit, as far as the checkpoint takes their rows; the rest is parked.
+    """Adds outcomes to a unit; parks the rows that the checkpoint refuses.
 
-    ``hopeless`` says why the run should end: nothing that is handled can be stored. With a
-    ``pause_after`` of None it never should.
+    ``hopeless``: the reason to end the run because no result can be stored, or None. With
+    ``pause_after=None`` it is always None.
     """
 
     def __init__(self, checkpoint: Checkpoint, work: Work, pause_after: int | None) -> None:
@@ -41,10 +41,10 @@ class Refused:
         self.hopeless: str | None = None
 
     def add(self, unit: Unit, outcome: Done) -> list[Done]:
-        """Add the outcome, or parts of it; these as they will be committed.
+        """Add the outcome, in parts if needed; return the parts as they will be committed.
 
-        What has been set apart from the other rows of its batch may fit the checkpoint all the
-        same, and better than those.
+        Rows that did not fit the other rows of their batch may still fit the checkpoint, perhaps
+        better than those, so they are tried too.
         """
         apart, bare = tuple(failure for failure in outcome.failures if failure.parked), outcome
         if apart:
@@ -58,7 +58,7 @@ class Refused:
         return found
 
     def _add_apart(self, unit: Unit, outcome: Done, apart: tuple[Failure, ...]) -> list[Done]:
-        """Add the rows of items that are to be parked, as far as they fit; park the others."""
+        """Add the rows of items to be parked if they fit after all; park the others."""
         places = {key: at for at, key in enumerate(outcome.batch.keys)}
         indexes = [places[failure.key] for failure in apart]
         batch = outcome.batch.choose(indexes, outcome.batch.number, outcome.batch.part_of)
@@ -78,7 +78,7 @@ class Refused:
         return [*found, unit.add(Done(outcome.batch, failures=left))] if left else found
 
     def park(self, unit: Unit, outcome: Done) -> list[Done]:
-        """Add the outcome with its rows parked, since another writer does not let go of them."""
+        """Add the outcome with its rows parked, because another writer does not release them."""
         why = (
             f"another writer has not let go of the rows of batch {outcome.batch.id}; the next run "
             "takes the result over"
@@ -86,7 +86,7 @@ class Refused:
         return [unit.add(self._parked(outcome, ResultConflict(why)))]
 
     def _count(self, added: list[Done]) -> None:
-        """Nothing of a batch could be stored: one more, in a row?"""
+        """Count batches in a row of which nothing could be stored; set ``hopeless`` if too many."""
         if any(done.completed for done in added):
             self._batches = self._items = 0
             return
@@ -100,7 +100,7 @@ class Refused:
                 )
 
     def _parked(self, outcome: Done, error: ResultConflict) -> Done:
-        """The outcome with its items parked, because of this error."""
+        """Return the outcome with its items parked because of this error."""
         rows = _rows_by_key(outcome, self._work.scheme)
         parked: list[Parked] = [(key, rows[key], error) for key in keys.parse_lines(outcome.done)]
         found = outcome.failures + failures.parked(outcome.batch, parked, 1)
@@ -112,11 +112,11 @@ class Refused:
 def add_what_fits(
     unit: Unit, checkpoint: Checkpoint, scheme: KeyScheme, outcome: Done
 ) -> tuple[list[Done], list[tuple[Done, ResultConflict]]]:
-    """Add the outcome, or parts of it: those that were added, and those that were refused."""
+    """Add the outcome, in parts if needed; return the added and the refused parts."""
     try:
         return [unit.add(outcome)], []
     except ResultConflict as error:
-        if outcome.shard is not None:  # a worker's rows: from here on they are the driver's
+        if outcome.shard is not None:  # the worker wrote the rows; the driver writes them anew
             outcome = replace(outcome, unwritten=checkpoint.rows_of(outcome), shard=None)
         elif outcome.completed < 2:
             return [], [(outcome, error)]
@@ -132,7 +132,7 @@ def add_what_fits(
 def _halves(outcome: Done, scheme: KeyScheme) -> list[Done]:
     lines = list(keys.split(outcome.done))
     middle = len(lines) // 2
-    # What is of the batch as a whole goes with the first half.
+    # Facts about the whole batch (failures, times, cost) go with the first half.
     rest = replace(outcome, failures=(), times=Times(), cost=0.0)
     each = [(outcome, lines[:middle]), (rest, lines[middle:])]
     return [_part(done, part, scheme) for done, part in each if part]
@@ -161,7 +161,7 @@ def _part(outcome: Done, lines: list[bytes], scheme: KeyScheme) -> Done:
 
 
 def _retyped(table: pa.Table) -> pa.Table:
-    """Columns without a value have no type that could be in the way."""
+    """Return the table with columns that hold only nulls retyped to null, which fits any type."""
     import pyarrow as pa
 
     for at, column in enumerate(table.columns):
@@ -171,7 +171,7 @@ def _retyped(table: pa.Table) -> pa.Table:
 
 
 def _rows_by_key(outcome: Done, scheme: KeyScheme) -> dict[keys.Key, list[dict[str, object]]]:
-    """The rows of each item of an outcome, as the encoding of parked rows takes them."""
+    """Return the rows of each item of an outcome, in the form that parked rows are encoded from."""
     rows: dict[keys.Key, list[dict[str, object]]] = {
         key: [] for key in keys.parse_lines(outcome.done)
     }
@@ -185,7 +185,7 @@ def _rows_by_key(outcome: Done, scheme: KeyScheme) -> dict[keys.Key, list[dict[s
 
 
 def _plain_rows(table: pa.Table) -> list[dict[str, object]]:
-    """The rows as dicts; moments finer than Python has them stay Arrow's."""
+    """Return the rows as dicts; nanosecond values, too fine for Python's types, stay Arrow's."""
     columns = {
         name: list(column) if "[ns" in str(column.type) else column.to_pylist()
         for name, column in zip(table.column_names, table.columns, strict=True)

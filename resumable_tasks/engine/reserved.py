@@ -1,6 +1,6 @@
-"""The spending of a run whose batches are with a service: what is out counts by its expected cost.
+"""The spending of a run whose batches are with a service: it counts their expected cost.
 
-Hours lie between a submission and its real cost, so the average of earlier calls tells too late.
+The real cost is known hours after the submission, so an average of earlier calls comes too late.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class ReservedSpending(Spending):
-    """The part of its budget that a run has used, or has reserved for what is out.
+    """The part of its budget that a run has spent, or has reserved for submissions in flight.
 
-    No submission begins whose expected cost, by ``price``, is more than the limit less what was
-    spent and what is out, whichever run has submitted that. Written to by both threads.
+    A submission begins only if its expected cost (by ``price``) fits into the limit less the cost
+    spent and reserved, including submissions of earlier runs. Both threads write to this.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class ReservedSpending(Spending):
         self._lock = threading.Lock()
 
     def affords(self, batch: Batch, out: int, *, again: bool = False) -> bool:
-        """True if a batch may begin. It is `begins` that reserves its cost."""
+        """True if a batch may begin. `begins` then reserves its cost."""
         return self._expected(batch) <= self._left
 
     def affordable(self, batch: Batch) -> int:
-        """The number of items that the budget affords, from the first on."""
+        """Return how many items, from the first on, the budget allows."""
         fits, too_many = 0, len(batch) + 1
         while too_many - fits > 1:
             items = (fits + too_many) // 2
@@ -48,16 +48,16 @@ class ReservedSpending(Spending):
         return fits
 
     def begins(self, batch: Batch) -> None:
-        """Reserve the cost of a batch that goes on, whatever room there is."""
+        """Reserve the cost of a batch, even if the budget has no room for it."""
         with self._lock:
             self._reserved[batch.number] = self._expected(batch)
 
     def add(self, outcome: T) -> T:
-        """Count what a submission has cost in the place of what was reserved for it."""
+        """Replace the reserved cost of a submission by its real cost."""
         from resumable_tasks.runners.outcome import Dropped
 
         counted = super().add(outcome)
-        # One that the run has left behind is out, and may be charged for, still.
+        # A submission that the run leaves behind may still be charged for.
         if not isinstance(outcome, Dropped):
             with self._lock:
                 self._reserved.pop(outcome.batch.number, None)
@@ -65,7 +65,7 @@ class ReservedSpending(Spending):
 
     @property
     def over(self) -> str | None:
-        """The time that is up, or None: costs that are exceeded only let nothing more begin."""
+        """The time limit if it is reached, else None. Exceeded costs only stop new submissions."""
         return super().over if self.seconds_left == 0.0 else None
 
     @property
@@ -74,6 +74,6 @@ class ReservedSpending(Spending):
             return self._room - sum(self._reserved.values())
 
     def _expected(self, batch: Batch) -> float:
-        """What an earlier run has submitted without a price may cost whatever it likes."""
+        """Return the expected cost; infinite for a submission that was made without a price."""
         expected = self._price(batch)
         return math.inf if expected is None else expected

@@ -7,7 +7,7 @@ from resumable_tasks.base.frozen import frozen
 
 @frozen
 class Rules:
-    """A run's rules for failures, and how long a stop waits for running batches."""
+    """The rules of a run for failures, and how long a stop waits for running batches."""
 
     isolate: bool = True
     pause_after: int | None = 5

@@ -1,4 +1,4 @@
-"""Warnings while a run goes on: batches that take long, keys that nobody knows."""
+"""Warnings during a run: batches that take too long, and reruns that recognise no key."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from resumable_tasks.engine.events import Committed, Event, RunFinished
 from resumable_tasks.items.plan import Planner
 from resumable_tasks.runners.outcome import Done
 
-# How long a batch of more than one item may take before the run says so, and what it proposes.
+# A batch of several items that takes longer than this is warned of; the good duration is proposed.
 LONG_BATCH_SECONDS, GOOD_BATCH_SECONDS = 1_800.0, 300.0
-# So many completed keys, and so many items of which none is among them, are no accident.
+# If none of this many items is among this many completed keys, it is not by chance.
 MANY_KEYS = 50
 
 
 class LongBatches:
-    """Says, each once, that batches take too long: while they do, and then which size would fit."""
+    """Warns once while no batch finishes, and once, with a better size, after a long batch."""
 
     def __init__(self) -> None:
         self._said = self._said_so_far = False
         self._since = time.monotonic()
 
     def reset(self) -> None:
-        """A batch has ended, or the first one has begun."""
+        """Start the waiting time anew: a batch has ended, or the first one has begun."""
         self._since = time.monotonic()
 
     def quiet_left(self, out: int) -> float:
-        """For how long no batch may end yet, where ``out`` are being handled, without a word."""
+        """Warn if no batch has ended for too long; return the seconds until the next check.
+
+        ``out``: the number of batches being handled.
+        """
         if not out:
             self.reset()
         left = self._since + LONG_BATCH_SECONDS - time.monotonic()
@@ -47,7 +50,7 @@ class LongBatches:
         return LONG_BATCH_SECONDS
 
     def look(self, outcomes: Sequence[Done]) -> None:
-        """Take in the batches that were committed."""
+        """Look at committed batches; warn about the first that took too long."""
         for outcome in outcomes:
             seconds = outcome.times.ended - outcome.times.began
             items = len(outcome.batch)
@@ -65,7 +68,7 @@ class LongBatches:
 
 
 def key_watch(planner: Planner, found: int) -> Callable[[Event], None]:
-    """A listener that says once if no item of a rerun is among the ``found`` completed ones."""
+    """Return a listener that warns once if no item of a rerun is among ``found`` completed ones."""
     said = False
 
     def listen(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Batches that are with a service: what the committer's thread does for those who submit them."""
+"""Batches that are with a service: the work that the committer's thread does for them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MOST_TOLD = 3
 
 @dataclass(slots=True)
 class Recording:
-    """In the queue of outcomes: a transition, whose thread waits until it is durable."""
+    """A transition in the queue of outcomes; its thread waits until it is durable."""
 
     transition: Transition
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
     def carry_out(self, record: Callable[[Transition], None]) -> None:
-        """Make it durable. Raises what ``record`` raises, in both threads."""
+        """Make the transition durable. An error of ``record`` is raised in both threads."""
         try:
             record(self.transition)
         except BaseException as error:
@@ -38,7 +38,7 @@ class Recording:
             self.done.set()
 
     def wait(self, broken: Callable[[], BaseException | None]) -> None:
-        """Wait until it is durable. Raises what has kept it from being so."""
+        """Wait until the transition is durable. Raises `StoreError` if that failed."""
         while not self.done.wait(_LOOK_SECONDS):
             if (why := broken()) is not None and not self.done.is_set():
                 raise _unrecorded(why) from why
@@ -56,7 +56,10 @@ def _unrecorded(error: BaseException) -> StoreError:
 
 @frozen
 class Rests:
-    """In the queue of outcomes: a batch need not be waited for by this run, or cannot go on."""
+    """A message in the queue of outcomes: this run need not wait for the batch.
+
+    ``why``: the reason if the batch cannot go on without a person; empty if it is only waiting.
+    """
 
     batch: Batch
     again_at: float
@@ -64,7 +67,7 @@ class Rests:
 
 
 class AtRest:
-    """The batches that this run need not wait for. ``again_at``: when to look at them again."""
+    """The batches that this run need not wait for."""
 
     def __init__(self) -> None:
         self._batches: dict[int, Rests] = {}
@@ -80,13 +83,13 @@ class AtRest:
 
     @property
     def again_at(self) -> float | None:
-        """None where nothing is to be seen later: a person must do something."""
+        """When to look at the batches again; None if all of them need a person to act."""
         at = (each.again_at for each in self._batches.values() if not each.why)
         return min(at, default=None)
 
     @property
     def why(self) -> str:
-        """Why the run ends, in words."""
+        """The reason why the run ends, as text."""
         stuck = [each.why for each in self._batches.values() if each.why]
         told = [*dict.fromkeys(stuck)][:_MOST_TOLD]
         if len(stuck) < len(self):
@@ -95,14 +98,14 @@ class AtRest:
 
 
 class ToSendAgain:
-    """Submissions of earlier runs that can be sent again under their tokens, with their items."""
+    """Submissions of earlier runs that are sent again under their tokens, with their items."""
 
     def __init__(self, planner: Planner, submissions: Sequence[Submission]) -> None:
         self._planner = planner
         self._waiting = list(submissions)
 
     def whole(self) -> list[Batch]:
-        """Those of which all items have come since."""
+        """Return the batches of the submissions whose items have all been read by now."""
         found = []
         for submission in list(self._waiting):
             items = self._planner.sent(submission.lines)
@@ -112,13 +115,13 @@ class ToSendAgain:
         return found
 
     def others(self) -> list[Batch]:
-        """Those of which not all items are there in this run."""
+        """Return the batches of the other submissions, without items."""
         left, self._waiting = self._waiting, []
         return [left_behind(self._planner, submission) for submission in left]
 
 
 def left_behind(planner: Planner, submission: Submission) -> Batch:
-    """The batch of a submission that an earlier run has left with the service."""
+    """Return the batch of a submission that an earlier run left with the service."""
     from resumable_tasks.items import fingerprints, keys
 
     lines = submission.pending
@@ -139,7 +142,7 @@ def left_behind(planner: Planner, submission: Submission) -> Batch:
 
 
 def batches_of(rest: Rest, planner: Planner) -> list[Batch]:
-    """What a service has left undone, as batches to be submitted; less what has not come yet."""
+    """Return batches of the items that a service left undone, as far as they have been read."""
     batch = rest.batch
     if batch.submission is not None:
         again = planner.again(list(rest.lines))

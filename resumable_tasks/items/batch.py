@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from resumable_tasks.items.weights import Weight
 
 Rows = Any
-"""What a handler is given: a list of items, or a ``pyarrow.RecordBatch``."""
+"""The items passed to a handler: a list, or a ``pyarrow.RecordBatch``."""
 
 
 class Cause(Enum):
-    """The origin of an error, as far as it decides what is done next."""
+    """The origin of an error, as far as it determines what happens next."""
 
     RAISED = "raised"
-    """The handler raised it, or returned what does not match its batch."""
+    """The handler raised it, or returned results that do not match the batch."""
     LEFT_OUT = "left out"
     """The handler returned no row for an item."""
     WORKER_LOST = "worker lost"
     """The process that handled the batch died."""
     STOPPED = "stopped"
-    """The run stops: the handler has not come to these items."""
+    """The run stops, and the handler did not reach these items."""
 
 
 @frozen
 class ErrorKind:
-    """The facts about an error that outlive the exception itself.
+    """The facts about an error that are kept after the exception is gone.
 
-    ``name`` is the name of its class. ``transient``: the same call may succeed at another time.
-    ``outage``: the error looks like a service's, and not like an item's. ``shape``: what the
-    handler returned has a form that cannot be matched to a batch, such as too few rows.
-    ``environment``: nothing of the item is at fault, but what the program was started in.
+    ``name``: the name of its class. ``transient``: the same call may succeed later. ``outage``: the
+    error looks like a failure of the service, not of an item. ``shape``: the results cannot be
+    matched to the batch, for example because there are too few rows. ``environment``: the program's
+    environment is at fault, not an item.
     """
 
     name: str
@@ -52,12 +52,11 @@ class ErrorKind:
 
 @frozen
 class Part:
-    """Why some items of a batch are handled again, as a batch of their own.
+    """Why some items of a batch are handled again, as a separate batch.
 
-    ``root`` is the number of the batch that was planned.
-    ``error`` is what it failed with: a part of it that fails with the same one is not retried.
-    None: its items were not at fault, and it is handled again as it was. ``rounds`` is how often a
-    service was given its items before, and has left them undone.
+    ``root``: the number of the planned batch. ``error``: the error it failed with; if the part
+    fails with the same error, it is not retried. None: the items were not at fault, and the batch
+    is handled again unchanged. ``rounds``: how often a service has left these items undone.
     """
 
     root: int
@@ -69,13 +68,12 @@ class Part:
 class Batch:
     """Up to ``batch_size`` keyed items for one call of the handler.
 
-    ``number`` counts the batches of this run; ``lines`` are the canonical keys, newline-joined,
-    in the order of ``keys`` and ``items``, as are the ``fingerprints`` of the items, empty where
-    none are taken. ``part_of`` says why it is handled again, if it is. ``suspects``: all of its
-    items have failed by themselves in an earlier run. ``trace``: the headers by which the spans of
-    its calls find its own span in any process (W3C Trace Context); None where nothing is traced.
-    ``submission``: what an earlier run has made of it; the items are not known then, only the keys.
-    ``weights``: of its items, empty where nobody asks for them.
+    ``number`` counts the batches of this run. ``lines``: the canonical keys, newline-joined.
+    ``keys``, ``lines``, ``items``, ``fingerprints`` and ``weights`` have the same order; the last
+    two are empty if the job does not use them. ``part_of``: why the batch is handled again, or
+    None. ``suspects``: all items failed alone in an earlier run. ``trace``: the headers that link
+    the spans of its calls, in any process, to its own span (W3C Trace Context), or None.
+    ``submission``: the submission of an earlier run; the batch then has keys but no items.
     """
 
     number: int
@@ -91,14 +89,14 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """A digest of the keys: the same in every run that makes a batch of the same items."""
+        """A digest of the keys; the same in every run for a batch of the same items."""
         return blake2b(self.lines, digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def slice(self, start: int, stop: int, number: int, part_of: Part | None) -> Batch:
-        """Some of its items in a row, as a batch of their own."""
+        """Return a range of its items as a separate batch."""
         lines = self.lines.split(b"\n")[start:stop]
         items = _sliced(self.items, start, stop)
         keys, found = self.keys[start:stop], self.fingerprints[start:stop]
@@ -108,7 +106,7 @@ class Batch:
         )
 
     def choose(self, indexes: Sequence[int], number: int, part_of: Part | None) -> Batch:
-        """Some of its items, by their indexes, as a batch of their own."""
+        """Return the items at these indexes as a separate batch."""
         lines = self.lines.split(b"\n")
         items = _chosen(self.items, indexes)
         return Batch(
@@ -125,10 +123,10 @@ class Batch:
 
 @frozen
 class Chunk:
-    """Consecutive items with their keys, before they are a batch.
+    """Consecutive items with their keys, before they become a batch.
 
     ``lines`` are the canonical keys, ``items`` a list or a ``pyarrow.RecordBatch``;
-    ``fingerprints`` and ``weights`` are empty where none are taken.
+    ``fingerprints`` and ``weights`` are empty if the job does not use them.
     """
 
     keys: list[Key]
@@ -154,7 +152,7 @@ class Chunk:
         )
 
     def pieces(self, first: int, size: int) -> Iterator[Chunk]:
-        """Consecutive parts: one of up to ``first`` items, and others of up to ``size``."""
+        """Yield consecutive parts: the first of up to ``first`` items, others of up to ``size``."""
         if len(self) <= first:
             yield self
             return
@@ -169,7 +167,7 @@ class Chunk:
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
-        """Join chunks of one kind of items."""
+        """Join chunks whose items have the same type."""
         if len(chunks) == 1:
             return chunks[0]
         return cls(
@@ -182,7 +180,7 @@ class Chunk:
 
 
 def _sliced(items: Rows, start: int, stop: int) -> Rows:
-    # Record batches have a ``slice`` of their own, which copies nothing.
+    # ``slice`` of a record batch copies nothing.
     return items[start:stop] if isinstance(items, list) else items.slice(start, stop - start)
 
 
@@ -199,7 +197,7 @@ def _joined(items: list[Any]) -> Rows:
 
     try:
         return pa.concat_batches(items)
-    except pa.ArrowInvalid:  # the text of all is too long for one array
+    except pa.ArrowInvalid:  # the joined text is too long for one array
         from resumable_tasks.items import arrow
 
         return pa.concat_batches([arrow.with_large_offsets(batch) for batch in items])

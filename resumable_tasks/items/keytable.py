@@ -1,4 +1,4 @@
-"""Many keys in memory: an exact map from canonical keys to numbers, small and quick."""
+"""An exact map from canonical keys to numbers, compact and fast for millions of keys."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from resumable_tasks.base.hashes import blake2b
 
 _NEWLINE, _TAB, _DEAD = b"\n\t\0"
-# Bytes of entries that are made into Python's objects at once.
+# How many bytes of entries are turned into Python objects at once.
 _PIECE = 1 << 22
-# The place of an entry in the index of a block that is not too long for that, and in any other.
+# The type of a position in the index, for a block that fits 32 bits and for a larger one.
 _NARROW, _WIDE = "I", "Q"
 LONGEST = 80
-"""The bytes of a key for which no digest stands."""
+"""The length in bytes of the longest key that is stored itself, not as a digest."""
 
 
 class _Index(NamedTuple):
-    """Where entries begin in the block, by the hashes of their keys; of all before ``end``.
+    """A hash table of the positions of all entries that begin before ``end`` in the block.
 
-    It is exchanged as one, so that whoever looks up has slots, mask and end that belong together.
+    It is replaced as a whole, so that readers always have slots, mask and end that belong together.
     """
 
     slots: array[int]
@@ -34,26 +34,26 @@ _NO_INDEX = _Index(array("I", [0]), 0, 1)
 
 
 class KeyTable:
-    """An exact map from canonical keys to positions (or fingerprints), small and quick.
+    """An exact map from canonical keys to positions (or fingerprints), compact and fast.
 
-    The last 131,072 keys or so are in a dict. Older ones lie end to end in one block, in the order
-    in which they came, a line each: the key, and after a tab its number if that is not -1. An index
-    by Python's own hash is made when a key is first looked up there; who asks for keys in the order
-    of the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 30,
-    where a dict of ``bytes`` takes 140. Exact: no digest stands for a key of up to 80 bytes, a
-    128-bit one for a longer. ``docs/design/0003-keys-in-memory.md`` has the measurements.
+    Up to 131,072 recent keys are in a dict. Older ones are stored end to end in one block, in the
+    order in which they were added, one line each: the key, then a tab and its number unless that is
+    -1. An index by Python's hash is built when a key is first looked up in the block; a walk along
+    the block (`resumable_tasks.items.walk`) does not need it. A key of 15 bytes takes about 30
+    bytes; in a dict of ``bytes`` it would take 140. Keys of up to 80 bytes are stored exactly,
+    longer ones as 128-bit digests. ``docs/design/0003-keys-in-memory.md`` has the measurements.
 
-    Keys are added and removed by one thread; others may look them up meanwhile.
+    One thread adds and removes keys; others may look up keys meanwhile.
     """
 
     __slots__ = ("_block", "_frozen", "_hot", "_index", "_load", "_lock")
 
     _HOT = 1 << 17
-    # Slots an entry at least: a key that looks beyond its own reads memory that is in no cache.
+    # The least slots per entry. Each collision reads memory that is in no cache.
     _ROOM = 3.2
 
     def __init__(self, count: int = 0, load: Callable[[], bytearray] | None = None) -> None:
-        """Empty; or with so many keys, whose block (`block`) is loaded when it is needed."""
+        """Make an empty table, or one of ``count`` keys whose `block` is loaded when needed."""
         self._hot: dict[bytes, int] = {}
         self._block = bytearray(b"\n")
         self._frozen = count
@@ -69,7 +69,7 @@ class KeyTable:
         return key in self._hot or self.place(key) > 0
 
     def get(self, key: bytes) -> int | None:
-        """The position stored for this key, or None."""
+        """Return the position stored for this key, or None."""
         key = shortened([key])[0]
         position = self._hot.get(key)
         if position is not None:
@@ -78,7 +78,7 @@ class KeyTable:
         return self._number(at + len(key)) if at else None
 
     def add(self, key: bytes, position: int) -> bool:
-        """Store a key that is not there yet; False, and nothing is changed, if it is."""
+        """Store a new key; if the key exists, change nothing and return False."""
         if key in self:
             return False
         self._hot[shortened([key])[0]] = position
@@ -87,7 +87,7 @@ class KeyTable:
         return True
 
     def add_new(self, many: Sequence[bytes], positions: Sequence[int]) -> bool:
-        """`add` for many keys, all or none: False if any is not new."""
+        """`add` for many keys, all or none: return False if any is not new."""
         if not many:
             return True
         many, hot = shortened(many), self._hot
@@ -95,7 +95,7 @@ class KeyTable:
             return False
         before = len(hot)
         hot.update(zip(many, positions, strict=True))
-        if len(hot) < before + len(many):  # one of them came twice
+        if len(hot) < before + len(many):  # one of them occurs twice
             for key in many:
                 hot.pop(key, None)
             return False
@@ -104,27 +104,27 @@ class KeyTable:
         return True
 
     def missing(self, many: Sequence[bytes]) -> Sequence[int]:
-        """The indexes of those of these keys that are not there."""
+        """Return the indexes of the keys that are not in the table."""
         if not len(self):
             return range(len(many))
         many, hot = shortened(many), self._hot
         return [at for at in self._not_frozen(many) if many[at] not in hot]
 
     def has_any(self, many: Sequence[bytes]) -> bool:
-        """True if any of these keys is there."""
+        """True if any of these keys is in the table."""
         many = shortened(many)
         if not self._hot.keys().isdisjoint(many):
             return True
         if not self._frozen or not many:
             return False
-        if not self.indexed:  # mostly the first is there, and no index is needed
+        if not self.indexed:  # the first is usually there, so try it without building the index
             found = self.block.find(b"\n" + many[0])
             if found >= 0 and self.block[found + 1 + len(many[0])] in (_NEWLINE, _TAB):
                 return True
         return any(self.places(many))
 
     def add_lines(self, lines: bytes, positions: Sequence[int] | None = None) -> None:
-        """Store newline-joined keys, known not to be there; without positions they have -1."""
+        """Store newline-joined keys that are known to be new; without positions they get -1."""
         if lines:
             many = shortened(lines.split(b"\n"))
             self._hot.update(
@@ -140,24 +140,24 @@ class KeyTable:
         self.forget_index()
 
     def forget_index(self) -> None:
-        """Free the index, which is made again when a key is looked up; no other thread may look."""
+        """Free the index until the next lookup; no other thread may look up keys meanwhile."""
         self._index = _NO_INDEX
 
     def remove(self, key: bytes) -> bool:
-        """Take a key out; False if it was not there."""
+        """Remove a key; return False if it was not there."""
         key = shortened([key])[0]
         if self._hot.pop(key, None) is not None:
             return True
         at = self.place(key)
         if not at:
             return False
-        self._block[at] = _DEAD  # which begins no canonical key
+        self._block[at] = _DEAD  # no canonical key begins with this byte
         self._frozen -= 1
         return True
 
     @property
     def block(self) -> bytearray:
-        """The entries that are not in the dict; before the first and after each is a newline."""
+        """The entries that are not in the dict: a newline, then each entry with a newline."""
         if self._load is not None:
             with self._lock:
                 if self._load is not None:
@@ -179,7 +179,7 @@ class KeyTable:
         self._hot = {}
 
     def living(self) -> memoryview:
-        """All entries, newline-ended, without those of keys that were removed.
+        """Return all entries, newline-ended, without removed keys.
 
         No key can be added until the view is released.
         """
@@ -189,7 +189,7 @@ class KeyTable:
         return memoryview(re.sub(rb"\n\0[^\n]*(?=\n)", b"", block) if dead else block)[1:]
 
     def place(self, key: bytes) -> int:
-        """Where the entry of this (short) key begins in the block; 0 if it is not there."""
+        """Return the position of this (short) key's entry in the block; 0 if there is none."""
         if not self._frozen:
             return 0
         block = self.block
@@ -221,13 +221,13 @@ class KeyTable:
         return found
 
     def _not_frozen(self, many: Sequence[bytes]) -> Sequence[int]:
-        """The indexes of those of these (short) keys that are not in the block."""
+        """Return the indexes of the (short) keys that are not in the block."""
         if not self._frozen:
             return range(len(many))
         return [at for at, place in enumerate(self.places(many)) if not place]
 
     def _number(self, end: int) -> int:
-        """The number of the entry whose key ends there."""
+        """Return the number of the entry whose key ends at ``end``."""
         block = self._block
         if block[end] == _NEWLINE:
             return -1
@@ -235,15 +235,15 @@ class KeyTable:
 
     @property
     def indexed(self) -> bool:
-        """Whether a key is found at once, wherever it is."""
+        """True if the index covers the whole block."""
         return self._index.end == len(self.block)
 
     def _whole_index(self) -> _Index:
-        """The index, with the block's newest entries."""
+        """Return the index, extended to the block's newest entries."""
         index = self._index
         if index.end == len(self.block):
             return index
-        del index  # and its memory, where there is to be a larger one
+        del index  # frees its memory before a larger one is made
         with self._lock:
             self._make_room()
             while self._index.end < len(self._block):
@@ -251,14 +251,14 @@ class KeyTable:
             return self._index
 
     def _make_room(self) -> None:
-        # Those of dead keys too; there are few.
+        # Removed keys count too; there are few.
         entries = self._frozen + self._block.count(b"\n\0")
         slots, mask, _ = self._index
         room = mask + 1 if mask else 0
         kind = _NARROW if len(self._block) < 1 << 8 * array(_NARROW).itemsize else _WIDE
         if room < entries * self._ROOM or kind != slots.typecode:
             size = 1 << int(2 * entries * self._ROOM).bit_length() - 1
-            # The old one goes first: whoever looks keys up in it has it still, others wait.
+            # Free the old index first. A thread that is using it still holds it; others wait.
             del slots
             self._index = _NO_INDEX
             self._index = _Index(array(kind, [0]) * size, size - 1, 1)
@@ -278,22 +278,22 @@ class KeyTable:
 
 
 def entry(key: bytes, number: int) -> bytes:
-    """The entry of a (short) key in a block."""
+    """Return the entry of a (short) key in a block."""
     return key if number == -1 else b"%b\t%d" % (key, number)
 
 
 def entries(many: Sequence[bytes], numbers: Sequence[int] | None) -> Sequence[bytes]:
-    """`entry` of each of these (short) keys; without numbers they have -1."""
+    """`entry` for each of these (short) keys; without numbers they get -1."""
     return many if numbers is None else list(map(entry, many, numbers))
 
 
 def shortened(many: Sequence[bytes]) -> Sequence[bytes]:
-    """These keys, with digests in the places of long ones."""
+    """Return these keys with long ones replaced by digests."""
     if not many or max(map(len, many)) <= LONGEST:
         return many
     return [key if len(key) <= LONGEST else _digest(key) for key in many]
 
 
 def _digest(key: bytes) -> bytes:
-    # "#" begins no canonical key, so a digest is never mistaken for one.
+    # No canonical key begins with "#", so a digest is never mistaken for a key.
     return b"#" + blake2b(key, digest_size=16).hexdigest().encode()

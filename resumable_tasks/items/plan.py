@@ -1,7 +1,7 @@
 """Items → keyed → missing → batches: lazy, in bounded memory, in the order of the items.
 
-Of an item that has gone by is kept that it has: a mark beside its completed key, or else its key
-and position, at about 30 bytes. So a second item with the same key is found.
+To detect duplicate keys, every item seen is remembered: by a mark beside its completed key, or else
+by its key and position, in about 30 bytes.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ OnBadItem = Literal["error", "fail"]
 BatchFormat = Literal["auto", "rows", "arrow"]
 
 
-# So many items on end without one usable key have a wrong key= .
+# If the first items, this many, have no usable key, key= is wrong.
 _MOST_BAD = 100
-# Keys are quicker to look at by the thousand.
+# Keys are processed faster in groups of this size.
 _AT_ONCE = 1_000
 
 
@@ -85,19 +85,19 @@ class Planning:
         set_aside: Set[bytes] = frozenset(),
         failed: Mapping[bytes, FailedBefore] | None = None,
     ) -> Planner:
-        """The planner of one run; see `Planner`."""
+        """Return the planner of one run; see `Planner`."""
         return Planner(self, done, set_aside, failed)
 
 
 class Waiting:
-    """There is no item for now, since others have what is left: `WAITING` among the batches."""
+    """Stands among the batches (`WAITING`) when no item is available now."""
 
 
 WAITING = Waiting()
 
 
 class Adopted:
-    """Completed keys, and the fingerprints that they get; as small as they are in the journal."""
+    """Completed keys and the fingerprints that they get, as compact as in the journal."""
 
     def __init__(self) -> None:
         self.lines = bytearray()
@@ -105,7 +105,7 @@ class Adopted:
         self.count = 0
 
     def add(self, line: bytes, fingerprint: int) -> None:
-        """``fingerprint``: -1 if it stays what it is."""
+        """Add a key. ``fingerprint``: -1 to leave the stored one unchanged."""
         if fingerprint >= 0:
             self.count += 1
         between = b"\n" if self.lines else b""
@@ -118,20 +118,21 @@ class FailedBefore(Protocol):
 
     @property
     def attempts(self) -> int:
-        """The number of times that the item was tried by itself."""
+        """How many times the item was tried alone."""
 
 
 class Planner:
-    """Makes the batches of one run. Counts as it goes: ``total`` items seen, ``skipped`` done.
+    """Makes the batches of one run, in the order of the items.
 
-    ``done`` holds the completed keys, with their fingerprints if the job looks at changes,
-    ``set_aside`` those of failed items that are not to be tried again; ``set_aside_lines`` are
-    those of them that came. ``seen`` maps each key of this run to its item's position.
-    ``adopted`` are the completed keys whose items had no fingerprint and have one now, and those
-    that had failed since (``failed``) and are not to be handled again any more.
-    Items that failed by themselves before come in batches of their own, the others in their order.
-    ``changed`` counts the completed items whose fingerprint is another than it was. ``bad`` are
-    the items that are not handled and fail, because of their keys, by their positions.
+    Items that failed alone in an earlier run come in separate batches.
+
+    ``done``: the completed keys, with fingerprints if the job detects changes. ``set_aside``: the
+    keys of failed items that are not tried again; ``set_aside_lines``: those of them seen in this
+    run. ``failed``: the items that failed in earlier runs. ``total`` counts the items seen so far,
+    ``skipped`` those already completed, ``changed`` the completed items with a new fingerprint.
+    ``seen`` maps each key of this run to its item's position. ``adopted``: completed keys that get
+    their first fingerprint, and completed keys whose redo had failed and is no longer needed.
+    ``bad``: the items that fail without being handled because of their keys, with their positions.
     """
 
     def __init__(
@@ -153,23 +154,23 @@ class Planner:
         self.duplicates = 0
         self.changed = 0
         self.bad: list[tuple[int, InvalidItems]] = []
-        # Whether the items were left before their end because the run stops.
+        # True if the run stopped reading the items before their end.
         self.cut_short = False
         self._numbers = count()
         self._looks: list[Look] = [OfAnotherType(done)] if len(done) else []
 
     def look_with(self, look: Look) -> None:
-        """Have the first items looked at before any is planned."""
+        """Register a check of the first items, made before any item is planned."""
         self._looks.append(look)
 
     @cached_property
     def out(self) -> ItemsOut:
-        """The items that a service has since an earlier run."""
+        """The items that a service has had since an earlier run."""
         return ItemsOut()
 
     @cached_property
     def _standing(self) -> Set[bytes]:
-        """The items whose results stand: they failed when they were to be handled again."""
+        """The keys of completed items whose redo failed; their earlier results stand."""
         return {line for line in self._failed if line in self._done}
 
     @cached_property
@@ -177,15 +178,15 @@ class Planner:
         return self._planning.scheme
 
     def next_number(self) -> int:
-        """The number of one more batch of this run. Safe in any thread."""
+        """Return the number of the next new batch of this run. Safe in any thread."""
         return next(self._numbers)
 
     def batches(self, items: Any) -> Iterator[Batch | Waiting]:
-        """The batches of the items that are not completed.
+        """Yield the batches of the items that are not completed.
 
         Raises `InvalidItems`, `InvalidKey`, `DuplicateKey` or `ChangedItem` with the item's
-        position, counted from 0. Of items that come one by one, the batches before it have been
-        given out by then.
+        position, counted from 0. If items are read one by one, the batches before that item have
+        already been yielded.
         """
         arrow = is_arrow(items)
         extract = self._arrow_keys() if arrow else self._scheme.extract_all
@@ -197,7 +198,7 @@ class Planner:
         return self._row_batches(rows(items))
 
     def _look_at_sample(self, items: Any, extract: Callable[[Any], list[Any]]) -> None:
-        """Look at items from all places, so that new ones which come first hide nothing."""
+        """Check items from all positions, so that new items at the start hide nothing."""
         if not self._looks:
             return
         sample = sample_of(items, max(look.sample for look in self._looks))
@@ -218,7 +219,7 @@ class Planner:
         from resumable_tasks.items import arrow
 
         fields = self._scheme.fields
-        # What an item's fingerprint is of may be in any column.
+        # A fingerprint may need any column; without one, the key columns are enough.
         keys_tell = len(self._done) > 0 and self._planning.fingerprinter is None
         if fields and keys_tell and arrow.in_parts(items):
             parts = arrow.of_parts(items, fields, lambda keyed: self._skip_part(keyed, extract))
@@ -240,17 +241,17 @@ class Planner:
         extract: Callable[[Any], list[Any]],
         at_once: int = 0,
     ) -> Take:
-        """What takes items for `_gathered`, and passes over completed ones, many at once."""
+        """Return a function that takes items for `_gathered`, skipping completed ones in bulk."""
         if not len(self._done):
             return lambda most, *_: read(partial(take, most))
         return Ahead(take, lambda items: self._skip(items, extract), at_once).take
 
     def _skip(self, items: Any, extract: Callable[[Any], list[Any]]) -> bool:
-        """Count these consecutive items as skipped if all are; else nothing has happened."""
+        """Count these consecutive items as skipped if all are completed; else change nothing."""
         return not self._looks and self._pass_over(items, extract)
 
     def _skip_part(self, keyed: pa.RecordBatch, extract: Callable[[Any], list[Any]]) -> bool:
-        """`_skip` for items of which only the columns of the key were read."""
+        """`_skip` for items of which only the key columns were read."""
         if self._looks:
             try:
                 lines = keys.canonical_all(extract(keyed))[1]
@@ -268,7 +269,7 @@ class Planner:
         return True
 
     def _match(self, items: Any, extract: Callable[[Any], list[Any]]) -> Match | None:
-        """Items beside the completed ones; None if they have to be looked at one by one."""
+        """Match items with the completed keys; None if they must be checked one by one."""
         fingerprinter = self._planning.fingerprinter
         if self._standing:
             return None
@@ -294,15 +295,15 @@ class Planner:
         *,
         several: bool = False,
     ) -> Iterator[Batch]:
-        """Batches of what ``take`` gives: up to so many items, none at the end.
+        """Yield batches of the items that ``take`` returns; an empty result ends the items.
 
-        ``linger``: fewer items, or None, mean that what there is has waited long enough.
-        ``several``: take the items of several batches at once, since all batches are made before
-        the first is handled.
+        ``linger``: if ``take`` returns None or fewer items than asked for, the items so far have
+        waited long enough. ``several``: take the items of several batches at once, because all
+        batches are made before the first is handled.
         """
         size = self._planning.batch_size
         suspected, limit = self._suspected(), self._planning.max_weight
-        # Suspects come as soon as they fill a batch.
+        # Suspects are yielded as soon as they fill a batch, so items are not taken in bulk then.
         at_once = _AT_ONCE if several and suspected is None and limit is None else 0
         apart, filling = SuspectsApart(suspected, size), Filling(limit)
         while True:
@@ -333,7 +334,7 @@ class Planner:
             yield self._batch(piece, suspects=True)
 
     def _chosen(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
-        """Choose the items to handle from these consecutive ones; counts them all."""
+        """Choose the items to handle among these consecutive ones; count all of them."""
         try:
             return self._chosen_of(items, extract)
         except InvalidKey:
@@ -350,7 +351,7 @@ class Planner:
             self.bad.append((self.total, error))
             self.total += 1
             if self.total == len(self.bad) == _MOST_BAD:
-                raise self.bad[0][1] from None  # key= is at fault, and not the items
+                raise self.bad[0][1] from None  # key= is at fault, not the items
             return Chunk([], [], (), item[:0])
 
     def _chosen_of(self, items: Any, extract: Callable[[Any], list[Any]]) -> Chunk:
@@ -368,13 +369,13 @@ class Planner:
         return replace(chosen, weights=weigher.of(chosen.items, [first + at for at in admitted]))
 
     def check_bad(self) -> None:
-        """Raise `InvalidKey` if half of the items or more have no usable key: it is key= then."""
+        """Raise `InvalidKey` if at least half of the items have no usable key: key= is wrong."""
         unusable = [error for _, error in self.bad if isinstance(error, InvalidKey)]
         if unusable and 2 * len(unusable) >= self.total:
             raise unusable[0]
 
     def _suspected(self) -> Suspected | None:
-        """The test for items that failed by themselves before; None if none did."""
+        """Return the test for items that failed alone before; None if none did."""
         failed = self._failed
         if not failed:
             return None
@@ -383,12 +384,12 @@ class Planner:
     def _keyed(
         self, chunk: Any, extract: Callable[[Any], list[Any]]
     ) -> tuple[list[Key], list[bytes]]:
-        """The keys of consecutive items, and their canonical forms."""
+        """Return the keys of consecutive items, and their canonical forms."""
         extract = _contained(extract)
         try:
             return keys.canonical_all(extract(chunk))
         except InvalidKey:
-            for at in range(len(chunk)):  # which of them was it?
+            for at in range(len(chunk)):  # find the item at fault
                 try:
                     keys.canonical_all(extract(chunk[at : at + 1]))
                 except InvalidKey as error:
@@ -449,7 +450,7 @@ class Planner:
         return self._without_set_aside(lines, chosen) if self._set_aside else chosen
 
     def _admit_new(self, lines: list[bytes], first: int) -> Sequence[int]:
-        """`_admit` where nothing is completed."""
+        """`_admit` if no key is completed."""
         chosen: Sequence[int] = range(len(lines))
         twice = self.seen.add(lines, range(first, self.total))
         if twice:
@@ -459,7 +460,10 @@ class Planner:
         return self._without_set_aside(lines, chosen) if self._set_aside else chosen
 
     def _adopt_standing(self, lines: list[bytes], but: Set[int]) -> None:
-        """Those that failed when they were to be handled again are not to be any more."""
+        """Adopt the completed items whose redo had failed and is no longer needed.
+
+        ``but``: the indexes of items to leave out.
+        """
         for at, line in enumerate(lines) if self._standing else ():
             if line in self._standing and at not in but:
                 self.adopted.add(line, -1)
@@ -473,12 +477,12 @@ class Planner:
             raise self._duplicate(line, position)
 
     def _without_set_aside(self, lines: list[bytes], chosen: Sequence[int]) -> Sequence[int]:
-        """Failed items that are not to be tried again are left out, and remembered."""
+        """Leave out, and remember, the failed items that are not tried again."""
         self.set_aside_lines += [lines[at] for at in chosen if lines[at] in self._set_aside]
         return [at for at in chosen if lines[at] not in self._set_aside]
 
     def _is_wanted(self, line: bytes, fingerprint: int, position: int) -> bool:
-        """True if this completed item, which has another fingerprint, is to be handled again."""
+        """True if this completed item, whose fingerprint differs, is to be handled again."""
         stored = self._done.get(line)
         assert stored is not None
         if stored < 0:
@@ -509,15 +513,16 @@ class Planner:
         )
 
     def again(self, lines: list[bytes]) -> Batch | None:
-        """The items of these keys, which a service has not handled, as a batch to be handled.
+        """Return a batch of these items, which a service has left undone.
 
-        None if none of them has come yet: they are planned when they come. Safe in any thread.
+        None if none of them has been read yet; items read later are planned then. Safe in any
+        thread.
         """
         chunk = self.out.release(lines)
         return None if chunk is None else self._batch(chunk)
 
     def sent(self, lines: bytes) -> Any:
-        """The items of these keys, as they were handed to a service; None if not all have come."""
+        """Return the items of these keys as they were sent to a service; None if any is unread."""
         chunk = self.out.all_of(lines)
         return None if chunk is None else self._formatted(chunk.items)
 
@@ -539,13 +544,13 @@ class Planner:
         )
 
     def _refuse_heavy(self, chunk: Chunk) -> None:
-        """Raise `UsageError` for a batch that no limit would ever let through."""
+        """Raise `UsageError` for a batch too heavy for the limits, which would wait for ever."""
         weigher = self._planning.weigher
         if weigher is not None and (why := weigher.refuse(chunk.weights)):
             raise too_heavy(why, self.seen.get(chunk.lines[0]), len(chunk))
 
     def _formatted(self, items: Any) -> Any:
-        """The items as the handler wants them."""
+        """Return the items in the form that the handler takes."""
         if self._planning.batch_format == "rows" and not isinstance(items, list):
             return items.to_pylist()
         if self._planning.batch_format == "arrow" and isinstance(items, list):
@@ -562,7 +567,7 @@ class Planner:
 
 
 def _contained(extract: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
-    """The same; what it raises is that an item has no usable key."""
+    """Return the same function; any error becomes `InvalidKey`."""
 
     def contained(items: Any) -> list[Any]:
         try:

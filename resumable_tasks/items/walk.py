@@ -1,10 +1,10 @@
-"""A run's items beside the completed keys: most come in the order in which they were completed.
+"""Matches a run's items with the completed keys, fast because both mostly have the same order.
 
-The completed keys lie end to end in the order of the journal (`KeyTable.block`). So a rerun is
-mostly a walk along them: a thousand keys, joined, are compared with the stretch that lies there, at
-once and exactly. Batches are committed in another order than they were planned; the places that
-were passed over are remembered, and tried first. Where items come in no order at all, each is
-looked up.
+The completed keys are stored end to end in the order of the journal (`KeyTable.block`), so a rerun
+mostly walks along them: a thousand joined keys are compared with the next part of the block, at
+once and exactly. Batches may be committed in another order than planned, so the positions that were
+jumped over are remembered and tried first. If the items have no order at all, each key is looked
+up.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from itertools import chain
 from resumable_tasks.base.frozen import changing
 from resumable_tasks.items.keytable import KeyTable, entries, shortened
 
-# How far from the last a key is searched before the index is asked, and before it is made.
+# How far around the last key to search before using the index, and before building it.
 _NEAR, _FAR = 1 << 14, 1 << 18
 _GAPS = 32
-# Lines of which a third or more each had to be looked up have no order.
+# If a third or more of this many lines had to be searched for, the items have no order.
 _JUDGED = 1_000
 
 
 @changing
 class Match:
-    """Keys of consecutive items beside the completed ones.
+    """The keys of consecutive items, matched with the completed ones.
 
-    ``stretches`` are of those that are completed with just their fingerprint: the index of the
-    first, how many, and the part of the block in which their entries lie. ``others`` are the
-    indexes of the rest, and where the entry of each begins, 0 if it is not completed. Where all are
-    completed and in no order, ``places`` are where their entries begin instead.
+    ``stretches``: keys in a row that are completed with the same fingerprint, each as the index of
+    the first, their count, and the start and end of their entries in the block. ``others``: the
+    index of each remaining key, and the position of its entry, 0 if it is not completed.
+    ``places``: used instead if all keys are completed but in no order: the positions of their
+    entries.
     """
 
     stretches: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Match:
     places: list[int] = field(default_factory=list)
 
     def overlaps(self) -> bool:
-        """True if a key came with the fingerprint of its entry, and with another too."""
+        """True if a key occurs twice, with the stored fingerprint and with another one."""
         others = sorted(place for _, place in self.others)
         within = (
             bisect_left(others, end) - bisect_left(others, at) for *_, at, end in self.stretches
@@ -49,7 +50,7 @@ class Match:
 
 
 class Walk:
-    """Finds keys among the completed ones, and marks those that have come.
+    """Finds keys among the completed ones, and marks those seen in this run.
 
     The table must not change meanwhile.
     """
@@ -61,24 +62,24 @@ class Walk:
         self._gaps: list[int] = []
         self._ordered = True
         self._lines = self._jumps = 0
-        # A byte for every two of the block: an entry takes two or more.
+        # One byte per two bytes of the block: an entry has at least two.
         self._marks = bytearray()
-        # What has come: the position of the first item, and the part of the block; in no order, the
-        # places.
+        # The items seen: the position of the first item, and the start and end of the part of the
+        # block. Items in no order: the position of the first item, and the entries' positions.
         self._came = array("Q"), array("Q"), array("Q")
         self._came_singly: list[tuple[int, array[int]]] = []
         self._numbered: bool | None = None
         self.count = 0
 
     def follows(self, text: bytes, count: int) -> Match | None:
-        """The match of so many entries, newline-ended, if they are just those that come next."""
+        """Match ``count`` newline-ended entries if they are exactly the next ones in the block."""
         if not self._done.block.startswith(text, self._at):
             return None
         start, self._at = self._at, self._at + len(text)
         return Match([(0, count, start, self._at)])
 
     def match(self, lines: Sequence[bytes], numbers: Sequence[int] | None = None) -> Match:
-        """Find these keys, with their fingerprints if any are taken. Changes nothing."""
+        """Find these keys, with their fingerprints if the job uses them. Marks nothing."""
         if not len(self._done):
             return Match(others=[(at, 0) for at in range(len(lines))])
         lines = shortened(lines)
@@ -113,7 +114,7 @@ class Walk:
         while at < count:
             if not block.startswith(each[at] + b"\n", self._at):
                 place = self._jump(lines[at], each[at])
-                # What was committed at once before is likely to have been as many again.
+                # The next run of matching entries is probably as long as the last one.
                 size, since = max(1, since), 0
                 if place != self._at:
                     found.others.append((at, place))
@@ -136,9 +137,9 @@ class Walk:
         return found
 
     def _jump(self, line: bytes, entry: bytes) -> int:
-        """Where the entry of this key begins, 0 if it is not there.
+        """Return the position of this key's entry, 0 if there is none.
 
-        From there it goes on, or from behind it where the entry has another fingerprint.
+        The walk continues there, or after the entry if it has another fingerprint.
         """
         block, wanted = self._done.block, entry + b"\n"
         self._jumps += 1
@@ -162,9 +163,9 @@ class Walk:
         return place
 
     def take(self, found: Match, first: int) -> bool:
-        """Mark all that were found as come; False, and nothing is marked, if any has come before.
+        """Mark all found keys as seen; if any was seen before, mark nothing and return False.
 
-        ``first`` is the position of the first item.
+        ``first``: the position of the first item.
         """
         if found.places:
             return self._take_places(found.places, first)
@@ -200,14 +201,14 @@ class Walk:
         return True
 
     def take_each(self, found: Match, first: int, lines: Sequence[bytes]) -> list[int]:
-        """Mark what has come; the indexes of those that had come before.
+        """Mark the found keys as seen; return the indexes of those seen before.
 
         Keys that are completed with another fingerprint are marked too.
         """
         lines, indexes = shortened(lines), [at for at, place in found.others if place]
         if found.overlaps() or not self.take(found, first):
             stretched = (range(at, at + count) for at, count, *_ in found.stretches)
-            # In the order of the items, of which the first counts.
+            # In the order of the items, because the first of two duplicates counts.
             indexes = sorted([*chain(*stretched), *range(len(found.places)), *indexes])
         return [at for at in indexes if not self._take_one(lines, at, first)]
 
@@ -222,16 +223,15 @@ class Walk:
         return self._marks
 
     def __contains__(self, key: bytes) -> bool:
-        """True if the item of this completed key has come."""
+        """True if the item of this completed key was seen."""
         if not self._marks:
             return False
         place = self._done.place(shortened([key])[0])
         return place > 0 and self._marks[place >> 1] == 1
 
     def came(self) -> Iterator[tuple[int, bytes]]:
-        """The position of an item, and its key with those of the items behind it, newline-joined.
-
-        Of all items whose keys are completed. Long keys are digests.
+        """Yield the completed keys seen: the position of an item, and its key joined by newlines
+        with the keys of the items that follow it. Long keys are digests.
         """
         block = self._done.block
         for first, places in self._came_singly:
@@ -245,9 +245,9 @@ class Walk:
 
 
 class Seen:
-    """The keys that a run's items have had, and the position of the item that has each.
+    """The keys of a run's items so far, with their positions.
 
-    Those of completed items are known by where they are among the completed keys.
+    The keys of completed items are kept as marks in the walk.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -262,7 +262,7 @@ class Seen:
         return key in self._new or key in self.walk
 
     def get(self, key: bytes) -> int | None:
-        """The position of the item with this key; None if there is none."""
+        """Return the position of the item with this key; None if there is none."""
         position = self._new.get(key)
         if position is not None or not self.walk.count:
             return position
@@ -274,11 +274,11 @@ class Seen:
         return self._all.get(key)
 
     def rest(self) -> None:
-        """Free what only serves to take in more, which takes longer from then on."""
+        """Free the index, which only speeds up adding more keys."""
         self._new.forget_index()
 
     def add(self, many: Sequence[bytes], positions: Sequence[int]) -> list[int]:
-        """Take in keys that are not completed; the indexes of those that were there already."""
+        """Add keys that are not completed; return the indexes of those seen before."""
         if self._new.add_new(many, positions):
             return []
         each = enumerate(zip(many, positions, strict=True))
