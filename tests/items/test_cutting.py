@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,16 @@ def items_of(seed: int) -> list[dict[str, Any]]:
     return [{"id": i, "n": kinds[seed % len(kinds)]()} for i in range(chance.randint(1, 300))]
 
 
-def handled(items: Any, place: Path, **options: Any) -> list[list[dict[str, Any]]]:
-    """The batches that a run hands out, each as rows."""
+def handled(
+    items: Any, place: Path, begun: threading.Event | None = None, **options: Any
+) -> list[list[dict[str, Any]]]:
+    """The batches that a run hands out, each as rows; ``begun`` is set at the first."""
     batches: list[list[dict[str, Any]]] = []
 
     def handler(rows: Any) -> Any:
         batches.append(rows if isinstance(rows, list) else rows.to_pylist())
+        if begun is not None:
+            begun.set()
         return rows
 
     given = {"batch_size": 1_000, "concurrency": 1, **options}
@@ -110,16 +115,15 @@ def test_suspects_are_cut_too(place: Path) -> None:
 
 
 def test_a_batch_that_waits_long_enough_goes_before_it_is_full(place: Path) -> None:
-    import time
+    begun = threading.Event()
 
     def slow() -> Iterator[dict[str, Any]]:
-        for i in range(4):
-            yield {"id": i, "n": 10}
-            if i == 1:
-                time.sleep(1.5)
+        yield from ({"id": i, "n": 10} for i in range(2))
+        assert begun.wait(60)
+        yield from ({"id": i, "n": 10} for i in range(2, 4))
 
-    batches = handled(slow(), place, weight="n", max_weight=MOST, linger=0.2)
-    assert len(batches) >= 2
+    batches = handled(slow(), place, begun, weight="n", max_weight=MOST, linger=0.2)
+    assert sum(map(len, batches)) == 4
 
 
 @pytest.mark.parametrize(
