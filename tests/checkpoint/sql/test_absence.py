@@ -329,7 +329,7 @@ def test_a_commit_that_nobody_can_ask_for_is_unknown(
     monkeypatch.setattr(absence, "PATIENCE_SECONDS", 2.0)
     proxy = proxied(b"UPDATE lessons SET", when, again=False, nth=1)
     # One batch, which comes back once no more rows are asked for.
-    job = Job(lambda number: time.sleep(1.0), batch_size=200)
+    job = Job(lambda number: time.sleep(3.0), batch_size=200)
     with pytest.raises(CommitStateUnknown, match="connection was lost during a commit"):
         job.run(through(db, proxy, claim_seconds=2.0))  # which it cannot give back
     assert proxy.cut.is_set()
