@@ -13,12 +13,12 @@ from resumable_tasks.items.keys import Key
 
 @frozen
 class Choice:
-    """Items that fit all that is said: one of these keys, a row that fits, completed before then.
+    """The completed items that meet every given condition.
 
     Args:
-        keys: canonical forms; None if the key does not matter.
-        where: a condition in SQL on an item's rows, of which one is to fit it.
-        before: the item's result was committed before.
+        keys: canonical keys, one of which the item has; None for any key.
+        where: an SQL condition that at least one of the item's rows meets.
+        before: a moment before which the item's result was committed.
     """
 
     keys: frozenset[bytes] | None = None
@@ -27,7 +27,7 @@ class Choice:
 
 
 def choice(keys: Iterable[Key] | None, where: str | None, before: str | datetime | None) -> Choice:
-    """The choice that a user describes. Raises `UsageError`, also where nothing is said."""
+    """The choice that a user describes. Raises `UsageError` also if there is no condition."""
     if keys is None and where is None and before is None:
         raise UsageError(
             "say what is to be done again: keys, where or before; `resumable reset` archives the "
@@ -40,7 +40,7 @@ def choice(keys: Iterable[Key] | None, where: str | None, before: str | datetime
 
 
 def _moment(given: str | datetime) -> datetime:
-    """A moment with a time zone: UTC, as in the journal, if none is said."""
+    """The moment with a time zone; UTC, as in the journal, if it names none."""
     try:
         found = given if isinstance(given, datetime) else datetime.fromisoformat(given)
     except (ValueError, TypeError):

@@ -10,9 +10,9 @@
         checkpoint.end(…), checkpoint.close()
     place.reader() → Reader                   the rows of all runs, for others
 
-The engine, a run and its result know nothing else about a checkpoint. A form of your own needs
-these four; one class may be all of them. `resumable_tasks.testing.form_suite` holds each form to
-the contract.
+The engine, a run and its result know nothing else about a checkpoint. A new form implements these
+four classes; one class may play several parts. `resumable_tasks.testing.form_suite` tests that a
+form keeps the contract.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ T = TypeVar("T")
 class Origin:
     """The origin of a handler. Parts that cannot be known are None.
 
-    ``file`` is below the working directory, or only a name, ``function`` a qualified name, and
-    ``code`` a digest. ``named``: the user has named the job or its checkpoint outright. ``path``
-    is where the file is on this machine.
+    ``file`` is relative to the working directory, or only a name if the file is elsewhere.
+    ``function`` is a qualified name, ``code`` a digest. ``named``: the user has named the job or
+    its checkpoint. ``path`` is the file's path on this machine.
     """
 
     file: str | None
@@ -64,9 +64,10 @@ class Origin:
 class Job:
     """The job that opens a place, as far as the place needs to know it.
 
-    ``at_once`` calls of the handler run at once, at most. ``max_attempts`` and ``retry_failed``
-    say which failed items are tried again. ``columns`` are declared of the results. ``origin`` is
-    the handler's. ``same_key``: a key function that has moved gives the keys that it gave.
+    ``at_once`` is the largest number of handler calls that run at the same time. ``max_attempts``
+    and ``retry_failed`` decide which failed items are tried again. ``columns`` are the declared
+    columns of the results, ``origin`` is the handler's origin. ``same_key``: the user asserts that
+    a key function which has moved still returns the same keys.
     """
 
     name: str
@@ -86,10 +87,10 @@ class Job:
 class Opening:
     """The options with which one run opens a checkpoint.
 
-    ``takeover``: take it from a run that is stuck. ``expected``: how many items the run has; None
-    if that is unknown. ``identity``: by what else this run is known, such as an orchestrator's id.
-    ``total``: what all runs of the checkpoint may spend together, for others to see.
-    ``given_up``: true once nobody waits for the opening any more, which must not fence others then.
+    ``takeover``: take the checkpoint from a run that is stuck. ``expected``: the number of items of
+    the run; None if unknown. ``identity``: other names of this run, such as an orchestrator's id.
+    ``total``: the budget of all runs of the checkpoint together, recorded for others to see.
+    ``given_up``: true once nobody waits for the opening any more; it must fence no other run then.
     """
 
     takeover: bool = False
@@ -101,7 +102,7 @@ class Opening:
 
 @frozen
 class Used:
-    """The part of a budget that is used already, by earlier tries of one flow run."""
+    """The part of a budget that earlier tries of the same flow run have used."""
 
     items: int = 0
     seconds: float = 0.0
@@ -113,14 +114,14 @@ class Found:
     """The state that earlier runs left behind. Counts are items.
 
     ``epoch`` numbers the runs of this checkpoint. ``cost_each`` is the average cost of an item,
-    ``last`` the run that was at work before and when it was, both None if unknown. ``parked``
-    items have a result that does not fit the table. ``ended`` is how that run has ended, None if it
-    has not said. ``spent`` is the cost of all runs, None where the checkpoint does not keep it;
-    ``used`` is what earlier tries of the same flow run have used. ``edited``: the
-    handler's code is another than when items were completed; ``handlers``: so are its function
-    and file, which were the first and are the second of these. ``write_seconds`` is how long one
-    write of the opening has taken, None on a disk. ``learnt`` is what earlier calls have taught of
-    their weights, None where nothing is known.
+    ``last`` the previous run and its time; both are None if unknown. ``parked`` items have a result
+    that does not fit the table. ``ended`` is how the previous run ended, None if it recorded no
+    end. ``spent`` is the cost of all runs, None where the checkpoint does not keep it; ``used`` is
+    the part that earlier tries of the same flow run have used. ``edited``: the handler's code has
+    changed since items were completed. ``handlers``: the handler's old and new location (function
+    and file), if it has moved. ``write_seconds`` is the duration of one write during the opening,
+    None on a disk. ``learnt`` is what earlier calls have shown about the weights of items, None if
+    nothing is known.
     """
 
     completed: int = 0
@@ -142,9 +143,9 @@ class Found:
 class Preview:
     """The work that a run would do. Counts are items, except ``batches``; None if unknown.
 
-    ``total`` items were seen: ``skipped`` are completed, ``changed`` have changed since, ``again``
-    have failed before and would be tried again, ``left_alone`` would not. ``out`` of them are with
-    a service, in all of its ``submissions``.
+    Of the ``total`` items, ``skipped`` are completed, ``changed`` have changed since then,
+    ``again`` have failed and would be tried again, and ``left_alone`` would not be tried. ``out``
+    items are with a service, in ``submissions`` submissions.
     """
 
     url: str
@@ -165,9 +166,9 @@ class Preview:
 class Receipt:
     """The part of a unit that a commit has made durable.
 
-    ``number`` counts the commits; ``completed`` items with ``rows`` rows. ``bytes`` were written
-    to files, ``size`` is about what the rows take in memory. ``failures`` are as they are kept:
-    their attempts count over all runs.
+    ``number`` is the commit's number. ``completed`` items have ``rows`` rows. ``bytes`` is the size
+    of the files written, ``size`` roughly that of the rows in memory. ``failures`` are as recorded:
+    their attempts are counted over all runs.
     """
 
     number: int
@@ -179,10 +180,10 @@ class Receipt:
 
 
 class GaveWay(Exception):
-    """The unit is given up for another writer, who waits for a lock that it held, or the reverse.
+    """The unit gave up in favour of another writer, because one waits for a lock of the other.
 
-    Nothing of it is committed. Its outcomes are to be added again, each to a unit of its own;
-    ``wait`` until that may succeed where it has not, without holding anything meanwhile.
+    Nothing is committed. Add the outcomes again, each to a unit of its own. If that fails too, call
+    ``wait``, which holds nothing and returns once another try can succeed.
     """
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
@@ -191,10 +192,10 @@ class GaveWay(Exception):
 
 
 class ConnectionLost(Exception):
-    """The unit is gone with a connection, and nothing of it is committed.
+    """The connection was lost, and the unit with it. Nothing is committed.
 
-    Its outcomes are to be added to a new one after ``wait``, which raises the `StoreError` behind
-    this once it has been too long, or the ``stop`` that it is given is true.
+    Call ``wait``, then add the outcomes to a new unit. ``wait`` raises the underlying `StoreError`
+    after too long a time, or once its argument ``stop`` returns true.
     """
 
     def __init__(self, wait: Callable[[Callable[[], bool]], None]) -> None:
@@ -205,7 +206,7 @@ class ConnectionLost(Exception):
 class Unit(ABC):
     """One commit in the making: all of it becomes durable, or nothing.
 
-    A context manager that leaves nothing open, however it ends.
+    A context manager; nothing stays open after it, however it ends.
     """
 
     def __enter__(self) -> Self:
@@ -216,37 +217,36 @@ class Unit(ABC):
 
     @abstractmethod
     def add(self, outcome: Done) -> Done:
-        """Take an outcome into the unit; the outcome as it will be committed.
+        """Add an outcome to the unit. Returns the outcome as it will be committed.
 
-        Raises `ResultConflict` where its rows do not fit; the unit is as it was then. Raises
-        `GaveWay` where another writer must go first, and `ConnectionLost`: the unit is of no more
-        use.
+        Raises `ResultConflict` if its rows do not fit; the unit is unchanged and usable. Raises
+        `GaveWay` if another writer must go first, and `ConnectionLost`; the unit is unusable then.
         """
 
     def settle(self, token: str) -> None:
-        """Let the commit settle this submission too: all of its items are in it, or not done.
+        """Settle this submission with the commit: its items are in the unit, or are not done.
 
-        Only where the place `keeps_submissions`.
+        Only for a place that `keeps_submissions`.
         """
         raise NotImplementedError(token)
 
     @abstractmethod
     def commit(self) -> Receipt:
-        """Make all that was added durable in one step.
+        """Make everything that was added durable, in one step.
 
-        Raises `Fenced`, `StoreError` or `CommitStateUnknown`: the checkpoint is of no more use.
+        Raises `Fenced`, `StoreError` or `CommitStateUnknown`; the checkpoint is unusable then.
         Raises `GaveWay` and `ConnectionLost` as `add` does.
         """
 
 
 class Checkpoint(ABC):
-    """A checkpoint that this process drives. One thread at a time commits.
+    """A checkpoint that this process drives. Only one thread commits at a time.
 
-    ``job`` and ``run`` name who drives it, ``url`` where it is, ``found`` what was there.
-    ``planner`` makes the batches that are left. ``expected`` is how many items there are, where the
-    checkpoint itself has them. ``columns`` is what is known of the columns of the rows: what the
-    job declares, and what the checkpoint itself knows. ``submissions`` are those that earlier runs
-    have left with a service.
+    ``job`` and ``run`` name its driver, ``url`` is its address, ``found`` the state that earlier
+    runs left. ``planner`` makes the remaining batches. ``expected`` is the number of items, if the
+    checkpoint itself holds the items. ``columns`` combines the columns that the job declares with
+    those that the checkpoint knows. ``submissions`` are those that earlier runs left with a
+    service.
     """
 
     job: str
@@ -260,7 +260,7 @@ class Checkpoint(ABC):
 
     @property
     def out(self) -> Out:
-        """What a service has by now."""
+        """The items that are with a service now."""
         from resumable_tasks.items.submission import Out
 
         return Out()
@@ -270,14 +270,14 @@ class Checkpoint(ABC):
         """Begin the next commit."""
 
     def record(self, transition: Transition) -> None:
-        """Make a change of a submission's state durable; it is on return.
+        """Record a change of a submission's state; durable on return.
 
-        Raises what a unit's `commit` raises. Only where the place `keeps_submissions`.
+        Raises what a unit's `commit` raises. Only for a place that `keeps_submissions`.
         """
         raise NotImplementedError(transition.kind)
 
     def tidy(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most have nothing to tidy
-        """Do a little of what can wait, between two commits. Ends soon once ``stop`` is true.
+        """Do some deferred housekeeping between two commits. Ends soon once ``stop`` is true.
 
         Raises what a unit's `commit` raises.
         """
@@ -291,7 +291,7 @@ class Checkpoint(ABC):
         """Release the checkpoint. Commits nothing; may be called more than once."""
 
     def left_alone(self) -> list[Failure]:
-        """The items of earlier runs that this one has not tried: failed, or parked."""
+        """The failed and parked items of earlier runs that this run has not tried."""
         return []
 
     def parked(self) -> list[Failure]:
@@ -299,17 +299,17 @@ class Checkpoint(ABC):
         return []
 
     def rows_of(self, outcome: Done) -> pa.Table | None:
-        """The rows of an uncommitted outcome, wherever a worker has put them."""
+        """The rows of an uncommitted outcome, also if a worker has written them to a file."""
         return outcome.table
 
     def estimate(self, items: int) -> Estimate:
-        """Estimate what so many items would take, at the pace of all runs so far."""
+        """Estimate the effort for this many items, at the pace of all runs so far."""
         from resumable_tasks.checkpoint.estimate import Estimate
 
         return Estimate(items)
 
     def stop_when(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - most never wait
-        """End any wait within planning once this is true."""
+        """Let any wait during planning end once ``stop`` returns true."""
 
     def shard_writer(self) -> Callable[[pa.Table, int], Shard] | None:
         """The writer for a remote worker's rows; None if the worker sends them back."""
@@ -322,7 +322,7 @@ class Checkpoint(ABC):
 
     @property
     def redo_hint(self) -> str:
-        """The command or call that has all that is completed now done again."""
+        """The command or call that redoes every item that is completed now."""
         return f"`redo(checkpoint, before={now()[:19]!r})` in Python"
 
     @property
@@ -336,7 +336,7 @@ class Checkpoint(ABC):
 
 @frozen
 class Piece:
-    """A part of the rows: two pieces of one name are the same rows, whenever they are read."""
+    """A part of the rows. Pieces with the same name always have the same rows."""
 
     name: str
     rows: int
@@ -344,11 +344,12 @@ class Piece:
 
 @frozen
 class CommittedRows:
-    """The rows of one moment. ``tables`` gives them piece by piece, all of this ``schema``.
+    """The committed rows at one moment. ``tables`` yields them in pieces, all of this ``schema``.
 
-    ``key`` describes the job's key as a manifest does, ``identity`` the state that was read, for
-    whoever notes it beside a copy. Where a copy can be added to, ``pieces`` say what ``tables``
-    gives, and ``after`` gives it without the first so many; both are empty elsewhere.
+    ``key`` describes the job's key as a manifest does. ``identity`` describes the state that was
+    read, to be stored with a copy. If a copy can be extended later, ``pieces`` lists what
+    ``tables`` yields, and ``after(n)`` yields the same without the first n pieces; otherwise both
+    are empty.
     """
 
     schema: pa.Schema
@@ -360,14 +361,14 @@ class CommittedRows:
 
 
 class Reader(ABC):
-    """A reader of what all runs have committed, even while runs are at work. Can be pickled."""
+    """A reader of what all runs have committed. Works while runs are active; can be pickled."""
 
     @abstractmethod
     def read(self, use: Callable[[CommittedRows], T]) -> T:
-        """Call ``use`` with the rows of one moment.
+        """Call ``use`` with the rows at one moment, and return its result.
 
-        Calls it again from the start if what it reads was replaced and swept meanwhile. Raises
-        `CheckpointDamaged`, which names the file.
+        Calls ``use`` again from the start if files that it reads are replaced and swept meanwhile.
+        Raises `CheckpointDamaged`, which names the file.
         """
 
     @abstractmethod
@@ -379,16 +380,16 @@ class Reader(ABC):
         """The keys of all completed items."""
 
     def check_publishable(self) -> None:  # noqa: B027 - most are
-        """Raises `UsageError` where the rows are not for publishing."""
+        """Raise `UsageError` if the rows must not be published."""
 
     def note_published(  # noqa: B027 - most need not know
         self, rows: CommittedRows, dest: str, form: str, count: int
     ) -> None:
-        """Note durably that of these rows so many were published to ``dest``, in this form."""
+        """Record durably that ``count`` of these rows were published to ``dest`` in this form."""
 
     @property
     def files_at(self) -> str | None:
-        """The path or URL below which the files are that this reads; None if there are none."""
+        """The path or URL of the folder whose files this reads; None if it reads no files."""
         return None
 
 
@@ -397,7 +398,7 @@ class Place(ABC):
 
     @abstractmethod
     def check(self, job: Job, items: Any) -> Job:
-        """The job as this place takes it. Raises `UsageError` where job and place do not fit."""
+        """The job, adapted to this place. Raises `UsageError` if the two do not fit."""
 
     @abstractmethod
     def preview(self, job: Job, items: Any) -> Preview:
@@ -419,30 +420,33 @@ class Place(ABC):
         """The reader of the rows."""
 
     def redo(self, choice: Choice, *, dry_run: bool = False) -> list[Key]:
-        """Make the chosen items missing, durable on return, or only say which; their keys."""
+        """Mark the chosen items as not done, durable on return. Returns their keys.
+
+        ``dry_run`` changes nothing.
+        """
         raise UsageError(
             f"a {type(self).__name__} cannot have items done again",
             remedy="Use a checkpoint in a directory or a table for that",
         )
 
     def local_path(self) -> str | None:
-        """The path on this machine, if that is where it is."""
+        """The path on this machine; None if the checkpoint is elsewhere."""
         return None
 
     def may_hang(self) -> bool:
-        """True if whoever opens it may wait for a service that does not answer."""
+        """True if opening it may wait for a service that does not answer."""
         return False
 
     def keeps_spending(self) -> bool:
-        """True if `Found.spent` is kept: what a unit's outcomes have cost is recorded with them."""
+        """True if the cost of outcomes is recorded with each commit, so `Found.spent` is known."""
         return False
 
     def keeps_submissions(self) -> bool:
-        """True if it records what is handed to a service: `Checkpoint.record`, `Unit.settle`."""
+        """True if it records submissions: `Checkpoint.record` and `Unit.settle` work."""
         return False
 
     def takes_files(self) -> bool:
-        """True if workers write the files of their rows there themselves."""
+        """True if remote workers write their rows to files there themselves."""
         return True
 
     def partition(self, name: str) -> Place:

@@ -1,4 +1,4 @@
-"""A checkpoint as one thing: manifest, journal and shards, opened, recovered, added to."""
+"""The driver of a checkpoint directory: opens it, recovers it, and commits to it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _AS_IT_COMES = Opening()
 
 
 def read_checkpoint(store: Store) -> tuple[Manifest, State]:
-    """Read what the checkpoint holds; safe while a run is at work on it.
+    """Read the checkpoint's manifest and state; safe while a run is active.
 
     Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` if it cannot be read.
     """
@@ -91,10 +91,10 @@ def read_checkpoint(store: Store) -> tuple[Manifest, State]:
 
 
 class DirectoryCheckpoint(Checkpoint):
-    """A checkpoint that this process drives: it alone commits, from one thread at a time.
+    """A checkpoint directory that this process drives: it alone commits, one thread at a time.
 
-    Whatever a unit's `commit` has returned for is durable. After any exception from it the object
-    is of no more use; open the checkpoint again.
+    Once a unit's `commit` has returned, its outcomes are durable. After any exception from it this
+    object is unusable; open the checkpoint again.
     """
 
     def __init__(self, store: Store, found: Manifest, job: Job, hold: Holder) -> None:
@@ -118,9 +118,9 @@ class DirectoryCheckpoint(Checkpoint):
     ) -> DirectoryCheckpoint:
         """Open for writing: create or check the manifest, recover, claim the next epoch, sweep.
 
-        ``job``: as whoever opens it describes it; by default what ``wanted`` says of one. Raises
-        `CheckpointHeld`, `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable` or
-        `StoreError`; none of them leaves anything changed but a sign of life.
+        ``job`` defaults to the job that ``wanted`` names. Raises `CheckpointHeld`,
+        `CheckpointMismatch`, `CheckpointDamaged`, `CheckpointUnusable` or `StoreError`; after any
+        of them nothing has changed except the heartbeat.
         """
         job = job or Job(wanted.job, wanted.version, "one", Planning())
         prepare(store)
@@ -130,13 +130,14 @@ class DirectoryCheckpoint(Checkpoint):
             hold.lock(steal=opening.takeover)
             stored, listed = None, Listing()
             if hold.locks or not new:
-                # Before it is seen who holds it: whoever claims after this has begun meanwhile.
+                # Listed before looking at the holder: a claim that is not in this listing was
+                # made by a run that has started since.
                 stored, listed = disk.together(store, partial(look, store), partial(listing, store))
             take = partial(hold.take, takeover=opening.takeover, known=len(listed), new=new)
             establish = partial(manifest.establish, store, stored, wanted)
             if new or stored is not None:
                 _, found = disk.together(store, take, establish)
-            else:  # whoever holds it is about to make the manifest
+            else:  # the run that holds the lock is about to create the manifest
                 take()
                 found = establish()
             checkpoint = cls(store, found, job, hold)
@@ -157,7 +158,7 @@ class DirectoryCheckpoint(Checkpoint):
             raise
 
     def _is_over(self, wanted: Manifest) -> bool:
-        """True if a new checkpoint replaces this one, which is set aside then.
+        """True if a new checkpoint must replace this one, which has been moved out of the way.
 
         Raises `CheckpointMismatch` and `CheckpointDamaged`.
         """
@@ -174,17 +175,17 @@ class DirectoryCheckpoint(Checkpoint):
         return True
 
     def _recover(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:
-        """Read the journal, and return the listing of the shards, if there may be any.
+        """Read the journal. Returns the listing of the shards; empty unless ``with_shards``.
 
-        Raises `CheckpointDamaged`, and `CheckpointHeld` if overtaken.
+        Raises `CheckpointDamaged`, and `CheckpointHeld` if another run has taken over.
         """
         before = ""
         while True:
             try:
                 return self._read_all(listed, with_shards=with_shards)
             except CheckpointDamaged as error:
-                # A run that has taken over meanwhile may have replaced what was read, and swept
-                # it. A second look then finds something else.
+                # A run that has taken over meanwhile may have replaced and swept files that were
+                # being read. Real damage shows the same error on the second reading.
                 disk.check_place(self.store)
                 disk.check_current(self.store)
                 self._hold.check()
@@ -193,7 +194,8 @@ class DirectoryCheckpoint(Checkpoint):
                 before, listed = str(error), None
 
     def _read_all(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:
-        # What a run that died had linked but not flushed is made durable before it is believed.
+        # A run that died may have linked files without flushing the folders: make them durable
+        # before relying on them.
         disk.sync(self.store, SHARDS)
         disk.sync(self.store, JOURNAL)
         there: Mapping[str, int] = {}
@@ -210,7 +212,7 @@ class DirectoryCheckpoint(Checkpoint):
         return there
 
     def _claim(self, wanted: Manifest, opening: Opening) -> None:
-        """Enter the next epoch into the journal; from here on every older driver is fenced."""
+        """Append a claim of the next epoch to the journal, which fences every older driver."""
         me = holder.me(self.run)
         info: dict[str, Any] = {"host": me["host"], "pid": me["pid"], "version": wanted.version}
         info |= {"expected": opening.expected, **opening.identity}
@@ -254,7 +256,7 @@ class DirectoryCheckpoint(Checkpoint):
         raise CheckpointUnusable(f"{self.store.url}: other runs keep starting; stop them first")
 
     def _begin(self, before: Commit | None, write_seconds: float | None = None) -> None:
-        """Take stock, once this run is the one that drives."""
+        """Set up planner, counts and schema, once this run is the driver."""
         self.store = disk.patient(self.store)
         self._journal.wait_longer()
         state, job = self.state, self._job
@@ -294,10 +296,10 @@ class DirectoryCheckpoint(Checkpoint):
         return self.manifest.key not in ("", self.state.names.get("key", self._first_key))
 
     def _declare(self, columns: Columns) -> None:
-        """Let the results have these columns from here on, the rows that are there too.
+        """Give the results these columns, including the rows that are already committed.
 
-        Where they have other types, they are copied, in one record. Raises `CheckpointMismatch`
-        where a value would not stay what it is.
+        Rows of other types are copied and replaced by one record. Raises `CheckpointMismatch` if a
+        value would change.
         """
         state = self.state
         if columns.inferred and not schemas.may_have_json(state.schema):
@@ -320,7 +322,7 @@ class DirectoryCheckpoint(Checkpoint):
         commit = self._append(copied.added_to(commit, []))
         state.apply(commit, own=True)
         self._schema.take(wanted)
-        # What it knows of is not where it was any more.
+        # The retyped rows are in other shards than the old superseder knows.
         self._superseder = Superseder(self.store, self.manifest, state)
         log.info(
             "%s: the rows of %s items are copied in the types that schema= and json_columns= say",
@@ -328,13 +330,13 @@ class DirectoryCheckpoint(Checkpoint):
         )
 
     def _sweep(self, there: Iterable[str]) -> None:
-        """Remove what crashed runs have left behind. Only after the claim: all of it is dead.
+        """Remove the leftovers of crashed runs. Safe only after the claim, which fences them.
 
-        ``there``: the shards as they were listed before. Raises `Fenced` after a reset.
+        ``there`` is the earlier listing of the shards. Raises `Fenced` after a reset.
         """
         epoch, number = self.state.epoch, self._journal.next_number
         outboxes: Iterable[str] = ()
-        # A reset enters a record first, so that none has come before a claim which is the first.
+        # A reset appends a record first, so before a first claim there was no reset.
         if self.state.records > 1:
             _, outboxes = disk.together(
                 self.store,
@@ -346,7 +348,7 @@ class DirectoryCheckpoint(Checkpoint):
             for path in there
             if 0 < shards.epoch_of(path) < epoch and path not in self.state.shards
         ]
-        # What workers of older drivers have left, and their leave to go on.
+        # The outcomes of older drivers' workers, and the files that let those workers go on.
         left = [path for path in outboxes if 0 < outbox.epoch_of(path) < epoch]
         self.store.delete_all([*orphans, *left])
         swept = disk.sweep(self.store, SHARDS, lambda path: shards.epoch_of(path) < epoch)
@@ -364,9 +366,9 @@ class DirectoryCheckpoint(Checkpoint):
     def _widened(
         self, schema: pa.Schema | None, outcome: Done, pending: Sequence[Done]
     ) -> pa.Schema:
-        """The schema with this outcome's rows. Raises `ResultConflict`; changes nothing.
+        """The schema widened for this outcome's rows. Raises `ResultConflict`; changes nothing.
 
-        A column takes a wider type only where each of its values stays what it is.
+        A column gets a wider type only if none of its values changes.
         """
         assert outcome.schema is not None
         there = chain(
@@ -387,7 +389,7 @@ class DirectoryCheckpoint(Checkpoint):
 
     @cached_property
     def submissions(self) -> Sequence[Submission]:  # type: ignore[override]
-        """Those that earlier runs have left with a service."""
+        """The submissions that earlier runs left with a service."""
         return held_back(self.state, self.planner)
 
     @property
@@ -404,22 +406,23 @@ class DirectoryCheckpoint(Checkpoint):
     ) -> Receipt:
         """Make these outcomes durable in one step.
 
-        The rows of local outcomes go into one shard, safe before the record that names it is
-        created. A key that was completed before has its new rows in the place of its old ones.
-        Raises `CheckpointDamaged` if those are, and what a unit's commit raises.
+        The rows of local outcomes go into one shard, which is durable before the record that names
+        it is created. New rows of a completed key replace its old ones. Raises `CheckpointDamaged`
+        if the old rows are damaged, and what a unit's commit raises.
         """
-        # Keys stand in the order of their shards, those without rows last.
+        # Keys are in the order of their shards, keys without rows last.
         remote = [outcome for outcome in outcomes if outcome.shard is not None]
         local = [outcome for outcome in outcomes if outcome.shard is None]
         written: list[Shard] = [o.shard for o in remote if o.shard is not None]
         size = sum(shard.bytes for shard in written)
-        # As they will be read: so that nothing can go wrong then that has not gone wrong here.
+        # Cast now to the schema that readers will use, so a conversion error shows before the
+        # commit.
         made = arrow_tables(o.unwritten for o in local if o.unwritten is not None and schema)
         tables = [schemas.cast(table, schema) for table in made]
         if tables:
             count = sum(outcome.completed for outcome in local)
             rows = shards.concat(tables)
-            size += rows.nbytes  # in a shard the same text, again and again, is next to nothing
+            size += rows.nbytes  # not the shard's size: repeated text compresses to almost nothing
             written.append(shards.write(self.store, self.state.epoch, rows, count))
         failed = chain.from_iterable(outcome.failures for outcome in outcomes)
         commit = Commit(
@@ -481,15 +484,15 @@ class DirectoryCheckpoint(Checkpoint):
         return self.state.pace.estimate(items)
 
     def shard_writer(self) -> shards.ShardWriter:
-        """The writer that a remote worker stores its shards with."""
+        """The writer with which a remote worker stores its shards."""
         return shards.ShardWriter(self.store, self.state.epoch)
 
     def outbox(self) -> outbox.Outbox:
-        """The place where remote workers leave the outcomes of their batches."""
+        """The folder in which remote workers leave the outcomes of their batches."""
         return outbox.Outbox(self.store, self.state.epoch)
 
     def end(self, how: str, counts: Mapping[str, Any]) -> None:
-        """Enter the end of this run, with its counts, into the journal."""
+        """Record the end of this run, with its counts, in the journal."""
         adopted = self.planner.adopted
         if adopted.count:
             log.warning(
@@ -512,37 +515,37 @@ class DirectoryCheckpoint(Checkpoint):
             self._hold.look,
         )
         self._check_whole(before, records, there)
-        if how != "interrupted":  # the next run may take the time
+        if how != "interrupted":  # an interrupted run must end soon; the next one can do this
             for files in self._small_files:
                 files.end()
             snapshots.refresh(self.store, self.manifest.id, self.state, counts.get("completed", 0))
 
     def _append(self, commit: Commit, *, again: bool = False) -> Commit:
-        """Append a record, and do not believe it unless it stands where readers look for it.
+        """Append a record, and verify that it is where readers look for it.
 
-        ``again`` is that of `Journal.append`. Raises what that does, `Fenced` if the checkpoint was
-        moved away meanwhile, and `CheckpointDamaged` if it was removed or emptied.
+        ``again`` is passed to `Journal.append`. Raises what that raises, `Fenced` if the checkpoint
+        was moved away meanwhile, and `CheckpointDamaged` if it was removed or emptied.
         """
         before = self._journal.next_number - 1
         commit = self._journal.append(commit, again=again)
         try:
             layout.check_appended(self.store, commit, before)
         except CheckpointDamaged:
-            # Or a newer run has superseded what this one had written while it slept.
+            # It is no damage if a newer run has superseded this run's records while it slept.
             if commit.kind != "claim":
                 self._journal.check_not_overtaken(commit)
             raise
         return commit
 
     def _check_whole(self, count: int, records: Set[str], there: Mapping[str, int]) -> None:
-        """Raises `CheckpointDamaged` if a record or shard has gone while this run was at work.
+        """Raise `CheckpointDamaged` if a record or shard was removed while this run was at work.
 
-        ``records`` and ``there`` were listed when there were so many records. What a newer run has
-        replaced since this one has ended is no loss.
+        ``records`` and ``there`` are listings of the moment when there were ``count`` records. It
+        is no loss if a newer run has replaced files since this one ended.
         """
         try:
             lost = set(range(count)).difference(Listing.of(records).numbers)
-            if lost:  # or it went into a segment while they were listed
+            if lost:  # it may have moved into a segment while they were listed
                 lost.difference_update(Listing.of(disk.names(self.store, JOURNAL)).numbers)
             if lost:
                 what, name = "it was removed while this run was at work", record_name(min(lost))
@@ -554,13 +557,13 @@ class DirectoryCheckpoint(Checkpoint):
                 raise
 
     def close(self) -> None:
-        """Let go of the checkpoint. Commits nothing; may be called more than once."""
+        """Release the checkpoint. Commits nothing; may be called more than once."""
         self._hold.release()
         disk.let_go(self.store)
 
 
 class DirectoryUnit(Unit):
-    """One record in the making. Rows of local outcomes are written when it commits."""
+    """One record in the making. Writes the rows of local outcomes when it commits."""
 
     def __init__(self, into: DirectoryCheckpoint) -> None:
         self._into = into
@@ -583,6 +586,6 @@ class DirectoryUnit(Unit):
 
 
 def _fingerprints(outcome: Done) -> Iterator[tuple[bytes, int]]:
-    """Map each key of the batch to its item's fingerprint; empty where none are taken."""
+    """Each key of the batch with its item's fingerprint; empty if none are taken."""
     if outcome.batch.fingerprints:
         yield from zip(keys.split(outcome.batch.lines), outcome.batch.fingerprints, strict=True)

@@ -1,11 +1,11 @@
-"""Many small records become few files: they are folded into segments of the journal.
+"""Folding: many small record files of the journal become one segment.
 
-A segment is durable, and was read back, before the first of its records' own files is deleted. No
-record changes, and whoever is told of one finds it: in its own file, or in the segment.
+A segment is durable and was read back before the first of its records' own files is deleted. No
+record changes, and every record can be found: in its own file, or in a segment.
 
-The file of a record stays where the author of the record before could still append: it refuses a
-run that sleeps there and wakes up (I1, `journal`).
-``docs/design/0028-segments-of-the-journal.md`` has the argument, and what lost.
+The file of a record is kept if the author of the record before could still append: then the file
+refuses that author when it wakes up (I1, `journal`).
+``docs/design/0028-segments-of-the-journal.md`` has the argument and the rejected alternatives.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from resumable_tasks.checkpoint.directory.segments import (
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import Fenced, StoreError
 
-# So many records are worth a segment: the first of a checkpoint, and any other.
+# The fewest records that are worth a segment: the checkpoint's first one, and any later one.
 FEWEST_AT_FIRST, FEWEST = 1_024, 64
-# What is larger has many keys, so that there are not many such files.
+# A larger record stays a file: it has many keys, so there are few such files.
 _LARGE = 1 << 16
 _OF_A_RUN = ("merge", "close", *OF_WORK)
-# A run leaves so many of its newest records as they are, and a file that readers may have listed
-# for so long.
+# A run does not fold this many of its newest records, and keeps the file of a folded record this
+# long for readers that may have listed it.
 _NEWEST = 64
 GRACE_SECONDS = 60.0
 
 
 def choose(sizes: Mapping[str, int], end: int, fewest: int | None = None) -> list[range]:
-    """The records below this number that are worth a segment each, by the names of the files.
+    """The ranges of records before ``end`` that are worth a segment each.
 
-    ``fewest`` records in a segment, by default as the checkpoint's age says.
+    ``sizes`` is the journal's listing. ``fewest`` records are worth a segment; the default is
+    larger while the checkpoint has no segment.
     """
     there = Listing.of(sizes)
     if fewest is None:
@@ -69,17 +70,18 @@ def choose(sizes: Mapping[str, int], end: int, fewest: int | None = None) -> lis
 
 
 def fold(store: Store, group: range) -> list[str]:
-    """Write these records into a segment, durable on return; the names that it makes superfluous.
+    """Write these records into a segment, durable on return. Returns the files no longer needed.
 
-    None are if it would spare few files. Raises `CheckpointDamaged` and `StoreError`: no record has
-    changed then.
+    Writes nothing if that would free few files. Raises `CheckpointDamaged` and `StoreError`; no
+    record has changed then.
     """
     there = Listing.of(store.list(FOLDER))
     try:
         pieces, commits = _records(store, there, group)
     except FileNotFoundError:
-        return []  # another has folded some of them meanwhile
-    # Or has begun to: a file that was read since may be of one who does not know that yet.
+        return []  # another run has folded some of them meanwhile
+    # Listed again: if another run has written a segment meanwhile, a file read since may be a void
+    # record by an author who has not looked yet.
     if any(map(Listing.of(store.list(FOLDER)).segment_with, group)):
         return []
     for before, commit in pairwise(commits):
@@ -91,7 +93,7 @@ def fold(store: Store, group: range) -> list[str]:
         return []
     segment = Segment(group.start, group.stop - 1, len(group) - len(free))
     fault_point("segment.before_create")
-    with contextlib.suppress(CreateUnknown):  # what can be read is what counts
+    with contextlib.suppress(CreateUnknown):  # reading it back decides
         store.create(segment.name, packed(pieces))
     if unpacked(_read_back(store, segment), segment, store.url) != pieces:
         raise StoreError(
@@ -113,7 +115,10 @@ def _read_back(store: Store, segment: Segment) -> bytes:
 
 
 def fold_all(store: Store, end: int, fewest: int | None = None) -> int:
-    """Fold what `choose` chooses, delete what is in segments, and return how many records went."""
+    """Fold all groups that `choose` finds, and delete files that segments replace.
+
+    Returns the number of folded records.
+    """
     groups = choose(store.list(FOLDER), end, fewest)
     folded = sum(len(group) for group in groups if fold(store, group))
     store.delete_all(leftovers(store))
@@ -124,25 +129,28 @@ def fold_all(store: Store, end: int, fewest: int | None = None) -> int:
 def _records(
     store: Store, there: Listing, group: Sequence[int]
 ) -> tuple[list[bytes], list[Commit]]:
-    """The bytes of these records, and the records; first the one before, if there is one."""
+    """The bytes of these records, and the records, preceded by the record before them if any."""
     before = [group[0] - 1] if group[0] else []
     each = list(segments.read(store, there, [*before, *group]))
     return [data for data, _ in each[len(before) :]], [commit for _, commit in each]
 
 
 def _without_need(commits: list[Commit]) -> Iterator[str]:
-    """The names of the records whose file refuses nobody who does not look as well."""
+    """Yield the names of the files that are not needed to refuse any author.
+
+    Every author whom such a file would refuse has ended, or looks into the segments too.
+    """
     for before, commit in pairwise(commits):
         same = (commit.run, commit.epoch) == (before.run, before.epoch)
         of_it = same and before.kind in FOLDED_AFTER and commit.kind in _OF_A_RUN
-        # The author of the one before has ended.
+        # The author of the record before has ended.
         next_run = (before.kind, commit.kind) == ("close", "claim")
         if of_it or (next_run and is_looked_at(commit.number)):
             yield record_name(commit.number)
 
 
 def leftovers(store: Store) -> list[str]:
-    """The names of records that a crash has left beside the segment that they are in."""
+    """The files of folded records that a crash has left beside their segment."""
     sizes = store.list(FOLDER)
     there, found = Listing.of(sizes), []
     for segment in there.segments:
@@ -151,15 +159,15 @@ def leftovers(store: Store) -> list[str]:
             try:
                 free = set(_without_need(_records(store, there, segment.numbers)[1]))
             except FileNotFoundError:
-                continue  # the record before it has just gone into another
+                continue  # the record before it has just moved into another segment
             found += [name for name in beside if name in free]
     return found
 
 
 class Folding:
-    """Folds the records of a run at work, by the thread that commits.
+    """Folds the records of an active run, in the thread that commits.
 
-    Whatever fails here fails no run: what could not be folded is as it was.
+    A failure here does not fail the run: records that cannot be folded stay as they are.
     """
 
     def __init__(self, store: Store, journal: Journal) -> None:
@@ -171,7 +179,7 @@ class Folding:
         self._free: list[tuple[float, list[str]]] = []
 
     def step(self, stop: Callable[[], bool]) -> None:
-        """Fold a group of records, if there is one that fills a segment."""
+        """Fold a group of records, if there are enough for a segment."""
         end = self._journal.next_number - _NEWEST
         if self._failed or stop():
             return
@@ -183,8 +191,8 @@ class Folding:
             self._guarded(lambda: self._delete(time.monotonic() - GRACE_SECONDS))
 
     def end(self) -> None:
-        """Fold what is left and worth it, and delete what is in segments."""
-        # The last record is what the next run looks for.
+        """Fold the remaining records if worth it, and delete files that segments replace."""
+        # The last record keeps its file, because the next run looks for it.
         end = self._journal.next_number - 1
         if end > FEWEST_AT_FIRST:
             self._guarded(lambda: fold_all(self._store, end))

@@ -1,11 +1,11 @@
-"""The holder of a checkpoint: a second run is refused politely.
+"""The holder of a checkpoint: refuses a second run while the first one is alive.
 
-Nothing of safety hangs on this (that is the journal's fencing); it saves the second run the
-trouble, and the first one its batches in flight. A lock of the operating system, which dies with
-its process, decides where there is one. Elsewhere a holder whose process was on this machine and
-has ended is dead; any other lives if its heartbeat is seen to move: no clock of one machine is
-compared with another's. Several that start at once are told apart by the journal: a run that finds
-another's claim in the place of its own gives way.
+Safety does not depend on this; the journal's fencing provides it. A refusal spares the first run
+its batches in flight, and the second a start in vain. Where the system has file locks, a lock
+decides; it ends with its process. Elsewhere a holder is dead if its process was on this machine and
+has ended; otherwise it is alive if its heartbeat changes while being watched. Clocks of different
+machines are never compared. If several runs start at once, the journal decides: a run that finds
+another's claim in place of its own gives way.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from resumable_tasks.errors import (
 NAME = "holder.json"
 LOCK = "holder.lock"
 BEAT_SECONDS = 5.0
-# Without locks a holder is given up after so many beats that did not come; who only looks, and
-# takes nothing from anybody, waits for less.
+# Without locks, a holder counts as dead after this many missed beats; fewer for a reader, who takes
+# nothing from anybody.
 WATCHED_BEATS, LOOKED_BEATS = 3.0, 1.5
-# `status` shares the lock for an instant, to see whether anybody has it.
+# Several tries, because `status` takes the lock for an instant to see whether anybody holds it.
 _LOCK_TRIES = 5
 _MOST_BYTES = 64 << 10
 _LOCK_PAUSE = 0.1
 
 
 def me(run: str) -> dict[str, Any]:
-    """Identify this process to others."""
+    """The fields that identify this process to others."""
     return {"run": run, "host": os.uname().nodename, "pid": os.getpid()}
 
 
 class Holder:
-    """A run's hold of a checkpoint: beats until it is released."""
+    """A run's hold on a checkpoint: sends heartbeats until it is released."""
 
     def __init__(self, store: Store, run: str, identity: Mapping[str, str] | None = None) -> None:
         self.run = run
@@ -62,14 +62,14 @@ class Holder:
         self._record = {**me(run), **(identity or {}), **here, "since": now(), "beat": 0}
         self._release_lock: Callable[[], None] | None = None
         self.locks = True
-        """Whether a lock has decided who may begin."""
-        # Records from this number on are of runs that have begun since.
+        """Whether a lock decides which run may begin."""
+        # Records from this number on were written by runs that have begun since.
         self._known = math.inf
         self._outage = Outage("the heartbeat")
-        # Whether the sign of life was this run's when that was looked at last.
+        # Whether the heartbeat file was this run's when last read.
         self._mine: bool | None = None
         self._stop = threading.Event()
-        # By a weak reference: a hold that is lost sight of ends, and its lock with it.
+        # A weak reference, so that a hold that nobody references ends, and its lock with it.
         self._thread = threading.Thread(
             target=_beat, args=(weakref.ref(self), self._stop), name="resumable-heartbeat"
         )
@@ -81,16 +81,18 @@ class Holder:
             if self._try_lock(steal=steal):
                 return
             if attempt == 0:
-                # A hold of this process whose release was interrupted may lie in a cycle.
+                # A hold of this process whose release was interrupted may wait in a reference
+                # cycle.
                 gc.collect()
             if attempt < _LOCK_TRIES - 1:
                 time.sleep(_LOCK_PAUSE)
         raise held(self._store, read(self._store))
 
     def take(self, *, takeover: bool, known: float = math.inf, new: bool = False) -> None:
-        """Begin to hold. Raises `CheckpointHeld`, which says by whom, unless ``takeover``.
+        """Begin to hold. Raises `CheckpointHeld`, which names the holder, unless ``takeover``.
 
-        ``known``: so many records were there before this, for `polite`. ``new``: there was nobody.
+        ``known``: the number of records before this, for `polite`. ``new``: the checkpoint is new
+        and has no holder.
         """
         try:
             if self._release_lock is None and self.locks:
@@ -106,9 +108,9 @@ class Holder:
             raise
 
     def polite(self, commits: Iterable[Commit]) -> Iterator[Commit]:
-        """These records. Raises `CheckpointHeld` at one of a run that has begun since `take`.
+        """Yield these records. Raises `CheckpointHeld` at one of a run that began since `take`.
 
-        Where locks decide, and in a takeover, there is none.
+        Never raises where locks decide, and in a takeover.
         """
         for commit in commits:
             if commit.number >= self._known and commit.kind in ("claim", *OF_WORK):
@@ -117,24 +119,24 @@ class Holder:
             yield commit
 
     def check(self) -> None:
-        """Raises `CheckpointHeld` if another has taken over since; the last moment to be polite.
+        """Raise `CheckpointHeld` if another run has taken over; the last check before the claim.
 
-        Where there are no locks, the journal says so: see `polite`.
+        Does nothing where there are no locks; there the journal shows a takeover (`polite`).
         """
         other = read(self._store) if self.locks else {}
         if other.get("run", self._record["run"]) != self._record["run"]:
             raise held(self._store, other)
 
     def look(self) -> None:
-        """Look now whether the sign of life is this run's, so that `release` need not.
+        """Check now whether the heartbeat file is this run's, to spare `release` the read.
 
-        An error is met again there.
+        Ignores an error; `release` reads again and meets it.
         """
         with contextlib.suppress(ResumableTasksError):
             self._mine = self._is_mine()
 
     def release(self) -> None:
-        """Stop holding; the checkpoint can be taken at once."""
+        """Stop holding; another run can take the checkpoint at once."""
         self._stop.set()
         try:
             if self._thread.is_alive():
@@ -144,7 +146,7 @@ class Holder:
             elif self._is_mine() if self._mine is None else self._mine:
                 self._store.delete(NAME)
         except ResumableTasksError as error:
-            # Advisory: whoever comes next finds the lock free, whatever the file says.
+            # The file is advisory: the next run finds the lock free, whatever the file says.
             log.warning("%s could not be removed: %s", NAME, error)
         finally:
             self._let_go()
@@ -170,11 +172,11 @@ class Holder:
         self._store.put(NAME, json.dumps(self._record).encode() + b"\n")
 
     def beat(self) -> None:
-        """Give one more sign of life; one that cannot be given is only logged."""
+        """Write one more heartbeat. A failure is only logged."""
         try:
             self._write()
         except ResumableTasksError as error:
-            # Advisory: what matters is found out by the next commit.
+            # The heartbeat is advisory; the next commit finds any real problem.
             self._outage.failed(error)
         else:
             self._outage.succeeded()
@@ -190,7 +192,7 @@ def _beat(hold: weakref.ref[Holder], stop: threading.Event) -> None:
 
 
 def read(store: Store) -> dict[str, Any]:
-    """Read who holds the checkpoint, or held it when it died; empty if nobody."""
+    """The last recorded holder of the checkpoint, alive or dead; empty if there is none."""
     try:
         found = json.loads(disk.read(store, NAME, _MOST_BYTES))
     except (FileNotFoundError, ValueError, RecursionError, CheckpointDamaged):
@@ -199,29 +201,29 @@ def read(store: Store) -> dict[str, Any]:
 
 
 class Watch:
-    """Tells who holds a checkpoint, to one who may ask more than once. Writes nothing.
+    """Finds out who holds a checkpoint; can be asked again and again. Writes nothing.
 
-    ``beats``: for how many beats to wait for a holder's next one, where nothing else tells whether
-    it is alive. A holder whose beat did not come is not waited for again.
+    ``beats``: how many beats to wait for a holder's next heartbeat, if nothing else shows whether
+    it is alive. Waits only once for a holder whose heartbeat does not come.
     """
 
     def __init__(self, store: Store, beats: float = LOOKED_BEATS) -> None:
         self._store = store
         self._beats = beats
-        # A process that lives may have given the checkpoint up, and not have been able to say so.
+        # A live process may have released the checkpoint and failed to remove the file.
         self._trusts_processes = beats <= LOOKED_BEATS
         self._seen: dict[str, Any] = {}
         self._until = -math.inf
 
     def holder(self) -> dict[str, Any] | None:
-        """The live holder; empty if it gives no name, None if nobody holds the checkpoint."""
+        """The live holder; empty if it has not identified itself, None if there is no holder."""
         try:
             return read(self._store) if disk.locked(self._store, LOCK) else None
         except NotImplementedError:
             return self._moving(read(self._store))
 
     def _moving(self, found: dict[str, Any]) -> dict[str, Any] | None:
-        """The holder if it lives, where there are no locks."""
+        """The holder if it is alive, decided without locks."""
         here, gone = _process_of(found)
         if not found or gone:
             return None
@@ -248,7 +250,7 @@ def _process_of(found: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def held(store: Store, holder: dict[str, Any]) -> CheckpointHeld:
-    """The error that says who holds the checkpoint."""
+    """The error that names the holder of the checkpoint."""
     run, host, pid, since = (clean(str(holder.get(n)), 80) for n in ("run", "host", "pid", "since"))
     who = (
         f"run {run} on host {host}, pid {pid}, since {since}"

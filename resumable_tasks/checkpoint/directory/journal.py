@@ -4,18 +4,21 @@ A record is created by put-if-absent: the creation is the commit. The rules that
 Lake's numbered log and SlateDB's fencing; checked by the state machine in
 ``tests/proof/properties``):
 
-* I1: record n is created only by an author who has read or written 0 … n-1;
-* I2: its keys are disjoint from all earlier keys, less those retracted, by itself included;
-* I3: its author's epoch is the highest that the journal shows;
-* I4: a record is never lost or rewritten while the job exists. Where it lies may change, once: from
-  a file of its own into a segment.
+* I1: record n is created only by an author who has read or written records 0 … n-1;
+* I2: its keys are disjoint from all earlier keys, except keys retracted before or by this record;
+* I3: its author's epoch is the highest in the journal;
+* I4: a record is never lost or rewritten while the job exists. It moves at most once: from a file
+  of its own into a segment.
 
-The creation decides as long as the file of that number is there. The author of the record before is
-refused by the file of another's, which stays (`folding`). Any other author looks, once its record
-is created, whether a segment has one of that number: then it is void. In a short journal there is
-no need after a record which is its author's last, such as ``close``: the file of the next one
-stays. A reader who meets a file that can be void believes it once the next record continues it, or
-no segment has its number.
+Put-if-absent decides only while the file of that number exists, and `folding` removes files. So:
+
+* An author who wrote the record before is safe: if another's record n exists, its file has not
+  been folded, and the creation is refused.
+* Any other author looks, after creating its record, whether a segment has a record of that number.
+  If so, the new record is void. In a short journal this look is not needed after a record that is
+  its author's last, such as ``close``: the file of the next record is not folded.
+* A reader trusts a file that could be void once the next record continues it, or once no segment
+  has its number.
 """
 
 from __future__ import annotations
@@ -44,20 +47,20 @@ from resumable_tasks.checkpoint.store import disk
 from resumable_tasks.checkpoint.store.base import CreateUnknown, Store
 from resumable_tasks.errors import CheckpointDamaged, CommitStateUnknown, Fenced, StoreError
 
-# Kinds after which the same author can append what has no file of its own later.
+# After these kinds the same author can append a record that is folded into a segment later.
 FOLDED_AFTER = ("claim", "merge", *OF_WORK)
-# From this number on the claim after a ``close`` can be without one, so that everybody looks.
+# From this number on, the claim after a ``close`` can be folded too, so every author looks.
 LOOKED_AT_FROM = 1_024
 _SETTLE_TRIES = 3
-# Kinds whose writer has nothing that another record could contradict, but its number.
+# Records of these kinds depend on no earlier record except for the number, so they can wait.
 _TRIED_AGAIN = ("claim", "archive")
 
 
 class Journal:
-    """The journal of one checkpoint, as one reader or driver knows it.
+    """The journal of one checkpoint, as read so far by one reader or driver.
 
-    ``anchor`` is what record 0 names as the record before it: the id of the manifest. Not safe
-    for use by several threads at once; the driver has one committer.
+    ``anchor`` is what record 0 names as its predecessor: the manifest's id. Not thread-safe; the
+    driver has one committer.
     """
 
     def __init__(self, store: Store, anchor: str) -> None:
@@ -67,7 +70,7 @@ class Journal:
         self._epoch = 0
         self._usable = True
         self._listed: Listing | None = None
-        # Whether the next record can be another's whose file has gone into a segment.
+        # Whether another's record of the next number may exist in a segment, without a file.
         self._may_be_folded = False
         self._author = "", 0
         self.next_number = 0
@@ -78,25 +81,25 @@ class Journal:
         return self._last_checksum
 
     def read_first(self, listed: Listing) -> None:
-        """Let the next `read_new` read the records of this listing, and no later ones."""
+        """Let the next `read_new` read the records of this listing and no later ones."""
         self._listed = listed
 
     @classmethod
     def after(cls, store: Store, last: Commit) -> Journal:
-        """The journal to be appended to after this record, whatever those before it look like."""
+        """A journal that appends after this record, whatever state the earlier records are in."""
         journal = cls(store, "")
         journal._advance(last)
         return journal
 
     def wait_longer(self) -> None:
-        """Wait long for a service that does not answer: from here on there are results to keep."""
+        """Wait long for a service that does not answer: from now on there are results to lose."""
         self._store = disk.patient(self._store)
 
     def read_new(self) -> Iterator[Commit]:
-        """The records that this object has not yet seen, verified, in order.
+        """Yield the records that this object has not yet seen, verified and in order.
 
-        Raises `CheckpointDamaged` for one that is missing before another, unreadable, or does not
-        continue the one before it. Concurrent appends are no damage.
+        Raises `CheckpointDamaged` if a record is missing before a later one, is unreadable, or does
+        not continue its predecessor. Concurrent appends are no damage.
         """
         listed, self._listed = self._listed, None
         if listed is None:
@@ -129,7 +132,7 @@ class Journal:
             raise damaged(record_name(self.next_number), what, self._store.url)
 
     def _sure(self, listed: Listing) -> Iterator[Commit]:
-        """The records of a listing, each once it is sure that it is not void."""
+        """Yield the records of a listing, each once it is known not to be void."""
         held: Commit | None = None
         failed: Exception | None = None
         try:
@@ -151,13 +154,14 @@ class Journal:
             raise failed
 
     def _can_be_void(self, commit: Commit) -> bool:
-        """True for the next record, of its own file, if another's can be in a segment."""
+        """True if this next record's file may be void: a segment can have another's record."""
         return self._may_be_folded and self._author != (commit.run, commit.epoch)
 
     def follow(self) -> Iterator[Commit]:
-        """The records that have come since, as `read_new`, found without a listing.
+        """Yield new records as `read_new` does, but without a listing.
 
-        One that is missing ends it, whatever comes behind; `read_new` tells that this is damage.
+        Stops at the first missing number, even if later records exist; only `read_new` recognises
+        that as damage.
         """
         while True:
             name = record_name(self.next_number)
@@ -170,14 +174,14 @@ class Journal:
             yield self._follow(commit)
 
     def append(self, commit: Commit, *, again: bool = False) -> Commit:
-        """Durable on return, as the next record after all that this object has seen.
+        """Append the record after all that this object has seen; durable on return.
 
-        Returns the record as it stands in the journal. Raises `Fenced` if a newer driver has
-        taken over, `StoreError` if nothing was written, `CommitStateUnknown` if that is not
-        known; after any of these the object refuses to append again. Raises `RecordTaken` if
-        another's record, not yet seen, is in the place of a claim or the like: read it, and decide
-        again. ``again``: nothing hangs on this record; after a `StoreError` which says that it was
-        not written others can be appended.
+        Returns the record as it is in the journal. Raises `Fenced` if a newer driver has taken
+        over, `StoreError` if nothing was written, `CommitStateUnknown` if that is unknown; after
+        any of these the object refuses to append. Raises `RecordTaken` if the number of a claim or
+        an archive record is taken by a record not yet seen: read it, and decide again.
+        ``again``: nothing depends on this record, so after a `StoreError` (nothing was written)
+        further records can be appended.
         """
         if not self._usable:
             raise StoreError("this journal has failed before; open the checkpoint again")
@@ -236,12 +240,12 @@ class Journal:
                     safe="Nothing is lost: the next run finds out",
                     remedy="Run the same command again",
                 ) from error
-            # Only "created" is trusted. Anything else is settled by what stands there.
+            # Only "created" is trusted. After any other answer, the file itself decides.
             try:
                 disk.sync(self._store, FOLDER)
                 other = decode(read(self._store, name), name, self._store.url)
             except FileNotFoundError:
-                continue  # nothing is there: the same bytes again
+                continue  # nothing was written: try the same bytes again
             except StoreError as error:
                 raise CommitStateUnknown(
                     f"cannot tell whether record {commit.number} is committed: {error}",
@@ -259,7 +263,7 @@ class Journal:
         )
 
     def _check_counts(self, commit: Commit) -> None:
-        """Raises as `append` does if another's record of this number is in a segment."""
+        """Raise as `append` does if a segment has another's record of this number."""
         try:
             there = segments.listed(self._store, commit.number)
             if there.segment_with(commit.number) is None:
@@ -267,7 +271,7 @@ class Journal:
             _, other = next(segments.read(self._store, there, [commit.number]))
             if other.checksum == commit.checksum:
                 return
-            # No file was there, so that none is needed.
+            # The number had no file before, so removing this one loses nothing.
             self._store.delete(record_name(commit.number))
         except (StoreError, FileNotFoundError) as error:
             raise CommitStateUnknown(
@@ -278,7 +282,7 @@ class Journal:
         self._judge(commit, other)
 
     def check_not_overtaken(self, mine: Commit) -> None:
-        """Raises `Fenced` if a newer driver has committed: ``mine`` could not be appended."""
+        """Raise `Fenced` if a newer driver has committed, so ``mine`` could not be appended."""
         for other in self.read_new():
             self._judge(mine, other)
 
@@ -316,7 +320,7 @@ class Journal:
 
 
 class RecordTaken(Exception):
-    """`Journal.append` found another driver's record in its place, and this one can come later."""
+    """`Journal.append` found another driver's record of that number; append this one later."""
 
     def __init__(self, other: Commit) -> None:
         super().__init__(f"record {other.number} is taken")
@@ -324,19 +328,19 @@ class RecordTaken(Exception):
 
 
 def is_looked_at(number: int) -> bool:
-    """True if whoever appends this record looks for it in segments, whatever is before it."""
+    """True if every author of this number must look for it in segments, whatever comes before."""
     return number >= LOOKED_AT_FROM
 
 
 def falls_back(commit: Commit, epoch: int) -> str | None:
-    """What is wrong with a record of an epoch before the last one of the journal, if it is."""
+    """The defect of a record whose epoch is lower than the journal's; None if it is not."""
     if commit.epoch < epoch and commit.kind != "lost":
         return f"it is of epoch {commit.epoch}, after epoch {epoch}"
     return None
 
 
 def describe(commit: Commit) -> str:
-    """Name the writer of a record, for a message."""
+    """Name the writer and time of a record, for a message."""
     info = commit.info
     host, pid = clean(str(info.get("host")), 80), clean(str(info.get("pid")), 20)
     where = f" on {host} (pid {pid})" if "host" in info else ""

@@ -1,8 +1,9 @@
-"""Small shards become few: the rows of many are written into one, and a record says so.
+"""Merging: the rows of many small shards are written into one, and a record replaces them.
 
 The merged shard is durable before the record that names it. From that record on it counts and its
-parts do not: one step for every reader, as with any record. No key is completed or taken back by
-it. The parts are deleted later. ``docs/design/0026-merging.md`` has the rules, and what lost.
+parts do not; for every reader this is one step, as with any record. It completes and retracts no
+key. The parts are deleted later. ``docs/design/0026-merging.md`` has the rules and the rejected
+alternatives.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from resumable_tasks.runners.outcome import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# So many shards are worth a merge.
+# The fewest shards that are worth a merge.
 FEWEST = 32
-# As large as publish makes its files.
+# The same size as the files that publish writes.
 TARGET_BYTES = 128_000_000
-# Whoever has an item done again copies the shard that its rows are in, and names all its keys.
+# Limited because redoing an item copies the shard with its rows and writes all keys of the shard.
 MOST_KEYS, MOST_KEYS_THAT_CHANGE = 100_000, 1_000
-# A run commits nothing while it reads the parts of a merge.
+# Limited because a run commits nothing while it reads the parts of a merge.
 MOST_PARTS_AT_ONCE = 256
-# For so long a run at work leaves what it has merged to those who are reading it.
+# An active run keeps merged parts this long for readers that have begun to read them.
 GRACE_SECONDS = 60.0
 
 
 class Stopped(Exception):
-    """The run is asked to stop: the merge is given up, and nothing has changed."""
+    """The merge was given up because the run is asked to stop. Nothing has changed."""
 
 
 @frozen
 class Limits:
-    """The most that a merged shard holds: bytes, completed keys, and the shards that it is of."""
+    """The limits of a merged shard: its bytes, its completed keys, and its parts."""
 
     bytes: int
     keys: int
@@ -52,20 +53,20 @@ class Limits:
 
     @classmethod
     def of(cls, state: State, target_bytes: int | None = None, parts: int | None = None) -> Limits:
-        """Those of this checkpoint: smaller where items change, and are done again."""
+        """The limits for this checkpoint. Fewer keys if items can change and be done again."""
         keys = MOST_KEYS if state.fingerprint is None else MOST_KEYS_THAT_CHANGE
         return cls(target_bytes or TARGET_BYTES, keys, parts or MOST_PARTS_AT_ONCE)
 
     def share(self, shard: Shard) -> float:
-        """The part of a full shard that this one is."""
+        """This shard's size as a fraction of a full shard."""
         return max(shard.bytes / self.bytes, shard.keys / self.keys)
 
 
 def choose(there: Iterable[Shard], limits: Limits) -> list[list[Shard]]:
-    """The groups of small neighbours that are worth merging, in order.
+    """The groups of small neighbouring shards that are worth merging, in order.
 
-    Each row of a group comes into a shard that is at least twice as large as the one that it was
-    in, or into a full one: so it is copied only as often as a shard can double.
+    A merge moves each row into a shard that is full, or at least twice as large as the one before.
+    So a row is copied only as often as a shard can double.
     """
     found: list[list[Shard]] = []
     run: list[Shard] = []
@@ -97,7 +98,7 @@ def _groups(run: list[Shard], limits: Limits) -> list[list[Shard]]:
 
 
 def _fitting(here: Sequence[Shard], limits: Limits) -> list[Shard]:
-    """The first of these shards, as many as one can hold."""
+    """The leading shards that fit into one."""
     size = keys = 0
     for at, shard in enumerate(here[: limits.parts]):
         size, keys = size + shard.bytes, keys + shard.keys
@@ -113,9 +114,9 @@ def merged(
     schema: pa.Schema,
     stop: Callable[[], bool] = lambda: False,
 ) -> Shard:
-    """Write the rows of these shards into one, durable on return, which no record names yet.
+    """Write the rows of these shards into one that no record names yet; durable on return.
 
-    Raises `Stopped`, `CheckpointDamaged` for a part that is not what was written, `StoreError`.
+    Raises `Stopped`, `CheckpointDamaged` if a part is damaged, and `StoreError`.
     """
 
     def rows() -> Iterable[pa.Table]:
@@ -130,7 +131,7 @@ def merged(
             f"{shard.path} has {shard.rows:,} rows, which are not those of its parts",
             remedy="Find what is damaged by `resumable verify`",
         )
-    # Others will be deleted for it.
+    # Its parts will be deleted, so verify what was written.
     shards.checked_bytes(store, shard)
     fault_point("merge.shard_written")
     return shard
@@ -142,7 +143,7 @@ def record(
     each: Sequence[tuple[Shard, Sequence[Shard]]],
     by: Mapping[str, Any] = MappingProxyType({}),
 ) -> Commit:
-    """The record that lets merged shards count in the place of their parts, ``by`` whom."""
+    """The record that replaces the parts by the merged shards. ``by`` names its author."""
     info = {
         **by,
         "merged": [len(parts) for _, parts in each],
@@ -152,27 +153,28 @@ def record(
 
 
 class Merging:
-    """Merges small shards between the commits of a run, by the thread that commits.
+    """Merges small shards between the commits of a run, in the thread that commits.
 
-    Whatever fails here, but for the journal, fails no run: what could not be merged is as it was.
+    A failure here does not fail the run, except in the journal: unmerged shards stay as they are.
     """
 
     def __init__(
         self, store: Store, state: State, run: str, append: Callable[[Commit], None]
     ) -> None:
-        """``append`` adds a record to the journal and to the state.
+        """``append`` adds a record to the journal and the state.
 
-        It raises a plain `StoreError` where nothing was written, and can then be called again.
+        It raises a plain `StoreError` if nothing was written, and can be called again after that.
         """
         self._store = store
         self._state = state
         self._run = run
         self._append = append
-        # Groups that are to be merged, the last ones last; and how many shards are no news.
+        # The groups still to merge, the last shards last, and the number of shards at the last
+        # look.
         self._chosen: list[list[Shard]] = []
         self._looked_at = 0
         self._failed = False
-        # Parts of what was merged, and when.
+        # The parts of each merge, with its time, until they are deleted.
         self._parts: deque[tuple[float, list[str]]] = deque()
 
     def step(self, stop: Callable[[], bool]) -> None:
@@ -184,7 +186,7 @@ class Merging:
             return
         parts = self._chosen.pop()
         if any(part.path not in self._state.shards for part in parts):
-            return  # items in it have been done again since
+            return  # a part was replaced since, because items in it were done again
         shard = self._written(parts, stop)
         if shard is None:
             return
@@ -201,7 +203,7 @@ class Merging:
         self._delete(lambda when: when < time.monotonic() - GRACE_SECONDS)
 
     def end(self) -> None:
-        """Delete what was merged, but for the parts of the last merge: the next run does that."""
+        """Delete merged parts, except those of the last merge, which the next run deletes."""
         self._delete(lambda when: True)
 
     def _written(self, parts: Sequence[Shard], stop: Callable[[], bool]) -> Shard | None:
@@ -222,7 +224,7 @@ class Merging:
         log.warning("small shards are not merged any more in this run, which goes on: %s", error)
 
     def _look(self) -> bool:
-        """Whether there is a group to merge; looks when enough shards have come since."""
+        """True if there is a group to merge. Looks again only after enough new shards."""
         if not self._chosen and len(self._state.shards) >= self._looked_at + FEWEST:
             self._chosen = choose(self._state.shards.values(), Limits.of(self._state))
             self._looked_at = len(self._state.shards)

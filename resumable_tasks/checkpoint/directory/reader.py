@@ -1,4 +1,4 @@
-"""Reads checkpoints for others while runs are at work on them: how far they are, and their rows."""
+"""Reads the progress and the rows of checkpoints, also while runs are active."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ EXIT_CODES: dict[Status, int] = {
 
 _OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
 
-# One look of so many finds what was folded into a segment while nobody looked.
+# Every so many looks, `follow` makes a listing: it finds records folded into a segment meanwhile.
 _LISTED = 16
 
 P = ParamSpec("P")
@@ -69,7 +69,7 @@ _ARCHIVED = re.compile(r"\.(archived|pruned)-\d{8}T\d{6}-[0-9a-f]+$")
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """A run: the claim with which it began, and the record with which it said how it ended."""
+    """The last run: its claim, the number of keys completed before it, and its close, if any."""
 
     claim: Commit
     found: int
@@ -77,10 +77,10 @@ class LastRun:
 
 
 class Reader:
-    """Reads a checkpoint, and later only what has come since. Writes nothing.
+    """Reads a checkpoint, and afterwards only what is new. Writes nothing.
 
-    ``holder`` is the live run that holds the checkpoint (empty if it has not said who it is), None
-    if there is none.
+    ``holder`` describes the live run that holds the checkpoint (empty if it has not identified
+    itself); None if there is none.
     """
 
     def __init__(self, store: Store) -> None:
@@ -95,26 +95,26 @@ class Reader:
 
     @property
     def manifest(self) -> Manifest:
-        """With the names of the first run, where an import has left them open."""
+        """The manifest, with the fields that runs have set since it was written."""
         return self._manifest.named(self.state.names)
 
     @classmethod
     def at(cls, place: str) -> Reader:
-        """The checkpoint at this place, read. Raises `UsageError` or `CheckpointDamaged`."""
+        """A reader that has read the checkpoint. Raises `UsageError` or `CheckpointDamaged`."""
         reader = cls(open_store(place))
         reader.read_new()
         return reader
 
     def read_new(self) -> None:
-        """Read the records that have come since. Raises `CheckpointDamaged`.
+        """Read the records that are new since the last look.
 
-        What stands before the damage has then been read.
+        Raises `CheckpointDamaged` after it has applied the records before the damage.
         """
         journal = self._journal
         self._read(self._first() if journal is None else journal.read_new())
 
     def _first(self) -> Iterator[Commit]:
-        """The records so far, behind a snapshot if there is one."""
+        """Start from the newest snapshot, if there is one. Returns the records after it."""
         self.state, self._journal = snapshots.starting(self.store, self._manifest.id)
         return self._journal.read_new()
 
@@ -131,13 +131,13 @@ class Reader:
                 return
             self.state.apply(commit)
         if self.holder is None and not self.state.closed:
-            self.holder = self._watch.holder()  # or it has only just begun
+            self.holder = self._watch.holder()  # the run may have begun since the first look
 
     def follow(self) -> None:
-        """Read what has come since the last look, with few requests and hardly ever a listing.
+        """Read what is new since the last look, with few requests and rarely a listing.
 
-        For who looks again and again; `examine` finds what this passes over. ``damage`` is what is
-        wrong, if anything.
+        For repeated looks; `examine` finds damage that this misses. Sets ``damage`` if it finds
+        any.
         """
         try:
             journal = self._journal
@@ -150,9 +150,9 @@ class Reader:
             self.damage = error
 
     def examine(self) -> None:
-        """`read_new`, and whether the shards are there; ``damage`` is what is wrong, if anything.
+        """`read_new`, and check that the shards exist. Sets ``damage`` if it finds any.
 
-        The shards are not read: that is for ``verify``.
+        Does not read the shards; ``verify`` does.
         """
         try:
             self.read_new()
@@ -160,7 +160,7 @@ class Reader:
             try:
                 shards.check_sizes(self.store, self.state.shards.values())
             except CheckpointDamaged:
-                self.read_new()  # a repair may just have taken them away, and recorded it
+                self.read_new()  # a repair may just have recorded that it moved them aside
                 shards.check_sizes(self.store, self.state.shards.values())
         except CheckpointDamaged as error:
             self.damage = error
@@ -181,7 +181,7 @@ class Reader:
 
     @property
     def keyless(self) -> Keyless:
-        """The items without a usable key of the last run that has ended by itself."""
+        """The items without a usable key in the last run that recorded its end."""
         ended = self.state.lately.ended
         return Keyless() if ended is None else keyless.read(ended.info, ended.time)
 
@@ -202,7 +202,7 @@ class Reader:
 
     @property
     def left(self) -> dict[str, int]:
-        """What the last run has not completed, where there is some, and how many items that is."""
+        """The items that the last run has not completed: counts by reason, without zeros."""
         state = self.state
         counts = {
             "failed": len(state.failures),
@@ -213,12 +213,12 @@ class Reader:
 
     @property
     def job(self) -> str:
-        """The job's name, for texts; an import may have left it open."""
+        """The job's name for display; says so if an import has left it open."""
         return self.manifest.job or "imported, the first run names the job"
 
     @property
     def total(self) -> float | None:
-        """The budget of all runs together, as the last one had it; None if it had none."""
+        """The budget of all runs together, as of the last run; None if it had none."""
         return self.last.claim.info.get("budget") if self.last else None
 
     @property
@@ -266,7 +266,7 @@ class Reader:
 
     @property
     def _all_spent(self) -> bool:
-        """True if the budget of all runs together has no room for one more item."""
+        """True if the budget of all runs together does not allow one more item."""
         pace = self.state.pace
         return self.total is not None and pace.cost + (pace.cost_each or 0.0) > self.total
 
@@ -280,7 +280,7 @@ class Reader:
 
     @property
     def since_the_end(self) -> str:
-        """What was done to the checkpoint since its last run ended; empty if nothing was."""
+        """A sentence about the change since the last run ended; empty if there is none."""
         last, state = self.state.last, self.state
         if self.last is None or self.last.close is None or last is None or state.closed:
             return ""
@@ -300,7 +300,7 @@ class Reader:
         return dict(each.most_common())
 
     def describe(self) -> dict[str, Any]:
-        """All of it, as ``status --json`` prints it."""
+        """The full status, as ``status --json`` prints it."""
         state = self.state
         return {
             "checkpoint": self.store.url,
@@ -339,7 +339,7 @@ class Reader:
 
 
 def describe_run(run: LastRun) -> dict[str, Any]:
-    """A run as JSON has it; ``how`` is None if it goes on or has died."""
+    """A run for JSON output; ``how`` is None if it is running or has died."""
     info = run.close.info if run.close else {}
     return {
         "run": run.claim.run,
@@ -353,7 +353,7 @@ def describe_run(run: LastRun) -> dict[str, Any]:
 
 
 def described(out: Outstanding) -> dict[str, Any]:
-    """What a service has, as JSON has it."""
+    """The submissions with a service, for JSON output."""
     counts = out.counts
     return {
         "out": counts.items,
@@ -364,7 +364,7 @@ def described(out: Outstanding) -> dict[str, Any]:
 
 
 def is_checkpoint(store: Store) -> bool:
-    """True if this place holds a checkpoint, damaged or not, and not just other files."""
+    """True if this place holds a checkpoint, damaged or not, and not only other files."""
     if any(record_number(name) is not None for name in disk.names(store, JOURNAL)):
         return True
     try:
@@ -380,19 +380,19 @@ def is_checkpoint(store: Store) -> bool:
 
 
 def is_archived(path: str) -> bool:
-    """True for a checkpoint that was archived or pruned, or that lies in one that was."""
+    """True for a path in or below a checkpoint that was archived or pruned."""
     return any(_ARCHIVED.search(part) for part in path.split("/"))
 
 
 class _Swept(Exception):
-    """Rows that were to be read have been replaced since, and swept."""
+    """Shards that were to be read have been replaced and swept meanwhile."""
 
 
 @contextlib.contextmanager
 def reading(store: Store) -> Iterator[tuple[Manifest, State]]:
     """Yield a checkpoint's manifest and state, for reading its rows.
 
-    For functions that are `retry_if_swept`.
+    Use it in functions decorated with `retry_if_swept`.
     """
     found, state = read_checkpoint(store)
     try:
@@ -404,9 +404,9 @@ def reading(store: Store) -> Iterator[tuple[Manifest, State]]:
 
 
 def retry_if_swept(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, from the beginning again if what it reads was superseded and swept meanwhile.
+    """Restart the function if shards that it reads were superseded and swept meanwhile.
 
-    Two runs have then begun since: the one that superseded it, and the one that swept.
+    That takes two newer runs: the first supersedes the shards, the second sweeps them.
     """
 
     @functools.wraps(function)

@@ -19,7 +19,7 @@ BY_HAND = {"submitted": "attached", "withdrawn": "withdrawn"}
 
 
 def is_by_hand(kind: str, info: Mapping[str, Any]) -> bool:
-    """True for what a person has done between two runs."""
+    """True if a person wrote this record, between two runs."""
     if kind in BY_HAND:
         return info.get("by") == BY_HAND[kind]
     return kind in ("release", "redo", "repair")
@@ -27,9 +27,9 @@ def is_by_hand(kind: str, info: Mapping[str, Any]) -> bool:
 
 @frozen
 class ShardKeys:
-    """The keys of one record that have their rows in one shard.
+    """The keys of one record whose rows are in one shard.
 
-    ``shard`` is None for keys without rows, ``number`` that of the record. ``fingerprints`` are
+    ``shard`` is None for keys without rows. ``number`` is the record's number. ``fingerprints`` are
     parallel to ``lines``, empty where a key has none.
     """
 
@@ -41,25 +41,30 @@ class ShardKeys:
 
 @frozen
 class Commit:
-    """One record of the journal: what a driver has added to the checkpoint in one step.
+    """One record of the journal: a change of the checkpoint in one step.
 
-    ``kind``: ``claim`` (a driver begins its run), ``commit`` (keys and failures), ``close``
-    (a run has ended), ``repair`` (keys whose shards are damaged are missing again), ``lost``
-    (stands where a damaged record stood), ``release`` (failures whose attempts are forgotten),
-    ``redo`` (keys that a person wants to be missing again), ``merge`` (the rows of many shards are
-    in one: no keys, which stay what they were), and those of submitted work: ``submitting`` (the
-    keys that are to be handed to a service), ``prepared``, ``submitted`` (it has them),
-    ``withdrawn`` (it has not, and will not). ``snapshot``
-    is of no record, but of the state by those so far: see `snapshots`.
-    ``number``, ``previous`` and ``checksum`` are set by the journal when it is appended.
-    ``schema`` is the unified schema of the results from here on, where it has changed. ``info``
-    holds what belongs to the kind alone.
+    ``kind``:
 
-    What is ``retracted`` is so before ``keys`` are completed: a commit that handles items again
-    takes back all keys of the shards that hold their old rows, and completes them all again.
-    ``fingerprints`` are newline-joined and parallel to ``keys``, empty where a key has none;
-    ``adopted`` are keys that were completed without one, and have one from here on; ``out`` those
-    that are handed to a service.
+    * ``claim``: a driver begins its run;
+    * ``commit``: completed keys, and failures;
+    * ``close``: a run has ended;
+    * ``repair``: keys whose shards are damaged are missing again;
+    * ``lost``: replaces a damaged record;
+    * ``release``: the attempts of these failures are reset;
+    * ``redo``: keys that a person wants done again are missing again;
+    * ``merge``: the rows of many shards are now in one; completed keys stay completed;
+    * submitted work: ``submitting`` (these keys are about to be submitted), ``prepared``,
+      ``submitted`` (the service has them), ``withdrawn`` (it has not and will not get them);
+    * ``snapshot``: no record of the journal, but the state after the records so far (`snapshots`).
+    The journal sets ``number``, ``previous`` and ``checksum`` when it appends the record.
+    ``schema`` is the new unified schema of the results, if it has changed. ``info`` holds the
+    fields of one kind only.
+
+    ``retracted`` applies before ``keys``: a commit that handles items again retracts all keys of
+    the shards that hold their old rows, and completes them all again. ``fingerprints`` are
+    newline-joined and parallel to ``keys``, empty where a key has none. ``adopted`` are keys that
+    were completed without a fingerprint and have one from now on; ``out`` are the keys that are
+    submitted to a service.
     """
 
     kind: Literal[
@@ -99,7 +104,7 @@ class Commit:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def merges(self) -> Iterator[tuple[Shard, Sequence[str]]]:
-        """The merged shards, each with the paths of those in whose place it comes."""
+        """The merged shards, each with the paths of the shards that it replaces."""
         if self.kind != "merge":
             return
         paths, at = self.info["retracted_shards"], 0
@@ -108,10 +113,10 @@ class Commit:
             at += parts
 
     def sections(self) -> Iterator[ShardKeys]:
-        """The keys by shard, in the order of the shards; last, those that have no rows.
+        """The keys by shard, in the order of the shards; keys without rows come last.
 
-        The shards are those that were written with the record: `homes.Homes` tells where a merge
-        has brought their rows since.
+        These are the shards of the time of the record. `homes.Homes` knows into which shards merges
+        have moved the rows since.
         """
         if self.kind == "merge":
             return

@@ -1,6 +1,6 @@
 """The format of the journal's records, each an immutable file ``journal/<20 digits>.jsonl``.
 
-It reads by eye::
+It is human-readable::
 
     {"kind":"commit","number":7,"epoch":3,…,"previous":"<checksum of record 6>","shards":[…]}
     {"key":"lesson-17"}
@@ -8,12 +8,13 @@ It reads by eye::
     {"failed":"lesson-18","attempts":1,"error":"ValueError","message":"…","batch":"…","time":"…"}
     {"end":7,"keys":2,"failures":1,"retracted":0,"checksum":"…"}
 
-A record of submitted work says ``"format":2`` in its head, and names the keys that go out by lines
-``{"out":"lesson-20"}``: a program that knows format 1 alone must not take such keys for missing.
+A record of submitted work has ``"format":2`` in its head, and a line ``{"out":"lesson-20"}`` for
+each submitted key. A program that knows only format 1 refuses it, and so does not mistake such keys
+for missing.
 
 The checksum is the BLAKE2b-128 of all lines before the last
-(``head -n -1 FILE | b2sum -l 128``). ``previous`` chains the records, so one that is missing,
-reordered, edited or cut is found.
+(``head -n -1 FILE | b2sum -l 128``). ``previous`` chains the records, so a missing,
+reordered, edited or truncated record is detected.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ FOLDER = "journal"
 _SHARD_PATH = re.compile(r"shards/e[0-9]+-[0-9a-z-]+\.parquet")
 _KEY, _RETRACTED, _ADOPTED = b'{"key":', b'{"retracted":', b'{"adopted":'
 _OUT = b'{"out":'
-# The highest format of a record that can be read; without one, it is 1.
+# The highest record format that this version reads; a head without a format means 1.
 _FORMAT, _OF_SUBMISSIONS = 2, {"format": 2}
-# Between a key and its fingerprint. No key holds it: its quotes would be escaped there.
+# Separates a key from its fingerprint. No key contains it, since quotes in keys are escaped.
 _FINGERPRINT = b',"fingerprint":"'
 _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -48,7 +49,7 @@ CONVERTED = (
     "its line endings were changed to CRLF, by git or an editor; nothing else is wrong with it, "
     "and a repair undoes that"
 )
-# More than a record ever has; what is longer is none, and is not read.
+# The size limit of a record; a longer file is not read.
 MOST_BYTES = 1 << 30
 
 
@@ -125,7 +126,7 @@ def decode(data: bytes, name: str, place: str = "") -> Commit:
 
 
 def unconverted(data: bytes) -> bytes:
-    """The record whose line endings git or an editor has changed. No raw CR is in a record."""
+    """Restore line endings that git or an editor has changed. Records contain no raw CR."""
     return data.replace(b"\r\n", b"\n")
 
 
@@ -141,7 +142,7 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
     head = json.loads(body[:first])
     _check_head(head, end, name, place)
     lines = body[first:-1] if len(body) > first else b""
-    # Whoever submits has nothing else to say in that record.
+    # A record with submitted keys has no other lines.
     lines, out = (b"", lines) if end.get("out") else (lines, b"")
     failures: tuple[Failure, ...] = ()
     retracted = adopted = b""
@@ -206,7 +207,7 @@ def _check_head(head: Mapping[str, Any], end: Mapping[str, Any], name: str, plac
 def _shards(head: Mapping[str, Any], name: str, place: str) -> tuple[Shard, ...]:
     shards = tuple(Shard(**shard) for shard in head.get("shards", ()))
     for shard in shards:
-        # A path is only ever used after this: a journal cannot name a file outside.
+        # Checked before any path is used, so that a journal cannot name a file outside.
         if not _SHARD_PATH.fullmatch(shard.path):
             raise damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
     return shards
@@ -233,12 +234,12 @@ def _wrap(prefix: bytes, lines: bytes, fingerprints: bytes = b"") -> bytes:
 
 
 def _unwrap(prefix: bytes, lines: bytes) -> bytes:
-    # Canonical keys hold no raw newline, so the pattern between two lines is unambiguous.
+    # Canonical keys contain no raw newline, so the pattern between two lines is unambiguous.
     return lines[len(prefix) : -1].replace(b"}\n" + prefix, b"\n") if lines else b""
 
 
 def _unwrap_fingerprints(prefix: bytes, lines: bytes) -> tuple[bytes, bytes]:
-    """The keys in these lines, and their fingerprints; none at all costs one search."""
+    """The keys in these lines, and their fingerprints. Fast if there are no fingerprints."""
     if _FINGERPRINT not in lines:
         return _unwrap(prefix, lines), b""
     each = lines.split(b"\n")

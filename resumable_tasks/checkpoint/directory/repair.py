@@ -1,8 +1,7 @@
-"""Repairs what disks and people have damaged, and releases failed items: what people decide.
+"""Verifies and repairs checkpoints, and releases failed items, when a person asks for it.
 
-A crash never leaves damage. A record or a shard that is missing, cut or changed is therefore worth
-stopping for: a person has it moved aside, never a run by itself, and only the items in it are done
-again.
+A crash never leaves damage. So a missing, truncated or changed record or shard stops the run: a
+person must have it moved aside, no run does that by itself. Only the items in it are done again.
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ _FENCE_TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One damaged file, what is wrong with it, and how many completed items it costs.
+    """One damaged file, its defect, and the number of completed items it costs.
 
-    ``items`` is None where that cannot be known: a damaged record no longer says.
+    ``items`` is None if unknown, because a damaged record no longer tells.
     """
 
     file: str
@@ -73,8 +72,8 @@ class Damage:
 class Report:
     """The findings of `verify`. ``orphans`` and ``foreign`` are not damage.
 
-    ``strays`` are submissions that a service has, by token, with the handle if it is known: the
-    record of their items was lost. ``submits``: there are submissions, lost ones perhaps too.
+    ``strays`` are submissions with a service whose record of items was lost, by token, with the
+    handle if it is known. ``submits``: the checkpoint has submissions, so some may be lost too.
     """
 
     damages: list[Damage] = field(default_factory=list)
@@ -88,25 +87,25 @@ class Report:
 
 
 def verify(store: Store) -> Report:
-    """Read every byte of a checkpoint and say what is damaged. Changes nothing.
+    """Read every byte of a checkpoint and report all damage. Changes nothing.
 
-    Safe while a run is at work. Raises `UsageError` if there is no checkpoint.
+    Safe while a run is active. Raises `UsageError` if there is no checkpoint.
     """
     return _examine(store)[0]
 
 
 def repair(store: Store) -> Report:
-    """Move damaged files aside, so that the next run redoes the items they held, and only those.
+    """Move damaged files aside, so that the next run redoes the items they held and no others.
 
-    First a record fences every run that may still be alive; only then, and only what is older, is
-    moved. Nothing is deleted: damaged files go to the folder ``damaged``. In the place of a
-    damaged record comes one of kind ``lost``; the keys of damaged shards are retracted by one of
-    kind ``repair``. What can be restored is: ``job.json`` from the first record, records whose
-    line endings were changed. Returns what was damaged.
+    Returns the damage. A record first fences every run that may still be alive; then files older
+    than that record are moved. Nothing is deleted: damaged files go to the folder ``damaged``. A
+    record of kind ``lost`` replaces each damaged record; one of kind ``repair`` retracts the keys
+    of damaged shards. Restores what it can: ``job.json`` from the first record, and records whose
+    line endings were changed.
 
-    Raises `CheckpointHeld` while a run is at work, `UsageError` if there is no checkpoint, and
-    `CheckpointDamaged` if ``job.json`` itself is damaged and the first record does not tell what
-    it held, or if there are links to files, which only a person can tell from the files themselves.
+    Raises `CheckpointHeld` while a run is active, and `UsageError` if there is no checkpoint.
+    Raises `CheckpointDamaged` if ``job.json`` is damaged and the first record cannot restore it,
+    and if there are links to files: only a person can decide which of them is the real file.
     """
     if not disk.names(store, JOURNAL) and manifest.NAME not in disk.names(store, ""):
         raise UsageError(
@@ -128,7 +127,7 @@ def repair(store: Store) -> Report:
             try:
                 repairs.fence()
             except Fenced:
-                continue  # a run that is alive has committed: its shards count now
+                continue  # a live run has committed meanwhile: examine again with its shards
             repairs.carry_out()
             return report
         raise CheckpointHeld(f"{store.url}: runs keep committing; stop them first")
@@ -138,10 +137,10 @@ def repair(store: Store) -> Report:
 
 
 def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
-    """Forget the attempts of the chosen failures, durable on return: the next run tries them again.
+    """Reset the attempts of the chosen failures, durable on return: the next run tries them again.
 
-    Returns the failures as they were; their errors are kept. The record of it fences every run that
-    may still be alive.
+    Returns the failures as they were; their errors are kept. The record written for this fences
+    every run that may still be alive.
 
     Raises:
         CheckpointHeld: a run is at work.
@@ -165,7 +164,7 @@ def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
 
 
 def _examine(store: Store) -> tuple[Report, Findings | None]:
-    """The report, and what a repair needs; None where no manifest can be had."""
+    """The report, and the findings that a repair needs; None if no manifest can be read."""
     report = Report()
     found = _examine_manifest(store, report)
     seen = _examine_journal(store, report, found.id if found else None)
@@ -209,17 +208,14 @@ def _examine(store: Store) -> tuple[Report, Findings | None]:
 
 
 def _replaced_since(store: Store, seen: _Journal, found: Manifest | None) -> set[str]:
-    """The shards that have been taken back by records which have come since.
-
-    A run at work, or one that has begun since, may have deleted them.
-    """
+    """The shards that newer records have retracted; a run may have deleted them meanwhile."""
     now = _examine_journal(store, Report(), found.id if found else None).records
     newer = now.keys() - seen.records.keys()
     return {path for n in newer for path in now[n].info.get("retracted_shards", ())}
 
 
 def _examine_manifest(store: Store, report: Report) -> Manifest | None:
-    """The manifest, from the first record if need be; None if it cannot be had."""
+    """The manifest, restored from the first record if necessary; None if that fails too."""
     try:
         here = manifest.read(store)
         if (wrong := changed(store, here)) is None:
@@ -237,7 +233,7 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
     except CheckpointDamaged as error:
         detail = error.detail
     except CheckpointMismatch:
-        # Of another format; or one digit of it was changed, as record 0 tells.
+        # Either it has another format, or a digit was changed; then record 0 has the true one.
         if recovered_manifest(store) is None:
             raise
         detail = "its format was changed since the first record was written"
@@ -249,7 +245,7 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
 
 
 def _fold(records: dict[int, Commit]) -> State:
-    """The state by the records that stand, but for its keys."""
+    """The state after the records that stand, without its keys."""
     state = State()
     for number in sorted(records):
         state.follow_rows(records[number])
@@ -257,7 +253,7 @@ def _fold(records: dict[int, Commit]) -> State:
 
 
 def _examine_keys(report: Report, seen: _Journal) -> dict[int, Commit]:
-    """The records that stand: every key is completed once, unless it was retracted in between."""
+    """The records that stand: no key is completed twice without being retracted in between."""
     done, standing = KeyTable(), {}
     for number in sorted(seen.records):
         record = seen.records[number]
@@ -267,7 +263,7 @@ def _examine_keys(report: Report, seen: _Journal) -> dict[int, Commit]:
         if twice:
             what = f"it completes {count(twice, 'key')} for the second time"
             seen.lose(number, what, record.key_count, report)
-            lines = taken  # a repair replaces it, so that it takes back nothing either
+            lines = taken  # a repair replaces the record, so what it retracted stays completed
         else:
             standing[number] = record
         for key in lines:
@@ -278,10 +274,10 @@ def _examine_keys(report: Report, seen: _Journal) -> dict[int, Commit]:
 
 @dataclass(slots=True)
 class _Journal:
-    """The readable records, and what is wrong with the others.
+    """The readable records, and which others are damaged.
 
-    ``converted`` are readable once their line endings are undone. ``lost`` are the numbers of
-    those that are not, ``unsound`` the segments that a lost one is in, or that are damaged.
+    ``converted`` are records that are readable once their line endings are restored. ``lost`` are
+    the numbers of unreadable records, ``unsound`` the segments that are damaged or contain one.
     """
 
     there: Listing
@@ -291,7 +287,7 @@ class _Journal:
     unsound: set[Segment] = field(default_factory=set)
 
     def lose(self, number: int, what: str, items: int | None, report: Report) -> None:
-        """Count a record as lost; where it is in a segment, that is the file which is damaged."""
+        """Count a record as lost, and report its file as damaged: its own, or its segment."""
         self.lost.add(number)
         segment = self.there.segment_with(number)
         if segment is None:
@@ -302,7 +298,7 @@ class _Journal:
 
 
 def _examine_journal(store: Store, report: Report, anchor: str | None) -> _Journal:
-    """The journal as it was at a moment: a record that has gone into a segment is not missing."""
+    """Examine the journal; a record that moves into a segment meanwhile is not missing."""
     there, others = segments.listed(store), report.damages
     while True:
         report.damages = [*others]
@@ -340,7 +336,7 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
         of_others = None not in expected and record.previous not in expected
         if of_others or (segment is not None and segment in strange):
             if segment is not None:
-                strange.add(segment)  # and so is what continues that
+                strange.add(segment)  # the records after it in the segment continue it
             what = "it does not continue the record before it"
         if what is not None:
             found.lose(number, what, record.key_count, report)
@@ -356,7 +352,7 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
 def _each_record(
     store: Store, found: _Journal, count: int, report: Report
 ) -> Iterator[tuple[int, bytes | Exception]]:
-    """The bytes of each record, or why there are none."""
+    """Yield the number and the bytes of each record, or the error of reading it."""
     files = found.there.files(range(count))
     names = [segment.name if segment else record_name(at[0]) for segment, at in files]
     each = disk.read_each(store, [(name, MOST_BYTES) for name in names])
@@ -374,7 +370,7 @@ def _each_record(
 
 
 def _read_record(data: bytes | Exception, name: str) -> tuple[Commit, bool]:
-    """A record, and whether its line endings were changed. Raises as `decode` does."""
+    """A record, and whether its line endings were changed. Raises what `decode` raises."""
     if isinstance(data, Exception):
         raise data
     if b"\r\n" not in data:
@@ -383,14 +379,14 @@ def _read_record(data: bytes | Exception, name: str) -> tuple[Commit, bool]:
 
 
 def _continuations(before: Commit | None) -> set[str | None]:
-    """The records that the next one may name as its predecessor; None if that is unknown."""
+    """The checksums that the next record may name as ``previous``; {None} if unknown."""
     if before is None:
         return {None}
     return {before.checksum, before.info.get("stands_for", before.checksum)}
 
 
 def _owners(records: dict[int, Commit]) -> dict[str, int]:
-    """Count the keys that have their rows in each shard."""
+    """Count the keys whose rows are in each shard."""
     homes, found = Homes(records[number] for number in sorted(records)), Counter[str]()
     for section in (section for record in records.values() for section in record.sections()):
         if section.shard is not None:

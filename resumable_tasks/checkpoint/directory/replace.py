@@ -1,10 +1,10 @@
-"""Changed items: their old rows go, in the same record that brings the new ones.
+"""Replacing the rows of changed items: one record removes the old rows and adds the new ones.
 
-Copy on write. A record that completes a key again takes back the shard that holds its old rows,
-retracts all keys of that shard, and completes them once more: the changed ones with their new
-rows, the others with their old ones, which are copied into a new shard. So there is no moment at
-which a key has no rows, or two, and a shard that counts counts as a whole, for every reader.
-``docs/design/0007-changed-items.md`` has what lost.
+Copy on write. A record that completes a key again retracts the shard with its old rows and all keys
+of that shard, and completes them again: the changed ones with their new rows, the others with their
+old rows, copied into a new shard. So at no moment does a key have no rows or old and new ones, and
+a shard counts as a whole or not at all, for every reader.
+``docs/design/0007-changed-items.md`` has the rejected alternatives.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ class Shared:
 
 @changing
 class Superseded:
-    """What a record that completes keys again has besides them. Keys are newline-joined, by shard.
+    """What a record must contain, besides the new rows, to replace old ones.
 
-    ``shards`` hold the rows that stay, ``lines`` are their keys in the order of the shards, with
-    their ``fingerprints``, and ``rowless`` and ``rowless_fingerprints`` those of keys that stay
-    and have no rows; ``count`` is how many stay. ``failures`` are of keys that stay.
+    The keys that stay are those that shared a shard with a replaced key. ``shards`` hold their
+    rows, ``lines`` and ``fingerprints`` are their keys in the order of the shards; ``rowless`` and
+    ``rowless_fingerprints`` are for keys that stay and have no rows. ``count`` is the number of
+    keys that stay, ``failures`` are their failures. Keys are newline-joined, by shard.
     """
 
     shards: list[Shard] = field(default_factory=list)
@@ -78,12 +79,12 @@ class Superseded:
     retracted_shards: list[str] = field(default_factory=list)
 
     def take_back(self, shard: Shard, shared: Shared) -> None:
-        """Let this shard no longer count, nor the keys that share it be completed."""
+        """Retract this shard and all keys that share it."""
         self.retracted_shards.append(shard.path)
         self.retracted += filter(None, [keys.join(shared.lines)])
 
     def added_to(self, commit: Commit, fingerprints: list[bytes]) -> Commit:
-        """The record with this added: keys in the order of their shards."""
+        """The record with all this added, keys in the order of their shards."""
         rowless = sum(lines.count(b"\n") + 1 for lines in self.rowless)
         return replace(
             commit,
@@ -103,14 +104,14 @@ class Superseded:
 
 
 class KeyIndex:
-    """The records that name a key: a hash index of about ten bytes an entry.
+    """An index from keys to the records that name them, of about ten bytes an entry.
 
-    An entry is 32 bits of a key's hash and the number of the record, which is read to tell keys of
-    one hash apart.
+    An entry is 32 bits of a key's hash and the record's number. The record is read to distinguish
+    keys of the same hash.
     """
 
     def __init__(self, store: Store, anchor: str, records: int, count: int) -> None:
-        """The first ``records`` records are read, which complete about ``count`` keys."""
+        """Read the first ``records`` records, which complete about ``count`` keys."""
         size = 1 << (count // _PER_BUCKET).bit_length()
         self._buckets = [array("Q") for _ in range(size)]
         self._store = store
@@ -121,7 +122,7 @@ class KeyIndex:
             self.add(commit)
 
     def add(self, commit: Commit) -> None:
-        """Take in one more record."""
+        """Add one more record."""
         self.homes.follow(commit)
         buckets, mask, number = self._buckets, len(self._buckets) - 1, commit.number
         for line in keys.split(commit.keys):
@@ -129,10 +130,10 @@ class KeyIndex:
             buckets[found & mask].append((found >> 31 & 0xFFFFFFFF) << 32 | number)
 
     def shared(self, lines: set[bytes], there: Mapping[str, Shard]) -> Iterator[Shared]:
-        """The shards with the rows of these completed keys, and all keys that share them.
+        """Yield the shards with the rows of these completed keys, with all keys that share them.
 
-        ``there`` are the shards that count. Raises `CheckpointDamaged` for a key or a shard that
-        was there and is not.
+        ``there`` are the shards that count. Raises `CheckpointDamaged` if a key or a shard is
+        missing or has been replaced since this run began.
         """
         merged: dict[str, None] = {}
         for section in self._sections(lines):
@@ -143,15 +144,15 @@ class KeyIndex:
             else:
                 merged[home] = None
         for home in merged:
-            if home not in there:  # as above
+            if home not in there:  # a newer driver is at work
                 what = "it counts, and did not when this run began"
                 raise CheckpointDamaged(what, files=(home,), place=self._store.url)
             yield Shared(there[home], self.homes.sections(self._store, home))
 
     def _sections(self, lines: set[bytes]) -> Iterator[ShardKeys]:
-        """The sections in which these keys were completed, one record read at a time.
+        """Yield the sections that completed these keys, reading one record at a time.
 
-        Keys that have no rows come in a section without a shard.
+        Keys without rows are in a section without a shard.
         """
         left = {line: self._numbers(line) for line in lines}
         while left:
@@ -163,7 +164,7 @@ class KeyIndex:
                         f"no record completes key {keys.shown(keys.parse(line))} any more",
                         place=self._store.url,
                     )
-                # The last record that completes it counts: whatever came before was taken back.
+                # The last record that completes it counts: earlier completions were retracted.
                 asked.setdefault(numbers.pop(), set()).add(line)
             for commit in read_some(self._store, sorted(asked)):
                 number = commit.number
@@ -177,7 +178,7 @@ class KeyIndex:
                         yield section
 
     def _numbers(self, line: bytes) -> list[int]:
-        """The records in which this key may stand."""
+        """The numbers of the records that may name this key."""
         found = hash(line)
         tag = found >> 31 & 0xFFFFFFFF
         bucket = self._buckets[found & (len(self._buckets) - 1)]
@@ -185,7 +186,7 @@ class KeyIndex:
 
 
 def shard_of_each(commits: Iterable[Commit]) -> dict[bytes, str]:
-    """The shard that holds the rows of each completed key, by these records; "" if none."""
+    """The shard with the rows of each completed key after these records; "" if it has no rows."""
     found: dict[bytes, str] = {}
     homes = Homes()
     for commit in commits:
@@ -199,10 +200,10 @@ def shard_of_each(commits: Iterable[Commit]) -> dict[bytes, str]:
 
 
 def doubled(commits: Sequence[Commit], state: State) -> dict[str, int]:
-    """The shards that count and hold rows of a key that has others elsewhere.
+    """The shards that count although some of their keys have newer rows in another shard.
 
-    And how many keys have their rows there. There are none, unless the record was lost that had
-    taken the shard back, and what it had completed again was superseded since.
+    Maps each to the number of keys that do have their rows there. Such a shard exists only if the
+    record that retracted it was lost, and the copies that it made were superseded since.
     """
     if not state.gap:
         return {}
@@ -217,7 +218,7 @@ def doubled(commits: Sequence[Commit], state: State) -> dict[str, int]:
 
 
 def with_strangers(commits: Iterable[Commit], state: State) -> list[str]:
-    """The merged shards that count and hold rows of a record that was lost."""
+    """The merged shards that count and contain rows of a lost record."""
     if not state.gap:
         return []
     homes = Homes(commits)
@@ -225,11 +226,11 @@ def with_strangers(commits: Iterable[Commit], state: State) -> list[str]:
 
 
 def check(store: Store, found: Manifest, state: State) -> None:
-    """Raises `CheckpointDamaged` if there are rows that a lost record had taken back."""
+    """Raise `CheckpointDamaged` if shards hold rows that a lost record retracted or completed."""
     if not state.gap:
         return
     journal = Journal(store, found.id)
-    # A later record, by a run at work, says where the rows are that this state does not know.
+    # Not later ones: an active run's records may name shards that this state does not know.
     journal.read_first(listed(store).since(0, state.records - 1))
     commits = list(journal.read_new())
     bad = dict.fromkeys(with_strangers(commits, state), STRANGERS)
@@ -244,9 +245,9 @@ STRANGERS = "it holds rows of items that a record which was lost had completed"
 
 
 def check_types(store: Store, url: str, state: State, columns: Columns) -> None:
-    """Raise `CheckpointMismatch` if the rows that are there do not fit the types of a job.
+    """Raise `CheckpointMismatch` if the committed rows do not fit the types of a job.
 
-    Before the claim, since a run that is refused leaves no record.
+    Call it before the claim, since a run that is refused leaves no record.
     """
     if columns.inferred or not state.schema:
         return
@@ -270,24 +271,25 @@ def unfit(url: str, error: ResultConflict) -> CheckpointMismatch:
 
 
 class Superseder:
-    """Finds and copies what must stay when items are handled again. For one driver's epoch."""
+    """Finds and copies the rows that stay when items are handled again, for one driver's epoch."""
 
     def __init__(self, store: Store, found: Manifest, state: State) -> None:
-        """``state``: as it is with this driver's claim."""
+        """``state`` is the state after this driver's claim."""
         self._store = store
         self._manifest = found
         self._state = state
         self._index: KeyIndex | None = None
-        # Of the keys that were completed before this run, the state knows the fingerprint; of
-        # those since, the records.
+        # Fingerprints of keys completed before this record are in the state, later ones only in
+        # the records.
         self._own_from = state.records
 
     def complete(
         self, commit: Commit, fingerprints: Mapping[bytes, int], journal: Journal
     ) -> Commit:
-        """The commit with the fingerprints of its keys, and with all that it supersedes.
+        """The commit with the fingerprints of its keys, and with everything that it supersedes.
 
-        Raises `CheckpointDamaged` if old rows are, `Fenced` if a newer driver has them.
+        Raises `CheckpointDamaged` if old rows are damaged, `Fenced` if a newer driver has replaced
+        them.
         """
         lines = list(keys.split(commit.keys))
         found = [to_text(fingerprints.get(line, -1)) for line in lines]
@@ -297,15 +299,15 @@ class Superseder:
         try:
             return self.supersede(again).added_to(commit, found)
         except CheckpointDamaged:
-            # A newer driver may have handled them already, and swept what was there.
+            # A newer driver may have handled the items already and swept their old rows.
             journal.check_not_overtaken(commit)
             raise
 
     def supersede(self, again: set[bytes]) -> Superseded:
-        """Copy the rows that share a shard with those of these completed keys.
+        """Copy the rows that share a shard with the rows of these completed keys.
 
-        Each copy is durable on return, under a name that no record knows yet. Raises
-        `CheckpointDamaged` if a shard with old rows is not what was written.
+        Each copy is durable on return, under a name that no record names yet. Raises
+        `CheckpointDamaged` if a shard with old rows is damaged.
         """
         if self._index is None:
             records, count = self._state.records, len(self._state.done)
@@ -319,10 +321,10 @@ class Superseder:
         return result
 
     def retype(self, wanted: pa.Schema) -> Superseded:
-        """Copy all rows that count, in the types of this schema.
+        """Copy all rows that count, converted to the types of this schema.
 
-        Each copy is durable on return, under a name that no record knows yet. Raises
-        `ResultConflict` where a value would not stay what it is, and `CheckpointDamaged`.
+        Each copy is durable on return, under a name that no record names yet. Raises
+        `ResultConflict` if a value would change, and `CheckpointDamaged`.
         """
         result = Superseded()
         homes = Homes(Journal(self._store, self._manifest.id).read_new())
@@ -332,9 +334,9 @@ class Superseder:
         return result
 
     def without_strangers(self, paths: Sequence[str]) -> Superseded:
-        """Copy the rows of the keys that the records name, out of shards that hold others too.
+        """Copy the rows of named keys out of shards that also hold rows of unnamed keys.
 
-        As `retype`; what cannot be read is passed over.
+        Durable as in `retype`. Shards that cannot be read are skipped.
         """
         result = Superseded()
         homes = Homes(Journal(self._store, self._manifest.id).read_new() if paths else ())
@@ -345,7 +347,7 @@ class Superseder:
         return result
 
     def committed(self, commit: Commit) -> None:
-        """A record of this driver has landed."""
+        """Take in a record that this driver has appended."""
         if self._index is None:
             return
         if commit.retracted:
@@ -362,7 +364,11 @@ class Superseder:
         *,
         strangers: bool = False,
     ) -> None:
-        """Take a shard back, and copy what stays of it. ``strangers``: rows of others go."""
+        """Retract a shard, and copy the rows that stay.
+
+        ``strangers``: drop rows of keys that the records do not name, instead of raising
+        `CheckpointDamaged`.
+        """
         shard = shared.shard
         assert shard is not None
         each = [(s, at, line) for s in shared.sections for at, line in enumerate(s.lines)]
@@ -420,6 +426,6 @@ class Superseder:
 
 
 def _joined(fingerprints: list[bytes]) -> bytes:
-    """Fingerprints as a record carries them: none at all if no key has one."""
+    """Join fingerprints as a record stores them; empty if no key has one."""
     joined = b"\n".join(fingerprints)
     return joined if joined.strip(b"\n") else b""

@@ -34,18 +34,18 @@ from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointDamaged
 
 _NAME = re.compile(FOLDER + r"/([0-9]{20})-([0-9]{20})-([0-9]{1,4})\.jsonl\.gz")
-# No segment has more; what says so is none.
+# The limits of a segment; a name that claims more records is not a segment's.
 MOST_RECORDS, MOST_PLAIN = 2_048, 4 << 20
 _GZIP = 31  # the window of zlib, and a header
 _IN_A_MEMBER, _MEMBER = 64, zlib.compressobj(wbits=_GZIP).flush()[:8]
 _END = b'\n{"end":'
 _STEP = 1_024
-# A run appends them after its own claim.
+# A run appends these kinds only after its own claim, so no other record can have their number.
 _NEVER_VOID = ("close", *OF_WORK)
 
 
 class Segment(NamedTuple):
-    """A file with the records of the numbers ``first`` to ``last``."""
+    """A file with the records ``first`` to ``last``; ``kept`` of them also keep their own file."""
 
     first: int
     last: int
@@ -61,7 +61,7 @@ class Segment(NamedTuple):
 
 
 def segment_of(name: str) -> Segment | None:
-    """The segment of this name; None if it is not a segment's name."""
+    """The segment with this name; None if it is not a segment's name."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
@@ -71,14 +71,14 @@ def segment_of(name: str) -> Segment | None:
 
 @changing
 class Listing:
-    """The records of a journal, in order, and the files that they are in."""
+    """The numbers of a journal's records, in order, and its segments."""
 
     numbers: Sequence[int] = ()
     segments: list[Segment] = field(default_factory=list)
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Listing:
-        """What a folder with these names holds."""
+        """The listing of a folder with these names."""
         numbers, segments = set[int](), list[Segment]()
         for name in names:
             number = record_number(name)
@@ -93,11 +93,11 @@ class Listing:
         return len(self.numbers)
 
     def since(self, first: int, last: float = inf) -> Listing:
-        """The records from this number on, up to the last."""
+        """The records from ``first`` to ``last``."""
         return Listing([n for n in self.numbers if first <= n <= last], self.segments)
 
     def segment_with(self, number: int) -> Segment | None:
-        """The segment that a record is in; None if it has just a file of its own."""
+        """The segment that contains a record; None if the record has only its own file."""
         at = bisect_right(self.segments, number, key=lambda segment: segment.first)
         for segment in reversed(self.segments[:at]):
             if number in segment.numbers:
@@ -107,7 +107,7 @@ class Listing:
         return None
 
     def files(self, numbers: Iterable[int]) -> list[tuple[Segment | None, list[int]]]:
-        """The files to be read for these records, and which of them are in each."""
+        """The files to read for these records, each with the records to take from it."""
         found: list[tuple[Segment | None, list[int]]] = []
         for number in numbers:
             here = found[-1][0] if found else None
@@ -119,10 +119,11 @@ class Listing:
 
 
 def listed(store: Store, first: int = 0) -> Listing:
-    """The records of a journal from this one on."""
-    # A listing is no snapshot: a record created during it can be missed and its successor seen, and
-    # one that goes into a segment during it. Each befalls a record once: what is missing in three
-    # listings was not there. Later ones are left out, which may have come during the third.
+    """The records of a journal from ``first`` on."""
+    # A listing is no snapshot. It can miss a record that is created meanwhile and show its
+    # successor, and it can miss a record that moves into a segment meanwhile. Each happens to a
+    # record once, so a record missing in three listings does not exist. Records after the first
+    # listing's last are left out: the third listing may show them with gaps.
     names = set(disk.names(store, FOLDER))
     found = Listing.of(names).since(first)
     for _ in range(2):
@@ -134,9 +135,9 @@ def listed(store: Store, first: int = 0) -> Listing:
 
 
 def read(store: Store, there: Listing, numbers: Iterable[int]) -> Iterator[tuple[bytes, Commit]]:
-    """The records of these numbers with their bytes, in this order, read ahead where that is slow.
+    """Yield these records with their bytes, in this order, reading ahead where reads are slow.
 
-    Raises ``FileNotFoundError``, and `CheckpointDamaged` with the file that is.
+    Raises ``FileNotFoundError``, and `CheckpointDamaged`, which names the file.
     """
     files = there.files(numbers)
     names = (segment.name if segment else record_name(at[0]) for segment, at in files)
@@ -152,9 +153,9 @@ def read(store: Store, there: Listing, numbers: Iterable[int]) -> Iterator[tuple
 
 
 def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
-    """The records of these numbers, in their order, read ahead where reads are slow.
+    """Yield these records in this order, reading ahead where reads are slow.
 
-    Raises `CheckpointDamaged`, also for one that is not there.
+    Raises `CheckpointDamaged`, also if a record is missing.
     """
     at, missed = 0, -1
     while at < len(numbers):
@@ -168,12 +169,13 @@ def read_some(store: Store, numbers: Sequence[int]) -> Iterator[Commit]:
         except FileNotFoundError:
             if missed == at:
                 raise damaged(record_name(numbers[at]), "it is missing", store.url) from None
-            missed = at  # it may just have gone into a segment
+            missed = at  # it may just have moved into a segment: look once more
 
 
 def check_not_void(store: Store, commit: Commit) -> None:
-    """Raises ``FileNotFoundError`` if this record, read from its own file, is in a segment."""
-    # Listed after it was read: only a record in a segment can have been deleted before.
+    """Raise ``FileNotFoundError`` if a segment has the number of this record of its own file."""
+    # Listed after the file was read. An older file of that number can only have been deleted after
+    # its record was in a segment.
     if listed(store, commit.number).segment_with(commit.number) is not None:
         raise FileNotFoundError(record_name(commit.number))
 
@@ -188,16 +190,16 @@ def _decoded(piece: bytes, segment: Segment, number: int, place: str) -> Commit:
 def blamed(
     error: CheckpointDamaged, segment: Segment | None, number: int, place: str
 ) -> CheckpointDamaged:
-    """The error about a record, for the file that it is in."""
+    """The error about a record, with the segment that contains it, if any, as the file."""
     if segment is None:
         return error
     return damaged(segment.name, f"record {number} in it: {error.detail}", place)
 
 
 def packed(pieces: Sequence[bytes]) -> bytes:
-    """A segment's bytes, of those of its records: some of them are a member of the gzip file.
+    """Pack the bytes of records into the bytes of a segment.
 
-    What is damaged in one member costs no record of another.
+    Every few records are a gzip member of their own, so damage in one costs no record of another.
     """
     found = []
     for at in range(0, len(pieces), _IN_A_MEMBER):
@@ -228,10 +230,10 @@ def unpacked(data: bytes, segment: Segment, place: str = "") -> list[bytes]:
 def salvaged(
     store: Store, segment: Segment, data: bytes | Exception
 ) -> tuple[dict[int, bytes], str]:
-    """The bytes of the records in a segment that can be had, and what is wrong with it, if it is.
+    """The bytes of the readable records of a segment, and its defect ("" if it has none).
 
-    Of a damaged one these are those in members that can be read, and those that have their own
-    files still. ``data``: the bytes of the segment, or why there are none.
+    For a damaged segment, these are the records in readable members and those that still have their
+    own file. ``data``: the segment's bytes, or the error of reading them.
     """
     try:
         if isinstance(data, Exception):
@@ -250,7 +252,7 @@ def salvaged(
 
 
 def _readable(data: bytes) -> dict[int, bytes]:
-    """The records in a damaged segment that are what they were, by their numbers."""
+    """The undamaged records in a damaged segment, by number."""
     found: dict[int, bytes] = {}
     for start in (match.start() for match in re.finditer(re.escape(_MEMBER), data)):
         plain = b""
@@ -269,7 +271,7 @@ def _readable(data: bytes) -> dict[int, bytes]:
 
 
 def _split(plain: bytes) -> list[bytes]:
-    # No line within a record begins as its last one does, and no raw newline is within a line.
+    # Only the last line of a record begins like this, and no line contains a raw newline.
     pieces, at = [], 0
     while (end := plain.find(_END, at)) >= 0 and (stop := plain.find(b"\n", end + 1) + 1):
         pieces.append(plain[at:stop])

@@ -1,4 +1,4 @@
-"""Rows ↔ Parquet: one schema over all shards, encoding, checksums, reading back."""
+"""Shards: writing rows as Parquet files, and reading them back verified."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FOLDER = "shards"
-# Bytes in memory above which a table is not put into one piece: text has offsets of 32 bits.
+# Bytes in memory above which a table stays in chunks: text has offsets of 32 bits.
 _LARGE = 2**30
-# Bytes in memory of the rows that a shard of many tables has in one group.
+# Bytes in memory of one row group in a shard that is written from many tables.
 _GROUP_BYTES = 32_000_000
 _OPTIONS: dict[str, Any] = {
     "compression": "zstd",
@@ -36,29 +36,29 @@ _OPTIONS: dict[str, Any] = {
 
 
 def new_path(epoch: int) -> str:
-    """A path that no other shard has; it names the epoch, so a sweep knows whose it is."""
+    """A unique path for a shard. It contains the epoch, which tells a sweep whose shard it is."""
     return f"{FOLDER}/e{epoch}-{token(8)}.parquet"
 
 
 def epoch_of(path: str) -> int:
-    """The epoch in the path of a shard, or of anything in its folder (0 if it names none)."""
+    """The epoch in the path of a shard or of another file in its folder; 0 if there is none."""
     digits = path.removeprefix(f"{FOLDER}/e").partition("-")[0]
     return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of one schema, as one."""
+    """Concatenate tables of one schema."""
     import pyarrow as pa
 
     if len(tables) == 1:
         return tables[0]
     found = pa.concat_tables(tables)
-    # Parquet writes one long column at half the cost of many short ones, as far as it can be one.
+    # Writing one long chunk to Parquet costs half as much as many short ones.
     return found if found.nbytes > _LARGE else found.combine_chunks()
 
 
 def encode(table: pa.Table) -> memoryview:
-    """A table as the bytes of a Parquet file. Encoded in memory: a file is never half there."""
+    """The table as the bytes of a Parquet file, encoded in memory so that no file is partial."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -66,7 +66,7 @@ def encode(table: pa.Table) -> memoryview:
     pq.write_table(
         table,
         sink,
-        # Arrow reads no lists of text of more than 2 GiB in one group.
+        # Arrow cannot read lists of text of more than 2 GiB in one group.
         row_group_size=max(1, table.num_rows * _LARGE // table.nbytes)
         if table.nbytes > _LARGE
         else None,
@@ -76,7 +76,7 @@ def encode(table: pa.Table) -> memoryview:
 
 
 def write(store: Store, epoch: int, table: pa.Table, keys: int) -> Shard:
-    """Write a shard, durable on return, under a name that no commit knows yet."""
+    """Write a shard under a new name that no commit names yet; durable on return."""
     return _put(store, epoch, encode(table), table.num_rows, keys)
 
 
@@ -92,9 +92,9 @@ def _put(store: Store, epoch: int, data: memoryview, rows: int, keys: int) -> Sh
 def write_all(
     store: Store, epoch: int, tables: Iterable[pa.Table], schema: pa.Schema, keys: int
 ) -> Shard:
-    """`write` all of these tables as one, with no more than a group of their rows in memory.
+    """`write` all of these tables as one shard, with at most one group of rows in memory.
 
-    Raises what getting a table raises; nothing is written then.
+    Raises what iterating over ``tables`` raises; nothing is written then.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,12 +107,12 @@ def write_all(
             rows += group.num_rows
             writer.write_table(group)
     finally:
-        writer.close()  # the sink is let go of where this is not the end
+        writer.close()  # releases the sink, also after an error
     return _put(store, epoch, memoryview(sink.getvalue()), rows, keys)
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables put together to about the size of a row group."""
+    """Concatenate tables to about the size of a row group."""
     waiting: list[pa.Table] = []
     size = 0
     for table in tables:
@@ -126,15 +126,15 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def read(store: Store, shard: Shard) -> pa.Table:
-    """A shard's rows, verified: bytes, checksum and row count are those of its commit.
+    """A shard's rows. Size, checksum and row count are verified against its commit.
 
-    Raises `CheckpointDamaged` that names the file.
+    Raises `CheckpointDamaged`, which names the file.
     """
     return _decoded(store, shard, checked_bytes(store, shard))
 
 
 def read_all(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
-    """`read` of each of these shards, in their order, read ahead where reads are slow."""
+    """`read` each of these shards in order, ahead of their use where reads are slow."""
     each = list(wanted)
     for shard, data in zip(each, checked_each(store, each), strict=True):
         if isinstance(data, CheckpointDamaged):
@@ -143,7 +143,7 @@ def read_all(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
 
 
 def read_groups(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
-    """`read_all`, a group of rows at a time: rows that are small in a file may be large here."""
+    """`read_all`, one row group at a time: a small file may hold rows that need much memory."""
     each = list(wanted)
     for shard, data in zip(each, checked_each(store, each), strict=True):
         if isinstance(data, CheckpointDamaged):
@@ -155,7 +155,7 @@ def read_groups(store: Store, wanted: Iterable[Shard]) -> Iterator[pa.Table]:
 
 
 def read_unnamed(store: Store, path: str) -> pa.Table:
-    """The rows of a shard that no record names: only its own checksums tell that they are sound.
+    """The rows of a shard that no record names, verified only by the checksums inside the file.
 
     Raises `CheckpointDamaged` and ``FileNotFoundError``.
     """
@@ -181,7 +181,7 @@ def _decoded(store: Store, shard: Shard, data: bytes) -> pa.Table:
 
 @contextmanager
 def _decoding(store: Store, shard: Shard) -> Iterator[None]:
-    """What Arrow has against a shard is `CheckpointDamaged`."""
+    """Turn Arrow's errors about a shard into `CheckpointDamaged`."""
     import pyarrow as pa
 
     try:
@@ -198,7 +198,8 @@ def _opened(store: Store, shard: Shard, data: bytes) -> pq.ParquetFile:
 
     source = pq.ParquetFile(pa.BufferReader(data))
     rows = source.metadata.num_rows
-    # The footer of a small file can promise a very large table; the commit knows better.
+    # The footer of a small damaged file can promise a very large table; the commit has the
+    # true number.
     if rows != shard.rows:
         raise damaged(store, shard, f"it holds {rows} rows, not {shard.rows}")
     return source
@@ -207,8 +208,8 @@ def _opened(store: Store, shard: Shard, data: bytes) -> pq.ParquetFile:
 def _read(source: pq.ParquetFile) -> pa.Table:
     import pyarrow as pa
 
-    # Not on Arrow's threads: one that lets go of Python's bytes while the interpreter shuts down
-    # aborts the process, with all work done (seen in 22 of 60 short scripts, pyarrow 26).
+    # Not on Arrow's threads: a thread that releases Python's bytes while the interpreter shuts
+    # down aborts the process after all work is done (in 22 of 60 short scripts, pyarrow 26).
     groups = range(source.metadata.num_row_groups)
     if len(groups) < 2:
         return source.read(use_threads=False)
@@ -224,7 +225,7 @@ def checked_bytes(store: Store, shard: Shard) -> bytes:
 
 
 def checked_each(store: Store, wanted: Sequence[Shard]) -> Iterator[bytes | CheckpointDamaged]:
-    """`checked_bytes` of each of these shards, with the error in the place of what is damaged."""
+    """`checked_bytes` of each of these shards; yields the error in place of damaged bytes."""
     found = disk.read_each(store, [(shard.path, shard.bytes) for shard in wanted])
     for shard, data in zip(wanted, found, strict=True):
         if isinstance(data, FileNotFoundError):
@@ -253,9 +254,9 @@ def damaged(store: Store, shard: Shard, what: str) -> CheckpointDamaged:
 def check_sizes(
     store: Store, expected: Iterable[Shard], listed: Mapping[str, int] | None = None
 ) -> None:
-    """Raises `CheckpointDamaged` unless each is there, as long as it was; `checked_bytes` reads.
+    """Raise `CheckpointDamaged` unless each shard exists with its size. Reads no shard.
 
-    ``listed`` is the folder's listing, if there is one already.
+    ``listed`` is the folder's listing, if the caller has it already.
     """
     there = store.list(FOLDER) if listed is None else listed
     bad = [shard.path for shard in expected if there.get(shard.path) != shard.bytes]
@@ -266,11 +267,11 @@ def check_sizes(
 
 
 def dataset(store: Store, shards: Sequence[Shard], schema: pa.Schema) -> pads.Dataset:
-    """A dataset over these shards, read when it is asked for rows.
+    """A dataset over these shards, which reads rows when asked for them.
 
-    Each file is verified against its commit once, here; a page that is damaged since is refused
-    when it is met. Shards whose columns only Python makes what they are by now, such as JSON, are
-    read at once. Raises `CheckpointDamaged`.
+    Verifies each file against its commit once, here; reading refuses a page that is damaged later.
+    Reads a shard now if only Python can convert its columns to the current types, such as JSON.
+    Raises `CheckpointDamaged`.
     """
     import pyarrow as pa
     import pyarrow.dataset as pads

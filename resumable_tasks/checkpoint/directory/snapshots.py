@@ -1,14 +1,14 @@
-"""Snapshots of the journal: the state so far in two files. Caches that are checked, never needed.
+"""Snapshots of the journal: the state so far in two files. A verified cache, never needed.
 
-``snapshots/<20 digits>.jsonl`` is written like a record of the journal, of kind ``snapshot``: the
-shards, the failures and the rest of the state as they are with the record of that number, whose
-checksum it names. ``snapshots/<20 digits>-<token>.keys.zst`` has the completed keys, a line each in
-the order of the journal, with their fingerprints; it is read when keys are asked for.
+``snapshots/<20 digits>.jsonl`` has the format of a record, with the kind ``snapshot``. It holds the
+shards, the failures and the rest of the state after the record of that number, and that record's
+checksum. ``snapshots/<20 digits>-<token>.keys.zst`` has the completed keys with their fingerprints,
+one a line in the order of the journal; it is read only when keys are needed.
 
-A snapshot counts if it is this checkpoint's, what it says of itself is so, and the journal has just
-that record; and if nothing was repaired since, for a repair can put other records in the places of
-older ones. In any doubt the journal is read from its beginning. Where its record is missing, and
-all behind it, the journal has been cut: that is damage, which nothing else tells of.
+A snapshot counts if it belongs to this checkpoint, its contents are consistent, and the journal has
+the very record that it names. It does not count after a repair, which can replace older records. In
+any doubt the journal is read from its beginning. If the record of a snapshot and all later ones are
+missing, the end of the journal was cut off; nothing else would reveal this damage.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from resumable_tasks.items.keytable import KeyTable
 FOLDER = "snapshots"
 _HEAD = re.compile(FOLDER + r"/([0-9]{20})\.jsonl")
 _KEYS = re.compile(FOLDER + r"/([0-9]{20})-[0-9a-f]{16}\.keys\.zst")
-# A new one pays after so many records, or keys, since the last.
+# A new snapshot pays after this many records, or keys, since the last.
 _RECORDS, _KEYS_MORE = 1_000, 1_000_000
-# In a bucket, fewer records are read as quickly as it is asked whether there is one.
+# In a bucket, reading fewer records than this is as fast as asking whether there is a snapshot.
 _FEW_RECORDS = 64
-# The last and the one before it, which somebody may be reading.
+# The last snapshot and the one before it, which somebody may be reading.
 _KEPT = 2
-# Kinds of records that can have changed what stood before a snapshot.
+# Kinds of records that can change records before an existing snapshot.
 _VOIDING = ("repair", "lost")
 
 
@@ -59,9 +59,9 @@ def read_state(
     listed: Listing | None = None,
     polite: Callable[[Iterator[Commit]], Iterable[Commit]] = iter,
 ) -> tuple[State, Journal]:
-    """The state by all records, and the journal as it is read.
+    """The state after all records, and the journal as read up to there.
 
-    ``listed``: the records that there are, if that is known; no later ones are read then. Raises
+    ``listed``: the journal's listing, if the caller has it; later records are not read then. Raises
     `CheckpointDamaged`.
     """
     listed = segments.listed(store) if listed is None else listed
@@ -82,10 +82,10 @@ def read_state(
 
 
 def starting(store: Store, anchor: str) -> tuple[State, Journal]:
-    """The state and the journal to read on from: those of a snapshot, or of no record yet.
+    """The state and the journal to read on from: at a snapshot, or before the first record.
 
-    The journal then reads the records of one listing. Who reads on starts again without a snapshot
-    where `voids` says so.
+    The journal first reads the records of one listing. The caller must start again without a
+    snapshot at a record that `voids` the snapshot.
     """
     listed = segments.listed(store)
     found = _recalled(store, anchor, listed)
@@ -95,20 +95,20 @@ def starting(store: Store, anchor: str) -> tuple[State, Journal]:
 
 
 def voids(commit: Commit) -> bool:
-    """True if this record can have changed what was before an earlier snapshot."""
+    """True if this record can change records before an existing snapshot."""
     return commit.kind in _VOIDING
 
 
 def ahead(store: Store, anchor: str) -> tuple[str, int] | None:
-    """The last snapshot of this checkpoint, and the number of its record.
+    """The last snapshot of this checkpoint with its record's number, if the journal was cut off.
 
-    None if the journal has that record or a later one, as it always has unless it was cut.
+    None if the journal has that record or a later one, as it has unless its end was cut off.
     """
     for name in sorted(filter(_HEAD.fullmatch, store.list(FOLDER)), reverse=True):
         number = int(name[-26:-6])
         if len(segments.listed(store, number)):
             return None
-        # Read last, so that it is not of a checkpoint which has been set aside meanwhile.
+        # Read after the listing: a snapshot of a checkpoint archived meanwhile is then not found.
         with contextlib.suppress(CheckpointDamaged, FileNotFoundError):
             head = records.decode(store.read(name), record_name(number), store.url)
             if (head.kind, head.nonce) == ("snapshot", anchor):
@@ -117,21 +117,21 @@ def ahead(store: Store, anchor: str) -> tuple[str, int] | None:
 
 
 def cut(name: str) -> str:
-    """What is wrong with a record that is missing, though this snapshot is of it or a later one."""
+    """The defect of a missing record that this snapshot, of it or a later one, proves to exist."""
     return f"it is missing, and {name} was made when it was there"
 
 
 def pays(store: Store, state: State, more_keys: int = 0) -> bool:
-    """True if a snapshot of this state, with so many keys more, would save much reading."""
+    """True if a snapshot of this state, with ``more_keys`` more keys, would save much reading."""
     fresh = len(state.done) + more_keys - state.recalled[1]
     many = state.records - state.recalled[0] >= _RECORDS
     return _is_asked(store, state.records) and (many or fresh >= _KEYS_MORE)
 
 
 def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
-    """Write a snapshot of this state, which is that by all records that the journal has read.
+    """Write a snapshot of this state, the state after all records that the journal has read.
 
-    What goes wrong is said, and harms nothing.
+    A failure is logged and does no harm.
     """
     try:
         _write(store, anchor, state, journal)
@@ -140,9 +140,10 @@ def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
 
 
 def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
-    """`write` one of what the records say, if it pays: this state lacks the keys of its own run.
+    """`write` a snapshot, if it pays, after reading the records again.
 
-    What was damaged meanwhile the next run finds.
+    Reads them because this state lacks the keys of its own run. Ignores damage; the next run finds
+    it.
     """
     if pays(store, state, more_keys):
         with contextlib.suppress(CheckpointDamaged):
@@ -150,7 +151,7 @@ def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
 
 
 def at(path: str) -> int:
-    """The number of the record that this file of a snapshot stands on."""
+    """The number of the record that this snapshot file belongs to; -1 for any other file."""
     found = _HEAD.fullmatch(path) or _KEYS.fullmatch(path)
     return int(found[1]) if found else -1
 
@@ -194,7 +195,7 @@ def _write(store: Store, anchor: str, state: State, journal: Journal) -> None:
     try:
         made = store.create(_name(number), records.encode(head)[0])
     except CreateUnknown:
-        made = True  # whoever reads it checks it
+        made = True  # every reader verifies it
     fault_point("snapshot.written")
     if not made:
         store.delete(path)
@@ -208,7 +209,7 @@ def _name(number: int) -> str:
 
 
 def _remove_older(store: Store, number: int, path: str) -> None:
-    """Remove what is older than the last two, and what writers that died have left."""
+    """Remove all but the last two snapshots, and files left by writers that died."""
     there = store.list(FOLDER)
     heads = sorted(int(found[1]) for found in map(_HEAD.fullmatch, there) if found)
     kept = [head for head in heads if head <= number][-_KEPT:]
@@ -221,14 +222,14 @@ def _remove_older(store: Store, number: int, path: str) -> None:
 
 
 def _is_asked(store: Store, count: int) -> bool:
-    """True if a journal of so many records is read by a snapshot, if there is one."""
+    """True if a journal of ``count`` records is long enough to look for a snapshot."""
     return count >= _FEW_RECORDS or isinstance(store, disk.Disk)
 
 
 def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journal] | None:
-    """The state of the last snapshot that counts, and the journal behind it; None if none does.
+    """The state of the last snapshot that counts, and the journal after it; None if none counts.
 
-    Raises `CheckpointDamaged` if the journal was cut since.
+    Raises `CheckpointDamaged` if the end of the journal was cut off since.
     """
     if not _is_asked(store, len(listed)):
         return None
@@ -267,7 +268,7 @@ def _checked(
     def block() -> bytearray:
         found = _kept(store, told)
         if found is None:
-            state.recalled = 0, 0  # so that another snapshot pays
+            state.recalled = 0, 0  # so that a new snapshot pays
             found = _read_again(store, anchor, number)
         return found
 
@@ -278,7 +279,7 @@ def _checked(
 
 
 def _kept(store: Store, told: Mapping[str, Any]) -> bytearray | None:
-    """The block of a table with the keys of a snapshot; None if they are not what they were."""
+    """The keys of a snapshot as a `KeyTable` block; None if they are missing or damaged."""
     import pyarrow as pa
 
     try:
@@ -296,7 +297,7 @@ def _kept(store: Store, told: Mapping[str, Any]) -> bytearray | None:
 
 
 def _read_again(store: Store, anchor: str, number: int) -> bytearray:
-    """The block of a table with the keys of all records up to this one."""
+    """The keys of all records up to this one, read from the journal, as a `KeyTable` block."""
     state, journal = State(place=store.url), Journal(store, anchor)
     there = segments.listed(store)
     journal.read_first(replace(there, numbers=there.numbers[: number + 1]))

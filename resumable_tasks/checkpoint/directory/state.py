@@ -1,4 +1,4 @@
-"""The journal's records, folded into the state that a driver or a reader needs."""
+"""The state of a checkpoint: its journal's records, applied one after the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resumable_tasks.items import fingerprints, keys
 from resumable_tasks.items.keytable import KeyTable
 from resumable_tasks.runners.outcome import Failure, Shard
 
-# The kinds of records that may change which rows count, or what is in them.
+# The kinds of records that can change which rows count, or their contents.
 _OF_ROWS = ("commit", "repair", "lost", "redo")
 Line = bytes
 """A key in its canonical form."""
@@ -25,8 +25,8 @@ Line = bytes
 
 @changing
 class Lately:
-    """The last claim, how many keys were completed before it, the last end of a run, if any has
-    ended by itself, and the time of the last commit.
+    """The latest events: the last claim, the number of keys completed before it (``found``), the
+    last ``close`` record (None if no run has written one), and the time of the last commit.
     """
 
     claim: Commit | None = None
@@ -35,7 +35,7 @@ class Lately:
     committed: str | None = None
 
     def follow(self, commit: Commit, done: int) -> None:
-        """Take in one more record."""
+        """Apply one more record."""
         if commit.kind == "claim":
             self.claim, self.found = commit, done
         elif commit.kind == "close":
@@ -44,28 +44,28 @@ class Lately:
             self.committed = commit.time
 
     def told(self) -> dict[str, Any]:
-        """All of it, for a snapshot."""
+        """The data that a snapshot stores."""
         claim, ended = _told_commit(self.claim), _told_commit(self.ended)
         return {"claim": claim, "ended": ended, "found": self.found, "committed": self.committed}
 
     @classmethod
     def of_told(cls, told: Mapping[str, Any]) -> Lately:
-        """That of which a snapshot tells."""
+        """Restore from a snapshot's data."""
         ended, committed = _commit_of(told["ended"]), told["committed"]
         return cls(_commit_of(told["claim"]), told["found"], ended, committed)
 
 
 @changing
 class State:
-    """The fold of a checkpoint's records.
+    """The state of a checkpoint after its records so far.
 
-    ``done`` are the completed keys, ``failures`` the items whose last attempt failed,
-    ``parked`` those whose result does not fit the table, both by canonical key, ``shards`` the
-    shards that count, by path. ``done`` has for each key the fingerprint with which it was
-    completed, -1 if there is none that can be compared: only those of the last scheme,
-    ``fingerprint``, can. ``out`` is what is handed to a service. ``version``, ``max_attempts`` and
-    ``expected`` (items) are those of the last run, ``names`` what runs have named of the manifest.
-    No record after the first ``changed`` has changed any rows that count.
+    ``done`` are the completed keys, each with the fingerprint with which it was completed, or -1 if
+    that cannot be compared: only fingerprints of the latest scheme, ``fingerprint``, can.
+    ``failures`` are the items whose last attempt failed, ``parked`` the items whose result does not
+    fit the table, both by canonical key. ``shards`` are the shards that count, by path. ``out`` are
+    the submissions with a service. ``version``, ``max_attempts`` and ``expected`` (items) are those
+    of the last run. ``names`` are the manifest's fields that runs have set since it was written.
+    No record after the first ``changed`` ones has changed rows that count.
     """
 
     done: KeyTable = field(default_factory=KeyTable)
@@ -84,29 +84,29 @@ class State:
     records: int = 0
     changed: int = 0
     runs: int = 0
-    # A record has taken back or merged what no other names: one that was lost. See
+    # A record retracts or merges a shard that no earlier record names, so a record was lost. See
     # `replace.doubled`.
     gap: bool = False
-    # There are merged shards, or were.
+    # There are, or were, merged shards.
     merged: bool = False
-    # It is to be removed: no run goes on in it. See `archive.end`.
+    # The checkpoint is to be removed, and no run may continue it. See `archive.end`.
     pruned: bool = False
     # Where the checkpoint is, for messages.
     place: str = ""
     last: Commit | None = None
     lately: Lately = field(default_factory=Lately)
     out: Outstanding = field(default_factory=Outstanding)
-    # How many records and keys the snapshot had from which the state was read.
+    # The numbers of records and keys in the snapshot from which the state was read.
     recalled: tuple[int, int] = (0, 0)
 
     @property
     def holds_nothing(self) -> bool:
-        """True if no result was ever kept, nothing was spent, and nothing is out."""
+        """True if no result is kept, nothing was spent, and nothing is with a service."""
         kept = self.done or self.parked or self.shards or self.gap
         return not (kept or self.pace.cost or self.out.each or self.out.strays)
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
-        """The items that are not to be tried: parked, quarantined, or all that have failed."""
+        """The items not to try: parked and quarantined, or also every other failed item."""
         if not retry_failed:
             return self.failures.keys() | self.parked.keys()
         if max_attempts is None:
@@ -117,12 +117,12 @@ class State:
 
     @property
     def quarantined(self) -> list[Failure]:
-        """The failed items that the last run's job does not try any more."""
+        """The failed items that reached the ``max_attempts`` of the last run."""
         chosen = self.set_aside(self.max_attempts, retry_failed=True)
         return [self.failures[line] for line in chosen if line in self.failures]
 
     def known(self, line: Line) -> Failure | None:
-        """The record of an item that has failed, or is parked."""
+        """The record of a failed or parked item; None if it is neither."""
         return self.failures.get(line) or self.parked.get(line)
 
     @property
@@ -135,18 +135,18 @@ class State:
 
     @property
     def closed(self) -> bool:
-        """True if the last run ended by itself, however it ended."""
+        """True if the last record is a run's ``close``, however the run ended."""
         return self.last is not None and self.last.kind == "close"
 
     def apply(self, commit: Commit, *, own: bool = False) -> None:
-        """Take one more record in.
+        """Apply one more record.
 
-        Raises `CheckpointDamaged` if it names a key as completed that is completed already (as
-        far as that costs nothing: keys that are no longer in the table's dict are not looked up;
-        `verify` does).
-        ``own``: the record is by this driver, whose planner never plans a key twice; its keys
-        need not be remembered again, and ``done``, which the planner reads meanwhile, stays as it
-        is: whatever a commit retracts it completes again.
+        Raises `CheckpointDamaged` if it completes a key that is completed already. This check finds
+        only what costs nothing to find: keys that are no longer in the table's dict are not looked
+        up; `verify` does that.
+        ``own``: the record is by this driver, whose planner never plans a key twice, so its keys
+        need not be added. ``done``, which the planner reads meanwhile, stays unchanged: a commit
+        completes again every key that it retracts.
         """
         if not own:
             for key in keys.split(commit.retracted):
@@ -179,8 +179,8 @@ class State:
         self.out.apply(commit)
         if commit.kind in ("archive", "merge"):
             self.pruned = self.pruned or bool(commit.info.get("pruned"))
-            return  # of how far the items are, and how the last run ended, they say nothing
-        # Only what says when and by whom is kept of it, not its keys.
+            return  # they change neither which items are done nor how the last run ended
+        # Keep when and by whom the record was written, and drop its keys.
         self.last = replace(
             commit,
             keys=b"",
@@ -206,7 +206,7 @@ class State:
         self.follow_scheme(commit.info.get("fingerprint"))
 
     def _take_shards(self, commit: Commit) -> None:
-        """Those that are taken back no longer count, those of the record do."""
+        """Remove the shards that the record retracts or merges, and add the shards it names."""
         if commit.kind == "merge":
             self.merged = True
             for shard, parts in commit.merges():
@@ -219,9 +219,9 @@ class State:
             self.shards[shard.path] = shard
 
     def _merge(self, shard: Shard, parts: Sequence[str]) -> None:
-        """Put a merged shard where its parts stand, so that the rows keep their order.
+        """Put a merged shard in the place of its parts, so that the rows keep their order.
 
-        They are the last shards in most cases, so that few others are touched.
+        The parts are usually the last shards, so few others are touched.
         """
         left = {path for path in parts if path in self.shards}
         self.gap = self.gap or len(left) < len(parts)
@@ -240,17 +240,17 @@ class State:
         self.parked.pop(line, None)
 
     def _adopt(self, commit: Commit) -> None:
-        """Keys that are completed stand as they are, with another fingerprint if one is named."""
+        """Keep these completed keys as they are, with the new fingerprint if there is one."""
         adopted = list(keys.split(commit.adopted))
         found = _numbers(commit.adopted_fingerprints) or [-1] * len(adopted)
         for key, fingerprint in zip(adopted, found, strict=True):
             self._forget(key)
-            # Not one that the loss of a record has taken since.
+            # `remove` is False for a key that a lost record had completed.
             if fingerprint >= 0 and self.done.remove(key):
                 self.done.add(key, fingerprint)
 
     def follow_scheme(self, scheme: Any) -> None:
-        """Take fingerprints of this kind from here on; those of another kind say nothing."""
+        """Use this fingerprint scheme from now on, and forget fingerprints of any other scheme."""
         if scheme is not None and scheme != self.fingerprint:
             if self.fingerprint is not None:
                 self.done.forget_positions()
@@ -260,7 +260,7 @@ class State:
             self.fingerprint = scheme
 
     def follow_rows(self, commit: Commit) -> None:
-        """`apply` to all but the keys, for who wants to know of the shards."""
+        """`apply` a record without its keys, for callers that need only the shards."""
         self.apply(replace(commit, keys=b"", key_count=0, fingerprints=b""))
 
     def apply_all(self, commits: Iterable[Commit]) -> None:
@@ -268,7 +268,7 @@ class State:
             self.apply(commit)
 
     def told(self) -> dict[str, Any]:
-        """The rest of the state, beside its keys, shards, schema and failures, for a snapshot."""
+        """The data that a snapshot stores beside keys, shards, schema and failures."""
         plain = {name: getattr(self, name) for name in (*_PLAIN, *_MORE)}
         return plain | {
             "last": _told_commit(self.last),
@@ -280,9 +280,9 @@ class State:
 
     @classmethod
     def of_told(cls, head: Commit, told: Mapping[str, Any], place: str) -> State:
-        """The state of which a snapshot tells, but for its keys.
+        """Restore the state, without its keys, from a snapshot's data.
 
-        Raises ``KeyError``, ``TypeError`` or the like if it tells of none.
+        Raises ``KeyError``, ``TypeError`` or the like if the data is malformed.
         """
         state = cls(place=place, epoch=head.epoch, schema=head.schema)
         for name in (*_PLAIN, *_MORE):
