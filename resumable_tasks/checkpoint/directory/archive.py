@@ -1,4 +1,4 @@
-"""Moves a checkpoint aside: for a reset, for a job that starts over, or to be removed."""
+"""Archives a checkpoint (for a reset, or a job that starts over), or ends it for removal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A checkpoint as somebody has seen it: its id, and how many records it had."""
+    """The state of a checkpoint at an earlier look: its id and the number of its records."""
 
     checkpoint: str
     records: int
@@ -34,11 +34,11 @@ class Seen:
 def archive(store: Store, run: str) -> str:
     """Move the whole place aside and return its new url.
 
-    Before that a record of kind ``archive`` ends the epoch of every run that may still be alive:
-    one that sleeps, and wakes up in the archived checkpoint, commits nothing there.
+    First a record of kind ``archive`` fences every run that may still be alive: a run that sleeps
+    and wakes up in the archived checkpoint commits nothing there.
     """
-    # A checkpoint that cannot be read is archived all the same. A run that is alive in it finds at
-    # its next commit that it was moved.
+    # An unreadable checkpoint is archived too. A run that is alive in it finds at its next commit
+    # that it was moved.
     with contextlib.suppress(FileNotFoundError, CheckpointDamaged, CheckpointMismatch):
         _fence(store, run)
     _let_go(store, run)
@@ -46,10 +46,10 @@ def archive(store: Store, run: str) -> str:
 
 
 def end(store: Store, run: str, seen: Seen) -> None:
-    """End a checkpoint for good, if it is as it was seen: no run goes on in it after this.
+    """End a checkpoint for good, if it is as it was seen: no run continues it after this.
 
-    The record of it is the point of no return: whoever opens the place later sets it aside, as
-    `disk.discard` does, and begins from nothing. Raises `CheckpointHeld` if it is not as it was.
+    The record written for this is the point of no return: a run that opens the place later discards
+    it (`disk.discard`) and begins from nothing. Raises `CheckpointHeld` if it has changed.
     """
     log, state = Journal(store, manifest.read(store).id), State(place=store.url)
     state.apply_all(log.read_new())
@@ -81,7 +81,7 @@ def _record(state: State, run: str, *, pruned: bool = False) -> Commit:
 
 def _let_go(store: Store, run: str) -> None:
     if holder.read(store).get("run") == run:
-        store.delete(holder.NAME)  # where there are no locks, nobody would see that it has ended
+        store.delete(holder.NAME)  # without locks, the file would look like a live holder's
 
 
 def _fence(store: Store, run: str) -> None:
@@ -97,7 +97,7 @@ def _fence(store: Store, run: str) -> None:
 
 
 def pruned(url: str) -> Fenced:
-    """The error of a run that finds that the checkpoint is being removed."""
+    """The error for a run whose checkpoint is being removed."""
     return Fenced(
         f"the checkpoint {url} was pruned as this run began",
         remedy="Run the same command again; it begins from nothing",

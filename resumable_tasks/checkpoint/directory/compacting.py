@@ -1,4 +1,4 @@
-"""Compacts a checkpoint that no run is at work on: its small shards are merged, as runs do it."""
+"""Compacts a checkpoint without an active run: merges its small shards, as runs do."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from resumable_tasks.checkpoint.directory.shards import FOLDER as SHARDS
 from resumable_tasks.checkpoint.directory.state import State
 from resumable_tasks.checkpoint.store.base import Store
 
-# Nobody waits for a commit meanwhile.
+# More than in a run, since no commit waits meanwhile.
 _MOST_PARTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """The shards that count, ``before`` and ``after``, and the files of merged ones.
+    """The number of shards that count, ``before`` and ``after``, and of the merged shards' files.
 
-    ``deleted`` were merged earlier, ``left`` just now: the next run, or the next time, deletes
-    them. ``folded`` records of the journal have gone into segments.
+    ``deleted`` files were of earlier merges. ``left`` are of this one; the next run or compaction
+    deletes them. ``folded`` records of the journal have moved into segments.
     """
 
     before: int
@@ -34,16 +34,14 @@ class Compacted:
 
 
 def compact(store: Store, target_bytes: int | None = None) -> Compacted:
-    """Merge the small shards, durable on return, each into one of about ``target_bytes``.
+    """Merge small shards into shards of about ``target_bytes``, durable on return.
 
-    Small records of the journal are folded into segments.
-
-    At every moment each row is there once, for whoever reads. The record of it fences every run
-    that may still be alive.
+    Also folds small records of the journal into segments. At every moment a reader sees each row
+    exactly once. The record written for this fences every run that may still be alive.
 
     Raises:
-        CheckpointHeld: a run is at work.
-        CheckpointDamaged: a shard is, or the journal.
+        CheckpointHeld: a run is active.
+        CheckpointDamaged: a shard or the journal is damaged.
         UsageError: there is no checkpoint.
     """
     with held(store) as found:
@@ -66,14 +64,14 @@ def _compact(
     limits = Limits.of(state, target_bytes, _MOST_PARTS)
     while groups := merging.choose(state.shards.values(), limits):
         schema = schemas.schema_from_text(state.schema or "")
-        # The last first: so fewer shards are moved in the order of all.
+        # Last group first: then fewer shards must move to keep the order.
         for parts in reversed(groups):
             shard = merging.merged(store, epoch, parts, schema)
             append(merging.record(epoch, run, [(shard, parts)], info))
             fault_point("merge.done")
             left += len(parts)
     if old:
-        if not left:  # as with every sweep: only what no run can name any more
+        if not left:  # delete only what no run can name any more, as every sweep does
             append(merging.record(epoch, run, [], info))
         store.delete_all(old)
     folded = folding.fold_all(store, journal.next_number - 1, folding.FEWEST)

@@ -1,6 +1,7 @@
-"""Two checkpoints side by side: which keys only one has, and which rows differ.
+"""Compares two checkpoints: keys that only one of them has, and rows that differ.
 
-Arrow compares whole columns; only what is shown becomes objects of Python. Both are in memory.
+Arrow compares whole columns; only the values to be shown become Python objects. The rows of both
+checkpoints are in memory.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
 
     from resumable_tasks.checkpoint.form import CommittedRows
 
-# Columns of our own beside those of the key; no user's column has such a name.
+# Our own columns beside those of the key; no user's column has such a name.
 _A, _B, _NTH = "\0a", "\0b", "\0nth"
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """An item whose rows differ: the values of each column that does, of A and of B.
+    """An item whose rows differ: the values in A and B of each column that differs.
 
-    Of several rows, those of the first that differs. No columns: one has more rows than the other.
+    If it has several rows, the values are of the first row that differs. There are no columns if
+    the numbers of rows differ.
     """
 
     key: Key
@@ -40,7 +42,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The counts of completed items, and the first of each kind, as many as were asked for."""
+    """The counts of completed items, and the first few items of each kind."""
 
     only_a: int
     only_b: int
@@ -60,7 +62,7 @@ class Difference:
 
 
 def compare(a: Reader, b: Reader, most: int) -> Difference:
-    """Compare two checkpoints. Raises `UsageError` if their keys are of other fields."""
+    """Compare two checkpoints. Raises `UsageError` if their keys have different fields."""
     import pyarrow.compute as pc
 
     schemes = KeyScheme.of(a.manifest.key), KeyScheme.of(b.manifest.key)
@@ -121,7 +123,7 @@ def _whole(found: CommittedRows) -> pa.Table:
 def _changed(
     a: pa.Table, b: pa.Table, scheme: KeyScheme, most: int, many: bool
 ) -> tuple[int, list[Changed]]:
-    """How many items of both have other rows in one than in the other, and the first of them."""
+    """The number of items with different rows in the two, and the first of them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -159,7 +161,7 @@ def _changed(
 
 
 def _keyed(table: pa.Table, scheme: KeyScheme, number: str, many: bool) -> pa.Table:
-    """The keys of the rows, in columns that can be joined, with the numbers of the rows."""
+    """The keys of the rows in columns that can be joined, with the row numbers."""
     import pyarrow as pa
 
     columns = {number: pa.array(range(table.num_rows), pa.int64())}
@@ -179,20 +181,20 @@ def _keyed(table: pa.Table, scheme: KeyScheme, number: str, many: bool) -> pa.Ta
 
 
 def _of_other_counts(a: pa.Table, b: pa.Table, scheme: KeyScheme) -> list[bytes]:
-    """The keys that have rows in both, and more in one than in the other."""
+    """The keys that have rows in both, but different numbers of them."""
     one, other = (Counter(scheme.lines_of(table)) for table in (a, b))
     return [line for line in one.keys() & other.keys() if one[line] != other[line]]
 
 
 def _differs(x: pa.ChunkedArray, y: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Where two columns differ. Two nulls do not, nor two NaN."""
+    """A mask of where two columns differ. Two nulls or two NaN are equal."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
         same = pc.fill_null(pc.equal(x, y), False)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        # Lists, structs, JSON, or two types that have no common one.
+        # Lists, structs, JSON, or two types without a common type.
         pairs = zip(x.to_pylist(), y.to_pylist(), strict=True)
         return pa.chunked_array([pa.array([one != other for one, other in pairs], pa.bool_())])
     same = pc.or_(same, pc.and_(pc.is_null(x), pc.is_null(y)))

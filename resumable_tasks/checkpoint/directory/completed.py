@@ -1,4 +1,4 @@
-"""The completed keys, and when each was completed."""
+"""The completed keys, with the time of each completion."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def completed_lines(store: Store) -> Iterator[bytes]:
 
 
 def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
-    """A time, and the canonical keys that were completed then, newline-joined.
+    """Yield a time and the canonical keys completed then, newline-joined, in commit order.
 
-    In commit order, each once, as the journal was at the first call. A key that was only copied
-    with others of its shard has the time of its result. The journal is read several times rather
-    than held in memory; damage is found before the first key is given.
+    Each key comes once, as of the journal at the first call. A key that was only copied with others
+    of its shard has the time of its result. Reads the journal several times instead of holding it
+    in memory, and finds damage before it yields the first key.
     """
     anchor = read_manifest(store).id
     retracted: dict[bytes, int] = {}
@@ -39,8 +39,8 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:
             return
-        # Between two retractions a key is completed once; what comes before the last of
-        # them does not count. A record retracts first.
+        # Between two retractions a key is completed once, and only the completion after the last
+        # retraction counts. A record retracts before it completes.
         lines = commit.keys.split(b"\n") if commit.keys else []
         if retracted:
             lines = [key for key in lines if retracted.get(key, -1) <= commit.number]
@@ -54,7 +54,7 @@ def completed_at(store: Store) -> Iterator[tuple[str, bytes]]:
 
 
 def copied(commit: Commit) -> list[bytes]:
-    """The keys that a record completes again with the rows that they had."""
+    """The keys that a record completes again with their old rows."""
     count, rowless = commit.info.get("copied", 0), commit.info.get("copied_rowless", 0)
     if not count:
         return []
@@ -63,7 +63,7 @@ def copied(commit: Commit) -> list[bytes]:
 
 
 def _since(store: Store, anchor: str, wanted: set[bytes], records: int) -> dict[bytes, str]:
-    """The time of the result that each of these keys has."""
+    """The time of each of these keys' results."""
     found: dict[bytes, str] = {}
     for commit in Journal(store, anchor).read_new():
         if commit.number >= records:

@@ -17,11 +17,11 @@ from resumable_tasks.checkpoint.store.object import Look, ObjectStore
 from resumable_tasks.checkpoint.store.urls import expanded, is_url, open_store
 from resumable_tasks.errors import ResumableTasksError, UsageError
 
-# Thousands of files each, none of them a checkpoint.
+# Not searched: these hold thousands of files each, and no checkpoint.
 _INSIDE = frozenset(FOLDERS)
 INCARNATION = re.compile(r"@([0-9]{1,9})(\.json)?")
 AHEAD = 16
-# Where nobody has said where to look: the default checkpoints are three folders deep.
+# The depth of a search without a given place; default checkpoints are three folders deep.
 DEEPEST = 5
 HOME = ".resumable"
 _NOT_OURS = frozenset(("node_modules", "site-packages", "__pycache__"))
@@ -29,18 +29,18 @@ _NOT_OURS = frozenset(("node_modules", "site-packages", "__pycache__"))
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A place that looks like a checkpoint. ``archived``: no run goes on there."""
+    """A place that looks like a checkpoint. ``archived``: no run continues it."""
 
     place: str
     archived: bool
 
 
 def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
-    """What looks like a checkpoint at this place and below it, by name.
+    """Yield everything that looks like a checkpoint at or below this place, by name.
 
-    ``tell`` is called for each directory that cannot be read. In a bucket this asks one listing
-    for each prefix, and goes into no checkpoint but for its partitions. Raises `UsageError` for
-    what is no directory and no URL of one.
+    Calls ``tell`` for each directory that cannot be read. In a bucket, makes one listing for each
+    prefix, and looks into a checkpoint only for partitions. Raises `UsageError` if the place is
+    neither a directory nor the URL of a prefix.
     """
     store = open_store(place, "place")
     if isinstance(store, ObjectStore):
@@ -56,9 +56,9 @@ def find(place: str, tell: Callable[[OSError], None]) -> Iterator[Found]:
 
 
 def find_here(tell: Callable[[OSError], None]) -> Iterator[Found]:
-    """What looks like a checkpoint in the working directory and not far below it, by name.
+    """Yield everything that looks like a checkpoint in or near below the working directory.
 
-    In no hidden folder but the one of default checkpoints.
+    Skips hidden folders, except the one of default checkpoints.
     """
     for found in _in_directory(".", tell, _near):
         yield Found(os.path.normpath(found.place), found.archived)
@@ -78,7 +78,7 @@ def _in_directory(
         folders[:] = [name for name in folders if wanted(path, name)]
         if looks_like_one(path):
             yield Found(path, is_archived(os.path.abspath(path)))
-            # A partition may lie beside them.
+            # Search the other folders: a partition may be beside these.
             folders[:] = [name for name in folders if name not in _INSIDE]
         folders.sort()
 
@@ -88,12 +88,12 @@ def looks_like_one(path: str) -> bool:
     try:
         return is_checkpoint(LocalStore(path))
     except (ResumableTasksError, OSError):
-        # A row of its own says what is wrong.
+        # Listed too, so that its row shows what is wrong.
         return os.path.lexists(os.path.join(path, manifest.NAME))
 
 
 def _in_bucket(store: ObjectStore) -> Iterator[Found]:
-    """The places level by level, with many listings on their way at a time."""
+    """Yield the places level by level, with many listings in flight."""
     level, known = [""], dict[str, Look]()
     while level:
         following: list[str] = []
@@ -124,5 +124,5 @@ def _incarnations(place: str, names: dict[str, int], folders: set[str]) -> Itera
 def _is_one(place: str, names: dict[str, int], folders: set[str]) -> bool:
     if JOURNAL in folders and manifest.NAME in names:
         return True
-    # A program of another kind may have one of them too.
+    # Another program may have a folder or a file of such a name too.
     return (JOURNAL in folders or manifest.NAME in names) and is_checkpoint(open_store(place))

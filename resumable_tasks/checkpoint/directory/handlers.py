@@ -1,4 +1,4 @@
-"""The handlers of a checkpoint's runs: where they came from, and whether the last was edited."""
+"""The handlers of a checkpoint's runs: their origins, and whether the last one was edited."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Place = tuple[str | None, str | None]
 
 @changing
 class Handlers:
-    """The fold of what claims say of handlers.
+    """The handlers named by the claims so far.
 
-    ``origins`` are the files and functions of the runs since something was completed, ``last`` is
-    that of the last run. ``edited``: its code is another than that of the run before, by which
-    items were completed. ``moved`` are the two functions, as text, if they are not one.
+    ``origins`` are the files and functions of all runs since items are completed, ``last`` is that
+    of the last run. ``edited``: its code differs from that of the run before, which had completed
+    items. ``moved`` are the two functions, as text, if they differ.
     """
 
     origins: list[_Place] = field(default_factory=list)
@@ -32,14 +32,14 @@ class Handlers:
 
     @classmethod
     def of_told(cls, told: Mapping[str, Any]) -> Handlers:
-        """The handlers of which a snapshot tells."""
+        """Restore from a snapshot's data."""
         file, function = told["last"]
         origins = [(origin[0], origin[1]) for origin in told["origins"]]
         moved = told["moved"] and (told["moved"][0], told["moved"][1])
         return cls(origins, (file, function), told["code"], told["edited"], moved)
 
     def follow(self, said: Mapping[str, Any] | None, *, completed: bool, told: bool) -> None:
-        """Take in one more claim. ``told``: its version says that the handler is another."""
+        """Apply one more claim. ``told``: its new version announces that the handler differs."""
         self.edited, self.moved = False, None
         if not said:
             return
@@ -58,30 +58,30 @@ class Handlers:
 
 
 def is_edited(before: str | None, now: str | None) -> bool:
-    """True if these digests of code are known to be of two codes."""
+    """True if these digests are known to be of different code."""
     if not before or not now:
         return False
-    # Those of two versions of Python say nothing of each other.
+    # Digests of different Python versions cannot be compared.
     return before != now and before.partition(":")[0] == now.partition(":")[0]
 
 
 def describe(origin: Origin) -> dict[str, Any]:
-    """The origin as a claim says it."""
+    """The origin as a claim records it."""
     return {"file": origin.file, "function": origin.function, "code": origin.code}
 
 
 def argument(path: str) -> str:
-    """The ``checkpoint=`` that, with the run's partition, leads to this default checkpoint."""
+    """The ``checkpoint=`` argument that, with the run's partition, names this default path."""
     folder, _, partition = path.rpartition("/")
     return f"checkpoint={(path if partition == 'default' else folder)!r}"
 
 
 def check(place: str, known: Handlers, job: Job) -> None:
-    """Raise `CheckpointMismatch` where another job's handler has only its name in common.
+    """Raise `CheckpointMismatch` if this is the checkpoint of another handler of the same name.
 
-    Two scripts may have functions of the same name. Where only that name leads to the checkpoint,
-    any other place of the function is another's. Where the checkpoint was named, a script may have
-    been edited, renamed and moved; but two functions that are both there are two.
+    Two scripts may have functions of the same name. If the checkpoint's path follows from that name
+    alone, a function elsewhere is another one. If the user has named the checkpoint, the script may
+    have been edited, renamed or moved; but two functions that both exist are different.
     """
     origin = job.origin
     if origin is None or not known.origins:
@@ -115,7 +115,7 @@ def check(place: str, known: Handlers, job: Job) -> None:
 
 
 def _stands(place: _Place, origin: Origin) -> bool:
-    """True if that function is still in its file: here, or beside the file of this one."""
+    """True if that function is still in its file: at its path, or beside the file of ``origin``."""
     from resumable_tasks.base.source import defines
 
     file, function = place
@@ -131,7 +131,7 @@ def _stands(place: _Place, origin: Origin) -> bool:
 
 
 def _in_any_folder(place: _Place) -> _Place:
-    """The place without its folder: another one for each release, machine or working directory."""
+    """The place without its folder, which depends on release, machine and working directory."""
     file, function = place
     return file and file.rpartition("/")[2], function
 

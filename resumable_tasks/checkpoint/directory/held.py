@@ -1,4 +1,4 @@
-"""A checkpoint held by a command that changes it, while no run is at work."""
+"""Holds a checkpoint for a command that changes it, while no run is active."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resumable_tasks.checkpoint.store.base import Store
 
 @frozen
 class Held:
-    """All that its records say, and the journal to append to as ``run``."""
+    """The manifest and state of a held checkpoint, and its journal, to append to as ``run``."""
 
     manifest: Manifest
     state: State
@@ -32,11 +32,11 @@ class Held:
 
 @contextmanager
 def held(store: Store) -> Iterator[Held]:
-    """Hold a checkpoint, read whole, until the end of the block.
+    """Hold a checkpoint, with its whole journal read, until the end of the block.
 
     Raises:
-        CheckpointHeld: a run is at work.
-        CheckpointDamaged: the journal is.
+        CheckpointHeld: a run is active.
+        CheckpointDamaged: the journal is damaged.
         UsageError: there is no checkpoint.
     """
     made = read_manifest(store)

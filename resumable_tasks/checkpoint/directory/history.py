@@ -1,4 +1,4 @@
-"""The runs of a checkpoint, and what people did to it between them, from its journal."""
+"""The history of a checkpoint from its journal: its runs, and people's commands between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from resumable_tasks.checkpoint.directory.record import OF_WORK, Commit, is_by_hand
 
-# What a person has done between two runs, by the kind of its record.
+# The commands that people give between two runs, by the kind of their record.
 _BETWEEN = {
     "release": "retry",
     "redo": "redo",
@@ -22,14 +22,14 @@ _COUNTS = ("completed", "skipped", "failed", "parked", "out")
 
 @dataclass(slots=True)
 class Run:
-    """One run. ``number`` counts them from 1; None for what was done between two runs.
+    """One run, or one command between two runs.
 
-    ``how`` it ended is ``done``, ``failed``, ``interrupted``, ``spent``, ``error``, ``imported``,
-    ``accepted`` or ``died``, where it has recorded no end; or the command that was given between
-    two runs, for so many ``items``. Counts are as a run has recorded them at its end; of a run
-    without an end, as its commits say: an item that failed and was completed later counts once in
-    each. ``out`` items were with a service when it ended. ``close`` is the rest of what a run has
-    said at its end.
+    ``number`` counts the runs from 1; None for a command. ``how`` the run ended is ``done``,
+    ``failed``, ``interrupted``, ``spent``, ``error``, ``imported``, ``accepted``, or ``died`` if it
+    recorded no end. For a command, ``how`` is its name and ``items`` the number of its items.
+    Counts are those that the run recorded at its end. For a run without an end they come from its
+    commits: an item that failed and was completed later counts in both. ``out`` items were with a
+    service at the end. ``close`` holds the other fields that the run recorded at its end.
     """
 
     number: int | None
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, to its last record; None if its times are none."""
+        """Seconds from its first to its last record; None if its times cannot be read."""
         try:
             until = datetime.fromisoformat(self.ended or self.last)
             return max(0.0, (until - datetime.fromisoformat(self.began)).total_seconds())
@@ -60,7 +60,7 @@ class Run:
             return None
 
     def follow(self, commit: Commit) -> None:
-        """Take in a record of this run."""
+        """Apply a record of this run."""
         self.last, info = commit.time, commit.info
         if commit.kind == "commit":
             self.commits += 1
@@ -78,14 +78,14 @@ class Run:
 
 
 def runs(commits: Iterable[Commit]) -> list[Run]:
-    """The runs by these records, and what was done between them, in their order."""
+    """The runs and the commands between them, in order, from these records."""
     found: list[Run] = []
     current: Run | None = None
     for commit in commits:
         if is_by_hand(commit.kind, commit.info):
             found.append(_between(commit))
         elif commit.kind in ("claim", "close", *OF_WORK):
-            # The claim of a run may be lost.
+            # A run begins without a claim if that record was lost.
             if commit.kind == "claim" or current is None or commit.run != current.run:
                 number = 1 + sum(run.number is not None for run in found)
                 current = _new(commit, number)

@@ -1,4 +1,4 @@
-"""The shards in which the rows of each record are by now: a merge moves them, and names no keys."""
+"""The current shards of each record's rows: merges move rows, and name no keys."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from resumable_tasks.errors import CheckpointDamaged
 class Homes:
     """Follows the rows of a journal's records from shard to shard.
 
-    A record's keys have their rows in the shards that it names, its *origins*; merges bring the
-    rows of several shards into one, again and again. The shard where they are by now is their home.
+    A record writes the rows of its keys to the shards that it names, their *origins*. Merges copy
+    the rows of several shards into one, repeatedly. The shard that has the rows now is their
+    *home*.
     """
 
     def __init__(self, commits: Iterable[Commit] = ()) -> None:
@@ -27,22 +28,22 @@ class Homes:
             self.follow(commit)
 
     def follow(self, commit: Commit) -> None:
-        """Take in the next record."""
+        """Apply the next record."""
         for shard, parts in commit.merges():
             self._parts[shard.path] = tuple(parts)
             self._into.update(dict.fromkeys(parts, shard.path))
-            self._into.pop(shard.path, None)  # whatever a file that was made by hand says
+            self._into.pop(shard.path, None)  # no cycles, even if a file was made by hand
         if commit.kind != "merge":
             self._numbers.update((shard.path, commit.number) for shard in commit.shards)
 
     def of(self, path: str) -> str:
-        """The shard that has the rows of this one by now; itself if it was not merged."""
+        """The shard that has the rows of this one now; this one itself if it was not merged."""
         while path in self._into:
             path = self._into[path]
         return path
 
     def origins(self, path: str) -> Iterator[str]:
-        """The shards whose rows came into this one, in the order of the rows."""
+        """The shards whose rows were merged into this one, in the order of the rows."""
         left, seen = [path], set()
         while left:
             here = left.pop()
@@ -55,13 +56,13 @@ class Homes:
                 yield here
 
     def strangers(self, path: str) -> list[str]:
-        """The origins of a shard that no record names: rows of whose keys nobody knows."""
+        """The origins of a shard that no record names; the keys of their rows are unknown."""
         return [origin for origin in self.origins(path) if origin not in self._numbers]
 
     def sections(self, store: Store, path: str) -> list[ShardKeys]:
-        """The keys of all rows in this shard, read from the records, by origin.
+        """The keys of all rows in this shard by origin, read from the records.
 
-        Origins that no record names are passed over. Raises `CheckpointDamaged`.
+        Skips origins that no record names. Raises `CheckpointDamaged`.
         """
         origins = [origin for origin in self.origins(path) if origin in self._numbers]
         wanted = set(origins)
@@ -80,7 +81,7 @@ class Homes:
         return [found[origin] for origin in origins]
 
     def _records(self, store: Store, numbers: list[int]) -> Iterator[Commit]:
-        # Shards that follow each other are often of one record.
+        # Neighbouring shards often come from one record.
         if self._last is not None and numbers == [self._last.number]:
             yield self._last
             return

@@ -1,4 +1,4 @@
-"""Items without a usable key, which no record can be about: the end of a run names them."""
+"""Items without a usable key. No record can name them, so the end of a run describes them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from resumable_tasks.base.frozen import frozen
 from resumable_tasks.base.text import clean, count
 from resumable_tasks.runners.outcome import Failure
 
-# A record names so many of them, with so much of each message.
+# A record describes at most this many of them, with this many characters of each message.
 _MOST, _MESSAGE_CHARS = 100, 300
 
 
 @frozen
 class Keyless:
-    """The items of a run that failed because of their keys, and how many ``there`` were of them.
+    """The items of a run that failed because of their keys.
 
-    ``first`` are at most a hundred, by position.
+    ``there`` is their number, ``first`` describes at most a hundred of them, by position.
     """
 
     there: int = 0
@@ -28,7 +28,7 @@ class Keyless:
 
 
 def told(bad: Sequence[tuple[int, BaseException]]) -> dict[str, Any]:
-    """What the end of a run says of these items, by their positions."""
+    """The fields about these items, by position, for the record of a run's end."""
     if not bad:
         return {}
     from resumable_tasks.runners import failures
@@ -45,7 +45,7 @@ def told(bad: Sequence[tuple[int, BaseException]]) -> dict[str, Any]:
 
 
 def read(info: Mapping[str, Any], time: str) -> Keyless:
-    """What the end of a run, at that time, has said. Raises ``TypeError`` if no run says so."""
+    """Read the fields of a run's end, recorded at ``time``. Raises ``TypeError`` if malformed."""
     said = info.get("keyless")
     if said is None:
         return Keyless()

@@ -1,4 +1,4 @@
-"""Damage that shows in a checkpoint's folders, before anything is read."""
+"""Damage that a checkpoint's listings show, before any file is read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ HEADLESS = "it is empty or missing, and there are shards"
 
 
 def odd(store: Store) -> dict[str, str]:
-    """The names in ``journal`` and ``shards`` of what is no plain file, and what is wrong."""
+    """The names in ``journal`` and ``shards`` that are not plain files, with what is wrong."""
     found = {**disk.odd(store, JOURNAL), **disk.odd(store, SHARDS)}
     return {name: f"it is {what}, not a plain file" for name, what in found.items()}
 
 
 def refuse_links(store: Store) -> None:
-    """Raises `CheckpointDamaged` where links lead to files that may be those of the checkpoint.
+    """Raise `CheckpointDamaged` if there are links to files that may be the checkpoint's.
 
-    To move them aside would be to give up what is there, and to follow them, to trust whoever has
-    made them. A person knows.
+    Moving the links aside would lose these files; following them would trust whoever made them.
+    Only a person can decide.
     """
     found = {**disk.odd(store, JOURNAL), **disk.odd(store, SHARDS)}
     links = tuple(name for name, what in found.items() if what == LINK_TO_FILE)
@@ -44,17 +44,17 @@ def refuse_links(store: Store) -> None:
 
 
 def is_headless(store: Store) -> bool:
-    """True if there are shards, and no record that could name them.
+    """True if there are shards but no record that could name them.
 
-    No run writes a shard before its claim is in the journal, which is therefore listed last.
+    A run writes its claim before its first shard, so the journal is listed after the shards.
     """
     return bool(store.list(SHARDS)) and not disk.names(store, JOURNAL)
 
 
 def check(store: Store, records: int, *, shards: bool = True) -> None:
-    """Raises `CheckpointDamaged` for a journal of so many records, and the shards beside it.
+    """Raise `CheckpointDamaged` if the folders do not fit a journal of ``records`` records.
 
-    ``shards``: False where there are known to be none.
+    ``shards``: False if there are known to be no shards.
     """
     found = odd(store)
     if not records and shards and is_headless(store):
@@ -65,7 +65,7 @@ def check(store: Store, records: int, *, shards: bool = True) -> None:
 
 
 def check_appended(store: Store, commit: Commit, before: int) -> None:
-    """Check that a record which was appended, after that number, stands where readers look for it.
+    """Check that a record was appended where readers look: with its shards and the one before it.
 
     Raises `Fenced` and `CheckpointDamaged` as `disk.check_place` does.
     """
@@ -75,4 +75,4 @@ def check_appended(store: Store, commit: Commit, before: int) -> None:
     except CheckpointDamaged:
         if segments.listed(store).segment_with(before) is None:
             raise
-        disk.check_place(store, names)  # a newer run has put that record into a segment
+        disk.check_place(store, names)  # a newer run may have folded the record before

@@ -1,8 +1,8 @@
-"""Merges whose records are lost: the merged shards tell by their rows which parts they are of.
+"""Recovers merges whose records are lost, by comparing the merged shards' rows with their parts.
 
-The parts count again then, and their files have been deleted. A shard that no record names, whose
-rows are those of several such parts, all of them and in their order, has what they held: another
-merge is recorded for it, and none of their items is handled again.
+Without the record the parts count again, but their files have been deleted. If the rows of a shard
+that no record names are exactly those of several such parts, in order, it holds what they held: a
+new merge is recorded for it, and none of their items is handled again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Merge = tuple[Shard, Sequence[Shard]]
 def found_again(
     store: Store, found: Manifest, commits: Sequence[Commit], bad: Set[str]
 ) -> list[Merge]:
-    """The merged shards that are there, and the parts of each, of which some are ``bad``.
+    """The merged shards that exist, each with its parts, of which some are ``bad``.
 
-    ``commits``: the records that stand, with those in the places of lost ones.
+    ``commits``: the records that stand, including the substitutes of lost records.
     """
     state = State(place=store.url)
     for commit in commits:
@@ -62,7 +62,7 @@ def _parts_of(
     scheme: KeyScheme,
     there: Mapping[str, Shard],
 ) -> list[Shard]:
-    """The shards whose rows this one has, each of them whole; none if it has any others."""
+    """The shards whose complete rows make up this one; empty if it holds any other row."""
     try:
         lines = scheme.lines_of(shards.read_unnamed(store, path), places)
     except (CheckpointDamaged, FileNotFoundError, InvalidKey, KeyError):

@@ -1,4 +1,4 @@
-"""The identity of a checkpoint: ``job.json``, created once, never rewritten."""
+"""The manifest: the identity of a checkpoint in ``job.json``, created once, never rewritten."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OPEN = ("job", "key", "results")
 
 @frozen
 class Manifest:
-    """The purpose of a checkpoint. ``id``, new in each checkpoint, anchors the journal's chain.
+    """The identity of a checkpoint. ``id`` is unique and anchors the journal's chain.
 
-    ``version`` is the handler's version when the checkpoint was made; a later one that was
-    accepted stands in the claim of the run that brought it. ``job``, ``version``, ``key`` and
-    ``results`` are empty where an import has left them open: the first run names them, in its
-    claim. A key that is open is known to be no tuple of fields.
+    ``version`` is the handler's version when the checkpoint was created; a later accepted version
+    is in the claim of the run that brought it. An import may leave ``job``, ``version``, ``key``
+    and ``results`` empty, that is open: the first run sets them in its claim. An open key is known
+    not to be a tuple of fields.
     """
 
     job: str
@@ -45,7 +45,7 @@ class Manifest:
     format: int = FORMAT
 
     def differences(self, other: Manifest) -> dict[str, tuple[Any, Any]]:
-        """The parts of the identity that differ, except the version: name → (here, other)."""
+        """The parts of the identity that differ, without the version: name → (here, other)."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in OPEN}
         found = {name: two for name, two in pairs.items() if two[0] != two[1] and "" not in two}
         if self.key == "" and isinstance(other.key, dict) and "fields" in other.key:
@@ -53,14 +53,14 @@ class Manifest:
         return found
 
     def named(self, names: Mapping[str, Any]) -> Manifest:
-        """With these names in the place of those that are open."""
+        """The manifest with these names filled in."""
         known: Any = {name: names[name] for name in self.open & names.keys()}
         if has_no_fields(self.key) and has_no_fields(names.get("key")):
             known["key"] = names["key"]
         return replace(self, **known)
 
     def with_moved_key(self, wanted: Manifest) -> Manifest:
-        """With the key of ``wanted``, where both stand in the same column of the rows."""
+        """The manifest with the key of ``wanted``, if both keys use the same column of the rows."""
         moved = has_no_fields(self.key) and has_no_fields(wanted.key)
         return replace(self, key=wanted.key) if moved else self
 
@@ -78,11 +78,11 @@ def claimed(
     *,
     same_key: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Return the manifest from a claim on, and the claim's ``info`` that says so.
+    """Return the manifest that holds from a claim on, and the fields of the claim's ``info``.
 
-    ``names`` are those of the claims before. They are said again, since a claim may be lost.
-    A moved key is not said before it has been looked at: a later record says it. Raises
-    `CheckpointMismatch` if they are not what is wanted.
+    ``names`` were set by earlier claims; the claim repeats them, because a claim may be lost. It
+    does not name a moved key, which must be verified first; a later record names it. Raises
+    `CheckpointMismatch` if the manifest is not the wanted one.
     """
     found = made.named(names)
     moved = {"key": found.key} if found.key != made.key else {}
@@ -94,23 +94,23 @@ def claimed(
 
 
 def has_no_fields(key: Any) -> bool:
-    """True for a described key that stands in a column of its own: of whole items or a callable."""
+    """True for a key with a column of its own: the whole item, or the result of a callable."""
     return key == "item" or (isinstance(key, dict) and "callable" in key)
 
 
 @frozen
 class Stored:
-    """A manifest as it stands in the store, byte by byte."""
+    """A manifest with its exact bytes in the store."""
 
     manifest: Manifest
     data: bytes
 
 
 def establish(store: Store, found: Stored | None, wanted: Manifest) -> Manifest:
-    """The manifest that was found in the store; this one, created, if there was none.
+    """Return the manifest found in the store, or create ``wanted`` if there is none.
 
-    Proves on the way that the store's put-if-absent refuses a name that is taken: by the bytes that
-    stand there, so that nothing is lost where it does not. Raises `CheckpointUnusable`.
+    Also proves that the store's put-if-absent refuses a taken name. It tries that with the bytes
+    that are there, so nothing is lost if it does not. Raises `CheckpointUnusable`.
     """
     if found is None:
         made = replace(wanted, id=token(16), created=now(), format=FORMAT)
@@ -130,21 +130,21 @@ def _create(store: Store, data: bytes) -> bool:
         return store.create(NAME, data)
     except CreateUnknown as error:
         if error.readable_is_durable and NAME in store.list(""):
-            return False  # whoever has made it, it is there
+            return False  # it exists, whoever created it
         raise
 
 
 def read(store: Store) -> Manifest:
-    """The manifest that stands in the store.
+    """The manifest in the store.
 
     Raises ``FileNotFoundError`` if there is none, `CheckpointDamaged` if it is unreadable, and
-    `CheckpointMismatch` if it is of a format that this version does not know.
+    `CheckpointMismatch` if this version does not know its format.
     """
     return _found(store).manifest
 
 
 def find(store: Store) -> Stored | None:
-    """The manifest that stands in the store, None if there is none. Raises as `read` does."""
+    """The manifest in the store, None if there is none. Raises as `read` does otherwise."""
     try:
         return _found(store)
     except FileNotFoundError:
@@ -172,7 +172,7 @@ def _found(store: Store) -> Stored:
 
 
 def parsed(fields: dict[str, Any]) -> Manifest:
-    """A manifest from its JSON. Raises ``TypeError`` or ``ValueError`` for what is none."""
+    """A manifest from its JSON fields. Raises ``TypeError`` or ``ValueError`` if malformed."""
     found = Manifest(**fields)
     texts = (found.job, found.version, found.results, found.id, found.created)
     if not all(isinstance(text, str) for text in texts) or not found.id or found.format is True:
@@ -181,7 +181,7 @@ def parsed(fields: dict[str, Any]) -> Manifest:
 
 
 def put_back(store: Store, found: Manifest) -> None:
-    """Create the manifest again. Raises `StoreError` if it is there."""
+    """Create the manifest again. Raises `StoreError` if there is one."""
     if not _create(store, _encoded(found)):
         raise StoreError(
             f"{store.url}: {NAME} was created by another program meanwhile",
@@ -190,7 +190,7 @@ def put_back(store: Store, found: Manifest) -> None:
 
 
 def told(found: Manifest) -> dict[str, Any]:
-    """The manifest for the first record, which names its id anyway."""
+    """The manifest's fields for the first record, without the id, which is its ``previous``."""
     fields = asdict(found)
     del fields["id"]
     return fields
@@ -201,7 +201,7 @@ def _encoded(found: Manifest) -> bytes:
 
 
 def damaged(store: Store, what: str) -> CheckpointDamaged:
-    """The error for an unusable manifest, with the ways out."""
+    """The error for an unusable manifest, with remedies."""
     quoted = shell_words(store.url)
     return CheckpointDamaged(
         what,
@@ -214,7 +214,7 @@ def damaged(store: Store, what: str) -> CheckpointDamaged:
 
 
 def check(store: Store, found: Manifest, wanted: Manifest) -> None:
-    """Raises `CheckpointMismatch`, with both sides and the ways out, unless they are the same."""
+    """Raise `CheckpointMismatch`, with both sides and remedies, unless they are the same."""
     differences = found.differences(wanted)
     if differences:
         lines = "\n".join(
@@ -244,7 +244,7 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
 
 
 def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
-    """Raises `CheckpointMismatch`, with the ways out, where two schemes of fingerprints meet."""
+    """Raise `CheckpointMismatch`, with remedies, if the fingerprint schemes differ."""
     if found is not None and wanted is not None and found != wanted:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} has fingerprints of another kind, so that every item "
@@ -257,7 +257,7 @@ def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
 
 
 def check_version(store: Store, found: str, wanted: str) -> None:
-    """Raises `CheckpointMismatch`, with the ways out, unless the versions are the same."""
+    """Raise `CheckpointMismatch`, with remedies, unless the versions are the same."""
     if found != wanted and found and wanted:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by another version of the handler:\n"

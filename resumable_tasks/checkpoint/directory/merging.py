@@ -58,7 +58,7 @@ class Limits:
         return cls(target_bytes or TARGET_BYTES, keys, parts or MOST_PARTS_AT_ONCE)
 
     def share(self, shard: Shard) -> float:
-        """This shard's size as a fraction of a full shard."""
+        """The size of a shard as a fraction of a full one."""
         return max(shard.bytes / self.bytes, shard.keys / self.keys)
 
 

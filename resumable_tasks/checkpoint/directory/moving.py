@@ -1,6 +1,6 @@
-"""Repairs a damaged checkpoint: first every run is fenced, then damage is moved aside.
+"""Repairs a damaged checkpoint: fences every run, then moves damaged files aside.
 
-``docs/design/0004-repair.md`` has the order of the steps, and why.
+``docs/design/0004-repair.md`` explains the order of the steps.
 """
 
 from __future__ import annotations
@@ -43,17 +43,16 @@ from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Shard
 
 FOLDER = "damaged"
-# A record this far ahead of those before it is a stray file, not the end of a hole.
+# A record this far ahead of the others is a stray file, not the end of a gap.
 STRAY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The readable records of a checkpoint by number, and the names of what is damaged.
+    """The readable records of a checkpoint by number, and the names of damaged files.
 
     ``converted`` are the records whose line endings were changed; they are readable. ``lost`` are
-    the numbers of those that others come in the place of; ``unsound`` are the segments that cannot
-    stay.
+    the numbers of the records to be substituted, ``unsound`` the segments to be replaced.
     """
 
     manifest: Manifest
@@ -65,7 +64,7 @@ class Findings:
 
 
 class Repairs:
-    """The repairs of what was found, by one run of `repair`."""
+    """Repairs the damage of these findings, for one run of `repair`."""
 
     def __init__(self, store: Store, found: Findings, run: str) -> None:
         self._store = store
@@ -78,9 +77,9 @@ class Repairs:
         numbers = {record_number(name) for name in found.bad - found.converted}
         self._lost = sorted(found.lost)
         if JOURNAL in found.bad:
-            self._lost = [0]  # there are shards, so there was a claim
+            self._lost = [0]  # shards without a journal: at least the claim is lost
         self._strays = sorted(n for n in numbers if n is not None and n > end)
-        # What comes in the place of the lost records, and the journal as it is with that.
+        # The substitutes of the lost records, and the journal with them.
         self._substitutes: dict[int, bytes] = {}
         self._records = dict(found.records)
         for number in self._lost:
@@ -88,13 +87,13 @@ class Repairs:
         self._epoch = 0
 
     def fence(self) -> None:
-        """Append a record that no run which is alive has read: none of them commits after it.
+        """Append a record that no live run has read, so that none of them commits after it.
 
-        Raises `Fenced` if one of them has committed meanwhile: look again, and try again.
+        Raises `Fenced` if a run has committed meanwhile: examine the checkpoint again, then retry.
         """
         epoch = max((record.epoch for record in self._records.values()), default=0)
         if self._lost:
-            # A lost record may have been a claim: step over every epoch that it can have taken.
+            # A lost record may have been a claim: skip every epoch that it can have taken.
             epoch += len(self._lost)
             listed = map(shards.epoch_of, self._store.list(shards.FOLDER))
             epoch = max(epoch, *listed, 0)
@@ -105,11 +104,11 @@ class Repairs:
         log.append(Commit("repair", self._epoch, self._run, info=self._info))
 
     def carry_out(self) -> None:
-        """Move the damage aside. Only after the fence, and only what is older than that.
+        """Move the damage aside. Call it after `fence`; moves only files older than that record.
 
-        Raises `Fenced` if others have taken the checkpoint over since the fence.
+        Raises `Fenced` if another run has taken the checkpoint over since the fence.
         """
-        snapshots.forget(self._store)  # what they were made of changes
+        snapshots.forget(self._store)  # the records that they summarise change
         disk.prepare(self._store, (FOLDER,))
         if manifest.NAME in self._found.bad:
             self._move_aside(manifest.NAME)
@@ -123,7 +122,8 @@ class Repairs:
             self._store, self._found.manifest, standing, self._found.bad
         )
         if self._lost:
-            # As long as they are in the way of a sweep, the journal stays damaged.
+            # Before the records are replaced: after a crash here the damage still stops any run,
+            # and so any sweep of these shards.
             self._keep_unnamed({shard.path for shard, _ in merges})
         replaced = set[int]()
         for segment in sorted(self._found.unsound):
@@ -134,7 +134,7 @@ class Repairs:
                 self._replace_record(number)
         log, state = Journal(self._store, self._found.manifest.id), State(place=self._store.url)
         state.apply_all(log.read_new())
-        if state.epoch > self._epoch:  # a record of an older one would damage the journal
+        if state.epoch > self._epoch:  # a record of an older epoch would damage the journal
             raise _overtaken(self._store, state.epoch, self._epoch)
         if merges:
             state.apply(log.append(merging.record(self._epoch, self._run, merges, self._info)))
@@ -145,7 +145,7 @@ class Repairs:
         self._move_all(name for name in layout.odd(self._store) if name not in state.shards)
 
     def _substitute(self, number: int) -> tuple[bytes, Commit]:
-        """The ``lost`` record that comes in the place of this one."""
+        """The ``lost`` record that replaces this one."""
         before, after = self._records.get(number - 1), self._records.get(number + 1)
         anchor = self._found.manifest.id
         commit = Commit(
@@ -162,11 +162,10 @@ class Repairs:
         return data, replace(commit, checksum=checksum)
 
     def _replace_record(self, number: int) -> None:
-        """Put a ``lost`` record where a damaged one stands, in one step, keeping a copy of it.
+        """Replace a damaged record by a ``lost`` record, in one step, and keep a copy of it.
 
-        The place is never empty in between, so that no run that sleeps can put its own there. If
-        it was empty before, or what stood there could not be copied, a run that is quicker keeps
-        it.
+        The name is never free in between, so no run that wakes up can create its own record there.
+        If the record was missing, or could not be copied, a faster run keeps the name.
         """
         name, data = record_name(number), self._substitutes[number]
         size = self._store.list(JOURNAL).get(name, MOST_BYTES)
@@ -182,10 +181,10 @@ class Repairs:
             )
 
     def _replace_segment(self, segment: Segment) -> None:
-        """Put one of the same records where a damaged segment stands, keeping a copy of it.
+        """Replace a damaged segment by one with the same records, and keep a copy of it.
 
-        Those that are lost have their substitutes in it. None gets a file of its own again: a run
-        that was overtaken can be about to delete that.
+        Lost records have their substitutes in it. No record gets a file of its own again, because
+        an overtaken run may be about to delete that file.
         """
         data = next(disk.read_each(self._store, [(segment.name, MOST_BYTES)]))
         pieces = salvaged(self._store, segment, data)[0] | self._substitutes
@@ -201,9 +200,9 @@ class Repairs:
         self._store.put(segment.name, packed([pieces[number] for number in segment.numbers]))
 
     def _keep_unnamed(self, wanted: Set[str]) -> None:
-        """What only lost records have named is no orphan to be swept, but evidence to be kept.
+        """Move shards that only lost records named aside, as evidence, out of reach of a sweep.
 
-        What is ``wanted`` stays: it is about to be named again.
+        Shards in ``wanted`` stay, since a record will name them again.
         """
         named = {shard.path for record in self._records.values() for shard in record.shards}
         named |= wanted
@@ -211,23 +210,23 @@ class Repairs:
         self._move_all(path for path in unnamed if shards.epoch_of(path) < self._epoch)
 
     def _retract(self, log: Journal, state: State, gone: list[Shard]) -> None:
-        """Say that the keys of these shards are not completed any more. Before they are moved."""
+        """Record that the keys of these shards are not completed. Call it before they are moved."""
         commits = list(Journal(self._store, self._found.manifest.id).read_new())
         copied = self._copies(commits, state)
         good = [*(shard for shard in state.shards.values() if shard not in gone), *copied.shards]
         gone = [shard for shard in gone if shard.path not in copied.retracted_shards]
         places = supersede.shard_of_each(commits)
-        # The record is lost that had handled some keys again, and where their rows were before has
-        # been taken back since.
+        # The record that completed some keys again is lost, and a later one has retracted the
+        # shards of their older rows.
         taken_back = {path for path in places.values() if path and path not in state.shards}
         without = taken_back.union(shard.path for shard in gone)
         commit = Commit(
             kind="repair",
             epoch=self._epoch,
             run=self._run,
-            # Not what has been handled again since: its rows are elsewhere.
+            # Not keys that were handled again since: their rows are elsewhere.
             retracted=keys.join(key for key, path in places.items() if path in without),
-            # A lost record may have been the one that widened the schema.
+            # A lost record may have widened the schema.
             schema=_schema(self._store, good),
             info={**self._info, "retracted_shards": [shard.path for shard in gone]},
         )
@@ -238,12 +237,12 @@ class Repairs:
         log.append(commit)
 
     def _copies(self, commits: Sequence[Commit], state: State) -> supersede.Superseded:
-        """The rows of merged shards that also hold those of a lost record, without these."""
+        """Copy merged shards that also hold rows of a lost record, without those rows."""
         mixed = supersede.with_strangers(commits, state)
         if mixed:
             doubled = supersede.doubled(commits, state)
             mixed = [path for path in mixed if path not in doubled]
-        state.epoch = self._epoch  # of the copies, too
+        state.epoch = self._epoch  # which also names the copies
         manifest = self._found.manifest.named(state.names)
         return supersede.Superseder(self._store, manifest, state).without_strangers(mixed)
 
@@ -252,7 +251,7 @@ class Repairs:
             self._move_aside(name)
 
     def _move_aside(self, name: str) -> None:
-        """Move what has this name, whatever it is; no error if nothing has it."""
+        """Move whatever has this name to ``damaged``; no error if there is nothing."""
         try:
             if isinstance(self._store, disk.Disk):
                 self._store.move(name, self._aside(name))

@@ -1,8 +1,8 @@
-"""Notes in a checkpoint of where its rows were published: one small file a destination.
+"""Notes in a checkpoint about where its rows were published: one small file per destination.
 
-A publisher is no driver and holds nothing, so it writes beside the journal, not into it, by one
-replacing put. A note says only where to look. Whether the rows are there is for the destination to
-say, which may have been removed since, or have got other rows.
+A publisher does not drive or hold the checkpoint, so it writes beside the journal, not into it, by
+one replacing put. A note only says where to look: the destination may have been removed since, or
+may hold other rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_BYTES = 64 << 10
 
 @frozen
 class Note:
-    """A publishing of the first ``records`` records of a checkpoint with this id, at ``time``."""
+    """One publication of the first ``records`` records of the checkpoint with this id."""
 
     checkpoint: str
     dest: str
@@ -35,12 +35,12 @@ class Note:
 
 
 def is_note(name: str) -> bool:
-    """True for a name, at the top of a checkpoint, of a note."""
+    """True for the name of a note at the top of a checkpoint."""
     return re.fullmatch(_NAME, name) is not None
 
 
 def write(store: Store, note: Note) -> None:
-    """Put a note in the place of an earlier one of this destination, durable on return."""
+    """Write a note, durable on return; replaces an earlier one about this destination."""
     digest = blake2b(note.dest.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     store.put(f"published-{digest}.json", json.dumps(asdict(note), indent=1).encode() + b"\n")
 
@@ -48,7 +48,7 @@ def write(store: Store, note: Note) -> None:
 def read(store: Store, checkpoint: str) -> list[Note]:
     """The notes of the checkpoint with this id, the newest first.
 
-    What cannot be read is no note: publishing again writes another.
+    Skips unreadable notes; publishing again writes a new one.
     """
     names = sorted(filter(is_note, store.list("")))
     found = _parsed(disk.read_each(store, [(name, _MOST_BYTES) for name in names]))

@@ -24,7 +24,7 @@ def is_ours(name: str) -> bool:
 
 
 def foreign(store: Store) -> list[str]:
-    """The names at the top of a place that are no part of a checkpoint."""
+    """The names at the top of a place that are not part of a checkpoint."""
     there = disk.names(store, "")
     return sorted(name for name in there if name not in FOLDERS and not is_ours(name))
 
@@ -32,20 +32,20 @@ def foreign(store: Store) -> list[str]:
 def read_manifest(store: Store) -> Manifest:
     """The manifest of the checkpoint at this place.
 
-    Raises `UsageError` if there is no checkpoint, `CheckpointDamaged` with the ways out.
+    Raises `UsageError` if there is no checkpoint, and `CheckpointDamaged` with remedies.
     """
     try:
         return manifest.read(store)
     except FileNotFoundError:
         error = none_there(store)
     try:
-        return manifest.read(store)  # of a run that began before its journal was looked for
+        return manifest.read(store)  # a run has begun since the first read
     except FileNotFoundError:
         raise error from None
 
 
 def none_there(store: Store) -> ResumableTasksError:
-    """The error of a place that has no manifest, where a checkpoint is looked for."""
+    """The error for a place that should be a checkpoint and has no manifest."""
     from resumable_tasks.checkpoint.snapshot import format as generations
 
     if disk.names(store, JOURNAL):
@@ -62,12 +62,12 @@ def none_there(store: Store) -> ResumableTasksError:
 
 
 def prepare(store: Store) -> None:
-    """Make the place ready for writing. Raises `CheckpointUnusable`, and has changed nothing."""
+    """Make the place ready for writing. If it raises `CheckpointUnusable`, nothing has changed."""
     if isinstance(store, disk.Disk):
         try:
             there = store.list("")
         except CheckpointUnusable:
-            there = {}  # to make it ready says what is wrong
+            there = {}  # `disk.prepare` reports what is wrong
         _refuse_foreign(store, there)
     disk.prepare(store, (JOURNAL, SHARDS))
 
@@ -80,13 +80,13 @@ def is_new(store: Store) -> bool:
 def look(store: Store) -> Stored | None:
     """The manifest, None if there is none.
 
-    Raises `CheckpointUnusable` for a place with other things in it, `CheckpointDamaged` for a
-    journal without a manifest.
+    Raises `CheckpointUnusable` for a place with foreign files, `CheckpointDamaged` for a journal
+    without a manifest.
     """
     found = manifest.find(store)
     if found is not None:
         return found
-    # The top last: another run that has just begun makes the manifest before any record.
+    # The top is listed last, because a run creates the manifest before its first record.
     records, there = disk.names(store, JOURNAL), store.list("")
     if manifest.NAME in there:
         return manifest.find(store)
@@ -97,7 +97,7 @@ def look(store: Store) -> Stored | None:
 
 
 def _refuse_foreign(store: Store, there: Iterable[str]) -> None:
-    """A folder with other things in it is no place for a checkpoint."""
+    """Raise `CheckpointUnusable` if the place contains foreign files."""
     foreign = sorted(name for name in there if not is_ours(name))
     if foreign and manifest.NAME not in there:
         raise CheckpointUnusable(

@@ -1,24 +1,24 @@
 """The outbox: a remote worker leaves a batch's outcome here until the driver commits it.
 
-Rows go into shards, and what names them would be too much, and too much trusted, to go through an
-orchestrator: a scheduler that forgets a result, or runs a task again whose worker has died, must
+Rows go into shards. The outcomes that name them do not go through the orchestrator either: they can
+be large, and a scheduler that forgets a result, or reruns a task whose worker has died, must
 neither lose a batch that was paid for nor have it handled twice. So a worker puts each outcome
-into the checkpoint's ``outbox`` folder, as a record like those of the journal, with its checksum.
-Nothing of it counts before the driver has committed it. Of the driver of epoch 3, there is::
+into the checkpoint's ``outbox`` folder, in the format of a journal record with a checksum. It does
+not count before the driver has committed it. The files for the driver of epoch 3::
 
-    outbox/e3-open       for as long as this driver wants batches to begin
-    outbox/e3-t7         for as long as it waits for its task run 7
-    outbox/e3-t7-begun   created by the worker that has begun task run 7: no other begins it
+    outbox/e3-open       exists while this driver wants batches to begin
+    outbox/e3-t7         exists while it waits for its task run 7
+    outbox/e3-t7-begun   created by the worker that began task run 7; no other worker begins it
     outbox/e3-t7-alive   the heartbeat of that worker, written every few seconds
-    outbox/e3-42         what became of batch 42
+    outbox/e3-42         the outcome of batch 42
 
-A worker looks for the first two before every batch. They go when the driver stops, gives the task
-run up, or is succeeded by another, which sweeps all that is older than its own epoch. Whatever
-dies, and wherever, a batch is then committed by one driver or handled again:
+A worker checks the first two before every batch. They are removed when the driver stops, gives the
+task run up, or is succeeded by another driver, which sweeps everything of older epochs. Whatever
+process dies at any moment, a batch is committed by one driver or handled again:
 
-* before its shard, or between the shard and the outcome: handled again, the shard is an orphan;
-* between the outcome and its commit: the worker's death changes nothing; that of the driver has
-  it handled again, the outcome and the shard are swept;
+* before its shard, or between the shard and the outcome: handled again; the shard is an orphan;
+* between the outcome and its commit: the worker's death changes nothing; after the driver's death
+  it is handled again, and outcome and shard are swept;
 * between the commit and the removal of the outcome: the outcome is swept.
 """
 
@@ -45,17 +45,17 @@ FOLDER = "outbox"
 
 
 def epoch_of(path: str) -> int:
-    """The epoch in the path of anything in the outbox (0 if it names none)."""
+    """The epoch in the path of any file in the outbox; 0 if there is none."""
     digits = path.removeprefix(f"{FOLDER}/e").partition("-")[0]
     return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 @frozen
 class Outbox:
-    """The outbox of one driver's run. Crosses to a worker as it is.
+    """The outbox of one driver's run. It is pickled and sent to workers.
 
-    By its ``token`` a worker knows that what it sees under the checkpoint's path is this driver's
-    checkpoint, and not another that lies under the same path on the worker's own disk.
+    By the ``token`` a worker recognises this driver's checkpoint. Without it, a worker could take
+    a checkpoint under the same path on its own disk for it.
     """
 
     store: Store
@@ -63,20 +63,20 @@ class Outbox:
     token: str = field(default_factory=lambda: token(8))
 
     def open(self) -> None:
-        """Let workers begin. By the driver, before it sends the first batch."""
+        """Let workers begin. The driver calls this before it sends the first batch."""
         disk.prepare(self.store, (FOLDER,))
         self.store.put(self._path("open"), self.token.encode())
 
     def close(self) -> None:
-        """Let no worker begin another batch."""
+        """Stop workers from beginning another batch."""
         self.store.delete(self._path("open"))
 
     def is_open(self) -> bool:
-        """True while this driver wants more batches, as far as can be seen from here."""
+        """True while this driver wants more batches; False also if its checkpoint is not here."""
         return self._read("open") == self.token.encode()
 
     def expect(self, task_run: int) -> None:
-        """Let this task run begin. By the driver, before it submits it."""
+        """Let this task run begin. The driver calls this before it submits the task run."""
         self.store.put(self._path(f"t{task_run}"), b"")
 
     def expects(self, task_run: int) -> bool:
@@ -99,16 +99,16 @@ class Outbox:
         return self._read(f"t{task_run}-begun") is not None
 
     def beat(self, task_run: int, number: int) -> None:
-        """Give a sign of life of the worker that has begun this task run: each another number."""
+        """Write a heartbeat of the worker that has begun this task run, each with a new number."""
         self.store.put(self._path(f"t{task_run}-alive"), b"%d" % number)
 
     def last_beat(self, task_run: int) -> bytes | None:
-        """The last sign of life; None if there was none."""
+        """The last heartbeat; None if there was none."""
         return self._read(f"t{task_run}-alive")
 
     def withdraw(self, task_run: int) -> None:
-        """Have no worker begin this task run, or another batch of it."""
-        # In this order: at no time could a worker begin it a second time.
+        """Stop workers from beginning this task run, or another batch of it."""
+        # In this order, a worker can at no moment begin it a second time.
         self.store.delete(self._path(f"t{task_run}"))
         self.store.delete(self._path(f"t{task_run}-begun"))
         self.store.delete(self._path(f"t{task_run}-alive"))
@@ -127,7 +127,7 @@ class Outbox:
         return {int(name) for name in names if name.isascii() and name.isdigit()}
 
     def take(self, batch: Batch) -> Done | Failed | Fatal | None:
-        """The outcome of a batch; None if it is not here, or not whole, and has to be had again."""
+        """The outcome of a batch; None if it is missing or damaged, and must be done again."""
         data = self._read(str(batch.number))
         if data is None:
             return None
@@ -146,7 +146,7 @@ class Outbox:
         self.store.delete(self._path(str(number)))
 
     def clear(self) -> None:
-        """Remove all that is left here of this run."""
+        """Remove everything of this run."""
         for name in self.store.list(FOLDER):
             if epoch_of(name) == self.epoch:
                 self.store.delete(name)
@@ -189,7 +189,7 @@ def _numbers(outcome: Done | Failed) -> dict[str, Any]:
 
 
 def _outcome(batch: Batch, record: Commit) -> Done | Failed:
-    """`_fields` in reverse."""
+    """Rebuild an outcome; the reverse of `_fields`."""
     info = record.info
     failed = tuple((name, seconds) for name, seconds in info["times"]["failed"])
     cost, times = info["cost"], Times(**{**info["times"], "failed": failed})
@@ -218,7 +218,7 @@ def _kind_of(found: dict[str, Any]) -> ErrorKind:
 
 
 def _lines(record: Commit) -> Iterator[bytes]:
-    """The keys that a record speaks of, done or failed."""
+    """The keys in a record, done or failed."""
     if record.keys:
         yield from record.keys.split(b"\n")
     for failure in record.failures:
@@ -226,7 +226,7 @@ def _lines(record: Commit) -> Iterator[bytes]:
 
 
 def _error(name: str, message: str) -> BaseException:
-    """Rebuild the error that ends the run: one of ours as it was, any other as the store's."""
+    """Rebuild the error that ends the run: ours with its class, any other as `StoreError`."""
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, ResumableTasksError):
         return kind(message)

@@ -1,4 +1,4 @@
-"""Work that is handed to a service and not settled, by the records."""
+"""Work that was submitted to a service and is not settled, from the records."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MOST_NAMED = 10
 
 
 class Outstanding:
-    """The submissions that are neither settled nor withdrawn, by their tokens, oldest first.
+    """The submissions that are neither settled nor withdrawn, by token, oldest first.
 
-    ``strays`` are those whose intent no record names any more, with the handle if there is one: a
-    record was lost, and with it which items they are of.
+    ``strays`` are submissions whose intent was lost with a record, so that their items are unknown;
+    each with its handle if there is one.
     """
 
     __slots__ = ("each", "strays")
@@ -49,23 +49,23 @@ class Outstanding:
 
     @property
     def counts(self) -> Out:
-        """How much is out."""
+        """The totals of all submissions."""
         from resumable_tasks.items.submission import Out
 
         return Out.of(self)
 
     @property
     def items(self) -> int:
-        """How many items are out."""
+        """The number of items with a service."""
         return sum(submission.count for submission in self)
 
     def holding(self, line: bytes) -> Submission | None:
-        """The submission that has this key, None if none has."""
+        """The submission that contains this key; None if there is none."""
         found = (each for each in self if line in keys.split(each.lines))
         return next(found, None)
 
     def apply(self, commit: Commit) -> None:
-        """Take one more record in."""
+        """Apply one more record."""
         for token in commit.info.get("settled", ()):
             self.each.pop(token, None)
             self.strays.pop(token, None)
@@ -97,12 +97,12 @@ class Outstanding:
             self.each[token] = replace(self.each[token], handle=info["handle"], by=by)
 
     def forget_fingerprints(self) -> None:
-        """Those of another scheme say nothing."""
+        """Drop fingerprints, since those of another scheme cannot be compared."""
         for token, submission in self.each.items():
             self.each[token] = replace(submission, fingerprints=b"")
 
     def told(self) -> dict[str, Any]:
-        """All of it, for a snapshot of the journal."""
+        """The data that a snapshot of the journal stores."""
         each = [asdict(submission) for submission in self]
         for submission in each:
             submission.update({name: submission[name].decode() for name in _TEXTS})
@@ -110,7 +110,7 @@ class Outstanding:
 
     @classmethod
     def of_told(cls, told: Mapping[str, Any]) -> Outstanding:
-        """That of which a snapshot tells."""
+        """Restore from a snapshot's data."""
         found = cls()
         found.strays = dict(told["strays"])
         for each in told["each"]:
@@ -122,7 +122,7 @@ class Outstanding:
 
 
 def shown(handle: Any, limit: int = 120) -> str:
-    """A handle as it may be shown."""
+    """A handle as text to display, shortened."""
     import json
 
     text = handle if isinstance(handle, str) else json.dumps(handle, ensure_ascii=False)
@@ -130,7 +130,10 @@ def shown(handle: Any, limit: int = 120) -> str:
 
 
 def named(out: Outstanding) -> str:
-    """What is out, with tokens and handles, for who is about to lose it; empty if nothing is."""
+    """A text that lists the submissions with tokens and handles; empty if there are none.
+
+    For a warning to a user who is about to lose them.
+    """
     each = {found.token: found.handle for found in out} | out.strays
     if not each:
         return ""
@@ -148,7 +151,7 @@ def named(out: Outstanding) -> str:
 
 
 def lost_intents(strays: Mapping[str, Any], place: str) -> Iterator[str]:
-    """A sentence about each submission whose items are not known any more."""
+    """Yield a sentence about each submission whose items are no longer known."""
     for token, handle in strays.items():
         known = f" ({shown(handle)})" if handle is not None else ""
         yield (
@@ -159,17 +162,17 @@ def lost_intents(strays: Mapping[str, Any], place: str) -> Iterator[str]:
 
 
 def unanswered(submission: Submission, done: KeyTable) -> Submission:
-    """The submission, and in ``left`` those of its keys that nothing has completed since.
+    """The submission, with ``left`` set to those of its keys that are not completed since.
 
-    There are others only where the record that had settled it was lost, and some of what it had
-    left undone was submitted again meanwhile.
+    Some are completed only if the record that settled it was lost, and keys that it had left undone
+    were submitted again meanwhile.
     """
     lines = submission.lines.split(b"\n")
     missing = done.missing(lines)
     if len(missing) == len(lines):
         return submission
     texts = submission.fingerprints.split(b"\n") if submission.fingerprints else [b""] * len(lines)
-    # With another fingerprint it is one to be done again, which is not completed yet.
+    # A completed key with another fingerprint is to be done again, so it is still unanswered.
     left = [
         line
         for line, text in zip(lines, texts, strict=True)
@@ -179,10 +182,10 @@ def unanswered(submission: Submission, done: KeyTable) -> Submission:
 
 
 def held_back(state: State, planner: Planner) -> list[Submission]:
-    """The submissions that are out, whose items are not to be planned.
+    """The submissions with a service, whose items must not be planned, with their open keys.
 
-    Each with what it is still to answer for. What two of them have, as a record was lost by which
-    one was given up, is left to the first.
+    Two submissions can have a key in common if the record that withdrew one of them was lost; the
+    first one keeps such a key.
     """
     found = []
     for each in state.out:

@@ -1,4 +1,4 @@
-"""The speed and the cost at which items are completed, from the records."""
+"""The pace of a checkpoint's runs, from the records: the time and cost of items."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @changing
 class Pace:
-    """The speed and the cost at which the runs of a checkpoint have completed items.
+    """The time and cost at which the runs of a checkpoint have completed items.
 
-    ``cost`` is that of all runs. Tries of one flow run count as one: `used` is what they have used,
-    items that a service has for them included.
+    ``cost`` is that of all runs. All tries of one flow run share a budget: `used` is the part that
+    they have used, including their items that are with a service.
     """
 
     _began: str = ""
@@ -33,11 +33,11 @@ class Pace:
     _imports: bool = False
     _flow_run: str = ""
     _used: dict[str, Used] = field(default_factory=dict)
-    # How many items each submission has, and of which flow run it is.
+    # The flow run and the number of items of each submission.
     _out: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def apply(self, commit: Commit) -> None:
-        """Take one more record in. A run counts from its claim to its last commit."""
+        """Apply one more record. A run counts from its claim to its last commit."""
         if commit.kind == "claim":
             self._end_tenure()
             self._began = self._last = commit.time
@@ -49,10 +49,10 @@ class Pace:
             self._use(Used(count))
         elif commit.kind == "withdrawn":
             self._no_longer_out(commit)
-        elif commit.kind == "commit" and not self._imports:  # those say nothing of the handler
-            # The claim may be lost.
+        elif commit.kind == "commit" and not self._imports:  # imports show no handler's pace
+            # The claim may have been lost.
             self._began, self._last = self._began or commit.time, commit.time
-            # Without what was only copied to do others again.
+            # Without keys that were only copied because others were done again.
             count = commit.key_count - commit.info.get("copied", 0)
             self._completed += count
             cost = commit.info.get("cost", 0.0)
@@ -64,7 +64,7 @@ class Pace:
 
     @classmethod
     def of_told(cls, told: Mapping[str, Any]) -> Pace:
-        """The pace of which a snapshot tells."""
+        """Restore from a snapshot's data."""
         used = {flow_run: Used(**each) for flow_run, each in told["_used"].items()}
         out = {
             token: (flow_run, count) for token, (flow_run, count) in told.get("_out", {}).items()
@@ -73,12 +73,12 @@ class Pace:
 
     @property
     def cost_each(self) -> float | None:
-        """The average cost of an item; None if none is known."""
+        """The average cost of an item; None if no cost is known."""
         return self.cost / self._costed if self._costed else None
 
     @property
     def used(self) -> Used:
-        """The use of the driving flow run in earlier tries; nothing outside of a flow run."""
+        """The part of the budget that earlier tries of this flow run used; empty without one."""
         return self._used.get(self._flow_run, Used())
 
     def _no_longer_out(self, commit: Commit) -> None:
@@ -95,7 +95,7 @@ class Pace:
             )
 
     def estimate(self, items: int) -> Estimate:
-        """Estimate what ``items`` more would take, at the pace of the runs so far."""
+        """Estimate the effort for ``items`` more items, at the pace of the runs so far."""
         from resumable_tasks.checkpoint.estimate import Estimate
 
         self._end_tenure()
@@ -112,7 +112,7 @@ class Pace:
 
 
 def _between(began: str, last: str) -> float:
-    """Seconds between two times of records; 0 where one is none: they decide nothing."""
+    """Seconds between two records' times; 0 if one is malformed, since times decide nothing."""
     try:
         passed = datetime.fromisoformat(last) - datetime.fromisoformat(began)
     except (ValueError, TypeError):
@@ -121,9 +121,9 @@ def _between(began: str, last: str) -> float:
 
 
 def spent(outcomes: Sequence[Done]) -> dict[str, float]:
-    """Sum up these outcomes: batches, seconds in the handler, and the cost where it is known.
+    """The sums over these outcomes: batches, seconds in the handler, and the cost if known.
 
-    ``longest`` is the part of the seconds that one batch took, where there are several.
+    ``longest`` is the seconds of the longest batch, if there are several.
     """
     each = [outcome.times.seconds for outcome in outcomes]
     found = {"seconds": round(sum(each), 6), "batches": len(each)}

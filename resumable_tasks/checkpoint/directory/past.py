@@ -1,6 +1,6 @@
-"""The runs of a checkpoint and their commits over time, by the first and last lines of its records.
+"""The runs of a checkpoint and their commits over time, from the records' first and last lines.
 
-No key is looked at: a record costs two lines of JSON, however many items it has.
+Reads no keys: a record costs two lines of JSON, however many items it has.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ COLUMNS = ("time", "keys", "net", "failures", "bytes", "seconds", "batches", "lo
 
 @dataclass(slots=True)
 class PastRun:
-    """A run: its claim's ``info``, its commits from ``first`` to ``last``, and how it ended.
+    """A run: its claim's ``info``, its commits from ``first`` to ``last``, and its end.
 
-    ``end`` is the ``info`` of its ``close``, None if it has recorded none: it was killed, ended by
-    an error, or is at work. Times are seconds since 1970: of its claim and of its last record.
+    ``end`` is the ``info`` of its ``close``; None if there is none, because the run was killed,
+    ended by an error, or is active. The times of its claim and its last record are seconds since
+    1970.
     """
 
     epoch: int
@@ -48,12 +49,12 @@ class PastRun:
 
 @dataclass(slots=True)
 class Past:
-    """All runs, in order, and of all commits the columns that `COLUMNS` names, parallel.
+    """All runs, in order, and all commits as parallel columns, named in `COLUMNS`.
 
-    ``net`` is how many more keys were completed after the commit than before; ``bytes`` are those
-    of its shards, and ``seconds``, ``batches`` and ``longest`` the time in the handler: in all, of
-    how many batches, of the one that took longest. ``by_hand`` has the kind and the time of each
-    redo, repair, release, and submission that was attached or withdrawn.
+    ``net`` is the change of the number of completed keys by the commit. ``bytes`` is the size of
+    its shards. ``seconds`` is the time in the handler of its ``batches`` batches, ``longest`` that
+    of the longest one. ``by_hand`` has the kind and time of each redo, repair and release, and of
+    each submission that was attached or withdrawn by a person.
     """
 
     runs: list[PastRun] = field(default_factory=list)
@@ -67,13 +68,13 @@ class Past:
 
     @property
     def repairs(self) -> int:
-        """How many repairs there were, each of which can have changed earlier records."""
+        """The number of repairs, each of which can have changed earlier records."""
         return sum(kind == "repair" for kind, _ in self.by_hand)
 
     def follow(self, head: Mapping[str, Any], end: Mapping[str, Any]) -> None:
-        """Take one more record in, by its first line and its last."""
+        """Apply one more record, given its first and its last line."""
         self.records += 1
-        # Clocks of two machines differ; no record is before the one that it continues.
+        # Clocks of machines differ, but no record is older than the one that it continues.
         self._time = time = max(self._time, _seconds(head["time"]))
         kind, info = head["kind"], head.get("info", {})
         by_hand = is_by_hand(kind, info)
@@ -117,9 +118,9 @@ class Past:
 
 
 def read(store: Store, found: Past) -> None:
-    """Take all records into ``found`` that are there by now, and not yet in it.
+    """Add all records to ``found`` that it does not yet contain.
 
-    Raises `CheckpointDamaged` with the file that cannot be read; what stands before it was read.
+    Raises `CheckpointDamaged` with the unreadable file, after it has added the records before that.
     """
     for _ in range(_TRIES):
         there = segments.listed(store, found.records)
@@ -136,7 +137,7 @@ def read(store: Store, found: Past) -> None:
 
 
 def _records(store: Store, there: Listing, into: Past) -> Iterator[tuple[str, bytes]]:
-    """The bytes of these records, each with the name of the file that it is in."""
+    """Yield the bytes of these records, each with the name of its file."""
     files = there.files(there.numbers)
     names = [segment.name if segment else record_name(at[0]) for segment, at in files]
     each = disk.read_all(store, ((name, MOST_BYTES) for name in names))
@@ -153,7 +154,7 @@ def _first_and_last(record: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]
 
 
 def _seconds(time: str) -> float:
-    """A record's time as seconds since 1970; 0 where it is none: it decides nothing."""
+    """A record's time as seconds since 1970; 0 if malformed, since times decide nothing."""
     try:
         return datetime.fromisoformat(time).timestamp()
     except (ValueError, TypeError, OverflowError):

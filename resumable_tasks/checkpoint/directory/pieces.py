@@ -1,6 +1,6 @@
-"""The rows that count by the shards that they were written in, whatever was merged since.
+"""The rows that count, in pieces: the shards in which they were first written.
 
-A copy that names these pieces can be added to: a merge moves rows, and changes none of them.
+A copy that names its pieces can be extended later, because merges move rows without changing them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class Pieces(Sequence[Piece]):
-    """The pieces of all rows, in their order. Looks for them when the first one is asked for."""
+    """The pieces of all rows, in order. Finds them when the first one is asked for."""
 
     def __init__(self, store: Store, anchor: str, state: State) -> None:
         self._store = store
         self._anchor = anchor
         self._there = list(state.shards.values())
-        # Where nothing was merged the journal need not be read again.
+        # Without merged shards the journal need not be read again.
         self._records = state.records if state.merged else 0
 
     def after(self, count: int, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The rows without those of the first so many pieces, of this schema."""
+        """The rows without those of the first ``count`` pieces, in this schema."""
         first = skipped = 0
         if count:
             while first < len(self._there) and count >= len(self._origins[first]):
@@ -46,7 +46,7 @@ class Pieces(Sequence[Piece]):
 
     @cached_property
     def _origins(self) -> list[list[Shard]]:
-        """By shard that counts, those whose rows came into it; itself where they are not known."""
+        """The origins of each shard that counts; the shard itself if they are not known."""
         homes, named = Homes(), dict[str, Shard]()
         if self._records:
             for commit in Journal(self._store, self._anchor).read_new():

@@ -1,4 +1,4 @@
-"""A directory as the place of a checkpoint: opened, previewed, read."""
+"""A directory or a bucket's prefix as the place of a checkpoint."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ T = TypeVar("T")
 
 @frozen
 class Directory(Place):
-    """A checkpoint with a journal and shards, in the directory at this path."""
+    """A checkpoint with a journal and shards, at this path or URL."""
 
     path: str
 
     def store(self) -> Store:
-        """The store that has its bytes."""
+        """The store of its files."""
         return open_store(self.path)
 
     def local_path(self) -> str | None:

@@ -1,14 +1,14 @@
 """The partitions of a job's checkpoints, and the removal of one.
 
-A checkpoint is removed in four steps, each of which can be the last one before a crash:
+A checkpoint is removed in four steps, with a crash possible after each:
 
-1. a record ends it for good (`archive.end`), if it still is as it was when that was decided;
-2. its place is set aside under a name, or in a bucket by a marker, that says what it is;
-3. ``job.json`` is deleted, without which nothing can be read as a checkpoint;
-4. all else is deleted.
+1. a record ends it for good (`archive.end`), if it has not changed since the decision;
+2. its place gets another name, or in a bucket a marker, which marks it for removal;
+3. ``job.json`` is deleted, so that nothing reads the rest as a checkpoint;
+4. everything else is deleted.
 
-What stands after the first is whole, and after any other one not at its place any more. The next
-pruning finds it and goes on.
+After the first step the checkpoint is still whole; after any later one it is no longer at its
+place. The next pruning finds the rest and continues.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _SET_ASIDE = re.compile(r"\.(archived|pruned)-\d{8}T\d{6}-[0-9a-f]+")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is left of one partition's checkpoint at this place.
+    """A partition's checkpoint at this place, or its remains.
 
-    ``archived``: by a reset. ``discarded``: by a pruning that has not ended.
+    ``archived``: by a reset. ``discarded``: by a pruning that is not complete.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Found:
 
 
 def partitions(place: str) -> list[Found]:
-    """The checkpoints right below this place, by name.
+    """The checkpoints directly below this place, by name.
 
-    Raises `UsageError` for what is no directory and no URL of one.
+    Raises `UsageError` if the place is neither a directory nor the URL of a prefix.
     """
     store = open_store(place, "place")
     if isinstance(store, ObjectStore):
@@ -107,16 +107,16 @@ def _in_bucket(store: ObjectStore) -> Iterator[Found]:
 
 
 def size(place: str) -> int:
-    """How many bytes the files of a checkpoint have."""
+    """The size of a checkpoint's files in bytes."""
     store = open_store(place)
     top = sum(each for name, each in store.list("").items() if is_ours(name))
     return top + sum(sum(store.list(folder).values()) for folder in FOLDERS)
 
 
 def others(store: Store) -> list[str]:
-    """The names of what is no part of a checkpoint, and would stay where it is in a directory.
+    """The names of foreign files, which would remain in a directory after the removal.
 
-    In a bucket others' objects stand for themselves.
+    Empty for a bucket, where foreign objects do not matter.
     """
     if not isinstance(store, disk.Disk):
         return []
@@ -131,21 +131,21 @@ def is_removed(store: Store) -> bool:
 
 
 def remove(found: Found, seen: Seen | None) -> None:
-    """Remove a checkpoint for good, if it is as it was ``seen``: None if it cannot be read.
+    """Remove a checkpoint for good, if it is as it was ``seen`` (None if it cannot be read).
 
-    Raises `CheckpointHeld` while a run is at work, or if one has begun since. Nothing is removed
-    then. After any other error the next pruning goes on.
+    Raises `CheckpointHeld`, and removes nothing, while a run is active or if one has begun since.
+    After any other error the next pruning continues.
     """
     store = open_store(found.place)
-    # In a bucket an archive cannot be written, and no run can begin in it.
+    # An archive in a bucket cannot be written to, and no run can begin in it.
     ended = found.discarded or (found.archived and not isinstance(store, disk.Disk))
     if not ended and not is_checkpoint(store):
-        return  # somebody else was faster
+        return  # another process has removed it
     _empty(disk.discard(store) if ended else _ended(store, seen))
 
 
 def _ended(store: Store, seen: Seen | None) -> Store:
-    """End a checkpoint and set it aside; what is to be removed."""
+    """End a checkpoint and mark it for removal. Returns the store to empty."""
     disk.prepare(store, ())
     hold = Holder(store, token(6))
     try:
@@ -153,7 +153,7 @@ def _ended(store: Store, seen: Seen | None) -> Store:
         if seen is not None:
             end(store, hold.run, seen)
         if not isinstance(store, disk.Disk):
-            hold.release()  # its heartbeat would go on in the next incarnation
+            hold.release()  # else its heartbeat would continue in the next incarnation
         return disk.discard(store)
     finally:
         hold.release()
@@ -161,7 +161,7 @@ def _ended(store: Store, seen: Seen | None) -> Store:
 
 
 def _empty(store: Store) -> None:
-    """Delete all that is of a checkpoint, the manifest first."""
+    """Delete all files of a checkpoint, the manifest first."""
     store.delete(manifest.NAME)
     disk.sync(store, "")
     fault_point("prune.deleted")

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint whose ``job.json`` is lost or another's, from its first record."""
+"""Recovers the manifest from the first record, if ``job.json`` is lost or was changed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from resumable_tasks.errors import CheckpointDamaged
 
 
 def recovered_manifest(store: Store) -> Manifest | None:
-    """The manifest as record 0 has it; None if that is damaged too, or too old to have it.
+    """The manifest from record 0; None if that is damaged too, or too old to contain it.
 
-    The record names the manifest's id as its ``previous``, by which the journal's chain begins.
+    The id comes from the record's ``previous``, where the journal's chain begins.
     """
     name = records.record_name(0)
     try:
@@ -29,9 +29,9 @@ def recovered_manifest(store: Store) -> Manifest | None:
 
 
 def changed(store: Store, found: Manifest) -> str | None:
-    """What is wrong with a manifest that can be read and is not as it was made; None if it is.
+    """The defect of a readable manifest that was changed since its creation; None if it was not.
 
-    The first record tells, unless the others do not continue it.
+    Compares it with the first record, unless the later records do not continue that one.
     """
     told = recovered_manifest(store)
     if told is None or told == found:

@@ -1,7 +1,7 @@
-"""Completed items become missing: what people decide, as of failed ones in `repair.release`.
+"""Makes completed items missing when a person asks for it; `repair.release` is for failed ones.
 
-One record takes back the shards that hold their rows, and completes what stays of these shards
-again, as for changed items (`replace`). So at no moment an item that stays is without its rows.
+One record retracts the shards with their rows, and completes the other items of these shards again,
+as for changed items (`replace`). So the other items have their rows at every moment.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from resumable_tasks.runners.outcome import Failure
 
 
 def redo(store: Store, choice: Choice, *, dry_run: bool = False) -> list[Key]:
-    """Make the chosen items missing, durable on return; their keys.
+    """Make the chosen items missing, durable on return. Returns their keys.
 
-    Their rows are no results any more, and the next run handles them. All other rows are there at
-    every moment. The record of it fences every run that may still be alive. With ``dry_run``
-    nothing is changed.
+    Their rows no longer count, and the next run handles them. Readers see all other rows at every
+    moment. The record written for this fences every run that may still be alive. ``dry_run``
+    changes nothing.
 
     Raises:
-        CheckpointHeld: a run is at work.
-        CheckpointDamaged: a shard with rows of chosen items is.
-        UsageError: there is no checkpoint, a key is not completed, the condition is none.
+        CheckpointHeld: a run is active.
+        CheckpointDamaged: a shard with rows of chosen items is damaged.
+        UsageError: there is no checkpoint, a key is not completed, or the condition is invalid.
     """
     if dry_run:
         return _would_redo(store, choice)
@@ -58,12 +58,12 @@ def _would_redo(store: Store, choice: Choice) -> list[Key]:
 def _take_back(
     store: Store, found: Manifest, state: State, journal: Journal, lines: list[bytes], run: str
 ) -> None:
-    state.epoch += 1  # of the copies, too
+    state.epoch += 1  # which also names the copies
     done = {line for line in lines if line in state.done}
     copied = supersede.Superseder(store, found, state).supersede(done)
     info = holder.me(run)
     info.pop("run")
-    # Those that had failed when they were handled again, or are parked, are to be tried too.
+    # Chosen items that failed when handled again, or are parked, must be tried again too.
     known = [failure for line in lines if (failure := state.known(line)) is not None]
     commit = Commit("redo", state.epoch, run, failures=tuple(map(_released, known)), info=info)
     journal.append(copied.added_to(commit, []))
@@ -115,7 +115,7 @@ def _completed_before(store: Store, moment: datetime) -> set[bytes]:
 
 
 def _fitting(store: Store, found: Manifest, state: State, condition: str) -> set[bytes]:
-    """The keys of the items of which a row fits."""
+    """The keys of the items with a row that meets the condition."""
     if state.schema is None:
         raise UsageError(
             f"{store.url} has no rows that a condition could be about",

@@ -45,7 +45,7 @@ _PER_BUCKET = 64
 
 @changing
 class Shared:
-    """Keys that have their rows in one shard, by the records that completed them.
+    """The keys whose rows are in one shard, by the records that completed them.
 
     ``shard`` is None for keys without rows.
     """

@@ -1,4 +1,4 @@
-"""The rows that count, read for others from the shards, each verified against its commit."""
+"""Reads the rows that count from the shards, each verified against its commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One schema over all shards: how it widens, and where values would not stay what they are."""
+"""The one schema of all shards: how it widens, and checks that no value changes by that."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 
 class ResultSchema:
-    """The schema of all results of a checkpoint, as it widens from commit to commit."""
+    """The schema of all results of a checkpoint, which widens from commit to commit."""
 
     def __init__(self, text: str | None, declared: pa.Schema | None = None) -> None:
-        """``text``: as the journal has it; None before the first row. ``declared`` by the job."""
+        """``text`` is the journal's schema, None before the first row; ``declared`` the job's."""
         self._text = text
         self._declared = declared
         self._current: pa.Schema | None = None
-        # The one that `text` is of, once it was compared.
+        # The schema that `text` encodes, once it was decoded or compared.
         self._recorded: pa.Schema | None = None
-        # Columns that were found not to take another type: all rows are read to find that out.
+        # Column types already found impossible; remembered since the check reads all rows.
         self._fixed: set[tuple[Any, ...]] = set()
 
     @property
     def current(self) -> pa.Schema | None:
-        """The columns of the rows, and their types; None where nothing is known of them."""
+        """The columns of the rows and their types; None if nothing is known."""
         if self._current is None:
             stored = schema_from_text(self._text) if self._text else None
             self._current = with_columns(stored, self._declared)
         return self._current
 
     def take(self, schema: pa.Schema | None) -> None:
-        """Let this be the schema, now that a commit has it."""
+        """Make this the current schema, after a commit has recorded it."""
         if schema is not None and schema is not self._recorded:
             self._text = schema_to_text(schema)
             self._current = self._recorded = schema
 
     def text_if_new(self, schema: pa.Schema | None) -> str | None:
-        """The schema as a record has it, if it is another than the current one."""
+        """The schema as text for a record, if it differs from the current one; else None."""
         if schema is None or schema is self._recorded:
             return None
         text = schema_to_text(schema)
@@ -61,10 +61,10 @@ class ResultSchema:
         rows: Callable[[], pa.Table],
         there: Iterable[pa.Table],
     ) -> pa.Schema:
-        """The schema that holds both, where each value stays what it is.
+        """The schema that holds both without changing any value.
 
-        ``rows`` gives those that are new, ``there`` are all that there are. Raises
-        `ResultConflict` with the column, both types and the batch.
+        ``rows`` returns the new rows, ``there`` yields all existing ones. Raises `ResultConflict`
+        with the column, both types and the batch.
         """
         unified = unify(current, new, batch)
         if current is None or (unified.equals(current) and unified.equals(new)):
@@ -86,16 +86,16 @@ class ResultSchema:
         tables: Iterable[pa.Table],
         batch: str,
     ) -> pa.Schema:
-        """The schema in which these columns of these tables stay what they are.
+        """The unified schema, checked to change no value of these columns in these tables.
 
-        Structures that do not are JSON. Raises `ResultConflict` for others.
+        Structures whose values would change become JSON. Raises `ResultConflict` for other columns.
         """
         from resumable_tasks.runners.values import jsontype, types
 
         names = [name for name in names if not jsontype.is_json(unified.field(name).type)]
         for table in tables if names else ():
             for name in [name for name in names if not keeps(table, name, unified)]:
-                # Of a column that changes both have a type.
+                # Both schemas have a type for a column that changes.
                 before, now = (some.field(name) for some in of)
                 if not types.is_structure(before.type):
                     known = (name, before.type, now.type)
@@ -107,7 +107,7 @@ class ResultSchema:
         return unified
 
     def _is_declared(self, name: str) -> bool:
-        """True if the job says the column's type, and does not leave it open."""
+        """True if the job declares the column's type."""
         import pyarrow as pa
 
         if self._declared is None or name not in self._declared.names:
@@ -116,10 +116,10 @@ class ResultSchema:
 
 
 def unify(current: pa.Schema | None, new: pa.Schema, batch: str) -> pa.Schema:
-    """The schema that holds both: see `resumable_tasks.runners.values.types.join`.
+    """The schema that holds both, column by column (`resumable_tasks.runners.values.types.join`).
 
-    Whether the values then stay what they are is for `keeps` to say.
-    Raises `ResultConflict` with the column, both types and the batch if there is none.
+    `keeps` must then check that no value changes. Raises `ResultConflict` with the column, both
+    types and the batch if there is no such schema.
     """
     if current is None or current.equals(new):
         return new
@@ -144,7 +144,7 @@ def _joined(before: pa.DataType, now: pa.DataType) -> pa.DataType | None:
 
     found = types.join(before, now)
     if found is None and not (types.is_structure(before) or types.is_structure(now)):
-        # NaN alone is no value: a column of nothing else takes any type.
+        # A column of nothing but NaN has no real values, so it takes any type.
         for kind, other in ((before, now), (now, before)):
             if pa.types.is_floating(kind):
                 return other
@@ -152,7 +152,7 @@ def _joined(before: pa.DataType, now: pa.DataType) -> pa.DataType | None:
 
 
 def _refuse_other_text(current: pa.Schema, new: pa.Schema, batch: str) -> None:
-    """JSON text and other text are one type for Arrow, and no one column."""
+    """Refuse to mix JSON text and other text in a column, though Arrow gives both one type."""
     import pyarrow as pa
 
     for name in json_names(current) ^ json_names(new):
@@ -163,9 +163,9 @@ def _refuse_other_text(current: pa.Schema, new: pa.Schema, batch: str) -> None:
 
 
 def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The table with the types of ``wanted``, where each value stays what it is.
+    """The table converted to the types of ``wanted``, without changing any value.
 
-    A value of a column that is to be JSON text becomes what `json.dumps` makes of it. Raises
+    In a column that becomes JSON text, each value becomes the text that `json.dumps` makes. Raises
     `ResultConflict` with the column and both types.
     """
     import pyarrow as pa
@@ -179,7 +179,8 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
         column = table.column(field.name)
         if field.name in json:
             columns.append(pa.array(json_text(field.name, column.to_pylist()), pa.string()))
-        # Arrow casts integers to text and to moments, and back, which `keeps` takes for no change.
+        # `join` is asked too, because Arrow casts integers to text or times and back, which `keeps`
+        # alone would accept.
         elif types.join(column.type, field.type) is not None and keeps(table, field.name, wanted):
             columns.append(cast_column(column, field.type))
         else:
@@ -191,11 +192,11 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 
 def declared(stored: pa.Schema | None, columns: Columns) -> pa.Schema | None:
-    """The columns whose types the job has said; of the JSON columns those that are stored too."""
+    """The columns whose types the job declares; JSON columns only if they are stored too."""
     import pyarrow as pa
 
     there = stored.names if stored is not None else ()
-    # Whether a value may be null is seen to where rows become columns.
+    # Nulls are checked where rows become columns, not here.
     fields = {
         field.name: field.with_nullable(True)
         for field in columns.schema or ()
@@ -206,14 +207,14 @@ def declared(stored: pa.Schema | None, columns: Columns) -> pa.Schema | None:
 
 
 def differ(before: pa.Schema, after: pa.Schema) -> bool:
-    """True if a column has another type after than before, or becomes JSON text."""
+    """True if a column changes its type or becomes JSON text."""
     return bool(changed(before, after)) or not json_names(before) >= json_names(after) & {
         *before.names
     }
 
 
 def with_columns(schema: pa.Schema | None, declared: pa.Schema | None) -> pa.Schema | None:
-    """The schema with the declared columns, each of the type that is declared."""
+    """The schema with the declared columns, in their declared types."""
     if schema is None or declared is None:
         return declared if schema is None else schema
     for field in declared:
@@ -231,15 +232,15 @@ def conflict(column: str, before: pa.DataType, now: pa.DataType, batch: str) -> 
 
 
 def changed(before: pa.Schema, after: pa.Schema) -> list[str]:
-    """The columns of the first schema that have another type in the second."""
+    """The columns that have different types in the two schemas."""
     return [field.name for field in before if not field.type.equals(after.field(field.name).type)]
 
 
 def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
     """True if this column's values keep their meaning in the type that the schema gives it.
 
-    A type alone does not tell: 2⁵³ + 1 would become another float, and the year 9999 has no
-    nanoseconds.
+    Types alone cannot tell: as a float, 2⁵³ + 1 becomes another number, and the year 9999 is out of
+    range in nanoseconds.
     """
     import pyarrow as pa
 
@@ -265,7 +266,7 @@ def keeps(rows: pa.Table, column: str, schema: pa.Schema) -> bool:
 
 
 def _is_nan_alone(before: pa.DataType, kind: pa.DataType) -> bool:
-    """True for a column of floats in which there can only be NaN, since it takes another type."""
+    """True for a float column that takes a type other than float, so it can only hold NaN."""
     import pyarrow as pa
 
     numbers = pa.types.is_floating(kind) or pa.types.is_integer(kind)
@@ -273,7 +274,7 @@ def _is_nan_alone(before: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
-    """The type before, except that its nulls take the new type: nothing can be cast to null."""
+    """The type before, with its null types replaced by the new ones: no value casts to null."""
     import pyarrow as pa
 
     if pa.types.is_null(before):
@@ -288,17 +289,17 @@ def _back(before: pa.DataType, after: pa.DataType) -> pa.DataType:
 
 
 def schema_to_text(schema: pa.Schema) -> str:
-    """A schema as the journal keeps it: Arrow's own IPC message in base64."""
+    """A schema as the journal stores it: Arrow's IPC message in base64."""
     return base64.b64encode(schema.serialize()).decode()
 
 
 def may_have_json(text: str | None) -> bool:
-    """Whether a schema may have columns of JSON text, found out without Arrow."""
+    """True if a schema may have columns of JSON text. Works without loading Arrow."""
     return text is not None and JSON_MARK in base64.b64decode(text)
 
 
 def kinds_of(text: str | None) -> dict[str, type]:
-    """The columns of a schema that hold text or integers, as Python's types."""
+    """The text and integer columns of a schema, with their Python types."""
     import pyarrow as pa
 
     found: dict[str, type] = {}
@@ -313,13 +314,13 @@ def kinds_of(text: str | None) -> dict[str, type]:
 def schema_from_text(text: str) -> pa.Schema:
     import pyarrow as pa
 
-    from resumable_tasks.runners.values import jsontype  # noqa: F401 - types of its own are known then
+    from resumable_tasks.runners.values import jsontype  # noqa: F401 - registers its types
 
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns and types of the schema; columns that it lacks are null."""
+    """The table with the columns and types of the schema; missing columns are null."""
     import pyarrow as pa
 
     if table.schema.equals(schema):
@@ -334,7 +335,7 @@ def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def is_cast_by_arrow(before: pa.Schema, after: pa.Schema) -> bool:
-    """True if Arrow's own cast makes columns of the first schema what `cast_column` does."""
+    """True if Arrow's own cast gives the same result as `cast_column` for all columns."""
     from resumable_tasks.runners.values import jsontype
 
     pairs = [(field.type, after.field(field.name).type) for field in before]
@@ -345,7 +346,7 @@ def is_cast_by_arrow(before: pa.Schema, after: pa.Schema) -> bool:
 
 
 def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column in a type to which `unify` has widened it."""
+    """The column converted to the type to which `unify` has widened it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,9 +1,9 @@
-"""Segments of the journal: many small records in one file, as they were.
+"""Segments of the journal: many small records, unchanged, in one file.
 
-``journal/<first>-<last>-<kept>.jsonl.gz`` holds the records of these numbers, each with all its
-bytes, one after the other (``zcat`` shows them). It is created by put-if-absent and never changes.
-A record that is in a segment is the record of its number, whatever else has its name. ``kept``
-of them have their own files, too: `resumable_tasks.checkpoint.directory.folding` says which.
+``journal/<first>-<last>-<kept>.jsonl.gz`` holds all bytes of these records, one after the other
+(``zcat`` shows them). It is created by put-if-absent and never changes. A record in a segment is
+the valid record of its number, even if another file has that number. ``kept`` of the records also
+keep their own files: `resumable_tasks.checkpoint.directory.folding` decides which.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Submissions that a person decides on: the service has one, or has not.
+"""Lets a person decide about a submission: whether the service has it or not.
 
-As of failed items in `repair.release`, the record of it fences every run that may still be alive.
+As in `repair.release`, the record written for this fences every run that may still be alive.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from resumable_tasks.items.submission import Submission, Transition, TransitionK
 
 @frozen
 class Known:
-    """What a service has: ``each`` submission, oldest first, and ``strays``, handles by token.
+    """The submissions with a service: ``each``, oldest first, and ``strays``, handles by token.
 
-    The record of the items of a stray was lost.
+    The record with a stray's items was lost.
     """
 
     each: Sequence[Submission]
@@ -37,10 +37,10 @@ class Known:
 
 
 def read(store: Store) -> Known:
-    """The submissions that are out. Safe while a run is at work.
+    """The submissions that are with a service. Safe while a run is active.
 
     Raises:
-        CheckpointDamaged: the checkpoint is.
+        CheckpointDamaged: the checkpoint is damaged.
         UsageError: there is no checkpoint.
     """
     _, state = read_checkpoint(store)
@@ -48,14 +48,14 @@ def read(store: Store) -> Known:
 
 
 def attach(store: Store, token: str, handle: Any, *, again: bool = False) -> Submission:
-    """Let a submission be known to the service by this handle, durable on return.
+    """Record the handle by which the service knows a submission, durable on return.
 
-    The next run collects it. Returns it as it was. ``again``: also where it has a handle.
+    The next run collects it. Returns the submission as it was. ``again`` replaces a known handle.
 
     Raises:
-        CheckpointHeld: a run is at work.
-        UsageError: no such submission is out, its items are not known, it has a handle, or this
-            is none.
+        CheckpointHeld: a run is active.
+        UsageError: there is no such submission, its items are not known, it has a handle already,
+            or the given handle is invalid.
     """
     if handle is None:
         raise UsageError(
@@ -83,12 +83,12 @@ def attach(store: Store, token: str, handle: Any, *, again: bool = False) -> Sub
 def withdraw(store: Store, token: str, *, lose: bool = False) -> Submission | None:
     """Give a submission up, durable on return: the next run submits its items again.
 
-    Returns it as it was, None if its items are not known. ``lose``: also where the service has it,
-    whose results are never collected then.
+    Returns the submission as it was, None if its items are not known. ``lose`` gives it up even if
+    the service has it; its results are never collected then.
 
     Raises:
-        CheckpointHeld: a run is at work.
-        UsageError: no such submission is out, or the service has it.
+        CheckpointHeld: a run is active.
+        UsageError: there is no such submission, or the service has it.
     """
     with held(store) as it:
         found = _found(it.state.out, token, store.url)
@@ -105,7 +105,7 @@ def withdraw(store: Store, token: str, *, lose: bool = False) -> Submission | No
 
 
 def _found(out: Outstanding, token: str, place: str) -> Submission | None:
-    """The submission, None if it is a stray. Raises `UsageError` if it is not out."""
+    """The submission, None if it is a stray. Raises `UsageError` if there is none."""
     if token in out.strays:
         return None
     if token not in out.each:

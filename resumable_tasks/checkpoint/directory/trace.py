@@ -1,7 +1,7 @@
-"""The trace that one key has left in the journal, and the rows that it has now.
+"""The trace of one key in the journal, and its rows now.
 
-The records that name the key are found by searching the bytes of the journal's files; only these
-are decoded. So a key among millions is found without an object for each of the others.
+Searches the bytes of the journal's files for the key, and decodes only the records that name it. So
+a key among millions is found without a Python object for each of the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 What = Literal[
     "completed", "failed", "parked", "released", "taken back", "lost", "out", "withdrawn"
 ]
-# By their first bytes: a search need not decode the others.
+# First bytes of the records that are decoded even if they do not name the key.
 _FIRST = (b'{"kind":"claim"', b'{"kind":"merge"', b'{"kind":"withdrawn"')
 _TRIES = 5
 _TAKEN_BACK: dict[str, What] = {"redo": "taken back", "repair": "lost", "lost": "lost"}
@@ -43,10 +43,10 @@ _TAKEN_BACK: dict[str, What] = {"redo": "taken back", "repair": "lost", "lost": 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that befell an item, by one record.
+    """One event of an item, from one record.
 
-    ``run`` counts the runs from 1, None for what was done between them. ``cost`` is that of the
-    whole commit, of ``items`` items, None where it is not known.
+    ``run`` counts the runs from 1; None for an event between two runs. ``cost`` is that of the
+    whole commit of ``items`` items, None if unknown.
     """
 
     what: What
@@ -61,14 +61,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that befell one item, in its order, and the shard that has its rows now."""
+    """All events of one item, in order, and the shard that has its rows now."""
 
     events: Sequence[Event]
     shard: Shard | None
 
 
 def trace(store: Store, state: State, line: Line) -> Trace:
-    """The trace of the key of this canonical form, up to the last record of this state.
+    """The trace of this canonical key, up to the last record of this state.
 
     Raises `CheckpointDamaged`.
     """
@@ -97,7 +97,7 @@ def _event(what: What, commit: Commit, run: int | None, failure: Failure | None)
 
 
 def _what(commit: Commit, line: Line) -> Iterator[tuple[What, Failure | None]]:
-    """What a record says of the key, other than that its rows are elsewhere now."""
+    """Yield the events of the key in a record, except that its rows were moved."""
     again = line in copied(commit)
     if line in keys.split(commit.retracted) and not again:
         yield from [(_TAKEN_BACK[commit.kind], None)] if commit.kind in _TAKEN_BACK else []
@@ -112,7 +112,7 @@ def _what(commit: Commit, line: Line) -> Iterator[tuple[What, Failure | None]]:
 def _of_a_service(
     commit: Commit, line: Line, out: set[str]
 ) -> Iterator[tuple[What, Failure | None]]:
-    """What a record says of the key with a service; ``out`` are the submissions that had it."""
+    """Yield the events of the key with a service. ``out`` are the submissions that had it."""
     if line in keys.split(commit.out):
         out.add(commit.info["token"])
         yield "out", None
@@ -121,11 +121,9 @@ def _of_a_service(
 
 
 def _naming(store: Store, line: Line, records: int) -> list[Commit]:
-    """The records that name a key, and all claims, merges and submissions that are given up.
+    """The records that name a key, and all claims, merges and withdrawals of submissions.
 
-    Of the first ``records``.
-
-    Raises `CheckpointDamaged`.
+    Reads the first ``records`` records. Raises `CheckpointDamaged`.
     """
     starts = (b'\n{"key":', b'\n{"failed":', b'\n{"retracted":', b'\n{"out":')
     needles = [start + line + end for start in starts for end in (b"}", b",")]
@@ -138,8 +136,8 @@ def _naming(store: Store, line: Line, records: int) -> list[Commit]:
                 if piece.startswith(_FIRST) or any(each in piece for each in needles)
             ]
         except FileNotFoundError:
-            continue  # it has just gone into a segment
-        # What was read from a file of its own, and is in a segment by now, may be void.
+            continue  # a record has just moved into a segment
+        # A record read from its own file may be void if a segment has its number by now.
         now = segments.listed(store)
         if all(now.segment_with(c.number) == there.segment_with(c.number) for c in found):
             return found
@@ -147,7 +145,7 @@ def _naming(store: Store, line: Line, records: int) -> list[Commit]:
 
 
 def _pieces(store: Store, there: Listing) -> Iterator[tuple[int, bytes]]:
-    """The bytes of all records, by their numbers."""
+    """Yield the number and the bytes of all records."""
     files = there.files(there.numbers)
     names = (segment.name if segment else record_name(at[0]) for segment, at in files)
     each = disk.read_all(store, ((name, MOST_BYTES) for name in names))
@@ -160,7 +158,7 @@ def _pieces(store: Store, there: Listing) -> Iterator[tuple[int, bytes]]:
 
 
 def rows_of(store: Store, state: State, shard: Shard, described: Any, line: Line) -> pa.Table:
-    """The rows in a shard of the key of this canonical form; ``described``: the key's scheme.
+    """The rows of this canonical key in a shard. ``described`` is the key's scheme.
 
     Raises `CheckpointDamaged`.
     """
@@ -178,6 +176,6 @@ def rows_of(store: Store, state: State, shard: Shard, described: Any, line: Line
             mask = here if mask is None else pc.and_(mask, here)
         return rows.filter(mask)
     except (pa.ArrowException, TypeError, ValueError, KeyError):
-        # A column whose values only Python compares, such as JSON.
+        # Only Python can compare the values of some columns, such as JSON.
         found = scheme.lines_of(rows, state.done)
         return rows.take([at for at, each in enumerate(found) if each == line])

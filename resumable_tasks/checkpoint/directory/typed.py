@@ -1,4 +1,4 @@
-"""The types of what a record says: whatever reads it later need not ask again."""
+"""Checks the types of a record's fields, so that later code can rely on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resumable_tasks.runners.outcome import Failure, Shard
 
 _HEAD = ("kind", "run", "time", "nonce", "previous")
 _COUNTS = ("keys", "failures", "retracted")
-# Of `info`, whatever decides or is counted.
+# The fields of `info` that decisions and counts depend on.
 _INFO: dict[str, type | tuple[type, ...]] = {
     "accepted": int,
     "batches": int,
@@ -44,10 +44,10 @@ def check(
     shards: Collection[Shard],
     failures: Iterable[Failure],
 ) -> None:
-    """Raises ``TypeError`` or ``KeyError`` for a record that says what none does.
+    """Raise ``TypeError`` or ``KeyError`` if a field has the wrong type or is missing.
 
-    Checksums find accidents. This keeps a file that was made by hand from raising anything else
-    than what damage raises.
+    Checksums find accidents. This check makes a file that was made by hand raise the same errors as
+    damage.
     """
     texts: list[Any] = [head[name] for name in _HEAD]
     numbers: list[Any] = [head["number"], head["epoch"], *(end[name] for name in _COUNTS)]

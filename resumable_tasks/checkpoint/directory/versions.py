@@ -1,4 +1,4 @@
-"""Whether a checkpoint is this job's, and of this version of it."""
+"""Checks that a checkpoint belongs to this job and to this version of it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def described_fingerprint(job: Job) -> Any:
 
 
 def is_for_another(store: Store, found: Manifest, wanted: Manifest, state: State, job: Job) -> bool:
-    """True if the job starts over because the checkpoint belongs to another version of it.
+    """True if the job starts over in a new checkpoint.
 
-    One that holds nothing is no reason to refuse a job whose key, results or version were wrong in
-    the run before. Raises `CheckpointMismatch` where the checkpoint is another job's, or nobody has
-    said what to do about the version; `CheckpointDamaged` where only a manifest that was changed
-    differs.
+    It does if it asks to at another version, and if this checkpoint differs but holds nothing: that
+    must not refuse a job whose key or results were wrong in the run before. Raises
+    `CheckpointMismatch` if the checkpoint is another job's, or of another version and the user has
+    not decided what to do then. Raises `CheckpointDamaged` if it differs only because its manifest
+    was changed.
     """
     try:
         manifest.check(store, found.with_moved_key(wanted) if job.same_key else found, wanted)

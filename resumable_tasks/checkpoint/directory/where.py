@@ -20,7 +20,7 @@ _INTEGERS = range(-(2**63), 2**63)
 
 
 class Where:
-    """The condition, for rows of this schema. Raises `UsageError` if it is not one."""
+    """An SQL condition on rows of this schema. Raises `UsageError` if it is invalid."""
 
     def __init__(self, condition: str, schema: pa.Schema) -> None:
         self._condition = condition
@@ -31,19 +31,19 @@ class Where:
         self.fitting(schema.empty_table())
 
     def fitting(self, rows: pa.Table) -> list[int]:
-        """The indexes of the rows that fit it."""
+        """The indexes of the rows that meet the condition."""
         columns = [range(rows.num_rows), *(map(_plain, c.to_pylist()) for c in rows.columns)]
         named = ", ".join(map(_quoted, self._names))
         number = _quoted(self._number)
         places = ", ".join("?" * len(columns))
         with self._errors(), contextlib.closing(sqlite3.connect(":memory:")) as database:
-            # Columns without a type: no value is converted to another.
+            # Columns without a type, so that SQLite converts no value.
             database.execute(f"CREATE TABLE rows ({number} INTEGER PRIMARY KEY, {named})")
             insert = f"INSERT INTO rows VALUES ({places})"  # noqa: S608 - only question marks
             database.executemany(insert, zip(*columns, strict=True))
-            # From here on the user speaks: only of these rows, and nothing is written.
+            # From here on the user's SQL runs: it may only read these rows.
             database.set_authorizer(_only_read)
-            # A comment would hide the bracket that closes.
+            # The newline: a comment at the end must not hide the closing bracket.
             query = f"SELECT {number} FROM rows WHERE ({self._condition}\n)"  # noqa: S608
             return [found for (found,) in database.execute(query)]
 
@@ -68,7 +68,7 @@ def _only_read(action: int, *_: object) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A value as SQLite has it: times as text, decimals as floats, what has parts as JSON."""
+    """A value for SQLite: times as text, decimals as floats, nested values as JSON."""
     if value is None or isinstance(value, (str, float, bytes, bool)):
         return value
     if isinstance(value, int):

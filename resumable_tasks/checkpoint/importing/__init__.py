@@ -1,1 +1,1 @@
-"""Progress kept by hand, taken over into a checkpoint."""
+"""Imports progress that a program has kept by hand into a checkpoint."""

@@ -1,4 +1,4 @@
-"""Makes a checkpoint of what a progress file says is done; the job's next run goes on from it."""
+"""Imports a progress file into a checkpoint, from which the job's next run continues."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from resumable_tasks.runners import match
 from resumable_tasks.runners.outcome import Done, ResultsMode
 from resumable_tasks.runners.values import tables
 
-# A record of the journal is read whole; a file of fewer items is taken over in one step.
+# Limited because a record of the journal is read whole. Fewer items are imported in one step.
 _PER_COMMIT = 1_000_000
-# What a line has beside its key where it says no more than that this is done.
+# A line with only its key and one of these fields says just that the item is done.
 _WHEN = {"t", "ts", "time", "timestamp"}
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The result of an import, or of a dry run of one. Counts are items, ``rows`` rows.
+    """The result of an import or of its dry run. Counts are items, except ``rows``.
 
-    ``skipped`` were in the checkpoint before, ``duplicates`` are lines whose item has a later one,
-    ``failed`` those that were left out since their item is not done, ``torn`` is the number of a
-    last line without an end that was left out, or None. ``columns`` are those of the rows, with
-    their types. ``job``, ``key`` and ``results`` are empty if the first run names them.
+    ``skipped`` items were in the checkpoint before. ``duplicates`` are lines whose item has a later
+    line, ``failed`` are lines left out because their item is not done. ``torn`` is the number of a
+    last line that was left out because it has no end, or None. ``columns`` are the columns of the
+    rows with their types. ``job``, ``key`` and ``results`` are empty if the first run sets them.
     """
 
     checkpoint: str
@@ -73,33 +73,33 @@ def import_file(
     complete: bool = False,
     dry_run: bool = False,
 ) -> Imported:
-    """Take the items of a progress file over as completed, durable on return.
+    """Import the items of a progress file as completed, durable on return.
 
-    The file is read whole before anything is written; up to a million items are then committed in
-    one step. Killed in the middle, the import can be run again: what is in the checkpoint is
-    skipped. Of several lines of one item the last counts (with ``results="many"`` all do).
+    Reads the whole file before it writes anything, then commits up to a million items in one step.
+    An import that was killed can be run again; it skips items that are in the checkpoint. If an
+    item has several lines, the last one counts (with ``results="many"`` all count).
 
     Args:
         path: the file, in UTF-8.
-        checkpoint: the checkpoint's directory or URL, new or not.
-        job, version, key, results: those of the job; by default those of the checkpoint, if there
-            is one. In a new one the first run names what is left open, but for ``key`` if there
-            are rows or keys of several parts, where the items then are their own keys.
-        format: of the file; by default what its name and first character tell.
-        key_type: what all keys are, or become.
-        failed_too: lines that say that their item is not done are taken as completed.
-        skip_failed: such lines are left out, with all others of an item whose last line is such.
-        done_if, failed_if: texts ``FIELD=VALUE``, such as ``status=shipped``: the meaning of a sign
-            that is known for neither success nor failure, which ends the import otherwise. The
-            value ``*`` is any; a field within another is ``response.status``.
-        keys_only: no item gets a row, whatever the job's results are.
-        complete: the file was written to its end, so that a last line without one is not torn.
-        dry_run: nothing is written.
+        checkpoint: the checkpoint's directory or URL, new or existing.
+        job, version, key, results: those of the job; by default those of the existing checkpoint.
+            In a new checkpoint the first run sets those that are left open. An exception is ``key``
+            if there are rows or keys of several parts: then each item is its own key.
+        format: the file's format; by default recognised by its name and first character.
+        key_type: the type to which all keys are converted.
+        failed_too: import lines that say that their item is not done, as completed.
+        skip_failed: leave such lines out, and all lines of an item whose last line is such a line.
+        done_if, failed_if: texts ``FIELD=VALUE``, such as ``status=shipped``. They give the meaning
+            of a sign that is known neither as success nor as failure; otherwise such a sign ends
+            the import. The value ``*`` matches any; a nested field is ``response.status``.
+        keys_only: give no item a row, whatever the job's results are.
+        complete: the file was written to its end, so a last line without an end is not torn.
+        dry_run: write nothing.
 
     Raises:
-        UsageError: also `InvalidItems` with the line that is wrong, and `CheckpointMismatch`.
-            Nothing was imported.
-        ResultConflict: the type of a column does not fit the rows that are there.
+        UsageError: also `InvalidItems`, which names the line, and `CheckpointMismatch`. Nothing was
+            imported.
+        ResultConflict: the type of a column does not fit the existing rows.
     """
     began = time.monotonic()
     if failed_too and skip_failed:
@@ -163,7 +163,7 @@ def _wanted(
     spec = key[0] if len(key) == 1 else key or None
     given = KeyScheme(spec).describe() if key else ""
     if there is None:
-        # Raises for what no job can have.
+        # These raise for values that no job can have.
         checks.job_name("imported" if job is None else job)
         checks.choice("results", results or "one", ("one", "many", "none"))
         return Manifest(job or "", version or "", given, results or "")
@@ -175,7 +175,7 @@ def _wanted(
 def _refuse_clashes(
     found: Progress, scheme: KeyScheme, there: tuple[Manifest, State] | None
 ) -> None:
-    """A tuple and a string of the same text, in the file or beside what the checkpoint has."""
+    """Refuse a tuple and a string key of the same text, in the file or with the checkpoint."""
     alike = [line for line in found.lines if line.startswith((b"[", b'"['))]
     why = scheme.clash(alike, set(alike), there[1].done if there else set())
     if why is not None:
@@ -183,7 +183,7 @@ def _refuse_clashes(
 
 
 class _Items:
-    """The items of a file, each with the places of its lines that count."""
+    """The items of a file, each with the positions of its lines that count."""
 
     def __init__(self, reader: Reader, found: Progress, scheme: KeyScheme, mode: str) -> None:
         self._found = found
@@ -211,12 +211,12 @@ class _Items:
         return len(self._places)
 
     def missing(self, done: Any) -> list[list[int]]:
-        """The items that are not done, each as the places of its lines."""
+        """The items that are not in ``done``, each as the positions of its lines."""
         lines = list(self._places)
         return [self._places[lines[at]] for at in done.missing(lines)] if lines else []
 
     def outcomes(self, left: list[list[int]], path: str) -> Iterator[Done]:
-        """Yield these items in the parts in which they are committed; their rows are counted."""
+        """Yield these items in parts, each to be committed at once, and count their rows."""
         for start in range(0, len(left), _PER_COMMIT):
             outcome = self._outcome(left[start : start + _PER_COMMIT], path)
             yield outcome
@@ -243,7 +243,7 @@ class _Items:
         return Done(batch, matched.done, matched.completed, table, schema=schema)
 
     def _rows(self, part: list[int]) -> Any:
-        """The rows that a handler would have returned for these lines."""
+        """The rows of these lines, as a handler would return them."""
         if self._results == "none":
             return None
         import pyarrow as pa
@@ -251,14 +251,14 @@ class _Items:
         found, names = self._found, self._scheme.columns
         table = tables.to_table([found.rows[at] for at in part]) if found.rows else None
         others = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
-        # A field that is called as the key's column gives way to it.
+        # The key's columns replace fields of the same name.
         for name in (*found.key_fields, *names):
             others.pop(name, None)
         many: list[Any] = [found.keys[at] for at in part]
         if self._scheme.composite:
             columns = list(map(list, zip(*many, strict=True)))
         else:
-            # Keys of a callable that are tuples get their column by their places.
+            # Tuple keys of a callable have one column, filled by position.
             columns = [] if tuple in set(map(type, many)) else [many]
         own = {n: tables.array(n, column) for n, column in zip(names, columns, strict=False)}
         return pa.table({**own, **others}) if own or others else [{} for _ in part]

@@ -1,9 +1,9 @@
-"""Reads what a program has kept of its progress: JSON lines, a JSON array, or a list of ids.
+"""Reads a program's own record of its progress: JSON lines, a JSON array, or a list of ids.
 
-No key is guessed: ``1`` and ``"1"`` are different keys, and leading zeros stay. A last line without
-its end may be torn and is left out, since an item that is done once more costs little and one that
-is wrongly taken for done is lost. Any other line that cannot be read is an error with its number,
-and so is one that says that its item has failed or is not done.
+Keys are not guessed: ``1`` and ``"1"`` are different keys, and leading zeros stay. A last line
+without a line end may be torn, so it is left out: repeating an item costs little, but an item that
+wrongly counts as done is lost. Any other unreadable line is an error that names its number, and so
+is a line that says that its item has failed or is not done.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ Format = Literal["jsonl", "lines"]
 KeyType = Literal["string", "int"]
 
 _DECODER = json.JSONDecoder()
-# How the field with the key is called where the job has no name for it; `keys` writes the first.
+# Usual names of the key's field, if the job has no name for it; `resumable keys` writes the first.
 _USUAL = ("key", "id")
-# Python makes no integer of a text that is much longer.
+# Python refuses to parse an integer from a text that is much longer.
 _LONGEST_INTEGER = 20
 
 
 @dataclass(slots=True)
 class Progress:
-    """The items of a file, in its order: their keys, those as canonical text, and their objects.
+    """The items of a file, in order: their keys, canonical keys, and objects.
 
-    ``rows`` is empty if there are only keys. ``numbers`` are those of the lines, ``torn`` is that
-    of a last line that was left out, ``failed`` counts those left out since an item is not done.
+    ``rows`` is empty if the file has only keys. ``numbers`` are the line numbers. ``torn`` is the
+    number of a last line that was left out. ``failed`` counts lines left out because their item is
+    not done.
     """
 
     keys: list[Key]
@@ -49,7 +50,7 @@ class Progress:
 
 
 class Reader:
-    """Reads one file. `import_file` says what the arguments mean, and what is raised."""
+    """Reads one file. `import_file` documents the arguments and errors."""
 
     def __init__(
         self,
@@ -60,18 +61,18 @@ class Reader:
         signs: Signs,
     ) -> None:
         self._path = path
-        # What stands before a number in messages.
+        # The text before a line number in messages.
         self._place = f"{path}:"
         self._scheme = scheme
         self._key_type = key_type
         self._complete = complete
         self._signs = signs
         self._torn: int | None = None
-        # The lines of what is read so far.
+        # The line numbers of the values read so far.
         self._numbers: Sequence[int] = ()
 
     def read(self, format: Format | None, *, failed_too: bool, skip_failed: bool) -> Progress:
-        """Read the file, whose format is told by its name and first character if not given."""
+        """Read the file. Its name and first character tell the format if it is not given."""
         suffix = Path(self._path).suffix.lower()
         if format is None and suffix in (".csv", ".tsv"):
             raise self._table()
@@ -81,7 +82,7 @@ class Reader:
         rows = self._objects(found) if found is not None else []
         many = self._ids(text) if found is None else found
         if self._torn is not None and not many:
-            # Most often a file that was joined without an end, and not one that a crash tore.
+            # Usually a program joined lines without a final line end, and no crash tore the file.
             self.wrong(
                 self._torn,
                 "it has no newline and may be torn, and no other line has an item: if the file is "
@@ -91,7 +92,7 @@ class Reader:
         failed = 0
         if rows:
             many = self._keys_of(rows, names)
-            if not failed_too:  # before the keys are checked: a line that failed need not have one
+            if not failed_too:  # before keys are checked, because failed lines may lack a key
                 many, rows = self._done(many, rows, names, skip_failed)
                 failed = len(found or ()) - len(rows)
         if self._key_type is not None:
@@ -117,7 +118,7 @@ class Reader:
         )
 
     def _text(self) -> str:
-        """The file's text, without a character that a crash has cut."""
+        """The file's text, without a last character that a crash has cut."""
         try:
             data = Path(self._path).read_bytes()
         except OSError as error:
@@ -136,13 +137,13 @@ class Reader:
         return text + "\n" if self._complete and not text.endswith("\n") else text
 
     def _split(self, text: str) -> tuple[list[str], str]:
-        """The lines that have an end and something in them, and what comes after the last."""
+        """The non-empty lines that have a line end, and the rest after the last line end."""
         *lines, rest = text.split("\n")
         self._numbers = [n for n, line in enumerate(lines, 1) if line.strip()]
         return [lines[n - 1].removesuffix("\r") for n in self._numbers], rest
 
     def _values(self, text: str) -> list[Any]:
-        """The elements of the one array that the whole file is, else the value of each line."""
+        """The elements, if the file is one JSON array, otherwise the value of each line."""
         start = len(text) - len(text.lstrip())
         if text.startswith("[", start):
             try:
@@ -162,7 +163,7 @@ class Reader:
                 last = json.loads(rest) if self._torn is None else None
             except (ValueError, RecursionError):
                 last = None
-            if isinstance(last, (dict, list, str)):  # 12 may be the beginning of 123
+            if isinstance(last, (dict, list, str)):  # a number may be cut: 12 of 123
                 values.append(last)
                 self._numbers = [*self._numbers, text.count("\n") + 1]
             else:
@@ -195,7 +196,7 @@ class Reader:
         return lines
 
     def _objects(self, values: list[Any]) -> list[dict[str, Any]]:
-        """Return these values if they are objects; empty if they are keys."""
+        """These values if they are objects; empty if they are keys."""
         kinds = list(map(type, values))
         fields = self._scheme.fields
         if dict in kinds:
@@ -209,9 +210,9 @@ class Reader:
         return []
 
     def _names(self, first: Mapping[str, Any]) -> tuple[str, ...]:
-        """The fields that make the key, or the one that holds it whole."""
+        """The fields that make up the key, or the one field that holds it."""
         fields = self._scheme.fields
-        # Not "id" for a field that the job has: it may be another one.
+        # Not "id" if the job names the key's fields: "id" may be something else.
         for names in (fields, *((name,) for name in (_USUAL[:1] if fields else _USUAL))):
             if names and all(name in first for name in names):
                 return names
@@ -237,11 +238,11 @@ class Reader:
         names: tuple[str, ...],
         skip_failed: bool,
     ) -> tuple[list[Any], list[dict[str, Any]]]:
-        """The keys and rows of items whose last line says no failure, without lines that do."""
+        """The keys and rows of items whose last line reports no failure, without failed lines."""
         signs = self._signs_of(rows, self._signs.looked_at(rows, names), skip_failed)
         if not signs:
             return found, rows
-        last = {repr(key): at for at, key in enumerate(found)}  # some may be no keys at all
+        last = {repr(key): at for at, key in enumerate(found)}  # not all are valid keys yet
         kept = [
             n for n in range(len(found)) if n not in signs and last[repr(found[n])] not in signs
         ]
@@ -251,7 +252,7 @@ class Reader:
     def _signs_of(
         self, rows: list[dict[str, Any]], names: Sequence[str], skip_failed: bool
     ) -> set[int]:
-        """The indexes of the lines that say that their item is not done, in one of these fields."""
+        """The indexes of the lines in which one of these fields says that the item is not done."""
         found = set()
         for at, row in enumerate(rows) if names else ():
             verdict, path, value = self._signs.judge(row, names)

@@ -1,8 +1,8 @@
-"""Signs in a line of progress that its item has failed or is not done.
+"""Signs in a progress line that its item has failed or is not done.
 
-Outputs of the batch APIs of OpenAI and Anthropic, and the usual fields of programs. A sign that is
-known for neither success nor failure is unclear, and the user is asked: an item that is wrongly
-taken for done is lost.
+Knows the outputs of OpenAI's and Anthropic's batch APIs, and usual fields of programs. A sign that
+is known neither as success nor as failure is unclear, and the user must decide, because an item
+that wrongly counts as done is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOT_DONE = {
 _BAD_PART = re.compile(r"error|fail|exception|timeout|abort|cancel")
 _NO_ERROR = {"", "none", "null", "nan", "n/a", "false", "0"}
 _HTTP = re.compile(r"(?:http[ /_-]?)?([1-5][0-9][0-9])\b.*", re.DOTALL)
-# Fields whose objects say how the item went: `response` and its `body` of OpenAI, `result` of both.
+# Fields whose objects contain signs: OpenAI's `response` and its `body`, and `result` of both.
 _ENVELOPES = ("response", "body", "result")
 
 
@@ -48,7 +48,7 @@ def _of_status(value: Any) -> Verdict:
 
 
 def _of_code(value: Any) -> Verdict:
-    """A status of HTTP."""
+    """Judge an HTTP status code."""
     found = _HTTP.fullmatch(str(value).strip().lower()) if not isinstance(value, bool) else None
     if found is None:
         return "unclear"
@@ -74,7 +74,7 @@ def _of_flag(value: Any) -> Verdict:
 
 
 def _of_type(value: Any) -> Verdict:
-    """The ``type`` of a result of Anthropic's; other objects have one for other reasons."""
+    """Judge the ``type`` of Anthropic's results; other objects use this field otherwise."""
     return "failed" if value in ("errored", "canceled", "expired") else "done"
 
 
@@ -82,7 +82,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-# By the name in small letters, without what stands between its words.
+# By field name, in lower case and without separators.
 _JUDGES: dict[str, Callable[[Any], Verdict]] = {
     **dict.fromkeys(("status", "state"), _of_status),
     **dict.fromkeys(("statuscode", "httpstatus", "httpstatuscode", "httpcode"), _of_code),
@@ -103,9 +103,9 @@ _IN_RESULT = {**_JUDGES, "type": _of_type}
 
 
 class Signs:
-    """Judges lines by their signs, and by what the user has said of fields and values.
+    """Judges lines by their signs, and by the user's rules about fields and values.
 
-    ``done_if`` and ``failed_if`` are texts ``FIELD=VALUE``; the value ``*`` is any.
+    ``done_if`` and ``failed_if`` are texts ``FIELD=VALUE``; the value ``*`` matches any.
     """
 
     def __init__(self, done_if: Iterable[str] = (), failed_if: Iterable[str] = ()) -> None:
@@ -122,9 +122,9 @@ class Signs:
         self._fields = [field.split(".") for field in dict.fromkeys(f for f, _ in self._told)]
 
     def judge(self, row: Mapping[str, Any], names: Sequence[str]) -> tuple[Verdict, str, Any]:
-        """The verdict on a line, and the field and value that say so.
+        """The verdict on a line, with the field and value that decided it.
 
-        ``names``: of the line's fields, those to look at; see `looked_at`.
+        ``names`` are the fields to look at; see `looked_at`.
         """
         unclear: tuple[str, Any] | None = None
         for path, value, verdict in self._signs(row, names):
@@ -135,7 +135,7 @@ class Signs:
         return ("unclear", *unclear) if unclear is not None else ("done", "", None)
 
     def looked_at(self, rows: Iterable[Mapping[str, Any]], key: Sequence[str]) -> list[str]:
-        """The names of fields, other than the key's, that may hold a sign in any of these lines."""
+        """The fields, other than the key's, that may hold a sign in any of these lines."""
         told = {path[0] for path in self._fields}
         found = dict.fromkeys(name for row in rows for name in row)
         signs = {name for name in found if _plain(name) in _JUDGES or name in _ENVELOPES}
@@ -158,12 +158,12 @@ class Signs:
 
 
 def as_text(value: Any) -> str:
-    """A value as the options write it."""
+    """A value as text, as in ``done_if``."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def describe(path: str, value: Any) -> str:
-    """A sign, for messages."""
+    """A sign as text, for messages."""
     return f"{path}: {keys.shorten(value)}"
 
 

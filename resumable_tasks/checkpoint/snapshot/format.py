@@ -1,6 +1,6 @@
-"""The format of a snapshot's generation: what is written, and what is believed of what is read.
+"""The format of a snapshot's generation, and the checks made when reading it.
 
-Three lines: a head, the state, and an end with the checksum of the two before it.
+A generation has three lines: a head, the state, and an end with the checksum of the first two.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from resumable_tasks.errors import (
 
 FORMAT = 1
 LOCK = "lock"
-# More digits than 20 only where somebody has put a file of such a number there: the next number
-# has to be above it, and to be found again.
+# More than 20 digits only if somebody has put such a file there: the next number must be above it
+# and must be found again.
 _NAME = re.compile(r"([0-9]{20}|[1-9][0-9]{20,})\.json")
-# Python reads JSON by recursion, and the program may be some hundred calls deep when it does.
+# Limited because Python reads JSON recursively, perhaps some hundred calls deep in the program.
 _DEEPEST = 200
-# What a file system says of a file that it has but cannot give. All else (no permission, too many
+# Errors of a file that exists but cannot be read any more. Any other error (no permission, too many
 # open files) says nothing about the file.
 _LOST = {
     getattr(errno, name)
@@ -72,11 +72,11 @@ class Found:
 
     @property
     def fell_back(self) -> bool:
-        """True if a damaged snapshot was newer than the newest good one."""
+        """True if a damaged generation is newer than the newest good one."""
         return self.newest is not None and any(n > self.newest.number for n in self.damages)
 
     def warn(self, place: str) -> None:
-        """Say what is damaged, and what is used."""
+        """Log which generations are damaged, and which one is used."""
         assert self.newest is not None
         used = (self.newest.number, self.newest.time)
         for number, what in self.damages.items():
@@ -99,7 +99,7 @@ def file_of(number: int) -> str:
 
 
 def number_of(name: str) -> int | None:
-    """The number in a generation's name; None if it is not one's."""
+    """The number in a generation's name; None if it is not a generation's name."""
     found = _NAME.fullmatch(name)
     return int(found[1]) if found else None
 
@@ -120,8 +120,8 @@ def encode(state: bytes, number: int, version: int) -> bytes:
 def decode(data: bytes, number: int) -> Generation:
     """The generation in these bytes.
 
-    Raises `CheckpointDamaged` for anything but what was written, `UsageError` if there is no room
-    to read it.
+    Raises `CheckpointDamaged` if they are not exactly what was written, `UsageError` if there is
+    not enough stack to read them.
     """
     lines = data.split(b"\n")
     if len(lines) != 4 or lines[3]:
@@ -138,7 +138,7 @@ def decode(data: bytes, number: int) -> Generation:
             )
         state = json.loads(lines[1])
         return Generation(number, head["version"], head["time"], lines[1], state)
-    except RecursionError:  # its checksum is right: this is no damage
+    except RecursionError:  # the checksum is right, so this is no damage
         raise UsageError(
             f"{file_of(number)} is nested too deeply to be read at this depth of calls: open the "
             "snapshot higher up in the program, or raise sys.setrecursionlimit(). Nothing was "
@@ -149,12 +149,12 @@ def decode(data: bytes, number: int) -> Generation:
 
 
 def find(store: Store, keep: int) -> Found:
-    """The newest good generations, up to ``keep``, and the damage that was met on the way.
+    """The newest good generations, up to ``keep``, and the damage found on the way.
 
-    Raises as `decode` does, but for damage; and `StoreError` if it cannot be told what is there.
+    Raises what `decode` raises, except for damage, and `StoreError` if the folder cannot be read.
     """
     for _ in range(_LOOKS):
-        with contextlib.suppress(FileNotFoundError):  # another process has saved, and cleared up
+        with contextlib.suppress(FileNotFoundError):  # another process has saved and cleaned up
             return _find(store, keep)
     raise StoreError(
         f"the generations of the snapshot {store.url} go while they are being read; stop what else "
@@ -180,12 +180,12 @@ def _find(store: Store, keep: int) -> Found:
 
 
 def numbers(store: Store) -> list[int]:
-    """The numbers that are taken, in order: by generations, or by what stands in their place."""
+    """The taken numbers, in order: of generations, and of anything else with such a name."""
     return sorted(n for n in map(number_of, disk.names(store, "")) if n is not None)
 
 
 def refuse_foreign(store: Store) -> None:
-    """Raise `CheckpointUnusable` where something else lives, so that nothing is mixed with it."""
+    """Raise `CheckpointUnusable` if the folder has foreign files, to mix nothing with them."""
     if isinstance(store, LocalStore) and os.path.isfile(store.url):
         raise CheckpointUnusable(
             f"{store.url} is a file; a snapshot is a folder: name another path, and give what "
@@ -218,7 +218,7 @@ def _end(body: bytes, number: int) -> bytes:
 
 
 class _Refused(Exception):
-    """A value that would not come back; its place is put together on the way up, as it is rare."""
+    """A value that JSON would change. Its path is put together while unwinding, as this is rare."""
 
     def __init__(self, says: str, before: str = "") -> None:
         super().__init__(says)
@@ -227,7 +227,7 @@ class _Refused(Exception):
 
 
 def encode_state(state: Any, name: str) -> bytes:
-    """The state as JSON. Raises `UsageError`, with the place, for what would not come back."""
+    """The state as JSON. Raises `UsageError`, with the path, for a value that JSON would change."""
     try:
         _refuse_changes(state, 0)
         return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""The numbered files of one snapshot, and the rules by which the next one is added."""
+"""The numbered files of one snapshot, and the rules for adding the next one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Generations:
         """Why nothing is written any more."""
         # The numbers of the newest good generations, oldest first.
         self._good: list[int] = []
-        # A write that was begun and did not come to its end.
+        # A write that was begun and has not ended.
         self._begun: tuple[int, bytes] | None = None
 
     def find(self) -> Found:
-        """Look for the newest good generation, and go on after the highest number that is taken."""
+        """Find the newest good generation, and continue after the highest taken number."""
         found = find(self._store, self._keep)
-        # After a damaged one too.
+        # Also after a damaged generation.
         self.newest, self._good = found.highest, found.good
         self.saved, self.fenced, self._begun = b"", "", None
         return found
@@ -45,8 +45,8 @@ class Generations:
         """Write the state as the next generation, durable on return, if it has changed.
 
         Raises:
-            Fenced: another process has written; from then on nothing is written here.
-            StoreError: the disk has failed; the generation before stands.
+            Fenced: another process has written; this object writes nothing from then on.
+            StoreError: the disk has failed; the generation before remains.
         """
         if state == self.saved:
             return
@@ -67,7 +67,7 @@ class Generations:
             raise self._fence(number)
         there = numbers(self._store)
         if there and there[-1] > number:
-            # The name was free again: another process has gone on long since, and cleared up.
+            # The name was free because another process has moved on and cleaned up.
             self._store.delete(name)
             raise self._fence(there[-1])
         self.newest, self.saved = number, state
@@ -79,10 +79,10 @@ class Generations:
                     self._store.delete(old)
 
     def _settle(self) -> None:
-        """Find out about a write that has not come to its end: Ctrl-C, or a disk that failed.
+        """Settle a write that did not end, because of Ctrl-C or a failed disk.
 
-        Only what this process has written counts as its own; and even that is not known to be
-        durable, so that the next number is taken after it.
+        Only a file that this process wrote counts as its own. Even that may not be durable, so the
+        next write takes the next number.
         """
         if self._begun is not None:
             number, data = self._begun
@@ -94,7 +94,7 @@ class Generations:
             self._begun = None
 
     def _standing_at(self, name: str) -> bytes | None:
-        """The bytes of this file. A generation of this process is known by its random nonce."""
+        """The bytes of this file. A random nonce identifies the generations of this process."""
         try:
             disk.sync(self._store, "")
             return self._store.read(name)

@@ -1,4 +1,4 @@
-"""State that is a structure, not a set of keys: saved whole, now and then, and never half.
+"""Snapshots: state that is one structure, not a set of keys; saved as a whole from time to time.
 
 A snapshot is a folder of numbered generations, each an immutable file made by put-if-absent::
 
@@ -6,9 +6,9 @@ A snapshot is a folder of numbered generations, each an immutable file made by p
     {"cursor":"c120","totals":{"eur":17.5}}
     {"end":7,"checksum":"…"}
 
-The checksum is the BLAKE2b-128 of the lines before the last, as in the journal. A generation is
-linked to its name only once it is flushed, so no crash leaves a torn one; what disks and people do
-is found, and the generation before is taken.
+The checksum is the BLAKE2b-128 of the lines before the last, as in the journal. A generation gets
+its name only after it is flushed, so no crash leaves a torn one. Damage by disks and people is
+detected, and the generation before is used.
 """
 
 from __future__ import annotations
@@ -102,15 +102,15 @@ class Snapshot:
         self._store = _store_at(path)
         self._every, self._seconds = every, seconds
         self._version, self._migrate = version, migrate
-        # As text, so that what the caller does to it later changes nothing here.
+        # As text, so that later changes by the caller have no effect here.
         self._initial = encode_state({} if initial is None else initial, "initial")
         self._unlock: Callable[[], None] | None = None
         self._open = self._exits = False
-        # The process that has opened it: a child that is forked must not save.
+        # The process that opened it; a forked child must not save.
         self._pid = 0
         self._state: Any = None
         self._saved_at = 0.0
-        # The state as of a step, for an end by an exception.
+        # The state at the last step, to be saved if the block ends by an exception.
         self._copy = b""
         self._steps = 0
         self._generations = Generations(self._store, keep=keep, version=version)
@@ -154,7 +154,7 @@ class Snapshot:
         disk.prepare(self._store, ())
         try:
             self._lock()
-            disk.sync(self._store, "")  # what is believed must be durable
+            disk.sync(self._store, "")  # what is loaded must be durable
             disk.sweep(self._store, "", lambda name: number_of(name) is not None)
             found = self._load()
             here = found is None and isinstance(self._store, LocalStore)
@@ -181,7 +181,7 @@ class Snapshot:
                 self.save()
             else:
                 self._save_copy(error)
-        except BaseException as failed:  # a value that JSON has not, the disk, Ctrl-C
+        except BaseException as failed:  # a value that is not JSON, a disk error, Ctrl-C
             self._save_copy(failed)
             raise
         finally:
@@ -225,9 +225,9 @@ class Snapshot:
         return self._copy
 
     def _save_copy(self, error: BaseException) -> None:
-        """Save the state as of a step. What keeps it from being saved is a note of ``error``."""
+        """Save the state of the last step. If that fails, add the reason as a note to ``error``."""
         if self._generations.fenced and isinstance(error, Fenced):
-            return  # it says so itself
+            return  # the error itself explains it
         try:
             self._generations.write(self._copy)
         except ResumableTasksError as failed:
@@ -235,7 +235,7 @@ class Snapshot:
             error.add_note(f"and the snapshot could not be saved at the end: {failed}")
 
     def _load(self) -> Generation | None:
-        """Take the newest good generation, if there is one."""
+        """Load the newest good generation, if there is one."""
         found = self._generations.find()
         if found.newest is None and found.damages:
             raise CheckpointDamaged(
@@ -258,7 +258,7 @@ class Snapshot:
             self._state = self._migrated(found.state, found.version)
             return
         self._state = found.state
-        if not fell_back:  # else it is saved again, so that the newest is a good one
+        if not fell_back:  # after a fall-back, save again, so that the newest generation is good
             self._generations.saved = found.text
 
     def _migrated(self, state: Any, version: int) -> Any:
@@ -285,7 +285,7 @@ class Snapshot:
         try:
             self._unlock = disk.lock(self._store, LOCK)
         except NotImplementedError:
-            return  # the numbers alone keep two apart then: the second one to save is refused
+            return  # without locks the numbers protect: the second process to save is refused
         if self._unlock is None:
             raise CheckpointHeld(
                 f"the snapshot {self.path} is in use by another process (or twice in this one). "

@@ -1,7 +1,7 @@
-"""A database that is away for a while: it is told once, and waited for, since results are in hand.
+"""Waiting for a database that is unavailable for a while, since a run has results to store.
 
-A server restarts or fails over, and firewalls end connections. What was in a transaction is gone
-then, but not the results in memory, and not the claims.
+Servers restart or fail over, and firewalls end connections. Then the open transaction is lost, but
+not the results in memory, nor the claims. The log tells of each absence once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 900.0  # as long as for a bucket
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _LOOK_SECONDS = 0.1
-# So much later than the others' signs of life rows are claimed again.
+# Seconds that a run waits for other runs' heartbeats before it claims rows again.
 _OTHERS_FIRST_SECONDS = 3.0
 
 
 class Absence:
-    """Whether the database is away, as any thread of a run has found. Safe in each of them.
+    """Whether the database is away, as found by any thread of a run. Thread-safe.
 
-    ``url`` is the checkpoint's. Claims may have run out after ``claim_seconds``.
+    ``url`` is the checkpoint's. Claims may have expired after ``claim_seconds``.
     """
 
     def __init__(self, url: str, claim_seconds: float) -> None:
         self._url = url
-        # A sign of life is as old as that when an absence begins.
+        # The age that a heartbeat can have when an absence begins.
         self._long = claim_seconds / 2
         self._began: float | None = None
         self._others_until = 0.0
@@ -52,7 +52,7 @@ class Absence:
         )
 
     def end(self) -> None:
-        """Log that it is over, if it was away."""
+        """Log that the database is back, if it was away."""
         with self._lock:
             if self._began is None:
                 return
@@ -64,15 +64,16 @@ class Absence:
 
     @property
     def seconds_for_others(self) -> float:
-        """How long other runs are given to tell that they are alive, before rows are claimed.
+        """Seconds to wait for other runs' heartbeats before claiming rows.
 
-        None could while the database was away: what they are handling would be taken from them.
+        No run could write one while the database was away. Without the wait, this run would take
+        the rows that others are handling.
         """
         return max(0.0, self._others_until - time.monotonic())
 
 
 class Patience:
-    """How long one thread waits for the database, since it last got something done."""
+    """One thread's patience with the database, counted since its last success."""
 
     def __init__(self, absence: Absence) -> None:
         self.absence = absence
@@ -80,7 +81,10 @@ class Patience:
         self._tries = 0
 
     def through(self, work: Callable[[], T], stop: Callable[[], bool]) -> T:
-        """What ``work`` returns, which may be done twice. Raises as `wait` does."""
+        """Call ``work`` until the database answers, and return its result. Raises as `wait` does.
+
+        ``work`` must be safe to repeat.
+        """
         while True:
             try:
                 found = work()
@@ -91,9 +95,10 @@ class Patience:
                 return found
 
     def wait(self, error: StoreError, stop: Callable[[], bool]) -> None:
-        """Wait a moment, each time longer, since the connection was lost by this error.
+        """Wait a moment after this error of a lost connection, longer each time.
 
-        Raises the error itself if it is another one, if ``stop`` is true, or it has been too long.
+        Raises the error itself if it is of another kind, if ``stop`` returns true, or after too
+        long a time.
         """
         if not is_lost(error):
             raise error
@@ -106,13 +111,13 @@ class Patience:
             raise error
 
     def over(self) -> None:
-        """Something was done."""
+        """Note a success, which restarts the patience."""
         self._since, self._tries = None, 0
         self.absence.end()
 
 
 def sleep(seconds: float, stop: Callable[[], bool]) -> bool:
-    """Sleep so long; False if ``stop`` has become true before."""
+    """Sleep for this long; returns False as soon as ``stop`` is true."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if stop():

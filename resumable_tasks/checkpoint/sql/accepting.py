@@ -1,4 +1,4 @@
-"""Parked results of a table, for whoever takes them over without a run of the job."""
+"""Access to the parked results of a table, for accepting them without a run of the job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resumable_tasks.runners.outcome import Failure
 
 
 def spec_of(url: str, table: str, key: tuple[str, ...], **named: Any) -> SqlCheckpoint:
-    """The `SqlCheckpoint` of these names; the key is the primary one unless it is given."""
+    """The `SqlCheckpoint` with these names; ``key`` defaults to the table's primary key."""
     with contextlib.closing(Database(url)) as database:
         names = key_of(database, table, key)
     results_key = named.pop("results_key", ())
@@ -29,10 +29,10 @@ def spec_of(url: str, table: str, key: tuple[str, ...], **named: Any) -> SqlChec
 
 @contextlib.contextmanager
 def opened(spec: SqlCheckpoint, job: Job) -> Iterator[TableCheckpoint | None]:
-    """The checkpoint, for the job of its last run, which stays the last; None if there was none.
+    """Open the checkpoint for the job of its last run; None if there was no run.
 
-    Raises `CheckpointHeld` on SQLite while a run is at work. On PostgreSQL rows that a run has
-    claimed are that run's.
+    The last run remains the last. Raises `CheckpointHeld` on SQLite while a run is active. On
+    PostgreSQL rows that a run has claimed stay with that run.
     """
     database = Database(spec.database)
     try:
@@ -54,7 +54,7 @@ def opened(spec: SqlCheckpoint, job: Job) -> Iterator[TableCheckpoint | None]:
 
 
 def parked(spec: SqlCheckpoint, job: Job) -> list[Failure]:
-    """The items that are parked, whoever has claimed them."""
+    """The parked items, including those that runs have claimed."""
     with contextlib.closing(Database(spec.database)) as database:
         tables = Tables(database, spec)
         return FailuresTable(database, tables, "", 0.0, job).parked()

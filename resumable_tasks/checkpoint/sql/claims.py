@@ -1,11 +1,10 @@
-"""Claims: a run takes rows for itself page by page, and keeps them by a sign of life.
+"""Claims: a run takes rows for itself page by page, and keeps them by its heartbeat.
 
-A claim is a row of the claims' table, which names a run; it is valid while that run is alive, by
-the database's clock. Whoever commits deletes its claims in the same transaction: if one is not
-there any more another has taken it, and nothing of that row is committed.
+A claim is a row of the claims table that names a run. It is valid while that run is alive, by the
+database's clock. A commit deletes its claims in the same transaction; if a claim is gone, another
+run has taken the row, and nothing of that row is committed.
 
-Locks are taken in one order, rows of the items before claims, so that two drivers cannot wait
-for each other.
+Every driver locks item rows before claims, so that two drivers cannot wait for each other.
 """
 
 from __future__ import annotations
@@ -35,18 +34,17 @@ T = TypeVar("T")
 
 _LONGEST_POLL = 1.0
 _WARN_EVERY = 10.0
-# While the database is away, a sign of life is tried so often: see `Absence.seconds_for_others`.
+# Seconds between heartbeats while the database is away: see `Absence.seconds_for_others`.
 _AGAIN_SECONDS = 1.0
-# A page has rows of so many bytes, at about the most, but a batch in any case.
+# The approximate limit of a page, which has at least one batch.
 _PAGE_BYTES = 4_000_000
 
 
 class Claims:
-    """The rows that are left for this run, as pages.
+    """The rows that are left for this run, in pages. Waits for a database that is away.
 
-    A page has ``batch_size`` rows or a multiple of that, ``most`` at most. ``set_aside`` are
-    conditions for a row not to be passed over. ``shared``: others may be at work, so that rows are
-    claimed. A database that is away is waited for.
+    A page has a multiple of ``batch_size`` rows, at most ``most``. ``set_aside`` are the conditions
+    under which a row is not set aside. ``shared``: other runs may be active, so rows are claimed.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Claims:
         self.spec = tables.spec
         self._run = run
         self._batch_size, self._most = batch_size, most
-        # One batch, until it is known how large rows are.
+        # One batch, until the size of rows is known.
         self._page = batch_size
         self.row_bytes = 0.0
         self._patience = patience
@@ -79,24 +77,24 @@ class Claims:
         """Whether the pages have ended because of ``stop``, and not because nothing is left."""
 
     def pages(self) -> Iterator[list[Row]]:
-        """Pages of rows, claimed for this run where others may be at work, in the key's order.
+        """Yield pages of rows in the key's order, claimed for this run if it is `shared`.
 
-        An empty page, and one more at each look, says that there is none for now, since others
-        have claimed what is left. The end comes when nothing is left but what this run has had.
+        Yields an empty page after each look that finds all remaining rows claimed by others. Ends
+        when only rows that this run has had are left.
         """
         try:
             yield from self._pages()
         except StoreError as error:
             if not (is_lost(error) and self.stop()):
                 raise
-            self.cut_short = True  # as far as can be known
+            self.cut_short = True  # rows may be left; the database does not tell
 
     def through(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, which reads, once the database answers."""
+        """Call ``work``, which only reads, once the database answers, and return its result."""
         return self._patience.through(work, self.stop)
 
     def _once_back(self, work: Callable[[], T]) -> T:
-        """As `through`, but as a step on the way: what failed has not been done by it."""
+        """As `through`, for a step of larger work: its success does not restart the patience."""
         return Patience(self._patience.absence).through(work, self.stop)
 
     def _pages(self) -> Iterator[list[Row]]:
@@ -116,11 +114,11 @@ class Claims:
                 after, waiting = last, False
                 yield rows
             elif last is not None:
-                after = last  # others were quicker with this page
+                after = last  # others have claimed this page first
             elif not self._shared:
                 return
             elif after is not None:
-                after = None  # once more from the beginning: for what was given back meanwhile
+                after = None  # from the beginning again, for rows that were given back meanwhile
             elif not self.through(self._others_have_some):
                 return
             else:
@@ -146,7 +144,7 @@ class Claims:
                 time.sleep(self._poll)
 
     def _next(self, after: Any) -> tuple[list[Row], Any]:
-        """The next page, and the last key that was looked at; that is None at the end."""
+        """The next page, and the last key that was looked at, which is None at the end."""
         tables = self._tables
         query = sa.select(tables.items).where(*self._left)
         if after is not None:
@@ -163,10 +161,7 @@ class Claims:
             raise found from error
 
     def _unlocked(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
-        """`_fetched`, and once more where two drivers waited for each other's claims.
-
-        And where the connection was lost.
-        """
+        """`_fetched`, repeated after a deadlock with another driver and after a lost connection."""
         while True:
             try:
                 return self._fetched(query)
@@ -199,7 +194,7 @@ class Claims:
                 tables.refuse_twice([self._key(row) for row in rows])
                 taken = self._take(connection, rows) if rows else set()
         except StoreError as error:
-            # Claims that have landed would be passed over by this run, as its own.
+            # If the claims were committed, this run would skip their rows as rows it has had.
             if not (is_lost(error) and number is not None and self._have_landed(number, error)):
                 raise
         self._patience.over()
@@ -207,7 +202,7 @@ class Claims:
         return [row for row in rows if self._key(row) in taken], last
 
     def _have_landed(self, number: int, error: StoreError) -> bool:
-        """Whether this transaction was committed, whose connection was lost by this error."""
+        """True if this transaction, whose connection was lost by this error, was committed."""
         landed = self._once_back(partial(self._database.has_landed, number))
         if landed is None:
             raise StoreError(
@@ -218,7 +213,7 @@ class Claims:
         return landed
 
     def _measure(self, rows: list[Row]) -> None:
-        """Decide how large the next pages may be."""
+        """Choose the size of the next pages from these rows."""
         found = sum(
             len(value) for row in rows for value in row.values() if isinstance(value, (str, bytes))
         )
@@ -227,7 +222,7 @@ class Claims:
         self._page = self._batch_size * max(1, fit // self._batch_size)
 
     def take(self, these: Sequence[Any]) -> set[Any]:
-        """Claim these rows, wherever they stand; the keys that are ours now."""
+        """Claim these rows, in any order of keys. Returns the keys that are ours now."""
         ours: set[Any] = set(these)
         if self._shared:
             with self._database.writing() as connection:
@@ -239,20 +234,20 @@ class Claims:
         return self._tables.key_of([row[name] for name in self._tables.spec.keys])
 
     def _take(self, connection: sa.Connection, rows: list[Row]) -> set[Any]:
-        """Claim these rows; the keys that are ours now. What another has just claimed is not."""
+        """Claim these rows. Returns the keys that are ours now; another run may get some first."""
         claims, runs, names = self._tables.claims, self._tables.runs, self._tables.spec.keys
         alive = (
             sa.select(runs.c.run)
             .where(runs.c.ended.is_(None), runs.c.alive_until > self._database.now)
-            .cte("alive")  # in the clause itself SQLAlchemy would leave out the schema
+            .cte("alive")  # inside the clause itself SQLAlchemy would omit the schema
         )
-        # As arrays: that many values each by itself take longer to read than to store.
+        # As arrays, because parsing that many single values takes longer than storing them.
         columns = self._tables.columns_of(claims)
         keys = [self._tables.array([row[c.name] for row in rows], c.type) for c in columns]
         these = sa.select(*map(sa.func.unnest, keys), sa.literal(self._run))
         statement = insert(claims).from_select([*names, "run"], these).add_cte(alive)
-        # The query before has seen the table as it was when it began. This one is answered by
-        # what is there now, and the primary key lets one of several win.
+        # The query before saw the table as of its beginning. This statement sees the current
+        # rows, and the primary key lets exactly one run win.
         statement = statement.on_conflict_do_update(
             index_elements=list(names),
             set_={"run": statement.excluded.run},
@@ -262,7 +257,7 @@ class Claims:
         return {self._tables.key_of(row) for row in taken}
 
     def _claimed(self, items: sa.Table) -> Any:
-        """The condition that a row is claimed by a run that is alive."""
+        """The condition that a live run has claimed a row."""
         claims = self._tables.claims
         runs = self._tables.runs
         return sa.exists(
@@ -277,10 +272,10 @@ class Claims:
         )
 
     def _locked(self) -> Any:
-        """The key of a row that no run has claimed and another session has locked, if there is one.
+        """The key of a row that no run has claimed but another session has locked, if there is one.
 
-        Raises `UsageError` for one that can be seen and never be taken: nobody who waits for that
-        would ever come to an end.
+        Raises `UsageError` for a row that is visible and can never be locked: waiting for it would
+        never end.
         """
         tables = self._tables
         theirs = self._not_had()
@@ -302,7 +297,7 @@ class Claims:
             return key
         with self._database.reading() as connection:
             if connection.execute(this).first() is None:
-                return None  # done meanwhile, or deleted
+                return None  # completed or deleted meanwhile
         raise UsageError(
             f"row {shown(key)} of table {tables.spec.table} can be read but not locked: a policy "
             "of the table allows this user SELECT but not UPDATE. Allow it by a policy FOR "
@@ -310,7 +305,7 @@ class Claims:
         )
 
     def _others_have_some(self) -> bool:
-        """True if rows are left that this run has not had: claimed by others, or locked."""
+        """True if rows are left that this run has not had: others have claimed or locked them."""
         query = sa.select(*self._tables.key).where(*self._left, self._not_had()).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
@@ -318,8 +313,8 @@ class Claims:
     def _not_had(self) -> Any:
         """The condition that a row has not been claimed by this run."""
         claims = self._tables.claims
-        # For each row by its key. As a join it is one of all with all where the database does not
-        # know yet how many claims there are.
+        # A subquery by key for each row. For a join, a database that does not yet know the number
+        # of claims may compare all rows with all claims.
         whose = (
             sa.select(claims.c.run)
             .where(self._tables.same(claims))
@@ -347,11 +342,11 @@ class Heartbeat:
             pause = self._seconds / 4
             try:
                 if not self._beat():
-                    return  # it was taken over; the next commit says so
+                    return  # another run has taken over; the next commit reports it
             except (StoreError, UsageError) as error:
                 if is_lost(error) and isinstance(error, StoreError):
                     self.absence.begin(error)
-                    pause = min(pause, _AGAIN_SECONDS)  # before others take it for gone
+                    pause = min(pause, _AGAIN_SECONDS)  # be back before others count it as dead
                 else:
                     self._outage.failed(error)
             else:

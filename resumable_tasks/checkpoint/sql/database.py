@@ -1,4 +1,4 @@
-"""The connection: SQLAlchemy's engine, transactions, the database's clock, and errors as ours."""
+"""The database connection: SQLAlchemy's engine, transactions, the clock, and error conversion."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BUSY_SECONDS = 30
 _IN_THE_FUTURE = "22023"
 _LOCK_NOT_AVAILABLE = "55P03"
 _WRITES = "resumable_tasks_writes"
-# A host that is gone without a word, such as after a failover, answers nothing: left to the system
-# that is noticed after minutes, or hours. In seconds, the last one in milliseconds.
+# A host that vanishes, such as in a failover, sends nothing. By the system's defaults that is
+# noticed after minutes or hours. In seconds, the last one in milliseconds.
 _LIBPQ = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -29,14 +29,15 @@ _LIBPQ = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
-# How long a COMMIT may take, such as one that waits for a replica, and how often it is looked at.
+# The longest time that a COMMIT may take, for example to wait for a replica, and the polling
+# interval.
 _OVER_SECONDS, _LOOK_SECONDS = 900.0, 0.1
 
 
 class Database:
-    """One database: PostgreSQL, or a file of SQLite. Raises `UsageError` for any other.
+    """One database: PostgreSQL, or an SQLite file. Raises `UsageError` for any other.
 
-    ``create``: a file of SQLite that is not there is made, and not taken for a typing error.
+    ``create``: create a missing SQLite file instead of raising, as for a typing error.
     """
 
     def __init__(self, given: Any, *, create: bool = False) -> None:
@@ -71,7 +72,7 @@ class Database:
         self.sqlite = kind == "sqlite"
         self._ping = False
         self.url = shown_url(url)
-        # An engine that was given is its owner's to dispose of.
+        # A given engine is disposed of by its owner.
         engine: sa.Engine | None = given if isinstance(given, sa.Engine) else None
         self._owned = self.sqlite or engine is None
         try:
@@ -91,18 +92,18 @@ class Database:
         if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
             raise UsageError("a database in memory cannot be resumed; give SQLite a file")
         assert url.database is not None
-        # SQLite would make an empty one. The names of its URIs (file:…) are its own affair.
+        # SQLite would create an empty file. Its own URIs (file:…) are not checked.
         if not (create or url.database.startswith("file:") or os.path.exists(url.database)):
             raise UsageError(
                 f"{self.url}: there is no such file",
                 remedy="Correct the path, which is relative after three slashes: sqlite:///school.db",
             )
-        # Of our own, since its transactions have to begin as writers: one that becomes a
-        # writer later is refused, and not made to wait, if another has written meanwhile.
+        # Our own engine, because transactions must begin as writers: SQLite refuses one that
+        # becomes a writer later, instead of letting it wait, if another has written meanwhile.
         if given is None:
             engine: sa.Engine = sa.create_engine(url)
         elif isinstance(given.pool, (sa.QueuePool, sa.NullPool)):
-            # With the listeners of the given one, such as for PRAGMA foreign_keys=ON.
+            # Keeps the listeners of the given engine, such as for PRAGMA foreign_keys=ON.
             engine = sa.create_engine(url, pool=given.pool.recreate())
         else:
             raise self._one_connection(given)
@@ -123,23 +124,23 @@ class Database:
             given = sa.create_engine(url, pool_pre_ping=True, connect_args=_limits(url))
         elif isinstance(given.pool, (sa.StaticPool, sa.AssertionPool)):
             raise self._one_connection(given)
-        # The engine's owner may not have asked for it; a connection that is new needs none.
+        # Ping ourselves if the engine's owner has not enabled it; new connections need none.
         self._ping = not isinstance(given.pool, sa.NullPool) and not given.pool._pre_ping
-        # Where a row that was waited for is looked at again: claims depend on it.
+        # Claims depend on this level: after a wait for a row, the row is read again.
         return given.execution_options(isolation_level="READ COMMITTED")
 
     @property
     def now(self) -> Any:
-        """Seconds since 1970 by the database's clock, as it runs."""
+        """The current time by the database's clock, in seconds since 1970."""
         if self.sqlite:
             return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0")
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
     @property
     def plain(self) -> sa.Dialect:
-        """The dialect for SQL as people read it, and `run` takes it.
+        """The dialect for SQL that people read and `run` executes.
 
-        The engine's own doubles every percent sign, for its driver to take one away again.
+        The engine's own dialect doubles every percent sign, as its driver expects.
         """
         kind: Any = type(self._engine.dialect)
         plain: sa.Dialect = kind(paramstyle="named")
@@ -148,8 +149,8 @@ class Database:
     def run(self, many: Sequence[str], *, patience: int | None = None) -> None:
         """Run these statements in one transaction, all or none.
 
-        ``patience``: the seconds in which PostgreSQL is to get a lock. Others who want the table
-        have to wait behind whoever waits for it.
+        ``patience``: the seconds that PostgreSQL waits for a lock. Short, since other users of the
+        table must queue behind whoever waits for it.
         """
         with self.writing() as connection:
             if patience is not None and not self.sqlite:
@@ -159,18 +160,18 @@ class Database:
                 connection.exec_driver_sql(each)
 
     def run_alone(self, statement: str) -> None:
-        """Run this statement in no transaction: PostgreSQL has some that are in none."""
+        """Run this statement outside a transaction, as PostgreSQL demands for some."""
         with self.errors(), self._live() as connection:
             connection.execution_options(
                 isolation_level="AUTOCOMMIT", no_parameters=True
             ).exec_driver_sql(statement)
 
     def connect(self) -> sa.Connection:
-        """A connection that is alive, whose transactions write."""
+        """A live connection for transactions that write."""
         return self._live().execution_options(**{_WRITES: True})
 
     def _live(self) -> sa.Connection:
-        """A connection that the server has not closed while it was idle."""
+        """A connection that the server has not closed while idle."""
         connection = self._engine.connect()
         if not self._ping:
             return connection
@@ -181,7 +182,7 @@ class Database:
             connection.close()
             if not error.connection_invalidated:
                 raise
-            # SQLAlchemy has seen it, and takes none from the pool that is as old.
+            # SQLAlchemy now knows of it, and takes no connection as old as this from the pool.
             connection = self._engine.connect()
         except BaseException:
             connection.close()
@@ -189,17 +190,17 @@ class Database:
         return connection
 
     def in_transaction(self, connection: sa.Connection) -> bool:
-        """False where a trigger or a constraint of SQLite has ended the whole transaction."""
+        """False if a trigger or a constraint of SQLite has ended the whole transaction."""
         if not self.sqlite:
             return True
         driver: Any = connection.connection.dbapi_connection
         return bool(driver.in_transaction)
 
     def end_if_silent(self, connection: sa.Connection, seconds: float) -> int:
-        """Have PostgreSQL end this transaction if we say nothing in it for so long.
+        """Let PostgreSQL end this transaction after this long without a statement.
 
-        A process that is stopped in the middle would keep all others from its rows. Returns the
-        transaction's number, by which `has_landed` knows it.
+        Otherwise a process that is suspended in the middle would block its rows for all others.
+        Returns the transaction's number, for `has_landed`.
         """
         milliseconds = max(1, int(seconds * 1_000))
         found = connection.exec_driver_sql(
@@ -209,16 +210,17 @@ class Database:
         return int(found.one()[1])
 
     def ping(self) -> None:
-        """Raises `StoreError` or `UsageError` if the database does not answer."""
+        """Raise `StoreError` or `UsageError` if the database does not answer."""
         with self.reading() as connection:
             connection.exec_driver_sql("SELECT 1")
 
     def has_landed(self, number: int) -> bool | None:
-        """Whether this transaction, whose connection was lost, was committed; None if not known.
+        """Whether this transaction, whose connection was lost, was committed; None if unknown.
 
-        It is over on return, with all its locks: where it waits for us, who are gone, it is ended.
+        On return the transaction has ended and released its locks: if it still waits for our next
+        statement, this ends it.
         """
-        # Not one that is committing. Of the number the server shows the lower half there.
+        # Does not end one that is committing. The view shows only the lower half of the number.
         waits = sa.text(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
             "backend_xid = CAST(CAST(:half AS text) AS xid) AND state LIKE 'idle in transaction%'"
@@ -235,13 +237,13 @@ class Database:
                 cause = error.__cause__
                 if not isinstance(cause, sa.exc.DBAPIError) or sqlstate(cause) != _IN_THE_FUTURE:
                     raise
-                return False  # a crash of the server has taken it: no commit was durable
+                return False  # lost in a crash of the server, so it was not committed durably
             time.sleep(_LOOK_SECONDS)
         return None
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that is committed at the end. Raises `StoreError` or `UsageError`."""
+        """A transaction, committed at the end. Raises `StoreError` or `UsageError`."""
         with self.errors(), self.connect() as connection, connection.begin():
             yield connection
 
@@ -253,10 +255,10 @@ class Database:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """An error of the database becomes one of ours: nothing was committed.
+        """Turn an error of the database into one of ours; nothing was committed.
 
-        A `UsageError` where it stays until somebody has done something, else a `StoreError`.
-        SQLAlchemy's is its ``__cause__``.
+        Raises `UsageError` if the error remains until somebody acts, else `StoreError`, with
+        SQLAlchemy's error as ``__cause__``.
         """
         try:
             yield
@@ -281,29 +283,29 @@ class Database:
 
 
 def _limits(url: sa.URL) -> dict[str, int]:
-    """What is to be said to the driver besides the URL, so that a host that is gone is noticed."""
+    """Driver arguments, besides the URL, that make it notice a vanished host."""
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return {}
     return {name: value for name, value in _LIBPQ.items() if name not in url.query}
 
 
 def all_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
-    """Return all rows of a query. One that fails midway is closed, even if its error is kept.
+    """All rows of a query. Closes a query that fails midway, even if its error is kept.
 
-    SQLite keeps the lock of a query that is open, also after a rollback.
+    SQLite holds the lock of an open query, even after a rollback.
     """
     with connection.execute(query) as found:
         return [dict(row) for row in found.mappings()]
 
 
 def first_line(error: BaseException) -> str:
-    """The database's own words, without the statement and its parameters."""
+    """The database's own message, without the statement and its parameters."""
     text = str(getattr(error, "orig", None) or error).strip()
     return without_secrets(text.splitlines()[0]) if text else type(error).__name__
 
 
 def shown_url(url: sa.URL) -> str:
-    """The URL as it may be shown. The name of the user stays: commands need it."""
+    """The URL without secrets, for display. Keeps the user name, which commands need."""
     user, url = url.username, url.set(username=None, password=None)
     shown = without_secrets(url.render_as_string())
     return shown.replace("://", f"://{user}@", 1) if user else shown

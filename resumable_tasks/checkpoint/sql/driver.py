@@ -25,8 +25,8 @@ from resumable_tasks.runners.outcome import Failure
 class TableCheckpoint(Checkpoint):
     """Completes rows of a table, each in one transaction with its results.
 
-    Of a row that another has taken meanwhile nothing is written: its batch is dropped, and what
-    is still ours of it is given back.
+    Writes nothing of a row that another run has taken meanwhile: drops the row's batch, and gives
+    back the rows of the batch that are still ours.
     """
 
     planner: TablePlanner
@@ -40,7 +40,7 @@ class TableCheckpoint(Checkpoint):
         self._results = Results(database, tables)
         self._results.check()
         self.expected, completed = self._results.count_items()
-        # JSON in a column of text, where the job says so; in one of JSON the database sees to that.
+        # JSON text for text columns, if the job declares it; JSON columns are the database's task.
         json = job.columns.json - self._results.json_columns
         self.columns = replace(job.columns, json=json, as_rows=True)
         self._run_row = RunRow(database, tables, self.run, job)
@@ -90,12 +90,12 @@ class TableCheckpoint(Checkpoint):
 
     def left_alone(self) -> list[Failure]:
         found = self.planner.through(self._failures.set_aside)
-        self.planner.total += len(found)  # which never came by
+        self.planner.total += len(found)  # the planner never sees these rows
         return found
 
     def parked(self) -> list[Failure]:
         found = self._failures.parked()
-        # What another run has claimed, that one takes over.
+        # A run takes over only the rows that it can claim.
         ours = self.planner.claim([failure.key for failure in found])
         return [failure for failure in found if failure.key in ours]
 
@@ -126,8 +126,8 @@ class TableCheckpoint(Checkpoint):
     def close(self) -> None:
         self._heartbeat.stop()
         if self._unit is not None and self._unit.busy:
-            # The committer waits for the database, with its connection and with our claims. Once
-            # this process is gone, or silent for long enough, they are free.
+            # The committer still waits for the database. The claims become free when this process
+            # has ended, or after its last heartbeat has expired.
             log.warning(
                 "the database still does not answer; the claims of this run are not released"
             )
@@ -135,7 +135,7 @@ class TableCheckpoint(Checkpoint):
         try:
             self._run_row.leave(self._how)
         except (StoreError, UsageError) as error:
-            # Advisory: without it the claims expire by themselves.
+            # The release only saves time: the claims expire by themselves.
             log.warning("the claims of this run could not be released: %s", error)
         finally:
             self._database.close()

@@ -1,7 +1,7 @@
-"""The side table of failures: what failed, how often over all runs, and what is set aside.
+"""The side table of failures: failed items with their attempts over all runs, and parked items.
 
-An item that is parked has its rows there, with the item if the job keeps it, in the column of the
-item: ``{"$rows": […], "$item": …}``. A column of its own is one that tables of earlier runs lack.
+A parked item's rows, and the item if the job keeps it, are in the column of the item:
+``{"$rows": […], "$item": …}``. Tables of earlier versions would lack a new column.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from resumable_tasks.checkpoint.sql.tables import Tables
 from resumable_tasks.items import keys
 from resumable_tasks.runners.outcome import Failure
 
-# What stands before the message of an error that a call with other items has raised too: a
-# column would be one more that tables of earlier runs do not have.
+# A prefix of the message marks an error that a whole batch raised, since tables of earlier versions
+# would lack a new column.
 _OF_BATCH = "(of its batch) "
 _ROWS, _ITEM = "$rows", "$item"
 
 
 def is_parked(failures: sa.Table) -> Any:
-    """The condition that a row of the failures' table is about an item that is parked."""
+    """The condition that a row of the failures table is of a parked item."""
     return failures.c.item.startswith(f'{{"{_ROWS}":')
 
 
@@ -37,7 +37,7 @@ def _kept(failure: Failure) -> str | None:
 
 
 class FailuresTable:
-    """Failures of all runs. ``began``: when this run did, by the database's clock."""
+    """The failures of all runs. ``began`` is this run's beginning by the database's clock."""
 
     def __init__(
         self, database: Database, tables: Tables, run: str, began: float, job: Job
@@ -50,15 +50,15 @@ class FailuresTable:
         self._any = True
 
     def _of_row(self, *conditions: Any) -> Any:
-        """The condition that the items' row has failed, and so."""
+        """The condition that an item's row has a failure that meets these conditions."""
         failures, tables = self._tables.failures, self._tables
         found = sa.select(failures.c.run).where(tables.same(failures), *conditions)
         return sa.exists(found.correlate(tables.items))
 
     def to_try(self) -> list[Any]:
-        """Conditions for a row to be tried by this run.
+        """The conditions for this run to try a row.
 
-        What has failed since it began is for the next one, whichever run it has failed in.
+        Excludes rows that failed since this run began, in any run; the next run tries those.
         """
         c = self._tables.failures.c
         if not self._job.retry_failed:
@@ -71,7 +71,7 @@ class FailuresTable:
         return [~self._of_row(not_now)]
 
     def set_aside(self) -> list[Failure]:
-        """The failures of earlier runs that this one has not tried again, and what is parked."""
+        """The failures of earlier runs that this run has not tried again, and the parked items."""
         failures, job = self._tables.failures, self._job
         query = sa.select(failures).where(
             failures.c.run != self._run, failures.c.failed_at < self._began, self._still_there
@@ -84,7 +84,7 @@ class FailuresTable:
         return self._found(query)
 
     def parked(self) -> list[Failure]:
-        """The items whose results are kept and were not taken by the tables, with their rows."""
+        """The items whose results are kept but were refused by the tables, with their rows."""
         failures = self._tables.failures
         return self._found(sa.select(failures).where(is_parked(failures), self._still_there))
 
@@ -93,7 +93,7 @@ class FailuresTable:
             return [self.failure_of(row) for row in connection.execute(query).mappings()]
 
     def suspects(self, page: Sequence[Mapping[str, Any]]) -> Set[bytes]:
-        """The keys of those of these rows that failed by themselves in an earlier run."""
+        """The keys of these rows that failed in an earlier run by an error of their own."""
         if not self._any:
             return frozenset()
         failures, tables = self._tables.failures, self._tables
@@ -105,29 +105,29 @@ class FailuresTable:
             return {keys.canonical(tables.key_of(row)) for row in connection.execute(query)}
 
     def count(self) -> tuple[int, int]:
-        """Count the rows that failed, and those that are parked, and are not done since.
+        """Count the failed and the parked rows that are not done since.
 
-        Called before the first commit.
+        Call it before the first commit.
         """
         failures, every = self._tables.failures, sa.func.count()
         counts = sa.select(every, every.filter(is_parked(failures))).select_from(failures)
         with self._database.reading() as connection:
-            # What fails from now on is not tried again by this run.
+            # Later failures need no check, since this run does not try them again.
             self._any = bool(connection.execute(counts).scalar_one())
             found, parked = connection.execute(counts.where(self._still_there)).one()
         return found - parked, parked
 
     @property
     def _still_there(self) -> Any:
-        """The condition that a failed row is one, and is not done by other means."""
+        """The condition that a failure's item still exists and was not completed otherwise."""
         failures, tables = self._tables.failures, self._tables
-        # Not a join: where= names columns of the items' table, without saying so.
+        # Not a join, because where= names the items' columns without their table.
         found = sa.select(sa.literal(1)).select_from(tables.items)
         found = found.where(tables.same(failures), tables.undone, *tables.considered)
         return sa.exists(found.correlate(failures))
 
     def failure_of(self, row: Any) -> Failure:
-        """The failure that a row of the table stands for."""
+        """The failure in a row of the table."""
         key = self._tables.key_of([row[name] for name in self._tables.spec.keys])
         fields = ("error", "message", "attempts", "batch", "time", "traceback")
         values = {name: row[name] for name in fields}
@@ -139,7 +139,7 @@ class FailuresTable:
         return Failure(key, item=item, **values)
 
     def record(self, connection: sa.Connection, many: Sequence[Failure]) -> tuple[Failure, ...]:
-        """Write these failures, with the attempts of the runs before counted in."""
+        """Write these failures. Returns them with the attempts of earlier runs added."""
         if not many:
             return ()
         failures, tables = self._tables.failures, self._tables
@@ -170,14 +170,14 @@ class FailuresTable:
             "item": _kept(failure),
             "run": self._run,
         }
-        # PostgreSQL's text holds every character but one.
+        # PostgreSQL's text can hold every character except NUL.
         return {
             name: value.replace("\0", "\\x00") if isinstance(value, str) else value
             for name, value in row.items()
         }
 
     def forget(self, connection: sa.Connection, many: Sequence[Any]) -> None:
-        """Remove the failures of rows that are completed."""
+        """Remove the failures of completed rows."""
         if not self._any:
             return
         failures = self._tables.failures

@@ -1,4 +1,4 @@
-"""Preparing a table to be a checkpoint: a column or more, an index, three tables beside it."""
+"""Prepares a table as a checkpoint: adds columns, an index, and three tables beside it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CONCURRENTLY = tuple(f"{word}CONCURRENTLY " for word in _INDEX)
 
 
 def statements(database: Database, spec: TableSpec, types: Mapping[str, str]) -> list[str]:
-    """The DDL that is missing, in its order; none if the table is prepared.
+    """The missing DDL statements, in order; empty if the table is prepared.
 
-    ``types``: of the columns of results, as the database names them. Raises `UsageError` or
-    `CheckpointUnusable` for a table that cannot be prepared.
+    ``types`` are the types of the result columns, in the database's names. Raises `UsageError` or
+    `CheckpointUnusable` if the table cannot be prepared.
     """
     tables = Tables(database, spec)
     tables.check_key()
@@ -34,7 +34,7 @@ def statements(database: Database, spec: TableSpec, types: Mapping[str, str]) ->
     name = quote.format_table(items)
     time = "TIMESTAMP" if database.sqlite else "TIMESTAMP WITH TIME ZONE"
     if database.sqlite and _is_strict(database, quote.quote(items.name)):
-        time = "TEXT"  # it knows no other type that a time fits
+        time = "TEXT"  # a STRICT table has no other type for a time
     columns = {spec.done: time, **{column: types.get(column, "TEXT") for column in spec.columns}}
     found = [
         f"ALTER TABLE {name} ADD COLUMN {quote.quote(column)} {kind}"
@@ -49,21 +49,21 @@ def statements(database: Database, spec: TableSpec, types: Mapping[str, str]) ->
 
 
 def _is_strict(database: Database, table: str) -> bool:
-    """True for one of SQLite's STRICT tables, which check their types."""
+    """True for a STRICT table of SQLite, which checks its types."""
     with database.reading() as connection:
         found = connection.exec_driver_sql(f"PRAGMA table_list({table})").mappings()
         return any(each.get("strict") for each in found)
 
 
 def _index(database: Database, tables: Tables, table: str) -> list[str]:
-    """The statements for the index by which what is left is found without what is done."""
+    """The statements for the index that finds the remaining rows without the completed ones."""
     spec, items = tables.spec, tables.items
     quote = database.plain.identifier_preparer
     index = tables.beside("todo")
     partitioned, valid = _look(database, items, table, index)
     if valid:
         return []
-    # PostgreSQL has no such way for a table in partitions.
+    # PostgreSQL cannot do this for a partitioned table.
     how = "" if database.sqlite or partitioned else "CONCURRENTLY "
     found = []
     if valid is not None:
@@ -79,9 +79,10 @@ def _index(database: Database, tables: Tables, table: str) -> list[str]:
 
 
 def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool, bool | None]:
-    """Look whether the table is partitioned and has a useful index; None if there is no table.
+    """Whether the table is partitioned, and whether it has this index.
 
-    One that was not made to its end stays, is kept up by every write, and answers no query.
+    False: it has an index whose creation was interrupted; that one costs time at every write and
+    answers no query. None: there is none.
     """
     if database.sqlite:
         with database.reading() as connection:
@@ -91,7 +92,7 @@ def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool,
         "SELECT t.relkind = 'p', i.indisvalid OR t.relkind = 'p' OR p.pid IS NOT NULL "
         "FROM pg_class t LEFT JOIN (pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
         "AND c.relname = :index) ON i.indrelid = t.oid "
-        # Somebody is making it at this moment.
+        # A session is creating it at this moment.
         "LEFT JOIN pg_stat_progress_create_index p ON p.index_relid = i.indexrelid "
         "WHERE t.oid = to_regclass(:table)"
     )
@@ -101,10 +102,10 @@ def _look(database: Database, items: Any, table: str, index: str) -> tuple[bool,
 
 
 def apply(database: Database, many: Sequence[str]) -> None:
-    """Run these statements in their order. Raises `StoreError` or `UsageError`.
+    """Run these statements in order, all or none. Raises `StoreError` or `UsageError`.
 
-    All of them or none, but that on PostgreSQL those about an index follow by themselves: made
-    with the rest, it would keep all others from the table for as long as it takes.
+    On PostgreSQL those about an index follow outside the transaction: inside it, the creation of an
+    index would block the table for all others until its end.
     """
     if database.sqlite:
         database.run(many)

@@ -1,4 +1,4 @@
-"""One row of a table, and the runs that were at work on it, read-only."""
+"""Looks up one row of a table, and lists the table's runs. Read-only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resumable_tasks.runners.outcome import Failure
 class Looked:
     """A row of the items' table, with its ``key``.
 
-    ``claimed`` is the run that handles it now, ``failed_in`` the one in which it failed last.
+    ``claimed`` is the run that handles it now, ``failed_in`` the run in which it last failed.
     """
 
     key: Any
@@ -35,9 +35,9 @@ class Looked:
 
 
 def look(database: Database, spec: TableSpec, typed: str) -> Looked | None:
-    """The row of the key that was typed: a value, or JSON of several; None if there is none.
+    """The row of a typed key (one value, or several as JSON); None if there is none.
 
-    Raises `UsageError` for a table that is not prepared.
+    Raises `UsageError` if the table is not prepared.
     """
     tables = Tables(database, spec)
     tables.check()
@@ -72,7 +72,7 @@ def _look(database: Database, tables: Tables, values: Sequence[Any]) -> Looked |
 
 
 def _forms(typed: str, parts: int) -> Iterator[Sequence[Any]]:
-    """What a key can be that was typed: the text as it stands, or what it is as JSON."""
+    """Yield the keys that a typed text can mean: the text itself, and its value as JSON."""
     if parts == 1:
         yield [typed]
     try:
@@ -86,7 +86,7 @@ def _forms(typed: str, parts: int) -> Iterator[Sequence[Any]]:
 
 
 def _equals(column: sa.Column[Any], value: Any) -> Any:
-    """The condition that a column has this value, whatever its type is."""
+    """The condition that a column of any type has this value."""
     if isinstance(column.type, sa.Integer):
         try:
             return column == int(value)
@@ -97,7 +97,7 @@ def _equals(column: sa.Column[Any], value: Any) -> Any:
 
 
 def history(database: Database, spec: TableSpec) -> list[dict[str, Any]]:
-    """The runs of a table, in their order: run, job, version, host, pid, began, how it ended."""
+    """The runs of a table, in order: run, job, version, host, pid, began, and how each ended."""
     tables = Tables(database, spec)
     tables.check()
     c = tables.runs.c

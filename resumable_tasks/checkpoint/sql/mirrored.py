@@ -1,7 +1,7 @@
-"""Results in shards; the table's ``done`` column mirrors what is completed there.
+"""Results in shards; the table's ``done`` column mirrors which rows are completed there.
 
-The journal decides. A run that dies between its commit and the column leaves rows that are
-completed and do not say so; the next run sets them before it begins, and handles none of them.
+The journal decides. If a run dies between its commit and setting the column, some completed rows
+are not marked. The next run marks them before it begins, and handles none of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PAGE = 5_000
 
 
 class MirroredColumn(Checkpoint):
-    """A checkpoint in a directory, and the column of a table that mirrors it."""
+    """A checkpoint in a directory, and the table column that mirrors it."""
 
     planner: TablePlanner
 
@@ -68,7 +68,7 @@ class MirroredColumn(Checkpoint):
         )
 
     def _correct(self) -> None:
-        """Set the column of what is completed and does not say so."""
+        """Set the column of completed rows that are not marked."""
         corrected = 0
         for page in self._pages(_PAGE).pages():
             found = [
@@ -90,7 +90,7 @@ class MirroredColumn(Checkpoint):
     def _warn_of_others(self, completed: int) -> None:
         here = len(self.inner.state.done)
         if completed > here:
-            # Set by hand, or by a run with another directory: this one cannot tell.
+            # The column was set by hand, or by a run with another directory.
             log.warning(
                 "%s rows of %s are set done, and %s has %s: the others have no results there. If "
                 "they are in another directory, name that one; if nowhere, set the column to NULL",
@@ -127,7 +127,8 @@ class MirroredColumn(Checkpoint):
             with self._database.writing() as connection:
                 self._results.set_done(connection, done)
 
-        # What is committed stands in the shards, and the next run corrects the column.
+        # The results are committed in the shards already; if this fails, the next run corrects
+        # the column.
         self._patience.through(write, self.planner.stopping)
 
     def tidy(self, stop: Callable[[], bool]) -> None:
@@ -142,7 +143,7 @@ class MirroredColumn(Checkpoint):
 
 
 class MirroredUnit(Unit):
-    """A commit of the directory, after which the column is set."""
+    """A commit of the directory that then sets the column."""
 
     def __init__(self, inner: Unit, set_done: Callable[[list[Any]], None]) -> None:
         self._inner = inner
@@ -164,7 +165,7 @@ class MirroredUnit(Unit):
 
 
 def open_mirrored(database: Database, tables: Tables, job: Job, opening: Opening) -> Checkpoint:
-    """Open the checkpoint in the directory, and correct the column. Raises as both do."""
+    """Open the checkpoint in the directory, and correct the column. Raises what either raises."""
     assert tables.spec.shards is not None
     inner = Directory(os.fspath(tables.spec.shards)).open(job, opening)
     assert isinstance(inner, DirectoryCheckpoint)

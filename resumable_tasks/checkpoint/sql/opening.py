@@ -1,4 +1,4 @@
-"""The beginning of a run on a table: the preview, and opening the checkpoint."""
+"""Previews a run on a table, and opens its checkpoint."""
 
 from __future__ import annotations
 

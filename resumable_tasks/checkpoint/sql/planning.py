@@ -1,4 +1,4 @@
-"""Pages of a table's rows → batches, in memory that does not grow with the table."""
+"""Makes batches from pages of a table's rows, in memory that does not grow with the table."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MOST_ROWS = 1_000
 
 
 def page_size(job: Job) -> int:
-    """Rows a page: whole batches, enough for all workers, few enough to be left to others."""
+    """Rows per page: whole batches, enough for all workers, but leaving rows to other runs."""
     size = job.planning.batch_size
     return size * max(1, min(2 * job.at_once, _MOST_ROWS // size))
 
 
 class TablePlanner(Planner):
-    """Batches of the rows that are left. A key is in the table once, so none is remembered.
+    """Batches of the remaining rows. Remembers no keys, since the table has each key once.
 
-    ``suspects`` gives the keys of those rows of a page that failed by themselves before.
+    ``suspects`` returns the keys of a page's rows that failed before by an error of their own.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TablePlanner(Planner):
         set_aside: Set[bytes] = frozenset(),
         suspects: Callable[[Sequence[Row]], Set[bytes]] = lambda page: frozenset(),
     ) -> None:
-        # A row without a usable key cannot be marked as failed: where= has to leave it out.
+        # A row without a usable key cannot be marked as failed; the user must exclude it by where=.
         super().__init__(replace(planning, on_bad_item="error"), KeyTable(), set_aside)
         self._claims = claims
         self._suspects_of = suspects
@@ -49,31 +49,31 @@ class TablePlanner(Planner):
         self.total = self.skipped = found
 
     def through(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, which reads, once the database answers."""
+        """Call ``work``, which only reads, once the database answers, and return its result."""
         return self._claims.through(work)
 
     @property
     def row_bytes(self) -> float:
-        """About how many bytes a row has."""
+        """The approximate size of a row in bytes."""
         return self._claims.row_bytes
 
     def claim(self, these: Sequence[Any]) -> Set[Any]:
-        """Claim these rows, wherever they stand; the keys that are ours now."""
+        """Claim these rows, in any order of keys. Returns the keys that are ours now."""
         return self._claims.take(these)
 
     def stop_when(self, stop: Callable[[], bool]) -> None:
-        """End, rather than wait for rows that others have, once this is true."""
+        """Stop waiting for other runs' rows once ``stop`` returns true."""
         self._claims.stop = stop
 
     def stopping(self) -> bool:
-        """True once nothing is waited for any more."""
+        """True once waiting has been stopped."""
         return self._claims.stop()
 
     def batches(self, items: Any) -> Iterator[Batch | Waiting]:
-        """Batches of the table's rows, and `WAITING` where there is none for now."""
+        """Yield batches of the table's rows, and `WAITING` while there is none."""
         for page in self._claims.pages():
             if page:
-                # A page at a time: what is claimed must not wait for others to fill its batch.
+                # A page at a time: claimed rows must not wait for rows of others to fill a batch.
                 yield from self._batches_of(page)
             else:
                 yield WAITING
@@ -84,7 +84,7 @@ class TablePlanner(Planner):
         try:
             yield from self._row_batches(page)
         except InvalidKey as error:
-            # Which of the rows, the key itself says best.
+            # The key identifies the row better than its position.
             spec = self._claims.spec
             names = ", ".join(spec.keys)
             raise InvalidKey(

@@ -55,7 +55,7 @@ class TableReader(Reader):
 def read_results(spec: TableSpec) -> pa.Table:
     """The key and the results of all completed rows, in the order of the key, in memory.
 
-    Raises `UsageError` where the handler's rows are in no table.
+    Raises `UsageError` if the handler's rows are in no table.
     """
     import pyarrow as pa
 
@@ -95,7 +95,7 @@ def read_results(spec: TableSpec) -> pa.Table:
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
-    """A column of Arrow. Raises `BadResult` where SQLite, which has no types, has several in it."""
+    """An Arrow column. Raises `BadResult` if it mixes types, as SQLite's untyped columns can."""
     import pyarrow as pa
 
     moments = [value for value in values if isinstance(value, datetime)]

@@ -1,4 +1,4 @@
-"""Completed rows of a table become missing: their column is unset, their results are taken away."""
+"""Makes completed rows of a table missing: unsets their column and removes their results."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from resumable_tasks.items.keys import Key
 
 
 def redo(spec: TableSpec, choice: Choice, *, dry_run: bool) -> list[Key]:
-    """Make the chosen rows missing in one transaction; their keys.
+    """Make the chosen rows missing, in one transaction. Returns their keys.
 
-    With results in shards the column is unset first: a run sets it again if the directory still
-    has the row as completed, so that a crash in between changes nothing.
+    With results in shards, unsets the column first. After a crash in between nothing has changed: a
+    run sets the column again while the directory has the row as completed.
     """
     database = Database(spec.database)
     try:
@@ -56,7 +56,7 @@ def redo(spec: TableSpec, choice: Choice, *, dry_run: bool) -> list[Key]:
 
 
 def _of_keys(tables: Tables, results: sa.Table, some: Sequence[Any]) -> Any:
-    """The condition that a row of the results is of one of these keys."""
+    """The condition that a row of the results has one of these keys."""
     row = tables.same(results, tables.spec.results_keys), tables.is_in(tables.items, some)
     rows = sa.select(sa.literal(1)).select_from(tables.items).where(*row)
     return sa.exists(rows.correlate(results))
@@ -80,7 +80,8 @@ def _chosen(
 ) -> list[Key]:
     conditions = [tables.is_done, *tables.considered]
     if choice.where is not None:
-        # A colon would begin a parameter, and a comment would hide the bracket that closes.
+        # Escaped, because a colon would begin a parameter; on a line of its own, because a comment
+        # would hide the closing bracket.
         fits = sa.text("(" + choice.where.replace(":", r"\:") + "\n)")
         if results is None:
             conditions.append(fits)
@@ -90,7 +91,7 @@ def _chosen(
             conditions.append(sa.exists(rows.correlate(tables.items)))
     if choice.before is not None:
         conditions.append(_before(tables, choice.before))
-    # Locked in the order of keys, as runs do, so that no two wait for each other.
+    # Locked in key order, as runs do, to avoid deadlocks.
     query = sa.select(*tables.key).order_by(*tables.key)
     query = query.with_for_update(of=tables.items) if lock else query
     if choice.keys is None:

@@ -1,4 +1,4 @@
-"""Database errors that never go away by themselves, and what to do about each."""
+"""Remedies for database errors that never go away by themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATEMENT = (
     "tables are missing, `resumable sql init` adds them"
 )
 
-# By SQLSTATE: a whole one, or the class in its first two characters.
+# By SQLSTATE, or by its class, the first two characters.
 _BY_STATE = {
     "3D000": _NO_DATABASE,
     "3F000": "There is no such schema: fix the table's name, or create it",
@@ -26,7 +26,7 @@ _BY_STATE = {
     "42": _STATEMENT,
 }
 
-# A server that lets nobody in says so without a SQLSTATE that the driver would hand on.
+# Drivers pass on no SQLSTATE for errors at connecting, so these are recognised by their text.
 _AT_CONNECT = (
     (re.compile(r'FATAL:\s+database ".*" does not exist'), _NO_DATABASE),
     (
@@ -53,13 +53,13 @@ _OF_SQLITE = (
 
 
 def remedy(error: BaseException | None, *, sqlite: bool) -> str | None:
-    """The remedy for a driver's error that stays until somebody acts.
+    """The remedy for a driver's error that remains until somebody acts.
 
-    None for those that may be gone at the next try, and for those that are not known.
+    None for errors that may pass by themselves, and for unknown errors.
     """
     if error is None:
         return None
-    # psycopg's name for it, and psycopg2's.
+    # The attribute's names in psycopg and psycopg2.
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if state:
         return _BY_STATE.get(state) or _BY_STATE.get(state[:2])

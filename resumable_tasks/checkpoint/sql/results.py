@@ -1,4 +1,4 @@
-"""Completes rows: their results and their ``done`` column, inside a transaction of the caller's."""
+"""Completes rows: writes their results and ``done`` column, within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Results:
                 )
         self._deferred = False
         kinds = [tables.items.c[name].type for name in spec.columns]
-        # Arrays of arrays would be taken apart, and JSON has a form of its own.
+        # Not for arrays, which would be flattened, nor for JSON, which needs its own encoding.
         self._at_once = not database.sqlite and all(type(kind) in _plain() for kind in kinds)
         columns = (
             list(self.table.columns)
@@ -49,16 +49,16 @@ class Results:
         )
         of_json: dict[str, Any] = {c.name: c.type for c in columns if isinstance(c.type, sa.JSON)}
         for kind in of_json.values():
-            kind.none_as_null = True  # None is no value, and not JSON's null
+            kind.none_as_null = True  # None becomes SQL's NULL, not JSON's null
         self.json_columns = frozenset(of_json)
         if database.sqlite:
             for column in columns:
                 column.type = for_sqlite(column.type)
 
     def check(self) -> None:
-        """Try on no row what a run does to the tables. Raises `UsageError` if it lacks a right.
+        """Try a run's statements on no rows. Raises `UsageError` if a permission is missing.
 
-        So types that do not fit, and rights that are missing, cost no call of the handler.
+        So wrong types and missing permissions are found before any call of the handler.
         """
         tables, items = self._tables, self._tables.items
         values = {name: sa.null() for name in tables.spec.columns}
@@ -77,15 +77,15 @@ class Results:
                 self._deferred = self._has_deferred(connection)
 
     def _has_deferred(self, connection: sa.Connection) -> bool:
-        """True if a constraint may be checked as late as the COMMIT.
+        """True if a constraint of any table may be deferred to the COMMIT.
 
-        Of any table: a trigger may write to others.
+        Looks at all tables, because a trigger may write to others.
         """
         query = "SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable)"
         return bool(connection.exec_driver_sql(query).scalar_one())
 
     def count_items(self) -> tuple[int, int]:
-        """Count the rows, and those of them that are done."""
+        """Count all rows, and the completed ones."""
         tables = self._tables
         count = sa.func.count()
         query = sa.select(count, count.filter(tables.is_done)).select_from(tables.items)
@@ -94,9 +94,10 @@ class Results:
         return rows, done
 
     def lock(self, connection: sa.Connection, these: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Lock those of these rows that are left to do: their keys, and those that another holds.
+        """Lock those of these rows that are left to do.
 
-        None is waited for: whoever holds it may wait for what this transaction has.
+        Returns the locked keys, and the keys that another session holds. Waits for none, because
+        that session may wait for a lock of this transaction.
         """
         tables = self._tables
         query = sa.select(*tables.key).order_by(*tables.key)
@@ -114,15 +115,15 @@ class Results:
         return found, held
 
     def wait_for(self, connection: sa.Connection, key: Any) -> None:
-        """Wait for whoever holds this row, as long as the connection waits for locks."""
+        """Wait for the lock of this row, up to the connection's lock timeout."""
         tables = self._tables
         query = sa.select(*tables.key).where(tables.is_in(tables.items, [key]))
         connection.execute(query.with_for_update(of=tables.items))
 
     def rows_of(self, outcome: Done) -> list[Row]:
-        """The rows of an outcome as Python values. Raises ``ValueError`` for text that is no JSON.
+        """The rows of an outcome as Python values. Raises ``ValueError`` for invalid JSON text.
 
-        Arrow has one type a column, so in a column of JSON its text is JSON.
+        A JSON column is text in Arrow, which has one type per column, so its text is parsed.
         """
         if outcome.rows is not None:
             return [dict(row) for row in outcome.rows]
@@ -133,9 +134,9 @@ class Results:
         return rows
 
     def write(self, connection: sa.Connection, rows: list[Row], done: Sequence[Any]) -> None:
-        """Write the handler's rows, and set the column of these keys.
+        """Write the handler's rows, and set the ``done`` column of these keys.
 
-        Raises what the database raises if it refuses them, and ``ValueError``.
+        Raises the database's error if it refuses them, and ``ValueError``.
         """
         if self._tables.spec.columns and rows:
             self._update(connection, list(map(self._updates, rows)))
@@ -145,8 +146,8 @@ class Results:
             self.set_done(connection, done)
         self._check_set(connection, done)
         if self._deferred:
-            # Now, where it is known whose values they are, and not at the COMMIT. To go back lets
-            # the next batch put things right by its own end, too.
+            # Check now, while it is known whose values they are, and not at the COMMIT. The
+            # savepoint restores the setting, so the next batch may defer its constraints too.
             with connection.begin_nested() as tried:
                 connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
                 tried.rollback()
@@ -167,7 +168,7 @@ class Results:
         connection.execute(sa.update(items).where(*this).values(new), values)
 
     def _update_at_once(self, connection: sa.Connection, rows: list[Row]) -> None:
-        """One statement, with each column as an array."""
+        """Update all rows by one statement, with each column as an array."""
         spec, items = self._tables.spec, self._tables.items
         names = [*spec.keys, *spec.columns]
         arrays = [
@@ -182,7 +183,7 @@ class Results:
         connection.execute(sa.update(items).where(*this).values(new))
 
     def set_done(self, connection: sa.Connection, done: Sequence[Any]) -> None:
-        """Set the column of these rows, where it is not set."""
+        """Set the ``done`` column of these rows, where it is not set."""
         tables = self._tables
         for some in chunks(done):
             these = tables.is_in(tables.items, some), tables.undone
@@ -190,7 +191,7 @@ class Results:
             connection.execute(sa.update(tables.items).where(*these).values(value))
 
     def _check_set(self, connection: sa.Connection, done: Sequence[Any]) -> None:
-        """A row whose column does not stay set would be handled again and again."""
+        """Raise if the column did not stay set; such rows would be handled again and again."""
         tables = self._tables
         for some in chunks(done):
             unset = sa.select(*tables.key).where(tables.is_in(tables.items, some), tables.undone)
@@ -202,10 +203,10 @@ class Results:
                 )
 
     def _updates(self, row: Row) -> Row:
-        """The key and the new values of a row. Raises ``ValueError`` if it has none of them."""
+        """The key and the new values of a row. Raises ``ValueError`` if values are missing."""
         names = self._tables.spec.columns
         left_out = [name for name in names if name not in row]
-        # Beside a name that the table has not, the one that is left out may be misspelt.
+        # If the row also has a name unknown to the table, the missing one may be misspelt.
         odd = any(str(name) not in self._tables.items.c for name in row)
         if left_out and (odd or len(left_out) == len(names)):
             raise ValueError(
@@ -214,7 +215,7 @@ class Results:
         return {name: row.get(name) for name in (*self._tables.spec.keys, *names)}
 
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: list[Row]) -> None:
-        """Insert rows. What a row leaves out has the column's default, whatever others have."""
+        """Insert rows. A column that a row omits gets its default, even if other rows have it."""
         alike: dict[tuple[str, ...], list[Row]] = {}
         for row in rows:
             fit = self._inserts(table, row)
@@ -223,7 +224,7 @@ class Results:
             connection.execute(sa.insert(table), each)
 
     def _inserts(self, table: sa.Table, row: Row) -> Row:
-        """The row by the names of the table. Raises ``ValueError`` for a value without a column."""
+        """The row with the table's names. Raises ``ValueError`` for a value without a column."""
         spec = self._tables.spec
         own = dict(zip(spec.keys, spec.results_keys, strict=True))
         fit = {own.get(name, name): value for name, value in row.items()}
@@ -235,13 +236,13 @@ class Results:
 
 
 def _alike(values: Sequence[Any]) -> bool:
-    """True if an array holds these values without making one kind of them of another."""
+    """True if these values are of one kind, so that an array holds them without conversion."""
     kinds = {(type(v), getattr(v, "tzinfo", None) is None) for v in values if v is not None}
     return len(kinds) < 2
 
 
 def _plain() -> set[Any]:
-    """The types that stand in an array as they stand in a column."""
+    """The types whose values are the same in an array as in a column."""
     numbers = {sa.INTEGER, sa.BIGINT, sa.SMALLINT, sa.REAL, sa.NUMERIC, sa.BOOLEAN}
     return {
         *numbers,
@@ -255,7 +256,7 @@ def _plain() -> set[Any]:
 
 
 def count_left(database: Database, tables: Tables, job: Job) -> tuple[int, int, int, int]:
-    """Count the rows: all, done, those a run would handle, and those it would set aside."""
+    """Count the rows: all, completed, those a run would handle, and those it would set aside."""
     rows, done = Results(database, tables).count_items()
     undone = [tables.undone, *tables.considered]
     to_try = FailuresTable(database, tables, "", math.inf, job).to_try()
@@ -272,5 +273,5 @@ def chunks(many: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _bound(name: str) -> str:
-    # By another name than the column's, which SQLAlchemy would take for its new value.
+    # Not the column's own name, which SQLAlchemy would take for the column's new value.
     return f"new_{name}"

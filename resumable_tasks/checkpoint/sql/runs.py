@@ -1,4 +1,4 @@
-"""A run's row in the table of runs: who is at work, alive until when, and how it ended."""
+"""A run's row in the runs table: the active run, its heartbeat, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK_SECONDS = 10
 
 
 class RunRow:
-    """One run, from `take` to `leave`. On SQLite there is one at a time."""
+    """One run, from `take` to `leave`. On SQLite only one at a time."""
 
     def __init__(self, database: Database, tables: Tables, run: str, job: Job) -> None:
         self._database = database
@@ -35,10 +35,10 @@ class RunRow:
     def take(
         self, *, takeover: bool, identity: Mapping[str, str] | None, completed: int = 0
     ) -> float:
-        """Enter this run; when it began, by the database's clock.
+        """Enter this run. Returns its beginning by the database's clock.
 
-        ``completed`` rows are there. Raises `CheckpointHeld` on SQLite while another is at work,
-        `CheckpointMismatch` if the runs before were of another job or version.
+        ``completed`` is the number of completed rows. Raises `CheckpointHeld` on SQLite while
+        another run is active, `CheckpointMismatch` if earlier runs were of another job or version.
         """
         runs = self._tables.runs
         me = holder.me(self.run)
@@ -69,7 +69,7 @@ class RunRow:
 
     @property
     def _handler(self) -> dict[str, str]:
-        """The file, function and digest of the handler, as far as they are known."""
+        """The known ones of the handler's file, function and code digest."""
         origin = self._job.origin
         known = handlers.describe(origin) if origin is not None else {}
         return {name: value for name, value in known.items() if value is not None}
@@ -114,7 +114,7 @@ class RunRow:
             )
 
     def end_gone(self) -> None:
-        """End the runs whose process is gone on this machine: what they have claimed is free."""
+        """End the runs of dead processes on this machine, which frees their claims."""
         with self._database.writing() as connection:
             self._end_gone(connection)
 
@@ -127,13 +127,13 @@ class RunRow:
             connection.execute(mine.values(ended="lost"))
 
     def beat(self) -> bool:
-        """Stay alive for `claim_seconds` more; False if another has taken over."""
+        """Extend this run by `claim_seconds`; False if another run has taken over."""
         statement = sa.update(self._tables.runs).where(*self._mine)
         with self._database.writing() as connection:
             return bool(connection.execute(statement.values(alive_until=self._until)).rowcount)
 
     def check(self, connection: sa.Connection) -> int | None:
-        """Raises `Fenced` if another has taken over; else as `set_limits`."""
+        """Raise `Fenced` if another run has taken over; otherwise as `set_limits`."""
         query = sa.select(self._tables.runs.c.run).where(*self._mine)
         if connection.execute(query).first() is None:
             raise Fenced(
@@ -143,11 +143,11 @@ class RunRow:
         return self.set_limits(connection)
 
     def set_limits(self, connection: sa.Connection) -> int | None:
-        """How long this transaction waits, and that its COMMIT is durable. Returns its number."""
+        """Set the transaction's timeouts, and make its COMMIT durable. Returns its number."""
         if self._database.sqlite:
             return None
-        # Whoever has turned that off can lose the last commits when the power goes. And who
-        # waits for a lock without an end cannot say so.
+        # With synchronous_commit off, a crash of the server can lose the last commits. A lock
+        # timeout, because a transaction that waits forever could not report that.
         connection.exec_driver_sql(
             f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
             "set_config('statement_timeout', '0', true), "
@@ -157,7 +157,7 @@ class RunRow:
         return self._database.end_if_silent(connection, self._tables.spec.claim_seconds)
 
     def leave(self, how: str) -> None:
-        """Give back what is claimed, and say how this run has ended; "": it never was one."""
+        """Release the claims, and record how this run ended; "" removes it from the runs."""
         claims, runs = self._tables.claims, self._tables.runs
         left = sa.update(runs).values(ended=how) if how else sa.delete(runs)
         with self._database.writing() as connection:
@@ -166,7 +166,7 @@ class RunRow:
 
 
 def last_run(database: Database, tables: Tables) -> Any:
-    """The row of the run that began last: its job, version and identity; None if there is none."""
+    """The row of the latest run: its job, version and identity; None if there is none."""
     with database.reading() as connection:
         return connection.execute(_newest(tables)).first()
 

@@ -1,4 +1,4 @@
-"""`SqlCheckpoint`: which table holds the items, and which column says that one is done."""
+"""The description of a table as a checkpoint: the fields of `SqlCheckpoint`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_KEYS = 5_000
 
 
 def require_sqlalchemy() -> None:
-    """Raise `UsageError` with what installs SQLAlchemy where it is missing.
+    """Raise `UsageError`, with the command that installs it, if SQLAlchemy is missing.
 
-    Whatever opens a database calls this first: all other files of this folder import SQLAlchemy.
+    Call it before opening a database, since most files of this folder import SQLAlchemy.
     """
     if find_spec("sqlalchemy") is None:
         raise UsageError("SqlCheckpoint needs SQLAlchemy", remedy=INSTALL)
@@ -28,7 +28,7 @@ def require_sqlalchemy() -> None:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """The description of a table; `SqlCheckpoint` says what each field means."""
+    """The description of a table; `SqlCheckpoint` documents its fields."""
 
     # A URL may hold a password.
     database: Any = field(repr=False)
@@ -74,7 +74,7 @@ class TableSpec:
             )
 
     def __reduce__(self) -> tuple[Callable[..., TableSpec], tuple[Any, ...]]:
-        # An engine stays behind, its URL is enough to read by.
+        # An engine cannot be pickled; its URL is enough for reading.
         named = {each.name: getattr(self, each.name) for each in fields(self)}
         named["database"] = getattr(self.database, "url", self.database)
         return _from_names, (type(self), named)
@@ -86,7 +86,7 @@ class TableSpec:
 
     @property
     def results_keys(self) -> tuple[str, ...]:
-        """The names of the key's columns in the table of results."""
+        """The names of the key's columns in the results table."""
         given = self.results_key if self.results_key is not None else self.key
         return given if isinstance(given, tuple) else (given,)
 

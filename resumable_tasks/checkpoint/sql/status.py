@@ -18,12 +18,12 @@ Status = Literal["done", "failed", "incomplete", "spent", "running"]
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """The count of ``rows``; ``completed``, ``failed``, ``parked`` and ``left`` add up to it.
+    """The counts of a table's rows, and its runs.
 
-    ``errors`` are the failed rows by the class of their error, ``parked`` those whose result is
-    kept and was not taken by the tables. ``claimed`` rows are with one of
-    the runs at work, which ``running`` lists: run, host, pid, and for how many seconds.
-    ``last_run`` is the one that began last, with how it ``ended``: None if it has not said so.
+    ``completed``, ``failed``, ``parked`` and ``left`` add up to ``rows``. ``errors`` counts the
+    failed rows by class of error. The results of ``parked`` rows are kept, since the tables refused
+    them. ``claimed`` rows are with an active run; ``running`` lists these: run, host, pid, and its
+    seconds so far. ``last_run`` is the latest run; ``ended`` is how it ended, None if unknown.
     """
 
     table: str
@@ -42,7 +42,7 @@ class TableStatus:
 
 
 def table_status(database: Database, spec: TableSpec) -> TableStatus:
-    """Read-only, in one transaction. Raises `UsageError` for a table that is not prepared."""
+    """Read the status in one transaction. Raises `UsageError` if the table is not prepared."""
     tables = Tables(database, spec)
     tables.check()
     items, runs, failures = tables.items, tables.runs, tables.failures
@@ -56,7 +56,7 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
     each = sa.func.count()
     kinds = (
         sa.select(failures.c.error, each, each.filter(is_parked(failures)))
-        # No join: where= names columns of the items' table, without saying so.
+        # Not a join, because where= names the items' columns without their table.
         .where(
             sa.exists(
                 sa.select(sa.literal(1))
@@ -78,14 +78,14 @@ def table_status(database: Database, spec: TableSpec) -> TableStatus:
         claimed = connection.execute(claims).scalar_one()
         at_work = [dict(run) for run in connection.execute(newest.where(alive)).mappings()]
         last = connection.execute(newest.limit(1)).mappings().first()
-    # Until its time is over a run counts as alive for those who cannot look for its process.
+    # A dead run's time may not be over yet; on this machine its process tells.
     running = [run for run in at_work if not process.is_gone(run["machine"], run["pid"])]
     named = running[0] if running else last
     errors = {error: many - parked for error, many, parked in found_kinds if many > parked}
     failed, parked = sum(errors.values()), sum(parked for _, _, parked in found_kinds)
     left = rows - completed - failed - parked
     ended = last["ended"] if last else None
-    unfinished = (failed or parked) and ended != "done"  # which it is where they are tolerated
+    unfinished = (failed or parked) and ended != "done"  # "done" means that they are tolerated
     incomplete: Status = "spent" if ended == "spent" else "incomplete"
     return TableStatus(
         table=tables.url,

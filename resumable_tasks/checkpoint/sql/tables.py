@@ -1,9 +1,9 @@
-"""The tables of a checkpoint in a database: the items', and those beside it.
+"""The tables of a checkpoint in a database: the items table, and the tables beside it.
 
 ::
 
-    <table>_<done>_runs      one row a run: who, since when, alive until when, how it ended
-    <table>_<done>_claims    rows that a run has taken for itself; valid while that run is alive
+    <table>_<done>_runs      one row per run: its identity, beginning, heartbeat and end
+    <table>_<done>_claims    rows that a run has claimed; valid while that run is alive
     <table>_<done>_failures  rows that failed, with their attempts over all runs
 """
 
@@ -32,7 +32,7 @@ class Tables:
     """The tables that a `SqlCheckpoint` names, as they are in the database.
 
     Raises `UsageError` if there is no such table or column, `CheckpointUnusable` if the key is not
-    one.
+    unique and not null.
     """
 
     def __init__(self, database: Database, spec: TableSpec) -> None:
@@ -58,7 +58,7 @@ class Tables:
             sa.Column("version", text, nullable=False),
             sa.Column("host", text, nullable=False),
             sa.Column("pid", sa.Integer, nullable=False),
-            # Which boot of which machine, and which of its sets of pids.
+            # Identifies the machine, its boot, and its pid namespace.
             sa.Column("machine", text, nullable=False),
             sa.Column("began", seconds, nullable=False),
             sa.Column("alive_until", seconds, nullable=False),
@@ -70,7 +70,7 @@ class Tables:
             self.beside("claims"),
             self._metadata,
             *self._key_copies(),
-            # Without an index on it, which would lead over all the claims of a run that are gone.
+            # No index: it would be slowed down by the deleted claims of a run.
             sa.Column("run", sa.String(12), nullable=False),
             schema=schema,
         )
@@ -91,9 +91,9 @@ class Tables:
         )
 
     def beside(self, what: str) -> str:
-        """The name of what is beside the items' table: its own, with the column's, as far as fits.
+        """The name of a side table, from those of the items table and its ``done`` column.
 
-        PostgreSQL would cut a longer one by itself, so that several become the same.
+        Shortened to PostgreSQL's limit, which would otherwise truncate several names to the same.
         """
         name = f"{self.items.name}_{self.spec.done}"
         if len(f"{name}_{what}".encode()) > _LONGEST_NAME:
@@ -104,7 +104,7 @@ class Tables:
 
     @property
     def side(self) -> tuple[sa.Table, ...]:
-        """The tables beside the items', which `resumable sql init` makes."""
+        """The tables beside the items table, which `resumable sql init` creates."""
         return self.runs, self.claims, self.failures
 
     @property
@@ -141,14 +141,15 @@ class Tables:
         """The conditions for a row to be an item, done or not."""
         if not self.spec.where:
             return []
-        # A colon would begin a parameter, and a comment would hide the bracket that closes.
+        # Escaped, because a colon would begin a parameter; on a line of its own, because a comment
+        # would hide the closing bracket.
         return [sa.text("(" + self.spec.where.replace(":", r"\:") + "\n)")]
 
     def is_in(self, table: sa.Table, many: Sequence[Any]) -> Any:
         """The condition that a row's key in this table is one of these."""
         columns = self.columns_of(table)
         if len(columns) == 1 and not self.sqlite:
-            # One value, however many they are: each number of them would be a statement of its own.
+            # One array, so that the statement is the same for any number of keys.
             return columns[0] == sa.any_(self.array(many, columns[0].type))
         if len(columns) == 1:
             return columns[0].in_(list(many))
@@ -157,22 +158,22 @@ class Tables:
     @staticmethod
     def array(many: Sequence[Any], kind: Any) -> Any:
         """Write these values as a PostgreSQL array."""
-        # A cast to a type with a length cuts what is longer, in silence; a column refuses it.
+        # Without the type's length: a cast to it would silently truncate what a column refuses.
         if isinstance(kind, (sa.VARCHAR, sa.NUMERIC)):
             kind = type(kind)()
         return sa.literal(list(many), sa.ARRAY(kind))
 
     def same(self, table: sa.Table, names: Sequence[str] = ()) -> Any:
-        """The condition that a row of this table is about the row of the items' table.
+        """The condition that a row of this table has the key of the items table's row.
 
-        ``names``: of the key's columns there, if they are others.
+        ``names``: the key's columns in this table, if they are called otherwise.
         """
         columns = [table.c[name] for name in names or self.spec.keys]
         pairs = zip(columns, self.key, strict=True)
         return sa.and_(*(one == other for one, other in pairs))
 
     def after(self, key: Any) -> Any:
-        """The condition that a row comes after this key."""
+        """The condition that a row's key comes after this key."""
         if len(self.key) == 1:
             return self.key[0] > key
         parts = zip(key, self.key, strict=True)
@@ -194,7 +195,7 @@ class Tables:
         """A table's columns as they are in the database."""
         schema, _, table = name.rpartition(".")
         with self._database.reading() as connection, warnings.catch_warnings():
-            # A type that SQLAlchemy does not know, such as point, is read as text.
+            # Columns of types that SQLAlchemy does not know, such as point, are read as text.
             warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
             try:
                 columns = sa.inspect(connection).get_columns(table, schema or None)
@@ -203,7 +204,7 @@ class Tables:
                     f"{self._database.url} has no table {name!r}",
                     remedy="Correct table=, or make the table first",
                 ) from None
-        # Keys, indexes and constraints would be six more questions; `check` asks those it needs.
+        # Keys, indexes and constraints would be six more queries; `check` makes those it needs.
         return sa.Table(
             table,
             self._metadata,
@@ -222,11 +223,11 @@ class Tables:
         while isinstance(column.type, postgresql.DOMAIN):
             column.type = column.type.data_type
         if isinstance(column.type, sa.Uuid):
-            column.type = sa.Uuid(as_uuid=False)  # as a string: a key is one, or an integer
+            column.type = sa.Uuid(as_uuid=False)  # a string, since keys are strings or integers
         elif isinstance(column.type, sa.Enum) or not isinstance(
             column.type, (sa.Integer, sa.String)
         ):
-            # SQLAlchemy prints an enum as the VARCHAR that it is elsewhere.
+            # SQLAlchemy would print an enum as VARCHAR, its type on other databases.
             kind = "ENUM" if isinstance(column.type, sa.Enum) else column.type
             raise UsageError(
                 f"key column {name!r} of table {self.spec.table} is of type {kind}; a key "
@@ -242,7 +243,7 @@ class Tables:
         ]
 
     def check(self) -> None:
-        """Raises unless a run can work with them as they are."""
+        """Raise unless a run can work with the tables as they are."""
         spec = self.spec
         with self._database.reading() as connection:
             there = sa.inspect(connection)
@@ -266,7 +267,7 @@ class Tables:
         self.check_key()
 
     def _has_heirs(self, connection: sa.Connection) -> bool:
-        """True if rows of other tables are this one's too, where its unique key does not reach."""
+        """True if tables inherit from this one, so that its unique key does not cover all rows."""
         if self.sqlite:
             return False
         name = self._database.plain.identifier_preparer.format_table(self.items)
@@ -277,12 +278,12 @@ class Tables:
         return bool(connection.execute(query, {"name": name}).scalar_one())
 
     def refuse_twice(self, found: Sequence[Any]) -> None:
-        """Raise if rows have the same key: a unique one does not reach into tables that inherit."""
+        """Raise if rows have the same key, which is possible in tables that inherit."""
         if len(set(found)) < len(found):
             raise self.twice(*Counter(found).most_common(1)[0])
 
     def twice(self, key: Any, rows: int) -> CheckpointUnusable:
-        """The error of a key that several rows have."""
+        """The error for a key of several rows."""
         return CheckpointUnusable(
             f"key {shown(key)} is in {rows:,} rows of table {self.spec.table}: a key names one "
             "row, also in the tables that inherit from this one; fix the rows, or name more "
@@ -302,7 +303,7 @@ class Tables:
         return shell_words(*words)
 
     def check_key(self) -> None:
-        """Raises `CheckpointUnusable` unless the key is unique and not null."""
+        """Raise `CheckpointUnusable` unless the key is unique and not null."""
         spec, items = self.spec, self.items
         wanted = set(spec.keys)
         names = ", ".join(spec.keys)
@@ -348,7 +349,7 @@ class Tables:
 
 
 def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | tuple[str, ...]:
-    """The key as a `SqlCheckpoint` takes it: these columns, or else the table's primary key.
+    """The key for a `SqlCheckpoint`: the given columns, or else the table's primary key.
 
     Raises `UsageError` if there is neither.
     """

@@ -1,4 +1,4 @@
-"""Types of columns of SQLite, which keep what SQLAlchemy's own would cut or refuse."""
+"""Column types for SQLite that keep values which SQLAlchemy's own types would cut or refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.dialects import sqlite
 
 
 class _Moment(sqlite.DATETIME):
-    """A moment with an offset is kept as one, in UTC; SQLAlchemy's type cuts the offset off."""
+    """Keeps a moment with an offset, in UTC; SQLAlchemy's type drops the offset."""
 
     cache_ok = True
 
@@ -30,7 +30,7 @@ class _Moment(sqlite.DATETIME):
 
 
 class _Plain(sa.TypeDecorator[Any]):
-    """Any column whose type says nothing of these values: they are kept as their text."""
+    """Keeps values as text, for any column whose type does not define their form."""
 
     impl = sa.Text
     cache_ok = True
@@ -44,7 +44,7 @@ class _Plain(sa.TypeDecorator[Any]):
 
 
 def for_sqlite(kind: Any) -> Any:
-    """The type with which values are written to a column of this type."""
+    """The type to use for writing values to a column of this type."""
     if isinstance(kind, sa.DateTime):
         return _Moment()  # type: ignore[no-untyped-call]
     own = (sa.JSON, sa.Numeric, sa.Date, sa.Time, sa.Boolean, sa.Uuid)

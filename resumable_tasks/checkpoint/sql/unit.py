@@ -39,10 +39,10 @@ from resumable_tasks.runners.outcome import Done, Failure
 
 
 class TableUnit(Unit):
-    """Writes each outcome into one transaction, by a savepoint of its own.
+    """Writes outcomes into one transaction, each in a savepoint of its own.
 
-    ``busy``: whether a thread is in the middle of something. ``number`` counts the commits of a
-    run, ``dropped`` the rows that were not its own any more; ``before`` is the run's last unit.
+    ``busy``: whether a thread is working in it. ``number`` counts the run's commits, ``dropped``
+    the rows that were no longer the run's own. ``before`` is the run's previous unit.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TableUnit(Unit):
         self._rows = 0
 
     def __exit__(self, *_: object) -> None:
-        """End a transaction of which nothing was committed."""
+        """Roll back an uncommitted transaction."""
         self._give_up()
 
     def _give_up(self) -> None:
@@ -86,15 +86,15 @@ class TableUnit(Unit):
             except sa.exc.DBAPIError as error:
                 if not is_about_the_connection(error):
                     raise
-                connection.invalidate()  # who rolls back then is the server
+                connection.invalidate()  # then the server rolls back
             finally:
                 self._close()
 
     def add(self, outcome: Done) -> Done:
-        """Write the outcome's rows. What is gone meanwhile, or another's, is left out of it.
+        """Write the outcome's rows, without items that are gone or another run's by now.
 
-        Raises `ResultConflict` where the database refuses the rows; none of them is in the
-        transaction then. Raises `GaveWay` where another has a lock that they need, and
+        Raises `ResultConflict` if the database refuses the rows; then none of them is in the
+        transaction. Raises `GaveWay` if another session has a lock that they need, and
         `ConnectionLost`.
         """
         with self._working():
@@ -153,13 +153,13 @@ class TableUnit(Unit):
         )
 
     def _once_more(self) -> None:
-        """Write in a new transaction what was in the one that is gone."""
+        """Write the contents of the lost transaction in a new one."""
         before, self._given, self._added, self._rows = self._given, [], [], 0
         try:
             for outcome in before:
                 self.add(outcome)
         except ResultConflict:
-            raise GaveWay from None  # others have written meanwhile
+            raise GaveWay from None  # other runs have written meanwhile
 
     def _write(self, connection: sa.Connection, outcome: Done, done: list[Any]) -> int:
         ours = set(done)
@@ -170,7 +170,7 @@ class TableUnit(Unit):
 
     @contextmanager
     def _savepoint(self) -> Iterator[sa.Connection]:
-        """A part of the transaction that is in it as a whole, or not at all."""
+        """A part of the transaction that takes effect as a whole or not at all."""
         with self._giving_way():
             connection = self._begun()
             savepoint = connection.begin_nested()
@@ -181,7 +181,7 @@ class TableUnit(Unit):
         except (GaveWay, ConnectionLost):
             raise
         except BaseException:
-            if not self._database.in_transaction(connection):  # a trigger has ended all of it
+            if not self._database.in_transaction(connection):  # a trigger ended the transaction
                 self._give_up()
                 self._once_more()
             elif not connection.invalidated:
@@ -191,9 +191,9 @@ class TableUnit(Unit):
 
     @contextmanager
     def _giving_way(self) -> Iterator[None]:
-        """Give up the whole transaction for a lock that another has, so that it can go on.
+        """Give up the whole transaction if another session has a lock that it needs.
 
-        And where the connection is lost, before a COMMIT was sent.
+        So that session can continue. Also gives up if the connection is lost before a COMMIT.
         """
         try:
             with self._database.errors():
@@ -209,19 +209,19 @@ class TableUnit(Unit):
             raise GaveWay(partial(self._wait, first_line(error.__cause__ or error))) from error
 
     def _lost(self, error: StoreError) -> ConnectionLost:
-        """Give up the transaction, which the server may not know of."""
+        """Give up the transaction. The server may not have noticed yet that we are gone."""
         number = self._transaction
         self._give_up()
 
         def wait(stop: Callable[[], bool]) -> None:
             self._patience.wait(error, stop)
-            if number is not None:  # else its locks would be taken for another's
+            if number is not None:  # wait for its end, else its locks would block the next unit
                 self._asked(number, stop)
 
         return ConnectionLost(wait)
 
     def _asked(self, number: int, stop: Callable[[], bool]) -> bool | None:
-        """What has become of this transaction, once the database tells."""
+        """Whether this transaction was committed, once the database can tell."""
         while True:
             try:
                 return self._database.has_landed(number)
@@ -229,7 +229,7 @@ class TableUnit(Unit):
                 self._patience.wait(error, stop)
 
     def _wait(self, why: str, key: Any = None) -> None:
-        """Say who is waited for; where that is one row, wait for it, with nothing in hand."""
+        """Log the reason for waiting. If it is one row, wait for that, holding no lock."""
         with self._working():
             if key is not None:
                 try:
@@ -239,7 +239,7 @@ class TableUnit(Unit):
                     return
                 except StoreError as error:
                     if is_lost(error):
-                        return  # the next try finds that out, and waits
+                        return  # the next try meets the same error, and waits
                     if not is_locked(error):
                         raise
             log.warning(
@@ -251,7 +251,7 @@ class TableUnit(Unit):
 
     @contextmanager
     def _refusing(self, outcome: Done) -> Iterator[None]:
-        """What the database, or its driver, has against the rows is a `ResultConflict`."""
+        """Turn a refusal of the rows by the database or its driver into `ResultConflict`."""
         try:
             yield
         except (ResumableTasksError, MemoryError):
@@ -260,7 +260,7 @@ class TableUnit(Unit):
             if not is_about_a_row(error):
                 raise
             raise self._refused(outcome, getattr(error, "orig", None) or error) from error
-        except Exception as error:  # values are anybody's objects, and are asked for their form
+        except Exception as error:  # users' objects can raise anything while they are converted
             raise self._refused(outcome, error) from error
 
     def _key_in(self, row: Mapping[str, Any]) -> Any:
@@ -277,15 +277,16 @@ class TableUnit(Unit):
     def _take_back(
         self, connection: sa.Connection, outcome: Done, these: Sequence[Any], done: Set[Any]
     ) -> set[Any] | None:
-        """Lock these rows and end our claims of them. Raises `GaveWay` if one that is done is held.
+        """Lock these rows and end our claims on them.
 
-        Those that are left to do, and ours; None if all of them are.
+        Returns the keys that are left to do and still ours; None if all are. Raises `GaveWay` if
+        another session holds a row that is to be marked as done.
         """
         locked, held = self._results.lock(connection, these)
         if wanted := [key for key in held if key in done]:
             self._give_up()
             raise GaveWay(partial(self._wait, f"such as {keys.shown(wanted[0])}", wanted[0]))
-        locked += held  # of a row that has failed nothing is written but that
+        locked += held  # a failed row itself is not written, so its lock is not needed
         if self._database.sqlite:
             ours = set(locked)
         else:
@@ -314,7 +315,7 @@ class TableUnit(Unit):
         return ours
 
     def _give_back(self, connection: sa.Connection, these: Sequence[Any]) -> set[Any]:
-        """End our claims of these rows; those of which there was one."""
+        """End our claims on these rows. Returns the keys that had a claim."""
         claims, tables = self._tables.claims, self._tables
         found: set[Any] = set()
         for some in chunks(these):
@@ -325,7 +326,7 @@ class TableUnit(Unit):
         return found
 
     def _begun(self) -> sa.Connection:
-        """The connection with the transaction that is open, or a new one. Raises `Fenced`."""
+        """The connection with the open transaction; begins one if needed. Raises `Fenced`."""
         if self._connection is None:
             with self._database.errors():
                 self._connection = self._database.connect()
@@ -347,16 +348,17 @@ class TableUnit(Unit):
     def _refused_commit(self, error: sa.exc.DBAPIError) -> StoreError:
         if not sqlstate(error):
             return self._unknown(error)
-        # Where the server has answered, it has not committed.
+        # The server has answered with an error, so it has not committed.
         return StoreError(
             f"{self._tables.url}: {first_line(error)}. Nothing was committed",
             remedy="Run the same command again",
         )
 
     def _find_out(self, error: sa.exc.DBAPIError) -> None:
-        """Return if a COMMIT that was not answered has landed. To write once more is safe if not.
+        """Find out whether an unanswered COMMIT took effect; return if it did.
 
-        Raises the database's error then, and `CommitStateUnknown` if nobody can tell.
+        Raises the database's error if it did not, so that writing again is safe, and
+        `CommitStateUnknown` if it cannot be found out.
         """
         number = self._transaction
         assert number is not None

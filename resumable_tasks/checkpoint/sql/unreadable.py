@@ -1,7 +1,7 @@
-"""A row that the database gives and Python cannot hold: which one it is, and which column.
+"""Finds the row and column of a value that the database returns and Python cannot represent.
 
-Such are `infinity` as a date of PostgreSQL, and in SQLite, which checks no types, anything in a
-column of dates or numbers. One of them would end every run in the same place, so it is named.
+Examples are PostgreSQL's date `infinity`, and any wrong value in a date or number column of SQLite,
+which checks no types. Such a row would end every run at the same place, so the error names it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from resumable_tasks.items.keys import shown
 
 
 def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> UsageError | None:
-    """The error that names the first row of this page that cannot be read; None if each can.
+    """The error that names the first unreadable row of this page; None if all can be read.
 
-    Raises what the database raises if the keys alone cannot be read either.
+    Raises the database's error if even the keys cannot be read.
     """
     with database.reading() as connection:
         found = connection.execute(page.with_only_columns(*tables.key))
@@ -40,7 +40,7 @@ def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> Usag
 def _objection(
     database: Database, tables: Tables, key: Any, columns: list[sa.Column[Any]]
 ) -> str | None:
-    """Why these columns of the row cannot be read; None if they can."""
+    """The reason why these columns of the row cannot be read; None if they can."""
     query = sa.select(*columns).where(tables.is_in(tables.items, [key]))
     try:
         with database.reading() as connection:
@@ -48,14 +48,14 @@ def _objection(
     except StoreError as error:
         if is_of_the_driver(error):
             return first_line(error.__cause__ or error)
-        raise  # such as a connection that is lost: nothing is wrong with the row
+        raise  # another error, such as a lost connection: the row is not at fault
     except (ArithmeticError, TypeError, ValueError) as error:
         return str(error)
     return None
 
 
 def is_of_the_driver(error: StoreError) -> bool:
-    """True if the server sent the value and the driver did not understand it."""
+    """True if the server sent the value and the driver could not convert it."""
     cause = error.__cause__
     if isinstance(cause, sa.exc.DataError):
         return getattr(cause.orig, "sqlstate", None) is None

@@ -1,4 +1,4 @@
-"""Reads ahead, and other calls at once, where each waits for a service far away."""
+"""Reading ahead and concurrent calls, for services far away where each call waits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def in_order(read: Callable[[str], T], names: Iterable[str], width: int) -> Iterator[T]:
-    """What ``read`` returns for each name, in their order; ``width`` of them wait at a time.
+    """Yield ``read(name)`` for each name, in order, with up to ``width`` calls at a time.
 
-    Raises what it raises in the place of that name. Not by an executor, whose threads keep a
-    process from ending while the service hangs.
+    Raises what a call raises, when it comes to that name. Uses no executor, because its threads
+    would keep the process from ending while the service hangs.
     """
     jobs: SimpleQueue[tuple[Future[T], str] | None] = SimpleQueue()
     waiting: deque[Future[T]] = deque()
@@ -32,7 +32,7 @@ def in_order(read: Callable[[str], T], names: Iterable[str], width: int) -> Iter
                 continue
             try:
                 future.set_result(read(name))
-            except BaseException as error:  # noqa: BLE001 - raised where it is asked for
+            except BaseException as error:  # noqa: BLE001 - raised by `result`
                 future.set_exception(error)
 
     try:
@@ -60,9 +60,10 @@ def _heeded(future: Future[T]) -> T:
 
 
 def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
-    """What these calls return, in their order, all of them made at once.
+    """Make all these calls concurrently. Returns their results in order.
 
-    All have ended when this returns or raises: what the first of them in this order has raised.
+    Raises the error of the first call, in this order, that failed. All calls have ended when this
+    returns or raises.
     """
     futures: list[Future[Any]] = []
     threads: list[threading.Thread] = []
@@ -70,7 +71,7 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     def make(call: Callable[[], Any], future: Future[Any]) -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised by the one who asked
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
             future.set_exception(error)
 
     for call in calls:

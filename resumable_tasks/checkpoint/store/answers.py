@@ -1,4 +1,4 @@
-"""The meaning of what a service answers, and how long it is worth asking again."""
+"""Classifies the errors of object stores, and says how long a request is worth retrying."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _STATUS = re.compile(r"status code: ([0-9]{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>([A-Za-z]+)</Code>|\(code: ([A-Za-z]+)\)")
 _QUERY = re.compile(r"\?\S+")
 _REQUEST = re.compile(r"performing ([A-Z]+ \S+) in ")
-# What has become of a connection stands only in the details; in the words of the system, if any.
+# The error's details alone tell what happened to a connection, if possible in the system's words.
 _CONNECTION = {
     "kind: Timeout": "no answer",
     "IncompleteBody": "the answer was cut off",
     "IncompleteMessage": "the connection was cut",
 }
 _SYSTEM = re.compile(r'(?:message|error): "([^"\n]+)"')
-# Refusals with one of these may end by themselves.
+# Refusals with one of these statuses or codes may be temporary.
 _PASSING = {404, 408, 409, 412, 425, 429}
 _PASSING_CODES = {"RequestTimeout", "OperationAborted", "SlowDown"}
-# Of one object among many that were to be deleted, in an answer whose status is 200.
+# The code for one object of a bulk delete, in an answer whose status is 200.
 _DENIED = {"AccessDenied"}
 _WITHOUT_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-# What the services call the right that each of these needs; Azure has one role for all.
+# The services' names of the permission that each operation needs; Azure has one role for all.
 _RIGHTS = {
     "s3": {
         "write": "s3:PutObject",
@@ -55,7 +55,7 @@ _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
 def foreign() -> tuple[type[Exception], ...]:
-    """The errors that the client raises, with those that `panics.caught` makes of its panics."""
+    """The errors that the client raises, including the ones that `panics.caught` makes."""
     from obstore.exceptions import BaseError
 
     return BaseError, OSError, ValueError, NotImplementedError, Panicked
@@ -63,7 +63,7 @@ def foreign() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An error of the client, without its text: a service may repeat there what it was sent."""
+    """An error of the client, without its text, which may repeat what the service was sent."""
 
     told: str
     """One line about it."""
@@ -85,9 +85,10 @@ class Answer:
     def error(
         self, verb: str, where: str, bucket: Bucket, *, answered: bool
     ) -> StoreError | UsageError:
-        """The error of ours for it. ``answered``: the service has done what it was asked before.
+        """The `StoreError` or `UsageError` to raise for it.
 
-        A first request that is refused is a place that cannot be used; a later one, an incident.
+        ``answered``: the service has granted a request before. A refusal of the first request means
+        that the place is unusable; a later refusal is an incident.
         """
         kind = StoreError if answered else CheckpointUnusable
         if self.code in _WITHOUT_BUCKET:
@@ -107,7 +108,7 @@ class Answer:
         return kind(what, remedy=self._remedy(bucket.scheme, verb))
 
     def _remedy(self, scheme: str, verb: str) -> str:
-        """A way out for one who is refused to do this."""
+        """The remedy for a refusal of this operation."""
         if self.without_credentials:
             return f"Set {clients.CREDENTIALS[scheme]}; see docs/buckets.md"
         if self.code == "RequestTimeTooSkewed":
@@ -125,7 +126,7 @@ class Answer:
 
 
 def of(error: Exception) -> Answer:
-    """The answer that the client has made this error of."""
+    """Parse an error of the client."""
     text = str(error)
     status, coded = _STATUS.search(text), _CODE.search(text)
     code = (coded[1] or coded[2]) if coded else ""
@@ -152,7 +153,7 @@ def of(error: Exception) -> Answer:
 
 
 def _without_status(text: str, *, panicked: bool) -> str:
-    """What has happened, and to which request, where the service has not answered with a status."""
+    """What happened to which request, for an error without an HTTP status."""
     line, _, details = text.partition("\n")
     line = without_secrets(_QUERY.sub("?…", line))
     if panicked:
@@ -165,7 +166,7 @@ def _without_status(text: str, *, panicked: bool) -> str:
 
 
 def tries(patience: float) -> Iterator[float]:
-    """When the first try of a request was, at each; growing pauses between them."""
+    """Yield the time of a request's first try, once for each try, with growing pauses between."""
     began = time.monotonic()
     for number in count():
         yield began

@@ -1,7 +1,7 @@
-"""Clients of object stores, made from the environment as each cloud's own tools read it.
+"""Clients of object stores, configured by the environment as each cloud's own tools are.
 
-No secret is handed on: what a client needs it finds where it runs, so that a store which crosses to
-another process carries none.
+A client finds its credentials in the process in which it runs, so a store that is pickled to
+another process carries no secret.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS to the path of the key's file",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_KEY",
 }
-# A service that says nothing for so long is asked again. What is large arrives in pieces, each of
-# which counts as a sign of life; what is sent has to be through by then.
+# A request without an answer for this long is retried. A large answer arrives in pieces, each of
+# which restarts the time; a large request must be sent within it.
 _SILENCE = timedelta(seconds=20)
 _LONGEST = timedelta(minutes=10)
 _RETRIES: RetryConfig = {
@@ -40,15 +40,15 @@ _RETRIES: RetryConfig = {
 }
 _NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
 _PREFIXES = ("AWS_", "GOOGLE_", "STORAGE_", "AZURE_")
-# Where one of these is set, no file has to be read for credentials.
+# If one of these is set, no file needs to be read for credentials.
 _AWS_KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-# The process that has made the first request. Another, forked from it, would wait for ever for
-# threads that it does not have.
+# The process that made the first request. A process forked from it would wait forever for threads
+# that it does not have.
 _first_used_in: int | None = None
 
 
@@ -62,10 +62,10 @@ class Bucket:
 
 @dataclass(slots=True)
 class Outage:
-    """What this process knows of a service that does not answer.
+    """What this process knows about a service that does not answer.
 
-    ``given_up_at``: when a request was given up last, and none has been answered since; by
-    `time.monotonic`.
+    ``given_up_at``: the time (`time.monotonic`) when a request was last given up, if none was
+    answered since.
     """
 
     given_up_at: float = -math.inf
@@ -82,10 +82,10 @@ def _outage(bucket: Bucket, _: bytes) -> Outage:
 
 
 def client(bucket: Bucket, *, retries: bool) -> Client:
-    """The client of this process for a bucket; with ``retries`` it tries again what it can.
+    """The client of this process for a bucket; with ``retries`` it retries by itself where it can.
 
-    Raises `UsageError` where obstore or credentials are missing, and `CheckpointUnusable` in a
-    process that was forked from one that has used a bucket.
+    Raises `UsageError` if obstore or credentials are missing, and `CheckpointUnusable` in a process
+    forked from one that has used a bucket.
     """
     global _first_used_in
     here = os.getpid()
@@ -102,9 +102,9 @@ def client(bucket: Bucket, *, retries: bool) -> Client:
 
 
 def _environment() -> bytes:
-    """A digest of all that a client is made from, which a program may change while it runs.
+    """A digest of the variables that configure a client; a program may change them as it runs.
 
-    No more than that: what is kept or passed on may be shown with a traceback.
+    Only a digest, because a traceback may show the values that are kept or passed on.
     """
     names = (name for name in os.environ if name.startswith(_PREFIXES))
     return blake2b(repr([(name, os.environ[name]) for name in names]).encode()).digest()
@@ -128,8 +128,8 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
         "connect_timeout": timedelta(seconds=5),
     }
     if address.startswith("http://"):
-        options["allow_http"] = True  # whoever names such an endpoint means it
-    # After a silence it is for `Requests` to ask again, who counts the time and tells of it.
+        options["allow_http"] = True  # the user has named an http endpoint explicitly
+    # After a silence `Requests` retries, because it keeps the time and reports the wait.
     retry = _RETRIES | {"retry_timeout": 0.75 * _SILENCE} if retries else _NO_RETRIES
     try:
         if bucket.scheme == "s3":
@@ -139,7 +139,7 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
                 client_options=options,
                 retry_config=retry,
                 credential_provider=provider,
-                conditional_put="etag",  # whatever the environment says: all hangs on it
+                conditional_put="etag",  # not the environment's choice: safety depends on it
             )
         if bucket.scheme == "gs":
             return store.GCSStore(bucket.name, client_options=options, retry_config=retry)
@@ -155,8 +155,8 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
 def endpoint(scheme: str) -> str:
     """The endpoint that the environment names, or ``""``.
 
-    Raises `UsageError` for one that is no URL, of which the client panics, and for one with a user:
-    errors of the client show its URL, and would show the password in it.
+    Raises `UsageError` if it is not a URL, which would make the client panic, and if it contains a
+    user: the client's errors show the URL and would show the password in it.
     """
     names = {
         "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
@@ -168,7 +168,7 @@ def endpoint(scheme: str) -> str:
         if not found:
             continue
         if "@" in found.partition("//")[2].partition("/")[0]:
-            found = without_secrets(found)  # also for whoever shows the variables of a traceback
+            found = without_secrets(found)  # a traceback may show this variable
             raise UsageError(
                 f"{name} has a user in it: {found}",
                 remedy="Take it out, and give the credentials by the variables that are for them",
@@ -186,14 +186,14 @@ def _is_address(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of a port that is no number, or none that can be
+    except ValueError:  # the port is not a number, or out of range
         return False
 
 
 def _provider() -> Any:
-    """A source of AWS credentials that only boto3 knows (profiles, SSO); None without need.
+    """A provider of AWS credentials that need boto3 (profiles, SSO); None if it is not needed.
 
-    Raises `UsageError` where the environment names a profile and boto3 is not there.
+    Raises `UsageError` if the environment names a profile and boto3 is not installed.
     """
     if any(map(os.environ.get, _AWS_KEYS)) or os.environ.get("AWS_SKIP_SIGNATURE"):
         return None
@@ -227,8 +227,8 @@ def _provider() -> Any:
 def filesystem(bucket: Bucket) -> pyarrow.fs.FileSystem:
     """Arrow's own file system for a bucket, for reading.
 
-    One that is written in Python ends the interpreter by an abort at exit (seen in 23 of 30 short
-    scripts with pyarrow 26), so no other is used. It takes its credentials from the cloud's chain.
+    Not one written in Python: that aborts the interpreter at exit (in 23 of 30 short scripts with
+    pyarrow 26). It finds credentials by the cloud's default chain.
     """
     import pyarrow.fs as pafs
 

@@ -1,7 +1,7 @@
-"""Services that only some stores have, most of them a disk: folders to flush, locks, files.
+"""Optional services of a store, most of them for disks: folders to flush, locks, files.
 
-A store need have none of this. The functions below ask a store that has it, and do without where a
-store has not.
+A store may lack all of them. The functions below use a service if the store has it, and otherwise
+do what is right without.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
 
 
 class Files(ABC):
-    """A service of stores whose names Arrow can read by itself."""
+    """A service of stores whose files Arrow can read by itself."""
 
     @abstractmethod
     def filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        """A file system of pyarrow and the path in it under which the names stand."""
+        """A pyarrow file system, and the path in it below which the names are."""
 
 
 class Incarnations(ABC):
-    """A service of stores that cannot move a place aside: a reset begins its next incarnation."""
+    """A service of stores that cannot move a place; a reset begins the next incarnation instead."""
 
     @abstractmethod
     def archive(self) -> str:
-        """Begin the next incarnation, losing nothing; the url by which this one can be read."""
+        """Begin the next incarnation. Returns the url under which this one remains readable."""
 
     @abstractmethod
     def discard(self) -> Store:
-        """Begin the next incarnation, as `archive`; this one, marked as to be removed.
+        """Begin the next incarnation, as `archive` does. Returns this one, marked for removal.
 
-        Of an archived incarnation: mark it. May be called again. Raises `Fenced` if others have
-        archived this one meanwhile.
+        Only marks an incarnation that is archived already. May be called again. Raises `Fenced` if
+        another process has archived this one meanwhile.
         """
 
     @property
     @abstractmethod
     def discarded(self) -> bool:
-        """True for an incarnation that is marked as to be removed."""
+        """True for an incarnation that is marked for removal."""
 
     @abstractmethod
     def way_back(self, archived: str) -> str:
-        """What a person does to have what was archived under this url again, as a text."""
+        """Instructions for restoring what was archived under this url."""
 
     @abstractmethod
     def check_current(self) -> None:
-        """Raises `Fenced` if another incarnation has begun since this one was found."""
+        """Raise `Fenced` if another incarnation has begun since this one was found."""
 
 
 class Patient(ABC):
-    """A service of stores that may not answer for a while."""
+    """A service of stores that may be unavailable for a while."""
 
     @abstractmethod
     def patient(self) -> Store:
-        """The same place for a run at work: it tries long, since results wait to be kept."""
+        """The same place for an active run: retries longer, since results wait to be stored."""
 
 
 class Disk(Files):
@@ -69,19 +69,19 @@ class Disk(Files):
 
     @abstractmethod
     def prepare(self, folders: tuple[str, ...]) -> None:
-        """Make the place ready for writing, durably. Raises `CheckpointUnusable` if it can't be.
+        """Make the place ready for writing, durably. Raises `CheckpointUnusable` if impossible.
 
-        From here to `let_go` every method works on the place as it was found now, wherever it is
-        moved and whatever comes under its path.
+        Until `let_go`, every method works on the directory found now, even if it is moved or
+        another one gets its path.
         """
 
     @abstractmethod
     def let_go(self) -> None:
-        """Go by the path again."""
+        """Release the directory; methods use the path again."""
 
     @abstractmethod
     def check_place(self, names: Iterable[str] = ()) -> None:
-        """Check that what was prepared is under its path, and these names in it.
+        """Check that the prepared directory still has its path, and contains these names.
 
         Raises:
             Fenced: it was moved away.
@@ -90,50 +90,50 @@ class Disk(Files):
 
     @abstractmethod
     def names(self, folder: str) -> set[str]:
-        """The names that `list` gives, and those of what is no plain file."""
+        """All names in this folder: those of `list`, and those of other things than plain files."""
 
     @abstractmethod
     def odd(self, folder: str) -> dict[str, str]:
-        """The names in this folder of what is no plain file, and what that is."""
+        """The names in this folder that are not plain files, with what they are."""
 
     @abstractmethod
     def read_within(self, name: str, limit: int) -> bytes:
-        """Read at most so many bytes. Raises `CheckpointDamaged` for a longer file."""
+        """Read at most ``limit`` bytes. Raises `CheckpointDamaged` for a longer file."""
 
     @abstractmethod
     def move(self, name: str, to: str) -> None:
-        """Give what has this name another one, whatever it is. Raises ``FileNotFoundError``."""
+        """Rename a file or anything else. Raises ``FileNotFoundError``."""
 
     @abstractmethod
     def sync(self, folder: str) -> None:
-        """Make durable whatever `list` shows of this folder."""
+        """Make everything durable that `list` shows of this folder."""
 
     @abstractmethod
     def sweep(self, folder: str, dead: Callable[[str], bool]) -> int:
-        """Remove unfinished writes whose intended name ``dead`` approves; how many were removed."""
+        """Remove unfinished writes whose intended name satisfies ``dead``. Returns their number."""
 
     @abstractmethod
     def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
-        """Try to take an advisory lock that dies with this process.
+        """Try to take an advisory lock that ends with this process.
 
-        A function that releases it; None if another holds it. ``steal`` takes it all the same:
-        whoever had it has a lock that no longer counts. Raises `NotImplementedError` where there
-        are no locks: then only the heartbeat tells whether somebody is at work.
+        Returns a function that releases it; None if another process holds it. ``steal`` takes it
+        anyway; the other's lock no longer counts then. Raises `NotImplementedError` where there are
+        no locks; only the heartbeat shows an active run there.
         """
 
     @abstractmethod
     def locked(self, name: str) -> bool:
-        """True if somebody has this lock. Writes nothing. Raises as `lock` does."""
+        """True if somebody holds this lock. Writes nothing. Raises as `lock` does."""
 
     @abstractmethod
     def archive(self) -> str:
-        """Move the whole place aside under a new name, losing nothing; the new place's url."""
+        """Move the whole place to a new name. Returns its new url."""
 
     @abstractmethod
     def discard(self) -> Store:
-        """Move the whole place aside under a name that says that it is to be removed.
+        """Move the whole place to a name that marks it for removal. Returns its store.
 
-        The store of what has that name. One that has such a name keeps it.
+        A place with such a name keeps it.
         """
 
     @property
@@ -143,11 +143,11 @@ class Disk(Files):
 
     @abstractmethod
     def remove(self, folders: Iterable[str]) -> bool:
-        """Remove these folders and the place itself, all emptied before; False if one is not."""
+        """Remove these folders and the place itself; False if one of them is not empty."""
 
 
 def patient(store: Store) -> Store:
-    """The store for a run at work; see `Patient.patient`."""
+    """The store for an active run; see `Patient.patient`."""
     return store.patient() if isinstance(store, Patient) else store
 
 
@@ -158,7 +158,7 @@ def prepare(store: Store, folders: tuple[str, ...]) -> None:
 
 
 def let_go(store: Store) -> None:
-    """Go by the path again; see `Disk.prepare`."""
+    """Release the directory; see `Disk.prepare`."""
     if isinstance(store, Disk):
         store.let_go()
 
@@ -170,12 +170,12 @@ def check_place(store: Store, names: Iterable[str] = ()) -> None:
 
 
 def odd(store: Store, folder: str) -> dict[str, str]:
-    """The names in a folder of what is no plain file, and what that is."""
+    """The names in a folder that are not plain files, with what they are."""
     return store.odd(folder) if isinstance(store, Disk) else {}
 
 
 def names(store: Store, folder: str) -> set[str]:
-    """The names that are taken in a folder, whatever takes them."""
+    """All names in a folder, also of other things than plain files."""
     return store.names(folder) if isinstance(store, Disk) else set(store.list(folder))
 
 
@@ -185,9 +185,9 @@ def read(store: Store, name: str, limit: int) -> bytes:
 
 
 def read_all(store: Store, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
-    """`read` of each name and limit, in their order, read ahead where reads are slow.
+    """`read` each name and limit in order, ahead of their use where reads are slow.
 
-    Raises what `read` does, in the place of the name that it is about.
+    Raises what `read` raises, when it comes to that name.
     """
     if isinstance(store, Disk):
         return starmap(store.read_within, wanted)
@@ -197,7 +197,7 @@ def read_all(store: Store, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]
 def read_each(
     store: Store, wanted: Sequence[tuple[str, int]]
 ) -> Iterator[bytes | FileNotFoundError | CheckpointDamaged]:
-    """`read_all`, with the error in the place of what is missing or damaged."""
+    """`read_all`, but yields the error in place of a missing or damaged file."""
     at = 0
     while at < len(wanted):
         try:
@@ -210,9 +210,9 @@ def read_each(
 
 
 def together(store: Store, *calls: Callable[[], Any]) -> list[Any]:
-    """What these calls return, in their order: made at once, on a disk one after the other.
+    """Make these calls, concurrently except on a disk. Returns their results in order.
 
-    Raises what the first of them in this order has raised, once all that were made have ended.
+    Raises the error of the first call, in this order, that failed, once all started calls ended.
     """
     if isinstance(store, Disk):
         return [call() for call in calls]
@@ -222,13 +222,13 @@ def together(store: Store, *calls: Callable[[], Any]) -> list[Any]:
 
 
 def sync(store: Store, folder: str) -> None:
-    """Make durable what `list` of this folder shows: elsewhere it is, once it is seen."""
+    """Make everything durable that `list` shows of this folder; a bucket shows nothing else."""
     if isinstance(store, Disk):
         store.sync(folder)
 
 
 def sweep(store: Store, folder: str, dead: Callable[[str], bool]) -> int:
-    """Remove unfinished writes whose intended name ``dead`` approves; how many were removed."""
+    """Remove unfinished writes whose intended name satisfies ``dead``. Returns their number."""
     return store.sweep(folder, dead) if isinstance(store, Disk) else 0
 
 
@@ -240,14 +240,14 @@ def lock(store: Store, name: str, *, steal: bool = False) -> Callable[[], None] 
 
 
 def locked(store: Store, name: str) -> bool:
-    """True if somebody has this lock. Raises `NotImplementedError`."""
+    """True if somebody holds this lock. Raises `NotImplementedError`."""
     if not isinstance(store, Disk):
         raise NotImplementedError(f"there are no locks at {store.url}")
     return store.locked(name)
 
 
 def archive(store: Store) -> str:
-    """Set the whole place aside; its url then. Raises `CheckpointUnusable` where that cannot be."""
+    """Archive the whole place. Returns its new url. Raises `CheckpointUnusable` if impossible."""
     if not isinstance(store, (Disk, Incarnations)):
         raise CheckpointUnusable(
             f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
@@ -256,9 +256,9 @@ def archive(store: Store) -> str:
 
 
 def discard(store: Store) -> Store:
-    """Set the whole place aside, to be removed; what is to be removed. See `Disk.discard`.
+    """Mark the whole place for removal, out of the way. Returns its store; see `Disk.discard`.
 
-    Raises `CheckpointUnusable` where that cannot be.
+    Raises `CheckpointUnusable` if impossible.
     """
     if not isinstance(store, (Disk, Incarnations)):
         raise CheckpointUnusable(
@@ -269,23 +269,23 @@ def discard(store: Store) -> Store:
 
 
 def discarded(store: Store) -> bool:
-    """True for what `discard` has set aside."""
+    """True for a place that `discard` has marked for removal."""
     return isinstance(store, (Disk, Incarnations)) and store.discarded
 
 
 def remove(store: Store, folders: Iterable[str]) -> bool:
-    """Remove an emptied place; False if something is left. See `Disk.remove`."""
+    """Remove an emptied place; False if it is not empty. See `Disk.remove`."""
     return store.remove(folders) if isinstance(store, Disk) else True
 
 
 def way_back(store: Store, archived: str) -> str:
-    """What a person does to have again what was archived under this url."""
+    """Instructions for restoring what was archived under this url."""
     if isinstance(store, Incarnations):
         return store.way_back(archived)
     return f"mv {shell_words(archived, store.url)}"
 
 
 def check_current(store: Store) -> None:
-    """Raises `Fenced` if the place was set aside by a reset; a disk tells at each commit."""
+    """Raise `Fenced` if a reset has archived the place. On a disk, each commit checks this."""
     if isinstance(store, Incarnations):
         store.check_current()

@@ -1,10 +1,10 @@
 """A store in a directory of a local (or POSIX-like network) file system.
 
-Nothing between Python and the disk calls fsync by itself, so this does: file, then folder. See
-``docs/design/0002-commit-protocol.md`` for which call guards against what.
+Nothing between Python and the disk calls fsync by itself, so this module does: file, then folder.
+See ``docs/design/0002-commit-protocol.md`` for the purpose of each call.
 
-Whoever has prepared the place works by a handle of it, not by its path: whatever lies under that
-path later, nothing is written there.
+After `prepare` the store works through a handle of the directory, not through its path, so it never
+writes to another directory that gets the path later.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EX
 _TEMP_SUFFIX = ".tmp"
 _PRUNED = r"\.pruned-\d{8}T\d{6}-[0-9a-f]+$"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# Emptied at a restart, whatever TMPDIR says; and what is kept over one, whatever it says.
+# Folders that a restart empties, and folders that survive one, whatever TMPDIR is.
 _TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108
 _KEPT = ("/var/tmp",)  # noqa: S108
 
 
-# Locks of this process. A child that is forked has them too, and would keep them when we die.
+# The locks of this process. A forked child inherits them and would keep them after our death.
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
@@ -78,9 +78,9 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 class LocalStore(Store, Disk):
-    """A directory. Files are 0600, folders 0700; every name appears whole or not at all.
+    """A directory. Files are 0600, folders 0700; every file appears whole or not at all.
 
-    In a directory with the setgid bit, which a group shares, the umask decides for the group too.
+    In a directory with the setgid bit, which a group shares, the umask decides the group's rights.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -126,10 +126,10 @@ class LocalStore(Store, Disk):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, mode, dir_fd=self._handle)
                 _close_folder(self._open(folder))
-            # A run that died between mkdir and this left folders that only memory knows.
+            # A run that died between mkdir and this flush left folders that are only in memory.
             self._flush_folder("")
             for path in _parents(self.url):
-                with contextlib.suppress(PermissionError):  # then we have made nothing there
+                with contextlib.suppress(PermissionError):  # then we have created nothing there
                     _sync_folder(path)
 
     def let_go(self) -> None:
@@ -175,7 +175,7 @@ class LocalStore(Store, Disk):
             return False
 
     def _new_place(self) -> str:
-        """The place of the directory now, for a message; empty if the system does not tell."""
+        """The directory's current path, for a message; empty if the system does not tell."""
         try:
             return f", to {os.readlink(f'/proc/self/fd/{self._handle}')}"
         except OSError:
@@ -215,7 +215,7 @@ class LocalStore(Store, Disk):
         return found
 
     def _all(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Every name in a folder but for those of unfinished writes."""
+        """Every name in a folder except those of unfinished writes."""
         prefix = f"{folder}/" if folder else ""
         with self._errors("list", folder):
             for entry in self._entries(folder):
@@ -255,8 +255,8 @@ class LocalStore(Store, Disk):
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 self.check_place((name,))
-            # The name stands, but whether it survives a power loss is not known, and asking
-            # again would say yes without having written anything.
+            # The name exists, but may not survive a power loss. A second fsync would succeed
+            # without having written anything.
             raise CreateUnknown(
                 f"{self._at(name)} was written, but its folder could not be flushed: {error}",
                 readable_is_durable=False,
@@ -270,8 +270,8 @@ class LocalStore(Store, Disk):
                 try:
                     self._replace(folder, base, data)
                 except FileNotFoundError:
-                    # A run that has taken over sweeps what we leave unfinished while we sleep.
-                    # That is for the journal to say, not for the disk.
+                    # A run that took over while this one slept may have swept the temporary file.
+                    # The journal decides about that, not the disk, so write again.
                     self._replace(folder, base, data)
             fault_point("store.renamed")
             self._flush_folder(_folder_of(name))
@@ -326,9 +326,9 @@ class LocalStore(Store, Disk):
     def lock(self, name: str, *, steal: bool = False) -> Callable[[], None] | None:
         with self._errors("lock", name), self._in(name) as (folder, base):
             while True:
-                if steal:  # the other's lock is on a file that then has no name
+                if steal:  # the other's lock then is on a file without a name
                     _unlink_quietly(base, folder)
-                # A file object, so that a lock that is lost sight of is released all the same.
+                # A file object, so that garbage collection releases a forgotten lock.
                 handle = open(  # noqa: SIM115 - open for as long as the lock is held
                     base,
                     "a",
@@ -346,7 +346,7 @@ class LocalStore(Store, Disk):
                 except BaseException:
                     handle.close()
                     raise
-                handle.close()  # stolen since it was opened: again, with the file that is there
+                handle.close()  # stolen since it was opened: try again with the new file
 
     def locked(self, name: str) -> bool:
         try:
@@ -384,7 +384,7 @@ class LocalStore(Store, Disk):
     def _set_aside(self, how: str) -> str:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         target = f"{self.url}.{how}-{stamp}-{token(3)}"
-        self.check_place()  # or what a run has begun there since would be moved
+        self.check_place()  # else a checkpoint that a run has begun there since would be moved
         with self._errors("archive", ""):
             os.rename(self.url, target)
             fault_point("store.set_aside")
@@ -438,7 +438,7 @@ class LocalStore(Store, Disk):
 
     @contextlib.contextmanager
     def _in(self, name: str) -> Iterator[tuple[int, str]]:
-        """A handle of the folder that a name is in, and the last part of the name."""
+        """A handle of the folder that contains a name, and the last part of the name."""
         with self._opened(_folder_of(name)) as handle:
             yield handle, name.rpartition("/")[2]
 
@@ -454,10 +454,10 @@ class LocalStore(Store, Disk):
             _flush(handle)
 
     def _write_temp(self, folder: int, base: str, data: bytes | memoryview) -> str:
-        """Write the bytes beside their final name and flush them; any failure removes the file.
+        """Write the bytes to a temporary file and flush it. Returns its name.
 
-        A failed fsync condemns the file: the kernel marks its pages clean, and the next fsync
-        would say yes. So nothing here is tried twice.
+        Removes the file on any failure and never retries: after a failed fsync the kernel marks the
+        file's pages clean, so the next fsync would succeed without writing them.
         """
         temp = f".{base}.{token(4)}{_TEMP_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -489,7 +489,7 @@ class LocalStore(Store, Disk):
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 if verb in ("read", "move"):
-                    raise  # for the caller to judge
+                    raise  # the caller decides
                 self.check_place(filter(None, [_folder_of(name)]))
             if error.errno in _UNUSABLE:
                 raise CheckpointUnusable(
@@ -503,7 +503,7 @@ class LocalStore(Store, Disk):
 
 
 def _make_durably(path: str) -> None:
-    """Mkdir -p whose every new level is flushed in its parent."""
+    """Create a directory with its parents, and flush each new level in its parent."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
@@ -542,13 +542,13 @@ def _sync_folder(path: str) -> None:
 
 
 def _close_folder(handle: int) -> None:
-    # What was to be flushed is, or has failed: nothing is left that this could lose.
+    # All data is flushed or has failed by now, so an error of close loses nothing.
     with contextlib.suppress(OSError):
         os.close(handle)
 
 
 def _is_at(handle: IO[str], base: str, folder: int) -> bool:
-    """True if this open file is the one that has this name in the folder."""
+    """True if this open file still has this name in the folder."""
     try:
         there = os.stat(base, dir_fd=folder, follow_symlinks=False)
         return os.path.samestat(os.fstat(handle.fileno()), there)
@@ -557,18 +557,18 @@ def _is_at(handle: IO[str], base: str, folder: int) -> bool:
 
 
 def _close_quietly(handle: IO[str]) -> None:
-    with contextlib.suppress(OSError):  # nothing was written: the lock is gone either way
+    with contextlib.suppress(OSError):  # nothing was written, and the lock is released anyway
         handle.close()
 
 
 def _unlink_quietly(base: str, folder: int) -> None:
-    # A temporary file that stays behind costs no work: the next run sweeps it.
+    # A temporary file that remains does no harm: the next run sweeps it.
     with contextlib.suppress(OSError):
         os.unlink(base, dir_fd=folder)
 
 
 def in_temporary_folder(path: str) -> bool:
-    """True if the system deletes things at this path by itself."""
+    """True if the system may delete files at this path by itself."""
     named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
     place = os.path.realpath(os.path.expanduser(path))
 

@@ -1,8 +1,8 @@
-"""A store in a bucket: S3 and what speaks as it does, Google Cloud Storage, Azure.
+"""A store in a bucket: S3 and compatible services, Google Cloud Storage, Azure.
 
-The keys of a checkpoint stand below its URL as the files of one stand in a directory. A reset
-cannot move them. It begins the next *incarnation*, whose keys stand below ``@1``, ``@2``, …: a run
-that sleeps through it wakes up among the keys that it knows.
+The keys of a checkpoint are below its URL, as files are in a directory. A reset cannot move them.
+Instead it begins the next *incarnation*, whose keys are below ``@1``, ``@2``, …. So a run that
+sleeps through a reset wakes up among its own keys.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ Look = tuple[dict[str, int], set[str]]
 
 
 class ObjectStore(Store, Files, Incarnations, Patient):
-    """Objects below a prefix of a bucket. Exactly one of any number of racing `create` is told so.
+    """Objects below a prefix of a bucket. Exactly one of any number of racing `create` wins.
 
-    Errors of the service are tried again for a minute, and for 15 by a `patient` store. Works in
-    threads and in processes that were spawned, and takes its credentials from the environment.
+    Retries after errors of the service for a minute, a `patient` store for 15 minutes. Works in
+    threads and in spawned processes. Takes its credentials from the environment.
     """
 
     def __init__(self, bucket: Bucket, prefix: str, *, fresh: bool = False) -> None:
-        """``prefix``: without a slash at its ends. One that ends in ``/@2`` names that incarnation.
+        """``prefix`` has no slash at its ends. If it ends in ``/@2``, it names that incarnation.
 
-        ``@0`` is the first, whose keys have no such part. ``fresh``: nothing has ever been there.
+        ``@0`` is the first one, whose keys have no such part. ``fresh``: the prefix was never used.
         """
         self.url = f"{bucket.scheme}://{bucket.name}" + (f"/{prefix}" if prefix else "")
         self._bucket = bucket
@@ -114,18 +114,18 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         keys = [self._key(name) for name in names]
         try:
             self._requests.ask("delete", names[0], lambda obs, client: obs.delete(client, keys))
-        except FileNotFoundError:  # Azure and Google mind
+        except FileNotFoundError:  # raised by Azure and Google
             for name in names if len(names) > 1 else ():
                 self.delete(name)
 
-    # What only `resumable check` asks
+    # Used only by `resumable check`
 
     def fresh(self, name: str) -> ObjectStore:
-        """The place of this name below this one, where nothing has ever been."""
+        """The place of this name below this one; the name was never used."""
         return ObjectStore(self._bucket, _joined(self._root, name), fresh=True)
 
     def written(self, name: str) -> tuple[datetime, bool]:
-        """When that was by the service's clock, and whether it keeps an object's metadata."""
+        """The object's time by the service's clock, and whether the service kept its metadata."""
         return self._requests.written(self._key(name), name)
 
     # Files and incarnations
@@ -134,7 +134,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return clients.filesystem(self._bucket), f"{self._bucket.name}/{self._key('')}".rstrip("/")
 
     def archive(self) -> str:
-        # If it is there, whoever was faster has archived the same.
+        # If the marker exists, a faster process has archived the same incarnation.
         return f"{self.url}/@{self._begin_next(pruned=False)}"
 
     def discard(self) -> ObjectStore:
@@ -163,7 +163,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return self._named is not None and bool(self._marker(self._named).get("pruned"))
 
     def _begin_next(self, *, pruned: bool) -> int:
-        """Create the marker of the next incarnation, if it is not there; the number of this one."""
+        """Create the next incarnation's marker if it does not exist. Returns this one's number."""
         self._refuse_writes()
         self._resolve()
         assert self._incarnation is not None
@@ -181,14 +181,14 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         return here
 
     def _marker(self, number: int) -> dict[str, Any]:
-        """What was told when this incarnation was set aside; empty if it was not."""
+        """The contents of the marker that archived this incarnation; empty if there is none."""
         key = _joined(self._root, f"@{number + 1}.json")
         try:
             found = json.loads(self._requests.read(key, key))
         except FileNotFoundError:
             return {}
         except ValueError:
-            found = None  # a person has made it
+            found = None  # made by a person
         return found if isinstance(found, dict) and found else {"incarnation": number + 1}
 
     def way_back(self, archived: str) -> str:
@@ -203,15 +203,15 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             )
 
     def look(self, below: str) -> Look:
-        """What is right below this path of the place; of no incarnation."""
+        """The names directly below this path of the place, whatever the incarnation."""
         return self._listed(_joined(self._root, below))
 
     def outlines(self, below: str, count: int) -> dict[str, Look]:
-        """What `look` finds in those of ``count`` folders below this path that few requests show.
+        """`look` for many of the ``count`` folders below this path, by few requests.
 
-        Of what was removed a marker stays, in a folder of its own. Of many such folders one page of
-        a plain listing shows a thousand. Asks for one page for each hundred folders. An object that
-        stands for an empty folder counts as a name.
+        A removed checkpoint leaves a marker in a folder of its own, and one page of a flat listing
+        shows a thousand of those. Reads one page for each hundred folders, and returns the folders
+        that these show completely. An object that stands for an empty folder counts as a name.
         """
         prefix, pages = _joined(self._root, below), count // _FOLDERS_A_PAGE
         if not pages:
@@ -224,7 +224,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
         objects = self._requests.ask("list", below, listed)
         found: dict[str, Look] = {}
         paths = [each["path"] for each in objects]
-        if paths != sorted(paths, key=str.encode):  # few services list in another order
+        if paths != sorted(paths, key=str.encode):  # a few services list in another order
             return found
         for path, each in zip(paths, objects, strict=True):
             folder, _, name = path[len(prefix) + 1 if prefix else 0 :].partition("/")
@@ -237,7 +237,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             else:
                 names[name] = each["size"]
         if found and len(paths) == pages * _A_PAGE:
-            found.popitem()  # it may go on
+            found.popitem()  # the last folder may continue on the next page
         return found
 
     def check_current(self) -> None:
@@ -255,7 +255,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             )
 
     def _resolve(self) -> dict[str, int] | None:
-        """Find the incarnation that counts, once; the names at its top if that has shown them."""
+        """Find the current incarnation, once. Returns the names at its top if known from that."""
         with self._resolving:
             if self._incarnation is not None:
                 return None
@@ -279,7 +279,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
         found = self._requests.ask("list", prefix.removeprefix(self._root).strip("/"), listed)
         start = len(prefix) + 1 if prefix else 0
-        # A folder's marker, which consoles make, has the name of the folder itself.
+        # Consoles create an object with the name of the folder itself, as the folder's marker.
         objects = {o["path"][start:]: o["size"] for o in found["objects"] if o["path"][start:]}
         return objects, {path[start:] for path in found["common_prefixes"]}
 
@@ -292,7 +292,7 @@ def _again(
     incarnation: int | None,
     at_work: bool,
 ) -> ObjectStore:
-    """A store in another process: among the same keys, whatever was reset meanwhile."""
+    """Unpickle a store: it keeps its incarnation, whatever was reset meanwhile."""
     found = ObjectStore(bucket, root)
     found.url, found._named, found._incarnation = url, named, incarnation
     found._requests = Requests(bucket, url, at_work=at_work)

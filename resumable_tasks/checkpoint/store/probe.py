@@ -1,4 +1,4 @@
-"""Finds out by trying whether a place can hold checkpoints; for whoever owns the place."""
+"""Finds out by trying whether a place can hold checkpoints, for the owner of the place."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from resumable_tasks.errors import ResumableTasksError, StoreError, UsageError
 Verdict = Literal["good", "note", "bad"]
 
 RACERS = 16
-# One more than a page of a listing has.
+# One more than a page of a listing holds.
 NAMES = 1001
 _LARGE = (16 << 20) + 1
 _ASKED = 20
-# S3 refuses requests of a clock that is off by a quarter of an hour.
+# S3 refuses requests if the clock is off by 15 minutes.
 _CLOCK_SECONDS = 60.0
 _FOLDERS = ("probe", "many")
 _NAME = "probe/first"
@@ -36,7 +36,7 @@ _NAME = "probe/first"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one probe has shown: ``good``, ``bad`` (no checkpoint can be kept there), or a note."""
+    """The result of one probe: ``good``, ``bad`` (the place cannot hold checkpoints), or a note."""
 
     probe: str
     verdict: Verdict
@@ -44,14 +44,14 @@ class Finding:
 
 
 class _Unfit(Exception):
-    """The place has done something that no checkpoint survives."""
+    """The place behaves in a way that no checkpoint survives."""
 
 
 def check(place: str, names: int = NAMES) -> Iterator[Finding]:
-    """What the place can do, probe by probe, in a fresh folder of it that is removed at the end.
+    """Probe the place in a new folder, which is removed at the end. Yields one finding a probe.
 
-    ``names``: how many objects are listed and deleted at once. Raises `UsageError` for what is
-    neither a directory nor the URL of one in a bucket.
+    ``names``: the number of objects to list and delete at once. Raises `UsageError` if the place is
+    neither a directory nor the URL of a prefix in a bucket.
     """
     found = open_store(place, "place")
     name = f"resumable-check-{secrets.token_hex(6)}"
@@ -93,7 +93,7 @@ class _Probes:
             if self._silent:
                 return
         if not fit:
-            return  # all that follows would fail for the same reason
+            return  # every later probe would fail for the same reason
         probes: list[tuple[str, Callable[[], str | Finding]]] = [
             ("missing name", self._missing),
             ("put if absent", self._put_if_absent),
@@ -109,7 +109,7 @@ class _Probes:
             yield self._tried(name, probe)
 
     def clear(self) -> str:
-        """Remove what the probes have made; what is left if that is not possible."""
+        """Remove everything that the probes made. Returns a text about what cannot be removed."""
         if isinstance(self._store, LocalStore):
             shutil.rmtree(self._store.url, ignore_errors=True)
             return ""
@@ -126,7 +126,7 @@ class _Probes:
         except FileNotFoundError:
             return Finding(name, "bad", "what was just written is not there")
         except (_Unfit, ResumableTasksError) as error:
-            # One that refuses from the start is unusable: this one has not answered at all.
+            # A refusal would be `CheckpointUnusable`: this place has not answered at all.
             self._silent = isinstance(error, StoreError) and not self._wrote
             return Finding(name, "bad", str(error))
         return said if isinstance(said, Finding) else Finding(name, "good", said)
@@ -164,7 +164,7 @@ class _Probes:
             raise _Unfit("an object that was just deleted is still listed")
         return "an object can be deleted, and is gone at once"
 
-    # What the protocol builds on
+    # Properties that the protocol needs
 
     def _missing(self) -> str:
         self._store.delete("probe/never-there")
@@ -221,7 +221,7 @@ class _Probes:
             raise _Unfit(f"{left:,} of {len(self._names):,} deleted objects are still listed")
         return f"{count(len(self._names), 'object')} are listed, and deleted together"
 
-    # What is good to know
+    # Properties that are good to know
 
     def _metadata(self) -> Finding:
         assert isinstance(self._store, ObjectStore)

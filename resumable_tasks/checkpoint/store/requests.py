@@ -1,8 +1,8 @@
-"""The requests of a store in a bucket: each is made until it is clear what has come of it.
+"""The requests of a store in a bucket, each retried until its outcome is known.
 
-Whatever a request is answered, or if it is not: `Requests.create` finds out whether the object is
-there. Each object that it makes carries a nonce, by which it knows its own from another's, and a
-reply that was lost from a name that was taken. See ``docs/design/0023-buckets.md``.
+Whatever the answer, or without one, `Requests.create` finds out whether the object exists. Each
+object carries a nonce that distinguishes it from another's object: so `create` can tell a lost
+reply from a name that was taken. See ``docs/design/0023-buckets.md``.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 T = TypeVar("T")
-_NONCE = "nonce"  # Azure takes only what could name a variable
-# What is larger is sent in parts, few at a time: on a slow line each has to be through in time.
+_NONCE = "nonce"  # Azure accepts only identifiers
+# Larger objects are sent in parts, few at a time: each must arrive in time on a slow line.
 _ONE_REQUEST = 8 << 20
 _PART = 5 << 20
 _PARTS_AT_ONCE = 2
-# How long a request is tried again: one of a run at work, whose results are lost without it, and
-# any other. Refusals of whoever asks are not so often over soon.
+# Seconds for which a request is retried: by an active run, which loses results otherwise, and by
+# any other. Less for denied requests, which rarely succeed later.
 _AT_WORK, _ELSE = 900.0, 60.0
 _DENIED_AT_WORK, _DENIED_ELSE = 30.0, 3.0
-# After so many seconds without success whoever waits is told why.
+# After this many seconds without success, the log tells the reason for the wait.
 _UNTOLD = 5.0
-# A request that was given up longer ago says nothing of the next one.
+# Seconds after which a request that was given up says nothing about the next one.
 _REMEMBERED = 60.0
 
 
 class Requests:
-    """Makes the requests about keys of one bucket. An error names the file, as the store does.
+    """Makes requests about the keys of one bucket. Errors name the file as the store does.
 
-    All raise `StoreError`, `CheckpointUnusable` for a place that cannot be used at all, and
-    `FileNotFoundError` for a key that is not there. A request of the main thread obeys Ctrl-C.
+    Every method raises `StoreError`, `CheckpointUnusable` for a place that cannot be used at all,
+    and `FileNotFoundError` for a missing key. Ctrl-C interrupts a request of the main thread.
     """
 
     def __init__(self, bucket: Bucket, url: str, *, at_work: bool = False) -> None:
-        """``at_work``: for a run, whose results are lost without an answer; tried for longer."""
+        """``at_work``: for an active run, which retries longer, since it has results to lose."""
         self._bucket = bucket
         self._url = url
         self.at_work = at_work
-        # A first request that is denied is a place that cannot be used; a later one, an incident.
+        # A denied first request means that the place is unusable; a later one is an incident.
         self._answered = at_work
         self._has_warned = False
 
     def ask(self, verb: str, name: str, call: Callable[[Any, Any], T]) -> T:
-        """What the call returns for obstore and a client, tried again as long as it may help."""
+        """Make the call, retrying as long as that can help. Returns its result."""
         client = clients.client(self._bucket, retries=True)
         import obstore
 
@@ -85,7 +85,7 @@ class Requests:
         return self.ask("read", name, lambda obs, client: bytes(obs.get(client, key).bytes()))
 
     def head(self, key: str, name: str) -> dict[str, Any] | None:
-        """The metadata of an object, None if there is none. Raises `CreateUnknown`."""
+        """The metadata of an object; None if there is no object. Raises `CreateUnknown`."""
 
         def head(obs: Any, client: Any) -> dict[str, Any]:
             return dict(obs.get(client, key, options={"head": True}).attributes)
@@ -98,7 +98,7 @@ class Requests:
             raise CreateUnknown(str(error)) from error
 
     def written(self, key: str, name: str) -> tuple[datetime, bool]:
-        """When that was by the service's clock, and whether it keeps an object's metadata."""
+        """The object's time by the service's clock, and whether the service kept its metadata."""
 
         def head(obs: Any, client: Any) -> tuple[datetime, bool]:
             found = obs.get(client, key, options={"head": True})
@@ -107,7 +107,7 @@ class Requests:
         return self.ask("look at", name, head)
 
     def put(self, key: str, name: str, data: bytes | memoryview) -> None:
-        # Arrow's views are of signed bytes, which obstore takes for numbers.
+        # Arrow's views have signed bytes, which obstore takes for numbers.
         plain = memoryview(data).cast("B")
 
         def put(obs: Any, client: Any) -> None:
@@ -122,7 +122,7 @@ class Requests:
         self.ask("write", name, put)
 
     def create(self, key: str, name: str, data: bytes) -> bool:
-        """Make the object; False if the key is taken. Raises `CreateUnknown`."""
+        """Create the object; False if the key is taken. Raises `CreateUnknown`."""
         nonce = secrets.token_hex(8)
         unsure = False
         answer: Answer | None = None
@@ -138,12 +138,12 @@ class Requests:
             if found is None:
                 if self._is_hopeless(answer, began, asked):
                     break
-                # A name that was taken and is free again was in the way for a moment only.
+                # The name was taken for a moment and is free again.
                 unsure = unsure or answer.unsure
                 continue
             if found.get(_NONCE) is not None:
                 return bool(found[_NONCE] == nonce)
-            # The service has dropped the nonce, or another program has made the object.
+            # The service has dropped the nonce, or another program made the object.
             if (answer.refused and not unsure) or not self._holds(key, name, data):
                 return False
             raise CreateUnknown(
@@ -159,7 +159,7 @@ class Requests:
     def _holds(self, key: str, name: str, data: bytes) -> bool:
         try:
             return self.read(key, name) == data
-        except FileNotFoundError:  # somebody has removed it since it was seen, and may have made it
+        except FileNotFoundError:  # removed since it was seen; it may have been this one
             return True
 
     def _put_new(self, key: str, data: bytes, nonce: str) -> None:
@@ -182,11 +182,11 @@ class Requests:
 
     @property
     def _patience(self) -> float:
-        """For how long the next request is tried again.
+        """Seconds for which to retry the next request; 0 once the process is to end.
 
-        Once, where another was given up just before, or interrupted: whatever comes after it, such
-        as cleaning up, or the next checkpoint of many, would fail as well. A run at work may have
-        results by then that it has not tried to keep.
+        0 also if another request was given up just before: later ones, such as cleaning up or the
+        next of many checkpoints, would fail too. But an active run retries even then, since it may
+        have new results that it has not yet tried to store.
         """
         if seconds_left() is not None:
             return 0.0
@@ -196,9 +196,10 @@ class Requests:
         return 0.0 if since < _REMEMBERED else _ELSE
 
     def _is_hopeless(self, answer: Answer, began: float, asked: float) -> bool:
-        """True if a request that has failed since it began is not to be tried again.
+        """True if a refused request was retried long enough. Warns once if other retries take long.
 
-        ``asked``: when it was tried last. However long that took, one such try follows the first.
+        ``began`` and ``asked`` are the times of its first and its last try. A refused request is
+        retried at least once, however long the first try took.
         """
         if answer.final:
             return asked - began > (_DENIED_AT_WORK if self.at_work else _DENIED_ELSE)

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMES = ("s3", "gs", "az")
-# Not compiled here: few places need them.
+# Compiled when used, since few places need them.
 _SQUEEZED = r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)"
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}"
 
 
 def is_url(place: str | Path) -> bool:
-    """True for what names a place by a scheme, and so is no path."""
+    """True if the place has a URL scheme and so is not a path."""
     return "://" in os.fspath(place)
 
 
 def open_store(place: str | Path, what: str = "checkpoint") -> Store:
-    """The store at a place; nothing is read. Raises `UsageError` for one that cannot be reached.
+    """The store at a place. Reads nothing. Raises `UsageError` for an invalid place.
 
-    The URL of a bucket is taken as it is written: nothing in it is decoded, and the parts of its
-    path are those of the keys.
+    The URL of a bucket is taken literally: nothing in it is decoded, and its path is the prefix of
+    the keys.
     """
     named = os.fspath(place)
     if not named:
@@ -66,7 +66,7 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
 
 
 def expanded(path: str) -> str:
-    """The path, from a user's home where it begins there. Raises `UsageError` for no user."""
+    """The path with ``~`` expanded. Raises `UsageError` if there is no such user."""
     if not path.startswith("~"):
         return path
     found = os.path.expanduser(path)
@@ -79,7 +79,7 @@ def expanded(path: str) -> str:
 
 
 def _wrong(bucket: str, prefix: str) -> str:
-    """What keeps this from being a place in a bucket; empty if nothing does."""
+    """What is wrong with this place in a bucket; empty if it is valid."""
     if "@" in bucket:
         return "no user or password can stand in it"
     if any(sign in bucket + prefix for sign in "?#"):
