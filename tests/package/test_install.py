@@ -36,6 +36,7 @@ def ours() -> set[str]:
     return {name for name in found if not name.endswith(".pyc")}
 
 
+@pytest.mark.flaky(reruns=2, reruns_delay=5)  # what builds it is fetched from a registry
 def test_the_wheel_has_every_file_and_asks_for_no_prefect(tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path))
     subprocess.run([*pip, str(ROOT)], capture_output=True, check=True)
