@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.__main__ import folder, row, table
+from tests.ports import free_port
 from tests.prefect.api import Api
-from tests.prefect.server import Server, environment, free_port
+from tests.prefect.server import Server, environment
 
 
 class Bench:

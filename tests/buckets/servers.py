@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 CANARY = base64.b64encode(b"canary-of-a-secret-key").decode()
 # The Makefile puts it there, by npm.
 AZURITE = Path(__file__).parents[2] / "build/servers/node_modules/.bin/azurite-blob"
@@ -163,12 +165,6 @@ def _make_container(port: int, account: str) -> None:
         },
     )
     urllib.request.urlopen(request).close()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @contextmanager

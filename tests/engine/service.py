@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.ports import free_port
+
 Answer = tuple[int, dict[str, str]]
 
 
@@ -51,8 +53,8 @@ class Service:
         class Server(ThreadingHTTPServer):
             request_queue_size = 128
 
+        self.port = self.port or free_port()
         self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 from resumable_tasks import StoreError, UsageError, current_batch, resumable_task
 from resumable_tasks.runners.shared import SharedWindow
 from tests import warm
+from tests.ports import free_port
 
 PROGRAM = """
 import sys
@@ -47,9 +48,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (`make system` installs it)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     server = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:

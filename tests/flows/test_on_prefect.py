@@ -21,6 +21,7 @@ pytest.importorskip("prefect")
 
 from tests import warm
 from tests.flows.api import Api, orders, says, serving
+from tests.ports import free_port
 from tests.prefect import server
 from tests.prefect.api import Api as Prefect
 from tests.prefect.api import until
@@ -184,7 +185,7 @@ def test_a_server_that_fails_the_flow_run_ends_it_with_75(
 
 
 def test_no_server_is_started_where_none_answers(api: Api, tmp_path: Path) -> None:
-    url = f"http://me:s3cret@127.0.0.1:{server.free_port()}/api"
+    url = f"http://me:s3cret@127.0.0.1:{free_port()}/api"
     environment = {**ENVIRONMENT, "PREFECT_API_URL": url}
     refused = run_with_prefect(tmp_path, environment, command(api))
     assert refused.returncode == 75

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.prefect import server
 from tests.prefect.api import Api, until
 from tests.prefect.browser import CHROMIUM, WHY_NOT, Page, browser
@@ -68,7 +69,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        own = server.Server(folder / "server", server.free_port())
+        own = server.Server(folder / "server", free_port())
         own.start()
         try:
             take(own, folder)

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 import certifi
 
 from tests import warm
+from tests.ports import free_port
 
 MADE = Path(__file__).parents[2] / "build"
 SERVING = "tests.prefect.serving"
@@ -42,12 +42,6 @@ _QUIET = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_EVALUATION_LOOP_SECONDS": "2",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def environment(home: Path, port: int | None = None) -> dict[str, str]:

@@ -17,9 +17,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.ports import free_port
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import REPOSITORY, Shell, published
-from tests.prefect.server import environment, free_port, is_up, with_database
+from tests.prefect.server import environment, is_up, with_database
 
 PAGE = REPOSITORY / "docs/deploying.md"
 RUN = "not run: a test of its own runs it"

@@ -28,6 +28,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.conftest import Bucket
+from tests.ports import free_port
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import (
     ALL,
@@ -41,7 +42,7 @@ from tests.prefect.deploying import (
     committed_in,
     published,
 )
-from tests.prefect.server import environment, free_port
+from tests.prefect.server import environment
 
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 

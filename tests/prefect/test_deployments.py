@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 
+from tests.ports import free_port
 from tests.prefect.api import Api, until
 from tests.prefect.deploying import (
     ALL,
@@ -38,7 +39,7 @@ from tests.prefect.deploying import (
     kill_all,
     published,
 )
-from tests.prefect.server import Server, environment, free_port
+from tests.prefect.server import Server, environment
 
 pytestmark = pytest.mark.xdist_group("deployments")
 # The window of the automation that finds what is lost; more than the 30 seconds of a heartbeat.

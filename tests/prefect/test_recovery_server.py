@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import warm
+from tests.ports import free_port
 from tests.prefect import server
 from tests.prefect.api import Api, until
 from tests.prefect.recovery.scene import Scene
@@ -31,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
     """A server for this module only, which its tests kill."""
-    found = server.Server(tmp_path_factory.mktemp("own"), server.free_port(), warmed=True)
+    found = server.Server(tmp_path_factory.mktemp("own"), free_port(), warmed=True)
     found.start()
     yield found
     found.kill()

@@ -29,6 +29,7 @@ from typing import Any
 from tests.flows.llm.protocol import MODEL, Refusal, check, ids_of, texts_of
 from tests.flows.llm.script import Rule, spoilt
 from tests.flows.llm.texts import right_label
+from tests.ports import free_port
 
 KEY = "sk-test"
 
@@ -88,9 +89,9 @@ class Llm:
         return found
 
     def up(self) -> None:
+        self.port = self.port or free_port()
         self._server = Server(("127.0.0.1", self.port), Handler)
         self._server.llm = self
-        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def down(self) -> None:
