@@ -1,6 +1,6 @@
-"""Checks of settings: each raises `UsageError`, which says the name, the value and what fits.
+"""Checks of settings. Each raises `UsageError` with the name, the value and the valid values.
 
-``name`` is how the user wrote it: ``batch_size``, or ``Budget: items`` for a field of an object.
+``name``: as the user wrote it: ``batch_size``, or ``Budget: items`` for a field of an object.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from resumable_tasks.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-"""What may be part of a path: the name of a job, or of a partition."""
-# A century. No system call waits for much longer: the wait would fail, and not be long.
+"""A name that may be part of a path, of a job or of a partition."""
+# A century. System calls fail for waits that are much longer.
 _MOST_SECONDS = 100 * 366 * 86_400
 
 
 def job_name(value: object) -> None:
-    """Refuse what cannot name a job."""
+    """Check the name of a job."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise UsageError(
             f"name={value!r} cannot name a job, whose name is part of paths",
@@ -31,12 +31,12 @@ def is_number(value: object) -> bool:
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and 0 <= value <= sys.float_info.max  # a larger integer cannot be calculated with
+        and 0 <= value <= sys.float_info.max  # arithmetic with a larger integer fails
     )
 
 
 def is_seconds(value: object) -> bool:
-    """True for a duration that a program can wait for."""
+    """True for a number of seconds that a program can wait."""
     return is_number(value) and value <= _MOST_SECONDS  # type: ignore[operator]
 
 
@@ -81,7 +81,7 @@ def seconds_or_none(name: str, value: object) -> None:
 
 
 def choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Check one of a few words."""
+    """Check that a value is one of the choices."""
     if value not in choices:
         raise UsageError(
             f"{name}={value!r} is none of {choices}", remedy=f"Give {name}= one of them"

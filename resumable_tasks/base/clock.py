@@ -1,4 +1,4 @@
-"""The time: as records have it, and as those who wait see it."""
+"""The time: the UTC time for records, and a monotonic clock for waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Clock(Protocol):
     """The source of time for code that measures or waits. A test passes in its own."""
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow, from some moment on."""
+        """Return the seconds since some moment; they never decrease."""
 
 
 class _SystemClock:
@@ -22,15 +22,15 @@ class _SystemClock:
 SYSTEM: Clock = _SystemClock()
 
 
-# A wait that ends later than this is not one that a busy machine has woken up a little late.
+# A wait that ends later than this was held up; a busy machine wakes a process up less late.
 _HELD_UP_SECONDS = 0.05
 
 
 def held_up(late: float) -> float:
-    """Seconds for which this process was held up, where a wait has ended so late; 0.0 for none.
+    """Return how long this process was held up if a wait ended ``late`` seconds late; 0.0 if not.
 
-    A process may be stopped (Ctrl-Z), and its container or its machine paused. Then the time of all
-    that it waits for has passed without a look at it: the answer may be there, unread.
+    A process may be stopped (Ctrl-Z), or its container or machine paused. Timeouts then expire
+    although the awaited answer may have arrived and is only unread.
     """
     return late if late > _HELD_UP_SECONDS else 0.0
 

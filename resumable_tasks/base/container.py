@@ -1,4 +1,4 @@
-"""Is this a container, and what goes with it when it goes?"""
+"""Detects paths that are lost when the container of this process ends."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 _MARKS = ("/.dockerenv", "/run/.containerenv")
 _OF_ECS = ("ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI")
-# Set by a worker of Prefect in the process of a flow run.
+# A Prefect worker sets this in the process of a flow run.
 _BY_A_WORKER = "PREFECT__FLOW_RUN_ID"
 
 
 def lost_with(path: str, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The pod or container that this path is lost with; None if it is kept, or nothing is known.
+    """Return "pod" or "container" if the path is lost with it; None if it is kept or unknown.
 
-    A path on a volume is kept. Of a container that no worker has started a flow run in, a person
-    may take care.
+    A path on a volume is kept. A container counts only if a worker started the flow run in it;
+    other containers may be kept by the person who started them.
     """
     if environment.get("KUBERNETES_SERVICE_HOST"):
         which = "pod"

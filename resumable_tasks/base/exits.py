@@ -10,10 +10,10 @@ from resumable_tasks.errors import Interrupted, ResumableTasksError
 
 
 def use_exit_codes() -> None:
-    """Let a script that does not catch our errors end with their exit codes (2, 3, 4, 75 …).
+    """Make a script that does not catch our errors end with their exit codes (2, 3, 4, 75 …).
 
-    Python would end with 1 for all. An interrupt, which is no fault, is shown without its
-    traceback. Where a program or a framework has a hook of its own, nothing is changed.
+    Python would end with 1 for all of them. An interrupt is not a fault, so it is shown without a
+    traceback. If a program or a framework has its own hook, nothing is changed.
     """
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _end_with_exit_code
@@ -37,7 +37,7 @@ def _end_with_exit_code(
 
 
 def _of_other_threads() -> Interrupted | None:
-    """The interrupt of runs off the main thread, which Python reports as its own."""
+    """Return the interrupt of runs off the main thread, which Python reports as Ctrl-C."""
     signals = sys.modules.get("resumable_tasks.base.signals")
     if signals is None or not signals.interrupted or _at_a_prompt():
         return None
@@ -48,5 +48,5 @@ def _of_other_threads() -> Interrupted | None:
 
 
 def _at_a_prompt() -> bool:
-    """True where a person types at Python's prompt, or will once the script has ended (``-i``)."""
+    """True at Python's interactive prompt, or if it follows the script (``-i``)."""
     return hasattr(sys, "ps1") or bool(sys.flags.inspect or os.environ.get("PYTHONINSPECT"))

@@ -1,7 +1,7 @@
-"""Named points in the code at which the tests make a process die.
+"""Named points in the code at which tests make a process die.
 
-A fault point is one line, ``fault_point("commit.shard_written")``, and costs a comparison while
-nothing is armed. `resumable_tasks.testing.faults` arms them; nothing else does.
+A fault point is one line, ``fault_point("commit.shard_written")``, and costs one comparison while
+it is not armed. Only `resumable_tasks.testing.faults` arms fault points.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ def fault_point(name: str) -> None:
 
 
 def arm(hook: Callable[[str], None] | None) -> None:
-    """Call this with a function of the point's name to arm every point, with None to disarm."""
+    """Arm all points with a function of the point's name; None disarms them."""
     global _hook
     _hook = hook

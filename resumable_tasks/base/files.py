@@ -1,6 +1,6 @@
-"""Opens files of ours where others may have put something in their place.
+"""Opens our files safely, although others may have replaced them.
 
-A symbolic link is not followed, a pipe is not waited for, and only so much is read.
+Symbolic links are not followed, pipes are not waited for, and the size read is limited.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 LINK_TO_FILE = "a symbolic link to a file"
-# Errors with which an open refuses what is no plain file: ELOOP for a link (EMLINK and EFTYPE on
-# some systems), EISDIR for a folder, ENXIO and ENODEV for pipes, sockets and devices.
+# The errors of opening anything but a plain file: ELOOP for a link (EMLINK and EFTYPE on some
+# systems), EISDIR for a folder, ENXIO and ENODEV for pipes, sockets and devices.
 _NOT_PLAIN = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 _CHUNK = 1 << 20
 
 
 class NotPlain(OSError):
-    """Something other than a plain file has this name. ``what`` says what."""
+    """The path is not a plain file. ``what`` says what it is."""
 
     def __init__(self, path: str | Path, what: str) -> None:
         super().__init__(errno.EINVAL, f"it is {what}, not a plain file", str(path))
@@ -37,21 +37,21 @@ class NotPlain(OSError):
 
 
 class TooLarge(OSError):
-    """The file holds more than anything of ours that has this name."""
+    """The file is larger than any file of ours with this name."""
 
     def __init__(self, path: str | Path, limit: int) -> None:
         super().__init__(errno.EFBIG, f"it is longer than {limit:,} bytes", str(path))
 
 
 def kind_of(mode: int) -> str | None:
-    """The kind of what a name stands for, by its mode; None for a plain file."""
+    """Return the kind of file for a mode; None for a plain file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def open_plain(
     path: str | Path, flags: int = os.O_RDONLY, mode: int = 0o600, *, dir_fd: int | None = None
 ) -> int:
-    """Open a plain file, without waiting. Raises `NotPlain` for anything else of this name."""
+    """Open a plain file, without waiting. Raises `NotPlain` for anything else."""
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         handle = os.open(path, flags, mode, dir_fd=dir_fd)
@@ -68,7 +68,7 @@ def open_plain(
 
 
 def read_plain(path: str | Path, limit: int | None = None, *, dir_fd: int | None = None) -> bytes:
-    """The bytes of a plain file. Raises `NotPlain`, and `TooLarge` beyond ``limit``, unread."""
+    """Return the bytes of a plain file. Raises `NotPlain`, or `TooLarge` above ``limit``."""
     handle = open_plain(path, dir_fd=dir_fd)
     try:
         size = os.fstat(handle).st_size
@@ -76,7 +76,7 @@ def read_plain(path: str | Path, limit: int | None = None, *, dir_fd: int | None
         if size > most:
             raise TooLarge(path, most)
         parts: list[bytes] = []
-        # One more than there should be, so that a file that grows is not read for ever.
+        # Read at most one byte more than expected, so that a growing file does not read for ever.
         left = most + 1
         while left > 0 and (part := os.read(handle, min(left, max(size, _CHUNK)))):
             parts.append(part)

@@ -1,8 +1,8 @@
-"""Dataclasses with slots, at an eighth of what `dataclass` costs at import.
+"""Dataclasses with slots, at an eighth of the import time of `dataclass`.
 
-`dataclass` compiles up to six methods for each class, half a millisecond at each start of a
-program. Of these, the classes here compile ``__init__`` alone, once it is called often; what else
-they have, all of them share.
+`dataclass` compiles up to six methods per class, which takes half a millisecond at each start of a
+program. The classes made here compile only ``__init__``, and only once it is called often; they
+share all other methods.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from resumable_tasks.base.naming import named_options
 T = TypeVar("T")
 
 _LOOKED_FOR = ("__module__", "__qualname__", "__doc__", "__post_init__")
-# To compile takes as long as some dozen calls save. Most classes are made a few times, or never.
+# Compiling takes as long as some dozen calls save. Most classes have few instances, or none.
 _FEW = 20
 
 
 class _Init:
-    """The ``__init__`` of a class, until it is called often or looked at."""
+    """The ``__init__`` of a class until it is called often or accessed on the class."""
 
     def __init__(self, cls: Any) -> None:
         self._cls = cls
@@ -36,7 +36,7 @@ class _Init:
         return partial(self._fill, instance)
 
     def _fill(self, instance: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Do what the compiled one does, which says what is wrong with arguments."""
+        """Do the same as the compiled ``__init__``, which is called to report wrong arguments."""
         all_of_it = fields(self._cls)
         by_place = (each.name for each in all_of_it if each.init and not each.kw_only)
         left = {**dict(zip(by_place, args, strict=False)), **kwargs}
@@ -57,7 +57,7 @@ class _Init:
 
     def _compiled(self) -> Any:
         cls, all_of_it = self._cls, fields(self._cls)
-        # A class that has the same fields, and what an __init__ of them looks for.
+        # Make a class with the same fields and the attributes that its __init__ uses.
         same = {name: getattr(cls, name) for name in _LOOKED_FOR if hasattr(cls, name)}
         same["__annotations__"] = {each.name: each.type for each in all_of_it}
         same |= {each.name: each for each in all_of_it}
@@ -70,7 +70,7 @@ class _Init:
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 def changing(cls: type[T]) -> type[T]:
-    """Make a dataclass with slots, each instance of which is equal to itself alone."""
+    """Make a dataclass with slots, compared by identity."""
     made = dataclass(init=False, eq=False, repr=False, slots=True)(cls)
     made.__init__ = _Init(made)  # type: ignore[method-assign, assignment]
     return made
@@ -78,7 +78,7 @@ def changing(cls: type[T]) -> type[T]:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[T]) -> type[T]:
-    """Make a dataclass with slots, whose instances type checkers keep from being changed."""
+    """Make a dataclass with slots, whose instances are immutable for type checkers only."""
     made = changing(cls)
     all_of_it = fields(made)  # type: ignore[arg-type] # it is a dataclass by now
     names = [each.name for each in all_of_it if each.repr]
@@ -109,7 +109,7 @@ def _is_hashed(each: Field[Any]) -> bool:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def locked(cls: type[T]) -> type[T]:
-    """Make a dataclass as `frozen` does, whose instances cannot be changed while a program runs.
+    """Make a dataclass like `frozen`, whose instances are immutable at run time too.
 
     For settings, which a program may share between jobs.
     """
@@ -123,6 +123,6 @@ def _no_change(self: object, name: str, value: object = None) -> None:
 
 
 def _restore(self: object, state: tuple[None, dict[str, Any]]) -> None:
-    """As `pickle` and `copy` do by themselves where attributes can be set."""
+    """Set the state for `pickle` and `copy`, which cannot use ``__setattr__`` here."""
     for name, value in state[1].items():
         object.__setattr__(self, name, value)

@@ -1,4 +1,4 @@
-"""Calls that may hang, such as those of a service: made so that whoever waits can give up."""
+"""Calls that may hang, such as requests to a service, made so that the caller can give up."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.05
-# What cleans up after Ctrl-C begins at once, has so long for all that it asks, and each a moment.
+# Cleaning up after Ctrl-C: the seconds for all calls together, the least for each call, and the
+# time after Ctrl-C within which a call counts as cleaning up.
 _CLEANING_SECONDS, _AT_LEAST, _BEGINS_WITHIN = 1.0, 0.5, 3.0
 _interrupted_at = -math.inf
 
 
 class GaveUp(Exception):
-    """The call has not ended in time. What comes of it, if anything does, is for nobody."""
+    """The call has not ended in time; its result will be ignored."""
 
 
 class Call(Generic[T]):
-    """A call in a thread of its own, which does not keep the process from ending.
+    """A call in its own daemon thread.
 
-    ``late`` is called there with what the call has returned after it was given up.
+    If the call returns after it was given up, ``late`` is called there with its result.
     """
 
     def __init__(self, call: Callable[[], T], late: Callable[[T], object] = lambda _: None) -> None:
@@ -38,16 +39,15 @@ class Call(Generic[T]):
         self.given_up = False
 
     def wait(self, patience: Callable[[], float | None]) -> T:
-        """What the call returns, or raises.
+        """Return or raise the result of the call. Raises `GaveUp` if it takes too long.
 
-        ``patience`` is asked every few moments for how many seconds to wait on, from then on; None:
-        for as long as it takes. Raises `GaveUp`.
+        ``patience`` is called repeatedly and returns how many more seconds to wait; None: no limit.
         """
         thread = threading.Thread(
             target=copy_context().run, args=(self._make,), name="resumable-call", daemon=True
         )
         thread.start()
-        left: float | None = None  # from when there was a limit first
+        left: float | None = None  # seconds left, once there is a limit
         try:
             while not self._over.wait(_POLL_SECONDS):
                 seconds = patience()
@@ -88,10 +88,10 @@ class Call(Generic[T]):
 
 
 def interruptible(call: Callable[[], T]) -> T:
-    """What a call into an extension returns, or raises; Ctrl-C in the main thread does not wait.
+    """Make a call into an extension that Ctrl-C in the main thread can interrupt.
 
-    What comes of a call that was interrupted is not known. Raises ``TimeoutError`` for one that
-    cleans up after Ctrl-C and takes longer than `seconds_left`.
+    Returns or raises the result of the call; the result of an interrupted call is unknown. Raises
+    ``TimeoutError`` if the call cleans up after Ctrl-C and takes longer than `seconds_left`.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
@@ -105,7 +105,7 @@ def interruptible(call: Callable[[], T]) -> T:
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Have it known to `seconds_left` that Ctrl-C has ended what is waited for in here."""
+    """Record for `seconds_left` that Ctrl-C ended the code in this context."""
     global _interrupted_at
     try:
         yield
@@ -115,7 +115,7 @@ def heeded() -> Iterator[None]:
 
 
 def seconds_left() -> float | None:
-    """How long the main thread may wait for what cleans up after Ctrl-C; None without one."""
+    """Return how long the main thread may wait while it cleans up after Ctrl-C; else None."""
     since = time.monotonic() - _interrupted_at
     if since > _BEGINS_WITHIN or threading.current_thread() is not threading.main_thread():
         return None

@@ -1,6 +1,6 @@
-"""`hashlib.blake2b`, without OpenSSL, which `hashlib` loads: milliseconds at each start.
+"""`hashlib.blake2b` without OpenSSL, which `hashlib` loads and which takes milliseconds at start.
 
-The way in which ``random`` of the standard library takes its SHA-512.
+The standard library's ``random`` imports its SHA-512 in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
     try:
         from _blake2 import blake2b
-    except ImportError:  # an interpreter that is built in another way
+    except ImportError:  # an interpreter that is built differently
         from hashlib import blake2b
 
 __all__ = ["blake2b"]

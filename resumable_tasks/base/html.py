@@ -1,4 +1,4 @@
-"""Values in the HTML that a notebook shows: always escaped, cut, and without secrets."""
+"""HTML for notebooks: values are always escaped, shortened, and without secrets."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ LONGEST = 300
 
 
 def escaped(value: object, limit: int = LONGEST) -> str:
-    """Any value, as one line of plain text in HTML."""
-    from html import escape  # loads tables of entities, which most programs never need
+    """Return any value as one line of plain text in HTML."""
+    from html import escape  # imports tables of entities that most programs never need
 
     return escape(clean(without_secrets(str(value)), limit))
 
 
 def page(body: str) -> str:
-    """HTML for the output of a cell; a front end looks for no formulas between its dollar signs."""
+    """Return HTML for the output of a cell, in which dollar signs do not start formulas."""
     return f'<div class="tex2jax_ignore mathjax_ignore">{body}</div>'
 
 
 def table(title: str, rows: Iterable[Iterable[object]], head: Iterable[str] = ()) -> str:
-    """A small table, each cell of it escaped."""
+    """Return a small table with escaped cells."""
     lines = [f"<b>{escaped(title)}</b>", "<table>"]
     if head:
         lines.append(_row(head, "th"))
@@ -31,7 +31,7 @@ def table(title: str, rows: Iterable[Iterable[object]], head: Iterable[str] = ()
 
 
 def lines_of(text: str, most: int = 30) -> str:
-    """The last lines of a text such as a traceback, as they are."""
+    """Return the last lines of a text, such as a traceback, preformatted."""
     lines = [escaped(line) for line in text.rstrip().split("\n")[-most:]]
     return page("\n".join(["<pre>", *lines, "</pre>"])) if text else ""
 

@@ -37,12 +37,12 @@ def error(message: str, *values: object) -> None:
 
 
 def exception(message: str, *values: object) -> None:
-    """With the traceback of the exception that is being handled."""
+    """Log an error with the traceback of the exception that is being handled."""
     destination.get().exception(message, *map(_shown, values), stacklevel=2)
 
 
 def _shown(value: object) -> object:
-    """What comes from elsewhere can steer no terminal that the log is read on."""
+    """Return a value without secrets and without characters that could control a terminal."""
     if not isinstance(value, (str, BaseException)):
         return value
     return clean_lines(without_secrets(str(value)))

@@ -1,4 +1,4 @@
-"""Options of classes by their names: a wrong one is told with the one that may be meant."""
+"""Suggests the right name when an unknown option is given to a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def named_options(cls: type[T]) -> type[T]:
-    """Have a class refuse an option that it does not have with `UsageError`."""
+    """Make a class raise `UsageError` for an unknown option, with a suggestion."""
     init: Any = cls.__init__
     code = init.__code__
     known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]

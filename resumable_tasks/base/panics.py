@@ -1,4 +1,4 @@
-"""Panics of extensions in Rust, which no ``except Exception`` catches."""
+"""Panics of Rust extensions, which ``except Exception`` does not catch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class Panicked(Exception):
-    """A fault of an extension itself. Whether it has done what it was asked is not known."""
+    """A bug in an extension. Whether the operation was carried out is unknown."""
 
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """Raise `Panicked` for a panic in here. PyO3 makes a class for them that no module has."""
+    """Turn a panic into `Panicked`. It is recognised by name: no module exports PyO3's class."""
     try:
         yield
     except BaseException as error:

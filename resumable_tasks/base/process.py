@@ -1,4 +1,4 @@
-"""Tells of a process, which somebody has noted, whether it has ended."""
+"""Tells whether a recorded process has ended."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _DEAD = ("Z", "X", "x")
 
 
 def machine() -> str:
-    """The boot of the machine, and its set of pids; empty where there is no way to know.
+    """Return an id of the machine's boot and its PID namespace; "" if unknown.
 
-    Not the host's name, which copies of a machine share.
+    The host's name would not do, because copies of a machine share it.
     """
     try:
         boot = _text("/proc/sys/kernel/random/boot_id").strip()
@@ -20,15 +20,15 @@ def machine() -> str:
 
 
 def started(pid: int) -> str:
-    """The moment at which a process of this machine has begun, in ticks since the boot.
+    """Return when a process of this machine started, in ticks since the boot.
 
-    Empty for one that has ended, and where the system does not tell.
+    "" if the process has ended or the system does not tell.
     """
     try:
         stat = _text(f"/proc/{pid}/stat")
     except OSError:
         return ""
-    # The name of the program, in brackets, may hold anything.
+    # The program's name, in parentheses, may contain anything.
     fields = stat.rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in _DEAD else ""
 
@@ -39,14 +39,14 @@ def _text(path: str) -> str:
 
 
 def is_here(noted: str) -> bool:
-    """True if this is the machine, and the set of pids, that was noted as `machine`."""
+    """True if this is the machine and PID namespace that `machine` returned then."""
     return bool(noted) and noted == machine()
 
 
 def is_gone(noted: str, pid: int, since: str = "") -> bool:
     """True if a process was on this machine and has ended.
 
-    ``since``: when it had `started`; without that, a later process of the same pid is taken for it.
+    ``since``: when it `started`. Without it, a later process with the same PID counts as the same.
     """
     if not is_here(noted):
         return False

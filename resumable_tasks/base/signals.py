@@ -1,7 +1,7 @@
-"""Ends a process in order: Ctrl-C, SIGTERM and a scheduler's signals ask every run to stop.
+"""Stops runs gracefully: Ctrl-C, SIGTERM and a scheduler's signals ask every run to stop.
 
-Only the main thread can handle signals in Python. A run in the main thread handles them itself; a
-run in another thread is told of them by `resumable_tasks.base.thread_signals`.
+In Python, only the main thread can handle signals. A run in the main thread handles them itself; a
+run in another thread receives them through `resumable_tasks.base.thread_signals`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from resumable_tasks.errors import Interrupted
 
 T = TypeVar("T")
 
-# How long a run may take to end after its grace, before something in it is taken to block.
+# If a run has not ended this long after its grace period, something in it is assumed to block.
 BLOCKED_SECONDS = 5.0
 
-# The process in which `exit_at_sigterm` holds.
+# The PID of the process in which `exit_at_sigterm` is active.
 _exiting = 0
 
 
 def exit_at_sigterm() -> bool:
-    """Let SIGTERM raise `SystemExit` of 143 instead of ending the process, until `end_at_sigterm`.
+    """Make SIGTERM raise `SystemExit(143)` until `end_at_sigterm`, instead of ending the process.
 
-    False, and nothing is changed, outside the main thread, and where somebody handles it already.
+    Changes nothing and returns False outside the main thread, or if SIGTERM has another handler.
     """
     global _exiting
     if threading.current_thread() is not threading.main_thread():
@@ -46,14 +46,14 @@ def exit_at_sigterm() -> bool:
 
 
 def end_at_sigterm() -> None:
-    """Undo `exit_at_sigterm`; a handler that was installed since stays."""
+    """Undo `exit_at_sigterm`; a handler installed since then stays."""
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGTERM) is _exit:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    if os.getpid() != _exiting:  # forked since: it has nothing open, and ends as any process does
+    if os.getpid() != _exiting:  # a forked child has nothing open, so it ends as by default
         _end_by(number)
         return
     raise SystemExit(128 + number)
@@ -64,10 +64,10 @@ def _end_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-# What a terminal and schedulers send before they kill, and who handles it where nobody does.
+# The signals that terminals and schedulers send before they kill, with the default handlers.
 DEFAULTS: dict[signal.Signals, tuple[Any, ...]] = {
     signal.SIGINT: (signal.default_int_handler,),
-    signal.SIGTERM: (signal.SIG_DFL, _exit),  # a run in a snapshot's block stops in its own order
+    signal.SIGTERM: (signal.SIG_DFL, _exit),  # a run in a snapshot's block stops gracefully
     signal.SIGHUP: (signal.SIG_DFL,),
     signal.SIGQUIT: (signal.SIG_DFL,),
     signal.SIGUSR1: (signal.SIG_DFL,),
@@ -75,21 +75,24 @@ DEFAULTS: dict[signal.Signals, tuple[Any, ...]] = {
 
 
 class ItemsLeft(KeyboardInterrupt):
-    """Raised in the main thread, while it is in the code of the items, by a signal to stop."""
+    """Raised by a signal to stop while the main thread runs the code of the items."""
 
 
 class Interrupts:
-    """While entered, the first signal calls ``request`` with its name, a second stops at once.
+    """While the context is active, a signal asks the run to stop; a second one stops it at once.
 
-    In any thread; and only where nobody else handles the signal: a handler that the program, or an
-    orchestrator, has installed stays as it is. ``request`` may be called inside a signal handler
-    and must be safe there; its second argument says whether to stop at once. ``event_loop``: this
-    thread runs one, whose own handler of SIGINT is to be replaced, and through which no exception
-    may be thrown; elsewhere in the main thread a second signal raises `Interrupted`. What still
-    blocks some seconds after ``grace_seconds`` is ended: in the main thread by `Interrupted`, in
-    another one with the process, if that is to end. A signal to the main thread that comes too late
-    to stop the run is not lost: it raises `Interrupted`, or stops the next run if there is an error
-    already.
+    Works in any thread. Handlers installed by the program or an orchestrator stay in place; only
+    signals without such a handler are taken.
+
+    ``request`` is called with the signal's name and whether to stop at once. It may be called
+    inside a signal handler, so it must be safe there. In the main thread, a second signal raises
+    `Interrupted`. ``event_loop``: this thread runs an event loop, whose handler of SIGINT is
+    replaced, and through which no exception is raised.
+
+    Code that still blocks some seconds after ``grace_seconds`` is ended: in the main thread by
+    `Interrupted`; in another thread together with the process, if that is about to end. A signal
+    to the main thread that comes too late to stop the run raises `Interrupted`, or stops the next
+    run if there is already an error.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class Interrupts:
             self._too_late(error)
 
     def _too_late(self, error: BaseException | None) -> None:
-        """Heed a signal of which nothing has come: the program may go on to its next run."""
+        """Act on a signal that came too late to stop this run: the program may begin another."""
         if error is None:
             raise Interrupted(
                 f"interrupted by {self._asked_by}, which came when the run was at its end",
@@ -149,27 +152,28 @@ class Interrupts:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until a run that was asked to stop should have ended; below 0 after that."""
+        """Seconds until a run that was asked to stop must have ended; negative after that."""
         grace = self._grace_seconds if self.signals < 2 else 0.0
         return self._asked_at + grace + BLOCKED_SECONDS - time.monotonic()
 
 
 active: list[Interrupts] = []
-"""The runs of this process that are to be asked to stop."""
+"""The active runs of this process, which signals ask to stop."""
 interrupted: set[str] = set()
 """The signals that have stopped runs off the main thread."""
 overheard: set[int] = set()
-"""The signals that runs off the main thread are told of in another way."""
+"""The signals that `thread_signals` receives for runs off the main thread."""
 _before: dict[signal.Signals, Any] = {}
-# The signal for which the next run of the main thread is to stop.
+# The signal that must stop the next run of the main thread.
 _late: list[str] = []
 _reading = False
 
 
 def read(take: Callable[[], T]) -> T:
-    """Call what runs the items' own code; in the main thread a signal to stop ends it.
+    """Call a function that runs the items' own code, so that a signal to stop can interrupt it.
 
-    A generator may wait for its source for hours. Raises `ItemsLeft`.
+    In the main thread, such a signal raises `ItemsLeft`: a generator may wait for its source for
+    hours.
     """
     global _reading
     if threading.current_thread() is not threading.main_thread():
@@ -182,7 +186,7 @@ def read(take: Callable[[], T]) -> T:
 
 
 def _thread_signals() -> ModuleType:
-    """The module, which a program whose runs are in its main thread has no use for."""
+    """Import the module only when needed: runs in the main thread do not use it."""
     from resumable_tasks.base import thread_signals
 
     return thread_signals
@@ -192,7 +196,7 @@ def _take_signals(*, event_loop: bool) -> None:
     caught = caught_in_c() - overheard
     for number, defaults in DEFAULTS.items():
         now = signal.getsignal(number)
-        # A shell that has switched Ctrl-C off for its background jobs means it.
+        # If a shell ignores Ctrl-C for a background job, keep it ignored.
         loops_own = event_loop and number == signal.SIGINT and now != signal.SIG_IGN
         free = now in defaults and not (now is signal.SIG_DFL and number in caught)
         if now is not _handle and (loops_own or free):
@@ -211,7 +215,7 @@ def _give_signals_back() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     runs = list(active)
-    if not runs:  # forked since: it ends as any process does
+    if not runs:  # in a forked child: do what the signal does by default
         if number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         _end_by(number)
@@ -229,11 +233,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _set_alarm(seconds: float) -> None:
-    """Have what blocks the main thread ended after so long, unless the program has alarms."""
+    """End code that blocks the main thread after ``seconds``, unless the program uses alarms."""
     if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _end_what_blocks):
         signal.signal(signal.SIGALRM, _end_what_blocks)
-        with contextlib.suppress(OverflowError, ValueError):  # a grace without end
-            # Again after a while: what blocks may take the exception for its own.
+        with contextlib.suppress(OverflowError, ValueError):  # an infinite grace period
+            # Repeated, because the blocking code may catch the exception.
             signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), BLOCKED_SECONDS)
 
 
@@ -250,9 +254,9 @@ def _stopped(how: str) -> Interrupted:
 
 
 def caught_in_c() -> set[int]:
-    """The signals that have a handler which Python knows nothing of, such as faulthandler's.
+    """Return the signals with a handler at the level of C, such as faulthandler's.
 
-    Those that Python handles are among them; empty where the system does not tell.
+    Includes the signals that Python handles; empty if the system does not tell.
     """
     try:
         with open("/proc/self/status", "rb") as status:
@@ -267,9 +271,9 @@ _handlers: set[object] = set()
 
 
 def by_a_signal(error: BaseException) -> bool:
-    """True if this was raised by a handler of a signal, such as a host's that wants to end.
+    """True if the error was raised by a signal handler, such as that of a host that shuts down.
 
-    Celery, Dagster, Luigi and Prefect do so; some raise an ``Exception``.
+    Celery, Dagster, Luigi and Prefect have such handlers; some raise an ``Exception``.
     """
     for number in DEFAULTS:
         handler = signal.getsignal(number)
@@ -281,18 +285,18 @@ def by_a_signal(error: BaseException) -> bool:
 
 
 def ends_the_program(error: BaseException) -> bool:
-    """True for what ends a program, and is no error in it: a signal, Ctrl-C, ``sys.exit``."""
+    """True if this ends the program without being a fault: a signal, Ctrl-C, ``sys.exit``."""
     return isinstance(error, (KeyboardInterrupt, SystemExit)) or by_a_signal(error)
 
 
 in_forked_child: list[Callable[[], None]] = [active.clear]
-"""What a forked child does before a signal reaches it."""
+"""The functions that a forked child calls before a signal can reach it."""
 _masks = threading.local()
 
 
 def _before_fork() -> None:
-    # A signal that is sent to a child at once finds the handlers of its parent there: it would be
-    # lost, or be heard by the runs of the parent.
+    # Block signals during the fork. A signal sent to the child at once would meet its parent's
+    # handlers there: it would be lost, or reach the parent's runs.
     _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
 
 

@@ -1,4 +1,4 @@
-"""Source text of Python: parsed, and looked into without running it."""
+"""Parses Python source text and inspects it without running it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 
 _MOST_BYTES = 1_000_000
 _DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-# Python 3.11 raises SystemError where two threads parse at once (gh-106905), as runs do that
-# begin together; what other code parses meanwhile is not ours to hold back.
+# Python 3.11 may raise SystemError if two threads parse at once (gh-106905), for example in runs
+# that begin together. The lock does not cover parsing by other code.
 _PARSING = threading.Lock()
-# To parse takes two seconds at most. An interrupt just before the lock is released leaves it shut.
+# Parsing takes two seconds at most. An interrupt just before the release would leave the lock held.
 _PARSING_SECONDS = 5.0
 
 
 def parse(text: str) -> ast.Module:
-    """Parse the text. Raises whatever `ast.parse` does; SystemError: see `_PARSING`."""
+    """Parse the text. Raises the errors of `ast.parse`; for SystemError see `_PARSING`."""
     held = _PARSING.acquire(timeout=_PARSING_SECONDS)
     try:
         return ast.parse(text)
@@ -25,7 +25,7 @@ def parse(text: str) -> ast.Module:
 
 
 def read_file(path: str) -> str | None:
-    """Read a file; None if it is larger than source is. Raises OSError and ValueError."""
+    """Read a file; None if it is too large for source text. Raises OSError and ValueError."""
     with open(path, encoding="utf-8") as file:
         text = file.read(_MOST_BYTES + 1)
     return text if len(text) <= _MOST_BYTES else None

@@ -1,7 +1,7 @@
-"""One generator of steps, for threads and for coroutines.
+"""Drives one generator of steps, on threads or in coroutines.
 
-A generator yields what is to be done and is sent what came of it, so that the order of steps is
-written once; only the doing differs where one waits and the other awaits.
+The generator yields each step and receives its answer, so the order of steps is written only once;
+threads and coroutines differ only in how they carry out a step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ End = TypeVar("End")
 
 
 def drive(steps: Generator[Step, Answer, End], do: Callable[[Step], Answer]) -> End:
-    """Do each step in its turn; what the generator returns. Raises what ``do`` raises."""
+    """Carry out each step; return the generator's value. Raises the errors of ``do``."""
     try:
         step = next(steps)
         while True:
@@ -29,7 +29,7 @@ def drive(steps: Generator[Step, Answer, End], do: Callable[[Step], Answer]) -> 
 async def adrive(
     steps: Generator[Step, Answer, End], do: Callable[[Step], Awaitable[Answer]]
 ) -> End:
-    """`drive`, where steps are awaited."""
+    """`drive` with awaited steps."""
     try:
         step = next(steps)
         while True:

@@ -1,4 +1,4 @@
-"""A signal that a run stops, for those who only look at it."""
+"""The read-only view of a run's stop signal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Stopping(Protocol):
-    """Says whether a run stops. A ``threading.Event`` is one."""
+    """Tells whether a run stops. A ``threading.Event`` implements it."""
 
     def is_set(self) -> bool:
         """True once the run is to stop."""
 
     def wait(self, seconds: float, /) -> bool:
-        """Wait for so many seconds, or until the run stops; whether it does."""
+        """Wait for ``seconds`` or until the run stops; return True if it stops."""
 
 
 NEVER: Stopping = threading.Event()
-"""For calls that nobody stops."""
+"""For calls that are never stopped."""

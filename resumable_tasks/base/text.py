@@ -1,4 +1,4 @@
-"""Text from elsewhere (keys, messages of exceptions), fit for a terminal or a log line."""
+"""Makes external text (keys, messages of exceptions) safe for a terminal or a log line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def clean(text: str, limit: int | None = None) -> str:
-    """One line without control characters: they are shown as escapes; what is too long is cut."""
+    """Return one line, with control characters as escapes, shortened to ``limit``."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():
@@ -15,11 +15,11 @@ def clean(text: str, limit: int | None = None) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """`clean` for text of several lines, which stay lines."""
+    """`clean` each line of a text of several lines."""
     return "\n".join(clean(line.replace("\t", "    ")) for line in text.split("\n"))
 
 
-# What stands before the host of a URL. A port is none of it, though an @ may follow in the path.
+# The user info before the host of a URL. A port is not part of it, even if the path has an @.
 _USER_INFO = r"(://)(?:[^\s:/?#@\[\'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s\'\"<>]*|[^\s:/?#@\'\"<>]+)@"
 _NAMED = (
     r"(?i)([?&;#](?:[^=&;#\s\'\"<>]*(?:pass|pwd|secret|token|sign|credential|auth|api[-_.]?key|"
@@ -79,13 +79,13 @@ def rate(a_second: float) -> str:
 
 
 def command(*words: str) -> str:
-    """A command of ours as it can be pasted into a shell, in backquotes."""
+    """Return a `resumable` command in backquotes, ready to paste into a shell."""
     return f"`{shell_words('resumable', *words)}`"
 
 
 def shell_words(*words: str) -> str:
-    """Words as a shell takes them for these words."""
-    import shlex  # where no text has a command, as mostly, nobody waits for it
+    """Quote words for a shell and join them."""
+    import shlex  # most runs print no command and need not import it
 
     return shlex.join(words)
 

@@ -1,11 +1,11 @@
-"""Signals for runs off the main thread, where Python can handle none.
+"""Receives signals for runs off the main thread, where Python cannot handle them.
 
-Two ways, so that the main thread need not help:
+There are two ways, and neither needs the main thread's help:
 
-* A signal that nobody handles, and Ctrl-C, is overheard: ``faulthandler`` can be made to write to
-  a pipe at a signal, from any thread; the main thread's own handler of Ctrl-C is called after it.
-* A host's own handler, such as Prefect's of SIGTERM, raises an exception in the main thread. While
-  the main thread unwinds, and most often waits for our threads, that exception can be seen.
+* Ctrl-C, and signals without a handler, are received through ``faulthandler``, which writes to a
+  pipe when a signal arrives, whatever the threads do. It then calls the previous handler of Ctrl-C.
+* A host's handler, such as Prefect's for SIGTERM, raises an exception in the main thread. While the
+  main thread unwinds, usually waiting for our threads, that exception can be observed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from resumable_tasks.errors import EXIT_INTERRUPTED, Interrupted
 
 _POLL_SECONDS = 0.1
 _MOST_CONTEXTS = 20
-# With which each report of ``faulthandler`` begins.
+# The beginning of each report of ``faulthandler``.
 _HEAD = b"(most recent call first)"
 
 _lock = threading.Lock()
-# The two ends of a pipe, and the handler in Python that there was.
+# The two ends of the pipe for a signal, and the Python handler that it had.
 _pipes: dict[signal.Signals, tuple[int, int, Any]] = {}
-# Those in which somebody has installed a handler since: to unregister would remove that one.
+# Signals whose handler was replaced since then: unregistering would remove the new handler.
 _stale: set[signal.Signals] = set()
 _listener: threading.Thread | None = None
 _ended_by: str | None = None
 
 
 def begin() -> None:
-    """Tell the runs off the main thread of signals, until there are no such runs."""
+    """Pass signals on to runs off the main thread, until there are no such runs."""
     global _listener
     with _lock:
         _forget_all()
@@ -46,14 +46,14 @@ def begin() -> None:
         if _listener is None:
             _listener = threading.Thread(target=_listen, name="resumable-signals", daemon=True)
             _listener.start()
-    _tell_of_the_end()  # a run that begins while the process ends is to handle nothing
+    _tell_of_the_end()  # a run that begins while the process ends must handle nothing
 
 
 def told(number: int) -> None:
-    """Take in that a signal was handled for all runs. Safe in a signal handler."""
+    """Record that a signal was handled for all runs. Safe in a signal handler."""
     global _ended_by
     signals.interrupted.add(signal.Signals(number).name)
-    if number != signal.SIGINT:  # by itself it would have ended the process
+    if number != signal.SIGINT:  # without our handling, it would have ended the process
         _ended_by = signal.Signals(number).name
 
 
@@ -88,10 +88,10 @@ def _tell_of_the_end() -> None:
 
 
 def _end_what_blocks() -> None:
-    """End the process, if it is to end, and only a run that blocks keeps it.
+    """End the process if it is about to end and a blocked run keeps it alive.
 
-    A thread that waits for the source of its items cannot be made to stop. All that has finished
-    is committed by then, and a signal would have ended the process without that.
+    A thread that waits for the source of its items cannot be stopped. By then all finished batches
+    are committed; without our handling, the signal would have ended the process earlier.
     """
     if any(run.seconds_left < 0 for run in _others()):
         why = _ended_by or _end_of_the_main_thread()
@@ -107,7 +107,7 @@ def _end_what_blocks() -> None:
 
 
 def _count(pipe: int) -> int:
-    """The number of signals that were written to a pipe; 0 if another thread has closed it."""
+    """Return how many signals were written to a pipe; 0 if another thread has closed it."""
     found = b""
     with contextlib.suppress(OSError):
         while some := os.read(pipe, 65_536):
@@ -116,7 +116,7 @@ def _count(pipe: int) -> int:
 
 
 def _end_of_the_main_thread() -> str | None:
-    """The name of what ends the program in the main thread just now, if anything does."""
+    """Return the name of the signal or exception that is ending the main thread, or None."""
     handler = signal.getsignal(signal.SIGINT)
     runner: Any = getattr(getattr(handler, "func", None), "__self__", None)
     if _is_of_asyncio(handler) and getattr(runner, "_interrupt_count", None):
@@ -136,7 +136,7 @@ def _end_of_the_main_thread() -> str | None:
 
 
 def _overhear() -> None:
-    """Have the signals written to pipes that nobody handles, and Ctrl-C."""
+    """Register pipes for Ctrl-C and for the signals without a handler."""
     for number, defaults in signals.DEFAULTS.items():
         handler: Any = signal.getsignal(number)
         if number in _pipes:
@@ -179,7 +179,7 @@ def _forget(number: signal.Signals) -> None:
 
 
 def _after_fork() -> None:
-    """A child has none of our runs, and ends at a signal as any process does."""
+    """Forget everything in a forked child: it has no runs, and signals act there as by default."""
     global _lock, _listener, _ended_by
     _lock, _listener, _ended_by = threading.Lock(), None, None
     _forget_all()

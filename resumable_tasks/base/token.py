@@ -6,8 +6,8 @@ import os
 
 
 def token(size: int) -> str:
-    """So many random bytes in hexadecimal digits.
+    """Return ``size`` random bytes as hexadecimal digits.
 
-    As ``secrets.token_hex``, whose module loads seven others.
+    Like ``secrets.token_hex``, whose module imports seven others.
     """
     return os.urandom(size).hex()

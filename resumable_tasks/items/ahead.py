@@ -1,4 +1,4 @@
-"""Items taken from their source: some at a time, and many while they are only passed over."""
+"""Takes items from their source: a few at a time, but many while all are completed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from resumable_tasks.base.signals import read
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# So many items are passed over at once, while they are read that quickly: what fits a processor's
-# cache. Of Arrow more, which makes no objects.
+# The most items skipped at once, so that they fit a processor's cache; for Arrow more, because it
+# makes no objects. Slow sources return what they have after a few hundredths of a second.
 _MOST_AT_ONCE, MOST_OF_ARROW, _PIECE, _SLOW_SECONDS = 512, 16_384, 64, 0.05
 
 Take = Callable[..., Any]
-"""Takes up to so many items; none at the end."""
+"""Takes up to the given number of items; returns an empty sequence at the end."""
 
 
 class Listed:
-    """The items of an iterable, some at a time. What it raises comes behind its items."""
+    """Takes the items of an iterable in lists; raises its error after the items before it."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._source = iter(items)
         self._raised: Exception | None = None
 
     def take(self, most: int) -> list[Any]:
-        """Up to so many items, fewer where they come slowly; none at the end."""
+        """Return up to ``most`` items, fewer if they come slowly, none at the end."""
         if self._raised is not None:
             raise self._raised
         found: list[Any] = []
@@ -48,7 +48,7 @@ class Listed:
 
 
 class Ahead:
-    """Takes items, and passes over more and more of them at once while all are completed."""
+    """Takes items; while all are completed, skips more and more of them at once."""
 
     def __init__(
         self, take: Callable[[int], Any], skip: Callable[[Any], bool], at_once: int
@@ -57,7 +57,7 @@ class Ahead:
         self._take = take
         self._skip = skip
         self._size = 0
-        # What was read and could not be passed over as a whole, and how far it is given out.
+        # The items read but not skipped, and how many of them were returned already.
         self._rest: Any = ()
         self._at = 0
 
@@ -77,7 +77,7 @@ class Ahead:
 
 
 def slices(record_batches: Iterator[pa.RecordBatch]) -> Callable[..., Any]:
-    """A function that takes up to so many rows more, of one record batch at a time."""
+    """Return a function that takes up to ``most`` further rows, from one record batch at a time."""
     rest: Any = ()
 
     def take(most: int, *_: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Arrow's types and arrays, as far as Arrow itself does not handle them.
+"""Works around gaps in Arrow's handling of its own types.
 
-Views and runs can be made and read, and not be taken from; text of more than 2 GiB cannot stand in
-one array of `string`.
+Arrow can make and read view and run-end-encoded types, but not take rows from them. An array of
+`string` holds at most 2 GiB of text.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LARGE = 2**30
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type with categories, views and runs, at any depth, as the values that they hold."""
+    """Return the type with dictionaries, views and runs, at any depth, replaced by plain types."""
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
     return _changed(kind, plain)
 
 
 def movable(kind: pa.DataType) -> pa.DataType:
-    """The type without views and runs, at any depth, of which Arrow takes no elements."""
+    """Return the type without views and runs, at any depth: Arrow cannot take rows from those."""
     if pa.types.is_dictionary(kind):
         values = movable(kind.value_type)
         return kind if values.equals(kind.value_type) else values
@@ -42,7 +42,7 @@ def _changed(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) ->
 
 
 def _within(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """The type with what is within it changed; views of lists are lists."""
+    """Return the type with its inner types changed; list views become lists."""
     if isinstance(kind, pa.BaseExtensionType):
         return kind
     if pa.types.is_struct(kind):
@@ -59,7 +59,7 @@ def _within(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> 
 
 
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in other types for the same values."""
+    """Return the table with the same values in the types of this schema."""
     columns = [
         pa.chunked_array(
             [piece for chunk in column.chunks for piece in _cast(chunk, field.type)], field.type
@@ -77,17 +77,17 @@ def _cast(array: pa.Array, kind: pa.DataType) -> list[pa.Array]:
             raise pa.ArrowNotImplementedError("the cast gives offsets that are too short")
         return [array.cast(kind)]
     except pa.ArrowNotImplementedError:
-        # Runs, and dictionaries of views within others: Arrow casts none, and reads them all.
+        # Arrow cannot cast runs, or nested dictionaries of views, but it can read them.
         return [pa.array(array.to_pylist(), kind)]
     except pa.ArrowInvalid:
         if len(array) < 2:
             raise
-        half = len(array) // 2  # the text of all is too long for one array
+        half = len(array) // 2  # the text is too long for one array
         return _cast(array.slice(0, half), kind) + _cast(array.slice(half), kind)
 
 
 def record_batches(found: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The record batches in types of which a run can choose rows."""
+    """Yield the record batches in types that rows can be taken from."""
     for batch in found:
         schema = pa.schema([field.with_type(movable(field.type)) for field in batch.schema])
         if schema.equals(batch.schema):
@@ -97,7 +97,7 @@ def record_batches(found: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def in_parts(items: Any) -> bool:
-    """True for a dataset of Parquet files, of which parts can be read, and columns of them."""
+    """True for a dataset of Parquet files, whose row groups and columns can be read separately."""
     if not hasattr(items, "get_fragments"):
         return False
     import pyarrow.dataset as ds
@@ -111,10 +111,10 @@ def in_parts(items: Any) -> bool:
 def of_parts(
     dataset: Any, fields: Sequence[str], skip: Callable[[pa.RecordBatch], bool]
 ) -> Iterator[pa.RecordBatch]:
-    """The record batches of a dataset `in_parts`, without the row groups that are skipped.
+    """Yield the record batches of a dataset `in_parts`, without the row groups that are skipped.
 
-    Of each row group the columns of the key are read first, for ``skip`` to look at: if all its
-    items are completed, no other column is.
+    The key columns of each row group are read first and passed to ``skip``. If that returns true,
+    no other column is read.
     """
     known = set(fields) <= set(dataset.schema.names)
     for fragment in dataset.get_fragments():
@@ -126,9 +126,9 @@ def of_parts(
 
 
 def taken(table: pa.Table, indexes: Sequence[int]) -> pa.Table:
-    """The rows at these indexes, in this order.
+    """Return the rows at these indexes, in this order.
 
-    Arrow puts the chunks of a column together for that, which it cannot if their text is long.
+    Arrow's own `take` joins the chunks of a column, which fails if their text is too long.
     """
     wanted = pa.array(indexes, pa.int64())
     columns = [_taken(column, wanted) for column in table.columns]
@@ -156,13 +156,13 @@ def _taken(column: pa.ChunkedArray, indexes: pa.Array) -> pa.ChunkedArray:
 
 
 def with_large_offsets(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch in types whose text may be longer than 2 GiB."""
+    """Return the batch in types that can hold more than 2 GiB of text."""
     schema = pa.schema([field.with_type(large(field.type)) for field in batch.schema])
     return batch.cast(schema)
 
 
 def large(kind: pa.DataType) -> pa.DataType:
-    """The type with offsets of 64 bits at any depth."""
+    """Return the type with 64-bit offsets at any depth."""
     if pa.types.is_string(kind):
         return pa.large_string()
     if pa.types.is_binary(kind):
@@ -173,19 +173,19 @@ def large(kind: pa.DataType) -> pa.DataType:
 
 
 def _is(kind: pa.DataType, name: str) -> bool:
-    """True if the type is one that older versions of Arrow do not know, and this one does."""
+    """True if the type passes this check of `pyarrow.types`, which older versions lack."""
     check: Callable[[Any], bool] | None = getattr(pa.types, name, None)
     return check is not None and bool(check(kind))
 
 
-# Of control characters, a newline is put in between.
+# The control characters; in the joined keys only newlines may occur.
 _CONTROLS = bytes(range(32))
 
 
 def key_text(batch: pa.RecordBatch, fields: Sequence[str], *, composite: bool) -> bytes | None:
-    """The canonical keys of these rows, newline-ended, made without an object of Python for each.
+    """Return the canonical keys of these rows, newline-ended, without a Python object for each.
 
-    None where they cannot be made so: the rows have to be looked at one by one.
+    None if that is not possible: the rows must then be handled one by one.
     """
     import pyarrow.compute as pc
 
@@ -206,7 +206,7 @@ def key_text(batch: pa.RecordBatch, fields: Sequence[str], *, composite: bool) -
     lines = pc.binary_join_element_wise(*wide, pa.scalar("", pa.large_string()))
     sizes = pc.binary_length(lines)
     found = bytes(lines.buffers()[2])[: pc.sum(sizes).as_py()]
-    # Nothing in them is escaped in JSON, no part is an empty string, and no key a digest.
+    # Only if nothing needs an escape in JSON, no part is empty and no key needs a digest.
     plain = found.count(b'"') == 2 * sum(text) * len(batch) and b'""' not in found
     if not plain or b"\\" in found or pc.max(sizes).as_py() > LONGEST + 1:
         return None

@@ -1,4 +1,4 @@
-"""Batches of so many items, and of so much weight."""
+"""Cuts items into batches by number and by weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resumable_tasks.items.weights import Weight
 
 
 class MaxWeight(NamedTuple):
-    """The limit of a batch's weight: how much, of what, and as it was given."""
+    """The limit of a batch's weight: the value, the measure, and the option as given."""
 
     most: float
     measure: Callable[[Weight], float]
@@ -20,11 +20,11 @@ class MaxWeight(NamedTuple):
 
 
 class Filling:
-    """The batch that is being filled. ``count`` items are in it.
+    """The batch that is being filled; it has ``count`` items so far.
 
-    With a limit of weight no batch is heavier, but for one of a single item; and each one that is
-    given out because the next item does not fit has half of it at least: of the two, the heavier
-    goes, and the other stays.
+    With a weight limit, no batch is heavier than the limit, except a single item that is heavier.
+    When the next item does not fit, the heavier of the two (the batch or that item) is returned and
+    the other is kept, so that every batch returned this way is at least half full.
     """
 
     def __init__(self, limit: MaxWeight | None) -> None:
@@ -35,7 +35,7 @@ class Filling:
         self.count = 0
 
     def add(self, chunk: Chunk) -> Iterable[Chunk]:
-        """Take these items in; the batches that are full by their weight."""
+        """Add these items; return the batches that have become full by weight."""
         if self._limit is not None:
             return self._cut(chunk, self._limit)
         if len(chunk):
@@ -44,7 +44,7 @@ class Filling:
         return ()
 
     def _cut(self, chunk: Chunk, limit: MaxWeight) -> Iterator[Chunk]:
-        fitting: list[int] = []  # of this chunk, in the batch that is being filled
+        fitting: list[int] = []  # indexes in this chunk that fit into the current batch
         for at, each in enumerate(chunk.weights):
             weight = limit.measure(each)
             if self._weight + weight <= limit.most:
@@ -67,13 +67,13 @@ class Filling:
             self.count += len(indexes)
 
     def take(self) -> Chunk:
-        """The batch as it is now; the next one is begun."""
+        """Return the batch as it is, and begin the next one."""
         taken = Chunk.joined(self._chunks)
         self._chunks, self.count, self._weight = [], 0, 0.0
         return taken
 
     def pieces(self, chunk: Chunk) -> Iterator[Chunk]:
-        """All of these items in batches, of which nothing is kept."""
+        """Yield all of these items in batches; keep none."""
         yield from self.add(chunk)
         if self.count:
             yield self.take()

@@ -1,7 +1,7 @@
-"""Fingerprints: by which it is seen that an item has changed since it was completed.
+"""Fingerprints: they show that an item has changed since it was completed.
 
-A fingerprint is a digest of 64 bits of a value's canonical JSON. Of two values that differ, one in
-18 × 10¹⁸ pairs has the same one: it decides whether an item is done again, never which item it is.
+A fingerprint is a 64-bit digest of a value's canonical JSON. Two different values share one with a
+probability of 1 in 18 × 10¹⁸. It decides whether an item is done again, never which item it is.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ CONTENT = "content"
 
 
 def digest(value: Any) -> int:
-    """The fingerprint of a value: the same for equal values, in every process.
+    """Return the fingerprint of a value; the same for equal values, in every process.
 
-    The order of a dict's fields says nothing; a dataclass or a pydantic model is the dict of its
-    fields. Raises `TypeError` or `ValueError` for a value that has no canonical form.
+    The order of a dict's fields does not matter; dataclasses and pydantic models count as dicts of
+    their fields. Raises `TypeError` or `ValueError` for a value without a canonical form.
     """
     text = _ENCODER.encode(value).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
 def to_text(fingerprint: int) -> bytes:
-    """A fingerprint as the journal keeps it: 16 hexadecimal digits; none at all for -1."""
+    """Return a fingerprint as the journal keeps it: 16 hexadecimal digits, or b"" for -1."""
     return b"%016x" % fingerprint if fingerprint >= 0 else b""
 
 
 def from_text(text: bytes) -> int:
-    """Read the output of `to_text`: -1 where there is none."""
+    """Return the fingerprint that `to_text` wrote; -1 for b""."""
     return int(text, 16) if text else -1
 
 
@@ -50,7 +50,7 @@ def from_text(text: bytes) -> int:
 class Fingerprinter:
     """A way to get the fingerprint of an item.
 
-    ``spec``: the name of a field, a callable on the item, or ``"content"``: the whole item.
+    ``spec``: the name of a field, a callable on the item, or ``"content"`` for the whole item.
     """
 
     spec: str | Callable[[Any], Any]
@@ -63,21 +63,21 @@ class Fingerprinter:
             )
 
     def describe(self) -> Any:
-        """The scheme as claims keep it: JSON-able. Fingerprints of two schemes are not compared."""
+        """Return the scheme as JSON for claims. Fingerprints of two schemes are not compared."""
         if callable(self.spec):
             return {"callable": getattr(self.spec, "__qualname__", type(self.spec).__name__)}
         return CONTENT if self.spec == CONTENT else {"field": self.spec}
 
     def of(self, items: Sequence[Any] | pa.RecordBatch, first: int) -> list[int]:
-        """The fingerprints of consecutive items, of which the first stands at this position.
+        """Return the fingerprints of consecutive items; the first has position ``first``.
 
-        Raises `InvalidItems` with the position of one that has none.
+        Raises `InvalidItems` with the position of an item that has none.
         """
         values = self._values(items, first)
         try:
             return [digest(value) for value in values]
         except (TypeError, ValueError, RecursionError):
-            pass  # which of them it was is found out below
+            pass  # the loop below finds the item at fault
         for at, value in enumerate(values):
             try:
                 digest(value)
@@ -143,7 +143,7 @@ def _no_field(position: int, what: str, name: str, found: Any) -> InvalidItems:
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON does not know as one that it does, marked with what it was."""
+    """Return a value of a type unknown to JSON as one that JSON has, marked with its type."""
     from decimal import Decimal
     from pathlib import PurePath
     from uuid import UUID

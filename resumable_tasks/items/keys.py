@@ -1,8 +1,8 @@
-"""Keys: the canonical form of one, and how an item's key is found.
+"""Keys: their canonical form, and how an item's key is found.
 
 A key is a non-empty string, an integer, or a tuple of those. Its canonical form is its JSON text
-in UTF-8 (``"a"``, ``7``, ``["a",7]``), which holds no raw newline or tab, so canonical keys can
-be joined by newlines and searched as bytes. ``1`` and ``"1"`` differ.
+in UTF-8 (``"a"``, ``7``, ``["a",7]``). It contains no raw newline or tab, so canonical keys can be
+joined by newlines and searched as bytes. ``1`` and ``"1"`` are different keys.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ KeySpec = str | tuple[str, ...] | Callable[[Any], Any] | None
 
 
 class Lines(Protocol):
-    """Something that tells whether a canonical key is in it: a set, a `KeyTable`."""
+    """A container of canonical keys, such as a set or a `KeyTable`."""
 
     def __contains__(self, line: bytes, /) -> bool: ...
 
 
 MAX_KEY_BYTES = 65_536
-# The integers that a column of Arrow can hold; a wider one would be a key without a result.
+# The integers that an Arrow column can hold; results of wider keys could not be stored.
 _INT_RANGE = range(-(2**63), 2**64)
 
 
 def canonical(key: object) -> bytes:
-    """The one byte string that stands for this key.
+    """Return the canonical form of this key.
 
     Raises `InvalidKey` for ``None``, booleans, floats, empty strings or tuples, nested tuples,
     integers wider than 64 bits, lone surrogates, and keys over 64 KiB.
@@ -94,7 +94,7 @@ def _canonical_slow(key: object) -> bytes:
     if hasattr(key, "__index__"):  # IntEnum, numpy integers
         try:
             number = operator.index(key)
-        except TypeError:  # an array has the method, and refuses
+        except TypeError:  # an array has the method but raises
             number = None
     else:
         number = None
@@ -109,11 +109,11 @@ def _canonical_slow(key: object) -> bytes:
 
 
 def canonical_all(many: list[Any]) -> tuple[list[Key], list[bytes]]:
-    """Return these keys as builtin types, and `canonical` of each; cheap for plain strings."""
+    """Return these keys as builtin types, and `canonical` of each. Fast for plain strings."""
     kinds = set(map(type, many))
     if kinds == {str}:
         whole = "".join(many)
-        # Then nothing in them is escaped in JSON, and there are no surrogates.
+        # Such text needs no escapes in JSON and contains no surrogates.
         if whole.isprintable() and '"' not in whole and "\\" not in whole:
             text = ('"' + '"\n"'.join(many) + '"').encode()
             short = len(text) <= MAX_KEY_BYTES or max(map(len, many)) < MAX_KEY_BYTES // 8
@@ -122,19 +122,19 @@ def canonical_all(many: list[Any]) -> tuple[list[Key], list[bytes]]:
     if kinds == {int} and min(many) in _INT_RANGE and max(many) in _INT_RANGE:
         return many, "\n".join(map(str, many)).encode().split(b"\n")
     lines = [canonical(key) for key in many]
-    if not kinds <= {str, int}:  # numpy and enums have look-alikes of strings and integers
+    if not kinds <= {str, int}:  # convert the string and integer types of numpy and enums
         many = [parse(line) for line in lines]
     return many, lines
 
 
 def parse(text: bytes) -> Key:
-    """The key that a canonical form stands for."""
+    """Return the key of a canonical form."""
     key = json.loads(text)
     return tuple(key) if isinstance(key, list) else key
 
 
 def parse_lines(lines: bytes) -> list[Key]:
-    """The keys of newline-joined canonical forms, in their order."""
+    """Return the keys of newline-joined canonical forms, in their order."""
     if not lines:
         return []
     found = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
@@ -142,9 +142,9 @@ def parse_lines(lines: bytes) -> list[Key]:
 
 
 def twin(line: bytes) -> bytes | None:
-    """The other key that stands as the same text in a single column, if there is one.
+    """Return the other key that is stored as the same text in a single column, or None.
 
-    Of a tuple, the string that is its canonical text; of such a string, the tuple.
+    For a tuple, this is the string equal to its canonical form; for such a string, the tuple.
     """
     try:
         if line.startswith(b"["):
@@ -154,21 +154,21 @@ def twin(line: bytes) -> bytes | None:
             other = canonical(parse(text.encode()))
             return other if other == text.encode() else None
     except (InvalidKey, ValueError, RecursionError):
-        pass  # the text of no key, or too long for one
+        pass  # the text is not a key, or too long for one
     return None
 
 
 def sortable(key: Key) -> tuple[Any, ...]:
-    """The sort key of a key: integers come before strings."""
+    """Return a sort key for a key; integers come before strings."""
     parts = key if isinstance(key, tuple) else (key,)
     return tuple((isinstance(part, str), part) for part in parts)
 
 
 def shown(key: Any, limit: int = 60) -> str:
-    """A key as people see it wherever one is shown: its JSON text, escaped, cut in its middle.
+    """Return a key for display: its JSON text, escaped, and shortened in the middle.
 
-    The form in which `resumable keys` prints it and ``--key`` takes it. Nothing in it can steer a
-    terminal, reverse a line or break it. What is no key is shown as by `shorten`.
+    `resumable keys` prints this form and ``--key`` accepts it. It contains nothing that could
+    control a terminal, or reverse or break a line. A value that is not a key is shown by `shorten`.
     """
     try:
         text = canonical(key).decode()
@@ -181,7 +181,7 @@ def shown(key: Any, limit: int = 60) -> str:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """``repr`` of a value, escaped and cut, fit for a message or a log line."""
+    """Return the ``repr`` of a value, escaped and shortened for a message or a log line."""
     try:
         text = ascii(value)
     except ValueError:  # an integer of more digits than Python prints
@@ -194,8 +194,8 @@ class KeyScheme:
     """The way to find an item's key, and the columns of the results that hold it.
 
     ``spec``: ``None`` (the item itself is the key), a field name, a tuple of field names, or a
-    callable on the item. ``columns`` are the result columns that hold the key: the fields, or
-    ``("key",)`` where there are none.
+    callable on the item. ``columns``: the result columns that hold the key, named after the fields,
+    or ``("key",)`` if there are no fields.
     """
 
     spec: KeySpec
@@ -223,9 +223,9 @@ class KeyScheme:
 
     @classmethod
     def of(cls, described: Any) -> KeyScheme:
-        """The scheme that `describe` gave, as far as rows show it.
+        """Return the scheme that `describe` described, as far as it concerns the rows.
 
-        A callable is not kept: its keys stand where those of whole items do.
+        A callable cannot be restored; the scheme of whole items has the same columns.
         """
         described = described if isinstance(described, dict) else {}
         if "fields" in described:
@@ -234,7 +234,7 @@ class KeyScheme:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the item's fields that make the key; empty if it is not made of fields."""
+        """The names of the fields that form the key; empty if it is not made of fields."""
         if isinstance(self.spec, str):
             return (self.spec,)
         return self.spec if isinstance(self.spec, tuple) else ()
@@ -249,16 +249,16 @@ class KeyScheme:
         return isinstance(self.spec, tuple)
 
     def describe(self) -> Any:
-        """The scheme as the manifest keeps it: JSON-able, equal if and only if the scheme is."""
+        """Return the scheme as JSON for the manifest; equal if and only if the schemes are."""
         if self.spec is None:
             return "item"
         if callable(self.spec):
             return {"callable": getattr(self.spec, "__qualname__", type(self.spec).__name__)}
-        # A key of one field is not a tuple of one: their canonical forms differ.
+        # A single field and a tuple of one field are kept apart: their canonical forms differ.
         return {"field": self.spec} if isinstance(self.spec, str) else {"fields": list(self.fields)}
 
     def extractor(self) -> Callable[[Any], Any]:
-        """A function from an item to its raw key; raises `InvalidKey` where it has none."""
+        """Return a function from an item to its raw key; it raises `InvalidKey` without one."""
         spec = self.spec
         if spec is None:
             return _whole_item
@@ -270,12 +270,12 @@ class KeyScheme:
         return lambda item: tuple([get(item) for get in getters])
 
     def extract_all(self, items: list[Any]) -> list[Any]:
-        """`extractor` on each of these items, at a fraction of the cost where all are dicts."""
+        """Apply `extractor` to each of these items; much faster if all are dicts."""
         if self.fields and set(map(type, items)) == {dict}:
             try:
                 found = list(map(operator.itemgetter(*self.fields), items))
             except KeyError:
-                pass  # which of them it was is found out below
+                pass  # the loop below finds the item at fault
             else:
                 single = isinstance(self.spec, tuple) and len(self.spec) == 1
                 return [(key,) for key in found] if single else found
@@ -283,21 +283,21 @@ class KeyScheme:
         return [extract(item) for item in items]
 
     def values(self, key: Key) -> tuple[Any, ...]:
-        """The values of the key's columns for this key."""
+        """Return the values of the key columns for this key."""
         if self.composite:
             assert isinstance(key, tuple)
             return key
-        # A tuple in a single column stands as its canonical text.
+        # In a single column, a tuple is stored as its canonical text.
         return (canonical(key).decode() if isinstance(key, tuple) else key,)
 
     def lines_of(
         self, rows: pa.Table | Sequence[Mapping[str, Any]], among: Lines = ()
     ) -> list[bytes]:
-        """The canonical key of each row: the inverse of `values`.
+        """Return the canonical key of each row; the inverse of `values`.
 
-        In a single column the text ``["a",1]`` may be a tuple or a string: the string if that is
-        ``among`` the keys that the rows can belong to, else the tuple. `clash` keeps the two out
-        of one checkpoint. Raises `InvalidKey` if a row holds what no key is.
+        In a single column the text ``["a",1]`` may mean a tuple or a string: the string if that is
+        ``among`` the keys that the rows can belong to, else the tuple. `clash` keeps both from
+        being in one checkpoint. Raises `InvalidKey` if a row's key is not valid.
         """
         if isinstance(rows, Sequence):
             columns = [[row[name] for row in rows] for name in self.columns]
@@ -305,7 +305,7 @@ class KeyScheme:
             columns = [rows.column(name).to_pylist() for name in self.columns]
         if self.composite:
             return canonical_all(list(zip(*columns, strict=True)))[1]
-        # A handler's own rows may hold a tuple as it is, which Arrow keeps as a list.
+        # Rows from a handler may contain the tuple itself, which Arrow returns as a list.
         values = [tuple(value) if type(value) is list else value for value in columns[0]]
         lines = canonical_all(values)[1] if values else []
         return [
@@ -314,10 +314,10 @@ class KeyScheme:
         ]
 
     def clash(self, lines: Iterable[bytes], *known: Lines) -> str | None:
-        """Why one of these keys cannot stand beside the known ones; None if all can.
+        """Return why one of these keys cannot be stored beside the known ones, or None.
 
-        A tuple and a string of the same text are two keys, and in a single column of the results
-        nobody could tell which of the two a row belongs to.
+        A tuple and a string of the same text are two keys; in a single result column, their rows
+        could not be told apart.
         """
         if self.composite:
             return None
@@ -334,7 +334,7 @@ class KeyScheme:
 
 
 def _named(spec: Any) -> str:
-    """The name of a column that was given instead of it."""
+    """Return the name of a column object that was given instead of its name."""
     name = getattr(spec, "name", None)
     return name if isinstance(name, str) else "id"
 
@@ -372,17 +372,17 @@ def _field_getter(name: str) -> Callable[[Any], Any]:
 
 
 def join(keys: Iterable[bytes]) -> bytes:
-    """Canonical keys as one byte string, newline-joined: what batches and commits carry."""
+    """Join canonical keys by newlines, as batches and commits carry them."""
     return b"\n".join(keys)
 
 
 def split(lines: bytes) -> Iterator[bytes]:
-    """The canonical keys of newline-joined ones."""
+    """Iterate over newline-joined canonical keys."""
     return iter(lines.split(b"\n")) if lines else iter(())
 
 
 def written(key: Key) -> str:
-    """A key as people write it: a string as it is, unless it reads as another JSON value."""
+    """Return a key as people write it: a string unquoted, unless it parses as a JSON value."""
     line = canonical(key).decode()
     if not isinstance(key, str):
         return line

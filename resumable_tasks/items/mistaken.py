@@ -1,4 +1,4 @@
-"""What people give as items, or as one of them, by mistake, and what they mean by it."""
+"""Recognises objects given as items, or as one item, by mistake, and says what to give instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FUTURES = frozenset(("prefect", "concurrent", "distributed", "ray"))
 
 
 def refuse(items: Any) -> None:
-    """Raise `InvalidItems` for items that have yet to be awaited, or have all been read."""
+    """Raise `InvalidItems` for items that must be awaited first, are used up, or are no items."""
     ended = inspect.isgenerator(items) and items.gi_frame is None
     if ended or (inspect.isasyncgen(items) and items.ag_frame is None):
         raise InvalidItems(
@@ -33,7 +33,7 @@ def refuse(items: Any) -> None:
 
 
 def instead(items: Any) -> str:
-    """What to give instead of these items, which cannot be iterated over."""
+    """Return what to give instead of items that cannot be iterated over."""
     if items is None:
         return "Give run() the items. A function that makes them may lack its `return`"
     if callable(getattr(items, "collect", None)):  # a lazy frame
@@ -50,7 +50,7 @@ def instead(items: Any) -> str:
 
 
 def instead_of_item(item: Any) -> str:
-    """What to give instead of this item, which has no key, if people give it by mistake."""
+    """Return what to give instead of an item without a key; "" if that is not known."""
     if isinstance(item, list):
         return (
             "Give items one by one: batch_size= makes batches. The key of an item that is a list "
@@ -64,7 +64,7 @@ def instead_of_item(item: Any) -> str:
 
 
 def _is_column(items: Any) -> bool:
-    """True for a column of Arrow, polars or pandas; one of structs is a table."""
+    """True for a column of Arrow, polars or pandas, unless it holds structs: that is a table."""
     kind = type(items)
     if str(getattr(items, "type", getattr(items, "dtype", ""))).lower().startswith("struct"):
         return False
@@ -74,7 +74,7 @@ def _is_column(items: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """``a list``, ``an int``, ``None``: what a value is."""
+    """Describe the type of a value: ``a list``, ``an int``, ``None``."""
     return "None" if value is None else _article(value)
 
 
@@ -84,7 +84,7 @@ def _article(value: Any) -> str:
 
 
 def _to_get(value: Any) -> str:
-    """How to get the value of this: something that goes on, or has ended elsewhere."""
+    """Return how to get the value of a coroutine, future or state; "" for other values."""
     kind = type(value)
     if inspect.iscoroutine(value):
         return "Await it, and give what it returns"

@@ -1,4 +1,4 @@
-"""Items that a service has since an earlier run: not planned, but kept until it answers."""
+"""Items that a service has had since an earlier run: not planned, but kept until it answers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from resumable_tasks.items.keytable import KeyTable
 
 
 class ItemsOut:
-    """The keys that are out, and those of their items that have come.
+    """The keys that are out with a service, and their items as far as they were read.
 
-    The thread that plans takes out of its items what is out; another learns what became of it. A
-    key whose item was answered stays known, so that an item that comes later is not planned.
+    The planning thread removes these items from its own; another thread reports the answers. A key
+    that was answered stays here, so that its item is not planned when it is read later.
     """
 
     def __init__(self) -> None:
         self._keys = KeyTable()
-        # The items that have come are numbered; a chunk has its first one's number.
+        # The items read are numbered; a chunk is stored under the number of its first item.
         self._numbers = KeyTable()
         self._chunks: dict[int, Chunk] = {}
         self._left: dict[int, int] = {}
@@ -42,18 +42,18 @@ class ItemsOut:
 
     @property
     def came(self) -> int:
-        """How many items have come that are out, or were when they came."""
+        """How many of the items read were out when they were read."""
         return self._came
 
     def hold(self, lines: bytes) -> bytes:
-        """Let these newline-joined keys be out, as far as they are not yet; those that were not."""
+        """Mark these newline-joined keys as out; return those that were not out before."""
         many = list(keys.split(lines))
         new = b"\n".join(many[at] for at in self._keys.missing(many))
         self._keys.add_lines(new)
         return new
 
     def take_out(self, chunk: Chunk) -> Chunk:
-        """The chunk without the items that are out, which are kept."""
+        """Return the chunk without the items that are out, which are kept here."""
         if not len(self._keys):
             return chunk
         with self._lock:
@@ -70,15 +70,15 @@ class ItemsOut:
         self._firsts.append(first)
 
     def answered(self, lines: bytes) -> None:
-        """Forget the items of these keys, which are not out any more and not to be planned."""
+        """Forget the items of these keys: they were answered, and are not planned either."""
         with self._lock:
             for first, places in self._places(keys.split(lines)).items():
                 self._forget(first, places)
 
     def release(self, lines: Sequence[bytes]) -> Chunk | None:
-        """Let these keys be planned again; the items of them that have come, None if none have.
+        """Make these keys plannable again; return their items read so far, None if there are none.
 
-        The others are planned when they come.
+        The other items are planned when they are read.
         """
         with self._lock:
             for line in lines:
@@ -90,7 +90,10 @@ class ItemsOut:
         return Chunk.joined(found) if found else None
 
     def all_of(self, lines: bytes) -> Chunk | None:
-        """The items of these keys, in this order, once all of them have come; they are kept."""
+        """Return the items of these keys in this order, or None until all were read.
+
+        The items are kept.
+        """
         wanted = list(keys.split(lines))
         with self._lock:
             if self._numbers.missing(wanted):
@@ -103,7 +106,7 @@ class ItemsOut:
         return found.choose([at[line] for line in wanted])
 
     def _places(self, lines: Sequence[bytes] | Iterator[bytes]) -> dict[int, list[int]]:
-        """Where the items of these keys that have come are, by the number of their chunk."""
+        """Return the indexes of these keys' items in their chunks, by the chunk's number."""
         places: dict[int, list[int]] = {}
         for line in lines:
             number = self._numbers.get(line)

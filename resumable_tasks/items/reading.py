@@ -1,4 +1,4 @@
-"""What is given as items: rows to iterate over, or Arrow; and what only looks like items."""
+"""Recognises the items given: rows to iterate over, or Arrow data; refuses everything else."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _MOST_AHEAD = 1_000_000
 
 
 def made_ahead(items: Any) -> bool:
-    """True for a list or a table, all of which is planned before the first call: an error in it
-    costs nothing then. Not for millions of items, whose batches would take too much memory.
+    """True for a list or a table: it is planned completely before the first call, so that an error
+    in it costs nothing. Not for millions of items, whose batches would take too much memory.
     """
-    # The length of what a database has yet to run would be a query of its own, left open.
+    # Only these libraries: ``len`` of a lazy database query would run another query.
     there = type(items).__module__.startswith(("pyarrow", "polars", "pandas"))
     table = there and hasattr(items, "__len__") and hasattr(items, "__arrow_c_stream__")
     return (table or isinstance(items, (list, tuple))) and len(items) <= _MOST_AHEAD
 
 
 def is_read_by_iteration(items: Any) -> bool:
-    """True if reading these items runs code of their own, item by item, such as a generator's."""
+    """True if reading the items runs user code for each item, such as a generator's."""
     return (
         isinstance(items, Iterable)
         and not isinstance(items, (str, bytes, bytearray, list, tuple, Mapping, Set, range))
@@ -34,7 +34,7 @@ def is_read_by_iteration(items: Any) -> bool:
 
 
 def is_arrow(items: Any) -> bool:
-    # A dataset has no capsule; everything else of Arrow, and every data frame, has.
+    # All Arrow objects and data frames have the capsule interface, except datasets.
     return (
         hasattr(items, "__arrow_c_stream__")
         or hasattr(items, "__arrow_c_array__")

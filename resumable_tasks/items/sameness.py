@@ -1,4 +1,4 @@
-"""Looks at a run's first items, before any is handled: are they the items that are completed?"""
+"""Checks a run's first items, before any is handled, against the completed ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from resumable_tasks.items import keys
 from resumable_tasks.items.keys import KeyScheme
 from resumable_tasks.items.keytable import KeyTable
 
-# So many items are looked at where none is known, or looks like a completed one.
+# The most items that are checked while none is known.
 _ENOUGH = 10_000
 _INTEGER = r"0|-?[1-9][0-9]{0,19}"
 
 
 class Look:
-    """Sees the keys of a run's first items: of a sample, where items can be sampled, then in order.
+    """A check of the keys of a run's first items: of a sample, if possible, and then in order.
 
-    ``sample`` items are wanted. `look` is called until it returns True; what it raises ends the
-    run.
+    ``sample``: the size of the sample. `look` is called until it returns True; an error that it
+    raises ends the run.
     """
 
     sample = 100
 
     def look(self, lines: Sequence[bytes]) -> bool:
-        """Take in the canonical keys of some items; True if enough is known."""
+        """Check the canonical keys of some items; return True once no more are needed."""
         raise NotImplementedError
 
 
@@ -39,9 +39,9 @@ class Known(Protocol):
 
 
 class OfAnotherType(Look):
-    """Refuses ids that are known as integers and come as text, or the other way round.
+    """Refuses keys that were integers and are text now, or the other way round.
 
-    ``how``: what is known of them.
+    ``how``: how the message describes the known keys.
     """
 
     def __init__(self, known: Known, how: str = "completed") -> None:
@@ -49,7 +49,7 @@ class OfAnotherType(Look):
         self._seen = 0
 
     def look(self, lines: Sequence[bytes]) -> bool:
-        """Raise `InvalidItems` if none of these keys is known, and one is in another type."""
+        """Raise `InvalidItems` if none of these keys is known, except one in the other type."""
         if self._known.has_any(lines):
             return True
         pairs = [(line, other) for line in lines for other in retyped(line) if other in self._known]
@@ -69,18 +69,18 @@ class OfAnotherType(Look):
 
 
 class OfTheColumn(Look):
-    """Refuses keys that have no place beside those of before in the column that holds the key."""
+    """Refuses keys whose type does not fit the result column that holds the earlier keys."""
 
     def __init__(
         self, done: KeyTable, scheme: KeyScheme, kinds: Callable[[], Mapping[str, type]]
     ) -> None:
-        """``kinds``: of the columns of the results that hold text or integers; asked if need be."""
+        """``kinds``: returns the types of the text and integer result columns; called if needed."""
         self._done = done
         self._scheme = scheme
         self._kinds = kinds
 
     def look(self, lines: Sequence[bytes]) -> bool:
-        """Raise `InvalidItems` if none of these keys is completed, and none fits its column."""
+        """Raise `InvalidItems` if none of these keys is completed and none fits its column."""
         if self._done.has_any(lines):
             return True
         kinds = self._kinds()
@@ -100,7 +100,7 @@ class OfTheColumn(Look):
 
 
 class OfTheSameKey(Look):
-    """Refuses a key function that is said to be the same, and gives no item a completed key."""
+    """Refuses a key function that claims to be the same but returns no completed key."""
 
     sample = _ENOUGH
 
@@ -123,7 +123,7 @@ class OfTheSameKey(Look):
 
 
 def retyped(line: bytes) -> set[bytes]:
-    """The other keys that are this one with integers as text, or with text as integers."""
+    """Return the keys equal to this one with its integers as text, or its text as integers."""
     key = keys.parse(line)
     parts = key if isinstance(key, tuple) else (key,)
     as_text = tuple(map(str, parts))
@@ -146,13 +146,13 @@ def _canonical(key: Any) -> bytes:
 
 
 def sample_of(items: Any, most: int) -> Any:
-    """Up to so many items, evenly spaced, of what can be read twice at any place; else None."""
+    """Return up to ``most`` evenly spaced items of a list or table; None for other items."""
     if isinstance(items, (list, tuple)):
         return list(items[:: -(-len(items) // most)]) if items else None
     if hasattr(items, "take") and hasattr(items, "num_rows") and items.num_rows:
         import pyarrow as pa
 
-        # Not taken: of views, and of columns of more than 2 GiB, Arrow takes no rows.
+        # Slices, because Arrow cannot take rows from views or from columns of more than 2 GiB.
         table = items if isinstance(items, pa.Table) else pa.Table.from_batches([items])
         places = range(0, items.num_rows, -(-items.num_rows // most))
         return pa.concat_tables([table.slice(at, 1) for at in places])

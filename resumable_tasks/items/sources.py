@@ -1,4 +1,4 @@
-"""Items read where they belong, on an event loop or in the caller's thread, for the engine's."""
+"""Reads items on their event loop or in the caller's thread, and hands them to the engine's."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _POLL_SECONDS = 0.2
 
 
 class Fed:
-    """Items that somebody else reads, and gives one by one when they are there."""
+    """Items that another thread reads and hands over one by one as they arrive."""
 
     def __init__(self) -> None:
-        # An item in a tuple; how the source has ended; None: so much for now.
+        # An item in a tuple; an exception: the source has ended; None: no more for now.
         self._given: SimpleQueue[tuple[Any] | Exception | None] = SimpleQueue()
         self._asked = False
         self._end: Exception | None = None
@@ -37,11 +37,11 @@ class Fed:
         self._stop: Callable[[], bool] = lambda: False
 
     def stop_when(self, stop: Callable[[], bool]) -> None:
-        """End, rather than wait for the source's next item, once this is true."""
+        """End the items, instead of waiting for the next one, once ``stop`` returns true."""
         self._stop = stop
 
     def _ask(self) -> None:
-        """Have some more items given, and then None."""
+        """Request some more items, followed by None."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
@@ -51,10 +51,11 @@ class Fed:
     def take(
         self, most: int, linger: float | None = None, holding: bool = False
     ) -> list[Any] | None:
-        """Read so many items; fewer at the end, or once the first has waited ``linger`` seconds.
+        """Read ``most`` items, or fewer at the end or once the first has waited ``linger`` seconds.
 
-        None: that time is over, and there is none. ``holding``: whoever asks has items since the
-        call before, which have waited too. Raises what the source raises, after its items.
+        Returns None if that time is over and there is no item. ``holding``: the caller still has
+        items from the call before; their waiting time counts. An error of the source is raised
+        after its items.
         """
         found: list[Any] = []
         while len(found) < most and self._end is None:
@@ -74,7 +75,7 @@ class Fed:
         return found
 
     def _next(self, until: float | None) -> tuple[Any] | Exception | None:
-        """An item, the end of the source, or None when it is time."""
+        """Return an item, the end of the source, or None when the time ``until`` is over."""
         while True:
             if not self._asked:
                 self._asked = True
@@ -94,7 +95,7 @@ class Fed:
 
 
 class Pulled(Fed):
-    """An async iterable, read on its event loop for the engine's thread."""
+    """An async iterable that its event loop reads for the engine's thread."""
 
     def __init__(self, items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class Pulled(Fed):
         self._reading = asyncio.run_coroutine_threadsafe(self._some(), self._loop)
 
     async def _some(self) -> None:
-        """Give as many items as come within a moment: each costs no change of threads."""
+        """Hand over all items that arrive within a moment, to switch threads less often."""
         end: Exception | None = None
         until = time.monotonic() + _SECONDS
         try:
@@ -139,7 +140,7 @@ class Pulled(Fed):
 class Handed(Fed):
     """An iterable that the caller's thread reads, in `serve`, for the engine's thread.
 
-    A generator may hold what belongs to its thread, such as a cursor of SQLite.
+    A generator may use objects that are bound to its thread, such as an SQLite cursor.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -152,9 +153,9 @@ class Handed(Fed):
         self._wanted.put(None)
 
     def serve(self, seconds: float) -> None:
-        """In the caller's thread: read some items if they are wanted within this time.
+        """Read some items if they are requested within this time. Call it in the caller's thread.
 
-        Each is handed over when it is there: the next may take long.
+        Each item is handed over at once, because the next may take long.
         """
         try:
             self._wanted.get(timeout=seconds)
@@ -169,7 +170,7 @@ class Handed(Fed):
                 self._given.put((read(partial(next, self._source)),))
                 if time.monotonic() >= until:
                     break
-        except ItemsLeft:  # by a signal, which the run has been told of
+        except ItemsLeft:  # because of a signal, which has already requested the stop
             end = StopIteration()
         except Exception as error:  # noqa: BLE001 - raised in the other thread, after the items
             end = error
@@ -182,12 +183,12 @@ def accompany(
     request_stop: Callable[[str, bool], None],
     look: Callable[[], None] = lambda: None,
 ) -> tuple[T | None, BaseException | None, BaseException | None]:
-    """Do the work in a thread of its own, while this one gives it items and takes signals.
+    """Do the work in its own thread, while this thread reads items for it and receives signals.
 
-    A host ends a program by an exception, raised wherever the main thread is. In here that can be
-    nowhere but in the waiting; the work is then asked to stop, and has its grace. ``look`` is
-    called now and then, and may raise such an exception. Returns the work's value, its error, and
-    that exception.
+    A host may end a program by an exception, raised wherever the main thread is. Here the main
+    thread only waits, so the exception cannot interrupt the work: the work is asked to stop and has
+    its grace period. ``look`` is called now and then, and may raise such an exception. Returns the
+    work's value, its error, and that exception.
     """
     outcome: list[tuple[T | None, BaseException | None]] = []
     ended = threading.Event()
@@ -221,5 +222,5 @@ def accompany(
 
 def in_event_loop() -> bool:
     """True if an event loop is running in this thread."""
-    asyncio = sys.modules.get("asyncio")  # where nobody has loaded it no loop is running
+    asyncio = sys.modules.get("asyncio")  # if it is not imported, no loop is running
     return asyncio is not None and asyncio._get_running_loop() is not None

@@ -1,4 +1,4 @@
-"""The states of a submission, and the transitions between them, as the journal has them."""
+"""The states of a submission and the transitions between them, as recorded in the journal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ TransitionKind = Literal["submitting", "prepared", "submitted", "withdrawn"]
 
 @frozen
 class Submission:
-    """Work that is out, as the journal tells of it: not settled, and not withdrawn.
+    """Work that is out with a service, as recorded in the journal: not settled, not withdrawn.
 
-    ``lines`` are the canonical keys in the order of the items, newline-joined, ``fingerprints``
-    parallel to them or empty; ``left`` are those of the keys that are not completed yet, None if
-    that is all of them. ``number`` is that of the record of the intent, ``run`` its run and
-    ``time`` when that was. ``prepared`` and ``handle`` are None until a record has them;
-    ``prepares``: nothing is sent before the first of them. ``by`` says how the handle was got:
-    ``"sent"``, ``"found"`` or ``"attached"``. ``cost`` is the expected cost.
+    ``lines``: the canonical keys in the order of the items, newline-joined. ``fingerprints``:
+    parallel to the keys, or empty. ``left``: the keys that are not completed yet; None if that is
+    all of them. ``number``, ``run`` and ``time``: of the record of the intent. ``prepared`` and
+    ``handle``: None until recorded. ``prepares``: nothing is sent before ``prepared`` is recorded.
+    ``by``: how the handle was obtained: ``"sent"``, ``"found"`` or ``"attached"``. ``cost``: the
+    expected cost.
     """
 
     token: str
@@ -40,12 +40,12 @@ class Submission:
 
     @property
     def pending(self) -> bytes:
-        """The keys that its results are for."""
+        """The keys whose results are still awaited."""
         return self.lines if self.left is None else self.left
 
     @property
     def state(self) -> str:
-        """Its state: ``intended``, ``prepared`` or ``submitted``."""
+        """The state: ``intended``, ``prepared`` or ``submitted``."""
         if self.handle is not None:
             return "submitted"
         return "prepared" if self.prepared is not None else "intended"
@@ -53,10 +53,9 @@ class Submission:
 
 @frozen
 class Out:
-    """So many items that a service has, in so many submissions.
+    """The numbers of items and submissions that are out with a service.
 
-    ``since`` is when the oldest was submitted, ``cost`` what they are expected to cost, as far as
-    that is known.
+    ``since``: when the oldest was submitted. ``cost``: the expected cost, as far as known.
     """
 
     items: int = 0
@@ -66,7 +65,7 @@ class Out:
 
     @classmethod
     def of(cls, submissions: Iterable[Submission]) -> Out:
-        """Those of these submissions, oldest first."""
+        """Return the totals of these submissions, which come oldest first."""
         each = list(submissions)
         costs = [found.cost for found in each if found.cost is not None]
         items = sum(found.pending.count(b"\n") + 1 for found in each if found.pending)
@@ -88,7 +87,7 @@ class Out:
 
 
 def age_of(time: str) -> str:
-    """How long ago a time of a record was, by this machine's clock; empty if it is none."""
+    """Return how long ago a record's time was, by this machine's clock; "" if it is not a time."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
     except (ValueError, TypeError):
@@ -98,11 +97,11 @@ def age_of(time: str) -> str:
 
 @frozen
 class Transition:
-    """A change of a submission's state, which must be durable before anything follows from it.
+    """A change of a submission's state, which must be durable before the run acts on it.
 
-    ``kind`` is that of its record: ``submitting`` (with ``lines`` and ``fingerprints``),
-    ``prepared``, ``submitted`` or ``withdrawn``. ``info`` is what the record says besides its
-    token. A commit settles a submission.
+    ``kind``: the kind of its record: ``submitting`` (with ``lines`` and ``fingerprints``),
+    ``prepared``, ``submitted`` or ``withdrawn``. ``info``: the fields of the record besides its
+    token. The last transition, settling, is part of a commit.
     """
 
     kind: TransitionKind

@@ -1,4 +1,4 @@
-"""Items that failed before, in batches of their own: no good item is to fail with them."""
+"""Puts items that failed before into separate batches, so that no good item fails with them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from resumable_tasks.items.batch import Chunk
 
 Suspected = Callable[[bytes], bool]
-"""Whether the item with this key failed by itself in an earlier run."""
+"""True if the item with this key failed alone in an earlier run."""
 
 
 class SuspectsApart:
-    """Takes suspects out of the items that are planned, and keeps them until they fill a batch."""
+    """Removes suspects from the planned items, and keeps them until they fill a batch."""
 
     def __init__(self, suspected: Suspected | None, size: int) -> None:
         self._suspected = suspected
@@ -19,7 +19,7 @@ class SuspectsApart:
         self._kept: list[Chunk] = []
 
     def take_out(self, chunk: Chunk) -> Chunk:
-        """The chunk without its suspects."""
+        """Return the chunk without its suspects, which are kept."""
         if self._suspected is None:
             return chunk
         apart = {at for at, line in enumerate(chunk.lines) if self._suspected(line)}
@@ -30,11 +30,14 @@ class SuspectsApart:
 
     @property
     def any(self) -> bool:
-        """True if some wait for others."""
+        """True if any suspects are kept."""
         return bool(self._kept)
 
     def next_chunk(self, *, all_there_are: bool = False) -> Chunk | None:
-        """Enough suspects to fill a batch; at the end, all that are left; or None."""
+        """Return the suspects of one batch, or None if there are too few.
+
+        ``all_there_are``: return fewer than a batch too.
+        """
         if not self._kept:
             return None
         count = sum(map(len, self._kept))

@@ -1,4 +1,4 @@
-"""Weights of items: what the job says of each, or the bytes of its JSON; and its quota."""
+"""Weights of items, as given by the job or as bytes of JSON; and their quotas."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resumable_tasks.items.keys import shorten
 class Weight(NamedTuple):
     """The weight of an item.
 
-    ``bytes`` of its JSON (0 where nobody asks), ``own`` by the job's ``weight=``, and the name of
-    the ``quota`` in which it counts, "" where there are none.
+    ``bytes``: of its JSON (0 if not needed). ``own``: by the job's ``weight=``. ``quota``: the name
+    of the quota that it counts in, "" if there are none.
     """
 
     bytes: int = 0
@@ -31,10 +31,10 @@ Spec = str | Callable[[Any], Any]
 
 @frozen
 class Weigher:
-    """Finds the weights of items, where somebody asks for them.
+    """Finds the weights of items.
 
-    ``in_bytes``: the bytes of their JSON are wanted. ``refuse`` says what is wrong with a batch of
-    these weights, which no limit would ever let through, and "" for all others.
+    ``in_bytes``: also measure the bytes of their JSON. ``refuse``: returns why a batch of these
+    weights would never pass a limit, or "" if it can.
     """
 
     weight: Spec | None = None
@@ -43,9 +43,9 @@ class Weigher:
     refuse: Callable[[Sequence[Weight]], str] = lambda weights: ""
 
     def of(self, items: Rows, positions: Sequence[int]) -> list[Weight]:
-        """The weights of these items, which stand at these positions.
+        """Return the weights of the items at these positions.
 
-        Raises `InvalidItems` with the position of an item that has none.
+        Raises `InvalidItems` with the position of an item without a valid weight or quota.
         """
         rows: list[Any] = items if isinstance(items, list) else items.to_pylist()
         none: list[Any] = [None] * len(rows)
@@ -97,7 +97,7 @@ def _name(value: Any) -> str:
 
 
 def json_bytes(item: Any) -> int:
-    """The bytes of an item's JSON, in UTF-8; about as many for what JSON does not know."""
+    """Return the bytes of an item's JSON in UTF-8; an estimate if it has no JSON form."""
     try:
         text = _ENCODER.encode(item)
     except (TypeError, ValueError, RecursionError):
@@ -116,7 +116,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def too_heavy(why: str, position: int | None, items: int) -> UsageError:
-    """The error for a call with so many items, of which the first stands at this position."""
+    """Return the error for a call with ``items`` items, the first of them at ``position``."""
     first = f"item {position:,}" if position is not None else "the first of these items"
     rest = f" and the {items - 1:,} in its batch" if items > 1 else ""
     return UsageError(

@@ -19,54 +19,53 @@ if TYPE_CHECKING:
 class Runner(ABC):
     """Executes batches, up to ``concurrency`` at once.
 
-    Every submitted batch comes back exactly once, by ``done``, from any thread, unless the
-    runner was closed with ``abandon=True``. Once ``stopping`` is set no batch is started any
-    more: those that wait come back as dropped.
+    ``done`` is called exactly once for every submitted batch, from any thread, unless the runner
+    was closed with ``abandon=True``. Once ``stopping`` is set, no more batches are started; waiting
+    ones are returned as dropped.
     """
 
     remote = False
-    """Whether workers are other processes, and write their own shards."""
+    """True if workers are other processes, which write their own shards."""
     needs_files = False
-    """Whether workers need a place for their files that all machines share."""
+    """True if workers need a directory that all machines share."""
 
     submits = False
-    """Whether batches are handed to a service, which has them for hours, also between two runs."""
+    """True if batches are submitted to a service, which may keep them for hours, across runs."""
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
-        # The calls that go on here: when each began, by the number of its batch.
+        # The start times of the calls that run in this process, by the number of the batch.
         self.calls: dict[int, float] = {}
 
     @property
     def window(self) -> int:
-        """The least number of batches that may be in flight, submitted and not yet committed."""
+        """The least size of the window (batches submitted and not yet committed)."""
         return 2 * self.concurrency
 
     @property
     def at_work(self) -> str:
-        """How many batches are at work at once, in words."""
+        """How many batches are handled at once, as text."""
         return f"concurrency={self.concurrency}"
 
-    def keep(  # noqa: B027 - most submit nothing
+    def keep(  # noqa: B027 - most runners submit nothing
         self,
         record: Callable[[Transition], None],
         rests: Callable[[Batch, float, str], None],
         place: str,
     ) -> None:
-        """Be told, before `start`, what to tell of batches that are with a service.
+        """Receive, before `start`, the callbacks for batches that are with a service.
 
-        ``record`` makes a change of a submission's state durable, or raises. ``rests``: a batch
-        need not be waited for by this run, when to look again (seconds since the epoch of Unix),
-        and why, where it is not that the service is at work. ``place`` is the checkpoint's, for
-        messages.
+        ``record`` makes a change of a submission's state durable, or raises. ``rests`` reports that
+        this run need not wait for a batch: the batch, when to look again (Unix time), and the
+        reason, "" if the service is just at work. ``place``: the checkpoint's URL, for messages.
         """
 
     def needs_items(self, submission: Submission) -> bool:
-        """True if a submission of an earlier run is handed to `submit` best with its items."""
+        """True if a submission of an earlier run should be passed to `submit` with its items."""
         return False
 
     def price(self, batch: Batch) -> float | None:
-        """The expected cost of a batch, once the runner has started; None if nobody knows it."""
+        """Return the expected cost of a batch, or None if unknown. Call it after `start`."""
         return None
 
     @abstractmethod
@@ -75,13 +74,13 @@ class Runner(ABC):
 
     @abstractmethod
     def submit(self, batch: Batch) -> None:
-        """Have this batch executed; returns at once."""
+        """Start executing this batch; return at once."""
 
     @abstractmethod
     def close(self, *, abandon: bool) -> None:
-        """Free what `start` took. Called when all batches have come back; else with ``abandon``.
+        """Free the resources of `start`. Called when all batches have outcomes, or to abandon them.
 
-        ``abandon``: without waiting for batches that still run, which then do not come back.
+        ``abandon``: do not wait for running batches; they get no outcome.
         """
 
 

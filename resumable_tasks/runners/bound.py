@@ -1,8 +1,8 @@
-"""The answer to "what does this run wait for?": from shares of its time, in words.
+"""Answers "what does this run wait for?", from shares of its time.
 
-Lanes are what handles batches: ``concurrency`` of them. A lane is in the handler, waits for one of
-the limits, pauses before a call is made again, writes rows where workers do, or is idle. Reading
-the items, committing, and a service that is down concern the run as a whole.
+A run has ``concurrency`` lanes, which handle batches. A lane is in the handler, waits for a limit,
+pauses before a retry, writes rows (if workers do that), or is idle. Reading the items, committing,
+and a service that is down concern the run as a whole.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from resumable_tasks.runners.outcome import (
     Times,
 )
 
-# Shares of the lanes' time; what is left of it is idle.
+# Shares of the lanes' time; the rest is idle.
 HANDLER, IDLE = "handler", "idle"
-# The share of the lanes' time in which they have no batch because no item is left; not of the rest.
+# The share of all the lanes' time without a batch because no item is left. The other shares of
+# lanes leave this time out.
 SPARE = "spare"
 LANES = (HANDLER, TOLD, RATE, ADAPTIVE, RETRIES, WRITE, SERVICE)
 # Shares of the run's time.
@@ -79,7 +80,7 @@ class BoundBy:
 
 
 def judge(shares: Mapping[str, float], at_once: str = "") -> BoundBy:
-    """Say what these shares mean. ``at_once`` says what sets the number of calls at once."""
+    """Return what limits a run with these shares. ``at_once``: what limits concurrent calls."""
     share = {place: shares.get(place, 0.0) for place in (*LANES, *WHOLE, IDLE, SPARE)}
     what, sentence = _verdict(share, at_once)
     return BoundBy(what, sentence, {place: round(share[place], 3) for place in share})
@@ -122,39 +123,39 @@ def _of_the_time(share: float) -> str:
 
 
 def _largest(share: Mapping[str, float]) -> str:
-    """The largest shares in words, as far as they are worth a word."""
+    """Describe the largest shares, if they are large enough to matter."""
     named = sorted(_IN_WORDS, key=lambda place: -share[place])[:_NAMED]
     words = [f"{_IN_WORDS[each]} {_percent(share[each])}" for each in named if share[each] >= 0.05]
     return f": {', '.join(words)}" if words else ""
 
 
 def with_start(times: Times, seconds: float) -> Times:
-    """The times of a lane's first batch, for which it has taken so many seconds in all."""
+    """Return the times of a lane's first batch, with the unexplained seconds as its start."""
     waits = dict(times.waits or {})
     waits[START] = max(0.0, seconds - times.seconds - sum(waits.values()))
     return replace(times, waits=waits)
 
 
 class Trail:
-    """What the seconds of one batch go into, also while it is being handled.
+    """Where the time of one batch goes, also while it is being handled.
 
-    One thread adds to it, any may look.
+    One thread writes to it; any thread may read.
     """
 
     __slots__ = ("_at", "_called", "waits")
 
     def __init__(self) -> None:
-        # All but the time in the handler.
+        # The seconds by place, except those in the handler.
         self.waits: dict[str, float] = {}
         self._called = 0.0
         self._at: tuple[str, float] | None = None
 
     def enter(self, place: str) -> None:
-        """From now on the batch is there."""
+        """Note that the batch enters this place now."""
         self._at = place, time.monotonic()
 
     def leave(self) -> None:
-        """The batch is no more where it has entered."""
+        """Note that the batch leaves its present place."""
         assert self._at is not None
         place, since = self._at
         seconds = time.monotonic() - since
@@ -165,7 +166,7 @@ class Trail:
             self.waits[place] = self.waits.get(place, 0.0) + seconds
 
     def told_in(self, outcome: Outcome) -> Outcome:
-        """The outcome, which says too what its batch has waited for."""
+        """Return the outcome with the waits of its batch added."""
         if not self.waits or not isinstance(outcome, (Done, Failed)):
             return outcome
         waits = dict(self.waits)
@@ -174,7 +175,7 @@ class Trail:
         return replace(outcome, times=replace(outcome.times, waits=waits))
 
     def so_far(self, now: float) -> dict[str, float]:
-        """The seconds up to now, by place."""
+        """Return the seconds so far, by place."""
         found = {**self.waits, HANDLER: self._called}
         if (at := self._at) is not None:
             found[at[0]] = found.get(at[0], 0.0) + max(0.0, now - at[1])

@@ -1,4 +1,4 @@
-"""The cost of a call: of what came back, whether or not it can be stored."""
+"""The cost of a call, computed from its results, whether or not they can be stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resumable_tasks.runners.values.frames import is_arrow
 
 
 def readable(returned: Any) -> Any:
-    """What a handler returned, so that it can be read more than once: for its rows and its cost."""
+    """Return a handler's value in a form that can be read twice, for its rows and its cost."""
     if type(returned) is list:
         return returned
     if is_stream(returned):
@@ -21,12 +21,12 @@ def readable(returned: Any) -> Any:
 
 
 def is_stream(returned: Any) -> bool:
-    """True for what Arrow can read: tables, readers and data frames."""
+    """True for objects that Arrow can read as a stream: tables, readers and data frames."""
     return hasattr(returned, "__arrow_c_stream__")
 
 
 def cost_of(cost: Cost, call: CallOutcome) -> float:
-    """The cost of a call; NaN if it cannot be had, on which the engine ends the run."""
+    """Return the cost of a call; NaN if it is unknown, and then the engine ends the run."""
     try:
         return float(cost(call)) if callable(cost) else _of_rows(cost, call.returned)
     except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
@@ -35,7 +35,7 @@ def cost_of(cost: Cost, call: CallOutcome) -> float:
 
 
 def cost_of_failed(cost: Cost, call: CallOutcome) -> float:
-    """The cost of a call that has failed: one without rows has none that a field could tell."""
+    """Return the cost of a failed call; 0 if ``cost`` is a field and there are no rows."""
     if callable(cost):
         return cost_of(cost, call)
     try:
@@ -45,7 +45,7 @@ def cost_of_failed(cost: Cost, call: CallOutcome) -> float:
 
 
 def _of_rows(field: str, returned: Any) -> float:
-    """Sum the field up over all rows. A row without it is free; all of them are an error."""
+    """Sum up the field over all rows. A row without it is free; raise if no row has it."""
     if returned is None or (isinstance(returned, list) and not returned):
         return 0.0
     if is_arrow(returned):

@@ -1,4 +1,4 @@
-"""Errors that no item is to blame for: what the program was started in is not as it should be."""
+"""Recognises errors that are the fault of the program's environment, not of an item."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LOOKS_UP_A_VARIABLE = type(os.environ).__getitem__.__code__
 
 
 def of_the_environment(error: BaseException) -> bool:
-    """True for an import that fails, a variable that is not set, a machine that has no more room.
+    """True for a failed import, a missing environment variable, or a machine out of resources.
 
-    Looks at causes and at the members of groups too.
+    Checks causes and the members of groups too.
     """
     return any(_is_of_it(each) for chain in chains(error) for each in chain)
 

@@ -1,4 +1,4 @@
-"""Batches on an event loop: for coroutine functions."""
+"""Runs batches on an event loop, for coroutine functions."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _ANSWER_SECONDS = 0.5
 
 
 class EventLoop:
-    """The caller's event loop, or the one of this process, and what it has been given.
+    """The caller's event loop, or the one of this process, with the tasks started on it.
 
-    The loop of this process outlives a run: what a program has made once for all runs, such as the
-    client of a service or a semaphore, belongs to the loop that it was first used on.
+    The loop of this process outlives a run, because objects that a program makes once for all runs
+    (the client of a service, a semaphore) are bound to the loop on which they were first used.
     """
 
     def __init__(self, callers: asyncio.AbstractEventLoop | None = None) -> None:
@@ -54,7 +54,7 @@ class EventLoop:
         self._loop = callers or long_lived()
 
     def spawn(self, call: Callable[[], Coroutine[Any, Any, T]], context: Context) -> Future[T]:
-        """Start the coroutine that ``call`` gives, in this context; its outcome, as a future.
+        """Start the coroutine that ``call`` returns, in this context; return a future of it.
 
         Raises ``RuntimeError`` if the loop is closed.
         """
@@ -78,7 +78,7 @@ class EventLoop:
         return found
 
     def close(self, *, abandon: bool) -> None:
-        """Cancel what still runs."""
+        """Cancel the tasks that still run."""
         if self._callers:
             self._loop.call_soon_threadsafe(self._cancel)
             return
@@ -86,7 +86,7 @@ class EventLoop:
         if not abandon:
             ended.result()
         elif not _answers(self._loop):
-            _leave(self._loop)  # to the coroutine that blocks it
+            _leave(self._loop)  # a coroutine blocks it
 
     def _cancel(self) -> None:
         for task in self._tasks:
@@ -103,7 +103,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def long_lived() -> asyncio.AbstractEventLoop:
-    """The event loop of this process, in a daemon thread, for as long as the process lives."""
+    """Return the event loop of this process, which runs in a daemon thread until the end."""
     global _loop
     with _lock:
         if _loop is None:
@@ -119,7 +119,7 @@ def _answers(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the next run make another loop."""
+    """Give up this loop: the next run makes another one."""
     global _loop
     with _lock:
         if _loop is loop:
@@ -127,7 +127,7 @@ def _leave(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _after_fork() -> None:
-    """A child has the loop, and not its thread."""
+    """Forget the loop in a forked child, which does not have its thread."""
     global _lock, _loop
     _lock, _loop = threading.Lock(), None
 
@@ -136,9 +136,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class AsyncRunner(Runner):
-    """Coroutine functions, up to ``concurrency`` at once, on one event loop.
+    """Runs coroutine functions, up to ``concurrency`` at once, on one event loop.
 
-    The loop is the caller's where there is one, else that of the process in a thread.
+    It uses the caller's loop if there is one, else the loop of this process.
     """
 
     def __init__(self, concurrency: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -193,7 +193,7 @@ async def _call(call: Call, stopping: Stopping) -> Outcome | Raised:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             return Dropped(call.batch)
-        # Not ours: something inside the handler was cancelled, or the handler itself by its own.
+        # This task was not cancelled: the handler cancelled itself or something it awaited.
         failed = call.raised(error)
         return failed if isinstance(failed, Fatal) else failed_call(call.work, call.batch, failed)
     except BaseException as error:  # noqa: BLE001 - becomes the items' failure
@@ -205,11 +205,11 @@ _NOT_BEGUN = object()
 
 
 async def _handled(call: Call, items: Any, stopping: Stopping) -> Any:
-    """The value of the handler, in a task of its own: a cancel of that one is no order to us.
+    """Await the handler in its own task, so that cancelling that task does not cancel this one.
 
-    `_NOT_BEGUN` if the run has stopped since the task was made: another coroutine may have blocked
-    the loop in between. What the handler raises is given back as a value, since ``SystemExit`` in
-    a task ends its loop.
+    Returns `_NOT_BEGUN` if the run has stopped since the task was made, because another coroutine
+    blocked the loop in between. Inside the task, errors are returned as values, because a
+    ``SystemExit`` in a task would end its loop.
     """
 
     async def contained() -> tuple[Any, BaseException | None]:
@@ -244,10 +244,10 @@ async def _within_timeout(call: Call, items: Any, stopping: Stopping) -> Any:
 
 @contextlib.contextmanager
 def _ending(limit: asyncio.Timeout, seconds: float) -> Iterator[None]:
-    """End ``limit`` after so many seconds.
+    """End ``limit`` after ``seconds``.
 
-    Where the loop was held up beyond them, it goes on for as long again, up to twice the seconds:
-    what has come meanwhile is read first.
+    If the loop was held up past that time, the limit is extended by the delay, up to twice the
+    seconds, so that answers that arrived meanwhile are read first.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
@@ -279,7 +279,7 @@ async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped
 
 
 async def _wait(seconds: float, stopping: Stopping) -> bool:
-    """Wait; True if the run is stopping, so that there will be no next attempt."""
+    """Wait for ``seconds``; return True at once if the run is stopping."""
     until = time.monotonic() + seconds
     while not stopping.is_set():
         left = until - time.monotonic()

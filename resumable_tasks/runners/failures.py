@@ -1,4 +1,4 @@
-"""An exception in a handler → a record for each item that has failed by it."""
+"""An exception in a handler → a record for each item that it affects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRACEBACK_FRAMES = -6
 def records(
     batch: Batch, failed: Iterable[tuple[Key, BaseException | str]], attempts: int
 ) -> tuple[Failure, ...]:
-    """A record for each failed item; a batch's common error is described once and shared."""
+    """Return a record for each failed item; an error shared by items is described once."""
     described: dict[int, tuple[str, str, str]] = {}
     time, batch_id = now(), batch.id
     found = []
@@ -39,7 +39,7 @@ def records(
 
 
 def of_bad_items(bad: Iterable[tuple[int, BaseException]]) -> list[Failure]:
-    """A record for each item that has no key to be recorded under; the end of a run names them."""
+    """Return a record for each item without a usable key; the run reports them at its end."""
     time = now()
     return [
         Failure(f"item {position}", *describe(error)[:2], 0, "", time, position=position)
@@ -48,14 +48,14 @@ def of_bad_items(bad: Iterable[tuple[int, BaseException]]) -> list[Failure]:
 
 
 def whole_batch(batch: Batch, error: BaseException, attempts: int) -> tuple[Failure, ...]:
-    """A record for each item of a batch whose handler raised."""
+    """Return a record for each item of a batch whose handler raised."""
     return records(batch, ((key, error) for key in batch.keys), attempts)
 
 
 def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failure, ...]:
-    """A record for each item whose rows do not fit the table, with those rows, whole.
+    """Return a record, with the complete rows, for each item whose rows do not fit the table.
 
-    Where there is no exact form for a value of them, the item has failed instead.
+    If a value cannot be encoded exactly, the item has failed instead.
     """
     from resumable_tasks.runners.values import encoding, tables
 
@@ -67,7 +67,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
         except encoding.CannotEncode as why:
             message = str(error)
             if str(why) not in message:
-                # As JSON text it could not be kept either.
+                # Storing it as JSON text, which the message suggests, would fail too.
                 message = message.removesuffix(f". {tables.WAYS_OUT}")
                 message += f". It cannot be kept either: {why}"
             found += records(batch, [(key, BadResult(message))], attempts)
@@ -80,7 +80,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
 def add_earlier_attempts(
     failures: Sequence[Failure], earlier: Mapping[bytes, Failure]
 ) -> tuple[Failure, ...]:
-    """The failures with the attempts of the runs before counted in."""
+    """Return the failures with the attempts of earlier runs added."""
     return tuple(
         replace(failure, attempts=failure.attempts + before.attempts)
         if (before := earlier.get(keys.canonical(failure.key)))
@@ -90,7 +90,7 @@ def add_earlier_attempts(
 
 
 def with_items(failures: Sequence[Failure], batch: Batch) -> tuple[Failure, ...]:
-    """The failures with their items, in a form that JSON has."""
+    """Return the failures with their items, as JSON values."""
     items = batch.items if isinstance(batch.items, list) else batch.items.to_pylist()
     each = dict(zip(batch.keys, items, strict=True))
     return tuple(replace(failure, item=_as_json(each[failure.key])) for failure in failures)
@@ -105,12 +105,12 @@ def _as_json(item: Any) -> Any:
         text = json.dumps(item, ensure_ascii=False, default=str, skipkeys=True)
     except Exception as error:  # noqa: BLE001 - circular, or a broken __str__: it is only kept
         text = json.dumps(f"(the item cannot be kept: {type(error).__name__})")
-    # Half a surrogate pair is no UTF-8, in which the journal is.
+    # A lone surrogate cannot be encoded in UTF-8, which the journal uses.
     return json.loads(text.encode("utf-8", "replace"))
 
 
 def describe(error: BaseException | str) -> tuple[str, str, str]:
-    """The name of an error, its message and its traceback, as they may be kept and shown."""
+    """Return the name of an error, its message and its traceback, safe to store and to show."""
     if isinstance(error, str):
         return "ItemFailure", _text(error, _MESSAGE_CHARS), ""
     message = message_of(error)
@@ -125,5 +125,5 @@ def describe(error: BaseException | str) -> tuple[str, str, str]:
 
 
 def _text(value: str, limit: int) -> str:
-    """Text that can be written as UTF-8 and shown, whatever the exception held."""
+    """Return the text without secrets, shortened, and valid in UTF-8."""
     return without_secrets(value[:limit]).encode("utf-8", "backslashreplace").decode()

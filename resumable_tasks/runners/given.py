@@ -1,6 +1,6 @@
-"""The handler's own copies of the items: nobody else sees what it does to them.
+"""Copies of the items for the handler, so that its changes affect nothing else.
 
-A retry, the halves of a failed batch and the keys of the rows see the items as they came.
+Retries, the halves of a failed batch and the keys of the rows use the original items.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Given:
-    """Items for one call of the handler. ``items`` is what it is given."""
+    """The items for one call of the handler; pass it ``items``."""
 
     def __init__(self, items: Rows) -> None:
         self.items: Rows = items
         self._each: tuple[Any, ...] = ()
-        if isinstance(items, list):  # Arrow's cannot be changed
+        if isinstance(items, list):  # Arrow data is immutable
             self.items = own(items)
             self._each = tuple(self.items)
 
     def order(self) -> list[int] | None:
-        """The places at which its items were given, in the order in which they stand now.
+        """Return the original position of each item of the list, in its present order.
 
-        None if they are not the same items any more.
+        None if the list no longer holds the same items.
         """
         if not isinstance(self.items, list) or _are(self.items, self._each):
             return list(range(len(self.items)))
@@ -45,9 +45,9 @@ def _are(some: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 def own(items: list[Any]) -> list[Any]:
-    """A copy of the items: of lists, dicts, sets, and records of them, at any depth.
+    """Return a copy of the items: of lists, dicts, sets and records of them, at any depth.
 
-    Other objects, such as clients and rows of a database's session, are not copied.
+    Other objects, such as clients or rows of a database session, are not copied.
     """
     if set(map(type, items)) == {dict} and _ATOMS.issuperset(
         map(type, chain.from_iterable(map(dict.values, items)))
@@ -85,7 +85,7 @@ def _own(value: Any, known: dict[int, Any]) -> Any:
 
 
 def _is_array(value: Any) -> bool:
-    """True for an array of numpy, without importing it."""
+    """True for a numpy array, without importing numpy."""
     return type(value).__module__ == "numpy" and hasattr(value, "strides")
 
 

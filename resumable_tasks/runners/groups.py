@@ -1,4 +1,4 @@
-"""Errors that hold others: an ``ExceptionGroup`` is what its members are."""
+"""Looks into errors that contain others: an ``ExceptionGroup`` is treated as its members."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_NAMED = 3
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The members of a group, at any depth; of any other error itself."""
+    """Return the members of a group, at any depth; for another error, the error itself."""
     return list(islice(_leaves(error), _MOST_MEMBERS))
 
 
@@ -24,7 +24,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def chains(error: BaseException) -> list[tuple[BaseException, ...]]:
-    """The error with its causes; one such chain for each member of a group."""
+    """Return the error with its causes; one such chain for each member of a group."""
     return list(islice(_chains(error, _MOST_CAUSES), _MOST_MEMBERS))
 
 
@@ -40,13 +40,13 @@ def _chains(error: BaseException, most: int) -> Iterator[tuple[BaseException, ..
 
 
 def name_of(error: BaseException) -> str:
-    """The name of an error's class; for a group, of its members if they share one."""
+    """Return the name of an error's class; for a group, of its members if they share one."""
     names = {type(each).__name__ for each in leaves(error)}
     return names.pop() if len(names) == 1 else type(error).__name__
 
 
 def message_of(error: BaseException) -> str:
-    """The text of an exception; a broken ``__str__`` must not hide the exception."""
+    """Return the message of an exception; never raises, even if its ``__str__`` does."""
     if isinstance(error, BaseExceptionGroup):
         members = leaves(error)
         named = dict.fromkeys(f"{type(each).__name__}: {message_of(each)}" for each in members)

@@ -1,8 +1,8 @@
-"""The calls of the handler with one batch: the same for threads, coroutines and processes.
+"""Calls the handler with one batch, in the same steps for threads, coroutines and processes.
 
-`calls` is the order of the steps: call, pause, call again, until there is an outcome. `execute`
-does the steps on a thread; `resumable_tasks.runners.eventloop.aexecute` does them on an event
-loop, and a lane of `resumable_tasks.runners.processes` through its pipe.
+`calls` yields the steps (call, pause, call again) until there is an outcome. `execute` carries them
+out on a thread, `resumable_tasks.runners.eventloop.aexecute` on an event loop, and a lane of
+`resumable_tasks.runners.processes` through its pipe.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from resumable_tasks.runners.values.columns import INFERRED, Columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The batch, the attempt, and what takes reports of the call.
+# The arguments are those of `CurrentBatch.report`. `Current`: the batch, the attempt, the reports.
 Reports = Callable[[Mapping[str, int | None], Mapping[str, str] | None], None]
 Current = tuple[Batch, int, Reports | None]
 current: ContextVar[Current] = ContextVar("resumable_tasks_current_batch")
@@ -78,13 +78,12 @@ def current_batch() -> CurrentBatch:
 
 @frozen
 class Work:
-    """Everything a worker needs to handle a batch. Crosses to another process as it is.
+    """Everything a worker needs to handle a batch. Can be sent to another process.
 
-    ``writer`` is set where workers write their own shards, because their rows would be too much
-    to send back. ``cost`` is a field of the rows, or a callable of a call's outcome. ``isolate``:
-    a batch that failed will be handled again in parts. ``traced``: the job's name in the spans of
-    its calls, empty where there are none. ``trails``: of the batches that are being
-    handled in this process, by their numbers.
+    ``writer``: set if workers write their own shards, because their rows would be too large to send
+    back. ``cost``: a field of the rows, or a callable on a call's outcome. ``isolate``: a failed
+    batch will be handled again in parts. ``traced``: the job's name in the spans of its calls, ""
+    without tracing. ``trails``: the trails of the batches that this process is handling, by number.
     """
 
     handler: Callable[[Any], Any]
@@ -103,9 +102,9 @@ class Work:
 
 @frozen
 class Pause:
-    """A step: wait for so many seconds. The answer is None, or `Dropped` if the run stops.
+    """A step: wait for ``seconds``. The answer is None, or `Dropped` if the run stops.
 
-    ``spent``: what the calls up to now have cost.
+    ``spent``: the cost of the calls so far.
     """
 
     batch: Batch
@@ -115,10 +114,10 @@ class Pause:
 
 @frozen
 class Raised:
-    """An answer: the call failed with this error. ``number`` is the attempt's, from 1.
+    """An answer: the call failed with this error. ``number`` counts attempts from 1.
 
-    ``returned`` is what it gave before, or what cannot be matched to the items, ``spent`` the cost
-    of calls before this one that no other answer tells.
+    ``returned``: the rows it yielded before it failed, or the value that could not be matched to
+    the items. ``spent``: the cost of earlier calls that is in no other answer.
     """
 
     error: BaseException
@@ -132,8 +131,8 @@ class Raised:
 class Call:
     """A step: call the handler with this batch. The answer is `Raised`, or an outcome.
 
-    ``strict`` is that of `match`. ``kept`` is what calls before have given: this one is made with
-    the items that are left.
+    ``strict``: as for `match`. ``kept``: the rows of earlier calls; this call is made with the
+    items that are left.
     """
 
     work: Work
@@ -148,7 +147,7 @@ class Call:
     _given: Given | None = field(default=None, init=False)
 
     def begin(self) -> Any:
-        """The handler is about to be called, in this context, with these items."""
+        """Prepare a call of the handler in this context; return the items to call it with."""
         left = self.batch if self.kept is None else self.kept.left
         current.set((left, self.number, self._reports))
         self._given = Given(left.items)
@@ -162,14 +161,14 @@ class Call:
         return partial(self.work.limits.report, self.entry)
 
     def times(self) -> Times:
-        """The call has ended just now."""
+        """Return the times of this call, which has just ended."""
         return Times(time.perf_counter() - self._began, self._at, time.monotonic(), 1)
 
     def read(self, value: Any, stopping: Stopping) -> Any:
-        """What the handler returned, read to its end: a generator works while it is read.
+        """Return the handler's value, with a generator read to its end.
 
-        Raises what it raises, and `BetweenRows` once the run stops and what it gave can be kept;
-        that is in the answer of `raised`.
+        An error of the generator is raised. Raises `BetweenRows` if the run stops while the rows so
+        far can be kept; `raised` then has them in its answer.
         """
         if type(value) is list or not isinstance(value, Iterator) or is_stream(value):
             return readable(value)
@@ -182,7 +181,7 @@ class Call:
         return self._gave
 
     async def aread(self, value: Any, stopping: Stopping) -> Any:
-        """`read`, of what a handler has made that must be awaited."""
+        """`read` for the awaitable or the async generator of a coroutine handler."""
         if not isinstance(value, AsyncIterator):
             return self.read(await value, stopping)
         async for row in value:
@@ -195,11 +194,11 @@ class Call:
 
     @property
     def _may_end(self) -> bool:
-        """True if what a generator gave can be kept without the rest."""
+        """True if the rows of a generator so far can be kept without the rest."""
         return may_keep(self._gave, self.work.scheme, self.work.results)
 
     def returned(self, value: Any) -> Done | Fatal | Raised:
-        """The answer: the handler returned this, and it was `read`."""
+        """Return the answer for a value that the handler returned and that was `read`."""
         times = self.times()
         try:
             return self._matched(value, times)
@@ -207,10 +206,10 @@ class Call:
             return self._failed(Raised(error, self.number, times, value))
 
     def raised(self, error: BaseException) -> Raised | Fatal:
-        """The answer: the handler raised this, which is the items' failure whatever it is.
+        """Return the answer for an error that the handler raised: a failure of the items.
 
-        Only a signal that ends the run is none. An extension in Rust raises a ``BaseException``
-        for a document that it cannot read, and ``sys.exit`` in a handler is no order to a run.
+        Every error counts as such, except a signal that ends the run: Rust extensions raise a
+        ``BaseException`` for a bad document, and ``sys.exit`` in a handler must not end the run.
         """
         return self._failed(Raised(error, self.number, self.times(), self._gave or None))
 
@@ -255,7 +254,7 @@ class Call:
 
 
 class BetweenRows(Exception):
-    """The run stops, and a generator was ended where it had just given a row."""
+    """The run stops, and a generator was closed after it had yielded a row."""
 
 
 @frozen
@@ -263,7 +262,7 @@ class Enter:
     """A step: wait until the limits let a call begin.
 
     The answer is the `Entry`, `Dropped` if the run stops, or `Fatal` if a limit is broken.
-    ``left`` is the part of the batch that is called with, ``waits`` is told the seconds meanwhile.
+    ``left``: the part of the batch for the call. ``waits`` receives the seconds waited.
     """
 
     batch: Batch
@@ -278,10 +277,10 @@ Answer = Entry | Outcome | Raised | None
 def calls(
     work: Work, batch: Batch, first: int = 1, spent: float = 0.0
 ) -> Generator[Step, Answer, Outcome]:
-    """The steps of handling a batch, and its outcome. Never raises.
+    """Yield the steps of handling a batch; return its outcome. Never raises.
 
-    ``first`` is the number of the first attempt, where a worker before has made some, and ``spent``
-    what those have cost.
+    ``first``: the number of the first attempt, if an earlier worker has made some. ``spent``: the
+    cost of those.
     """
     trail = Trail()
     if work.trails is not None:
@@ -307,14 +306,14 @@ def _calls(
             if not kept.rows:
                 spent += failed_call(work, batch, answer).cost
                 return Dropped(batch, str(why), spent)
-            pause = None  # the run ends once not even one more row comes
+            pause = None  # some rows came: the run gives up only after a call without any
         except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
             return Fatal(batch, broken)
         if pause is None and not stopped:
             return _with_earlier(_broken_off(work, batch, answer, kept), earlier, spent)
         failed = () if stopped else ((name_of(answer.error), answer.times.seconds),)
         earlier = replace(answer.times, failed=failed).after(earlier)
-        if work.cost is not None:  # what a call cost that is made again is not forgotten
+        if work.cost is not None:  # the cost of a call counts although it is repeated
             spent += failed_call(work, batch, answer).cost
         if pause is not None:
             trail.enter(attempts.pauses_for)
@@ -325,7 +324,7 @@ def _calls(
 
 
 def _or_kept(answer: Outcome, work: Work, last: Raised | None, kept: Kept) -> Outcome:
-    """The answer; instead of one that the run stops, what calls before have given."""
+    """Return the answer; for a dropped batch, the rows of earlier calls if any were kept."""
     if last is None or not kept.rows or not isinstance(answer, Dropped):
         return answer
     uncounted = replace(last, times=Times())
@@ -335,14 +334,14 @@ def _or_kept(answer: Outcome, work: Work, last: Raised | None, kept: Kept) -> Ou
 def _broken_off(
     work: Work, batch: Batch, last: Raised, kept: Kept, *, stopped: bool = False
 ) -> Done | Failed | Fatal:
-    """The outcome of a batch whose last call has failed: of what was kept, and of what is left.
+    """Return the outcome of a batch whose last call has failed, with the rows that were kept.
 
-    ``stopped``: nothing is known of what is left, since the run stops.
+    ``stopped``: the run stops, so nothing is known about the remaining items.
     """
     failed = failed_call(work, kept.left, last)
     if not kept.rows:
         return failed
-    # What the rows have cost was counted with the calls that gave them.
+    # The cost of the rows was counted with the calls that returned them.
     done = Call(replace(work, cost=None), batch, last.number, kept=kept).returned([])
     if not isinstance(done, Done):
         return done if isinstance(done, Fatal) else failed_call(work, batch, last)
@@ -390,7 +389,7 @@ def _one_call(
 def _called(
     work: Work, batch: Batch, number: int, kept: Kept, entry: Entry | None = None
 ) -> Generator[Step, Answer, Answer]:
-    """One call of the handler, in a span of its own where there is one of its batch."""
+    """Make one call of the handler, in its own span if the batch has one."""
     if not work.traced or batch.trace is None:
         return (yield Call(work, batch, number, entry, kept=kept))
     from resumable_tasks.runners.tracing import begin
@@ -404,7 +403,11 @@ def _called(
 
 
 def _policy(work: Work, batch: Batch) -> RetryPolicy:
-    """The retries for a batch. Parts of a failed one are only searched for bad items."""
+    """Return the retry policy for a batch.
+
+    A part of a failed batch is only searched for bad items, so it is not retried; a single item is
+    not retried for the error of its batch.
+    """
     policy, part = work.retry, batch.part_of
     if part is None or part.error is None or part.error.cause is Cause.LEFT_OUT:
         return policy
@@ -427,9 +430,9 @@ def execute(
     first: int = 1,
     running: dict[int, float] | None = None,
 ) -> Outcome:
-    """Call a plain handler with a batch. Never raises: what went wrong is in the outcome.
+    """Call a plain handler with a batch. Never raises; errors are in the outcome.
 
-    While it is called, ``running`` says since when, by the number of the batch.
+    During a call, ``running`` has its start time, by the number of the batch.
     """
 
     def do(step: Step) -> Answer:
@@ -446,7 +449,7 @@ def execute(
 
 
 class Noted:
-    """While entered, ``running`` says since when this batch is called with."""
+    """While the context is active, ``running`` has the start time of the call with this batch."""
 
     __slots__ = ("_number", "_running")
 
@@ -463,7 +466,7 @@ class Noted:
 
 
 def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fatal:
-    """The answer to `Enter`, on this thread."""
+    """Answer `Enter` on this thread."""
     assert work.limits is not None
     batch = step.batch
     try:
@@ -475,9 +478,9 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
 def call_handler(
     call: Call, stopping: Stopping = NEVER, ended: Callable[[], None] | None = None
 ) -> Outcome | Raised:
-    """The answer to `Call`, on this thread; the timeout is the caller's to see to.
+    """Answer `Call` on this thread. The caller enforces the timeout.
 
-    ``ended`` is called once the handler has returned: what it made is not matched yet.
+    ``ended`` is called when the handler has returned, before its rows are matched.
     """
     items = call.begin()
     try:
@@ -490,7 +493,7 @@ def call_handler(
 
 
 def _ends_the_run(error: BaseException) -> bool:
-    """True for a signal: Ctrl-C, a run in this one that was stopped, a host's, Prefect's."""
+    """True for a signal: Ctrl-C, the stop of a nested run, or one of a host or of Prefect."""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)) or by_a_signal(error):
         return True
     return any(kind.__name__ == "PrefectSignal" for kind in type(error).__mro__)
@@ -509,7 +512,7 @@ def _watched(call: Call, stopping: Stopping) -> Outcome | Raised:
 def failed_whole(
     work: Work, batch: Batch, error: BaseException, attempts: int, times: Times | None = None
 ) -> Failed:
-    """The outcome of a batch that failed as a whole."""
+    """Return the outcome of a batch that failed as a whole."""
     return Failed(
         batch,
         ErrorKind(
@@ -526,7 +529,7 @@ def failed_whole(
 
 
 def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
-    """The outcome of a batch whose last call this was, with what that call cost."""
+    """Return the outcome of a batch whose last call failed, with the cost of that call."""
     failed = failed_whole(work, batch, call.error, call.number, call.times)
     if work.cost is None:
         return failed
@@ -535,7 +538,7 @@ def failed_call(work: Work, batch: Batch, call: Raised) -> Failed:
 
 
 def _warn_when_overdue(timeout: float, batch: Batch) -> threading.Timer:
-    """Say so when a call takes longer than its timeout: no thread can be made to stop."""
+    """Start a timer that warns when a call exceeds its timeout: a thread cannot be stopped."""
     watch = threading.Timer(
         timeout,
         log.warning,

@@ -1,6 +1,7 @@
-"""What a service says in the headers of its answers: its limits, and what is left of them.
+"""Reads a service's limits, and what is left of them, from the headers of its responses.
 
-OpenAI's ``x-ratelimit-…``, which many others send too, and Anthropic's ``anthropic-ratelimit-…``.
+Supports OpenAI's ``x-ratelimit-…``, which many others send too, and Anthropic's
+``anthropic-ratelimit-…``.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _LONGEST = 7 * 86_400.0
 
 @frozen
 class Told:
-    """One limit of a service: how much, what is left, and in how many seconds all of it is back.
+    """One limit of a service: the limit, what remains of it, and the seconds until it is reset.
 
-    ``remaining`` and ``reset`` are None where nothing usable is said.
+    ``remaining`` and ``reset`` are None if the header has no usable value.
     """
 
     unit: Unit
@@ -38,10 +39,10 @@ class Told:
 
 
 def told_by(headers: Mapping[str, str]) -> list[Told]:
-    """The limits in the headers of an answer. What is not plausible is left out.
+    """Return the limits in the headers of a response, without implausible values.
 
-    Some services send -1 or 0 for a limit that they do not have. A moment is compared to the
-    server's own ``Date``, and is of no use without it.
+    Some services send -1 or 0 for a limit that they do not have. A reset time is compared with the
+    server's ``Date`` and ignored without it.
     """
     found = [_told(headers, f"x-ratelimit-{{}}-{name}", unit) for name, unit in _OPENAI.items()]
     found += [
@@ -67,7 +68,7 @@ def _whole(text: str) -> int | None:
 
 
 def _reset(text: str, headers: Mapping[str, str]) -> float | None:
-    """Seconds: of ``6m0s``, ``12ms`` or ``30``, or until a moment."""
+    """Return the seconds of ``6m0s``, ``12ms`` or ``30``, or until a date and time."""
     if re.fullmatch(r"(\d+(\.\d+)?(ms|[dhms]))+", text, re.ASCII):
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[dhms])", text)
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
@@ -84,22 +85,22 @@ def _reset(text: str, headers: Mapping[str, str]) -> float | None:
 
 
 Weigh = Callable[[Unit, Load], int]
-"""What a call weighs in a unit."""
+"""Returns the weight of a call in a unit."""
 
 
 class Headroom:
-    """What a service has said is left, by quota and unit, until when."""
+    """The remaining quota that a service has reported, by quota and unit, until its reset."""
 
     def __init__(self) -> None:
         self._left: dict[tuple[str, Unit], tuple[float, float]] = {}
 
     def tell(self, quota: str, told: Told, now: float) -> None:
-        """Take in what an answer says: the last one is right."""
+        """Take over the values of a response; the latest response counts."""
         if told.remaining is not None and told.reset is not None:
             self._left[quota, told.unit] = float(told.remaining), now + told.reset
 
     def wait(self, load: Load, weigh: Weigh, now: float) -> float:
-        """Seconds until a call may begin: 0, or until what is too little for it is reset."""
+        """Return 0 if enough is left for a call, else the seconds until the reset."""
         wait = 0.0
         for at, (left, until) in list(self._left.items()):
             quota, unit = at
@@ -110,7 +111,7 @@ class Headroom:
         return wait
 
     def take(self, load: Load, weigh: Weigh) -> None:
-        """A call begins, of which the next answer may not know yet."""
+        """Subtract a call that begins: the next response may not include it yet."""
         for (quota, unit), (left, until) in self._left.items():
             if (part := load.part(quota)) is not None:
                 self._left[quota, unit] = left - weigh(unit, part), until

@@ -1,13 +1,13 @@
-"""Errors of a handler that most often come from one misunderstanding, and the word against it."""
+"""Hints for handler errors that mostly come from a common misunderstanding."""
 
 from __future__ import annotations
 
 import os
 import re
 
-# Not compiled here: few programs need one of them.
+# Not compiled at import, because few programs need these patterns.
 _FRAME = r'(?m)^  File "([^"]+)", line (\d+)'
-# This library and Python's own.
+# Files of this library and of Python.
 _NOT_THEIRS = (
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
     os.path.dirname(os.__file__) + os.sep,
@@ -54,13 +54,13 @@ _HINTS = (
 
 
 def hint(error: str, message: str) -> str:
-    """``. Do this``, for an error of this class and message; "" for most."""
+    """Return a hint as ``. Do this`` for an error of this class and message; "" for most."""
     text = f"{error}: {message}"
     return next((f". {each}" for pattern, each in _HINTS if re.match(pattern, text)), "")
 
 
 def at(trace: str) -> str:
-    """``, at words.py:12``: the last line of a user's own file in a traceback; "" without one."""
+    """Return the last line of user code in a traceback as ``, at words.py:12``; "" without one."""
     for path, line in reversed(re.findall(_FRAME, trace)):
         theirs = path.endswith(_COMPILED) or path.startswith(_NOT_THEIRS)
         if not theirs and "site-packages" not in path:

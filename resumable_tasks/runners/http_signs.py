@@ -1,7 +1,6 @@
-"""Signs in an error about a service: it is down, it was called too often, and until when.
+"""Signs in an error that a service is down, or was called too often, and how long to wait.
 
-The errors of HTTP clients are known by their attributes, so that none of these clients need be
-installed.
+Errors of HTTP clients are recognised by their attributes, so no such client must be installed.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from resumable_tasks.runners.groups import chains
 _OF_FILES = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
 )
-_TOO_MANY, _SERVER_ERRORS = 429, 500  # statuses of HTTP; all from the latter on
+_TOO_MANY, _SERVER_ERRORS = 429, 500  # HTTP statuses; the second is the first of its kind
 _OUTAGES = {401, 402, 403, 407, 408, 425, 429}
-# Clients of services, whose errors without a status are those of connections.
+# Clients of services: their errors without a status concern the connection.
 _CLIENTS = {"httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "aiohttp", "grpc"}
 _CLIENTS |= {"openai", "anthropic"}
 
 
 def looks_like_an_outage(error: BaseException) -> bool:
-    """True if an error points to a service and not to an item: no connection, no time, no right."""
+    """True if an error points to the service, not an item: no connection, no time, no access."""
     return any(map(_points_to_a_service, chains(error)))
 
 
@@ -45,11 +44,11 @@ def _points_to_a_service(chain: tuple[BaseException, ...]) -> bool:
 
 
 def seconds_told(error: BaseException) -> float | None:
-    """Seconds that an error asks to wait; None if it does not.
+    """Return the seconds that an error tells to wait; None if it does not.
 
-    By its attribute ``retry_after``, or by the header ``Retry-After`` (a number or a date, RFC
-    9110 section 10.2.3) of the HTTP answer that it, or its cause, carries. The longest that a
-    member of a group asks for.
+    Read from its attribute ``retry_after``, or from the header ``Retry-After`` (a number or a date,
+    RFC 9110 section 10.2.3) of the HTTP response that it or its cause has. For a group, the longest
+    of its members.
     """
     return max(
         (told for chain in chains(error) if (told := _told(chain)) is not None), default=None
@@ -68,14 +67,14 @@ def _told(chain: tuple[BaseException, ...]) -> float | None:
 
 
 def is_throttling(error: BaseException) -> bool:
-    """True if an error says that there were too many calls."""
+    """True if an error reports too many calls (HTTP 429)."""
     return any(_status(each) == _TOO_MANY for chain in chains(error) for each in chain)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an HTTP answer asks to wait, by a number or a date; None if it does not.
+    """Return the seconds that an HTTP response tells to wait; None if it does not.
 
-    A date is compared to the server's own, where the answer has one: its clock may be another.
+    A date is compared with the server's ``Date``, if there is one, because clocks may differ.
     """
     exact = header(headers, "retry-after-ms")
     if re.fullmatch(r"\d+(\.\d*)?", exact, re.ASCII):
@@ -91,8 +90,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def http_date(text: str) -> datetime | None:
-    """The moment that a header names; None if it names none."""
-    from email.utils import parsedate_to_datetime  # half of what a program pays for this module
+    """Return the time that a header contains, or None."""
+    from email.utils import parsedate_to_datetime  # half of this module's import time
 
     try:
         found = parsedate_to_datetime(text)
@@ -102,7 +101,7 @@ def http_date(text: str) -> datetime | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of an HTTP answer: httpx, requests, openai, aiohttp, urllib have it here."""
+    """Return the status of an HTTP response, from httpx, requests, openai, aiohttp or urllib."""
     for holder in (error, _get(error, "response")):
         for name in ("status_code", "status", "code"):
             found = _get(holder, name)
@@ -120,7 +119,7 @@ def _headers(error: BaseException) -> Mapping[str, str] | None:
 
 
 def _get(holder: object, name: str) -> Any:
-    """An attribute; None also where looking at it raises: errors are anybody's objects."""
+    """Return an attribute; None also if reading it raises, because errors may be any object."""
     try:
         return getattr(holder, name, None)
     except Exception:  # noqa: BLE001 - such as "response has not been set"
@@ -128,8 +127,8 @@ def _get(holder: object, name: str) -> Any:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """A header's text, whatever the case of its name; "" if there is none."""
-    # The clients' own mappings do not mind the case; a plain dict does.
+    """Return the value of a header, ignoring the case of its name; "" if there is none."""
+    # The mappings of HTTP clients ignore the case; a plain dict does not.
     found = headers.get(name)
     if found is None and isinstance(headers, dict):
         with contextlib.suppress(StopIteration):

@@ -1,4 +1,4 @@
-"""The rows that a handler gave before it failed: they are paid for, and stand."""
+"""Keeps the rows that a handler yielded before it failed: they are paid for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from resumable_tasks.runners.values.frames import is_arrow, spread
 
 
 def may_keep(gave: list[Any], scheme: KeyScheme, results: ResultsMode) -> bool:
-    """True if these rows of a call may stand without those that are still to come."""
+    """True if these rows of a call can be kept without the rows that were still to come."""
     return results == "one" and carry_keys(gave, scheme)
 
 
 class Kept:
-    """The ``rows`` that failed calls with a batch have given.
+    """The ``rows`` that failed calls with a batch have returned.
 
-    Kept are those that carry the keys of their items, where each item has one row: of several, more
-    may have been on their way. ``left`` is the batch of the other items, for the next call.
+    Rows are kept if they carry the keys of their items and each item has one row; with several rows
+    per item, some may be missing. ``left``: the batch of the other items, for the next call.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Kept:
         self.left = batch
 
     def and_also(self, gave: Any) -> list[Any]:
-        """What was kept, and what one more call gave: rows, or all tables."""
+        """Return the kept rows and those of one more call, as rows or as tables."""
         more = [gave] if is_arrow(gave) and type(gave) is not list else [*gave]
         if self.rows and more and is_arrow(self.rows) != is_arrow(more):
             return spread([*self.rows, *more])
         return [*self.rows, *more]
 
     def add(self, gave: Any) -> None:
-        """Take in what a failed call gave before it failed."""
+        """Keep the rows that a call returned before it failed."""
         if type(gave) is not list or not may_keep(gave, *self._how[:2]):
             return
         try:

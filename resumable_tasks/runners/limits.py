@@ -1,8 +1,8 @@
 """Limits on how often the handler is called, and on how many calls run at once.
 
-One `Limits` is shared by all workers of a process. What a rate lets through is in its window; the
-number of calls at once follows TCP's rule (additive increase, multiplicative decrease: Chiu and
-Jain, 1989), as Netflix's ``concurrency-limits`` applies it to calls of a service.
+All workers of a process share one `Limits`. The window of each rate holds the calls that it has let
+through. The adaptive number of concurrent calls follows TCP's rule (additive increase,
+multiplicative decrease: Chiu and Jain, 1989), as Netflix's ``concurrency-limits`` applies it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.02
 _MOST_POLL_SECONDS = 0.5
-# Latency "holds" while a call takes no longer than so many times the quickest of late.
+# A call is slow if it takes longer than this many times the quickest recent call, whose time is
+# slowly forgotten.
 _SLOWER = 2.0
 _FORGET = 1.01
 
@@ -52,17 +53,17 @@ class Adaptive:
 
 
 class Gate(Protocol):
-    """Something elsewhere that says when a call may begin."""
+    """An external limit that decides when a call may begin."""
 
     def enter(self, stopping: Stopping, slots: int) -> bool:
-        """Wait for leave, for a call of this weight; False if the run is stopping."""
+        """Wait until a call of this weight may begin; return False if the run is stopping."""
 
     async def aenter(self, stopping: Stopping, slots: int) -> bool:
-        """The same, in an event loop."""
+        """`enter` in an event loop."""
 
 
 class Held(NamedTuple):
-    """The place of a call in the window of a rate, with the weight that it was given there."""
+    """The slot of a call in the window of a rate, with its estimated weight."""
 
     rate: RateLimit
     window: AnyWindow
@@ -72,10 +73,10 @@ class Held(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One call of the handler that waits, goes on, or has ended.
+    """One call of the handler, which waits, runs, or has ended.
 
-    ``held`` are its places in the windows so far. ``waits`` are the seconds that it has waited, by
-    what has held it back (``by``).
+    ``held``: its slots in the windows so far. ``waits``: the seconds that it has waited, by reason.
+    ``by``: the present reason.
     """
 
     load: Load
@@ -87,18 +88,18 @@ class Entry:
     ended: bool = False
 
     def held_back(self, by: str, since: float) -> None:
-        """Note that it has waited up to now."""
+        """Add the seconds since ``since`` to the waits."""
         self.waits[by] = self.waits.get(by, 0.0) + time.monotonic() - since
 
 
 @dataclass(eq=False)
 class Limits:
-    """Holds calls of the handler back. Crosses to other processes, where it begins afresh.
+    """Holds back calls of the handler. A copy sent to another process starts anew there.
 
-    ``largest``: the items of the largest call. ``processes``: how many share the rates; each then
-    takes its part, so that all together keep to them. ``learnt`` is what calls have taught of
-    their weights. ``auto``: also keep to the limits that answers tell of.
-    ``share``: the file by which processes of one host share the rates, which are whole then.
+    ``largest``: the number of items of the largest call. ``processes``: how many processes divide
+    the rates among them. ``learnt``: estimates of weights, from earlier calls. ``auto``: also keep
+    to the limits that the service reports. ``share``: where processes share the windows of the
+    rates (a file, or a Redis); each then uses the undivided rates.
     """
 
     rates: Sequence[RateLimit] = ()
@@ -133,7 +134,7 @@ class Limits:
 
     @property
     def at_once(self) -> str:
-        """What sets how many calls run at once, in words; "" if that is not set here."""
+        """Describe the adaptive limit on concurrent calls; "" if there is none."""
         if self._control is None or self.adaptive is None:
             return ""
         limit = int(self._control.limit)
@@ -146,9 +147,9 @@ class Limits:
     def enter(
         self, load: Load, stopping: Stopping, waits: dict[str, float] | None = None
     ) -> Entry | None:
-        """Wait until a call with this load may begin; None if the run is stopping.
+        """Wait until a call with this load may begin; return None if the run is stopping.
 
-        ``waits`` is told the seconds meanwhile, by what has held the call back.
+        ``waits`` receives the seconds waited, by reason.
         """
         slots = max(1, load.own or 1)
 
@@ -164,7 +165,7 @@ class Limits:
     async def aenter(
         self, load: Load, stopping: Stopping, waits: dict[str, float] | None = None
     ) -> Entry | None:
-        """`enter`, in an event loop."""
+        """`enter` in an event loop."""
         import asyncio
 
         slots = max(1, load.own or 1)
@@ -181,7 +182,7 @@ class Limits:
     def _steps(
         self, entry: Entry, stopping: Stopping
     ) -> Generator[float | Gate, bool, Entry | None]:
-        """Seconds to wait, and gates to enter, whose answers say whether to go on."""
+        """Yield seconds to wait and gates to enter; False as an answer means stop."""
         while (wait := self._admit(entry)) > 0:
             if stopping.is_set():
                 return None
@@ -203,7 +204,7 @@ class Limits:
         return entry if entry.began else None
 
     def leave(self, call: Entry, error: BaseException | None) -> None:
-        """The call has ended. One that was told to wait holds all others back as long."""
+        """Note that a call has ended. If the service told it to wait, all calls wait as long."""
         told = seconds_told(error) if error is not None else None
         with self._lock:
             self._running -= 1
@@ -227,9 +228,9 @@ class Limits:
         reported: Mapping[str, int | None],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Take in what a call has used, as its handler says. Reports of one call add up.
+        """Count the usage that a call's handler reports. Reports of one call add up.
 
-        ``headers`` are those of an answer, which may tell of limits of the service.
+        ``headers``: of the service's response; they may contain its limits.
         """
         with self._lock, _at_no_cost_of_the_call():
             call.used.add(**reported)
@@ -238,17 +239,17 @@ class Limits:
             self._correct(call)
 
     def _obey(self, call: Entry, headers: Mapping[str, str]) -> None:
-        """Wait where the service has little left; with ``auto``, keep to its limits."""
+        """Make calls wait if the service has little quota left; with ``auto``, keep its limits."""
         now = self.clock.monotonic()
         self._held_until = max(self._held_until, now + (retry_after(headers) or 0.0))
         quota, *others = call.load.parts or ("",)
-        for told in told_by(headers) if not others else ():  # else: of which of the quotas?
+        for told in told_by(headers) if not others else ():  # else the quota is unknown
             self._headroom.tell(quota, told, now)
             if self.auto:
                 self._take_over(RateLimit(told.limit, 60.0, told.unit), call, now)
 
     def _take_over(self, rate: RateLimit, call: Entry, now: float) -> None:
-        """Keep to a limit that the service has told of, from this call on."""
+        """Keep to a limit that the service has reported, from this call on."""
         assert self._windows is not None
         for at, (known, window) in enumerate(self._windows):
             if known.of_service and known.unit == rate.unit:
@@ -264,21 +265,21 @@ class Limits:
         log.info("rate_limit: the service allows %s", rate)
 
     def _correct(self, call: Entry) -> None:
-        """Give a call the weight in its windows that was reported.
+        """Set the weight of a call in its windows to the reported usage.
 
-        As long as it goes on there may be more to come, so that it weighs no less than estimated.
+        Until the call ends, more reports may come, so it counts at least as estimated.
         """
         for rate, window, slot, weight in call.held:
             true = call.used.of(rate.unit)
             if slot is None or true is None:
                 continue
-            if rate.quota:  # of a call of several quotas, each has its part
+            if rate.quota:  # a call in several quotas is divided among them
                 whole = max(1, self.learnt.weight(rate.unit, call.load))
                 true = math.ceil(true * weight / whole)
             window.correct(slot, true if call.ended else max(true, weight))
 
     def left(self) -> list[tuple[RateLimit, int]]:
-        """How much each rate allows now; nothing of those that other processes keep to."""
+        """Return how much each rate allows now, without rates that only other processes use."""
         with self._lock:
             now = self.clock.monotonic()
             held = now < self._held_until
@@ -289,7 +290,7 @@ class Limits:
             self._running -= 1
 
     def _admit(self, call: Entry) -> float:
-        """0 if the call may begin, and is counted from now on; else when to ask again."""
+        """Return 0 if the call may begin, and count it; else the seconds until the next try."""
         with self._lock:
             now = self.clock.monotonic()
             if now < self._held_until:
@@ -309,9 +310,9 @@ class Limits:
             return 0.0
 
     def _put(self, call: Entry, now: float) -> float:
-        """Enter the call into the windows in which it is not yet; 0 once it is in all of them."""
+        """Enter the call into its remaining windows; return 0, or the seconds to wait for one."""
         if self._windows is None:
-            # The shortest last: a slot is taken when a call begins, and not long before.
+            # The shortest window last: its slot must not be taken long before the call begins.
             rates = sorted(self.rates, key=lambda rate: -rate.seconds)
             self._windows = [(rate, self._window(rate)) for rate in rates]
         for rate, window in self._windows[len(call.held) :]:
@@ -347,7 +348,7 @@ class Limits:
         if rate.weighted and count:
             return Window(count, seconds)
         largest = self.largest if rate.unit == "items" else 1
-        if count < largest:  # a part too small for one call: one call in as much more time
+        if count < largest:  # too small for one call: allow one in a longer time instead
             seconds *= largest * self.processes / rate.count
             count = largest
         return Window(count, seconds) if rate.weighted else Counted(count, seconds)
@@ -355,9 +356,10 @@ class Limits:
 
 @contextmanager
 def _at_no_cost_of_the_call() -> Iterator[None]:
-    """While entered, the place of ``share`` may fail: what a call has answered counts all the same.
+    """Log errors of the shared window instead of raising them: the call's result still counts.
 
-    The others go on with what they know of it. Where it still fails, the next call is not begun.
+    Other processes go on with the estimate. If the shared window still fails, the next call does
+    not begin.
     """
     try:
         yield
@@ -368,9 +370,9 @@ def _at_no_cost_of_the_call() -> Iterator[None]:
 
 
 class AdditiveIncrease:
-    """An adaptive limit on concurrent calls: one more each round, half as many when throttled.
+    """An adaptive limit on concurrent calls: one more per round, half as many when throttled.
 
-    Up to the first throttling, or the first call that takes long, it doubles from round to round.
+    Until the first throttled or slow call, it doubles in each round.
     """
 
     def __init__(self, bounds: Adaptive) -> None:
@@ -382,22 +384,22 @@ class AdditiveIncrease:
 
     @property
     def rising(self) -> bool:
-        """True as long as nothing has told that there may be too many."""
+        """True until the first sign of too many calls."""
         return self._doubling
 
     def went_well(self, began: float, running: int) -> None:
-        """A call that ``began`` then has succeeded, when so many were running."""
+        """Adjust the limit after a success; ``running`` calls were active when it ended."""
         seconds = time.monotonic() - began
         self._quickest = min(seconds, self._quickest * _FORGET)
         if seconds > _SLOWER * self._quickest + _POLL_SECONDS:
             self._doubling = False
-        # Only a limit that is reached, by a call that has seen the last cut, says that more goes.
+        # Raise it only if the limit was reached, by a call that began after the last cut.
         elif began > self._cut and running >= int(self.limit):
             step = 1.0 if self._doubling else 1.0 / self.limit
             self.limit = min(self.limit + step, float(self._bounds.highest))
 
     def was_throttled(self, began: float, error: BaseException) -> None:
-        """A call was told that there are too many. Calls of one round halve the limit once."""
+        """Halve the limit after a throttled call; several calls of one round halve it once."""
         if began <= self._cut:
             return
         self._cut = time.monotonic()

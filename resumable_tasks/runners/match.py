@@ -1,8 +1,8 @@
-"""Matching: a handler's return value → rows of the batch's keys, or an error that says why not.
+"""Matches a handler's return value to the keys of its batch, or raises an error that says why not.
 
-Rows carry the key's fields, or match the batch by position when none of them does and they are
-as many. This is where "an item that the handler left out has failed" is decided, and which items
-are parked because their rows cannot be stored.
+Rows carry the key's fields. If no row does, and there are as many rows as items, they match the
+batch by position. This module also decides which items have failed because the handler left them
+out, and which are parked because their rows cannot be stored.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Failed = list[tuple[Key, BaseException | str]]
 
-# Of so few integers, a permutation is chance; not in a part of a batch, which has failed for some
-# reason, such as a permutation.
+# With fewer integer keys than this, a permutation may be a coincidence; but not in a part of a
+# failed batch, which may have failed because of a permutation.
 _FEW = 3
 
 
@@ -42,8 +42,9 @@ _FEW = 3
 class Matched:
     """A batch's rows, the canonical keys that are complete, and the items that failed.
 
-    ``unwritten`` are the rows, as `table` gives them; instead of them there are ``rows`` where the
-    columns say so. ``parked`` are items whose rows, here as dicts, cannot be stored, and why.
+    ``unwritten``: the rows, before `table` converts them to Arrow. ``rows``: set instead if the
+    checkpoint takes rows as dicts. ``parked``: the items whose rows cannot be stored, with their
+    rows as dicts and the reason.
     """
 
     unwritten: pa.Table | PlainTable | None
@@ -55,12 +56,12 @@ class Matched:
 
     @property
     def table(self) -> pa.Table | None:
-        """The rows as Arrow's table; None if there are none, or ``rows`` instead."""
+        """The rows as an Arrow table; None if there are none, or if they are in ``rows``."""
         return arrow_table(self.unwritten)
 
     @property
     def table_shown(self) -> pa.Table | None:
-        """The rows as a table, or as much of them as one holds."""
+        """The rows as a table, as far as they fit into one."""
         if self.rows is None:
             return self.table
         from resumable_tasks.runners.values.tables import table_of_what_fits
@@ -70,7 +71,7 @@ class Matched:
 
 @frozen
 class _Found:
-    """What the handler returned: a table or rows, and the key of each row (None: in order)."""
+    """A handler's table or rows, and the key of each row (None: in the order of the batch)."""
 
     rows: pa.Table | list[Row]
     keys: list[Key] | None
@@ -85,11 +86,11 @@ def match(
     given: Given | None = None,
     strict: bool = False,
 ) -> Matched:
-    """Match what the handler returned to the items of its batch. Raises `BadResult`.
+    """Match the value that a handler returned to the items of its batch. Raises `BadResult`.
 
-    Rows that cannot be stored beside the others set their items apart, and not the others.
-    ``given``: what the handler was given, as it left it. ``strict``: a row that would be left out
-    is an error of the whole batch, which can be collected again.
+    If rows cannot be stored beside the others, only their items are parked. ``given``: the
+    handler's copy of the items, which it may have reordered. ``strict``: raise for a row that would
+    otherwise be left out, because the batch can be collected again.
     """
     if frames.is_arrow(returned) and results != "none":
         failed: Failed = []
@@ -124,10 +125,7 @@ def match(
 
 
 def carry_keys(returned: list[Any], scheme: KeyScheme) -> bool:
-    """True if the first of these rows, which are to be of some items of a batch, has its key.
-
-    Or the first of these tables.
-    """
+    """True if the first of these rows, or of these tables, carries the key of its item."""
     try:
         row = next(row for entry in returned if (row := _first_of(entry)) is not None)
     except (BadResult, StopIteration):
@@ -136,7 +134,7 @@ def carry_keys(returned: list[Any], scheme: KeyScheme) -> bool:
 
 
 def _first_of(entry: Any) -> Any:
-    """The row, or the names of the table's columns."""
+    """Return the row as a dict, or the first row or the column names of a table."""
     if not frames.is_arrow(entry):
         return _to_dict(entry)
     table = frames.to_arrow(entry)
@@ -146,7 +144,7 @@ def _first_of(entry: Any) -> Any:
 def _told_apart(
     found: _Found, failed: Failed, batch: Batch, results: ResultsMode, strict: bool
 ) -> tuple[_Found, Failed, list[Parked], str]:
-    """The rows that are each of one item of the batch; what is parked of the others, and a note."""
+    """Return the rows that belong to items of the batch, failures, parked items, and a note."""
     if found.keys is None:
         return found, failed, [], ""
     if not failed and _are_in_order(found.keys, batch, results):
@@ -173,7 +171,7 @@ def _taken(rows: pa.Table, stray: Strays) -> pa.Table:
 
 
 def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
-    """True if a table need not be looked at row by row, to become what was declared."""
+    """True if a table has the declared types already and needs no conversion of its rows."""
     if columns.json and columns.json & set(table.column_names):
         return False
     if columns.as_rows:
@@ -190,7 +188,7 @@ def _is_as_declared(table: pa.Table, columns: Columns) -> bool:
 def _separated(
     found: _Found, batch: Batch, failed: dict[Key, Any], columns: Columns
 ) -> tuple[pa.Table | PlainTable | None, dict[bytes, tuple[ResultConflict, list[Row]]]]:
-    """The rows that can be stored, as a table; the others by their items' keys, and why."""
+    """Return the rows that can be stored, as a table; the others by key, with the reason."""
     from resumable_tasks.runners.values import tables
 
     rows = found.rows
@@ -206,7 +204,7 @@ def _separated(
     lines = [_canonical_of(key, "a row of the handler's result") for key in of_rows]
     bad: dict[bytes, tuple[ResultConflict, list[Row]]] = {}
     left = list(range(len(rows)))
-    # Without some rows, others may be in the minority: again, until all that are left go together.
+    # Removing rows may put others in the minority, so repeat until all remaining rows fit together.
     while odd:
         for at, why in odd.items():
             bad.setdefault(lines[left[at]], (ResultConflict(why), []))
@@ -221,7 +219,7 @@ def _separated(
 def _take_failures(
     returned: Any, batch: Batch, results: ResultsMode, strict: bool
 ) -> tuple[list[Any], Failed]:
-    """The rows with an `ItemFailure` left in its place, and those failures by key."""
+    """Return the rows, with each `ItemFailure` left in place, and those failures by key."""
     if returned is None:
         if results == "none":
             return [], []
@@ -250,7 +248,7 @@ def _take_failures(
         )
         if strict or results != "one" or len(failed) == len(rows):
             raise BadResult(note)
-        # The item that it is meant for has no row, and so has failed.
+        # The item it was meant for has no row, so it fails anyway.
         log.warning("batch %d: %s: it is left out", batch.number, note)
         failed = [(key, error) for key, error in failed if key not in foreign]
         rows = [row for row in rows if type(row) is not ItemFailure or row.key not in foreign]
@@ -260,7 +258,7 @@ def _take_failures(
 
 
 def _without_tables(entries: list[Any]) -> list[Any]:
-    """The entries; tables that stand among failures, and nothing else does, as their rows."""
+    """Return the entries; if they are only tables and failures, with the tables as rows."""
     others = [entry for entry in entries if type(entry) is not ItemFailure]
     if len(others) == len(entries) or not frames.is_arrow(others):
         return entries
@@ -314,7 +312,7 @@ def _match_rows(
 
 
 def _check_names(names: Iterable[Any], columns: tuple[str, ...]) -> None:
-    """Rows without a key are not matched by position if they have it under nearly its name."""
+    """Raise if a column's name is nearly that of the key: the rows must not match by position."""
     wanted = {_bare(column): column for column in columns}
     for name in names:
         if isinstance(name, str) and (column := wanted.get(_bare(name))) is not None:
@@ -329,7 +327,7 @@ def _bare(name: str) -> str:
 
 
 def _check_permutations(values: dict[str, list[Any]], batch: Batch) -> None:
-    """Rows are not matched by position if a column says that they stand in another order."""
+    """Raise if a column holds the keys in another order: the rows must not match by position."""
     kinds = set(map(type, batch.keys))
     few = kinds == {int} and len(batch) < _FEW and batch.part_of is None
     if few or len(batch) < 2:
@@ -348,10 +346,10 @@ def _check_permutations(values: dict[str, list[Any]], batch: Batch) -> None:
 
 
 def _in_order(batch: Batch, given: Given | None) -> list[Key]:
-    """The keys of the items in the order in which the handler has left its list.
+    """Return the keys in the order in which the handler left its list of items.
 
-    Rows that it makes of a list that it has sorted stand as the list does. Raises `BadResult`
-    where its items are not those that it was given.
+    If the handler sorted the list, its rows have the same order. Raises `BadResult` if the list no
+    longer holds the items that were given.
     """
     order = given.order() if given is not None else None
     if given is None or order == list(range(len(batch))):
@@ -366,15 +364,15 @@ def _in_order(batch: Batch, given: Given | None) -> list[Key]:
 
 
 def _of_tuples(present: list[Any], batch: Batch, scheme: KeyScheme) -> list[Any]:
-    """The keys of rows, where tuples stand as text in their single column: as they are stored."""
-    if scheme.composite or b"[" not in batch.lines:  # as those of tuples are
+    """Return the keys of the rows; a tuple stored as text in a single column becomes a tuple."""
+    if scheme.composite or b"[" not in batch.lines:  # no key of the batch is a tuple
         return present
     texts = {scheme.values(key)[0]: key for key in batch.keys}
     return [texts.get(key, key) if type(key) is str else key for key in present]
 
 
 def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) -> list[Any] | None:
-    """The key that each row carries; None if no row carries any. Raises if only some do."""
+    """Return the key of each row; None if no row carries one. Raises if only some do."""
     try:
         found = list(map(itemgetter(*columns), rows))
         return [(key,) for key in found] if composite and len(columns) == 1 else found
@@ -424,12 +422,12 @@ def _complete(
 def _are_in_order(found: list[Key], batch: Batch, results: ResultsMode) -> bool:
     if results != "one" or found is batch.keys:
         return results == "one"
-    # Equal, and not as 1 equals True; tuples are looked into.
+    # The types are compared because 1 equals True; tuples take the slow path.
     return found == batch.keys and set(map(type, found)) <= {str, int}
 
 
 def _wrong_shape(message: str) -> BadResult:
-    """An error that any batch would have with such results."""
+    """Return an error about the shape of the results, which any batch would have."""
     error = BadResult(message)
     error.of_shape = True
     return error
@@ -478,7 +476,7 @@ def _match_arrow(
 
 
 def _has_the_items_keys(table: pa.Table, batch: Batch, scheme: KeyScheme) -> bool:
-    """True if the rows are of the items in their order, as whole columns of both tell."""
+    """True if the key columns of the table equal those of the items, in the same order."""
     import pyarrow as pa
 
     items = batch.items
@@ -489,7 +487,7 @@ def _has_the_items_keys(table: pa.Table, batch: Batch, scheme: KeyScheme) -> boo
         if at < 0 or of_items < 0:
             return False
         found, wanted = table.column(at), items.column(of_items)
-        if found.num_chunks == 1:  # `equals` of many lets go of the interpreter's lock
+        if found.num_chunks == 1:  # `equals` of a chunked array releases the GIL
             found = found.chunk(0)
         else:
             wanted = pa.chunked_array([wanted])
@@ -508,7 +506,7 @@ def _may_be_keys(column: pa.ChunkedArray) -> bool:
 
 
 def _to_dict(row: Any) -> Row | None:
-    """A row as a dict; None for an `ItemFailure`, which keeps its place."""
+    """Return a row as a dict; None for an `ItemFailure`, which keeps its place."""
     if type(row) is ItemFailure:
         return None
     if isinstance(row, dict):
@@ -530,6 +528,6 @@ def _columns(columns: tuple[str, ...]) -> str:
 
 def _name(value: Any) -> str:
     if inspect.iscoroutine(value):
-        value.close()  # nobody awaits it any more
+        value.close()  # nobody will await it
         return f"coroutine {value.__name__}()"
     return f"{type(value).__name__} {keys.shorten(value, 60)}"

@@ -1,4 +1,4 @@
-"""The outcome with which a batch comes back from a runner."""
+"""The outcomes that a runner returns for a batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CurrentBatch:
     )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In another process it is what it says; reports are taken where the call was made.
+        # A copy in another process has the data only: reports are taken where the call was made.
         return CurrentBatch, (self.id, self.keys, self.attempt)
 
     def report(
@@ -136,11 +136,11 @@ class Failure:
 
 @frozen
 class Shard:
-    """An immutable Parquet file of the checkpoint, as the commit that names it describes it.
+    """An immutable Parquet file of the checkpoint, as described by the commit that names it.
 
-    ``path`` is relative to the checkpoint; ``checksum`` is the BLAKE2b-128 of the whole file, as
-    ``b2sum -l 128`` prints it; ``keys`` is how many of the commit's keys have their rows here, in
-    the order in which the commit names its shards.
+    ``path`` is relative to the checkpoint. ``checksum``: the BLAKE2b-128 of the whole file, as
+    ``b2sum -l 128`` prints it. ``keys``: how many of the commit's keys have their rows here; keys
+    come in the order in which the commit names its shards.
     """
 
     path: str
@@ -159,12 +159,12 @@ SERVICE = "service"
 class Times:
     """The number and the duration of the handler's calls with one batch.
 
-    ``seconds`` is the time in the handler, of all calls. ``began`` and ``ended`` (monotonic
-    seconds of this machine) are those of the last call. ``calls`` is more than 1 if the batch
-    was retried, or was told to wait. ``failed`` are the calls before the last: the error of each,
-    and its seconds. ``waits`` are the seconds around the calls by what was waited
-    for: `TOLD` to come later, the job's own `RATE`, fewer calls at once, the pauses before
-    `RETRIES`, the `WRITE` of rows by a worker, the `START` of a worker.
+    ``seconds``: the time in the handler, over all calls. ``began`` and ``ended``: of the last call,
+    in monotonic seconds of this machine. ``calls``: more than 1 if the batch was retried or told to
+    wait. ``failed``: the error and the seconds of each call before the last. ``waits``: the seconds
+    between the calls, by reason: `TOLD` to wait by the service, the job's own `RATE`, the
+    `ADAPTIVE` limit, pauses before `RETRIES`, the `WRITE` of rows by a worker, the `START` of a
+    worker.
     """
 
     seconds: float = 0.0
@@ -175,7 +175,7 @@ class Times:
     waits: Mapping[str, float] | None = None
 
     def after(self, earlier: Times) -> Times:
-        """Add the earlier calls with the same batch to these."""
+        """Return these times with the earlier calls of the same batch added."""
         return replace(
             self,
             seconds=earlier.seconds + self.seconds,
@@ -186,19 +186,18 @@ class Times:
 
 @frozen
 class Done:
-    """The handler returned, and what it returned was matched to the batch's items.
+    """The handler returned, and its results were matched to the batch's items.
 
-    ``done`` are the canonical keys that are complete, newline-joined, ``completed`` how many.
-    Their rows, of this ``schema``, are ``unwritten`` (as `table` gives them) or in ``shard``
-    (written by a remote worker); all three are None if there are no rows. Where the checkpoint
-    takes rows as they are, those of a handler that returned dicts are in ``rows`` instead, each
-    with its key.
-    ``settles`` is the token of the submission that all this is the result of, ``rest`` what it has
-    left undone.
-    ``failures`` are the items that
-    failed, ``left_out`` the places in the batch of those that failed because the handler returned
-    no row for them; ``left_by`` is the error with which it ended before it came to them.
-    ``cost`` is in the unit of the job's ``cost``, NaN if it could not be had.
+    ``done``: the canonical keys that are complete, newline-joined; ``completed``: their number.
+    Their rows, of this ``schema``, are ``unwritten`` (see `table`) or in ``shard``, written by a
+    remote worker; all three are None if there are no rows. If the checkpoint takes rows as dicts,
+    they are in ``rows`` instead, each with its key.
+
+    ``failures``: the items that failed. ``left_out``: the positions in the batch of items that
+    failed because the handler returned no row for them; ``left_by``: the error that ended the call
+    before it reached those items. ``settles``: the token of the submission that this is the result
+    of; ``rest``: the items that it left undone. ``cost`` is in the unit of the job's ``cost``, NaN
+    if it is unknown.
     """
 
     batch: Batch
@@ -218,7 +217,7 @@ class Done:
 
     @property
     def table(self) -> pa.Table | None:
-        """The rows that are not written yet, as Arrow's table; None if there are none."""
+        """The unwritten rows as an Arrow table; None if there are none."""
         return arrow_table(self.unwritten)
 
     @property
@@ -229,9 +228,9 @@ class Done:
 
 @frozen
 class Rest:
-    """The items of a batch, by their canonical keys, that a service must be given again.
+    """The items of a batch, by their canonical keys, that must be sent to a service again.
 
-    ``parts``: in so many batches. ``rounds`` is that of their `Part`.
+    ``parts``: the number of batches to split them into. ``rounds``: as in their `Part`.
     """
 
     batch: Batch
@@ -251,7 +250,7 @@ class Failed:
     times: Times = Times()
 
     def settled(self) -> Done:
-        """The batch as it is committed: none of its items is done, all have failed."""
+        """Return the outcome to commit: all items of the batch have failed."""
         return Done(self.batch, failures=self.failures, cost=self.cost, times=self.times)
 
 
@@ -259,8 +258,8 @@ class Failed:
 class Dropped:
     """The batch was not handled, because the run stops.
 
-    ``why`` is set if the run is to stop because of this batch, ``cost`` is that of the calls that
-    failed before.
+    ``why``: set if this batch is the reason for the stop. ``cost``: of the calls that failed
+    before.
     """
 
     batch: Batch
@@ -270,14 +269,14 @@ class Dropped:
 
 @frozen
 class Fatal:
-    """An error that is no failure of the batch's items, and ends the run."""
+    """An error that is not the items' fault and ends the run."""
 
     batch: Batch
     error: BaseException
 
 
 Outcome = Done | Failed | Dropped | Fatal
-"""The outcome with which a batch comes back from a runner."""
+"""The outcome that a runner returns for a batch."""
 
 
 @frozen
@@ -298,4 +297,4 @@ class CallOutcome:
 
 
 Cost = str | Callable[[CallOutcome], float]
-"""What calls cost: the name of a column of the results, or a callable of a call's outcome."""
+"""The cost of calls: the name of a column of the results, or a callable on a call's outcome."""

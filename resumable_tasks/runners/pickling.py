@@ -1,4 +1,4 @@
-"""Sending a handler and its items to another process."""
+"""Sends a handler and its items to another process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 
 
 class HandlerReference:
-    """A handler that crosses to another process by its name, even where a decorator has it."""
+    """A handler that is pickled by its name, even if a decorator has replaced it there."""
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         self.handler = handler
@@ -52,7 +52,7 @@ class HandlerReference:
 
 
 def has_name(handler: Callable[..., Any]) -> bool:
-    """True if a handler can be found, in this process, by its module's name and its own."""
+    """True if a handler can be found in this process by its module and its qualified name."""
     try:
         return _find(handler.__module__, handler.__qualname__) is handler
     except (ImportError, AttributeError):
@@ -60,7 +60,7 @@ def has_name(handler: Callable[..., Any]) -> bool:
 
 
 def _has_file(module: str) -> bool:
-    """True if another process can import this module: from a file, or by its name (``-m``)."""
+    """True if another process can import this module, from a file or by its name (``-m``)."""
     found = sys.modules[module]
     if getattr(found, "__spec__", None) is not None:
         return True
@@ -71,7 +71,7 @@ def _find(module: str, name: str) -> Any:
     found = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    # Under its name stands the task that the decorator has made of it.
+    # The name refers to the task that the decorator made; its ``fn`` is the handler.
     return getattr(found, "fn", found)
 
 
@@ -90,9 +90,9 @@ def _bound(function: HandlerReference, to: Any) -> HandlerReference:
 
 
 def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:
-    """The work with this handler, without what only the driver needs, for so many processes.
+    """Return the work with this handler for ``processes`` workers, without the driver's parts.
 
-    Workers need of the key only in which columns it stands.
+    Workers need only the columns of the key, so a callable key is left out.
     """
     scheme = KeyScheme(None) if callable(work.scheme.spec) else work.scheme
     limits = replace(work.limits, processes=processes) if work.limits is not None else None
@@ -100,9 +100,9 @@ def shippable(work: Work, handler: Callable[..., Any], processes: int) -> Work:
 
 
 def compact(items: Rows) -> Rows:
-    """The items of a batch as they are to cross: pickled, they are as large as they are.
+    """Return the items of a batch in a form that pickles at their own size.
 
-    A slice of a table would take the whole table with it.
+    A pickled slice of a table would contain the whole table.
     """
     if isinstance(items, list):
         return items
@@ -115,7 +115,7 @@ def compact(items: Rows) -> Rows:
 
 
 def contain(work: Work, outcome: Outcome) -> Outcome:
-    """The outcome as it crosses back: a ``SystemExit`` in a worker is no end of the driver."""
+    """Return the outcome to send back: a ``SystemExit`` in a worker must not end the driver."""
     match outcome:
         case Dropped(batch, why) if why:
             return Fatal(batch, Unfinished(why))

@@ -1,4 +1,4 @@
-"""Batches in processes of this machine: for handlers that compute. Workers write their shards."""
+"""Runs batches in processes of this machine, for CPU-bound handlers. Workers write their shards."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from resumable_tasks.runners.worker import Worker
 
 _DEATHS = 2
 _POLL_SECONDS = 0.5
-# How long the exit code of a process is waited for whose pipe is closed.
+# How long to wait for the exit code of a process whose pipe is closed.
 _DYING_SECONDS = 5.0
 _OF_MEMORY = "; the kernel kills a process that takes too much memory: try a smaller batch_size"
 
 
 class ProcessRunner(Runner):
-    """Plain functions in ``concurrency`` processes, each looked after by a thread of ours.
+    """Runs plain functions in ``concurrency`` processes, each controlled by a thread of the driver.
 
-    What happens to a process concerns its own batch only. One that dies is replaced and its batch
-    handled once more: if that one dies too, the batch has failed with `WorkerLost`. One whose call
-    takes longer than the timeout is killed and replaced, and the call has failed with
-    ``TimeoutError``. (The standard library's pool knows no timeout, and loses all its batches with
-    one process; ``docs/design/0008-failures.md``.)
+    A failure of a process affects its own batch only. A process that dies is replaced, and its
+    batch is handled once more; if that process dies too, the batch fails with `WorkerLost`. A
+    process whose call exceeds the timeout is killed and replaced, and the call fails with
+    ``TimeoutError``. (The standard library's pool has no timeouts, and loses all its batches with
+    one process; see ``docs/design/0008-failures.md``.)
     """
 
     remote = True
@@ -55,7 +55,7 @@ class ProcessRunner(Runner):
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
         crosses = shippable(work, HandlerReference(work.handler), processes=self.concurrency)
         self._work = replace(crosses, trails=work.trails)
-        try:  # what cannot cross is said now, before anything has run
+        try:  # report what cannot be pickled now, before anything runs
             self._pickled = bytes(ForkingPickler.dumps(crosses))
         except UsageError:
             raise
@@ -91,7 +91,7 @@ class ProcessRunner(Runner):
 
 
 class _Lane:
-    """One process after the other, and the batch that it handles."""
+    """Runs batches one by one in a process, and replaces the process when it dies."""
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class _Lane:
         self._stopping = stopping
         self._going_on = going_on
         self._abandoned = False
-        self._deaths = 0  # of processes, at this batch
-        self._calls = 0  # of the handler, at this step
-        self._spent = 0.0  # at this step, as far as it is known here
+        self._deaths = 0  # of processes that handled this batch
+        self._calls = 0  # of the handler, in this step
+        self._spent = 0.0  # in this step, as far as the worker has reported it
         self._process: Worker | None = None
 
     def _run(self) -> None:
@@ -131,14 +131,14 @@ class _Lane:
             self._process.end()
 
     def abandon(self) -> None:
-        """End at once, from another thread; a batch that is handled does not come back."""
+        """End at once, from another thread; a running batch gets no outcome."""
         self._abandoned = True
         if self._process is not None:
             self._process.abandon()
 
     def _handle(self, batch: Batch) -> Outcome:
         self._deaths = 0
-        # The process makes the calls, and so holds them back, and has their spans.
+        # The process makes the calls, so it applies the limits and makes the spans.
         return drive(calls(replace(self._work, limits=None, traced=""), batch), self._do)
 
     def _do(self, step: Step) -> Answer:
@@ -166,7 +166,7 @@ class _Lane:
                     return replace(answer, batch=step.batch, times=times)
                 case Fatal():
                     return replace(answer, batch=step.batch)
-            # Its call is overdue, or it waits for one that is not to be made, or it has died.
+            # The call is overdue, or the run stops before it began, or the process has died.
             how = self._kill(0.0 if answer else _DYING_SECONDS)
             if isinstance(answer, Dropped):
                 return replace(answer, batch=step.batch)
@@ -175,11 +175,11 @@ class _Lane:
                 return answer
 
     def _has_process(self) -> bool:
-        """Have a process that can work, unless the run stops."""
+        """Make sure that there is a process; return False if the run stops."""
         return (self._process is not None and self._process.is_alive) or self._begin_process()
 
     def _after_death(self, call: Call, how: str) -> Outcome | None:
-        """The process died; None if its batch is to be handled once more."""
+        """Return the outcome after the process died; None to handle the batch once more."""
         if self._abandoned:
             return Dropped(call.batch)
         self._deaths += 1
@@ -195,7 +195,7 @@ class _Lane:
             return failed_call(self._work, call.batch, self._raised(lost, call))
         again = WorkerLost("a worker process has died; its batch is handled again")
         log.warning("%s", again)
-        # Its call is paid for all the same.
+        # The lost call is paid for too.
         self._spent = failed_call(self._work, call.batch, self._raised(again, call)).cost
         return Dropped(call.batch) if self._stopping.is_set() else None
 
@@ -204,7 +204,11 @@ class _Lane:
         return Raised(error, call.number, Times(0.0, now, now), spent=self._spent)
 
     def _send(self, call: Call) -> Outcome | Raised | None:
-        """Have the process handle a batch: an outcome, a call that is overdue, or it has died."""
+        """Have the process handle a batch.
+
+        Returns its outcome, `Raised` for an overdue call, or None if the lane is abandoned. Raises
+        ``EOFError`` or another connection error if the process died.
+        """
         process = self._process
         assert process is not None
         process.pipe.send((call.batch, call.number, self._spent))
@@ -229,8 +233,8 @@ class _Lane:
                         remedy="Give items whose classes a worker can import",
                     )
                     return failed_whole(self._work, call.batch, unreadable, call.number)
-                # A call has begun (its number), its handler has returned, or a pause has begun
-                # (what all calls have cost).
+                # "call": a call has begun (with its number). "ended": its handler has returned.
+                # "pause": a pause has begun (with the cost of all calls so far).
                 deadline, calling = None, kind != "pause"
                 self._going_on.pop(call.batch.number, None)
                 if kind == "pause":
@@ -249,15 +253,15 @@ class _Lane:
                 return Raised(error, call.number, times, spent=self._spent)
 
     def _begin_process(self) -> bool:
-        """Start a process and wait for it; False if the run stops before.
+        """Start a process and wait until it is ready; return False if the run stops first.
 
-        Raises `WorkerLost` or `UsageError` if none can work.
+        Raises `WorkerLost` or `UsageError` if no process can start.
         """
         self._kill()
         self._process = Worker(self._pickled)
         return self._process.wait_until_ready(lambda: self._abandoned or self._stopping.is_set())
 
     def _kill(self, patience: float = 0.0) -> str:
-        """End the process; how it has ended."""
+        """End the process; return how it ended, as text."""
         process, self._process = self._process, None
         return process.kill(patience) if process is not None else ""

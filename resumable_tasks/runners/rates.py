@@ -1,4 +1,4 @@
-"""The rates of a job's ``rate_limit=``, from their text."""
+"""Parses the rates of a job's ``rate_limit=``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resumable_tasks.errors import UsageError
 
 Unit = Literal["calls", "items", "tokens", "input tokens", "output tokens", "bytes"]
 RateSpec = str | Sequence[str] | Mapping[str, str | Sequence[str]]
-"""One rate, several, or those of each quota, as ``rate_limit=`` is given."""
+"""The value of ``rate_limit=``: one rate, several, or the rates of each quota."""
 
 AUTO = "auto"
 _NAMED = "prefect:"
@@ -25,10 +25,10 @@ _WEIGHT = re.compile(_AMOUNT, re.I)
 
 @frozen
 class RateLimit:
-    """At most ``count`` of this unit in any ``seconds`` that lie together.
+    """At most ``count`` of this unit in any period of ``seconds``.
 
-    Of the items of one ``quota`` alone, if it has a name. ``of_service``: the service has told of
-    it.
+    ``quota``: if not empty, only items of this quota count. ``of_service``: the service has
+    reported this limit.
     """
 
     count: int
@@ -43,16 +43,16 @@ class RateLimit:
 
     @property
     def weighted(self) -> bool:
-        """True if it is in tokens or bytes, of which a call has many."""
+        """True if the unit is tokens or bytes, of which one call uses many."""
         return self.unit not in ("calls", "items")
 
 
 @frozen
 class Rates:
-    """What a job's ``rate_limit=`` asks for.
+    """The parsed ``rate_limit=`` of a job.
 
-    ``names`` are limits of Prefect; ``auto``: also those that the service tells of itself.
-    ``quotas`` are named, each with its rates.
+    ``names``: limits of Prefect. ``auto``: also keep the limits that the service reports.
+    ``quotas``: the names of the quotas, if rates are given by quota.
     """
 
     each: tuple[RateLimit, ...] = ()
@@ -73,7 +73,7 @@ def _amount(found: re.Match[str]) -> tuple[int, Unit] | None:
 
 
 def parse_rate(text: str, quota: str = "") -> RateLimit:
-    """``60/minute``, ``600 items/minute``, ``1000/2 hours``, ``200k tokens/minute``.
+    """Parse a rate: ``60/minute``, ``600 items/minute``, ``1000/2 hours``, ``200k tokens/minute``.
 
     Raises `UsageError`.
     """
@@ -91,7 +91,10 @@ def parse_rate(text: str, quota: str = "") -> RateLimit:
 
 
 def parse_weight(given: int | str) -> tuple[int, Unit | None]:
-    """The number and the unit of a ``max_weight=``; no unit for a number. Raises `UsageError`."""
+    """Return the number and the unit (None for a plain number) of a ``max_weight=``.
+
+    Raises `UsageError`.
+    """
     if type(given) is int and given > 0:
         return given, None
     found = _WEIGHT.fullmatch(given) if isinstance(given, str) else None
@@ -106,7 +109,7 @@ def parse_weight(given: int | str) -> tuple[int, Unit | None]:
 
 
 def parse_rates(given: RateSpec | None) -> Rates:
-    """The rates that are asked for. Raises `UsageError`."""
+    """Parse the value of ``rate_limit=``. Raises `UsageError`."""
     if not isinstance(given, Mapping):
         return _parsed(given, "")
     if not given or not all(isinstance(quota, str) and quota for quota in given):

@@ -1,8 +1,7 @@
-"""Retries: whether and when a failed call of the handler is repeated.
+"""Decides whether and when a failed call of the handler is retried.
 
-A call that was *told to wait* (HTTP 429, or an answer with ``Retry-After``) has not failed: it is
-made again at the time that was told, and no retry is used up by it. How an error tells is in
-`http_signs`.
+A call that was *told to wait* (HTTP 429, or a response with ``Retry-After``) has not failed. It is
+made again at the time it was told, and uses up no retry. `http_signs` recognises such errors.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from resumable_tasks.runners.outcome import RETRIES, TOLD
 RetryDelay = float | Sequence[float] | Callable[..., Any] | None
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
-# The same call would raise them again.
+# Not retried, because the same call would raise them again.
 PROGRAMMING_ERRORS = (
     *(BadResult, TypeError, NameError, AttributeError, LookupError, SyntaxError, ImportError),
     NotImplementedError,
@@ -72,7 +71,7 @@ class Retry:
             )
 
     def policy(self, patience: float) -> RetryPolicy:
-        """The policy of a run. Raises `UsageError` if the delays cannot be had."""
+        """Return the policy of a run. Raises `UsageError` if the delays cannot be computed."""
         return RetryPolicy(self.times, delay_of(self.delay, self.times), self.on, patience)
 
 
@@ -80,19 +79,19 @@ class Retry:
 class RetryPolicy(Retry):
     """A `Retry` as a run applies it.
 
-    ``patience``: seconds for which a batch waits, all in all, because it is told to.
-    ``not_again``: the class of an error that is not retried this time.
+    ``patience``: the most seconds, in total, that a batch waits because the service tells it to.
+    ``not_again``: the name of an error class that is not retried this time.
     """
 
     patience: float = 600.0
     not_again: str = ""
 
     def without(self, error: str) -> RetryPolicy:
-        """The same policy, which does not retry errors of this class."""
+        """Return the same policy without retries for errors of this class."""
         return replace(self, not_again=error)
 
     def is_transient(self, error: BaseException) -> bool:
-        """True if the same call may succeed at another time; for a group, if it may of a member."""
+        """True if the same call may succeed later; for a group, if this is true for a member."""
         return any(map(self._is_transient, leaves(error)))
 
     def _is_transient(self, error: BaseException) -> bool:
@@ -107,13 +106,13 @@ class RetryPolicy(Retry):
             return False
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
-        """Seconds to wait after this attempt (from 1) has failed; None if it was the last."""
+        """Return the seconds to wait after a failed attempt (from 1); None if it was the last."""
         if attempt > self.times or name_of(error) == self.not_again or not self.is_transient(error):
             return None
         return self.growing(attempt, error)
 
     def growing(self, attempt: int, error: BaseException) -> float:
-        """The pause before the attempt that follows this one, whether or not there is one."""
+        """Return the pause after this attempt, whether or not another attempt follows."""
         delay = self.delay
         if isinstance(delay, (int, float)):
             return float(delay)
@@ -130,11 +129,11 @@ class RetryPolicy(Retry):
 
 
 def delay_of(given: RetryDelay, retries: int) -> RetryDelay:
-    """The delay as a policy takes it. Raises `UsageError`."""
+    """Return the delay in the form that a policy takes. Raises `UsageError`."""
     if isinstance(given, Sequence):
         return tuple(given)
     if callable(given) and not type(given).__module__.startswith("tenacity"):
-        # As Prefect has it: a callable of the number of retries that gives their delays.
+        # Prefect's form: a callable that takes the number of retries and returns their delays.
         try:
             return tuple(given(retries)) or 0.0
         except TypeError as error:
@@ -156,9 +155,10 @@ class GiveUp(Exception):
 
 
 class Attempts:
-    """The calls of the handler with one batch: how many were made, what follows a failed one.
+    """Counts the calls with one batch and decides what follows a failed one.
 
-    ``pauses_for``: whether the last pause is one that was told, or one before a retry.
+    ``number``: of the present attempt, from 1. ``pauses_for``: `TOLD` if the service asked for the
+    last pause, else `RETRIES`.
     """
 
     __slots__ = ("_policy", "_told", "_waited", "number", "pauses_for")
@@ -171,9 +171,9 @@ class Attempts:
         self.pauses_for = RETRIES
 
     def pause_after(self, error: BaseException) -> float | None:
-        """Seconds until the next call, which this counts; None if there is none.
+        """Count the next call and return the seconds until it; None if there is none.
 
-        Raises `GiveUp` if the call is told to wait for longer than there is patience.
+        Raises `GiveUp` if the service tells the batch to wait longer than ``patience``.
         """
         told = seconds_told(error)
         if told is None and not is_throttling(error):
@@ -195,7 +195,10 @@ class Attempts:
 
 
 def overdue(timeout: float | None) -> TimeoutError:
-    """A call has taken longer than the job's ``timeout``: as likely as not its items' fault."""
+    """Return the error for a call that took longer than the job's ``timeout``.
+
+    It does not count as an outage, because the items may well be at fault.
+    """
     error = TimeoutError(f"the handler took longer than timeout={timeout:g} s")
     error.of_the_job = True  # type: ignore[attr-defined]
     return error

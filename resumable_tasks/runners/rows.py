@@ -1,4 +1,4 @@
-"""Rows as Python values, for checkpoints whose columns have types of their own."""
+"""Rows as Python values, for checkpoints whose columns have their own types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from resumable_tasks.runners.values.plain import plain
 
 
 def plain_row(row: Mapping[str, Any], json_columns: Set[str] = frozenset()) -> dict[str, Any]:
-    """A copy of a row in plain classes.
+    """Return a copy of a row with values of plain types.
 
-    A copy, since the handler may go on to use its row before it is written. The values of the
-    JSON columns are JSON text; what is none stays as it is, for the checkpoint to refuse.
+    A copy, because the handler may change its row before it is written. Values of the JSON columns
+    become JSON text; a value that has no JSON form stays as it is, and the checkpoint refuses it.
     """
     return {
         name: _json_text(value) if name in json_columns else plain(value)

@@ -1,4 +1,4 @@
-"""Windows that processes share: those of one host in a file, those of several in a Redis."""
+"""Windows shared by processes: in a file for one host, in a Redis for several hosts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from resumable_tasks.runners.windows import Slot, Window
 
 _WAITED_SECONDS = 60.0
 _REDIS = ("redis://", "rediss://", "unix://")
-# A process that dies with the lock keeps the others for so long; no rate is of more than a day.
+# The lock of a process that died expires after the first. Windows are kept for longer than the
+# longest rate, which covers a day.
 _LOCK_SECONDS, _KEPT_SECONDS = 10, 2 * 86_400
 REDIS = 'pip install "resumable-tasks[redis]"'
 
 
 class _Text:
-    """A text that is held: as it was, as it is to be, and the time by the clock of all."""
+    """The shared text while it is locked: before and after the change, and the shared time."""
 
     def __init__(self, before: bytes, now: float) -> None:
         self.before = self.after = before
@@ -31,17 +32,17 @@ class _Text:
 
 
 class _Place(Protocol):
-    """Where a text is that one process at a time may change."""
+    """A place for a text that only one process at a time may change."""
 
     def held(self, now: float) -> Any:
-        """A context with the `_Text`; ``now`` by the monotonic clock of this host."""
+        """Return a context that locks the `_Text`; ``now``: this host's monotonic clock."""
 
 
 class _File:
-    """A file of this host, under its lock. All processes of a host share the monotonic clock."""
+    """A file on this host, locked by `flock`. All processes of a host share the monotonic clock."""
 
     def __init__(self, path: str) -> None:
-        """Raises `StoreError` where there is no such file and none can be made."""
+        """Raises `StoreError` if the file does not exist and cannot be made."""
         self._path = path
         with self.held(0.0):
             pass
@@ -68,7 +69,7 @@ class _File:
 
 
 class _Redis:
-    """A key of a Redis, which a URL's fragment names, under a lock. The clock is the server's."""
+    """A key in a Redis, named by the URL's fragment, under a lock. Uses the server's clock."""
 
     def __init__(self, url: str) -> None:
         import redis
@@ -97,7 +98,7 @@ class _Redis:
 
 
 def is_redis(share: str) -> bool:
-    """True for the URL of a Redis. Raises `UsageError` where its client is not installed."""
+    """True for the URL of a Redis. Raises `UsageError` if the Redis client is not installed."""
     if not share.startswith(_REDIS):
         return False
     from importlib.util import find_spec
@@ -110,10 +111,10 @@ def is_redis(share: str) -> bool:
 
 
 class SharedWindow:
-    """A `Window` in JSON that processes share: read and written once a call, under a lock.
+    """A `Window` that processes share as JSON; each call reads and writes it under a lock.
 
-    ``share`` is the path of a file, whose processes are of one host, or the URL of a Redis. What
-    cannot be read, such as a file after a full disk, counts as a window that is full.
+    ``share``: the path of a file, for processes of one host, or the URL of a Redis. Unreadable
+    content (of a file after a full disk, for example) counts as a full window.
     """
 
     def __init__(self, share: str, name: str, most: int, seconds: float) -> None:
@@ -125,13 +126,13 @@ class SharedWindow:
 
     @contextmanager
     def _held(self, now: float) -> Iterator[tuple[Window, float]]:
-        """The window as all processes know it, and the time; what is changed in it is written."""
+        """Yield the shared window and the time; write the window back afterwards."""
         with self._place.held(now) as text:
             now = text.now
             windows = self._windows(text.before, now)
             entries = windows.get(self._name, [])
-            # Much later than now is of before the host was started last, when its clock began at 0;
-            # a little later, of a process that looked at the clock while this one waited.
+            # An entry from much later than now dates from before the host's last start, which reset
+            # its clock. One from a little later was made by a process while this one waited.
             there = [entry for entry in entries if entry[0] <= now + _WAITED_SECONDS]
             window = Window(self.most, self._seconds, there)
             yield window, now
@@ -149,7 +150,7 @@ class SharedWindow:
             return {self._name: [[now, self.most, ""]]}
 
     def put(self, weight: int, now: float) -> tuple[Slot, float]:
-        """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
+        """Enter a call; return its slot and 0, or None and the seconds until the next try."""
         with self._held(now) as (window, now):
             entry, wait = window.put(weight, now)
             if entry is None:
@@ -158,9 +159,9 @@ class SharedWindow:
             return (entry[2], now), 0.0
 
     def correct(self, slot: Slot, weight: int) -> None:
-        """Give the entry of a call another weight, as long as it is there.
+        """Change the weight of a call while it is in the window.
 
-        Raises `StoreError` where the place does not answer.
+        Raises `StoreError` if the file or the Redis cannot be reached.
         """
         name, at = slot
         with self._held(float("inf")) as (window, _):
@@ -169,6 +170,6 @@ class SharedWindow:
                     window.correct(entry, weight)
 
     def left(self, now: float) -> int:
-        """What it lets through now."""
+        """Return how much the window lets through now."""
         with self._held(now) as (window, now):
             return window.left(now)

@@ -1,4 +1,4 @@
-"""Rows that are not of one item of the batch: their neighbours are kept, without another call."""
+"""Separates rows that do not belong to exactly one item; the others are kept without a new call."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Row = dict[str, Any]
 
 @frozen
 class Strays:
-    """The rows of a batch that are told apart: by their places, ``kept`` are those of one item.
+    """The rows of a batch, separated.
 
-    ``parked`` items have two rows. ``failed`` have an `ItemFailure` and a row. ``note`` names a row
-    whose key is not of the batch, for whoever looks for the items that have none.
+    ``kept``: the positions of rows that belong to one item. ``parked``: items with two rows.
+    ``failed``: items with an `ItemFailure` and a row. ``note``: describes a row whose key is not in
+    the batch, for the messages about items without a row.
     """
 
     kept: list[int]
@@ -39,13 +40,13 @@ def strays(
     rows: Callable[[], Sequence[Row]],
     strict: bool = False,
 ) -> Strays | None:
-    """What is to be told apart of rows with these keys; None if each is of one item.
+    """Separate rows with these keys; return None if each belongs to one item.
 
-    An item with two rows where it may have one is parked with them; one with a row and an
-    `ItemFailure` has failed. A row whose key is not in the batch is left out, with a warning, where
-    each item has one row: the item that it is meant for has none, and so has failed. Raises
-    `BadResult` where an item may have any number of rows, or no row has a key of the batch; if
-    ``strict``, wherever a row would be left out.
+    An item with two rows where one is allowed is parked with them. An item with a row and an
+    `ItemFailure` has failed. With ``results="one"``, a row whose key is not in the batch is left
+    out, with a warning: the item it was meant for has no row, and so fails. Raises `BadResult` for
+    such a row if items may have any number of rows, if no row has a key of the batch, or if
+    ``strict``.
     """
     lines = dict(zip(keys.split(batch.lines), batch.keys, strict=True))
     of_rows = [_line_of(key) for key in found]
@@ -75,7 +76,7 @@ def strays(
         )
         if strict or results == "many" or not places.keys() & lines.keys():
             error = BadResult(note)
-            # Where no row has a key of the batch, no row of another batch will.
+            # If no row has a key of its batch, the same will be true for other batches.
             error.of_shape = not places.keys() & lines.keys()
             raise error
         more = f" (and {len(foreign) - 1:,} more)" if len(foreign) > 1 else ""
@@ -93,7 +94,7 @@ def strays(
 
 
 def _of_another_type(line: bytes, lines: Mapping[bytes, Key]) -> str:
-    """A hint, where an item's key is the same in another type: services make text of numbers."""
+    """Return a hint if the key matches an item's in another type: services make numbers text."""
     others = retyped(line) if line else ()
     meant = next((lines[other] for other in others if other in lines), None)
     if meant is None:
@@ -109,7 +110,7 @@ def _same_key(key: Key, rows: Sequence[int]) -> BadResult:
 
 
 def _line_of(key: Any) -> bytes:
-    """The canonical form of a row's key; empty, as no item's is, for what is no key."""
+    """Return the canonical form of a row's key; b"", which matches no item, if it is no key."""
     try:
         return keys.canonical(key)
     except InvalidKey:

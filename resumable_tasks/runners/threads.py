@@ -1,4 +1,4 @@
-"""Batches on threads of this process: for plain functions."""
+"""Runs batches on threads of this process, for plain functions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcom
 if TYPE_CHECKING:
     from resumable_tasks.runners.handle import Work
 
-# A handler that is quicker than this is not waiting for anything that others could wait for too.
+# A handler that is quicker than this does not wait for anything, so more threads do not help.
 _CHEAP_SECONDS = 0.0005
 _STAND_BACK_SECONDS = 0.01
 
 
 class ThreadRunner(Runner):
-    """Plain functions on ``concurrency`` threads.
+    """Runs plain functions on ``concurrency`` threads.
 
-    The threads are daemons, which the standard library's executor has none of: a second Ctrl-C
-    must not wait for a handler that hangs. While handlers take next to no time, all threads but
-    one stand back: they would only pass the interpreter's lock around.
+    The threads are daemons, unlike those of the standard library's executor, so that a second
+    Ctrl-C does not wait for a handler that hangs. While calls are very short, all threads except
+    one pause, because they would only compete for the GIL.
     """
 
     def start(self, work: Work, done: Callable[[Outcome], None], stopping: Stopping) -> None:
@@ -67,7 +67,7 @@ class ThreadRunner(Runner):
                 outcome = self._context.copy().run(
                     execute, self._work, batch, self._stopping, running=self.calls
                 )
-            except Exception as error:  # noqa: BLE001 - of ours: else the run would wait
+            except Exception as error:  # noqa: BLE001 - a bug of ours; else the run would hang
                 outcome = Fatal(batch, error)
             if isinstance(outcome, (Done, Failed)):
                 self._recent.append(outcome.times.seconds)

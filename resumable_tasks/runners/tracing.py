@@ -1,7 +1,7 @@
-"""The span of a call of the handler, in whichever process the call is made.
+"""The span of a call of the handler, in the process that makes the call.
 
-A batch brings the headers of its own span along. A span that the handler opens is a child of the
-call's span, or, where the process has set no provider, of the batch's.
+A batch carries the headers of its span. A span that the handler opens is a child of the call's
+span, or of the batch's span if the process has no provider.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ ERROR_TYPE = "error.type"
 
 
 def begin(job: str, batch: Batch, number: int) -> Callable[[Answer], None]:
-    """Open the span of a call, in this context; what ends it, with the answer. Neither raises."""
+    """Open the span of a call in this context; return a function that ends it with the answer.
+
+    Neither raises.
+    """
     try:
         from opentelemetry import context, propagate, trace
-    except ImportError:  # of a worker: its handler can have no spans either
+    except ImportError:  # a worker without OpenTelemetry: its handler has no spans either
         return lambda _: None
     try:
         parent = propagate.extract(batch.trace or {}, context.get_current())
@@ -79,7 +82,7 @@ def _end(span: Span, token: Token[Context], answer: Answer) -> None:
 
 
 def failed(span: Span, error: str) -> None:
-    """Mark a span as one of something that failed with this class of error."""
+    """Mark a span as failed with this class of error."""
     from opentelemetry.trace import StatusCode
 
     span.set_attribute(ERROR_TYPE, error)

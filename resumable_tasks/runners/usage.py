@@ -1,4 +1,4 @@
-"""What calls weigh: before, by what earlier calls have taught, and after, by what is reported."""
+"""The weights of calls: estimated beforehand from earlier calls, and corrected by reports."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resumable_tasks.items.batch import Batch
 from resumable_tasks.items.weights import Weight
 from resumable_tasks.runners.rates import Unit
 
-# Tokens a byte until calls have taught better: about right for English prose.
+# Tokens per byte before any report; about right for English prose.
 _TOKENS_A_BYTE = 0.25
-# What the last calls teach counts for more: a hundred calls ago, a third.
+# Recent calls count more: a call a hundred calls ago counts about a third.
 _FORGET = 0.99
 
 
 @frozen
 class Load:
-    """The items of one call: how many, their bytes, and their weight by ``weight=``, if given.
+    """The items of one call: their number, their bytes, and their weight by ``weight=``, if given.
 
-    ``parts`` are those of each quota, by its name.
+    ``parts``: the same for the items of each quota, by its name.
     """
 
     items: int = 1
@@ -33,7 +33,7 @@ class Load:
 
     @classmethod
     def of(cls, batch: Batch) -> Load:
-        """The load of a call with this batch."""
+        """Return the load of a call with this batch."""
         weights = batch.weights
         if not weights:
             return cls(len(batch))
@@ -42,7 +42,7 @@ class Load:
         return _load(weights, parts)
 
     def part(self, quota: str) -> Load | None:
-        """What counts in this quota; all of it where there are none."""
+        """Return the part that counts in this quota, or None; the whole load for ""."""
         return self.parts.get(quota) if quota else self
 
 
@@ -55,14 +55,14 @@ def _load(weights: Iterable[Weight], parts: Mapping[str, Load] | None = None) ->
 
 @dataclass(slots=True)
 class Used:
-    """What one call has used, as far as its handler has reported it: the sums of all reports."""
+    """The usage of one call: the sums of all reports of its handler."""
 
     tokens: int | None = None
     input_tokens: int | None = None
     bytes: int | None = None
 
     def add(self, **reported: int | None) -> None:
-        """Add one report. Raises `UsageError` for what is no number from 0."""
+        """Add one report. Raises `UsageError` for a value that is not a number from 0."""
         for name, value in reported.items():
             if value is None:
                 continue
@@ -74,7 +74,7 @@ class Used:
             setattr(self, name, (getattr(self, name) or 0) + ceil(value))
 
     def of(self, unit: Unit) -> int | None:
-        """What it was in this unit; None if nobody has said."""
+        """Return the usage in this unit; None if it was not reported."""
         match unit:
             case "tokens":
                 return self.tokens
@@ -89,10 +89,10 @@ class Used:
 
 @dataclass(slots=True)
 class Learnt:
-    """Estimates tokens from bytes, by what was reported of earlier calls.
+    """Estimates tokens from bytes, based on the reports of earlier calls.
 
-    The sums of those calls, the last of which count for most: bytes and items sent, and tokens.
-    Where reports do not tell input from output, all are taken for input.
+    The fields are weighted sums over those calls, of the bytes, items and tokens; recent calls
+    count most. Tokens that are not reported as input or output count as input.
     """
 
     bytes: float = 0.0
@@ -111,7 +111,7 @@ class Learnt:
             setattr(self, name, _FORGET * getattr(self, name) + value)
 
     def weight(self, unit: Unit, load: Load) -> int:
-        """About what a call weighs in this unit; exactly, where that is known."""
+        """Return the estimated weight of a call in this unit; the exact one where known."""
         match unit:
             case "calls":
                 return 1
@@ -128,12 +128,12 @@ class Learnt:
         return max(1, round(tokens))
 
     def told(self) -> dict[str, float]:
-        """The sums, for the next run; nothing where nothing was learnt."""
+        """Return the sums for the next run; {} if nothing was learnt."""
         found = {name: round(getattr(self, name), 1) for name in self.__slots__}
         return found if self.items else {}
 
     def resume(self, told: Mapping[str, float] | None) -> None:
-        """Go on from what an earlier run has told."""
+        """Continue from the sums of an earlier run."""
         for name in self.__slots__ if told else ():
             value = told.get(name) if told else None
             if isinstance(value, (int, float)) and value >= 0:
@@ -141,7 +141,7 @@ class Learnt:
 
 
 def known(unit: Unit, weights: Sequence[Weight]) -> int | None:
-    """The weight of a call with these items, where it is known beforehand; else None."""
+    """Return the weight of a call with these items if it is known exactly; else None."""
     load = _load(weights)
     if unit in ("calls", "items", "bytes"):
         return Learnt().weight(unit, load)

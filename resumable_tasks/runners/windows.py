@@ -1,4 +1,4 @@
-"""Windows: what a rate has let through of late, and when there is room again."""
+"""Windows: the calls that a rate has let through recently, and when there is room again."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ if TYPE_CHECKING:
     from pyrate_limiter import InMemoryBucket
 
 Slot = Any
-"""The entry of one call in a window, by which it is corrected; None where it stays as it is."""
+"""The entry of one call in a window, used to correct it; None if it cannot be corrected."""
 
 
 class AnyWindow(Protocol):
-    """What one rate has let through of late. ``most`` is what fits into it."""
+    """The calls that one rate has let through recently. ``most``: its capacity."""
 
     most: int
 
     def put(self, weight: int, now: float) -> tuple[Slot, float]:
-        """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
+        """Enter a call; return its slot and 0, or None and the seconds until the next try."""
 
     def correct(self, slot: Slot, weight: int) -> None:
-        """Give the entry of a call another weight, as long as it is there."""
+        """Change the weight of a call while it is in the window."""
 
     def left(self, now: float) -> int:
-        """What it lets through now."""
+        """Return how much the window lets through now."""
 
 
 class Window:
-    """A sliding window of weights: exact, with an entry a call that can be corrected.
+    """A sliding window of weights: exact, with one correctable entry per call.
 
-    In any ``seconds`` lie ``most`` at most, by the weights that are known when a call is let
-    through. A call that is heavier is let through when the window is empty, and stays in it for so
-    much longer; so does one that turns out to be heavier, whose debt delays the others.
+    Any period of ``seconds`` contains at most ``most``, by the weights known when calls are let
+    through. A call that is heavier than that is let through when the window is empty, and stays in
+    it proportionally longer. So does a call that turns out to be heavier, which delays the others.
     """
 
     def __init__(self, most: int, seconds: float, entries: Iterable[list[Any]] = ()) -> None:
-        """``entries`` are what was let through before: each a time and a weight, oldest first."""
+        """``entries``: the calls let through before, each a time and a weight, oldest first."""
         self.most = most
         self.entries = deque(entries)
         self._seconds = seconds
@@ -55,7 +55,7 @@ class Window:
             gone.clear()
 
     def put(self, weight: int, now: float) -> tuple[Slot, float]:
-        """Enter a call: its entry, and 0; or None, and the seconds after which to try again."""
+        """Enter a call; return its slot and 0, or None and the seconds until the next try."""
         self._leak(now)
         over = self._sum + weight - self.most
         if over <= 0 or not self.entries:
@@ -64,7 +64,7 @@ class Window:
             self._sum += weight
             return entry, 0.0
         until = now
-        for entry in self.entries:  # from the oldest, until enough has gone
+        for entry in self.entries:  # oldest first, until enough will have left
             until = max(until, self._end(entry))
             over -= entry[1]
             if over <= 0:
@@ -72,19 +72,19 @@ class Window:
         return None, until - now
 
     def correct(self, slot: Slot, weight: int) -> None:
-        """Give the entry of a call another weight, as long as it is there."""
+        """Change the weight of a call while it is in the window."""
         if slot:
             self._sum += weight - slot[1]
             slot[1] = float(weight)
 
     def left(self, now: float) -> int:
-        """What it lets through now."""
+        """Return how much the window lets through now."""
         self._leak(now)
         return max(0, self.most - int(self._sum))
 
 
 class Counted:
-    """A window of calls or items, by ``pyrate-limiter``, which keeps an entry of each."""
+    """A window of calls or items, by ``pyrate-limiter``, which keeps an entry for each."""
 
     def __init__(self, most: int, seconds: float) -> None:
         from pyrate_limiter import InMemoryBucket, Rate
@@ -93,7 +93,7 @@ class Counted:
         self._bucket: InMemoryBucket = InMemoryBucket([Rate(most, math.ceil(seconds * 1_000))])
 
     def put(self, weight: int, now: float) -> tuple[Slot, float]:
-        """Enter a call: no entry, and 0; or None, and the seconds after which to try again."""
+        """Enter a call; return None and 0, or None and the seconds until the next try."""
         from pyrate_limiter import RateItem
 
         item = RateItem("", math.ceil(now * 1_000), weight)
@@ -105,9 +105,9 @@ class Counted:
         return None, max(wait + 1, 1) / 1_000
 
     def correct(self, slot: Slot, weight: int) -> None:
-        """Calls and items are known beforehand."""
+        """Do nothing: the numbers of calls and items are known beforehand."""
 
     def left(self, now: float) -> int:
-        """What it lets through now."""
+        """Return how much the window lets through now."""
         self._bucket.leak(math.ceil(now * 1_000))
         return self.most - self._bucket.count()

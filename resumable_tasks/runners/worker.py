@@ -1,8 +1,8 @@
-"""A worker process of this machine: how it is started, and what runs in it.
+"""A worker process of this machine: how the driver starts it, and the code that runs in it.
 
-Started as a program of its own and not by ``multiprocessing``: a daemonic process, such as one of
-Celery's, may have no children of that kind, and a worker that cannot import the program could not
-say so. What a worker imports is what ``multiprocessing`` has its "spawn" import.
+A worker is started as a separate program, not by ``multiprocessing``: a daemonic process (one of
+Celery's, for example) may not have such children, and a worker that fails to import the program
+could not report that. It imports the same modules as with ``multiprocessing``'s "spawn" method.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 from resumable_tasks.runners.pickling import contain
 
 _POLL_SECONDS = 0.5
-# What a handler has left, such as a thread, may flush what it has.
+# How long a worker may take to end, so that threads left by the handler can flush their data.
 _ENDING_SECONDS = 10.0
 _MOST_WORDS = 3_000
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
-# In words of the standard library until the path of this package is known.
+# Uses only the standard library until the path of this package is known.
 _PROGRAM = """
 import signal, sys, traceback
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,10 +70,10 @@ class Worker:
     """One worker process, and the pipe to it."""
 
     def __init__(self, work: bytes) -> None:
-        """Start it. Raises `WorkerLost` if the system has no process for it."""
+        """Start the process. Raises `WorkerLost` if the system cannot."""
         try:
             self.pipe, theirs = multiprocessing.Pipe()
-            # Open for as long as this process lives, however it ends.
+            # This end stays open until the driver ends, in whatever way.
             driver, self._alive = os.pipe()
             program = _PROGRAM.format(pipe=theirs.fileno(), driver=driver)
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -87,8 +87,8 @@ class Worker:
         theirs.close()
         os.close(driver)
         data = spawn.get_preparation_data("resumable-worker")
-        data.pop("authkey", None)  # crosses only to children of ``multiprocessing``
-        with contextlib.suppress(OSError):  # it has ended already, which is found out below
+        data.pop("authkey", None)  # can be pickled only for children of ``multiprocessing``
+        with contextlib.suppress(OSError):  # it has ended already; `wait_until_ready` reports that
             self.pipe.send(sys.path)
             self.pipe.send(data)
             self.pipe.send_bytes(work)
@@ -98,9 +98,9 @@ class Worker:
         return self._process.poll() is None
 
     def wait_until_ready(self, stopping: Callable[[], bool]) -> bool:
-        """Wait until it can handle batches; False if the run stops before.
+        """Wait until the process can handle batches; return False if the run stops first.
 
-        Raises `WorkerLost`, or `UsageError`, with the worker's own words if it never can.
+        Raises `WorkerLost` or `UsageError` with the worker's own message if it cannot start.
         """
         while not stopping():
             if not self.pipe.poll(_POLL_SECONDS):
@@ -135,15 +135,15 @@ class Worker:
         return f"was ended by signal {-code}"
 
     def receive(self, seconds: float) -> Any:
-        """The next message; None if there is none in this time. Raises ``EOFError``."""
+        """Return the next message, or None after this time. Raises ``EOFError`` if it has died."""
         if connection.wait([self.pipe], seconds):
             return self.pipe.recv()
-        if not self.is_alive:  # and a child of its own still has its end of the pipe
+        if not self.is_alive:  # while a child of the process holds its end of the pipe open
             raise EOFError
         return None
 
     def kill(self, patience: float = 0.0) -> str:
-        """End it; how it has ended, by itself within so many seconds or now."""
+        """Kill the process unless it ends within ``patience`` seconds; return how it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
         how = self.how_it_ended
@@ -153,9 +153,9 @@ class Worker:
         return how
 
     def end(self) -> None:
-        """Let it end by itself: it sees that there is nothing more to come.
+        """Close the pipe so that the process ends by itself; kill it if it takes too long.
 
-        Python waits at its end for threads and processes that the handler has left, maybe for ever.
+        At its end, Python waits for threads and processes that the handler left, maybe for ever.
         """
         self.pipe.close()
         try:
@@ -172,7 +172,7 @@ class Worker:
         self._close()
 
     def abandon(self) -> None:
-        """End it, from any thread, without waiting."""
+        """Kill the process without waiting. Safe in any thread."""
         self._process.kill()
 
     def _close(self) -> None:
@@ -187,13 +187,13 @@ starting = False
 
 
 def prepare(pipe: Connection, driver: int) -> Work:
-    """In a worker process: import the program, and receive the work."""
+    """Import the program and receive the work. Runs in the worker process."""
     global starting
-    # Of what goes to a whole group of processes, the driver decides what it means. No SIG_IGN:
-    # programs that the handler starts would inherit it.
+    # Ignore signals to the whole process group: the driver handles them. Not by SIG_IGN, which
+    # programs started by the handler would inherit.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
-    # Nor would a process that it forks end by SIGTERM, as those of a ``multiprocessing.Pool`` do.
+    # Forked children must end at SIGTERM, as those of a ``multiprocessing.Pool`` do.
     signals.in_forked_child.append(_end_by_signals)
     threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
     data = pipe.recv()
@@ -213,7 +213,7 @@ def _end_by_signals() -> None:
 
 
 def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
-    """The answer; whoever has looked for Prefect's run in here is told why there is none."""
+    """Return the answer; replace Prefect's error about a missing run by one that explains it."""
     if not isinstance(answer, Raised) or type(answer.error).__name__ != "MissingContextError":
         return answer
     why = UsageError(
@@ -225,14 +225,14 @@ def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
 
 
 def serve(pipe: Connection, work: Work) -> None:
-    """In a worker process: batches as they come."""
+    """Handle batches as they come. Runs in the worker process."""
 
     def ended() -> None:
         if work.timeout is not None:
             pipe.send(("ended", None))
 
     def do(step: Step) -> Answer:
-        # The driver is told of calls and of what follows them, in which no timeout counts.
+        # Tell the driver when a call begins and ends, so that its timeout counts only the call.
         match step:
             case Call():
                 pipe.send(("call", step.number))
@@ -249,7 +249,7 @@ def serve(pipe: Connection, work: Work) -> None:
             batch, first, spent = pipe.recv()
         except (EOFError, ConnectionResetError):
             return
-        except Exception:  # noqa: BLE001 - of these items alone
+        except Exception:  # noqa: BLE001 - concerns these items alone
             pipe.send(("unreadable", traceback.format_exc(limit=-3)))
             continue
         outcome = drive(calls(work, batch, first, spent), do)
@@ -259,7 +259,7 @@ def serve(pipe: Connection, work: Work) -> None:
 
 
 def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> None:
-    # The items are there already.
+    # The driver has the items already.
     batch = replace(outcome.batch, items=None)
     try:
         data = ForkingPickler.dumps(("outcome", replace(outcome, batch=batch)))
@@ -269,7 +269,7 @@ def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> No
 
 
 def _die_with(driver: int) -> None:
-    """A worker whose driver was killed must not go on spending."""
+    """End this worker when its driver dies, so that it makes no more paid calls."""
     with contextlib.suppress(OSError):
         os.read(driver, 1)
     os._exit(1)
