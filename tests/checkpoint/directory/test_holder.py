@@ -141,8 +141,10 @@ def test_without_locks_a_heartbeat_that_moves_refuses_and_one_that_rests_does_no
     store = WithoutLocks(place)
     store.prepare(())
     first = taken(store, "first")
-    with pytest.raises(CheckpointHeld, match="run first"):
-        taken(store, "second")
+    with monkeypatch.context() as patient:
+        patient.setattr(holder_module, "WATCHED_BEATS", 600.0)  # however late the first one beats
+        with pytest.raises(CheckpointHeld, match="run first"):
+            taken(store, "second")
     first._stop.set()  # it dies: its file stays, and beats no more
     first._thread.join()
     second = taken(store, "second")

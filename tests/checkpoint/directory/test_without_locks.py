@@ -91,6 +91,7 @@ def test_one_of_another_machine_lives_as_long_as_it_beats(
     assert watch.holder() is None
     assert store.counted() == {"read holder.json": 1}  # it is not waited for again
 
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 10.0)
     beats = iter(range(2, 10_000))
     store.before = lambda method, name: (
         left_by(Plain(store.url), machine="another", beat=next(beats)) and None
