@@ -22,8 +22,9 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 900.0  # as long as for a bucket
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _LOOK_SECONDS = 0.1
-# Seconds that a run waits for other runs' heartbeats before it claims rows again.
-_OTHERS_FIRST_SECONDS = 3.0
+# Seconds that a run waits for other runs' heartbeats before it claims rows again: machines may be
+# busy just then.
+_OTHERS_FIRST_SECONDS = 10.0
 
 
 class Absence:
