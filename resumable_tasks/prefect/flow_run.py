@@ -139,6 +139,7 @@ class FlowRun:
         with self._cancels:
             result, failure, signal = accompany(work, items, request_stop, self.raise_if_suspended)
         if signal is not None:
+            self.tell_of(failure)
             raise signal from failure
         if failure is not None:
             raise self.translated(failure) from failure.__cause__
@@ -170,6 +171,11 @@ class FlowRun:
             yield
         finally:
             log.destination.reset(token)
+
+    def tell_of(self, error: BaseException | None) -> None:
+        """Log how the run was interrupted, where Prefect is given only the signal that did it."""
+        if isinstance(error, Interrupted):
+            log.warning("%s", error)
 
     def raise_if_suspended(self) -> None:
         """Raises Prefect's ``Pause`` once the flow run has been suspended from outside."""

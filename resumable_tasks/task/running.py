@@ -127,6 +127,8 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
                 raise
             result, error = work.result()
             if error is None or isinstance(error, Interrupted):
+                if flow_run is not None:
+                    flow_run.tell_of(error)
                 raise
         finally:
             del on_loop[work]
