@@ -33,8 +33,9 @@ class Group:
 class Submitter:
     """Makes groups of batches and submits them to Prefect, each as a task run.
 
-    ``work``: the pickled work. ``started``: how many groups were made. ``pool_is_broken``: the
-    process pool takes nothing any more, and is replaced before the next group is submitted.
+    ``work``: the pickled work. ``started``: how many groups were made. ``pool_is_spent``: the
+    process pool takes nothing any more, or is at what nobody waits for; it is replaced before the
+    next group is submitted, or at the end.
     """
 
     def __init__(self, runs: TaskRuns, work: bytes, outbox: Outbox) -> None:
@@ -42,7 +43,7 @@ class Submitter:
         self._outbox = outbox
         self.work = work
         self.started = 0
-        self.pool_is_broken = False
+        self.pool_is_spent = False
 
     def group(self, batches: list[Batch], isolated: bool) -> Group:
         """One more group, which is not submitted yet."""
@@ -62,9 +63,9 @@ class Submitter:
 
         Raises `UsageError` if Prefect cannot send it.
         """
-        if self.pool_is_broken:
+        if self.pool_is_spent:
             renew_pool()
-            self.pool_is_broken = False
+            self.pool_is_spent = False
         self._outbox.expect(group.number)
         task = self._runs.as_task(handle, self._runs.name(list(group.missing.values())))
         try:

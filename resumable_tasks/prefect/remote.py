@@ -40,7 +40,7 @@ from resumable_tasks.prefect.pace import MOST_BYTES, MOST_POLL_SECONDS, Pace
 from resumable_tasks.prefect.silence import Silence
 from resumable_tasks.prefect.task_runs import TaskRuns
 from resumable_tasks.prefect.waiting import Kind, Waiting
-from resumable_tasks.prefect.wire import lean_context, pickled
+from resumable_tasks.prefect.wire import lean_context, pickled, renew_pool
 from resumable_tasks.runners.base import Runner
 from resumable_tasks.runners.handle import Raised, Work, failed_call, failed_whole
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
@@ -122,6 +122,8 @@ class RemoteTaskRuns(Runner):
         self._inbox.put(Close(abandon))
         if not abandon:
             self._thread.join()
+        if self._groups or self._submitter.pool_is_spent:
+            renew_pool()
         try:
             self._outbox.close()
             if not abandon:
@@ -135,10 +137,12 @@ class RemoteTaskRuns(Runner):
             while self._closing is None or (self._groups and not self._closing.abandon):
                 try:
                     self._take_inbox()
-                    if self._stopping.is_set():
+                    if self._stopping.is_set() or isinstance(self._broken, PrefectSignal):
                         self._stop()
                     self._look_after_groups()
                     self._start_groups()
+                except PrefectSignal as error:  # suspended, or aborted: what runs is waited for
+                    self._broken = error
                 except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
                     self._give_all_back(error)
 
@@ -147,6 +151,7 @@ class RemoteTaskRuns(Runner):
         self._give_back(self._waiting.clear(), error)
         for group in self._groups:
             self._give_back(group.missing.values(), error)
+            self._submitter.pool_is_spent |= group.future is not None
         self._groups.clear()
 
     def _take_inbox(self) -> None:
@@ -180,12 +185,15 @@ class RemoteTaskRuns(Runner):
             self._stopped = True
             self._outbox.close()
         self._give_back(self._waiting.clear(), None)
+        for group in [each for each in self._groups if each.future is None]:  # not submitted
+            self._let_go(group)
+            self._give_back(group.missing.values(), None)
 
     def _start_groups(self) -> None:
         while len(self._groups) < self.concurrency:
             isolated = any(group.isolated for group in self._groups)
             alone = isolated or self._waiting.count(Kind.ALONE) > 0
-            if self._groups and (alone or self._submitter.pool_is_broken):
+            if self._groups and (alone or self._submitter.pool_is_spent):
                 return  # until all of them have ended
             if (single := self._waiting.next_single()) is not None:
                 self._start([single], alone)
@@ -249,6 +257,7 @@ class RemoteTaskRuns(Runner):
         But for the batch that has taken the last worker with it, after others: it has failed.
         """
         self._outbox.close()
+        self._submitter.pool_is_spent = True
         for group in tuple(self._groups):
             self._take(group, list(group.missing))
             left = list(group.missing.values())
@@ -271,13 +280,13 @@ class RemoteTaskRuns(Runner):
         self._let_go(group)
         if not lost:
             return
+        self._submitter.pool_is_spent |= isinstance(why, BrokenExecutor)
         if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
             self._give_back(lost, None)  # and the journal will say who has taken over
         elif isinstance(why, ResumableTasksError) and not isinstance(why, WorkerLost):
             self._waiting.put_back(lost)
             raise why  # ours: of the place, and not of a batch
         else:
-            self._submitter.pool_is_broken |= isinstance(why, BrokenExecutor)
             self._send_again(group, lost, why, begun)
 
     def _let_go(self, group: Group) -> None:

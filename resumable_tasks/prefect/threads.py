@@ -8,12 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextvars import copy_context
 from typing import Any
 
+from prefect import states
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectSignal
 
+from resumable_tasks.base.daemons import Daemons
 from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.items.batch import Batch
 from resumable_tasks.prefect.task_runs import Tally, TaskRuns, begin, rename, task_run_id
@@ -24,6 +27,7 @@ from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 
 # Twenty-five times what a task run costs: Prefect's part stays under 5 % of the work.
 SECONDS = 1.0
+_LEFT = "The run has ended, and does not wait for this batch any longer"
 
 
 class Lane:
@@ -45,7 +49,9 @@ class ThreadTaskRuns(Runner):
     """Up to ``concurrency`` task runs at once, each of which handles batches as they come.
 
     A batch waits with us and never with Prefect, whose pool would still start it after a cancel.
-    Outcomes go to the engine when they are there, not when their task run ends.
+    Outcomes go to the engine when they are there, not when their task run ends. Handlers run on
+    daemon threads of ours: at the end of the flow Prefect waits for its own, and after the grace
+    nobody waits for a handler.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class ThreadTaskRuns(Runner):
         self._context = copy_context()
         self._waiting: deque[Batch] = deque()
         self._changed = threading.Condition()
+        self._daemons = Daemons("resumable-lane")
         self._lanes = self._idle = self._started = 0
         self._closed = self._cancelled = False
         self._loop: EventLoop | None = None
@@ -79,6 +86,7 @@ class ThreadTaskRuns(Runner):
             # So that every task run has a last state when the flow goes on.
             while self._lanes and not abandon:
                 self._changed.wait()
+        self._daemons.end()
         if self._loop is not None:
             self._loop.close(abandon=abandon)
 
@@ -106,7 +114,18 @@ class ThreadTaskRuns(Runner):
         return self._runs.as_task(handle_lane, self._runs.name([first])).submit(lane)
 
     def handle(self, lane: Lane) -> State[None]:
-        """In the task run: batches until the time is over, or none is left."""
+        """In the task run: have a lane's batches handled, and wait for that as the run does."""
+        work = self._daemons.submit(functools.partial(self._handle_batches, lane))
+        try:
+            return work.result()
+        except CancelledError:
+            if not work.cancelled():
+                raise
+            lane.first = None
+            return states.Cancelled(message=_LEFT)
+
+    def _handle_batches(self, lane: Lane) -> State[None]:
+        """Handle batches until the time is over, or none is left."""
         tally, until = (
             Tally(self._work.isolate),
             time.monotonic() + self._runs.seconds_of(lane.number),

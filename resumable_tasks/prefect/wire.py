@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -61,9 +62,23 @@ def lean_context() -> AbstractContextManager[Any]:
     return context.model_copy(update={"flow": flow})
 
 
+# Several runs of one flow share its pool.
+_renewing = threading.Lock()
+
+
 def renew_pool() -> None:
-    """A process pool of which one process has died takes nothing any more: a new one."""
+    """Have a new process pool, if it is one, and kill the processes of the old.
+
+    One that has lost a process takes nothing any more. And Prefect waits for each, here and at the
+    end of the flow, whatever it is at.
+    """
     context = FlowRunContext.get()
-    if context is not None and isinstance(context.task_runner, ProcessPoolTaskRunner):
+    if context is None or not isinstance(context.task_runner, ProcessPoolTaskRunner):
+        return
+    with _renewing:
+        executor = context.task_runner._executor
+        if executor is not None:
+            for process in list((executor._processes or {}).values()):
+                process.kill()
         context.task_runner.__exit__(None, None, None)
         context.task_runner.__enter__()

@@ -17,7 +17,7 @@ import cloudpickle
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
-from resumable_tasks.base import log
+from resumable_tasks.base import log, signals
 from resumable_tasks.checkpoint.directory.manifest import NAME as MANIFEST
 from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.checkpoint.directory.shards import ShardWriter
@@ -66,7 +66,7 @@ def handle_group(order: WorkOrder) -> State[None]:
     died, leaves it to the driver which of its batches shall be handled again, and how.
     """
     begin()
-    _outlive_ctrl_c()
+    _leave_signals_to_the_driver()
     outbox: Outbox = cloudpickle.loads(order.outbox)
     number = order.name[1]
     withdrawn = Withdrawn(outbox, number)
@@ -81,26 +81,39 @@ def handle_group(order: WorkOrder) -> State[None]:
         return _handle_all(order, held, withdrawn)
 
 
-_interrupts = 0
+_asked = 0
 
 
-def _outlive_ctrl_c() -> None:
-    """In a process of a pool, leave the first Ctrl-C to the driver; the second ends the process.
+def _leave_signals_to_the_driver() -> None:
+    """In a process of a pool, leave the first signal to the driver; a second ends the process.
 
-    A terminal sends it to all of them. It would end the batch, and a ``KeyboardInterrupt`` that
-    comes back from a process ends the thread of Prefect (3.9) that looks after the pool: the
-    program would wait for its processes for ever.
+    A terminal sends Ctrl-C, and Prefect's worker (3.9) the SIGTERM of a cancel, to all of them. It
+    would end the batch, and a ``KeyboardInterrupt`` that comes back from a process ends the thread
+    of Prefect that looks after the pool: the program would wait for its processes for ever.
     """
     of_pool = multiprocessing.parent_process() is not None
-    if of_pool and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _count_interrupts)
+    if not of_pool or threading.current_thread() is not threading.main_thread():
+        return
+    for number, defaults in signals.DEFAULTS.items():
+        if signal.getsignal(number) in defaults:
+            signal.signal(number, _leave_to_the_driver)
+    # A process that is forked here, as those of a ``multiprocessing.Pool``, has another driver.
+    if _use_defaults not in signals.in_forked_child:
+        signals.in_forked_child.append(_use_defaults)
 
 
-def _count_interrupts(_number: int, _frame: FrameType | None) -> None:
-    global _interrupts
-    _interrupts += 1
-    if _interrupts > 1:
+def _leave_to_the_driver(_number: int, _frame: FrameType | None) -> None:
+    global _asked
+    _asked += 1
+    driver = multiprocessing.parent_process()
+    if _asked > 1 or driver is None or not driver.is_alive():
         os._exit(1)
+
+
+def _use_defaults() -> None:
+    for number, defaults in signals.DEFAULTS.items():
+        if signal.getsignal(number) is _leave_to_the_driver:
+            signal.signal(number, defaults[0])
 
 
 def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State[None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from prefect.exceptions import Pause
 
 from resumable_tasks.base import log
 from resumable_tasks.checkpoint.directory.outbox import Outbox
@@ -475,6 +476,33 @@ def test_whatever_goes_wrong_in_the_thread_all_come_back(
     runner.submit(1)
     assert "has gone" in str(fatal(runner.take(1)[9]))
     runner.close(abandon=True)
+
+
+def test_what_runs_when_the_flow_run_is_suspended_is_waited_for(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    put = Outbox.put
+
+    def late(outbox: Outbox, outcome: Done | Failed | Fatal) -> None:
+        begun.set()
+        go.wait(PATIENCE)
+        put(outbox, outcome)
+
+    monkeypatch.setattr(Outbox, "put", late)
+    runner = bench(concurrency=2)
+    runner.submit(1)
+    assert begun.wait(PATIENCE)
+
+    def suspended(runs: Runs, order: WorkOrder) -> Future:
+        raise Pause(state=None)
+
+    monkeypatch.setattr(Runs, "submit", suspended)
+    runner.submit(2)
+    assert all(isinstance(each, Dropped) for each in runner.take(2).values())
+    go.set()
+    assert done(runner.take(1)) == {0}
+    runner.close()
 
 
 def test_a_flow_that_cannot_be_sent_is_said(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
