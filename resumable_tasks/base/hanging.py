@@ -74,7 +74,7 @@ class Call(Generic[T]):
     def _make(self) -> None:
         try:
             self._value = self._call()
-        except BaseException as error:  # noqa: BLE001 - raised by the one who waits
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._error = error
         with self._lock:
             self._over.set()

@@ -69,7 +69,7 @@ def _accept(
     for item in some:
         try:
             rows[item.key] = [_row(scheme, item, row, convert) for row in item.rows or ()]
-        except Exception as error:  # noqa: BLE001 - convert= is anybody's code, and one row's alone
+        except Exception as error:  # noqa: BLE001 - convert= is user code, and fails one item only
             log.warning("key %s stays parked: %r", keys.shown(item.key), error)
     if not rows:
         return 0

@@ -160,7 +160,7 @@ class Engine:
         except ItemsLeft:  # because of a signal, which has already requested the stop
             self._begin_to_stop()
             return None, False
-        except BaseException as error:  # the items' own, or a host that ends the program
+        except BaseException as error:  # raised by the items, or by a host that ends the program
             if not isinstance(error, Exception) or by_a_signal(error):
                 self.request_stop(type(error).__name__)
             self._begin_to_stop()
@@ -221,7 +221,7 @@ class Engine:
             drained = drain()
         except ItemsLeft:  # because of a signal, which has already requested the stop
             drained = drain()
-        except BaseException as error:  # the items' own, or a host that ends the program
+        except BaseException as error:  # raised by the items, or by a host that ends the program
             if not isinstance(error, Exception) or by_a_signal(error):
                 self.request_stop(type(error).__name__)
             drained = drain()

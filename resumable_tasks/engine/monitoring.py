@@ -66,7 +66,7 @@ def tell_refused(job: str, error: BaseException) -> None:
 def _observer(job: str) -> Observer | None:
     try:
         return Observer(job) if _is_set("trace", "tracer") or _is_set("metrics", "meter") else None
-    except Exception:  # noqa: BLE001 - said; a monitor that cannot be had is no reason not to run
+    except Exception:  # noqa: BLE001 - logged; a run goes on without its monitor
         log.exception("%s: OpenTelemetry is not told of this run", job)
         return None
 
@@ -170,7 +170,7 @@ class Observer:
             return None
         try:
             return do(what)
-        except Exception:  # noqa: BLE001 - said; a broken monitor must not end a night of paid calls
+        except Exception:  # noqa: BLE001 - logged; a broken monitor must not end a night's run
             self._broken = True
             log.exception("%s: OpenTelemetry is told no more of this run, which goes on", self.job)
             return None

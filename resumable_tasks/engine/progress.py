@@ -32,8 +32,8 @@ _REDRAW_SECONDS = 0.2
 def listeners(wanted: bool | None) -> list[Listener]:
     """Return the listeners that show a run.
 
-    False: none. True: a bar. None: a bar if standard error is a terminal. Lines are added; in a
-    notebook, which always shows its own bar, only if somebody listens to the log.
+    False: none. True: a bar. None: a bar if standard error is a terminal. A notebook gets its own
+    bar in both cases. Lines are added too; in a notebook only if logging is configured.
     """
     if wanted is False:
         return []

@@ -206,7 +206,7 @@ class Planner:
             return
         try:
             lines = keys.canonical_all(extract(sample))[1]
-        except Exception:  # noqa: BLE001 - raised again, with its position, where its item comes
+        except Exception:  # noqa: BLE001 - raised again with its position when the item is reached
             return
         self._look(lines)
 
@@ -255,7 +255,7 @@ class Planner:
         if self._looks:
             try:
                 lines = keys.canonical_all(extract(keyed))[1]
-            except InvalidKey:  # raised again, with its position, where its item comes
+            except InvalidKey:  # raised again with its position when the item is reached
                 return False
             self._look(lines)
         return self._pass_over(keyed, extract)
@@ -283,7 +283,7 @@ class Planner:
         try:
             lines = keys.canonical_all(extract(items))[1]
             taken = fingerprinter.of(items, self.total) if fingerprinter is not None else None
-        except Exception:  # noqa: BLE001 - raised again, with its position, where its item comes
+        except Exception:  # noqa: BLE001 - raised again with its position when the item is reached
             return None
         return self.seen.walk.match(lines, taken)
 

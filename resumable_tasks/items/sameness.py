@@ -49,7 +49,7 @@ class OfAnotherType(Look):
         self._seen = 0
 
     def look(self, lines: Sequence[bytes]) -> bool:
-        """Raise `InvalidItems` if none of these keys is known, except one in the other type."""
+        """Raise `InvalidItems` if no key is known as it is, but one is known in the other type."""
         if self._known.has_any(lines):
             return True
         pairs = [(line, other) for line in lines for other in retyped(line) if other in self._known]

@@ -214,7 +214,7 @@ def accompany(
                     items.serve(_POLL_SECONDS)
                 if signal is None:
                     look()
-        except BaseException as error:  # noqa: BLE001 - returned below, when there is order
+        except BaseException as error:  # noqa: BLE001 - returned below, once the work has ended
             request_stop(type(error).__name__, signal is not None)
             signal = signal or error
     return (*outcome[0], signal)

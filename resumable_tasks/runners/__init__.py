@@ -1,1 +1,1 @@
-"""Runners execute batches. They know handlers and batches, and nothing of checkpoints."""
+"""Runners execute batches. They know handlers and batches, but not checkpoints."""

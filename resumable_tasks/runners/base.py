@@ -89,7 +89,7 @@ def is_coroutine_function(handler: Callable[..., Any]) -> bool:
 
     An async generator is awaited for each of its rows.
     """
-    call = getattr(handler, "__call__", None)  # noqa: B004 - the method is what is asked about
+    call = getattr(handler, "__call__", None)  # noqa: B004 - the method itself is inspected
     return any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
         for each in (handler, call)

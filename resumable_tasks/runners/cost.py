@@ -29,7 +29,7 @@ def cost_of(cost: Cost, call: CallOutcome) -> float:
     """Return the cost of a call; NaN if it is unknown, and then the engine ends the run."""
     try:
         return float(cost(call)) if callable(cost) else _of_rows(cost, call.returned)
-    except Exception:  # noqa: BLE001 - said with its traceback; rows that are paid for are kept
+    except Exception:  # noqa: BLE001 - logged; rows that are paid for are kept
         log.exception("batch %d: cost=%r gives no cost", call.batch.number, cost)
         return math.nan
 
@@ -40,7 +40,7 @@ def cost_of_failed(cost: Cost, call: CallOutcome) -> float:
         return cost_of(cost, call)
     try:
         return _of_rows(cost, call.returned)
-    except Exception:  # noqa: BLE001 - not even rows: its items have failed for that
+    except Exception:  # noqa: BLE001 - the value is not even rows, so its items have failed
         return 0.0
 
 

@@ -238,7 +238,7 @@ async def _within_timeout(call: Call, items: Any, stopping: Stopping) -> Any:
                 return await _handled(call, items, stopping)
     except TimeoutError as error:
         if not limit.expired():
-            raise  # the handler's own
+            raise  # raised by the handler itself
         raise overdue(timeout) from error
 
 
@@ -274,7 +274,7 @@ async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped
     batch = step.batch
     try:
         return await work.limits.aenter(Load.of(step.left), stopping, step.waits) or Dropped(batch)
-    except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+    except Exception as broken:  # noqa: BLE001 - a broken limit is not an item's fault
         return Fatal(batch, broken)
 
 

@@ -103,7 +103,7 @@ def _as_json(item: Any) -> Any:
         item = item.model_dump()
     try:
         text = json.dumps(item, ensure_ascii=False, default=str, skipkeys=True)
-    except Exception as error:  # noqa: BLE001 - circular, or a broken __str__: it is only kept
+    except Exception as error:  # noqa: BLE001 - circular, or a broken __str__; it is kept for people only
         text = json.dumps(f"(the item cannot be kept: {type(error).__name__})")
     # A lone surrogate cannot be encoded in UTF-8, which the journal uses.
     return json.loads(text.encode("utf-8", "replace"))

@@ -245,7 +245,7 @@ class Call:
             try:
                 shard, table = work.writer(matched.table, matched.completed), None
                 times = replace(times, waits={WRITE: time.monotonic() - began})
-            except Exception as error:  # noqa: BLE001 - a full disk is no failure of the items
+            except Exception as error:  # noqa: BLE001 - a full disk is not the items' fault
                 return Fatal(batch, error)
         return Done(
             *(batch, matched.done, matched.completed, table, shard, schema),
@@ -307,7 +307,7 @@ def _calls(
                 spent += failed_call(work, batch, answer).cost
                 return Dropped(batch, str(why), spent)
             pause = None  # some rows came: the run gives up only after a call without any
-        except Exception as broken:  # noqa: BLE001 - Retry(delay=…) is anybody's code
+        except Exception as broken:  # noqa: BLE001 - Retry(delay=…) may be user code
             return Fatal(batch, broken)
         if pause is None and not stopped:
             return _with_earlier(_broken_off(work, batch, answer, kept), earlier, spent)
@@ -471,7 +471,7 @@ def enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped | Fata
     batch = step.batch
     try:
         return work.limits.enter(Load.of(step.left), stopping, step.waits) or Dropped(batch)
-    except Exception as broken:  # noqa: BLE001 - a limit that is not there is no item's fault
+    except Exception as broken:  # noqa: BLE001 - a broken limit is not an item's fault
         return Fatal(batch, broken)
 
 

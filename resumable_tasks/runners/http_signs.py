@@ -17,7 +17,7 @@ from resumable_tasks.runners.groups import chains
 _OF_FILES = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
 )
-_TOO_MANY, _SERVER_ERRORS = 429, 500  # HTTP statuses; the second is the first of its kind
+_TOO_MANY, _SERVER_ERRORS = 429, 500  # HTTP statuses; all from 500 on are server errors
 _OUTAGES = {401, 402, 403, 407, 408, 425, 429}
 # Clients of services: their errors without a status concern the connection.
 _CLIENTS = {"httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "aiohttp", "grpc"}

@@ -47,7 +47,7 @@ class Kept:
         try:
             rows = self.and_also(gave)
             matched = match(rows, self._batch, *self._how)
-        except Exception:  # noqa: BLE001 - whose they are is not known, and the call has failed anyway
+        except Exception:  # noqa: BLE001 - the rows match no items, and the call has failed anyway
             return
         missing = {key for key, error in matched.failed if isinstance(error, MissingResult)}
         places = [at for at, key in enumerate(self._batch.keys) if key in missing]

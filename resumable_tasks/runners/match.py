@@ -365,7 +365,7 @@ def _in_order(batch: Batch, given: Given | None) -> list[Key]:
 
 def _of_tuples(present: list[Any], batch: Batch, scheme: KeyScheme) -> list[Any]:
     """Return the keys of the rows; a tuple stored as text in a single column becomes a tuple."""
-    if scheme.composite or b"[" not in batch.lines:  # no key of the batch is a tuple
+    if scheme.composite or b"[" not in batch.lines:  # no tuple is stored as text
         return present
     texts = {scheme.values(key)[0]: key for key in batch.keys}
     return [texts.get(key, key) if type(key) is str else key for key in present]

@@ -154,7 +154,7 @@ class _Lane:
                 answer = self._send(step)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 answer = None
-            except Exception as error:  # noqa: BLE001 - these items cannot cross
+            except Exception as error:  # noqa: BLE001 - these items cannot be pickled
                 return failed_whole(self._work, step.batch, error, step.number)
             finally:
                 self._going_on.pop(step.batch.number, None)

@@ -101,7 +101,7 @@ class RetryPolicy(Retry):
             return isinstance(error, self.on)
         try:
             return bool(self.on(error))
-        except Exception:  # noqa: BLE001 - said; a thread that dies of it would lose its batch
+        except Exception:  # noqa: BLE001 - logged; a thread that died of it would lose its batch
             log.exception("Retry: on= raised on %s, which is not retried", type(error).__name__)
             return False
 

@@ -42,7 +42,7 @@ def begin(job: str, batch: Batch, number: int) -> Callable[[Answer], None]:
             f"call {job}", parent, attributes={JOB: job, BATCH: batch.number, ATTEMPT: number}
         )
         token = context.attach(trace.set_span_in_context(span, parent))
-    except Exception:  # noqa: BLE001 - said; a provider that is broken must not end a paid call
+    except Exception:  # noqa: BLE001 - logged; a broken provider must not end a paid call
         _say_once()
         return lambda _: None
 

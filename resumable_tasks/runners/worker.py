@@ -263,7 +263,7 @@ def _send_back(pipe: Connection, work: Work, outcome: Outcome, first: int) -> No
     batch = replace(outcome.batch, items=None)
     try:
         data = ForkingPickler.dumps(("outcome", replace(outcome, batch=batch)))
-    except Exception as error:  # noqa: BLE001 - what cannot cross back has failed
+    except Exception as error:  # noqa: BLE001 - an outcome that cannot be pickled has failed
         data = ForkingPickler.dumps(("outcome", failed_whole(work, batch, error, first)))
     pipe.send_bytes(data)
 

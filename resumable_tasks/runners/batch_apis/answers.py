@@ -1,4 +1,4 @@
-"""The answers of a batch: in any order, some of them missing; out of them rows and failures."""
+"""The answers of a batch, in any order and possibly incomplete → rows and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOKENS_OUT = ("completion_tokens", "output_tokens")
 class Answers:
     """The results of a submission, collected line by line.
 
-    An answer counts more than an error of the same request, and the first of either counts. A
+    An answer takes precedence over an error of the same request, and the first of each counts. A
     request without a line was not handled, whatever the provider's counts say.
     """
 
@@ -40,19 +40,19 @@ class Answers:
 
     @property
     def answered(self) -> int:
-        """Requests with an answer."""
+        """The number of requests with an answer."""
         return len(self._taken)
 
     @property
     def requests(self) -> int:
-        """All requests of the submission."""
+        """The number of all requests of the submission."""
         return len(self._groups)
 
     def number_of(self, custom_id: Any) -> int | None:
-        """The number of a request; None if it is none of this submission's."""
+        """Return the number of a request; None if it does not belong to this submission."""
         self.lines += 1
         token, _, number = str(custom_id).rpartition("-")
-        if self._token is None:  # attached by its id alone
+        if self._token is None:  # a person attached the batch by its id alone
             self._token = token
         if token != self._token or not number.isdecimal() or int(number) >= self.requests:
             self.strange += 1
@@ -60,7 +60,7 @@ class Answers:
         return int(number)
 
     def take(self, number: int, answer: Any) -> None:
-        """The answer to a request. What `row` raises fails its items, and no others."""
+        """Take the answer to a request. If `row` raises, only the items of the request fail."""
         if number in self._taken:
             return
         self._taken.add(number)
@@ -74,7 +74,7 @@ class Answers:
             self._rows += [ItemFailure(key, error) for key in keys]
 
     def rows_of(self, keys: Sequence[Key], answer: Any) -> list[Any]:
-        """The rows that `row` makes of an answer, and a failure for each item without one."""
+        """Return the rows that `row` makes of an answer, and a failure for each other item."""
         made = self._row(keys[0] if self._per == 1 else list(keys), answer)
         rows = list(made) if isinstance(made, (list, tuple)) else [made]
         if made is None or (not rows and self._per == 1):
@@ -85,12 +85,12 @@ class Answers:
         return self._of_keys(keys, rows) if self._per > 1 else rows
 
     def _of_keys(self, keys: Sequence[Key], rows: list[Any]) -> list[Any]:
-        """The rows with a key of their request; a failure for each key that stands in none.
+        """Return the rows that have a key of their request, and a failure for each other key.
 
-        Models that write the keys make some up.
+        Models that write the keys themselves may invent some.
         """
         if not all(isinstance(row, (Mapping, ItemFailure)) for row in rows):
-            return rows  # matched to the items later, and refused there if that cannot be
+            return rows  # matched to the items later, which raises if that is impossible
         held = [_values(row) for row in rows]
         kept = [
             row
@@ -105,24 +105,24 @@ class Answers:
         return kept + [ItemFailure(key, BadResult(_LEFT_OUT)) for key in left]
 
     def fail(self, number: int, error: Exception) -> None:
-        """A request was refused for what it is."""
+        """Fail a request because of its content."""
         self._other.setdefault(number, error)
 
     def refused(self, number: int, error: RequestFailed) -> None:
-        """A request came back with an error: its own, or one of the account or the service."""
+        """Take the error of a request: its own, or one of the account or the service."""
         if error.outage:
             self._other.setdefault(number, Undone(0, error, outage=True))
         else:
             self.fail(number, error)
 
     def undone(self, number: int, why: str) -> None:
-        """A request was not handled."""
+        """Note that a request was not handled."""
         self._other.setdefault(number, Undone(0, why))
 
     def results(self, missing: str = "no line") -> list[Any]:
-        """The rows, failures and what is undone, with their keys.
+        """Return the rows, failures and undone items, with their keys.
 
-        Raises what `row` has raised, if that is more than half of the answers: a bug of the
+        Raises the first error of `row` if it failed for more than half of the answers: a bug in the
         program must not turn paid answers into failures.
         """
         if self.lines and self.strange == self.lines:
@@ -153,7 +153,7 @@ class Answers:
 
 
 def parsed(line: bytes, batch: str) -> Any:
-    """A line of a results file. Raises `NotReady` if it is cut off: the file is still there."""
+    """Parse a line of a results file. Raises `NotReady` if it is cut off: the file remains."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -164,7 +164,7 @@ def parsed(line: bytes, batch: str) -> Any:
 
 
 def _without(keys: Sequence[Key], what: Any, missing: str) -> list[Any]:
-    """The results for the items of a request that has no answer."""
+    """Return the results for the items of a request without an answer."""
     if isinstance(what, Exception):
         return [ItemFailure(key, what) for key in keys]
     if what is None:
@@ -177,7 +177,7 @@ _LEFT_OUT = "row() made no row for this item of the request"
 
 
 def _values(row: Any) -> list[Any]:
-    """What may be a key, or a part of one, in a row."""
+    """Return the values of a row that may be a key or a part of one."""
     if isinstance(row, ItemFailure):
         return [row.key]
     found = [tuple(value) if isinstance(value, list) else value for value in row.values()]

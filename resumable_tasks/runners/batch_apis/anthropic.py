@@ -30,7 +30,7 @@ from resumable_tasks.runners.submitted.protocol import (
 
 _ENDED = "ended"
 _MOST_PREPARED = 8
-# The clocks that stamp batches may differ.
+# The provider's clocks, whose times the batches carry, may differ.
 _SLACK = timedelta(minutes=1)
 
 
@@ -65,7 +65,7 @@ class AnthropicBatch(BatchApi):
     sdk = "anthropic"
     max_requests = 100_000
     max_bytes = 256_000_000
-    # All requests go with the call.
+    # Longer than usual, because the call contains all requests.
     request_timeout = 300.0
 
     def __init__(
@@ -85,9 +85,9 @@ class AnthropicBatch(BatchApi):
             base_url=base_url,
             per_request=per_request,
         )
-        # The batches that are known to belong to a token, and so to no other.
+        # The tokens of the batches whose token is known, by the batch's id.
         self._token_of: dict[str, str] = {}
-        # Of what is about to be sent: the requests by their token.
+        # The requests that are about to be sent, by token.
         self._prepared: dict[str, list[Any]] = {}
 
     def prepare(self, items: Any, token: str) -> Any:
@@ -96,13 +96,13 @@ class AnthropicBatch(BatchApi):
         newest = next(iter(self._client.messages.batches.list(limit=1)), None)
         after = {} if newest is None else {"after": newest.created_at.isoformat()}
         self._prepared[token] = self._entries(made)
-        for old in list(self._prepared)[:-_MOST_PREPARED]:  # which were never sent
+        for old in list(self._prepared)[:-_MOST_PREPARED]:  # these were never sent
             self._prepared.pop(old, None)
         return {"count": len(made.lines), **after, **self._noted(made)}
 
     def submit(self, items: Any, token: str, prepared: Any) -> Handle:
         """Create the batch: one request, which nothing repeats."""
-        # Made already: between the run's last look at the age of its intent and this is no time.
+        # The requests were made in `prepare`: no time may pass after the check of the intent's age.
         requests = self._prepared.pop(token, None) or self._entries(self._requests(items, token))
         if len(requests) != prepared["count"]:
             raise UsageError(
@@ -127,7 +127,7 @@ class AnthropicBatch(BatchApi):
 
         Raises `CannotTell` while a batch runs that may be it: a newer one, of as many requests.
         """
-        if prepared is None:  # nothing was sent before that
+        if prepared is None:  # nothing is sent before `prepare`
             return None
         running = []
         for batch in self._candidates(prepared):
@@ -176,7 +176,7 @@ class AnthropicBatch(BatchApi):
         return self._collected(answers, handle, f"batch {batch.id} ended: no line")
 
     def _candidates(self, prepared: Any) -> Iterator[Any]:
-        """The batches that may be a submission: no older than its intent, of as many requests."""
+        """Yield the batches that may be a submission: not older, and with as many requests."""
         after = prepared.get("after")
         oldest = None if after is None else datetime.fromisoformat(after) - _SLACK
         for batch in self._client.messages.batches.list(limit=1000):
@@ -188,7 +188,7 @@ class AnthropicBatch(BatchApi):
                 yield batch
 
     def _token_in(self, batch: Any) -> str | None:
-        """The token in the results of a batch; None if they are not there yet."""
+        """Return the token in the results of a batch; None if there are no results yet."""
         if batch.processing_status != _ENDED:
             return None
         try:
@@ -235,7 +235,7 @@ class AnthropicBatch(BatchApi):
 
 
 def _sort(answers: Answers, line: Any) -> None:
-    """Put a line of the results where it belongs."""
+    """Pass a line of the results to the answers."""
     number = answers.number_of(line.get("custom_id"))
     if number is None:
         return
@@ -245,7 +245,7 @@ def _sort(answers: Answers, line: Any) -> None:
         answers.take(number, message)
     elif kind == "errored":
         error = result.get("error") or {}
-        error = error.get("error") or error  # the error of the API is in an envelope
+        error = error.get("error") or error  # the API wraps its error in an envelope
         code = str(error.get("type") or "")
         answers.refused(number, RequestFailed(f"{code}: {error.get('message')}", code=code))
     else:

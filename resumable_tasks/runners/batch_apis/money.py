@@ -1,4 +1,4 @@
-"""Prices: what a batch will cost, and what it has cost."""
+"""Prices: the expected and the real cost of a batch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from resumable_tasks.runners.batch_apis.answers import Answers
 
 _HALF = 0.5
 _TOKENS_PER_BYTE = 0.25
-# An answer whose length nobody has limited, until the first answers are there.
+# The expected length of an answer without a limit, before the first answers.
 _TOKENS_OUT = 500
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 @dataclass
 class Money:
-    """Two prices of a million tokens, and what the answers have taught about their number.
+    """Two prices per million tokens, and estimates of the tokens, learnt from the answers.
 
-    ``per_byte``: tokens in, of a byte of a request. ``out``: tokens out, of a request, None
+    ``per_byte``: input tokens per byte of a request. ``out``: output tokens per request; None
     before the first answers.
     """
 
@@ -33,7 +33,7 @@ class Money:
 
     @classmethod
     def of(cls, prices: Any, name: str) -> Money:
-        """Raises `UsageError` for what are not two prices."""
+        """Return the money for these prices. Raises `UsageError` if they are not two prices."""
         if (
             not isinstance(prices, (tuple, list))
             or len(prices) != 2
@@ -46,7 +46,7 @@ class Money:
         return cls(float(prices[0]), float(prices[1]))
 
     def expected(self, bodies: Iterable[tuple[int, Mapping[str, Any]]]) -> float:
-        """The cost of requests, each given with its bytes."""
+        """Return the expected cost of requests, each given with its size in bytes."""
         tokens_in = tokens_out = 0.0
         for size, body in bodies:
             tokens_in += size * self.per_byte
@@ -54,11 +54,11 @@ class Money:
         return self._cost(tokens_in, tokens_out)
 
     def cost(self, answers: Answers) -> float:
-        """The cost of answers, by what they say of themselves."""
+        """Return the cost of answers, by the usage that they report."""
         return self._cost(answers.tokens_in, answers.tokens_out)
 
     def learn(self, answers: Answers, size: int) -> None:
-        """Correct the next estimates by the answers to a submission of so many bytes."""
+        """Correct the estimates by the answers to a submission of ``size`` bytes."""
         if not answers.answered:
             return
         self.out = answers.tokens_out / answers.answered
@@ -71,6 +71,6 @@ class Money:
 
 
 def _limit(body: Mapping[str, Any]) -> float:
-    """The tokens that an answer may have."""
+    """Return the most tokens that an answer may have, or the default."""
     found = [body[name] for name in _LIMITS if checks.is_number(body.get(name))]
     return float(found[0]) if found else _TOKENS_OUT

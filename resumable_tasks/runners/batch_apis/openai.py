@@ -26,7 +26,7 @@ _ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _NOT_HANDLED = ("batch_expired", "batch_cancelled")
 _OK = 200
-# Clocks of one provider differ, and so may those of its services.
+# The clocks of a provider's services may differ.
 _SLACK = 3600
 
 
@@ -78,7 +78,7 @@ class OpenAIBatch(BatchApi):
         )
         checks.choice("OpenAIBatch: endpoint", endpoint, _ENDPOINTS)
         self.endpoint = endpoint
-        if endpoint == "/v1/embeddings":  # the limit is one of inputs, and nothing is written
+        if endpoint == "/v1/embeddings":  # the limit counts inputs, and there are no output tokens
             self.max_items = self.max_requests
             if self._money is not None:
                 self._money.out = 0.0
@@ -88,7 +88,7 @@ class OpenAIBatch(BatchApi):
         made = self._requests(items, token)
         content = b"\n".join(made.lines) + b"\n"
         file = self._client.files.create(file=(f"{token}.jsonl", content), purpose="batch")
-        # By the provider's clock, which stamps its batches too.
+        # By the provider's clock, as the times of its batches are.
         uploaded = file.created_at or int(time.time())
         return {"file": file.id, "uploaded": uploaded, **self._noted(made)}
 
@@ -199,7 +199,7 @@ class OpenAIBatch(BatchApi):
 
 
 def _sort(answers: Answers, line: Any) -> None:
-    """Put a line of either file where it belongs."""
+    """Pass a line of either file to the answers."""
     number = answers.number_of(line.get("custom_id"))
     if number is None:
         return

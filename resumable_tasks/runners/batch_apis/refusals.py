@@ -1,4 +1,4 @@
-"""Errors of providers: is it the request, the account, or the service?"""
+"""Tells whether a provider's error concerns the request, the account, or the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resumable_tasks.errors import ResumableTasksError
 from resumable_tasks.runners.http_signs import seconds_told
 from resumable_tasks.runners.submitted.protocol import NotAccepted, QueueFull
 
-# No funds come as 400, 403 or 429, with one of these in the code or the message.
+# A lack of funds is reported as 400, 403 or 429, with one of these in the code or the message.
 _FUNDS = re.compile(
     r"credit balance|insufficient_quota|insufficient_funds|billing|current quota|spend.limit"
     r"|payment required",
@@ -22,14 +22,14 @@ _OF_THE_SERVICE_CODES = re.compile(
     r"authentication|permission|rate_limit|overloaded|timeout|api_error|server_error|invalid_api_key",
     re.I,
 )
-# After these, the request may have been carried out all the same.
+# With these statuses, the request may have been carried out.
 _UNCERTAIN = {408, 409, 499}
 
 
 class RequestFailed(ResumableTasksError):
-    """The provider has answered one request of a batch with an error, or it could not be made.
+    """The provider answered one request of a batch with an error, or it could not be made.
 
-    ``status_code`` is that of HTTP, 0 if the provider gives none; ``code`` the provider's word.
+    ``status_code``: the HTTP status, 0 if there is none. ``code``: the provider's error code.
     """
 
     def __init__(self, what: str, *, status_code: int = 0, code: str = "", **parts: str) -> None:
@@ -39,7 +39,7 @@ class RequestFailed(ResumableTasksError):
 
     @property
     def outage(self) -> bool:
-        """True if the service refuses, whatever is asked: no funds, no access, too many."""
+        """True if the service refuses any request: no funds, no access, too many requests."""
         if _FUNDS.search(f"{self.code} {self}"):
             return True
         if self.status_code:
@@ -48,12 +48,12 @@ class RequestFailed(ResumableTasksError):
 
 
 def of_the_service(status: int) -> bool:
-    """True for a status of HTTP that says nothing of the request itself."""
+    """True for an HTTP status that does not concern the request itself."""
     return status in _OF_THE_SERVICE or status >= 500
 
 
 def not_accepted(error: Exception) -> NotAccepted | None:
-    """The same error, if it makes certain that nothing was started; None if it does not."""
+    """Return the error as `NotAccepted` if it is certain that nothing was started; else None."""
     status = getattr(error, "status_code", None)
     if not isinstance(status, int) or not 400 <= status < 500 or status in _UNCERTAIN:
         return None
@@ -68,12 +68,12 @@ def not_accepted(error: Exception) -> NotAccepted | None:
     if of_the_service(status):
         remedy = "Check the key and its rights"
         return NotAccepted(what, again=True, retry_after=told, remedy=remedy)
-    # The file is ours, and the items are not at fault.
+    # If our uploaded file is gone, the items are not at fault: try again.
     return NotAccepted(what, again=bool(_FILE_GONE.search(what)))
 
 
 def failed_whole(batch: str, errors: list[Any]) -> NotAccepted:
-    """A batch that was refused after it had been taken. None of its requests was carried out."""
+    """Return the error for a batch that was refused after its creation, before any request ran."""
     told = "; ".join(f"{each.code}: {each.message}" for each in errors[:3]) or "no reason given"
     what = f"batch {batch} failed before it began: {told}"
     if _QUEUE.search(told):

@@ -1,4 +1,4 @@
-"""The part that is the same for all batch APIs: requests out, answers in, rows, prices."""
+"""The common part of all batch APIs: requests out, answers in, rows, prices."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from resumable_tasks.runners.handle import current_batch
 from resumable_tasks.runners.http_signs import looks_like_an_outage
 from resumable_tasks.runners.submitted.protocol import Collected, NotAccepted, NotReady, Undone
 
-# What `request` raised is noted before anything is sent, and a note has its limits.
+# The errors of `request` are recorded before anything is sent, and a record has limited space.
 _MOST_FAILED = 100
 NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests of a submission, encoded: a line each.
+    """The encoded requests of a submission, one line each.
 
-    ``failed``: the numbers of those that could not be made, and why. ``sizes``: the bytes of
-    their bodies, of which the provider counts the tokens.
+    ``failed``: the numbers of the requests that could not be made, and why. ``sizes``: the bytes of
+    their bodies, in which the provider counts the tokens.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -45,10 +45,10 @@ class Requests:
 
 
 class BatchApi(ABC):
-    """A batch API: what its providers have in common.
+    """The common part of the batch APIs.
 
-    A request has the number of its place in the submission; its ``custom_id`` is
-    ``TOKEN-NUMBER``. Keys never leave the house.
+    Requests are numbered within a submission; their ``custom_id`` is ``TOKEN-NUMBER``. Keys are
+    never sent to the provider.
     """
 
     name: str
@@ -68,7 +68,7 @@ class BatchApi(ABC):
         base_url: str | None = None,
         per_request: int = 1,
     ) -> None:
-        """Check what can be checked before anything is sent."""
+        """Check the arguments, as far as possible before anything is sent."""
         self.name = type(self).__name__
         for what, given in (("request", request), ("row", row)):
             if not callable(given):
@@ -105,7 +105,7 @@ class BatchApi(ABC):
         """
         keys, items = current_batch().keys, _rows_of(items)
         answers = Answers(keys, self.per_request, self._row, None)
-        if len(keys) <= self.per_request:  # then the run knows best what to do about an error
+        if len(keys) <= self.per_request:  # a single request: the run handles its error best
             return answers.rows_of(keys, self._ask(self._body(items)))
         for number, group in enumerate(self._groups(items)):
             try:
@@ -128,7 +128,7 @@ class BatchApi(ABC):
             yield items[at : at + self.per_request]
 
     def _body(self, group: Sequence[Any]) -> Any:
-        """The body of the request for these items."""
+        """Return the body of the request for these items."""
         body = self._request(group[0] if self.per_request == 1 else list(group))
         if not isinstance(body, dict):
             raise UsageError(
@@ -138,10 +138,10 @@ class BatchApi(ABC):
         return body
 
     def _requests(self, items: Any, token: str) -> Requests:
-        """The requests for these items. Raises `NotAccepted` if they are more than one batch takes.
+        """Return the requests for these items. Raises `NotAccepted` if they exceed one batch.
 
-        A few items of which `request` can make none fail alone, later, as do those that the
-        provider refuses. If it raises for more than half of them, it is raised: a bug.
+        If `request` raises for a few items, only those fail, later, like items that the provider
+        refuses. If it raises for more than half of them, its first error is raised: it has a bug.
         """
         made = Requests()
         groups = list(self._groups(_rows_of(items)))
@@ -167,12 +167,12 @@ class BatchApi(ABC):
         return made
 
     def _fitting(self, made: Requests) -> int:
-        """Items of which a batch takes as many, with a fifth to spare."""
+        """Return how many such items fit into a batch, with a fifth to spare."""
         fitting = len(made.lines) * self.max_bytes / made.bytes * 0.8
         return max(1, int(fitting) * self.per_request)
 
     def _noted(self, made: Requests) -> dict[str, Any]:
-        """The part of ``prepared`` that the handle needs later."""
+        """Return the part of ``prepared`` that the handle needs later."""
         noted: dict[str, Any] = {"per": self.per_request, "bytes": sum(made.sizes)}
         return noted | ({"failed": made.failed} if made.failed else {})
 
@@ -184,7 +184,10 @@ class BatchApi(ABC):
     # --- answers
 
     def _answers(self, keys: Sequence[Key], handle: Any) -> Answers:
-        """What takes the answers of this submission. Raises `UsageError` if they would not fit."""
+        """Return an empty `Answers` for this submission.
+
+        Raises `UsageError` if it was made with another ``per_request``.
+        """
         per = handle.get("per", self.per_request)
         if per != self.per_request:
             raise UsageError(
@@ -199,7 +202,10 @@ class BatchApi(ABC):
         return answers
 
     def _collected(self, answers: Answers, handle: Any, missing: str) -> Any:
-        """The results, with what they have cost where there are prices. ``missing``: why."""
+        """Return the results, with their cost if there are prices.
+
+        ``missing``: the reason given for requests without a line.
+        """
         results = answers.results(missing)
         if self._money is None:
             return results
@@ -207,11 +213,11 @@ class BatchApi(ABC):
         return Collected(results, self._money.cost(answers))
 
     def _price(self, items: Any) -> float:
-        """The expected cost of these items in a batch, in the currency of the prices."""
+        """Return the expected cost of these items in a batch, in the currency of the prices."""
         assert self._money is not None
         bodies = []
         for group in self._groups(_rows_of(items)):
-            with contextlib.suppress(Exception):  # told by `_requests`
+            with contextlib.suppress(Exception):  # `_requests` reports it
                 body = self._body(group)
                 bodies.append((len(_encoded(body)), body))
         return self._money.expected(bodies)
@@ -220,15 +226,15 @@ class BatchApi(ABC):
 
     @abstractmethod
     def _entry(self, custom_id: str, body: Any) -> dict[str, Any]:
-        """A request as the batch has it."""
+        """Return a request in the form of an entry of the batch."""
 
     @abstractmethod
     def _ask(self, body: Any) -> Any:
-        """The answer to one request, at full price."""
+        """Send one request at full price; return its answer."""
 
     @abstractmethod
     def _made(self, sdk: Any) -> Any:
-        """A client of this SDK."""
+        """Make a client of this SDK."""
 
     @cached_property
     def _client(self) -> Any:
@@ -245,7 +251,7 @@ class BatchApi(ABC):
 
     @cached_property
     def _once(self) -> Any:
-        """The client without its own retries: after a lost answer they would pay twice."""
+        """The client without its own retries, which would pay twice if an answer was lost."""
         return self._client.with_options(max_retries=0)
 
     def _check_installed(self) -> None:
@@ -257,7 +263,7 @@ class BatchApi(ABC):
 
 
 def batch_of(handle: Any) -> str:
-    """The provider's id of a batch. A handle that a person has attached may be the id alone."""
+    """Return the provider's id of a batch. A handle attached by a person may be just the id."""
     found = handle.get("batch") if isinstance(handle, dict) else handle
     if not isinstance(found, str) or not found:
         raise UsageError(
@@ -268,13 +274,13 @@ def batch_of(handle: Any) -> str:
 
 
 def as_handle(handle: Any) -> dict[str, Any]:
-    """A handle with its fields, also if a person has attached the id alone."""
+    """Return a handle with its fields, even if a person attached just the id."""
     return handle if isinstance(handle, dict) else {"batch": batch_of(handle)}
 
 
 @contextlib.contextmanager
 def not_ready(what: str) -> Iterator[None]:
-    """404 is "not yet" here: a provider's parts learn of each other late."""
+    """Turn a 404 into `NotReady`: a provider's systems may be out of step for a while."""
     try:
         yield
     except Exception as error:
@@ -284,7 +290,7 @@ def not_ready(what: str) -> Iterator[None]:
 
 
 def json_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a download. Only a newline ends a line: JSON may hold others of Unicode's."""
+    """Yield the lines of a download, split at newlines only: JSON may hold other line breaks."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -298,6 +304,6 @@ def _encoded(value: Any) -> bytes:
 
 
 def _rows_of(items: Any) -> Sequence[Any]:
-    """The items one by one, also if they come as a batch of Arrow."""
+    """Return the items as a sequence of rows, also if they are an Arrow batch."""
     rows: Sequence[Any] = items.to_pylist() if hasattr(items, "to_pylist") else items
     return rows

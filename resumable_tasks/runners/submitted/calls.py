@@ -1,4 +1,4 @@
-"""Calls of a service's methods, plain ones or coroutines, on any thread."""
+"""Calls a service's methods, plain functions or coroutines, on any thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTHING = object()
 
 
 class Calls:
-    """The methods of one service. Coroutines run on one event loop, in a thread of its own."""
+    """The methods of one service. Coroutines run on one event loop, in its own thread."""
 
     def __init__(self, service: Submitted) -> None:
         self.service: Any = service
@@ -30,21 +30,21 @@ class Calls:
         return callable(getattr(self.service, name, None))
 
     def seconds(self, name: str, default: float) -> float:
-        """An optional attribute in seconds."""
+        """Return an optional attribute of the service, in seconds."""
         found = getattr(self.service, name, None)
         return default if found is None else float(found)
 
     @property
     def idempotent_for(self) -> float:
-        """For so many seconds `submit` with the same token starts nothing again."""
+        """The seconds for which a repeated `submit` with the same token starts nothing new."""
         return self.seconds("idempotent_for", 0.0)
 
     def call(
         self, name: str, *given: Any, maybe: Any = _NOTHING, batch: Batch | None = None
     ) -> Any:
-        """Call a method; with ``maybe``, too, if it has a parameter for that.
+        """Call a method; pass ``maybe`` too if the method has a parameter for it.
 
-        ``batch`` is what `current_batch` tells in there.
+        ``batch``: returned by `current_batch` inside the method.
         """
         method: Callable[..., Any] = getattr(self.service, name)
         if maybe is not _NOTHING and takes_one_more(method, len(given)):

@@ -1,4 +1,4 @@
-"""A service is looked at before anything is sent: mistakes there would cost a night."""
+"""Checks a service before anything is sent, because a mistake found later would cost a night."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIVEN = {
     "cancel": ("handle",),
     "price": ("items",),
 }
-# A handle, or what was prepared, is a name and no data.
+# A handle, or the value of `prepare`, is meant to be a name, not data.
 _LONGEST = 65_536
 _SECONDS = ("idempotent_for", "patience", "request_timeout")
 
@@ -29,7 +29,7 @@ _SECONDS = ("idempotent_for", "patience", "request_timeout")
 def check_service(
     name: str, service: Any, *, batch_size: int, timeout: float | None, of_money: bool
 ) -> None:
-    """Raise `UsageError` for methods that cannot be called, and for options that do not fit them.
+    """Raise `UsageError` for methods that cannot be called and options that do not fit them.
 
     ``of_money``: the budget limits a cost.
     """
@@ -65,7 +65,7 @@ def check_service(
 
 
 def check_pending(state: Any) -> None:
-    """Raise `UsageError` for what `poll` has returned, and is not of the protocol."""
+    """Raise `UsageError` if `poll` returned a value that the protocol does not allow."""
     if not isinstance(state, Pending):
         raise UsageError(
             f"poll returned {shorten(state)}, neither Pending() nor Ended()",
@@ -77,7 +77,7 @@ def check_pending(state: Any) -> None:
 
 
 def as_json(method: str, returned: Any) -> Any:
-    """What a method has returned, as the journal gives it back. Raises `UsageError`."""
+    """Return a method's value as it will be read from the journal. Raises `UsageError`."""
     try:
         if returned is not None and len(text := json.dumps(returned, allow_nan=False)) < _LONGEST:
             return json.loads(text)

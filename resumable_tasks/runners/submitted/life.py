@@ -1,14 +1,14 @@
-"""The life of one submission: intended, prepared, submitted, collected. Pure of threads.
+"""The life of one submission: intended, prepared, submitted, collected. Uses no threads.
 
-`Life.steps` yields its pauses, and is sent whether the run stops meanwhile. What it asks of the
-service and of the journal it does at once. The order of the two is all:
+`Life.steps` yields its pauses and receives whether the run stops meanwhile. It calls the service
+and the journal directly. Their order is what makes it safe:
 
-* nothing is sent before the intent is durable, and nothing polled before the handle is;
-* what was sent and not answered, by this run or an earlier one, is *looked for* before its items
-  are sent again, for as long as the service may hide it (``patience``);
-* an earlier run can be asleep just before it sends. The service is told to refuse that (``fence``);
-  or nobody sends under an intent that is older than `LEASE_SECONDS`, and whoever looks waits for
-  longer than that. No two clocks are compared.
+* nothing is sent before the intent is durable, and nothing is polled before the handle is durable;
+* if a request was sent without an answer, by this run or an earlier one, the service is *searched*
+  for it before the items are sent again, for as long as the service may hide it (``patience``);
+* an earlier run may be suspended just before it sends. Either the service is told to refuse that
+  (``fence``), or nobody sends under an intent older than `LEASE_SECONDS` and the search lasts
+  longer than that. This compares no clocks of two machines.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS, REQUEST_SECONDS = 120.0, 600.0
-# The pauses between two looks grow from the first to the last.
+# The pauses between two polls grow from the first to the last.
 _FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 1.0, 300.0, 1.5
 _LONGEST_LOOK = 15.0
-# Whoever does not wait in its process looks again after this part of the submission's age.
+# A run that does not wait should look again after this part of the submission's age.
 _SHARE_OF_AGE, _FIRST_LOOK, _LAST_LOOK = 0.2, 60.0, 1_800.0
-# For so long a service may not know of a submission, or not have its results.
+# How long a service may not know a submission, and how long its results may be missing.
 _UNKNOWN_SECONDS, _NOT_READY_SECONDS = 900.0, 3_600.0
-# So often items are submitted in one run; so many submissions in a row may bring nothing.
+# How often items are submitted in one run; how many submissions in a row may return nothing.
 ROUNDS, FRUITLESS = 3, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A life waits for so many seconds.
+    """A life waits for ``seconds``.
 
-    ``look_in``: what it waits for is up to the service, and the journal has all of it, so that the
-    process may end meanwhile; then it is worth looking again after so many seconds. ``why``: it
-    waits for the end of the run, since it cannot go on.
+    ``look_in``: set if it waits for the service and everything is in the journal, so that the
+    process may end; another run should look again after so many seconds. ``why``: set if it cannot
+    go on and waits for the end of the run.
     """
 
     seconds: float
@@ -75,12 +75,12 @@ class Pause:
 
 @dataclass
 class Shared:
-    """What the submissions of one run share.
+    """The state that the submissions of one run share.
 
-    ``record`` makes a transition durable. ``price`` is the expected cost of a batch. ``ask``: what
-    is unknown and cannot be looked for is left for a person to decide. ``place`` is that of the
-    checkpoint. ``fruitless`` counts the submissions in a row that brought nothing, ``out`` says
-    since when the service has each of those that it has.
+    ``record`` makes a transition durable. ``price`` returns the expected cost of a batch. ``ask``:
+    if a submission's fate is unknown and the service cannot be searched, a person decides.
+    ``place``: the checkpoint's URL. ``fruitless`` counts the submissions in a row that returned
+    nothing. ``out``: since when the service has each submission, by token.
     """
 
     work: Work
@@ -95,7 +95,7 @@ class Shared:
 
 
 class Stopped(Exception):
-    """The run does not go on with a submission, which stays what it is. ``why``: what ends it."""
+    """The run gives up a submission and leaves it as it is. ``why``: the reason, "" for a stop."""
 
     def __init__(self, why: str = "") -> None:
         super().__init__(why)
@@ -103,7 +103,7 @@ class Stopped(Exception):
 
 
 class Pauses:
-    """Pauses that grow, from the first."""
+    """Growing pauses."""
 
     def __init__(self, longest: float = _LAST_PAUSE) -> None:
         self._longest = longest
@@ -111,40 +111,41 @@ class Pauses:
         self.began = boottime()
 
     def next(self) -> float:
-        """The next one, in seconds."""
+        """Return the next pause in seconds."""
         pause, self._next = self._next, min(self._longest, self._next * _GROWTH)
         return pause
 
     @property
     def seconds(self) -> float:
-        """How long ago the first began."""
+        """How long ago these pauses began."""
         return boottime() - self.began
 
 
 Steps = Generator[Pause, bool, T]
-"""Yields pauses, is sent whether the run stops, and returns."""
+"""A generator that yields pauses and receives whether the run stops."""
 
 
 class Life:
-    """The life of one batch with a service, from wherever an earlier run has left it."""
+    """The life of one batch with a service, continued from where an earlier run left it."""
 
     def __init__(self, shared: Shared, batch: Batch) -> None:
         self._shared = shared
         self._batch = batch
         self._calls = shared.calls
         self._trail = Trail()
-        # How often the service was given these items in this run.
+        # How often these items were submitted in this run.
         self._rounds = 0 if batch.part_of is None else batch.part_of.rounds
-        # When the intent was made, or read: a moment before, or after.
+        # The time just before the intent was made by this run, or just after it was read.
         self._since = boottime()
-        # When it was made, by the other process's wall clock, which decides on no more than pauses.
+        # When it was made. For an earlier run's, by that process's wall clock, so this time is used
+        # for pauses only.
         self._intended = self._since - _age(batch.submission)
         # Since when nothing works, and since when nothing is accepted.
         self._trouble: Pauses | None = None
         self._refusals: Pauses | None = None
 
     def steps(self) -> Steps[Outcome]:
-        """Do it all; the outcome. Raises what a record raises."""
+        """Carry out all steps; return the outcome. Raises the errors of ``record``."""
         if self._shared.work.trails is not None:
             self._shared.work.trails[self._batch.number] = self._trail
         return self._trail.told_in((yield from self._steps()))
@@ -158,10 +159,10 @@ class Life:
                     result = yield from self._answer(result)
                 if result is not None:
                     return result
-                if found is not None:  # its items may not have come yet
+                if found is not None:  # its items may not have been read yet
                     return self._rest(tuple(keys.split(self._batch.lines)))
         except Stopped as stopped:
-            if stopped.why:  # others can go on
+            if stopped.why:  # other submissions can go on
                 log.warning("%s", stopped.why)
                 while not (yield Pause(_LAST_PAUSE, why=stopped.why)):
                     pass
@@ -175,7 +176,7 @@ class Life:
     # --- sending
 
     def _send(self) -> Steps[Submission | Outcome | None]:
-        """Submit the batch; None if that is to be done once more, from the start."""
+        """Submit the batch; return None to begin again from the start."""
         self._check_worth_it()
         self._enter_limits()
         self._since = self._intended = boottime()
@@ -248,14 +249,15 @@ class Life:
 
     def _prepared(self, submission: Submission, prepared: Any) -> Submission:
         prepared = as_json("prepare", prepared)
-        # Nobody sends without this record, nor takes it for unsent with it: the lease is from here.
+        # Nothing is sent without this record; with it, the submission may have been sent. So the
+        # lease begins here.
         self._since = boottime()
         self._record("prepared", submission.token, {"prepared": prepared})
         fault_point("submission.prepared")
         return replace(submission, prepared=prepared)
 
     def _has(self, submission: Submission, handle: Any, by: str) -> Submission:
-        """The service has it."""
+        """Record that the service has the submission, under this handle."""
         handle = as_json("find" if by == "found" else "submit", handle)
         self._record("submitted", submission.token, {"handle": handle, "by": by})
         fault_point("submission.submitted")
@@ -263,12 +265,12 @@ class Life:
         return replace(submission, handle=handle, by=by)
 
     def _refused(self, submission: Submission, refused: NotAccepted) -> Steps[Outcome | None]:
-        """The service has certainly not begun: later, in smaller parts, or never."""
+        """Withdraw a submission that was certainly refused: retry it later, halve it, or fail."""
         batch, shared = self._batch, self._shared
         self._withdraw(submission, _told(refused))
         self._rounds -= 1
         if batch.submission is not None:
-            return None  # its items are not known here
+            return None  # the batch has no items here
         if not refused.again:
             return failed_whole(shared.work, batch, refused, 1)
         if isinstance(refused, QueueFull) and shared.out:
@@ -295,9 +297,9 @@ class Life:
     def _look_for(
         self, submission: Submission, error: Exception | None
     ) -> Steps[Submission | Outcome | None]:
-        """Find out whether the service has it; None once it is withdrawn.
+        """Find out whether the service has the submission; return None if it was withdrawn.
 
-        ``error``: with which this run's own call ended; None for a submission of an earlier run.
+        ``error``: how this run's own call failed; None for a submission of an earlier run.
         """
         calls = self._calls
         if error is None and submission.prepares and submission.prepared is None:
@@ -319,7 +321,7 @@ class Life:
         return self._has(submission, found, "found")
 
     def _look_again(self, submission: Submission) -> Steps[Any]:
-        """Look for as long as the service may hide it."""
+        """Search for as long as the service may hide the submission."""
         pauses = Pauses(_LONGEST_LOOK)
         patience = self._calls.seconds("patience", PATIENCE_SECONDS)
         while (left := patience - pauses.seconds) > 0:
@@ -330,7 +332,7 @@ class Life:
         return None
 
     def _find(self, submission: Submission) -> Steps[Any]:
-        """The handle of what was submitted; None if nothing is there."""
+        """Return the handle of the submission; None if the service does not have it."""
         pauses = Pauses()
         while True:
             try:
@@ -342,14 +344,18 @@ class Life:
     def _without_looking(
         self, submission: Submission, error: Exception | None
     ) -> Steps[Submission | Outcome | None]:
-        """There is no way to look for it; sent once more under its token it may be the same."""
+        """Settle a submission of a service without `find`.
+
+        It is sent again under its token if the service recognises that; otherwise it is withdrawn,
+        or a person must decide.
+        """
         given = (self._batch.items, submission.token)
         while self._may_repeat(submission, error):
             try:
                 handle = self._calls.call(
                     "submit", *given, maybe=submission.prepared, batch=self._batch
                 )
-            except NotAccepted as refused:  # this request; the first may have begun it
+            except NotAccepted as refused:  # of this request; the first may have been accepted
                 log.warning("submission %s: %s", submission.token, _told(refused))
                 if not refused.again:
                     break
@@ -370,7 +376,7 @@ class Life:
         return None
 
     def _may_repeat(self, submission: Submission, error: Exception | None) -> bool:
-        """True if the service takes it for what it has, if it has it."""
+        """True if the service recognises a repeated `submit` under the same token."""
         if error is None:
             known = self._batch.items
             here = not isinstance(known, list) or (bool(known) and known[0] is not None)
@@ -378,7 +384,7 @@ class Life:
         return boottime() - self._since < self._calls.idempotent_for
 
     def _of_the_service(self, method: str, submission: Submission) -> Steps[Any]:
-        """Call a method with the token and what was prepared; wait while the service is down."""
+        """Call a method with the token and ``prepared``; wait while the service is down."""
         while True:
             try:
                 returned = self._calls.call(method, submission.token, maybe=submission.prepared)
@@ -395,7 +401,7 @@ class Life:
     # --- the answer
 
     def _answer(self, submission: Submission) -> Steps[Outcome | None]:
-        """Wait for the end of what is submitted, and collect; None if it is to be sent again."""
+        """Wait for the end of the submission and collect it; return None to send it again."""
         out = self._shared.out
         out[submission.token] = self._intended
         self._trail.enter(SERVICE)
@@ -410,7 +416,7 @@ class Life:
             return (yield from self._refused(submission, refused))
         except (Stopped, GeneratorExit):
             raise
-        except Exception as error:  # noqa: BLE001 - a bug; what is paid stays with the service
+        except Exception as error:  # noqa: BLE001 - a bug; paid results stay with the service
             log.error(
                 "submission %s stays with the service: %s. Its results can be collected later",
                 *(submission.token, _told(error)),
@@ -446,7 +452,10 @@ class Life:
             yield from self._pause(again_in or pauses.next(), again_in or self._look_in)
 
     def _cancel_if_overdue(self, submission: Submission) -> bool:
-        """After the job's timeout; what is done by then is collected."""
+        """Cancel the submission after the job's timeout; return True if it was cancelled.
+
+        Results that are finished by then are collected.
+        """
         timeout = self._shared.work.timeout
         if timeout is None or self._age < timeout or not self._calls.has("cancel"):
             return False
@@ -496,7 +505,7 @@ class Life:
         rest = Rest(batch, answer.again, rounds=self._rounds) if answer.again else None
         return replace(answer.done, settles=submission.token, rest=rest)
 
-    # --- what all of it needs
+    # --- helpers
 
     def _rest(self, lines: tuple[bytes, ...], parts: int = 1) -> Done:
         return Done(self._batch, rest=Rest(self._batch, lines, parts, self._rounds))
@@ -508,7 +517,7 @@ class Life:
 
     @property
     def _look_in(self) -> float:
-        """After how many seconds another process does well to look."""
+        """The seconds after which another process should look again."""
         return min(_LAST_LOOK, max(_FIRST_LOOK, _SHARE_OF_AGE * self._age))
 
     def _pause(self, seconds: float, look_in: float | None = None) -> Steps[None]:
@@ -520,7 +529,7 @@ class Life:
         yield from self._endured(self._trouble, error, seconds_told(error))
 
     def _endured(self, pauses: Pauses, error: Exception, told: float | None) -> Steps[None]:
-        """Pause, longer each time; not for longer than there is patience."""
+        """Pause, longer each time. Raises `Stopped` after the patience of the retry policy."""
         if pauses.seconds > self._shared.work.retry.patience:
             what = f"nothing has worked for {duration(pauses.seconds)}, last: {_told(error)}"
             raise Stopped(what)
@@ -547,10 +556,10 @@ class Life:
 
 
 def may_be_sent_again(calls: Calls, submission: Submission) -> bool:
-    """True if a submission of an earlier run cannot be looked for, and need not be.
+    """True if a submission of an earlier run can simply be sent again, without `find`.
 
-    The service counts from when it was sent, which was after the intent. Both are by the clocks
-    of two runs, and so this is off by as much as those are.
+    The service counts from the sending, which was after the intent. The two times come from the
+    clocks of two runs, so this is inexact by their difference.
     """
     if submission.handle is not None or calls.has("find") or not submission.time:
         return False
@@ -564,13 +573,13 @@ def is_of_the_service(error: BaseException) -> bool:
 
 
 def _age(submission: Submission | None) -> float:
-    """Seconds since the intent of a submission of an earlier run; 0 if that is not known."""
+    """Return the seconds since the intent of an earlier run's submission; 0 if unknown."""
     if submission is None:
         return 0.0
     try:
         made = datetime.fromisoformat(submission.time)
         return max(0.0, (datetime.now(UTC) - made).total_seconds())
-    except (ValueError, TypeError):  # no time, or none that can be compared
+    except (ValueError, TypeError):  # not a time, or one without an offset
         return 0.0
 
 

@@ -200,9 +200,9 @@ _MORE = ("prepared", "keys")
 
 
 def takes_one_more(method: Callable[..., Any], given: int) -> bool:
-    """True if a method has a parameter behind the first so many, for ``prepared`` or ``keys``.
+    """True if a method has one more parameter after the first ones, for ``prepared`` or ``keys``.
 
-    One of another name that has a default is the service's own, such as ``timeout=60``.
+    A parameter with another name and a default is the service's own, such as ``timeout=60``.
     """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = inspect.signature(method).parameters.values()

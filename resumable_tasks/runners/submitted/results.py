@@ -1,4 +1,4 @@
-"""What was collected of a submission → an outcome, and the items that must be submitted again."""
+"""The collected results of a submission → an outcome, and the items to submit again."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ _FIX = "Fix collect and run again: nothing is submitted again for that"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a service has made of a submission.
+    """The answer of a service to a submission.
 
-    ``again`` are the canonical keys of the items that must be submitted again, because the service
-    has not handled them, or because their answers are bad and may be asked for once more. ``why``
-    is what the service says of one that it has not handled. ``outage``: it refuses whatever it is
-    given.
+    ``again``: the canonical keys of the items to submit again, because the service has not handled
+    them, or because their answers are bad and may be asked for once more. ``why``: the service's
+    reason for one item that it has not handled. ``outage``: the service refuses all work.
     """
 
     done: Done
@@ -42,18 +41,18 @@ class Answer:
 def answer_of(
     work: Work, batch: Batch, submission: Submission, collect: Callable[[], Any], asked: int
 ) -> Answer:
-    """Collect, and match what comes to the items of the batch.
+    """Collect the results and match them to the items of the batch.
 
-    ``asked``: how often these items have been submitted, this time included. Raises what
-    ``collect`` raises, and `BadResult` for what cannot be matched to the items: the results are
-    paid for, and stay with the service.
+    ``asked``: how often these items have been submitted, including this time. Raises the errors of
+    ``collect``, and `BadResult` if the results cannot be matched to the items; the results are paid
+    for and stay with the service.
     """
     whole, one = _whole(batch, submission), work.results == "one"
     at, began = time.monotonic(), time.perf_counter()
     returned = collect()
     seconds = time.perf_counter() - began
     collected = returned if isinstance(returned, Collected) else Collected(returned)
-    if collected.cost is not None:  # then the service has told the cost, and the rows need not
+    if collected.cost is not None:  # the service reports the cost, so the rows need not
         _check_cost(collected.cost)
         work = replace(work, cost=None)
     entries, undone, bad = _told_apart(collected.results, asked <= work.retry.times)
@@ -61,9 +60,9 @@ def answer_of(
     apart = bad_lines.union(keys.canonical(each.key) for each in undone)
     _check_known(apart, whole)
     if one and asked == 1 and not apart and _is_nothing(entries):
-        # A filter too much in `collect`, a file that is not written yet: all of it may be paid.
+        # `collect` may filter too much, or a file may not be written yet: all may be paid for.
         raise NotReady(f"collect returned nothing at all for {count(len(whole), 'item')}")
-    # Where each item has one row, one that has a row is done, whatever else is said of it.
+    # With one row per item, an item with a row is done, even if it is also reported as undone.
     done = _matched(work, whole if one else _without(whole, apart), entries, asked)
     missing = [keys.canonical(done.batch.keys[at]) for at in done.left_out]
     done = _not_failed(done, missing)
@@ -91,7 +90,7 @@ def answer_of(
 
 
 def _whole(batch: Batch, submission: Submission) -> Batch:
-    """The batch as it was submitted, where some of its items were completed since."""
+    """Return the batch as it was submitted, including items that were completed since."""
     if submission.left is None:
         return batch
     found = keys.parse_lines(submission.lines)
@@ -99,7 +98,7 @@ def _whole(batch: Batch, submission: Submission) -> Batch:
 
 
 def _told_apart(results: Any, ask_again: bool) -> tuple[Any, list[Undone], list[keys.Key]]:
-    """The rows and failures; the items that the service has not handled; those to ask again."""
+    """Separate rows and failures, unhandled items, and the keys to ask for again."""
     if not isinstance(results, Iterable) or isinstance(results, (str, bytes, dict)):
         return results, [], []
     if frames.is_arrow(results):
@@ -128,7 +127,7 @@ def _is_nothing(entries: Any) -> bool:
 
 
 def _check_not_twice(done: Done, batch: Batch) -> None:
-    """Items with two rows are kept apart; if most have, it is `collect` that makes them."""
+    """Raise `BadResult` if most items have two rows: then `collect` is wrong, not the items."""
     twice = [each for each in done.failures if each.parked and each.error == BadResult.__name__]
     if 2 * len(twice) > len(batch):
         more = len(twice) - 1
@@ -172,7 +171,7 @@ def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
         return Done(batch, left_out=tuple(range(len(batch))))
     entries = _keyed(work, entries)
     call = Call(work, batch, asked, strict=True)
-    copy_context().run(call.begin)  # what it sets is for a handler
+    copy_context().run(call.begin)  # in a copy: it sets context variables for a handler
     outcome = call.returned(entries)
     if isinstance(outcome, Done):
         return outcome
@@ -183,7 +182,7 @@ def _matched(work: Work, batch: Batch, entries: Any, asked: int) -> Done:
 
 
 def _keyed(work: Work, entries: Any) -> Any:
-    """The entries. Raises `BadResult` for rows without a key: a service has an order of its own."""
+    """Return the entries. Raises `BadResult` for rows without a key: their order is arbitrary."""
     if frames.is_arrow(entries):
         entries = frames.to_arrow(entries)
     names: Any = getattr(entries, "column_names", None)
@@ -202,7 +201,7 @@ def _keyed(work: Work, entries: Any) -> Any:
 
 
 def _not_failed(done: Done, lines: list[bytes]) -> Done:
-    """The outcome without failures of items that the service has just left out."""
+    """Return the outcome without failures of items that the service merely left out."""
     if not lines:
         return done
     left_out = set(lines)
@@ -213,7 +212,7 @@ def _not_failed(done: Done, lines: list[bytes]) -> Done:
 
 
 def _only(done: Done, wanted: set[bytes], work: Work) -> Done:
-    """The part of an outcome that is of these items."""
+    """Return the part of an outcome that concerns these items."""
     lines = [line for line in keys.split(done.done) if line in wanted]
     table = done.table
     if table is not None:

@@ -1,4 +1,4 @@
-"""Batches that are submitted, and collected later: many at once, on a few threads."""
+"""Submits batches to a service and collects them later: many at once, on a few threads."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from resumable_tasks.runners.handle import Work
 
 _THREADS = 4
-# What rests is not looked at by this run any more, unless others hold it up.
+# This run looks at resting batches again only if others keep it running this long.
 _REST_SECONDS = 3_600.0
-# Threads see so late that a machine has slept: the clock by which they wait has stood still.
+# Threads notice after at most this time that the machine has slept: their waits use a clock that
+# stops meanwhile.
 _SLICE_SECONDS = 30.0
 
 
 @dataclass(order=True, slots=True)
 class _Turn:
-    """The next step of a life, ``due`` by `boottime`, which nobody sets, and the pause before."""
+    """The next step of a life, and the pause before it; ``due`` is a time of `boottime`."""
 
     due: float
     number: int
@@ -46,10 +47,11 @@ class _Turn:
 
 
 class SubmittedRunner(Runner):
-    """Has ``concurrency`` submissions with the service at once, and those of earlier runs besides.
+    """Keeps up to ``concurrency`` submissions with the service, plus those of earlier runs.
 
-    ``wait``: seconds after which the run need not wait any longer for what the service has; None:
-    it waits until all is done. ``ask``: what nobody can look for is left to a person.
+    ``wait``: the seconds after which the run need not wait for the service any longer; None: it
+    waits until everything is done. ``ask``: a person decides about submissions that cannot be
+    searched for.
     """
 
     submits = True
@@ -83,7 +85,7 @@ class SubmittedRunner(Runner):
             *(work, self._calls, self._record, self.price, self._ask, stopping, self._place),
             out=self._out,
         )
-        # By the number of a batch, and its items: a budget has parts of it priced.
+        # Prices by the number of a batch and of its items, because a budget prices parts of it too.
         self._priced: dict[tuple[int, int], float] = {}
         self._turns: list[_Turn] = []
         self._numbers = count()
@@ -100,7 +102,7 @@ class SubmittedRunner(Runner):
         return f"{len(out):,} out, oldest {duration(boottime() - min(out))}"
 
     def price(self, batch: Batch) -> float | None:
-        """The expected cost of a batch, if the service knows; of an earlier run's, as it was."""
+        """Return the expected cost of a batch, or None; for an earlier run's, the recorded one."""
         if batch.submission is not None:
             return batch.submission.cost
         if not self._calls.has("price"):
@@ -137,18 +139,18 @@ class SubmittedRunner(Runner):
         while (turn := self._next()) is not None:
             try:
                 self._take(turn)
-            except BaseException as error:  # noqa: BLE001 - ends the run, as a record that fails
+            except BaseException as error:  # noqa: BLE001 - ends the run, as a failed record does
                 self._done(Fatal(turn.batch, error))
 
     def _heed_stop(self) -> None:
-        """Wake all threads once the run stops, or is over."""
+        """Wake all threads once the run stops or is closed."""
         while not (self._shared.stopping.wait(_SLICE_SECONDS) or self._closed):
             pass
         with self._changed:
             self._changed.notify_all()
 
     def _next(self) -> _Turn | None:
-        """The next turn that is due, or whose run stops; None once the runner is closed."""
+        """Return the next turn that is due (all are if the run stops); None after `close`."""
         with self._changed:
             while True:
                 left = self._turns[0].due - boottime() if self._turns else _SLICE_SECONDS
@@ -185,13 +187,13 @@ class SubmittedRunner(Runner):
         return _Turn(due, turn.number, turn.batch, turn.steps, pause)
 
     def _rest(self, batch: Batch, pause: Pause) -> None:
-        """Tell that the run need not wait for this batch, or cannot go on with it."""
+        """Report that the run need not wait for this batch, or cannot go on with it."""
         look_in = pause.seconds if pause.look_in is None else pause.look_in
         self._rests(batch, time.time() + look_in, pause.why)
 
 
 def _checked(price: Any) -> float:
-    """Raises `UsageError` for what is no cost."""
+    """Return the price. Raises `UsageError` if it is not a valid cost."""
     if checks.is_number(price):
         return float(price)
     raise UsageError(

@@ -1,1 +1,1 @@
-"""What handlers return → columns: every value as it was, or its row is set apart."""
+"""Results of handlers → columns. Each value is stored unchanged, or its row is set apart."""

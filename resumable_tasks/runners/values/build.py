@@ -1,4 +1,4 @@
-"""Plain values, and the type that holds them → an array."""
+"""Plain values and their type → an Arrow array."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from resumable_tasks.runners.values import jsontype
 
 
 def array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """The array. Raises what Arrow raises where a value does not fit, and `CannotEncode`."""
+    """Return the array. Raises Arrow's errors if a value does not fit, and `CannotEncode`."""
     if jsontype.is_json(kind):
         return jsontype.column(values)
     if not _has_extension(kind):
         return pa.array(values, kind)
-    # Arrow makes no extension of Python's values inside of others.
+    # Arrow cannot make nested extension types from Python values.
     if pa.types.is_struct(kind):
         return _structs(values, kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

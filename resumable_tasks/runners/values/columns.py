@@ -1,4 +1,4 @@
-"""The columns of results, as far as a job declares them."""
+"""The columns of results that a job declares."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @frozen
 class Columns:
-    """The known columns of a job's results before there are any.
+    """The columns of a job's results that are known before there are any rows.
 
-    ``schema`` has the declared columns, with their types in all partitions; None if there are
-    none. A column of type null is there in all partitions, and its type is inferred. The values
-    of the columns in ``json`` are kept as JSON text. ``as_rows``: the checkpoint takes rows as they
-    are, since its columns have types of their own.
+    ``schema``: the declared columns, which have these types in all partitions; None if nothing is
+    declared. A column of type null exists in all partitions, but its type is inferred. ``json``:
+    the columns whose values are stored as JSON text. ``as_rows``: the checkpoint takes rows as
+    dicts, because its columns have their own types.
     """
 
     schema: pa.Schema | None = None
@@ -33,35 +33,35 @@ class Columns:
 
 
 INFERRED = Columns()
-"""Nothing is declared: types are inferred from the rows."""
+"""No declared columns: types are inferred from the rows."""
 
 JSON_MARK = b"resumable_tasks"
 _JSON = {JSON_MARK: b"json"}
 
 
 def json_field(name: str) -> pa.Field:
-    """The field of a column of JSON text, which says in its metadata that it is one."""
+    """Return the field of a column of JSON text, marked as such in its metadata."""
     import pyarrow as pa
 
     return pa.field(name, pa.string(), metadata=_JSON)
 
 
 def json_names(schema: pa.Schema | None) -> frozenset[str]:
-    """The columns of JSON text in a schema of results."""
+    """Return the names of the JSON text columns in a schema of results."""
     fields = () if schema is None else schema
     return frozenset(field.name for field in fields if (field.metadata or {}) == _JSON)
 
 
 def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
-    """What a job declares of its results.
+    """Return the columns that a job declares.
 
     Args:
         schema: a ``pyarrow.Schema``, or a class with annotated fields, such as a pydantic model
             or a dataclass; None: nothing.
-        json_columns: the names of columns to be kept as JSON text.
+        json_columns: the names of columns to be stored as JSON text.
 
     Raises:
-        UsageError: ``schema`` is nothing of the kind.
+        UsageError: ``schema`` is something else.
     """
     if schema is None:
         return Columns(json=frozenset(json_columns))
@@ -76,7 +76,7 @@ def columns_of(schema: Any, json_columns: Iterable[str] = ()) -> Columns:
 
 
 def json_text(name: str, values: Iterable[Any]) -> list[str | None]:
-    """The values of a column as JSON text; None stays no value. Raises `BadResult`."""
+    """Return the values of a column as JSON text; None stays None. Raises `BadResult`."""
     from resumable_tasks.runners.values import tables
 
     texts, odd = tables.json_text(name, list(values))

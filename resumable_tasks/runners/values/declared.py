@@ -1,4 +1,4 @@
-"""``schema=``: what the user says of the columns, and columns of exactly those types."""
+"""``schema=``: the declared columns, and arrays of exactly their types."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OPEN = pa.null()
 
 
 def schema_of(said: Any) -> pa.Schema:
-    """The schema that ``schema=`` says. Raises `UsageError`.
+    """Return the schema that ``schema=`` declares. Raises `UsageError`.
 
-    Fields of a class whose annotation is a dict, ``Any`` or a union become JSON text. Where an
-    annotation leaves the type open (a ``datetime`` may have an offset or none, a ``Decimal`` has
-    any scale), the type is null: it is inferred from the values.
+    Fields annotated as a dict, ``Any`` or a union become JSON text. If an annotation leaves the
+    type open (a ``datetime`` with or without an offset, a ``Decimal`` of any scale), the type is
+    null and is inferred from the values.
     """
     if isinstance(said, pa.Schema):
         return _checked(said)
@@ -51,7 +51,7 @@ def schema_of(said: Any) -> pa.Schema:
 
 
 def _checked(schema: pa.Schema) -> pa.Schema:
-    """The schema in types that shards keep. Raises `UsageError`."""
+    """Return the schema in types that shards can store. Raises `UsageError`."""
     if len(set(schema.names)) < len(schema.names):
         raise UsageError("schema= names a column twice", remedy="Name each column once")
     for field in schema:
@@ -98,7 +98,7 @@ if hasattr(pa, "uuid"):
 
 
 def _type(hint: Any) -> pa.DataType | None:
-    """The type for an annotation; None for what becomes JSON, null for what stays open."""
+    """Return the type for an annotation: None means JSON text, the null type means open."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in _TYPES:
         return _TYPES[hint]
@@ -130,7 +130,7 @@ def _type_of_class(hint: type) -> pa.DataType | None:
 
 
 def column(field: pa.Field, values: list[Any]) -> tuple[pa.Array | None, Odd]:
-    """The column of exactly this type; or None, and which values it does not hold as they are."""
+    """Return the column in exactly this type; or None and the values that do not fit exactly."""
     values = list(map(plain, values))
     if not pa.types.is_floating(field.type):
         values = [None if type(it) is float and it != it else it for it in values]
@@ -173,7 +173,7 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _why_unfit(values: list[Any], kind: pa.DataType) -> str | None:
-    """Why plain values are not of this type, where Arrow would turn them into it."""
+    """Return why plain values do not have this type, where Arrow would convert them anyway."""
     there = [value for value in values if value is not None]
     if pa.types.is_struct(kind):
         return _why_no_struct(there, kind)
@@ -189,7 +189,7 @@ def _why_unfit(values: list[Any], kind: pa.DataType) -> str | None:
             if odd is not None:
                 return f"it is of type {type(odd).__name__}"
     broken = (type(value) is float and not value.is_integer() for value in there)
-    if pa.types.is_integer(kind) and any(broken):  # Arrow would cut the rest off
+    if pa.types.is_integer(kind) and any(broken):  # Arrow would drop the fraction
         return "it is no whole number"
     if pa.types.is_timestamp(kind):
         for value in there:

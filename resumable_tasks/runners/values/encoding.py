@@ -1,10 +1,10 @@
-r"""Values that JSON has not, as JSON: the form in which rows are kept that do not fit the table.
+r"""Encodes any value as JSON. Rows that do not fit the table are stored in this form.
 
-What JSON has stands as it is: null, true, false, text, lists, objects, and numbers of any length.
-All else is an object with one of these names, and no other::
+JSON values stay as they are: null, true, false, text, lists, objects, and numbers of any length.
+Any other value becomes an object with exactly one of these names::
 
     {"$float": "nan"}                         also inf, -inf
-    {"$text": "so \ud83d"}                     text that is no UTF-8, as Python escapes it
+    {"$text": "so \ud83d"}                     text that UTF-8 cannot hold, in Python's escapes
     {"$bytes": "AAH/"}                        base64
     {"$decimal": "1.10"}
     {"$datetime": "2026-11-28T07:00:00+01:00"}, {"$date": …}, {"$time": …}     ISO 8601
@@ -12,10 +12,10 @@ All else is an object with one of these names, and no other::
     {"$uuid": …}, {"$path": …}
     {"$complex": [real, imaginary]}
     {"$tuple": […]}, {"$set": […]}
-    {"$dict": [[name, value], …]}             names that are no text, or one of these alone
-    {"$arrow": [type, number]}                a moment or a time in units that Python has not
+    {"$dict": [[name, value], …]}             a dict whose names are not text, or only one of these
+    {"$arrow": [type, number]}                a time or duration in a unit that Python lacks
 
-`decode` gives back an equal value.
+`decode` returns an equal value.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _MOST_DEEP = 200
 
 
 class CannotEncode(BadResult):
-    """There is no form of this value that could be kept, and read again as it is."""
+    """The value has no form that can be stored and read back exactly."""
 
 
 def encode(value: Any) -> Any:
-    """The value in a form that JSON has, from which `decode` makes an equal one.
+    """Return the value as JSON, from which `decode` makes an equal value.
 
     Raises `CannotEncode` for an object of a class that is not listed above.
     """
@@ -99,7 +99,7 @@ def _encode_other(value: Any, depth: int) -> Any:
 
 
 def _without_class(value: str | float) -> str | float:
-    """Text and numbers of a class of their own, as what they are."""
+    """Return an instance of a subclass of str, int or float as that builtin type."""
     if isinstance(value, str):
         return str.__str__(value)
     return int.__int__(value) if isinstance(value, int) else float.__float__(value)
@@ -128,20 +128,20 @@ _WRITERS: tuple[tuple[type[Any], str, Callable[[Any], Any]], ...] = (
 
 
 def as_exact_text(value: Any) -> str:
-    """The value as JSON text, from which `decode` makes an equal one. Raises `CannotEncode`."""
+    """Return the value as JSON text that `decode` can read. Raises `CannotEncode`."""
     return json.dumps(encode(value), ensure_ascii=False, allow_nan=False)
 
 
 def as_text(value: Any) -> str | None:
-    """The value as JSON text for any reader, encoded only where JSON has no form for it.
+    """Return the value as JSON text for any reader, encoded only if JSON has no form for it.
 
-    None stays no value. Raises `CannotEncode`.
+    None stays None. Raises `CannotEncode`.
     """
     if value is None:
         return None
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        if _is_utf8(text) and json.loads(text) == value:  # no names that are no text
+        if _is_utf8(text) and json.loads(text) == value:  # false if a name was not text
             return text
     except (TypeError, ValueError, RecursionError):
         pass
@@ -149,7 +149,7 @@ def as_text(value: Any) -> str | None:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` was given, or an equal one. Raises `ValueError` for any other."""
+    """Return a value equal to the one given to `encode`. Raises `ValueError` for invalid input."""
     if isinstance(value, list):
         return [decode(each) for each in value]
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Tables and data frames that handlers return → Arrow tables of types that shards can hold.
+"""Tables and data frames from handlers → Arrow tables in types that shards can store.
 
-A frame with values that Arrow has no one type for, or would change, becomes rows, as if the
-handler had returned those.
+A frame with values that have no common Arrow type, or that Arrow would change, becomes rows, as if
+the handler had returned those.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-# The last schema that was in such types: a job's tables mostly have one.
+# The last schema that needed no conversion: a job's tables mostly have the same schema.
 _plain: pa.Schema | None = None
 
 
 def is_arrow(value: Any) -> bool:
-    """True for what Arrow can read, and for a list of nothing else."""
+    """True for an object that Arrow can read, or a non-empty list of such objects."""
     if type(value) is list:
         return bool(value) and all(map(is_arrow, value))
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
 
 
 def to_arrow(value: Any) -> pa.Table | Rows:
-    """The table that the handler returned, or its rows; those of a list, one behind the other.
+    """Return a handler's table, or its rows; the tables of a list are joined.
 
     Raises `BadResult`.
     """
@@ -50,14 +50,14 @@ def to_arrow(value: Any) -> pa.Table | Rows:
 
 
 def to_rows(value: Any) -> Rows:
-    """The rows of what `is_arrow`. Raises `BadResult`."""
+    """Return the rows of an object that `is_arrow` accepts. Raises `BadResult`."""
     found = to_arrow(value)
     rows: Rows = found if isinstance(found, list) else found.to_pylist()
     return rows
 
 
 def spread(entries: list[Any]) -> list[Any]:
-    """The entries with each table as its rows. Raises `BadResult`."""
+    """Return the entries with each table replaced by its rows. Raises `BadResult`."""
     return [row for each in entries for row in (to_rows(each) if is_arrow(each) else [each])]
 
 
@@ -68,7 +68,7 @@ def _joined(parts: list[pa.Table | Rows]) -> pa.Table | Rows:
     if len(tables) == len(parts):
         try:
             return pa.concat_tables(tables, promote_options="default")
-        except pa.ArrowException:  # of several types, which are unified as those of rows
+        except pa.ArrowException:  # the types differ, and are unified as those of rows
             pass
     return [row for part in parts for row in (part if isinstance(part, list) else part.to_pylist())]
 
@@ -80,10 +80,10 @@ def _arrow(value: Any) -> pa.Table | Rows:
         return value
     if type(value).__module__.startswith("polars"):
         _refuse_objects(value)
-        if hasattr(value, "to_arrow"):  # without views, with which Arrow cannot do everything
+        if hasattr(value, "to_arrow"):  # avoids view types, which Arrow supports only in part
             try:
                 return pa.table(value.to_arrow())
-            except pa.ArrowException:  # of a type that Arrow does not have, such as Int128
+            except pa.ArrowException:  # a type that Arrow does not have, such as Int128
                 if not hasattr(value, "to_dicts"):
                     raise TypeError("it has no columns; return a DataFrame") from None
                 rows: Rows = value.to_dicts()
@@ -94,7 +94,7 @@ def _arrow(value: Any) -> pa.Table | Rows:
 
 
 def _refuse_objects(frame: Any) -> None:
-    """Raise `TypeError` for Python's objects in polars: Arrow would be given their addresses."""
+    """Raise `TypeError` for Python objects in polars: Arrow would receive their addresses."""
     for name, kind in getattr(frame, "schema", {}).items():
         if "Object" in str(kind):
             raise TypeError(
@@ -104,10 +104,10 @@ def _refuse_objects(frame: Any) -> None:
 
 
 def _pandas(frame: Any) -> pa.Table | Rows:
-    """A frame of pandas without its index: which one it has is chance.
+    """Return a pandas frame without its index, which is arbitrary.
 
-    Columns of objects are looked at value by value: Arrow would shift a time without an offset
-    to that of its neighbour.
+    A frame with object columns becomes rows: in a column of times, Arrow would give one without an
+    offset the offset of its neighbour.
     """
     import pyarrow as pa
 
@@ -146,10 +146,10 @@ def _check_names(names: list[Any]) -> None:
 
 
 def _plain_table(table: pa.Table) -> pa.Table | Rows:
-    """The table in types that Parquet keeps and that unify with their kin.
+    """Return the table in types that Parquet stores and that unify with related types.
 
-    Categories become their values, views of text become text: which of them a library produced
-    says nothing of the result.
+    Dictionaries become plain values and string views become strings: the library that made the
+    table chose these, not the user.
     """
     global _plain
     if _plain is not None and table.schema.equals(_plain):

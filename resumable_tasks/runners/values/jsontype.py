@@ -1,7 +1,7 @@
-"""JSON as a type of Arrow: text for every other reader, and values again for Python.
+"""JSON as an Arrow type: text for other readers, the original values for Python.
 
-Parquet holds plain text, whoever reads it. Where this module is loaded, ``as_py`` and
-``to_pylist`` give back what the handler returned. Importing it registers the type.
+The Parquet file contains plain text. If this module is imported, which registers the type,
+``as_py`` and ``to_pylist`` return the handler's values.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ def is_json(kind: pa.DataType) -> bool:
 
 
 def column(values: list[Any]) -> pa.Array:
-    """Values as a column of JSON. Raises `CannotEncode`."""
+    """Return the values as a column of JSON. Raises `CannotEncode`."""
     texts = [None if value is None else encoding.as_exact_text(value) for value in values]
     return pa.ExtensionArray.from_storage(JSON, pa.array(texts, pa.string()))

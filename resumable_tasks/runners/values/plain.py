@@ -1,8 +1,8 @@
-"""Values of all the classes that handlers return, as the few that columns are made of.
+"""Converts values of the many classes that handlers return to the few that columns are made of.
 
-Those are None, bool, int, float, str, bytes, Decimal, UUID, the four classes of ``datetime``,
-lists, and dicts; and Arrow's scalars for moments and times in nanoseconds. What is of none of the
-classes below stays as it is: a column says then that it cannot hold it.
+These are None, bool, int, float, str, bytes, Decimal, UUID, the four classes of ``datetime``,
+lists, dicts, and Arrow's scalars for times and durations in nanoseconds. A value of an unknown
+class stays as it is; the column then reports that it cannot hold it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _TEXTS = (
     *(PurePath, IPv4Address, IPv6Address),
     *(IPv4Interface, IPv6Interface, IPv4Network, IPv6Network),
 )
-# In an order of their own: the views of a dict are sets, and have that of the dict.
+# Kinds with an order: the views of a dict are sets, but keep the order of the dict.
 _LISTS = (Sequence, KeysView, ItemsView, ValuesView)
 _NO_VALUE = frozenset({"NAType", "NaTType"})
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """The value in plain classes, at any depth."""
+    """Return the value in plain classes, at any depth."""
     kind = type(value)
     if kind in _LEAVES or depth > MOST_DEEP:
         return value
@@ -67,9 +67,10 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def fields_of(value: Any) -> dict[Any, Any] | None:
-    """The fields of a record: a mapping, a dataclass, a model, a named tuple. None if it is none.
+    """Return the fields of a mapping, dataclass, model or named tuple; None for other values.
 
-    Pydantic, attrs, msgspec and SQLAlchemy are known by their marks, without importing them.
+    Pydantic, attrs, msgspec and SQLAlchemy are recognised by their attributes, without importing
+    them.
     """
     if isinstance(value, type):
         return None
@@ -92,7 +93,7 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
 
 
 def _name(name: Any) -> Any:
-    """The name of a field: text of a class of its own, such as an enum's, is text."""
+    """Return the name of a field; instances of str subclasses, such as enums, become str."""
     return name if type(name) in (str, tuple, frozenset) else plain(name)
 
 
@@ -117,8 +118,8 @@ def _other(value: Any, depth: int) -> Any:
         return value if _is_nanoseconds(value.type) else plain(value.as_py(), depth + 1)
     if kind.__module__ == "pyarrow.lib" and hasattr(value, "to_pylist"):
         return plain(value.to_pylist(), depth + 1)
-    if hasattr(value, "to_arrow") and hasattr(value, "dtype"):  # a series of polars
-        # Arrow has nanoseconds, and of Python's own objects nothing but their addresses.
+    if hasattr(value, "to_arrow") and hasattr(value, "dtype"):  # a polars series
+        # Arrow keeps nanoseconds, but would only receive the addresses of Python objects.
         found = value.to_list() if "Object" in str(value.dtype) else value.to_arrow()
         return [plain(each, depth + 1) for each in found]
     if isinstance(value, UserString):
@@ -140,7 +141,7 @@ def _is_url(value: Any) -> bool:
 
 
 def _in_order(values: list[Any]) -> list[Any]:
-    """The members of a set, not in an order that is another in every process."""
+    """Return the members of a set in an order that is the same in every process."""
     try:
         return sorted(values)
     except TypeError:
@@ -148,7 +149,7 @@ def _in_order(values: list[Any]) -> list[Any]:
 
 
 def _datetime(value: datetime) -> Any:
-    # Of pandas: it alone has nanoseconds, and says them.
+    # Only pandas' class has nanoseconds.
     if getattr(value, "nanosecond", 0):
         return _nanoseconds("timestamp", value, value.tzinfo)
     return datetime(
@@ -188,7 +189,7 @@ def _numpy(value: Any, depth: int) -> Any:
         found = value.item()
         if type(found) is not int:
             return found
-        try:  # of nanoseconds, for which Python has no class
+        try:  # nanoseconds, for which Python has no class
             scalar = pa.scalar(value)
         except (pa.ArrowException, TypeError, ValueError):
             return value

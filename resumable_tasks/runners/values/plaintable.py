@@ -1,9 +1,9 @@
-"""Rows of plain values, of which Arrow's tables are made together with those of other batches.
+"""Rows of plain values, converted to Arrow later, together with those of other batches.
 
-To make an array has a price of its own, whatever is in it: the time of some hundred values, and the
-interpreter's lock is let go of and must be won back. A batch of few rows pays that for each column.
-So its values stay what they are until the commit, if they are sure to fit: nothing is refused there
-that was accepted here.
+Making an array has a fixed cost: the time of some hundred values, and the GIL is released and must
+be acquired again. A small batch would pay that for each column. So its values stay Python objects
+until the commit, provided that they are certain to fit: the commit never refuses a value that was
+accepted here.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from resumable_tasks.base.frozen import frozen
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Of more rows, or of longer texts, arrays cost what their values do; and they take less memory.
+# With more rows or longer texts, the fixed cost does not matter, and arrays take less memory.
 _MOST_ROWS, _MOST_TEXT = 1_000, 1_000_000
 _TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 
 @frozen
 class PlainTable:
-    """Some rows as columns of exact ``str``, ``int``, ``float`` or ``bool``, and of None.
+    """Some rows as columns of exact ``str``, ``int``, ``float`` or ``bool``, and None.
 
-    Each value has its place in the type that ``schema`` has for its column. The columns are this
-    table's own: what they were made of may change.
+    Each value fits the type of its column in ``schema``. The table owns its columns: the objects
+    they were made from may change.
     """
 
     columns: Sequence[Sequence[Any]]
@@ -38,7 +38,7 @@ class PlainTable:
 
 
 def plain_table(columns: Mapping[str, Sequence[Any]], num_rows: int) -> PlainTable | None:
-    """These columns as a plain table; None if they are long, or not of these types alone."""
+    """Return the columns as a plain table; None if they are long or have other types."""
     if not columns or num_rows > _MOST_ROWS:
         return None
     kinds = []
@@ -55,7 +55,7 @@ def plain_table(columns: Mapping[str, Sequence[Any]], num_rows: int) -> PlainTab
 
 
 def _fit(kind: type, values: Sequence[Any]) -> bool:
-    """True if an array takes these values of one type, whatever they are beside."""
+    """True if an array of this type takes these values, beside any other such values."""
     if kind is str:
         return sum(map(len, values)) <= _MOST_TEXT and _is_unicode("".join(values))
     return _are_int64(values) if kind is int else kind in _TYPES
@@ -87,12 +87,12 @@ def _schema(names: tuple[str, ...], kinds: tuple[type, ...]) -> pa.Schema:
 
 
 def arrow_table(table: pa.Table | PlainTable | None) -> pa.Table | None:
-    """The same rows as Arrow's table; None of none."""
+    """Return the same rows as an Arrow table; None for None."""
     return None if table is None else next(arrow_tables([table]))
 
 
 def arrow_tables(tables: Iterable[pa.Table | PlainTable]) -> Iterator[pa.Table]:
-    """Arrow's tables of all these rows, in their order: one of plain ones that have one schema."""
+    """Yield Arrow tables of all rows in order; plain tables in a row with one schema become one."""
     import pyarrow as pa
 
     for schema, some in groupby(tables, _schema_of_plain):

@@ -1,4 +1,4 @@
-"""Types of Arrow that Parquet keeps."""
+"""The Arrow types that Parquet can store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from resumable_tasks.runners.values.jsontype import is_json
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """False if a type holds, at any depth, what Parquet cannot write, or reads as another."""
+    """False if a type contains, at any depth, one that Parquet cannot write or reads back as
+    another.
+    """
     if is_json(kind):
         return True
     if isinstance(kind, pa.BaseExtensionType):
@@ -23,6 +25,6 @@ def is_storable(kind: pa.DataType) -> bool:
 
 
 def to_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table as dicts."""
+    """Return the rows of a table as dicts."""
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

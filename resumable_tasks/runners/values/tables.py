@@ -1,4 +1,4 @@
-"""Rows → columns: every value in a type that gives it back as it was, or its row is set apart."""
+"""Rows → columns. Each value gets a type that returns it unchanged, or its row is set apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Odd = dict[int, str]
-"""Why rows cannot be stored, by their indexes."""
+"""The reasons why rows cannot be stored, by their indexes."""
 
 WAYS_OUT = (
     "Let the handler return one type, give the column a type with schema=, or keep it as JSON "
@@ -26,9 +26,9 @@ WAYS_OUT = (
 
 
 def to_table(rows: Sequence[Row], columns: Columns = INFERRED) -> pa.Table | None:
-    """Rows as columns; a column is any field of any row, in the order first met.
+    """Return the rows as a table with a column for each field of any row, in the order first met.
 
-    Raises `ResultConflict` if there is a row that cannot be stored with the others.
+    Raises `ResultConflict` if a row cannot be stored with the others.
     """
     table, odd = separate(rows, columns)
     for why in odd.values():
@@ -37,7 +37,7 @@ def to_table(rows: Sequence[Row], columns: Columns = INFERRED) -> pa.Table | Non
 
 
 def table_of_what_fits(rows: Sequence[Row]) -> pa.Table | None:
-    """The rows as columns, without the columns whose values have no type in common."""
+    """Return the rows as a table without the columns whose values have no common type."""
     import pyarrow as pa
 
     arrays: dict[str, pa.Array] = {}
@@ -51,7 +51,7 @@ def table_of_what_fits(rows: Sequence[Row]) -> pa.Table | None:
 def separate(
     rows: Sequence[Row], columns: Columns = INFERRED
 ) -> tuple[pa.Table | PlainTable | None, Odd]:
-    """All rows as a table, if all can be stored; else which cannot, beside the others, and why."""
+    """Return all rows as a table; or None, and the rows that cannot be stored with the others."""
     if not rows:
         return None, {}
     found = _by_column(rows, columns.schema)
@@ -77,7 +77,7 @@ def separate(
 
 
 def _by_column(rows: Sequence[Row], schema: pa.Schema | None) -> dict[str, list[Any]]:
-    # pa.Table.from_pylist would take the fields of the first row for those of all.
+    # Not pa.Table.from_pylist, which uses only the fields of the first row.
     names = list(rows[0])
     try:
         if schema is not None or set(map(len, rows)) != {len(names)}:
@@ -114,18 +114,18 @@ def _column(name: str, values: list[Any], columns: Columns) -> tuple[pa.Array | 
 
 _QUICK = {
     str: ("string",),
-    int: ("int64", "uint64"),  # Arrow's own inference knows no uint64 since its version 26
+    int: ("int64", "uint64"),  # Arrow's own inference has no uint64 since its version 26
     float: ("float64",),
     bool: ("bool",),
 }
 
 
 def column(name: str, values: list[Any]) -> tuple[pa.Array | None, Odd]:
-    """The column of these values; or None, and which of them have no place among the others."""
+    """Return the column of these values; or None, and the values that do not fit the others."""
     import pyarrow as pa
 
     kinds = set(map(type, values)) - {type(None)}
-    # Arrow's inference tries to import pandas at every call where there is none: 60 µs.
+    # Not Arrow's inference: without pandas, it tries to import pandas at every call (60 µs).
     for alias in _QUICK.get(next(iter(kinds)), ()) if len(kinds) == 1 else ():
         try:
             return pa.array(values, pa.type_for_alias(alias)), {}
@@ -138,7 +138,7 @@ def column(name: str, values: list[Any]) -> tuple[pa.Array | None, Odd]:
 
 
 def array(name: str, values: list[Any]) -> pa.Array:
-    """The column of these values. Raises `ResultConflict` if they have no common type."""
+    """Return the column of these values. Raises `ResultConflict` if they have no common type."""
     found, odd = column(name, values)
     for why in odd.values():
         raise ResultConflict(why)
@@ -146,7 +146,7 @@ def array(name: str, values: list[Any]) -> pa.Array:
 
 
 def _without_nan(values: list[Any]) -> list[Any]:
-    """NaN is no value in a column of anything but numbers: pandas says so of a missing one."""
+    """Return the values with NaN as None, unless all are numbers: pandas marks missing ones so."""
     kinds = set(map(type, values)) - {type(None), int}
     if float not in kinds or len(kinds) == 1:
         return values
@@ -154,7 +154,7 @@ def _without_nan(values: list[Any]) -> list[Any]:
 
 
 def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
-    """The column of these plain values; None if it is not that simple."""
+    """Return the column of these plain values; None if they have no common type."""
     from resumable_tasks.runners.values import jsontype, types
 
     try:
@@ -162,15 +162,15 @@ def _together(values: list[Any]) -> tuple[pa.Array, Odd] | None:
     except (types.NoType, types.NoPlace):
         return None
     found = _built(values, kind)
-    # Structures may have a type in common and values that it does not hold, as an integer beyond
-    # 2⁵³ among floats: alone or with others, they are JSON then.
+    # Structures may have a common type that does not hold all their values (an integer beyond 2⁵³
+    # among floats); they become JSON then.
     if found is None and types.are_structures(values):
         found = _built(values, jsontype.JSON)
     return None if found is None else (found, {})
 
 
 def _built(values: list[Any], kind: pa.DataType) -> pa.Array | None:
-    """The column of this type; None if it does not hold each of the values as it is."""
+    """Return the column of this type; None if it cannot hold each value unchanged."""
     import pyarrow as pa
 
     from resumable_tasks.runners.values import build, jsontype, types
@@ -180,11 +180,11 @@ def _built(values: list[Any], kind: pa.DataType) -> pa.Array | None:
     try:
         return build.array(values, kind)
     except (BadResult, pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None  # such as a year that nanoseconds cannot tell
+        return None  # such as a year out of the range of nanoseconds
 
 
 def _apart(name: str, values: list[Any]) -> tuple[None, Odd]:
-    """The values that have no place at all, or not in the type that prevails."""
+    """Find the values that no column can hold, or that do not fit the type of the majority."""
     from resumable_tasks.runners.values import types
 
     odd: Odd = {}
@@ -222,7 +222,7 @@ def _kind_of(value: Any) -> str:
 
 
 def json_text(name: str, values: list[Any]) -> tuple[list[str | None], Odd]:
-    """Values as JSON text, in the encoding of parked rows where JSON has no form of its own."""
+    """Return the values as JSON text, in the encoding of parked rows if JSON has no form."""
     odd: Odd = {}
     texts: list[str | None] = []
     for at, value in enumerate(map(plain, values)):

@@ -1,7 +1,7 @@
-"""Types of columns: which one holds these values, and which one holds what two of them hold.
+"""Types of columns: the type that holds given values, and the common type of two types.
 
-A type is taken only if each value comes back from it as it was; see docs/design/0020-values.md.
-Structures without a common form are JSON; all else without a common type has none.
+A type is chosen only if each value can be read back unchanged; see docs/design/0020-values.md.
+Structures without a common form become JSON; other values without a common type have none.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from resumable_tasks.runners.values.jsontype import JSON, is_json
 
 _MOST_DEEP = 32
 _DIGITS, _MOST_DIGITS = 38, 76
-# The digits of all integers of 64 bits.
+# The most digits of a 64-bit integer.
 _DIGITS_OF_INT = 20
 _INT64, _UINT64 = 2**63, 2**64
 
 
 class NoType(Exception):
-    """No one type holds all of these values."""
+    """No type holds all of these values."""
 
 
 class NoPlace(Exception):
-    """A value has no place in any column. The message says what it is."""
+    """No column can hold a value. The message describes the value."""
 
 
 def type_of(values: Sequence[Any]) -> pa.DataType:
-    """The type that holds these plain values. Raises `NoType`, or `NoPlace` as far as it looks.
+    """Return the type that holds these plain values; JSON for structures without a common form.
 
-    Structures that have no common form are JSON.
+    Raises `NoType`, or `NoPlace` if it meets a value that no column can hold.
     """
     try:
         return _type_of(values, 0)
@@ -47,12 +47,12 @@ def type_of(values: Sequence[Any]) -> pa.DataType:
 
 
 def are_structures(values: Iterable[Any]) -> bool:
-    """True for lists and dicts, with or without nulls among them."""
+    """True if all values are lists, dicts or None."""
     return {type(value) for value in values if value is not None} <= {list, dict}
 
 
 def why_no_place(value: Any, depth: int = 0) -> str | None:
-    """Why no column holds this plain value, JSON's included; None if there are some."""
+    """Return why no column, not even JSON, can hold this plain value; None if one can."""
     kind = type(value)
     if value is None or depth > _MOST_DEEP:
         return None
@@ -206,17 +206,17 @@ def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType:
 
 
 def join(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that may hold what two types hold; None if there is none.
+    """Return the common type of two types; None if there is none.
 
-    Whether each value then stays what it is, such as an integer that becomes a float, is for
-    `resumable_tasks.checkpoint.directory.schemas.keeps` to say.
+    Whether each value stays unchanged (an integer may become a float) is checked by
+    `resumable_tasks.checkpoint.directory.schemas.keeps`.
     """
     found = _join(a, b)
     return JSON if found is None and is_structure(a) and is_structure(b) else found
 
 
 def is_structure(kind: pa.DataType) -> bool:
-    """True for lists and structs of any kind, and for JSON."""
+    """True for lists, structs and maps of any kind, and for JSON."""
     return bool(
         is_json(kind) or _is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind)
     )
