@@ -32,7 +32,7 @@ from tests.ports import free_port
 
 MADE = Path(__file__).parents[2] / "build"
 SERVING = "tests.prefect.serving"
-START_SECONDS = 120
+START_SECONDS = 240
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

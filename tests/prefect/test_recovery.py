@@ -115,11 +115,13 @@ def test_one_flow_run_executed_twice_at_once(
     scene: Scene, api: Api, prefect_env: dict[str, str]
 ) -> None:
     flow = api.call("POST", "flows/", {"name": "job"})["id"]
-    asked = {"flow_id": flow, "parameters": scene.parameters(items=100, seconds=0.25)}
+    asked = {"flow_id": flow, "parameters": scene.parameters(items=100, seconds=2.0)}
     run = api.call("POST", "flow_runs/", {**asked, "state": {"type": "PENDING"}})["id"]
     env = {**prefect_env, "PREFECT__FLOW_RUN_ID": run}
     engine = [sys.executable, "-m", "prefect.flow_engine", f"{FLOW}:job"]
     both = [scene.start(engine, env), scene.start(engine, env)]
+    until(lambda: any(each.poll() is not None for each in both), PATIENCE)
+    scene.hurry()
     assert [each.wait() for each in both] == [0, 0], scene.output(0) + scene.output(1)
 
     said = [scene.output(0), scene.output(1)]
