@@ -1,4 +1,4 @@
-"""The artifacts of a run in Prefect's UI: its progress, its failures and its summary, linked."""
+"""The linked artifacts of a run in Prefect's UI: its progress, failures and summary."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _TO_RESUME = (
 
 @dataclass(slots=True)
 class Failed:
-    """The failures of a run: how many of each class of error, and the first of all.
+    """The failures of a run: the number of each class of error, and the first failures.
 
-    ``where``: the task run of a batch, by the ids of both.
+    ``where`` maps the id of a batch to that of its task run.
     """
 
     where: Mapping[str, str]
     first: list[Failure] = field(default_factory=list)
     failed: int = 0
     parked: int = 0
-    # Class of error → its number, and its first failure.
+    # Class of error → number of failures, and the first of them.
     kinds: dict[str, tuple[int, Failure]] = field(default_factory=dict)
 
     def add(self, failures: Iterable[Failure]) -> None:
@@ -56,7 +56,7 @@ class Failed:
 
 
 class Artifacts:
-    """The artifacts of one run, of the flow run and task run around."""
+    """The artifacts of one run in the surrounding flow run and task run."""
 
     def __init__(self, client: SyncPrefectClient, started: RunStarted) -> None:
         self._client = client
@@ -66,7 +66,7 @@ class Artifacts:
 
     def show_progress(self, progress: Progress | None, how: str = "") -> None:
         progress = progress or Progress(0, 0, 0, self._started.expected, 0.0)
-        # The checkpoint too: a flow run may run one job several times, for several dates.
+        # Names the checkpoint, because a flow run may run one job for several dates.
         text = f"{describe(progress)}\n\n{code(self._started.checkpoint)}{self._links('progress')}"
         wanted = percent(progress, how), text
         if wanted == self._shown:
@@ -80,13 +80,13 @@ class Artifacts:
         self._shown = wanted
 
     def show_summary(self, finished: RunFinished, writing: str, failed: Failed) -> Summary:
-        """Show it, and tell which it is, for what is known only later."""
+        """Show the summary. Returns it, so that later facts can be added."""
         text = f"{outline(finished)}\n\n{code(finished.checkpoint)}"
         data = f"{summary(finished, writing, failed)}{self._links('summary')}"
         return Summary(self._create("summary", "markdown", text, data), data)
 
     def show_failures(self, failed: Failed) -> None:
-        """The table; shown again once there is a summary, it links to that."""
+        """Show the table of failures. Shown again after the summary, it links to that."""
         started = self._started
         text = f"{count(failed.failed, 'item')} of {literal(started.job)} failed"
         if failed.parked:
@@ -115,7 +115,7 @@ class Artifacts:
         self._create("failures", "table", text, json.dumps(rows))
 
     def _links(self, beside: str) -> str:
-        """Links from one artifact to the others that there are; Prefect's own leads to the run."""
+        """Links from one artifact to the existing others; Prefect itself links to the run."""
         page = url_for("flow-run", flow_run.id) if flow_run.id else None
         if page is None:
             return ""
@@ -142,13 +142,13 @@ class Artifacts:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A summary that is shown, and can be added to."""
+    """A shown summary, to which text can be added."""
 
     id: UUID
     text: str
 
     def published(self, client: SyncPrefectClient, dest: str, rows: int) -> Summary:
-        """Add where the rows were published."""
+        """Add the place where the rows were published."""
         line = f"\n\npublished: {count(rows, 'row')} in {code(without_secrets(dest))}"
         longer = Summary(self.id, self.text + line)
         client.update_artifact(self.id, ArtifactUpdate(data=longer.text))
@@ -156,7 +156,7 @@ class Summary:
 
 
 def task_run_of(failure: Failure, failed: Failed) -> str | None:
-    """The page of the task run in which an item failed, as far as it is known."""
+    """The page of the task run in which an item failed; None if unknown."""
     found = failed.where.get(failure.batch)
     return url_for("task-run", found) if found is not None else None
 
@@ -166,13 +166,13 @@ def percent(progress: Progress, how: str = "") -> float:
     if how == "done":
         return 100.0
     handled = progress.handled + progress.skipped
-    # A run that has failed has been at all items; there may have been no telling how many.
+    # A run that failed has handled all items, even if their number was not known before.
     expected = handled if progress.expected is None and how == "failed" else progress.expected
     return min(100.0, round(100 * handled / expected, 1)) if expected else 0.0
 
 
 def artifact_key(job: str) -> str:
-    """The job's name as Prefect wants the keys of artifacts: lower case, digits and dashes."""
+    """The job's name as an artifact key, for which Prefect allows lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", job.lower()).strip("-") or "job"
 
 
@@ -184,7 +184,7 @@ def outline(finished: RunFinished) -> str:
 
 
 def summary(finished: RunFinished, writing: str, failed: Failed) -> str:
-    """The markdown artifact. ``writing`` says what was written."""
+    """The text of the markdown artifact. ``writing`` says what was written."""
     counts = {name: count(number, "item") for name, number in numbers(finished).items()}
     counts |= about(finished) | {"written": writing}
     lines = [
@@ -195,7 +195,7 @@ def summary(finished: RunFinished, writing: str, failed: Failed) -> str:
         "| --- | --- |",
         *(f"| {name} | {value} |" for name, value in counts.items()),
         "",
-        # Not in the table, whose cells end at any | even in code.
+        # Not in the table, because its cells end at any | even in code.
         f"checkpoint: {code(finished.checkpoint)}",
         "",
         block(f"resumable status {shell_words(finished.checkpoint)}"),
@@ -205,7 +205,7 @@ def summary(finished: RunFinished, writing: str, failed: Failed) -> str:
 
 
 def numbers(finished: RunFinished) -> dict[str, int]:
-    """The counts of items, the first of which is the sum of the others."""
+    """The counts of items; the first is the sum of the others."""
     progress, result = finished.progress, finished.result
     found = {"resumed": progress.skipped, "new": progress.completed, "failed": progress.failed}
     others = {"parked": progress.parked}
@@ -225,7 +225,7 @@ def numbers(finished: RunFinished) -> dict[str, int]:
 
 
 def about(finished: RunFinished) -> dict[str, str]:
-    """What a run took, and what it has left."""
+    """The facts about a run: what it took, and what it has left."""
     progress, result = finished.progress, finished.result
     found = {"retried": count(finished.retried, "batch")} if finished.retried else {}
     found["rate"] = "–" if progress.rate is None else rate(progress.rate)
@@ -241,7 +241,7 @@ def about(finished: RunFinished) -> dict[str, str]:
 
 
 def errors(failed: Failed) -> list[str]:
-    """The classes of error: each with its number, an example, and a traceback."""
+    """The classes of error, each with its count, an example, and a traceback."""
     kinds = sorted(failed.kinds.items(), key=lambda kind: -kind[1][0])
     lines = ["", "### Errors"] if kinds else []
     for error, (number, first) in kinds[:_KINDS_SHOWN]:

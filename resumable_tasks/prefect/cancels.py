@@ -1,4 +1,4 @@
-"""Cancels in Prefect of a flow run that a script has started, of which nobody tells the script."""
+"""Detects that a flow run started by a script was cancelled in Prefect, which sends no signal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EVERY_SECONDS = 10.0
 
 
 class CancelWatch:
-    """While entered, asks the API now and then whether the flow run is to be cancelled.
+    """While entered, polls the API for a cancel of the flow run.
 
-    Only where neither a worker nor ``serve`` has started the flow run: those send signals.
+    Not if a worker or ``serve`` has started the flow run, because those send signals.
     """
 
     def __init__(self, flow_run: str, request_stop: Callable[[str, bool], None]) -> None:
@@ -38,7 +38,7 @@ class CancelWatch:
     def _look(self) -> None:
         while not self._over.wait(EVERY_SECONDS):
             try:
-                # A client for each look: an API that is away, or comes back elsewhere, is no end.
+                # A new client for each look, to survive an API that is away or moves.
                 with get_client(sync_client=True) as client:
                     state = client.read_flow_run(self._flow_run).state
             except Exception:  # noqa: BLE001, S112 - a run goes on without its API
@@ -49,9 +49,9 @@ class CancelWatch:
                 return
 
     def confirm(self) -> None:
-        """Tell Prefect that the flow run has ended as it was asked to."""
+        """Tell Prefect that the flow run has ended as requested."""
         try:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(self._flow_run, Cancelled(), force=True)
-        except Exception as error:  # noqa: BLE001 - the run has ended all the same
+        except Exception as error:  # noqa: BLE001 - the run has ended anyway
             log.warning("Prefect could not be told that this flow run is cancelled: %r", error)

@@ -1,4 +1,4 @@
-"""Detecting a flow run around the caller. Costs nothing where Prefect is not loaded."""
+"""Detects a flow run around the caller. Costs nothing if Prefect is not loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSTALL = 'pip install "resumable-tasks[prefect]"'
 
 
 def require_prefect(what: str) -> None:
-    """Raise `UsageError` with what installs Prefect where it is missing."""
+    """Raise `UsageError`, with the command that installs it, if Prefect is missing."""
     if find_spec("prefect") is None:
         raise UsageError(f"{what} needs Prefect, which is not installed", remedy=INSTALL)
 
@@ -24,8 +24,7 @@ def require_prefect(what: str) -> None:
 def current_flow_run() -> FlowRun | None:
     """The flow run around the caller; None outside of one.
 
-    A program that has not loaded Prefect's contexts is in no flow run, so that this does not
-    load them either: that takes seconds.
+    Does not load Prefect's contexts, which takes seconds: without them there is no flow run.
     """
     contexts = sys.modules.get("prefect.context")
     if contexts is None or contexts.FlowRunContext.get() is None:

@@ -1,4 +1,4 @@
-"""A job in ``flow.visualize()``: one node of the picture, and nothing runs."""
+"""A job in ``flow.visualize()``: draws one node, and runs nothing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 def drawn(job: str, items: Any) -> RunResult | None:
-    """The stand-in for a run's result while Prefect draws the flow; None when it does not.
+    """A stand-in for a run's result while Prefect draws the flow; otherwise None.
 
-    The picture gets one node of this job, below the tasks whose results the items are.
+    Adds one node for this job to the picture, below the tasks whose results are its items.
     """
     drawing = sys.modules["prefect.utilities.visualization"]
     if drawing.get_task_viz_tracker() is None or current_flow_run() is not None:
@@ -52,8 +52,8 @@ class _NoRows(Reader):
 
 @frozen
 class Drawn(RunResult):
-    """A result without items or rows, of which nothing is published."""
+    """A result without items or rows, which publishes nothing."""
 
     def publish(self, dest: str | Path, **_: Any) -> Published:
-        """Leave what is there as it is."""
+        """Change nothing at ``dest``."""
         return Published(str(dest), 0, (), 0)

@@ -1,4 +1,4 @@
-"""The flow run around a run: logger, identity, runner, and how to live with Prefect's signals."""
+"""The flow run around a run: its logger, identity and runner, and Prefect's signals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _POLL_SECONDS = 0.2
 
 
 class FlowRun:
-    """The flow run, or the task run in one, that a job is run in."""
+    """The flow run, or a task run in one, in which a job runs."""
 
     def __init__(self) -> None:
         context = FlowRunContext.get()
@@ -58,7 +58,7 @@ class FlowRun:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The facts about this flow run that the checkpoint keeps, beside the run's own name."""
+        """The facts about this flow run that the checkpoint records with the run."""
         return {"flow_run": self.id}
 
     @property
@@ -69,7 +69,7 @@ class FlowRun:
 
     @property
     def why_it_stays(self) -> str | None:
-        """Why it cannot leave its process while a service works; None if it can."""
+        """The reason why it cannot leave its process while a service works; None if it can."""
         return leaving.why_not(self._context)
 
     @property
@@ -78,10 +78,7 @@ class FlowRun:
         return "PREFECT__FLOW_RUN_ID" in os.environ
 
     def check_place(self, place: str) -> None:
-        """Refuse a checkpoint that would go with a worker's working directory.
-
-        Raises `CheckpointUnusable`.
-        """
+        """Raise `CheckpointUnusable` if the checkpoint would vanish with a worker's directory."""
         if "://" in place or os.path.isabs(os.path.expanduser(place)):
             return
         here, temporary = os.getcwd(), os.path.realpath(tempfile.gettempdir())
@@ -100,7 +97,7 @@ class FlowRun:
         task_runs: int,
         loop: asyncio.AbstractEventLoop | None,
     ) -> Runner:
-        """Batches as task runs, by the flow's own task runner."""
+        """The runner that handles batches as task runs of the flow's own task runner."""
         here = isinstance(self._context.task_runner, ThreadPoolTaskRunner)
         seconds = threads.SECONDS if here else remote.SECONDS
         runs = TaskRuns(job, tags, task_runs, seconds, self._causes)
@@ -109,11 +106,11 @@ class FlowRun:
         return remote.RemoteTaskRuns(concurrency, runs)
 
     def gates(self, names: Sequence[str]) -> tuple[Gate, ...]:
-        """Prefect's global concurrency limits of these names. Raises `UsageError`."""
+        """Prefect's global concurrency limits with these names. Raises `UsageError`."""
         return tuple(GlobalLimit(name).checked() for name in names)
 
     def telemetry(self) -> Listener:
-        """Shows the run in Prefect's UI."""
+        """The listener that shows the run in Prefect's UI."""
         return self._telemetry
 
     def published(self, dest: str, rows: int) -> None:
@@ -121,7 +118,7 @@ class FlowRun:
         self._telemetry.published(dest, rows)
 
     def show_report(self, job: str, url: str, path: str) -> None:
-        """Links to a report in Prefect's UI."""
+        """Link to a report in Prefect's UI."""
         from resumable_tasks.prefect.links import show_report
 
         show_report(job, url, path)
@@ -129,11 +126,11 @@ class FlowRun:
     def accompany(
         self, work: Callable[[], T], items: Handed | None, request_stop: Callable[[str, bool], None]
     ) -> T:
-        """Do the work in a thread of its own, while this one gives it items and takes signals.
+        """Do the work in another thread, while this one supplies items and handles signals.
 
-        Prefect ends a flow run by an exception, raised wherever the main thread is: at a cancel,
-        at SIGTERM, at a time-out, when it is suspended. See `sources.accompany`.
-        (The handler of SIGTERM must stay Prefect's own: else it takes a cancel for a crash.)
+        Prefect ends a flow run by an exception that it raises anywhere in the main thread: at a
+        cancel, SIGTERM, a timeout, or a suspension. See `sources.accompany`. The handler of SIGTERM
+        must stay Prefect's own, because otherwise Prefect takes a cancel for a crash.
         """
         self._cancels = CancelWatch(self.id, request_stop)
         with self._cancels:
@@ -148,9 +145,9 @@ class FlowRun:
     async def watch(
         self, work: asyncio.Future[Any], request_stop: Callable[[str, bool], None]
     ) -> None:
-        """`accompany` for an event loop: return when the work has ended, or is to stop.
+        """`accompany` for an event loop: return when the work has ended or must stop.
 
-        Raises ``CancelledError`` as whoever waits would, and ``Pause`` once all is committed.
+        Raises ``CancelledError`` as any awaiting code would, and ``Pause`` once all is committed.
         """
         self._cancels = CancelWatch(self.id, request_stop)
         with self._cancels:
@@ -165,7 +162,7 @@ class FlowRun:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """The library logs to the logger of this run, which is what the UI shows."""
+        """Within this block, log to the logger of this run, which the UI shows."""
         token = log.destination.set(get_run_logger())
         try:
             yield
@@ -178,19 +175,20 @@ class FlowRun:
             log.warning("%s", error)
 
     def raise_if_suspended(self) -> None:
-        """Raises Prefect's ``Pause`` once the flow run has been suspended from outside."""
+        """Raise Prefect's ``Pause`` once the flow run was suspended from outside."""
         request = getattr(self._context, "flow_run_suspension_request", None)
         if request is not None:
             request.raise_if_requested()
 
     def translated(self, error: BaseException) -> BaseException:
-        """The error as Prefect is to see it.
+        """The error in the form for Prefect.
 
-        A run that has ended by itself before its items has failed, where an `Interrupted` would
-        be taken for a crash, which is rerun at once. One that was cancelled is Cancelled.
-        Of two executions of one flow run, under one id, the one that does not hold the checkpoint
-        must not put its own state over the other's: it leaves by Prefect's ``Abort``, which
-        changes no state. Prefect logs nothing of why, so that it is logged here.
+        A run that ended early by itself becomes Failed, because Prefect would take `Interrupted`
+        for a crash and rerun it at once. A cancelled run becomes Cancelled.
+
+        If a flow run is executed twice under one id, the execution without the checkpoint must not
+        overwrite the other's state. It leaves by Prefect's ``Abort``, which changes no state.
+        Prefect does not log the reason, so this method does.
         """
         if isinstance(error, Interrupted) and self._cancels is not None and self._cancels.cancelled:
             log.warning("%s", error)
@@ -204,7 +202,7 @@ class FlowRun:
             return error
         by = error.holder.get("pid"), error.holder.get("host")
         if by == (os.getpid(), os.uname().nodename):
-            # This very execution, twice at one checkpoint: a mistake, and the flow has failed.
+            # This same execution uses one checkpoint twice: a mistake, so the flow fails.
             return error
         why = (
             f"this flow run is being executed already, by pid {by[0]} on {by[1]}; this second "
@@ -214,7 +212,7 @@ class FlowRun:
         return Abort(why)
 
     def _left(self, waiting: Waiting) -> BaseException:
-        """Prefect's ``Abort``, once Prefect is to start the flow run again."""
+        """Arrange that Prefect starts the flow run again. Returns its ``Abort``."""
         assert waiting.look_again_at is not None
         at = waiting.look_again_at.isoformat(timespec="seconds")
         kept = leaving.leave(self.id, waiting.look_again_at, waiting.what)

@@ -1,4 +1,4 @@
-"""Groups of batches, each of which is one task run in another process."""
+"""Groups of batches; each group is one task run in another process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resumable_tasks.prefect.workorder import WorkOrder, handle
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The batches of one task run, by number; ``missing``: of which nothing has come back yet."""
+    """The batches of one task run, by number; ``missing`` ones have no outcome yet."""
 
     number: int
     order: WorkOrder
@@ -33,8 +33,8 @@ class Group:
 class Submitter:
     """Makes groups of batches and submits them to Prefect, each as a task run.
 
-    ``work``: the pickled work. ``started``: how many groups were made. ``pool_is_spent``: the
-    process pool takes nothing any more, or is at what nobody waits for; it is replaced before the
+    ``work``: the pickled work. ``started``: the number of groups made. ``pool_is_spent``: the
+    process pool accepts nothing any more, or still runs abandoned work; it is replaced before the
     next group is submitted, or at the end.
     """
 
@@ -46,7 +46,7 @@ class Submitter:
         self.pool_is_spent = False
 
     def group(self, batches: list[Batch], isolated: bool) -> Group:
-        """One more group, which is not submitted yet."""
+        """Make one more group, not yet submitted."""
         number, outbox = self.started, self._outbox
         self.started += 1
         order = WorkOrder(

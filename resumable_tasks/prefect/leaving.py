@@ -18,12 +18,12 @@ from resumable_tasks.base import log
 TAG = "waits-for-a-service"
 """What automations know a flow run by that has left: its executions are no crashes."""
 
-# An API that is away, as for an upgrade, is asked again after each of these pauses.
+# The pauses between requests while the API is away, for example for an upgrade.
 _PAUSES = (1.0, 5.0, 20.0, 60.0, 120.0)
 
 
 def why_not(context: FlowRunContext) -> str | None:
-    """Why this flow run cannot leave its process; None if it can."""
+    """The reason why this flow run cannot leave its process; None if it can."""
     if TaskRunContext.get() is not None:
         return "the job is run inside a task of yours"
     flow_run = context.flow_run
@@ -35,15 +35,15 @@ def why_not(context: FlowRunContext) -> str | None:
 
 
 def leave(flow_run: str, look_again_at: datetime, why: str) -> str:
-    """Have Prefect start the flow run again at that time; what keeps it from doing so, or "".
+    """Let Prefect start the flow run again at that time. Returns "", or the reason if it cannot.
 
-    The process is to end by Prefect's ``Abort`` then.
+    The caller must then end the process by Prefect's ``Abort``.
     """
     for pause in (*_PAUSES, None):
         try:
             with get_client(sync_client=True) as client:
                 return _leave(client, UUID(flow_run), look_again_at, why)
-        except Exception as error:  # noqa: BLE001 - whatever keeps the API from answering
+        except Exception as error:  # noqa: BLE001 - any error means that the API did not answer
             if pause is None:
                 return f"Prefect's API does not answer: {error!r}"
             log.warning("leaving until %s: %r; again in %g s", look_again_at, error, pause)
@@ -56,14 +56,14 @@ def _leave(client: SyncPrefectClient, id: UUID, look_again_at: datetime, why: st
     changes: dict[str, Any] = {}
     policy = flow_run.empirical_policy
     if policy.retries:
-        # Prefect compares it with the number of executions, of which this one is no failed try.
+        # Prefect compares retries with the number of executions; this one was no failed try.
         policy.retries += 1
         changes["empirical_policy"] = policy
     if TAG not in flow_run.tags:
         changes["tags"] = [*flow_run.tags, TAG]
     if changes:
         client.update_flow_run(id, **changes)
-    # With a process that has ended by then, a cancel would wait for it for ever.
+    # Otherwise a later cancel would wait forever for a process that has ended.
     client.request(
         "PATCH", "/flow_runs/{id}", path_params={"id": id}, json={"infrastructure_pid": None}
     )

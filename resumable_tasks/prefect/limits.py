@@ -13,18 +13,18 @@ from resumable_tasks.base.stopping import Stopping
 from resumable_tasks.base.text import shell_words
 from resumable_tasks.errors import UsageError
 
-# Prefect waits without looking whether the run is stopping.
+# Kept short, because Prefect's wait does not notice that the run is stopping.
 _SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalLimit:
-    """A slot of Prefect's global concurrency limit of this name, for each call of the handler.
+    """Takes a slot of Prefect's global concurrency limit of this name for each handler call.
 
-    As many as the call weighs, where the job has a ``weight=``.
+    If the job has a ``weight=``, a call takes as many slots as it weighs.
 
-    The limit has to be there, and to have a slot decay: slots then come back by themselves. The
-    slot is taken where the call is made, also on a worker's machine. See
+    The limit must exist and have a slot decay, by which slots come back by themselves. The slot is
+    taken where the call is made, also on a worker's machine. See
     https://docs.prefect.io/v3/concepts/global-concurrency-limits
     """
 
@@ -32,9 +32,9 @@ class GlobalLimit:
     most: int = 0
 
     def checked(self) -> GlobalLimit:
-        """The limit as it is there.
+        """The limit, after checking that it exists.
 
-        Raises `UsageError`, with the command that helps, where no slot can be taken.
+        Raises `UsageError`, with the command to fix it, if no slot can be taken.
         """
         decay = "--slot-decay-per-second 1"
         try:
@@ -55,7 +55,7 @@ class GlobalLimit:
         return GlobalLimit(self.name, found.limit)
 
     def _refuse_heavy(self, slots: int) -> None:
-        """Raise `UsageError` for a call that would wait for ever."""
+        """Raise `UsageError` for a call that would wait forever."""
         if 0 < self.most < slots:
             raise UsageError(
                 f"a call weighs {slots:,} by weight=, and Prefect's global concurrency limit "
@@ -64,7 +64,7 @@ class GlobalLimit:
             )
 
     def enter(self, stopping: Stopping, slots: int = 1) -> bool:
-        """Wait for so many slots; False if the run is stopping. Raises `UsageError`."""
+        """Wait for this many slots; False if the run is stopping. Raises `UsageError`."""
         self._refuse_heavy(slots)
         while not stopping.is_set():
             try:
@@ -75,7 +75,7 @@ class GlobalLimit:
         return False
 
     async def aenter(self, stopping: Stopping, slots: int = 1) -> bool:
-        """The same, in an event loop."""
+        """`enter` for an event loop."""
         self._refuse_heavy(slots)
         while not stopping.is_set():
             try:

@@ -1,4 +1,4 @@
-"""The link from a flow run to the report of a run in it."""
+"""The link from a flow run to a run's report."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SECONDS = 10.0
 
 
 def show_report(job: str, url: str, path: str) -> None:
-    """Make a link artifact; one that cannot be made is told in the log, and harms nothing.
+    """Make a link artifact. A failure is only logged.
 
-    ``url`` is encoded as an address is, ``path`` is shown: a browser opens few of such addresses.
+    ``url`` is the encoded address. ``path`` is shown too, since a browser opens few such addresses.
     """
     artifact = ArtifactCreate(
         key=f"{artifact_key(job)}-report",

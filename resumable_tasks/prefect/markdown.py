@@ -1,4 +1,4 @@
-"""Text from elsewhere (keys, messages, paths) in the markdown that Prefect's UI shows."""
+"""Escapes foreign text (keys, messages, paths) for the markdown of Prefect's UI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from resumable_tasks.base.text import clean
 
-# Words and such marks as mean nothing in markdown; not "1." at the beginning, which is a list.
+# Words, and punctuation without a meaning in markdown; not "1." at the start, which is a list.
 _PLAIN = re.compile(r"(?!\d+[.)])['\"(]*[^\W_](?:[^\W_]|[ ,.;:'\"()/=%?!…-])*")
 
 
@@ -29,9 +29,9 @@ def block(text: str | Sequence[str], language: str = "sh") -> str:
 
 
 def literal(text: str, limit: int | None = None) -> str:
-    """Any text, as it is, for a place that one version of the UI takes for markdown.
+    """Any text for a place that only some versions of the UI render as markdown.
 
-    The cells of tables are markdown with HTML to the older UI, and plain text to the newer one.
+    Cells of tables are markdown with HTML in the older UI, and plain text in the newer one.
     """
     text = clean(text, limit)
     return text if not text.strip() or _PLAIN.fullmatch(text) else code(text)

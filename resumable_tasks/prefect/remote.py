@@ -1,16 +1,15 @@
-"""Batches as task runs in other processes: Dask, Ray, process pools, whatever the flow has.
+"""Batches as task runs in other processes: Dask, Ray, process pools, or any other task runner.
 
 ::
 
-    driver   batches that wait → a group of them → task run ─┐
+    driver   waiting batches → a group of them → task run ───┐
     worker   batch → handler → shard → outbox ───────────────┤  batch by batch
     driver   outbox → outcome → committed ───────────────────┘
 
-A task run is given its batches when it is submitted, and what becomes of each is in the
-checkpoint's outbox as soon as it is known (see `resumable_tasks.checkpoint.directory.outbox`). So a
-group's finished batches are committed while the group goes on, the death of a worker costs the
-batch that it was at, and of a future only its end counts, not what it says. The worker's side is in
-`worker`.
+A task run gets its batches when it is submitted. The outcome of each batch is in the checkpoint's
+outbox as soon as it is known (see `resumable_tasks.checkpoint.directory.outbox`). So finished
+batches are committed while their group continues, the death of a worker costs only its current
+batch, and of a future only the end matters, not the result. The worker's side is in `worker`.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ from resumable_tasks.runners.handle import Raised, Work, failed_call, failed_who
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Fatal, Outcome, Times
 from resumable_tasks.runners.pickling import compact
 
-# A task run in another process costs Prefect about 0.2 s there, which is to be 5 % at most.
+# A task run in another process costs Prefect about 0.2 s there, which should be at most 5 %.
 SECONDS = 5.0
 _OVERDUE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """In the inbox: nothing more will come; ``abandon``: nor is anything waited for."""
+    """A message to the inbox: no more batches come. ``abandon``: do not wait for running ones."""
 
     abandon: bool
 
@@ -61,10 +60,11 @@ class Close:
 class RemoteTaskRuns(Runner):
     """Up to ``concurrency`` task runs at once, in processes that share the checkpoint's path.
 
-    One thread of ours submits, looks into the outbox, and takes the ends of task runs in. Of a
-    task run whose worker has died, what had not begun is sent again. The batch that it was at is
-    handled again in a task run of its own, and if that worker dies too, once more while no other
-    task run goes on, since several may share a process: then it has failed with `WorkerLost`.
+    One thread submits task runs, looks into the outbox, and notes the ends of task runs. If a
+    worker dies, batches of its task run that had not begun are sent again. The batch that it was
+    handling gets a task run of its own. If that worker dies too, the batch is handled once more
+    while no other task run is active, because several may share a process. After a third death it
+    fails with `WorkerLost`.
     """
 
     remote = True
@@ -83,7 +83,7 @@ class RemoteTaskRuns(Runner):
         assert work.writer is not None
         self._done, self._stopping = done, stopping
         self._work = work
-        crosses = pickled(work, self.concurrency)  # or raises, before anything is opened
+        crosses = pickled(work, self.concurrency)  # first, since it may raise: nothing is open yet
         self._inbox: SimpleQueue[Batch | Group | Close] = SimpleQueue()
         self._waiting = Waiting()
         self._groups: list[Group] = []
@@ -105,11 +105,11 @@ class RemoteTaskRuns(Runner):
 
     def submit(self, batch: Batch) -> None:
         try:
-            # From here on the items are only there as bytes; they may be large.
+            # From here on only the pickled items are kept, as they may be large.
             packed = replace(batch, items=cloudpickle.dumps(compact(batch.items)))
-            # While they are still here to be halved: what cannot be loaded fails, and not the run.
+            # Try to load them while the batch can still be halved: so bad items fail, not the run.
             cloudpickle.loads(packed.items)
-        except Exception as error:  # noqa: BLE001 - what cannot cross has failed
+        except Exception as error:  # noqa: BLE001 - a batch that cannot be pickled has failed
             why = UsageError(
                 f"these items cannot be sent to another process: {error}",
                 remedy="Give items that can be pickled, such as dicts",
@@ -128,11 +128,11 @@ class RemoteTaskRuns(Runner):
             self._outbox.close()
             if not abandon:
                 self._outbox.clear()
-        except StoreError as error:  # of a disk that fails others have told, or will
+        except StoreError as error:  # a failing disk is reported elsewhere
             log.warning("the outbox could not be closed: %s", error)
 
     def _run(self, context: AbstractContextManager[Any]) -> None:
-        """The thread: until it is closed and nothing runs any more."""
+        """The thread's loop, until the runner is closed and nothing runs any more."""
         with context:
             while self._closing is None or (self._groups and not self._closing.abandon):
                 try:
@@ -141,9 +141,9 @@ class RemoteTaskRuns(Runner):
                         self._stop()
                     self._look_after_groups()
                     self._start_groups()
-                except PrefectSignal as error:  # suspended, or aborted: what runs is waited for
+                except PrefectSignal as error:  # suspended or aborted: wait for running batches
                     self._broken = error
-                except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+                except BaseException as error:  # noqa: BLE001 - ends the run through the engine
                     self._give_all_back(error)
 
     def _give_all_back(self, error: BaseException) -> None:
@@ -174,13 +174,13 @@ class RemoteTaskRuns(Runner):
                 self._pace.add_size(len(found.items))
 
     def _give_back(self, batches: Iterable[Batch], why: BaseException | None) -> None:
-        """Batches that were not handled: because of an error, or because we are to stop."""
+        """Return batches that were not handled, because of an error or a stop."""
         fatal = None if isinstance(why, PrefectSignal) else why
         for batch in batches:
             self._done(Dropped(batch) if fatal is None else Fatal(batch, fatal))
 
     def _stop(self) -> None:
-        """No batch begins any more, here or in a worker."""
+        """Let no further batch begin, here or in a worker."""
         if not self._stopped:
             self._stopped = True
             self._outbox.close()
@@ -194,11 +194,11 @@ class RemoteTaskRuns(Runner):
             isolated = any(group.isolated for group in self._groups)
             alone = isolated or self._waiting.count(Kind.ALONE) > 0
             if self._groups and (alone or self._submitter.pool_is_spent):
-                return  # until all of them have ended
+                return  # until all running groups have ended
             if (single := self._waiting.next_single()) is not None:
                 self._start([single], alone)
             elif new := self._waiting.count(Kind.NEW):
-                # What there is goes to all workers, rather than much to one and none to another.
+                # Spread the waiting batches over all workers, instead of filling one.
                 free = self.concurrency - len(self._groups)
                 seconds = self._runs.seconds_of(self._submitter.started)
                 size = min(self._pace.group_size(seconds), -(-new // free))
@@ -208,7 +208,7 @@ class RemoteTaskRuns(Runner):
 
     def _start(self, batches: list[Batch], isolated: bool) -> None:
         group = self._submitter.group(batches, isolated)
-        # Before anything can go wrong, so that the batches are given back then.
+        # Before anything can fail, so that the batches are given back in that case.
         if not self._groups:
             self._silence.begin()
         self._groups.append(group)
@@ -218,13 +218,13 @@ class RemoteTaskRuns(Runner):
         if not self._groups:
             return
         began = time.monotonic()
-        # Whoever has ended by now has left all that it ever will.
+        # Ends are read before the outbox: an ended task run leaves no more outcomes.
         ended = {id(group) for group in self._groups if group.ended}
         there = self._outbox.numbers()
         for group in tuple(self._groups):
             self._take(group, sorted(there & group.missing.keys()))
             if id(group) in ended:
-                # A listing can be older than what it lists, on a network's file system.
+                # On a network file system a listing can be stale, so read each missing outcome.
                 self._take(group, list(group.missing))
                 self._finish(group)
             elif _is_overdue(group):
@@ -245,16 +245,16 @@ class RemoteTaskRuns(Runner):
                 self._done(self._with_lost_calls(_by_our_clock(_unpacked(outcome))))
 
     def _with_lost_calls(self, outcome: Outcome) -> Outcome:
-        """The outcome at the cost of the calls too whose workers were lost before."""
+        """The outcome with the calls added whose workers were lost before."""
         losses = self._waiting.losses_of(outcome.batch)
         if not losses or not isinstance(outcome, (Done, Failed)):
             return outcome
         return replace(outcome, cost=outcome.cost + self._lost(outcome.batch, losses, None).cost)
 
     def _give_up(self, why: str) -> None:
-        """End the run, since all workers are lost; what they were at is left to the next.
+        """End the run because all workers are lost. Their batches are left to the next run.
 
-        But for the batch that has taken the last worker with it, after others: it has failed.
+        Except a batch that was lost with the last worker, after losing others: it has failed.
         """
         self._outbox.close()
         self._submitter.pool_is_spent = True
@@ -272,7 +272,7 @@ class RemoteTaskRuns(Runner):
             self._done(Dropped(batch, why))
 
     def _finish(self, group: Group) -> None:
-        """Let a group go. What has not come of it is lost, unless it was not to begin."""
+        """Finish a group. Its missing batches are lost, unless they were not to begin."""
         lost = list(group.missing.values())
         why = _why(group.future) if lost else None
         begun = bool(lost) and self._outbox.has_begun(group.number)
@@ -282,10 +282,10 @@ class RemoteTaskRuns(Runner):
             return
         self._submitter.pool_is_spent |= isinstance(why, BrokenExecutor)
         if taken_over or self._stopping.is_set() or isinstance(why, PrefectSignal):
-            self._give_back(lost, None)  # and the journal will say who has taken over
+            self._give_back(lost, None)  # the journal will say who has taken over
         elif isinstance(why, ResumableTasksError) and not isinstance(why, WorkerLost):
             self._waiting.put_back(lost)
-            raise why  # ours: of the place, and not of a batch
+            raise why  # an error of ours about the place, not about a batch
         else:
             self._send_again(group, lost, why, begun)
 
@@ -293,9 +293,9 @@ class RemoteTaskRuns(Runner):
         self._outbox.withdraw(group.number)
         for number in group.batches:
             self._outbox.remove(number)
-        group.future = None  # else Dask would run it again, were its result lost
+        group.future = None  # else Dask would rerun the task if its result is lost
         group.order.empty()
-        self._groups.remove(group)  # not before all that may go wrong
+        self._groups.remove(group)  # after everything that may fail
 
     def _send_again(
         self, group: Group, lost: list[Batch], why: BaseException | None, begun: bool
@@ -312,7 +312,7 @@ class RemoteTaskRuns(Runner):
                 )
             return
         self._waiting.accept()
-        suspect, *rest = lost  # a worker goes by their order
+        suspect, *rest = lost  # a worker handles batches in order, so it was at the first
         self._waiting.put_back(rest)
         losses = self._waiting.lose(suspect)
         if losses is None:
@@ -320,7 +320,7 @@ class RemoteTaskRuns(Runner):
         self._done(self._lost(suspect, losses, why))
 
     def _lost(self, batch: Batch, losses: int, why: BaseException | None) -> Failed:
-        """The failure of a batch whose workers were lost, at the cost of as many calls."""
+        """The failure of a batch whose workers were lost, each counting as a call."""
         error = WorkerLost(
             f"the worker of this batch was lost, {losses} times{f' ({why!r})' if why else ''}. A "
             "system kills a process that takes too much memory: try a smaller batch_size"
@@ -333,7 +333,7 @@ class RemoteTaskRuns(Runner):
 
 
 def _unpacked(outcome: Outcome) -> Outcome:
-    """An outcome with failures has its items again: they may have to be handled once more."""
+    """Unpickle the items of an outcome with failures, which may be handled once more."""
     if not isinstance(outcome, (Done, Failed)) or not outcome.failures:
         return outcome
     batch = outcome.batch
@@ -341,7 +341,7 @@ def _unpacked(outcome: Outcome) -> Outcome:
 
 
 def _by_our_clock(outcome: Outcome) -> Outcome:
-    """Another machine's clock is not ours: it has ended by now, and begun so long before."""
+    """Convert an outcome's times to our clock: ended now, begun its duration before."""
     if not isinstance(outcome, (Done, Failed)):
         return outcome
     now = time.monotonic()
@@ -350,7 +350,7 @@ def _by_our_clock(outcome: Outcome) -> Outcome:
 
 
 def _is_overdue(group: Group) -> bool:
-    """True if the end of a complete group is not reported (seen with Dask): trust the outbox."""
+    """True if a complete group's end is not reported, as seen with Dask; the outbox decides."""
     if group.missing:
         return False
     now = time.monotonic()
@@ -359,9 +359,9 @@ def _is_overdue(group: Group) -> bool:
 
 
 def _why(future: Any) -> BaseException | None:
-    """The error of a task run that has ended; None if it has not failed."""
+    """The error of an ended task run; None if it has not failed."""
     try:
         future.result(timeout=5)
-    except BaseException as error:  # noqa: BLE001 - this is what was asked for
+    except BaseException as error:  # noqa: BLE001 - returned, not raised
         return error
     return None

@@ -1,4 +1,4 @@
-"""The day and the time that a run is about: those it was scheduled for, however late it runs."""
+"""The day and time that a run is about: its scheduled ones, however late it runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _zone(tz: str | datetime.tzinfo) -> datetime.tzinfo:
 
 
 def _outermost_flow_run() -> FlowRun | None:
-    """The flow run around the caller; in a subflow, the one that has started it all."""
+    """The flow run around the caller; in a subflow, the outermost flow run."""
     contexts = sys.modules.get("prefect.context")
     context = contexts.FlowRunContext.get() if contexts is not None else None
     if context is None or context.flow_run is None:
@@ -88,7 +88,7 @@ def _outermost_flow_run() -> FlowRun | None:
 
 
 def _schedules_zone(flow_run: FlowRun) -> datetime.tzinfo | None:
-    """The time zone of the schedule that this flow run is of; None if there is none."""
+    """The time zone of this flow run's schedule; None if there is none."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

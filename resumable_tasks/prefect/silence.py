@@ -1,8 +1,7 @@
-"""Silence: how long no worker has given a sign of life, when that is said, and when it is enough.
+"""Watches for signs of life of the workers: warns after some silence, and gives up after more.
 
-A sign is a task run that begins, an outcome, and the beat of a worker that has begun one. Only the
-workers' own can be relied on: where all of them are lost for good, Dask and Ray wait without a word
-for others.
+Signs of life are the beginning of a task run, an outcome, and a worker's heartbeat. Only these can
+be relied on: if all workers are lost for good, Dask and Ray silently wait for new ones.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from resumable_tasks.checkpoint.directory.outbox import Outbox
 from resumable_tasks.errors import StoreError
 
 BEAT_SECONDS = 10.0
-# Two beats may be late, and it is said within a minute.
+# Tolerates two late heartbeats, and warns within a minute.
 PATIENCE_SECONDS = 45.0
 
 
 @contextmanager
 def beating(outbox: Outbox, task_run: int) -> Iterator[None]:
-    """In a worker: while entered, give a sign of life now and then."""
+    """In a worker: while entered, write heartbeats."""
     ended = threading.Event()
 
     def beat() -> None:
         for number in itertools.count(1):
             if ended.wait(BEAT_SECONDS) or not outbox.expects(task_run):
                 return
-            with suppress(StoreError):  # a place that is gone is told of by the next outcome
+            with suppress(StoreError):  # the next outcome reports a place that is gone
                 outbox.beat(task_run, number)
 
     thread = threading.Thread(target=beat, name="resumable-alive", daemon=True)
@@ -44,10 +43,10 @@ def beating(outbox: Outbox, task_run: int) -> Iterator[None]:
 
 
 class Silence:
-    """The driver's ear. ``patience``: after so many seconds of silence the run gives up.
+    """Measures the silence, for the driver.
 
-    Only in the middle of a run: before any worker has been heard, a cluster may still be starting.
-    ``over``: why to give up, once that is so.
+    The run gives up after ``patience`` seconds of silence, but not before the first sign of life,
+    because a cluster may still be starting. ``over`` is then the reason.
     """
 
     def __init__(
@@ -62,16 +61,16 @@ class Silence:
         self.over = ""
 
     def begin(self) -> None:
-        """A task run is submitted while no other goes on: there was nothing to be heard before."""
+        """Restart the silence: a task run is submitted, and none was active before."""
         self._last = self._said = self._clock()
 
     def hear(self) -> None:
-        """A worker has done something."""
+        """Note a sign of life."""
         self._last = self._said = self._clock()
         self._ever = True
 
     def listen(self, task_runs: Iterable[int]) -> bool:
-        """Look for signs of life of these task runs; whether it is `over`."""
+        """Look for heartbeats of these task runs. Returns whether to give up (`over`)."""
         now = self._clock()
         if now - max(self._last, self._looked) < min(BEAT_SECONDS, PATIENCE_SECONDS) / 2:
             return False

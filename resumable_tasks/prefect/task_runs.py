@@ -1,4 +1,4 @@
-"""Common parts of task runs in this process and in others: names, sizes, states."""
+"""The common parts of task runs in this process and in others: names, sizes, states."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from resumable_tasks.items.batch import Batch, Cause
 from resumable_tasks.items.keys import shown
 from resumable_tasks.runners.outcome import Done, Dropped, Failed, Failure, Fatal, Outcome
 
-# The number of task runs doubles the time that each lasts, so many times on the way to the limit.
+# How often the duration of task runs doubles on the way to their maximum number.
 _DOUBLINGS = 8
 _PLACES_KEPT = 10_000
 
 
 class Causes:
-    """Logs the traceback of each distinct cause of failures, once in a run.
+    """Logs the traceback of each distinct cause of failures once in a run.
 
-    ``where``: the task run in which a batch failed, by the ids of both; not of all, if many do.
+    ``where`` maps the id of a failed batch to that of its task run, for a limited number of them.
     """
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class Causes:
         self._known: set[tuple[str, ...]] = set()
 
     def tell(self, outcome: Outcome, task_run: object) -> None:
-        """Log what failed and why, unless the same has failed before."""
+        """Log the failures and their tracebacks, unless the same cause was logged before."""
         if not isinstance(outcome, (Done, Failed)):
             return
         if outcome.failures and len(self.where) < _PLACES_KEPT:
             self.where[outcome.batch.id] = str(task_run)
         for failure in outcome.failures:
-            # A message may name the item; the place where it was raised does not.
+            # Compares the frames and not the message, which may name the item.
             frames = [line for line in failure.traceback.splitlines() if line.startswith("  File ")]
             cause = (failure.error, *frames)
             if frames and cause not in self._known:
@@ -58,10 +58,10 @@ class Causes:
 class TaskRuns:
     """The rules by which a job's batches become task runs.
 
-    A task run costs Prefect about 10 ms here and 40 ms in its server, whatever is in it (measured
-    with 3.8). So one handles batches for ``seconds`` at least, several if they are small; and the
-    more task runs a flow run has had, the longer each lasts, so that ``limit`` of them are enough
-    for any number of batches.
+    A task run costs Prefect about 10 ms here and 40 ms in its server, whatever its content
+    (measured with 3.8). So a task run handles batches for at least ``seconds``, several if they are
+    small. The more task runs a flow run has had, the longer the next ones last, so that about
+    ``limit`` of them are enough for any number of batches.
     """
 
     job: str
@@ -71,9 +71,9 @@ class TaskRuns:
     causes: Causes = field(default_factory=Causes)
 
     def as_task(self, fn: Callable[..., Any], name: str) -> Task[Any, Any]:
-        """The function as a task of one task run, whose name this is.
+        """The function as a Prefect task for one task run of this name.
 
-        Prefect neither caches nor keeps what it returns: the checkpoint decides what is done.
+        Without caching or persisting its result: the checkpoint decides what is done.
         """
         return Task(
             fn,
@@ -83,11 +83,11 @@ class TaskRuns:
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=0,
-            log_prints=None,  # as the flow says
+            log_prints=None,  # the flow decides
         )
 
     def seconds_of(self, number: int) -> float:
-        """The seconds for which the task run of this number (from 0) takes batches."""
+        """The seconds for which task run ``number`` (from 0) takes batches."""
         doublings = number * _DOUBLINGS // max(self.limit, 1)
         return float(self.seconds * 2.0 ** min(doublings, 60))
 
@@ -97,7 +97,7 @@ class TaskRuns:
         return self.name_of(batches[0].number, batches[-1].number, len(batches), items)
 
     def name_of(self, first: int, last: int, batches: int, items: int) -> str:
-        """The same, by the numbers of the first and the last batch."""
+        """`name`, given the numbers of the first and the last batch."""
         counted = count(items, "item")
         if batches == 1:
             return f"{self.job} {first:05} ({counted})"
@@ -108,9 +108,9 @@ class TaskRuns:
 class Tally:
     """The outcome of one task run's batches, as its state shows it.
 
-    ``isolate``: a batch that failed is handled again in parts, and is no failure yet. ``divided``
-    counts those, ``down`` says whether any of them failed as if the service were down. ``parked``
-    items have a result that is kept and does not fit the table.
+    ``isolate``: a failed batch is handled again in parts, so it is no failure yet. ``divided``
+    counts those batches, and ``down`` is true if any of them failed as if the service were down.
+    ``parked`` items have a result that is kept and does not fit the table.
     """
 
     isolate: bool
@@ -163,7 +163,7 @@ class Tally:
             )
 
     def state(self) -> State[None]:
-        """The task run's last state: failed if any item has, with the cause."""
+        """The task run's final state: Failed, with the cause, if any item failed."""
         text = f"{count(self.completed, 'item')} done"
         if self.batches > 1:
             text += f" in {self.batches:,} batches"
@@ -178,7 +178,7 @@ class Tally:
                 message=f"{self.failed:,} failed: {describe(self.failure)}; {text}"
             )
         if self.divided:
-            # No item has failed yet; that a service may be down is to be seen all the same.
+            # No item has failed yet, but the UI should show that a service may be down.
             state = states.Failed if self.down else states.Completed
             return state(name="Held" if self.down else "Divided", message=f"0 failed; {text}")
         return states.Completed(message=text)
@@ -189,13 +189,13 @@ def describe(failure: Failure) -> str:
 
 
 def task_run_id() -> str:
-    """The id of the task run that this is called in."""
+    """The id of the current task run; empty outside of one."""
     context = TaskRunContext.get()
     return str(context.task_run.id) if context is not None else ""
 
 
 class _Untraced(logging.Filter):
-    """Prefect logs the traceback of a task run that failed, where there is none."""
+    """Drops the empty traceback that Prefect logs for a task run that returns a failed state."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info == (None, None, None):
@@ -207,15 +207,15 @@ _untraced = _Untraced()
 
 
 def begin() -> None:
-    """What every task run of ours begins with: the library logs to the logger of this run."""
+    """Begin a task run of ours: the library logs to the logger of this run."""
     logging.getLogger("prefect.task_runs").addFilter(_untraced)
     log.destination.set(get_run_logger())
 
 
 def rename(name: str) -> None:
-    """Give the task run that this is called in another name.
+    """Rename the current task run.
 
-    It is told with the next state, and so costs no call.
+    Costs no request, because the name is sent with the next state.
     """
     context = TaskRunContext.get()
     if context is not None:

@@ -1,8 +1,8 @@
 """Shows a run in Prefect's UI by artifacts and events. Best effort: no batch ever waits for it.
 
-A commit only adds to a sum, under a lock that nobody holds for long. A thread of this module calls
-the API: once a second (less often as a run gets longer) it sends one event for all commits since
-the last, and updates the progress; at the end come the summary and the failures.
+A commit only adds to a sum, under a lock that nobody holds for long. A separate thread calls the
+API: once a second (less often in a long run) it sends one event for all commits since the last, and
+updates the progress. At the end it sends the summary and the failures.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from resumable_tasks.results.result import RunResult
 
 COMMITTED = "resumable-tasks.batch.committed"
 RESOURCE = "resumable-tasks.checkpoint"
-# The pause between two events, and updates of the progress: a second at first; later a hundredth of
-# the time so far. Prefect's server takes some hundred events a second, and drops what is too much
-# without a word.
+# The pause between two events or updates of the progress: a second at first, later a hundredth of
+# the time so far. Prefect's server takes some hundred events a second and silently drops the rest.
 _UPDATE_SECONDS = 1.0
 _SLOWEST_UPDATE_SECONDS = 10.0
 _CALL_SECONDS = 30.0
-# A run that has ended waits so long for its summary to be accepted. One that is interrupted may be
-# killed soon, and has to report the last state of its flow run before that.
+# How long a run that has ended waits until its summary is accepted. Less if it is interrupted: it
+# may be killed soon, and must report the last state of its flow run before that.
 _LAST_WORD_SECONDS = 10.0
 _LAST_WORD_INTERRUPTED_SECONDS = 3.0
 
 
 @dataclass(slots=True)
 class _Sum:
-    """Commits, added up."""
+    """The sum of several commits."""
 
     commits: int = 0
     completed: int = 0
@@ -63,17 +62,17 @@ class _Sum:
 
 
 class Telemetry:
-    """A listener of one run."""
+    """The listener that shows one run."""
 
     def __init__(self, where: Mapping[str, str]) -> None:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
-        # Since the last event, and of the whole run.
+        # The commits since the last event, and those of the whole run.
         self._new, self._all = _Sum(), _Sum()
         self._failed = Failed(where)
         self._summary: Summary | None = None
         self._finished: RunFinished | None = None
-        # What could not be shown, and was warned of.
+        # What could not be shown, as logged already.
         self._failing: set[str] = set()
 
     def __call__(self, event: Event) -> None:
@@ -102,7 +101,7 @@ class Telemetry:
     def _run(self, started: RunStarted) -> None:
         """The thread."""
         try:
-            # A client of its own: that of the flow run is closed when the flow ends.
+            # A separate client, because the flow run's is closed when the flow ends.
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
                 self._show(Artifacts(client, started))
         except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
@@ -118,13 +117,13 @@ class Telemetry:
                 last, finished = self._all.last, self._finished
             if commits.commits:
                 self._try("a commit", functools.partial(_emit, commits))
-            if finished is None or not pause:  # at first in any case: the summary links to it
+            if finished is None or not pause:  # at least once, because the summary links to it
                 progress = last.progress if last is not None else None
                 self._try("the progress", functools.partial(artifacts.show_progress, progress))
             pause = max(_UPDATE_SECONDS, (time.monotonic() - began) / 100)
             pause = min(pause, _SLOWEST_UPDATE_SECONDS)
         failed = self._failed
-        if isinstance(finished.result, RunResult):  # has those too that no commit tells of
+        if isinstance(finished.result, RunResult):  # it also has failures outside of commits
             failed = Failed(failed.where)
             failed.add((*finished.result.failures, *finished.result.parked_items))
         if failed.first:
@@ -143,17 +142,17 @@ class Telemetry:
         self._summary = artifacts.show_summary(finished, writing, failed)
 
     def published(self, dest: str, rows: int) -> None:
-        """Show where the rows of this run were published, in its summary."""
+        """Show in the summary where the rows of this run were published."""
         if self._summary is None:
             return
         try:
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
                 self._summary = self._summary.published(client, dest, rows)
-        except Exception as error:  # noqa: BLE001 - what is published stays so
+        except Exception as error:  # noqa: BLE001 - the rows are published anyway
             log.warning("Prefect's UI does not show where this run was published: %r", error)
 
     def _try(self, what: str, call: Callable[[], None]) -> None:
-        """Show something; a failure is logged once, until it works again."""
+        """Show something. Logs a failure once, until it works again."""
         try:
             call()
             self._failing.discard(what)
@@ -172,7 +171,7 @@ def _emit(commits: _Sum) -> None:
         resource={
             "prefect.resource.id": f"{RESOURCE}.{last.checkpoint}",
             "prefect.resource.name": last.checkpoint,
-            # What the trigger of an automation can match; it does not look into the payload.
+            # Automations can match these, but not the payload.
             "resumable-tasks.job": last.job,
             "resumable-tasks.run": last.run,
             "resumable-tasks.failed": str(commits.failed),

@@ -25,16 +25,16 @@ from resumable_tasks.runners.eventloop import EventLoop, aexecute
 from resumable_tasks.runners.handle import Work, execute
 from resumable_tasks.runners.outcome import Dropped, Fatal, Outcome
 
-# Twenty-five times what a task run costs: Prefect's part stays under 5 % of the work.
+# 25 times the cost of a task run, so that Prefect's part stays under 5 % of the work.
 SECONDS = 1.0
 _LEFT = "The run has ended, and does not wait for this batch any longer"
 
 
 class Lane:
-    """One task run: takes batch after batch for its time. Opaque to Prefect, which holds on to it.
+    """One task run, which takes batch after batch for its time. Opaque to Prefect.
 
-    Prefect keeps a task run's arguments until all that it tells of the task run has been sent.
-    This one holds no batch by then.
+    Prefect keeps a task run's arguments until all its events have been sent; a lane holds no batch
+    by then.
     """
 
     __slots__ = ("first", "number", "runner")
@@ -48,10 +48,10 @@ class Lane:
 class ThreadTaskRuns(Runner):
     """Up to ``concurrency`` task runs at once, each of which handles batches as they come.
 
-    A batch waits with us and never with Prefect, whose pool would still start it after a cancel.
-    Outcomes go to the engine when they are there, not when their task run ends. Handlers run on
-    daemon threads of ours: at the end of the flow Prefect waits for its own, and after the grace
-    nobody waits for a handler.
+    Batches wait here and never in Prefect's pool, which would still start them after a cancel.
+    Outcomes go to the engine at once, not when their task run ends. Handlers run on our own daemon
+    threads: Prefect waits for its threads at the end of the flow, but after the grace period no
+    handler may delay the end.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ThreadTaskRuns(Runner):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            # So that every task run has a last state when the flow goes on.
+            # Wait, so that every task run has a final state when the flow continues.
             while self._lanes and not abandon:
                 self._changed.wait()
         self._daemons.end()
@@ -91,7 +91,7 @@ class ThreadTaskRuns(Runner):
             self._loop.close(abandon=abandon)
 
     def _start_lanes(self) -> None:
-        """Start as many task runs as there are batches waiting that no lane is free for."""
+        """Start a task run for each waiting batch without a free lane."""
         while True:
             if self._over:
                 self._drop_waiting()
@@ -107,14 +107,14 @@ class ThreadTaskRuns(Runner):
             try:
                 future = self._context.copy().run(self._submit, lane, first)
                 future.add_done_callback(functools.partial(self._ended, lane))
-            except BaseException as error:  # noqa: BLE001 - ends the run, by the engine
+            except BaseException as error:  # noqa: BLE001 - ends the run through the engine
                 self._give_up(lane, error)
 
     def _submit(self, lane: Lane, first: Batch) -> Any:
         return self._runs.as_task(handle_lane, self._runs.name([first])).submit(lane)
 
     def handle(self, lane: Lane) -> State[None]:
-        """In the task run: have a lane's batches handled, and wait for that as the run does."""
+        """In the task run: handle a lane's batches on a daemon thread, and wait for its end."""
         work = self._daemons.submit(functools.partial(self._handle_batches, lane))
         try:
             return work.result()
@@ -135,7 +135,7 @@ class ThreadTaskRuns(Runner):
             outcome: Outcome = Dropped(batch)
             try:
                 if not self._over:
-                    # Each batch sees the task run's context, and changes only its own.
+                    # Each batch gets a copy of the task run's context.
                     outcome = copy_context().run(self._execute, batch)
                     self._runs.causes.tell(outcome, task_run_id())
                     tally.add(outcome)
@@ -143,8 +143,8 @@ class ThreadTaskRuns(Runner):
                 outcome = Fatal(batch, error)
                 raise
             finally:
-                # Cancelled with the flow's event loop, before anybody has told us to stop: what
-                # waits must not begin. The engine stops when it sees the outcome.
+                # Dropped: cancelled with the flow's event loop, before a request to stop. Waiting
+                # batches must not begin. The engine stops when it sees the outcome.
                 self._cancelled = self._cancelled or isinstance(outcome, Dropped)
                 self._done(outcome)
             batch = self._next(until)
@@ -154,7 +154,7 @@ class ThreadTaskRuns(Runner):
 
     @property
     def _over(self) -> bool:
-        """True once no batch is to begin any more."""
+        """True once no further batch may begin."""
         return self._cancelled or self._stopping.is_set()
 
     def _execute(self, batch: Batch) -> Outcome:
@@ -164,7 +164,7 @@ class ThreadTaskRuns(Runner):
         return self._loop.spawn(call, copy_context()).result()
 
     def _next(self, until: float) -> Batch | None:
-        """The next batch for a lane; waits for one as long as there may be more, and time is."""
+        """The next batch for a lane. Waits for one while more may come and there is time."""
         with self._changed:
             self._idle += 1
             while not self._waiting and not self._closed and not self._over:
@@ -178,17 +178,17 @@ class ThreadTaskRuns(Runner):
             return self._waiting.popleft()
 
     def _ended(self, lane: Lane, future: Any) -> None:
-        if lane.first is not None:  # Prefect has not come to call us
+        if lane.first is not None:  # Prefect has never called the task's function
             self._give_up(lane, _why(future))
             return
         self._leave(lane)
         self._start_lanes()
 
     def _give_up(self, lane: Lane, why: BaseException) -> None:
-        """A task run that has not begun."""
+        """Give back the batch of a task run that has not begun."""
         assert lane.first is not None
         batch, lane.first = lane.first, None
-        if isinstance(why, PrefectSignal):  # suspended, or aborted: stop as Prefect wants it
+        if isinstance(why, PrefectSignal):  # suspended or aborted: stop as Prefect asks
             self._done(Dropped(batch))
             self._drop_waiting()
         else:
@@ -211,16 +211,16 @@ class ThreadTaskRuns(Runner):
 
 
 def handle_lane(lane: Lane) -> State[None]:
-    """The function that is the task."""
+    """The task's function."""
     begin()
     assert lane.runner is not None
     return lane.runner.handle(lane)
 
 
 def _why(future: Any) -> BaseException:
-    """Why a task run has ended without beginning."""
+    """The reason why a task run has ended without beginning."""
     try:
         future.result(timeout=1)
-    except BaseException as error:  # noqa: BLE001 - this is what was asked for
+    except BaseException as error:  # noqa: BLE001 - returned, not raised
         return error
     return RuntimeError("Prefect has ended a task run without starting it")

@@ -1,4 +1,4 @@
-"""The batches that wait for a task run in another process, and what the loss of a worker means.
+"""The batches that wait for a task run in another process, and the handling of lost workers.
 
 ::
 
@@ -15,11 +15,11 @@ from resumable_tasks.items.batch import Batch, Cause
 
 
 class Kind(IntEnum):
-    """The way to send a batch, by how many workers were lost while handling it."""
+    """The way to send a batch, by the number of workers lost while handling it."""
 
     NEW = 0  # together with others
     SUSPECT = 1  # in a task run of its own
-    ALONE = 2  # in a task run of its own while no other goes on: several may share a process
+    ALONE = 2  # in a task run of its own while no other is active: several may share a process
 
 
 class Waiting:
@@ -38,24 +38,24 @@ class Waiting:
         return len(self._queues[kind])
 
     def add(self, batch: Batch) -> Kind:
-        """Take in a batch that has just been submitted."""
+        """Add a newly submitted batch."""
         error = batch.part_of.error if batch.part_of is not None else None
         if error is None or error.cause is not Cause.WORKER_LOST:
             kind = Kind.NEW
         else:
-            # It is known to be this batch: alone, once more is enough.
+            # This batch is known to lose workers: one more try alone is enough.
             kind = Kind.ALONE
             self._losses[batch.number] = kind
         self._queues[kind].append(batch)
         return kind
 
     def put_back(self, batches: list[Batch]) -> None:
-        """Have these sent next, as they were to be sent: they had not begun."""
+        """Put batches that had not begun at the front again, each of its old kind."""
         for batch in reversed(batches):
             self._queues[Kind(self._losses.get(batch.number, 0))].appendleft(batch)
 
     def refuse(self, batches: list[Batch]) -> int:
-        """Put a task run's batches back; how many task runs in a row have not begun."""
+        """Put a task run's batches back. Returns how many task runs in a row have not begun."""
         self.put_back(batches)
         self._refused += 1
         return self._refused
@@ -65,11 +65,11 @@ class Waiting:
         self._refused = 0
 
     def losses_of(self, batch: Batch) -> int:
-        """The number of workers that were lost while handling this batch, up to now."""
+        """The number of workers lost so far while handling this batch."""
         return self._losses.get(batch.number, 0)
 
     def lose(self, batch: Batch) -> int | None:
-        """Have a batch sent again whose worker was lost; how many were lost, if that is enough."""
+        """Send a batch again whose worker was lost; returns the losses if it must fail instead."""
         losses = self._losses[batch.number] = self._losses.get(batch.number, 0) + 1
         if losses > Kind.ALONE:
             del self._losses[batch.number]
@@ -78,14 +78,14 @@ class Waiting:
         return None
 
     def next_single(self) -> Batch | None:
-        """The next batch that is to have a task run of its own."""
+        """The next batch that needs a task run of its own."""
         for kind in (Kind.ALONE, Kind.SUSPECT):
             if self._queues[kind]:
                 return self._queues[kind].popleft()
         return None
 
     def next_group(self, size: int, most_bytes: int) -> list[Batch]:
-        """Take ``size`` of the new batches, or fewer if they are large; always at least one."""
+        """Take ``size`` new batches, or fewer if they are large, but at least one."""
         new = self._queues[Kind.NEW]
         found = [new.popleft()]
         room = most_bytes - len(found[0].items)
@@ -95,7 +95,7 @@ class Waiting:
         return found
 
     def clear(self) -> list[Batch]:
-        """All of them, which wait no longer."""
+        """Remove and return all waiting batches."""
         found = list(self)
         for queue in self._queues.values():
             queue.clear()

@@ -1,4 +1,4 @@
-"""The wire from the driver to other processes: the handler, the context, the pool."""
+"""Sending work from the driver to other processes: the handler, the context, the pool."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LARGE = 10_000_000
 
 
 def pickled(work: Work, processes: int) -> bytes:
-    """The work as it crosses, to so many processes.
+    """Pickle the work for this many processes.
 
-    A handler of a module crosses by its name, any other by its code.
-    Raises `UsageError` if it can't.
+    A handler of an importable module is pickled by name, any other by its code. Raises `UsageError`
+    if that is impossible.
     """
     handler, module = work.handler, str(getattr(work.handler, "__module__", None))
-    # Scripts, and files that Prefect loads by their path, have names that mean nothing elsewhere.
+    # The module names of scripts, and of files that Prefect loads by path, exist only here.
     if not module.startswith("__") and has_name(handler):
         handler = HandlerReference(handler)
     elif module.startswith("__prefect_loader") and module in sys.modules:
@@ -50,10 +50,10 @@ def pickled(work: Work, processes: int) -> bytes:
 
 
 def lean_context() -> AbstractContextManager[Any]:
-    """The surrounding flow run, without the flow's function.
+    """A context of the surrounding flow run without the flow's function.
 
-    Prefect sends the flow with every task run: that of a script with all that it refers to, the
-    items among it, that of a module by a name that workers may not know.
+    Prefect sends the flow with every task run: a script's flow with everything that it refers to,
+    including the items, and a module's flow by a name that workers may not know.
     """
     context = FlowRunContext.get()
     if context is None or context.flow is None:
@@ -67,10 +67,10 @@ _renewing = threading.Lock()
 
 
 def renew_pool() -> None:
-    """Have a new process pool, if it is one, and kill the processes of the old.
+    """Replace the process pool, if there is one, and kill the processes of the old one.
 
-    One that has lost a process takes nothing any more. And Prefect waits for each, here and at the
-    end of the flow, whatever it is at.
+    A pool that has lost a process accepts nothing any more. The others are killed because Prefect
+    waits for each of them, here and at the end of the flow, even if it hangs.
     """
     context = FlowRunContext.get()
     if context is None or not isinstance(context.task_runner, ProcessPoolTaskRunner):

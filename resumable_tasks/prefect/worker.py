@@ -37,18 +37,18 @@ _POLL_SECONDS = 1.0
 
 
 class Withdrawn:
-    """A `Stopping` signal: whether the driver wants no more of this task run."""
+    """A `Stopping` signal, set once the driver no longer wants this task run."""
 
     def __init__(self, outbox: Outbox, task_run: int) -> None:
         self._outbox = outbox
         self._task_run = task_run
 
     def is_set(self) -> bool:
-        """Look into the outbox."""
+        """True if the outbox says that the driver no longer wants this task run."""
         return not self._outbox.expects(self._task_run)
 
     def wait(self, seconds: float, /) -> bool:
-        """Wait for so many seconds, or until the driver wants no more; whether that is so."""
+        """Wait for this long, or until it is set. Returns whether it is."""
         until = time.monotonic() + seconds
         while not self.is_set():
             left = until - time.monotonic()
@@ -59,11 +59,11 @@ class Withdrawn:
 
 
 def handle_group(order: WorkOrder) -> State[None]:
-    """The function that is the task.
+    """The task's function.
 
-    Each batch is begun only while the driver wants it, and its outcome is durable before the next
-    is begun. A task run is begun by one worker only: one that is run again, because its worker has
-    died, leaves it to the driver which of its batches shall be handled again, and how.
+    Begins each batch only while the driver wants it, and makes its outcome durable before the next.
+    Only one worker begins a task run. If a scheduler reruns it because the worker has died, it does
+    nothing: the driver decides which batches are handled again, and how.
     """
     begin()
     _leave_signals_to_the_driver()
@@ -87,9 +87,9 @@ _asked = 0
 def _leave_signals_to_the_driver() -> None:
     """In a process of a pool, leave the first signal to the driver; a second ends the process.
 
-    A terminal sends Ctrl-C, and Prefect's worker (3.9) the SIGTERM of a cancel, to all of them. It
-    would end the batch, and a ``KeyboardInterrupt`` that comes back from a process ends the thread
-    of Prefect that looks after the pool: the program would wait for its processes for ever.
+    A terminal sends Ctrl-C to all processes, as does Prefect's worker (3.9) the SIGTERM of a
+    cancel. It would end the batch; and a ``KeyboardInterrupt`` from a process would end Prefect's
+    thread for the pool, so that the program would wait for its processes forever.
     """
     of_pool = multiprocessing.parent_process() is not None
     if not of_pool or threading.current_thread() is not threading.main_thread():
@@ -97,7 +97,7 @@ def _leave_signals_to_the_driver() -> None:
     for number, defaults in signals.DEFAULTS.items():
         if signal.getsignal(number) in defaults:
             signal.signal(number, _leave_to_the_driver)
-    # A process that is forked here, as those of a ``multiprocessing.Pool``, has another driver.
+    # Processes forked from here, such as those of a ``multiprocessing.Pool``, have another driver.
     if _use_defaults not in signals.in_forked_child:
         signals.in_forked_child.append(_use_defaults)
 
@@ -125,7 +125,7 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
         if withdrawn.is_set():
             log.warning("the run has been stopped, or taken over; what has not begun is left")
             break
-        # Taken out, so that nothing holds it once it is done.
+        # Removed from the order, so that nothing keeps it in memory once it is done.
         of, keys, lines, items, part, trace = order.batches.pop(0)
         part_of, weights = cloudpickle.loads(part)
         batch = Batch(of, keys, lines, items, part_of, trace=trace, weights=weights)
@@ -139,10 +139,10 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
 
 
 def _by_handle(order: WorkOrder) -> Outbox | None:
-    """The outbox by a handle of its checkpoint; None if another checkpoint is there by now.
+    """The outbox through a handle of its checkpoint; None if its path has another one by now.
 
-    Before a batch ends its path may lead to another one, after a reset, a restart or a move. What
-    this task run writes follows the checkpoint that it was made for. `Withdrawn` goes by the path.
+    A reset, restart or move may give the path to another checkpoint during a batch. Through the
+    handle, this task run still writes to its own checkpoint. `Withdrawn` uses the path.
     """
     held: Outbox = cloudpickle.loads(order.outbox)
     disk.prepare(held.store, ())
@@ -167,7 +167,7 @@ def _handle(work: Work, sent: Batch, withdrawn: Withdrawn) -> Outcome:
         batch = replace(sent, items=cloudpickle.loads(sent.items))
     except (ImportError, AttributeError) as error:
         raise _not_loaded("items", error) from error
-    except Exception as error:  # noqa: BLE001 - of these items alone
+    except Exception as error:  # noqa: BLE001 - an error of these items only
         return failed_whole(work, sent, error, 1)
     return _execute(work, batch, withdrawn)
 
@@ -178,7 +178,7 @@ _lock = threading.Lock()
 
 
 def _work(data: bytes) -> Work:
-    """Load the work that the driver has sent; the same work is loaded only once."""
+    """Load the work that the driver has sent. Loads the same work only once."""
     global _last
     digest = blake2b(data).digest()
     with _lock:
@@ -209,6 +209,6 @@ def _execute(work: Work, batch: Batch, withdrawn: Withdrawn) -> Outcome:
         return copy_context().run(execute, work, batch, withdrawn)
     with _lock:
         if _loop is None:
-            _loop = EventLoop()  # one for all of this process, so that clients can be shared
+            _loop = EventLoop()  # one per process, so that clients can be shared
     call = functools.partial(aexecute, work, batch, withdrawn)
     return _loop.spawn(call, copy_context()).result()

@@ -1,7 +1,7 @@
-"""The message to a worker: without this library installed it still loads, and says so.
+"""The message to a worker. It loads even without this library installed, and then reports that.
 
-Dask (2026.8) ends a worker that cannot load what it is sent, and the run would wait for others for
-ever. So this refers to nothing else of ours, and crosses by its code and not by its name.
+Dask (2026.8) ends a worker that cannot load its input, and the run would wait forever for others.
+So this module refers to nothing else of ours, and is pickled by its code, not by its name.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class WorkOrder:
-    """The input of a task run: bytes, opaque to Prefect, and dropped once they are not needed.
+    """The input of a task run: bytes, opaque to Prefect, dropped once they are not needed.
 
-    ``batches``: number, keys, their lines, pickled items; pickled too, what they are part of and
-    their weights; the headers of its span.
+    Each of ``batches`` has its number, its keys, their lines, the pickled items, the pickled batch
+    that it is part of with its weights, and the headers of its span.
     """
 
     def __init__(
@@ -42,20 +42,20 @@ class WorkOrder:
         self.batches = batches
 
     def empty(self) -> None:
-        """Let go of the bytes: Prefect keeps what a task run was given until it has told of it."""
+        """Drop the bytes. Prefect keeps a task run's arguments until all its events are sent."""
         self.work, self.batches = b"", []
 
     def __dask_tokenize__(self) -> object:
-        # Dask would read all of it to find out whether it has seen it before.
+        # Otherwise Dask would hash all the bytes to recognise the argument.
         return self.name
 
 
 def handle(order: WorkOrder) -> State[None]:
-    """The function that is the task."""
+    """The task's function."""
     worker = import_module("resumable_tasks.prefect.worker")
     state: State[None] = worker.handle_group(order)
     return state
 
 
 def no_flow() -> None:
-    """Stands for the flow's function, which no worker calls."""
+    """A placeholder for the flow's function, which no worker calls."""

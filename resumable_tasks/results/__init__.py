@@ -1,1 +1,1 @@
-"""The committed rows, for others: tables, datasets, published folders."""
+"""Output of the committed rows: tables, datasets, published folders."""

@@ -1,6 +1,6 @@
-"""Results as JSON, for what serializes with pydantic, as ``@flow(result_serializer="json")`` does.
+"""Results as JSON, for pydantic's serialization, as with ``@flow(result_serializer="json")``.
 
-In place of what reads the rows, JSON has the path or URL of their files, if they are in files.
+Instead of the reader of the rows, the JSON has the path or URL of their files, if there are files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Serializer:
-    """Pydantic finds this on an object of a class that is none of its own."""
+    """The serializer that pydantic looks for on objects that are not its own."""
 
     def __get__(self, result: RunResult | None, owner: type[RunResult]) -> SchemaSerializer:
         from pydantic_core import SchemaSerializer
@@ -28,7 +28,7 @@ class Serializer:
 
 
 def schema(owner: type[RunResult]) -> CoreSchema:
-    """How pydantic validates and serializes results."""
+    """The schema by which pydantic validates and serializes results."""
     from pydantic_core import core_schema
 
     return core_schema.no_info_plain_validator_function(
@@ -62,7 +62,7 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tuples(failure: dict[str, Any]) -> dict[str, Any]:
-    """A failure of JSON, in which keys of several parts and rows are lists."""
+    """Convert a failure from JSON, in which tuple keys and rows are lists."""
     found = {
         name: tuple(failure[name])
         for name in ("key", "rows")

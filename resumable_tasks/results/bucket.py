@@ -1,12 +1,12 @@
-"""Parquet files below a prefix of a bucket, and a pointer that names those that count.
+"""Parquet files below a prefix of a bucket, and a pointer that names the files that count.
 
-No object that somebody may be reading is ever overwritten: a reader of one file that is replaced
-under its eyes gets rows of the old and of the new one, and no error. So each publishing writes
-files that no other has, and the pointer last. Files are removed when nobody is to read them any
-more: those that the pointer names, and those that the one before it named, stay.
+No object that somebody may be reading is ever overwritten: a reader of a file that is replaced
+meanwhile would get rows of the old and the new file, without an error. So each publication writes
+files with new names, and the pointer last. The files of the current pointer and of the one before
+are kept; older files are removed.
 
-Their names say after which version they were begun, so that what another publisher is still
-writing is told from what a dead one has left. See ``docs/design/0024-forms-of-publish.md``.
+A file's name contains the version after which it was begun. That distinguishes files that another
+publisher is still writing from those of a dead one. See ``docs/design/0024-forms-of-publish.md``.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _OURS = re.compile(r"part-v([0-9]{1,18})-[0-9a-f]{16}-[0-9]{5,9}\.parquet")
-# So many versions later nobody can still be writing the files that were begun after one.
+# This many versions later, nobody can still be writing files that were begun after a version.
 _OVERTAKEN = 2
 _TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """The version that counts, and its files; 0 where nothing is published."""
+    """The version that counts, and its files; version 0 if nothing is published."""
 
     version: int = 0
     files: tuple[str, ...] = ()
 
 
 class InBucket(Form):
-    """A prefix of a bucket of its own.
+    """A prefix of a bucket that holds nothing else.
 
-    A reader who goes by ``_published.json`` sees the files of one version, whole; they stay until
-    the publishing after the next one. Whoever lists the prefix sees files of several.
+    A reader that follows ``_published.json`` sees the complete files of one version; they stay
+    until the publication after the next. A listing of the prefix shows files of several versions.
     """
 
     def __init__(self, store: Store) -> None:
@@ -82,7 +82,7 @@ class InBucket(Form):
         return held(marker, checkpoint, self._store.list("").__getitem__)
 
     def _try(self, rows: CommittedRows, wanted: Wanted) -> Published | None:
-        """Write the files and the pointer; None if others have published too much meanwhile."""
+        """Write the files and the pointer; None if others have published meanwhile: try again."""
         names = self._store.list("")
         self._refuse_foreign(names)
         begun = self._pointer().version or max(map(_number, names), default=0)
@@ -106,7 +106,7 @@ class InBucket(Form):
         pointer = json.dumps({**record, "before": before.files}, indent=1).encode()
         try:
             self._store.put(MARKER, pointer)
-        except StoreError as error:  # whose request may have been applied
+        except StoreError as error:  # the request may have been applied
             raise StoreError(
                 error.what,
                 safe="Readers see what was published before, or all of this",
@@ -131,7 +131,7 @@ class InBucket(Form):
             raise self._foreign(MARKER) from None
 
     def _refuse_foreign(self, names: Iterable[str]) -> None:
-        """Raise `UsageError` unless all that lies right below the prefix is of `publish`."""
+        """Raise `UsageError` unless everything directly below the prefix is from `publish`."""
         foreign = sorted(name for name in names if name != MARKER and not _OURS.fullmatch(name))
         if foreign:
             raise self._foreign(foreign[0])
@@ -143,13 +143,13 @@ class InBucket(Form):
         )
 
     def _sweep(self, names: Iterable[str]) -> None:
-        """Remove what is over. What cannot be removed now is over the next time too."""
+        """Remove obsolete files. The next publication removes what cannot be removed now."""
         with contextlib.suppress(ResumableTasksError):
             self._store.delete_all(names)
 
 
 class _Files:
-    """The files of one publishing, under names that no other has."""
+    """The files of one publication, under unique names."""
 
     def __init__(self, store: Store, start: str) -> None:
         self._store, self._start = store, start
@@ -166,17 +166,17 @@ class _Files:
         return len(data)
 
     def remove(self) -> None:
-        """Remove them again; no pointer has named them."""
+        """Remove the files; no pointer has named them."""
         with contextlib.suppress(ResumableTasksError):
             self._store.delete_all(self.names)
 
 
 def _number(name: str) -> int:
-    """The number in the name of a file: one more than the version after which it was begun."""
+    """The number in a file's name: the version after which it was begun, plus one."""
     found = _OURS.fullmatch(name)
     return int(found[1]) if found else 0
 
 
 def _is_over(name: str, version: int) -> bool:
-    """True for a file of ours that, if no pointer names it, none ever will."""
+    """True for a file of ours so old that no later pointer will name it."""
     return _OURS.fullmatch(name) is not None and _number(name) <= version - _OVERTAKEN

@@ -1,15 +1,15 @@
 """A Delta table that holds the rows of a checkpoint, each exactly once.
 
-The table itself says what it holds: each commit carries, as application transactions of Delta,
+The table records its contents: each commit has, as application transactions of Delta,
 
-- ``resumable-tasks/<checkpoint>``: how many records the checkpoint had,
+- ``resumable-tasks/<checkpoint>``: the number of the checkpoint's records,
 - ``resumable-tasks/of``: a digest of the checkpoint's id,
 - ``resumable-tasks/rows``: a digest of the rows that the table holds from then on,
-- ``resumable-tasks/count``: how many these are.
+- ``resumable-tasks/count``: the number of these rows.
 
-A publisher looks at the table, and writes on the very object that it has looked at: Delta refuses
-a commit if another one with the same application has come in between. Whatever comes back, an error
-or no answer, the table is looked at again. See ``docs/design/0024-forms-of-publish.md``.
+A publisher reads the table, and commits through the same object: Delta refuses the commit if
+another one of the same application has come in between. After an error, or without an answer, the
+publisher reads the table again. See ``docs/design/0024-forms-of-publish.md``.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ _COLOUR = re.compile(r"\x1b\[\d*m")
 _RETRIED = re.compile(
     r" in [0-9.]+m?s(, after \d+ retries, max_retries: \d+, retry_timeout: \S+)? +-"
 )
-# In a path; by experiment with deltalake 1.6.
+# Characters that a path cannot contain, by experiment with deltalake 1.6.
 _CHARACTERS = re.compile(r"[\x00-\x1f\x7f%\[\]|^\\]")
 _TRIES = 12
 _PATIENCE = 60.0
-# After so many seconds without success whoever waits is told why.
+# After this many seconds without success, the log tells the reason for the wait.
 _UNTOLD = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next commit to a table: all rows, or those after the first ``after`` pieces."""
+    """The next commit to a table: all rows, or the rows after the first ``after`` pieces."""
 
     mode: Literal["append", "overwrite"]
     after: int = 0
 
 
 class Copy:
-    """The rows to be published, by the names that a table has for them.
+    """The rows to publish, with the digests by which a table identifies them.
 
-    ``digests`` are of the first 0, 1, … pieces, the last of all rows. Rows that are not known by
-    pieces have a digest that no other rows have, and are not counted: -1.
+    ``digests`` are those of the first 0, 1, … pieces; the last one is that of all rows. Rows
+    without pieces get a unique digest and the count -1.
     """
 
     def __init__(self, rows: CommittedRows, schema: pa.Schema) -> None:
@@ -97,7 +97,7 @@ class Copy:
             self._count = sum(piece.rows for piece in rows.pieces)
 
     def step(self, table: DeltaTable) -> Step | None:
-        """The commit that makes the table this copy; None if it is that already, or a later one."""
+        """The commit that turns the table into this copy; None if it is this or a later one."""
         held = table.transaction_version(_ROWS)
         if held == self._digests[-1]:
             return None
@@ -109,25 +109,25 @@ class Copy:
         return Step("overwrite")
 
     def tables(self, step: Step, wanted: Wanted) -> Iterator[pa.Table]:
-        """The rows that a step writes, with the types of Delta."""
+        """Yield the rows that a step writes, with the types of Delta."""
         after = self.rows.after
         some = after is not None and step.mode == "append"
         for part in after(step.after) if after and some else wanted.tables(self.rows):
             yield to_delta(part, self.schema)
 
     def transactions(self) -> CommitProperties:
-        """The words in which a commit says what the table holds from then on."""
+        """The transactions by which a commit records the table's contents from then on."""
         named = {_ROWS: self._digests[-1], _COUNT: self._count, _OF: self._of}
         return _properties(named | ({self._app: self._records} if self._app else {}))
 
 
 class Delta(Form):
-    """A Delta table of its own.
+    """A Delta table that holds nothing else.
 
-    A reader sees the rows of one version, whole. Rows that have come since the last publishing are
-    appended; if some were taken back, replaced or retyped since, all are written again, in one
-    commit. However many publishers run at once, die or get no answer, the table holds each row
-    once. ``ordered`` is refused: the rows of a table have no order.
+    A reader sees the complete rows of one version. Rows that are new since the last publication are
+    appended; if some were retracted, replaced or retyped since, all rows are written again in one
+    commit. The table holds each row once, even if publishers run at once, die or get no answer.
+    Refuses ``ordered``, because the rows of a table have no order.
     """
 
     def __init__(self, store: Store) -> None:
@@ -167,7 +167,7 @@ class Delta(Form):
             return None
         count = table.transaction_version(_COUNT)
         if count is not None and count >= 0 and table.count() != count:
-            return None  # others have written since
+            return None  # others have written to it since
         there = self._store.list("")
         files = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
         if any(there.get(each["path"]) != each["size_bytes"] for each in files):
@@ -175,7 +175,7 @@ class Delta(Form):
         return Held(table.transaction_version(f"{_APP}/{checkpoint}") or 0, table.count())
 
     def _bring_up(self, copy: Copy, wanted: Wanted) -> Published:
-        """Look, and write what the table lacks, if anything."""
+        """Read the table, and write the rows that it lacks, if any."""
         from deltalake import WriterProperties, write_deltalake
 
         table = self._look(copy.schema)
@@ -202,9 +202,9 @@ class Delta(Form):
         return self._published(table)
 
     def _look(self, schema: pa.Schema | None) -> DeltaTable | None:
-        """The table as it is now. Where there is none, one without rows is made, or None given.
+        """The table as it is now. If there is none, creates an empty one, or returns None.
 
-        Raises `UsageError` where others have written.
+        Raises `UsageError` if others have written to it.
         """
         if os.path.isfile(self.dest):
             raise UsageError(
@@ -216,7 +216,7 @@ class Delta(Form):
             self._refuse_foreign_files()
             if schema is None:
                 return None
-            # First of all, so that each other step is one from a table that was looked at.
+            # First, so that every other step begins with a table that was read.
             self._create(schema)
             table = self._table()
             assert table is not None
@@ -227,18 +227,17 @@ class Delta(Form):
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
-        # `is_deltatable` would keep all other threads of Python waiting.
+        # Not `is_deltatable`, which would block all other Python threads.
         try:
             return DeltaTable(self.dest, storage_options=_options(self.dest))
         except TableNotFoundError:
             return None
 
     def _create(self, schema: pa.Schema) -> None:
-        """Make the table, without rows, if nobody has made it meanwhile.
+        """Create the empty table, unless another publisher has created it meanwhile.
 
-        Of two that create it at once, deltalake puts the second one's commit after whatever the
-        first has written by then. So the log is begun elsewhere, and takes its place if that is
-        free.
+        If two create it at once, deltalake appends the second one's commit after the first one's
+        commits. So the log is created elsewhere, and put in place if that is free.
         """
         from deltalake import DeltaTable
 
@@ -259,9 +258,9 @@ class Delta(Form):
                     raise
 
     def _check_conditions(self, table: DeltaTable) -> None:
-        """Raise `StoreError` where a bucket replaces what was only to be put if absent.
+        """Raise `StoreError` if a bucket's put-if-absent replaces an object.
 
-        Two publishers would both commit there. The same bytes are put, so nothing is lost.
+        There, two publishers could both commit. This puts the same bytes, so nothing is lost.
         """
         if isinstance(self._store, LocalStore):
             return
@@ -277,7 +276,7 @@ class Delta(Form):
     def _refuse_foreign_files(self) -> None:
         names = disk.names(self._store, "")
         found = sorted(name for name in names if not name.startswith(_LOG))
-        # They may be of one that has made the table meanwhile.
+        # The files may be those of a table that was created meanwhile.
         if found and self._table() is None:
             raise UsageError(
                 f"{self.dest} holds {shorten(found[0])}, and is no Delta table; name a place of "
@@ -291,9 +290,9 @@ class Delta(Form):
         return Published(self.dest, table.count(), tuple(files["path"]), sum(files["size_bytes"]))
 
     def _trying(self, call: Callable[[], T]) -> T:
-        """Call, and look again after whatever error deltalake has; our own are raised.
+        """Call, and retry after any error of deltalake; raise our own errors.
 
-        Raises `StoreError` if that does not help.
+        Raises `StoreError` if retries do not help.
         """
         import tenacity
 
@@ -305,7 +304,7 @@ class Delta(Form):
         )
         try:
             with panics.caught():
-                # A call to a bucket may take long, and Ctrl-C would wait for its end.
+                # A call to a bucket may take long, and must not delay Ctrl-C.
                 return tries((lambda: interruptible(call)) if is_url(self.dest) else call)
         except tenacity.RetryError as error:
             raise StoreError(
@@ -320,7 +319,7 @@ class Delta(Form):
             ) from None
 
     def _teller(self) -> Callable[[tenacity.RetryCallState], None]:
-        """What says, once in a while of tries, with what they have failed."""
+        """A callback that logs the reason of failing tries once they take long."""
         told = False
 
         def tell(state: tenacity.RetryCallState) -> None:
@@ -336,13 +335,13 @@ class Delta(Form):
 
 
 def _is_others(error: BaseException) -> bool:
-    """True for an error after which the table is looked at again."""
+    """True for an error after which the table is read again."""
     ours = isinstance(error, ResumableTasksError) and not isinstance(error, CreateUnknown)
     return isinstance(error, Exception) and not ours
 
 
 def _refuse_foreign_commits(table: DeltaTable, dest: str) -> None:
-    """Raise `UsageError` for a table that others have made, or written to."""
+    """Raise `UsageError` for a table that others have created or written to."""
     count = table.transaction_version(_COUNT)
     if count is None:
         raise UsageError(
@@ -358,7 +357,7 @@ def _refuse_foreign_commits(table: DeltaTable, dest: str) -> None:
 
 
 class _Source:
-    """A stream of tables that remembers its own error: deltalake makes a text of it."""
+    """A stream of tables that remembers its own error, which deltalake turns into text."""
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
         self._tables = tables
@@ -389,18 +388,18 @@ def _number_of(checkpoint: str) -> int:
 
 
 def _number(digest: bytes) -> int:
-    """A digest as a version of Delta: an integer of 63 bits that is not 0."""
+    """A digest as a Delta transaction version: a nonzero integer of 63 bits."""
     return int.from_bytes(digest, "big") >> 1 or 1
 
 
 def _options(dest: str) -> dict[str, str] | None:
-    """The options of deltalake's client; the rest comes from the environment.
+    """The options of deltalake's client, in addition to the environment.
 
-    Commits are put if absent; an environment that forbids it ends in an error.
+    Commits use put-if-absent; an environment that forbids this leads to an error.
     """
     if not is_url(dest):
         return None
-    # The time of retries is less than that of one request: what is silent is asked again by us.
+    # Retries get less time than one request, so that we retry a silent service ourselves.
     common = {"timeout": "30s", "connect_timeout": "5s"}
     common |= {"max_retries": "4", "retry_timeout": "15s"}
     scheme = dest.partition("://")[0]
@@ -417,7 +416,7 @@ def _properties(versions: Mapping[str, int]) -> CommitProperties:
 
 
 def _said(error: BaseException | None) -> str:
-    """The words of an error of deltalake's, as one line, without its colours and its traces."""
+    """The message of a deltalake error as one line, without colours and traces."""
     lines = [line.strip(" ↳") for line in _COLOUR.sub("", str(error)).splitlines()]
     told = itertools.takewhile(lambda line: not line.startswith(("0:", "stack backtrace")), lines)
     line = _RETRIED.sub(":", ": ".join(filter(None, told)))

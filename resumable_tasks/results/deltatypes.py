@@ -1,4 +1,4 @@
-"""Columns as Delta has them: which type stands for which, and that each value stays what it is."""
+"""Delta's types for columns, and the conversion of rows without changing any value."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _REMEDY = (
 def delta_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of these columns in Delta.
 
-    Raises `UsageError` that names the columns for which Delta has no type, and those that it
-    cannot tell apart.
+    Raises `UsageError`, which names columns for which Delta has no type, and columns whose names
+    Delta cannot distinguish.
     """
     import pyarrow as pa
 
@@ -49,9 +49,9 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def delta_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type that holds all values of this one that Delta can hold; None if there is none.
+    """The Delta type for this type; None if there is none.
 
-    Where it does not hold all of them, `to_delta` refuses those that it does not.
+    It may not hold all values; `to_delta` refuses the others.
     """
     import pyarrow as pa
 
@@ -81,7 +81,7 @@ def _plain() -> dict[pa.DataType, pa.DataType]:
         pa.uint64(): pa.int64(),
         pa.float16(): pa.float32(),
         pa.date64(): pa.date32(),
-        # Nothing is known of it yet. Delta's "void" most readers cannot read.
+        # The type is not known yet, and most readers cannot read Delta's "void".
         pa.null(): pa.string(),
     }
 
@@ -117,7 +117,7 @@ def _nested(kind: pa.DataType) -> pa.DataType | None:
 
 
 def _same_name(names: list[str]) -> tuple[str, str] | None:
-    """Two names that differ in case alone, or not at all."""
+    """Two names that differ only in case, or not at all; None if there are none."""
     seen: dict[str, str] = {}
     for name in names:
         if name.lower() in seen:
@@ -129,7 +129,7 @@ def _same_name(names: list[str]) -> tuple[str, str] | None:
 def to_delta(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows with the types of `delta_schema`.
 
-    Raises `UsageError` with the column for a value that would not stay what it is.
+    Raises `UsageError`, which names the column, if a value would change.
     """
     import pyarrow as pa
 

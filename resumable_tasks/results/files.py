@@ -1,4 +1,4 @@
-"""Rows as Parquet files of about a size."""
+"""Writes rows as Parquet files of about a given size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 TARGET_BYTES = 128_000_000
 _ROW_GROUP_BYTES = 32_000_000
-# Bytes of Arrow memory that become about one byte of Parquet, to begin with.
+# The initial estimate of the bytes of Arrow memory for one byte of Parquet.
 _FIRST_RATIO = 4.0
 
 
@@ -20,9 +20,9 @@ def write_files(
     target_bytes: int,
     write_one: Callable[[pa.Table], int],
 ) -> tuple[int, int]:
-    """Give ``write_one`` the rows of one file after another; how many rows and bytes they have.
+    """Call ``write_one`` with the rows of each file. Returns the totals of rows and bytes.
 
-    ``write_one`` tells how many bytes it has written. Rows that are none are one file.
+    ``write_one`` returns the number of bytes that it wrote. Without any rows there is one file.
     """
     import pyarrow as pa
 
@@ -52,7 +52,7 @@ def write_files(
 
 
 def _pieces(part: pa.Table, limit: int) -> Iterator[pa.Table]:
-    """A table in slices of at most about this many bytes of memory."""
+    """Yield a table in slices of at most about this many bytes of memory."""
     if part.nbytes <= limit:
         yield part
         return
@@ -62,7 +62,7 @@ def _pieces(part: pa.Table, limit: int) -> Iterator[pa.Table]:
 
 
 def write_parquet(rows: pa.Table, sink: Any) -> None:
-    """Write a file for readers of columns, into a file object or a stream of Arrow's."""
+    """Write a Parquet file, optimised for column readers, to a file object or Arrow stream."""
     import pyarrow.parquet as pq
 
     per_row = max(1, rows.nbytes // max(rows.num_rows, 1))

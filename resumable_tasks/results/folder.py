@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 class Folder(Form):
     """A folder of Parquet files.
 
-    A reader sees the dataset that was there before, or this one, whole: it is written beside the
+    A reader sees either the old or the new dataset as a whole: the new one is written beside the
     folder, flushed, and put in its place in one step. A dataset of one file keeps the file's name,
-    so that even a reader in the middle goes on undisturbed. Where the old one or the new one has
-    several, a reader in the middle finds none of the old ones any more: an error, or no rows at
-    all, and never some.
+    so even a reader in the middle continues undisturbed. If the old or the new dataset has several
+    files, a reader in the middle finds none of the old ones: it gets an error or no rows, never
+    some of them.
     """
 
     def __init__(self, target: Path) -> None:
@@ -65,7 +65,7 @@ class Folder(Form):
                 flush_folder(stage)
                 fault_point("publish.staged")
                 with alone(self._target):
-                    # Another publisher, or program, may have been there meanwhile.
+                    # Another publisher or program may have written there meanwhile.
                     refuse_foreign(self._target)
                     put_in_place(stage, self._target)
             except BaseException:
@@ -96,7 +96,7 @@ class Folder(Form):
 def _stage(
     stage: Path, rows: Iterator[pa.Table], schema: pa.Schema, wanted: Wanted
 ) -> tuple[list[str], int, int]:
-    """Write the Parquet files of a dataset; their names, rows and bytes."""
+    """Write the Parquet files of a dataset. Returns their names, rows and bytes."""
     paths: list[Path] = []
 
     def write_one(rows: pa.Table) -> int:
@@ -108,8 +108,8 @@ def _stage(
         return paths[-1].stat().st_size
 
     count, size = write_files(rows, schema, wanted.target_bytes, write_one)
-    # Files of several have a name that no other dataset has: a reader that listed the folder
-    # before the exchange finds none of them after it, rather than some.
+    # Several files get names unique to this dataset, so that a reader that listed the folder
+    # before the exchange finds none of its files afterwards, rather than some.
     stamp = secrets.token_hex(4)
     names = [f"part-{stamp}-{i:05d}.parquet" for i in range(len(paths))]
     if len(paths) == 1:
@@ -120,7 +120,7 @@ def _stage(
 
 
 def _write_marker(stage: Path, rows: CommittedRows, result: Published) -> None:
-    """Write what says of a folder that it may be replaced: which files in it are ours."""
+    """Write the marker, which names our files and so allows to replace the folder later."""
     record = {**rows.identity, "published": now(), **asdict(result)}
     with open(stage / MARKER, "x", encoding="utf-8") as file:
         json.dump(record, file, indent=1)

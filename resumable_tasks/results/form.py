@@ -1,4 +1,4 @@
-"""The seam between `publish` and the form of what it writes."""
+"""The seam between `publish` and the forms in which it writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resumable_tasks.results.rows import Wanted
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The result of `publish`. ``files`` are names in ``dest``, ``bytes`` their sum."""
+    """The result of `publish`. ``files`` are names in ``dest``, ``bytes`` is their total size."""
 
     dest: str
     rows: int
@@ -23,16 +23,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The rows of one checkpoint that a destination has: so many, of its first ``records``."""
+    """The rows of one checkpoint at a destination: ``rows`` rows of its first ``records``."""
 
     records: int
     rows: int
 
 
 def held(marker: bytes, checkpoint: str, size: Callable[[str], int]) -> Held | None:
-    """What a marker tells of this checkpoint, if all files that it names are there; else None.
+    """The rows that a marker records; None if it is another checkpoint's or a file is missing.
 
-    ``size``: of a file there; raises ``KeyError`` or ``FileNotFoundError`` for one that is not.
+    ``size`` returns the size of a file there, and raises ``KeyError`` or ``FileNotFoundError`` for
+    a missing one.
     """
     try:
         record = json.loads(marker)
@@ -44,30 +45,30 @@ def held(marker: bytes, checkpoint: str, size: Callable[[str], int]) -> Held | N
 
 
 class Form(ABC):
-    """A destination: what is there is replaced or added to, and a reader never sees a part.
+    """A destination, whose contents are replaced or extended; a reader never sees a part.
 
-    ``dest`` is where it is, as a person would write it.
+    ``dest`` is its address, as a person would write it.
     """
 
     dest: str
 
     @abstractmethod
     def check(self, wanted: Wanted) -> None:
-        """Look, before any row is read, whether this can be published here.
+        """Check, before any row is read, that this can be published here.
 
-        Raises `UsageError` for what the form cannot do, and where others' files are.
+        Raises `UsageError` if the form cannot do it, or if there are foreign files.
         """
 
     @abstractmethod
     def write(self, rows: CommittedRows, wanted: Wanted) -> Published:
-        """Write these rows. May be called again, where they were replaced while they were read.
+        """Write these rows. May be called again if they were replaced while they were read.
 
-        Raises what `check` does, and `StoreError`: what was there is then as it was.
+        Raises what `check` raises, and `StoreError`; the destination is then unchanged.
         """
 
     @abstractmethod
     def held(self, checkpoint: str) -> Held | None:
-        """What is there of the checkpoint with this id, whole; None if it is not.
+        """The published rows of the checkpoint with this id; None if they are not complete.
 
-        Reads no rows. Raises `UsageError` and `StoreError` where that cannot be seen.
+        Reads no rows. Raises `UsageError` and `StoreError` if that cannot be found out.
         """

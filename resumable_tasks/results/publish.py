@@ -1,4 +1,4 @@
-"""Committed rows written for others to read: the destination decides the form."""
+"""Publishes committed rows for others to read. The destination decides the form."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def publish(
 ) -> Published:
     """Write all committed rows to ``dest``, in files of about ``target_bytes``.
 
-    A reader of ``dest`` sees the dataset that was there before, or this one, whole: see
-    `Folder` and `Delta` for how. ``ordered`` holds all rows in memory; without it memory is
-    bounded by a file's rows. Of ``given`` items only, if there are any.
+    A reader of ``dest`` sees either the old or the new dataset as a whole (see `Folder`, `InBucket`
+    and `Delta`). ``ordered`` holds all rows in memory; without it memory is bounded by a file's
+    rows. ``given`` limits the rows to those of these items.
 
     Raises `UsageError` if ``dest`` holds anything that `publish` has not written there,
-    `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then as it was.
+    `CheckpointDamaged` if a shard does not match its commit; ``dest`` is then unchanged.
     """
     checks.whole_number("target_bytes", target_bytes, 1)
     reader.check_publishable()
@@ -61,15 +61,15 @@ def publish(
 
 
 def held(dest: str, form: str, checkpoint: str) -> Held | None:
-    """What is published there of the checkpoint with this id, whole; None if it is not.
+    """The published rows of the checkpoint with this id; None if they are not complete.
 
-    Raises `UsageError` and `StoreError` where that cannot be seen.
+    Raises `UsageError` and `StoreError` if that cannot be found out.
     """
     return _destination(dest, cast(PublishForm, form)).held(checkpoint)
 
 
 def _note(reader: Reader, rows: CommittedRows, result: Published, form: PublishForm) -> None:
-    """Note it in the checkpoint. Where that cannot be, the rows are published all the same."""
+    """Note the publication in the checkpoint. If that fails, the rows are published anyway."""
     try:
         reader.note_published(rows, result.dest, form, result.rows)
     except ResumableTasksError as error:
@@ -81,14 +81,14 @@ def _note(reader: Reader, rows: CommittedRows, result: Published, form: PublishF
 
 
 def _is_within(place: str, other: str) -> bool:
-    """True for a path or URL below another one, or the same."""
+    """True if a path or URL is the same as another one, or below it."""
     if not is_url(other):
         other = os.path.realpath(other)
     return f"{place}/".startswith(f"{other.rstrip('/')}/")
 
 
 def _destination(dest: str | Path, form: PublishForm) -> Form:
-    """The form that is published at this place. Raises `UsageError` where there is none."""
+    """The form to publish at this place. Raises `UsageError` if there is none."""
     if form not in get_args(PublishForm):
         raise UsageError(
             f"form={form!r} is none of {', '.join(map(repr, get_args(PublishForm)))}",

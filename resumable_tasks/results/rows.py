@@ -1,4 +1,4 @@
-"""Committed rows as others want them: in memory, in order, of some items only."""
+"""Selections of committed rows: in memory, in order, of some items only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The rows that are to be published, and how: see `resumable_tasks.results.publish.publish`."""
+    """Which rows to publish, and how: see `resumable_tasks.results.publish.publish`."""
 
     ordered: bool = False
     positions: Seen | None = None
@@ -26,11 +26,11 @@ class Wanted:
     target_bytes: int = TARGET_BYTES
 
     def of(self, rows: CommittedRows) -> CommittedRows:
-        """The rows of the items that are wanted."""
+        """The rows of the wanted items."""
         return rows if self.given is None else given_rows(rows, self.given)
 
     def tables(self, rows: CommittedRows) -> Iterator[pa.Table]:
-        """These rows piece by piece, in the order that is wanted."""
+        """These rows in pieces, in the wanted order."""
         return iter([ordered_table(rows, self.positions)]) if self.ordered else rows.tables()
 
 
@@ -43,9 +43,9 @@ def table(rows: CommittedRows) -> pa.Table:
 
 
 def ordered_table(rows: CommittedRows, positions: Seen | None) -> pa.Table:
-    """All rows in memory: by item, then those of other items by key.
+    """All rows in memory: in the order of this run's items, then those of other items by key.
 
-    Without positions all are by key. Integers come before strings.
+    Without positions all rows are sorted by key. Integers come before strings.
     """
     from resumable_tasks.items import arrow
 
@@ -61,7 +61,7 @@ def ordered_table(rows: CommittedRows, positions: Seen | None) -> pa.Table:
 
 
 def given_rows(rows: CommittedRows, given: Seen) -> CommittedRows:
-    """The rows of these items, without those of all others."""
+    """Only the rows of these items."""
     import pyarrow as pa
 
     scheme = KeyScheme.of(rows.key)

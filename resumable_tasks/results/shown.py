@@ -1,4 +1,4 @@
-"""Results and failures as a notebook and a terminal show them: short, escaped, without rows."""
+"""Short displays of results and failures for notebooks and terminals, escaped, without rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_KINDS, _MOST_FAILURES = 10, 20
 
 
 class Failures(tuple[Failure, ...]):
-    """The failures of a run, a tuple that shows itself by kinds of error."""
+    """The failures of a run: a tuple that displays itself by kinds of error."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ class Failures(tuple[Failure, ...]):
 
 
 def kinds(failures: Iterable[Failure]) -> list[tuple[str, int, Failure]]:
-    """The most frequent classes of error: each with the number of its failures, and the first."""
+    """The most frequent classes of error, each with its number of failures and the first one."""
     first: dict[str, Failure] = {}
     numbers: Counter[str] = Counter()
     for failure in failures:
@@ -56,7 +56,7 @@ def brief(result: RunResult) -> str:
 
 
 def as_html(result: RunResult) -> str:
-    """The counts of a result, without those that are zero, and its failures by kinds of error."""
+    """The nonzero counts of a result, and its failures by kinds of error, as HTML."""
     numbers = {
         "items": result.total,
         "resumed": result.skipped,

@@ -1,4 +1,4 @@
-"""Replaces the folder of published files in one step, while others read it."""
+"""Replaces a folder of published files in one step, while others read it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNNAMED = re.compile(r"[0-9]+\.parquet")
 
 
 def refuse_foreign(target: Path) -> None:
-    """Raise `UsageError` unless the folder is absent, empty, or all of `publish`'s own."""
+    """Raise `UsageError` unless the folder is absent, empty, or contains only our own files."""
     if not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -46,7 +46,7 @@ def refuse_foreign(target: Path) -> None:
 
 
 def _ours(folder: Path) -> set[str]:
-    """The names in a folder that its marker says are of `publish`, and the marker's own."""
+    """The names in a folder that its marker lists as ours, and the marker's own name."""
     try:
         record = json.loads(read_plain(folder / MARKER, MOST_BYTES))
         return {MARKER, *map(str, record["files"])}
@@ -56,10 +56,10 @@ def _ours(folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Wait until no other publisher exchanges folders here, and keep others waiting.
+    """Within this block, no other publisher exchanges folders here.
 
-    By a lock on the folder in which the target lies. Where there are no locks, publishers are not
-    kept apart. Raises `StoreError` if another one takes long.
+    Locks the folder that contains the target. Where there are no locks, publishers are not kept
+    apart. Raises `StoreError` if another publisher takes too long.
     """
     handle = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -77,7 +77,7 @@ def alone(target: Path) -> Iterator[None]:
 
 
 def _locked(handle: int, target: Path) -> bool:
-    """True once this process has the lock, or there are none."""
+    """True once this process has the lock, or if there are no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -88,7 +88,7 @@ def _locked(handle: int, target: Path) -> bool:
 
 
 def make_parents(target: Path) -> None:
-    """Make the folders above the target, each durable in its own parent."""
+    """Create the parent folders of the target, each durable in its own parent."""
     missing = [path for path in target.parents if not path.is_dir()]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def make_parents(target: Path) -> None:
 
 
 def new_stage(target: Path) -> Path:
-    """Make an empty folder beside the target; remove those of publishers here that have died."""
+    """Create an empty folder beside the target, and remove those of dead publishers here."""
     _remove_leftovers(target)
     stage = target.with_name(_stage_prefix(target) + f"{os.getpid()}-{secrets.token_hex(4)}")
     stage.mkdir()
@@ -104,13 +104,13 @@ def new_stage(target: Path) -> Path:
 
 
 def put_in_place(stage: Path, target: Path) -> None:
-    """Put what is in the stage in the target's place, in one step, and remove what was there."""
+    """Put the stage's contents in the target's place in one step, and remove the old ones."""
     if not target.exists():
         os.rename(stage, target)
         flush_folder(target.parent)
     elif _is_one_file(stage) and _is_one_file(target):
-        # The folder stays: a reader that has opened it, and does not list it before it was
-        # exchanged for another and emptied, would see no rows.
+        # Keep the folder: a reader that has opened it, and lists it only after it was exchanged
+        # and emptied, would see no rows.
         os.rename(stage / ONE_FILE, target / ONE_FILE)
         fault_point("publish.exchanged")
         os.rename(stage / MARKER, target / MARKER)
@@ -128,7 +128,7 @@ def _exchange(stage: Path, target: Path) -> None:
     """Exchange the folders, and remove the one that was there."""
     if not _swap(stage, target):
         aside = stage.with_name(stage.name + ".old")
-        # No exchange on this system: for an instant there is no dataset, but never half a one.
+        # This system has no exchange: for an instant there is no dataset, but never a partial one.
         os.rename(target, aside)
         os.rename(stage, target)
         stage = aside
@@ -138,7 +138,7 @@ def _exchange(stage: Path, target: Path) -> None:
 
 
 def _swap(a: Path, b: Path) -> bool:
-    """Exchange two paths atomically; False where the system cannot."""
+    """Exchange two paths atomically; False if the system cannot."""
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)
@@ -159,7 +159,7 @@ def _swap(a: Path, b: Path) -> bool:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the stages of publishers of this machine that died: real folders of this user."""
+    """Remove the stages of dead publishers of this machine; only real folders of this user."""
     prefix = _stage_prefix(target)
     for path in target.parent.iterdir():
         pid = path.name.removeprefix(prefix).partition("-")[0]
@@ -186,10 +186,10 @@ def _alive(pid: int) -> bool:
 
 
 def remove_published(folder: Path) -> None:
-    """Remove a stage, or what an exchange has put in its place.
+    """Remove a stage, or the old contents that an exchange has put in its place.
 
-    Whatever else has come into it stays, and so does the folder. What is a link to a folder, or
-    another user's, is no stage.
+    Keeps the folder if there are foreign files in it. A link to a folder, or another user's folder,
+    is not a stage.
     """
     try:
         there = folder.lstat()
@@ -198,8 +198,8 @@ def remove_published(folder: Path) -> None:
     if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid():
         return
     ours = _ours(folder)
-    # By what is in the folder, not by what a file in it says. A stage whose publisher died has no
-    # marker, or half of one.
+    # Decided by the names in the folder, not by the marker alone: a stage whose publisher died has
+    # no marker, or a partial one.
     for path in folder.iterdir():
         known = path.name in ours or path.name == MARKER or _UNNAMED.fullmatch(path.name)
         if (known or (not ours and path.suffix == ".parquet")) and not _is_folder(path):
@@ -217,7 +217,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def flush_folder(path: Path) -> None:
-    """Make what was created, renamed and removed in a folder durable."""
+    """Make all creations, renames and removals in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,1 +1,1 @@
-"""The door: `resumable_task`, its options, one run."""
+"""The entry point of the library: `resumable_task`, its options, and one run."""

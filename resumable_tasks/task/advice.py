@@ -1,6 +1,6 @@
-"""Says whether a checkpoint is worth it, in which form, and how often to commit.
+"""Advises whether a checkpoint is worthwhile, in which form, and how often to commit.
 
-The thresholds are rules of thumb, each with its number here and its reason in
+The thresholds are rules of thumb. Their values are here, their reasons in
 ``docs/design/0010-snapshot-import-advice.md``. A run does not depend on them.
 """
 
@@ -21,13 +21,14 @@ Form = Literal["journal", "column", "snapshot"]
 MANY_ITEMS, SLOW_SECONDS = 20, 5.0
 LONG_JOB_SECONDS = 600.0
 MOST_OVERHEAD = 0.01
-# Two durable files and the encoding of their rows, on a slow disk; see docs/performance.md.
+# The cost of a commit: two durable files and the encoding of rows, on a slow disk; see
+# docs/performance.md.
 COMMIT_SECONDS = 0.003
-# The largest number that is taken, so that all that is computed from it stays finite.
+# The largest accepted number, so that every result stays finite.
 _MOST = 10**18
-# Items that take less take no time.
+# A shorter time per item counts as none.
 _LEAST_SECONDS = 1e-15
-# What only rounding puts above a bound does not count.
+# Tolerates values that exceed a bound only by rounding.
 _ROUNDING = 1 + 1e-9
 
 
@@ -46,12 +47,13 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """The advice of `advise`; ``str()`` of it is the text.
+    """The advice of `advise`; ``str()`` returns it as text.
 
-    ``checkpoint``: whether to keep one, for these ``reasons``. ``form``: which. ``batch_size``
-    items a batch (with ``"snapshot"``: steps from one save to the next), which is a commit each
-    ``commit_seconds``, at an ``overhead`` of this share. ``without`` and ``with_checkpoint`` are
-    what a crash costs at the worst moment and on average. ``notes`` are what else to see to.
+    ``checkpoint``: whether to keep one, for these ``reasons``, and in which ``form``.
+    ``batch_size`` is the number of items a batch (for ``"snapshot"``: of steps between two saves).
+    It means a commit every ``commit_seconds`` and this share of ``overhead``. ``without`` and
+    ``with_checkpoint`` are the costs of a crash at the worst moment and on average. ``notes`` give
+    further hints.
     """
 
     checkpoint: bool
@@ -132,12 +134,12 @@ def advise(
     if seconds_per_item < _LEAST_SECONDS:
         seconds_per_item = 0.0
     each = seconds_per_item / at_once
-    # The smallest batch whose commits cost less than a hundredth: it loses the least.
+    # The smallest batch whose commits stay below the allowed overhead: a crash then loses least.
     wanted = COMMIT_SECONDS / MOST_OVERHEAD
     size = math.floor(wanted / each * (1 + 1e-12)) + 1 if each > 0 else items
     size = max(1, min(size, math.ceil(items / at_once)))
-    # How many items may be out, submitted and not yet committed: of each item in a batch so many,
-    # and where handlers are quick as many as `engine.window` lets out.
+    # The number of items that may be submitted and not yet committed, per item of a batch; for
+    # fast handlers, as many as `engine.window` allows.
     quick = at_once * OUT_SECONDS / seconds_per_item if seconds_per_item else math.inf
 
     def out(size: int) -> float:

@@ -1,4 +1,4 @@
-"""The submissions of a job are cancelled at the service that has them."""
+"""Cancels a job's submissions at the service that has them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def cancel(
     checkpoint: str | os.PathLike[str] | Place | None,
     partition: str | date | None,
 ) -> int:
-    """Cancel all that is out; how many the service was asked to end. See `ResumableTask`."""
+    """Cancel all submissions. Returns how many the service was asked to end.
+
+    See `ResumableTask.cancel_submissions`.
+    """
     if not is_submitted(service) or not callable(getattr(service, "cancel", None)):
         raise UsageError(
             f"{name}: its handler has no cancel(handle), so nothing can be cancelled",
@@ -57,7 +60,7 @@ def cancel(
 
 
 def _handle(calls: Calls, submission: Submission) -> Any:
-    """The service's handle, looked for if it is not known; None if it has none yet."""
+    """The service's handle, searched for if it is not known; None if there is none yet."""
     if submission.handle is not None or not calls.has("find"):
         return submission.handle
     try:

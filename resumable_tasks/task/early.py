@@ -1,4 +1,4 @@
-"""The exception of a run that has ended before its items."""
+"""The exception of a run that ended before all items were handled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST_NAMED = 10
 
 
 def _utc(seconds: float) -> datetime:
-    # Not before the time that is meant.
+    # Rounded up, so that it is not before the intended time.
     return datetime.fromtimestamp(math.ceil(seconds), UTC)
 
 
 def stopped(how: str, result: RunResult, ending: Ending) -> Interrupted:
-    """The exception that says why the run has ended before its items."""
+    """The exception that says why the run ended before all items were handled."""
     waits = how == "interrupted" and not ending.asked
     again_at = _utc(ending.again_at) if waits and ending.again_at is not None else None
     again = "Raise the budget, or run" if ending.by_budget else "Run"
@@ -50,7 +50,7 @@ def stopped(how: str, result: RunResult, ending: Ending) -> Interrupted:
 
 
 def _describe_unfinished(ending: Ending) -> str:
-    """The batches that did not end in time, by the keys of their items."""
+    """Describe the batches that did not end in time, by the keys of their items."""
     if not ending.abandoned:
         return ""
     found = [key for batch in ending.abandoned for key in batch.keys]

@@ -1,7 +1,7 @@
-"""Checkpoints of the same job in other places: looked for before a new one pays for all again.
+"""Looks for checkpoints of the same job elsewhere, before a new one repeats everything.
 
-A function that was renamed, or a script that is started in another folder, has another default
-checkpoint, with nothing in it.
+After a rename of the function, or started in another folder, a script has another default
+checkpoint, which is empty.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from resumable_tasks.items.sameness import Look
 from resumable_tasks.task.origin import is_gone, source_file
 from resumable_tasks.task.parameters import HOME
 
-# So many folders above the working directory and the script are looked into, and so many
-# checkpoints at most.
+# The number of parent folders of the working directory and the script to search, and the most
+# checkpoints to look at.
 _UP, _MOST = 3, 200
 _NEARLY_ALL = 0.9
 
 
 class DoneElsewhere(Look):
-    """Says if the first items are completed in another checkpoint, which may be the same job's.
+    """Warns if the first items are completed in another checkpoint, perhaps of the same job.
 
-    ``others`` are those that may: path, job and completed keys.
+    ``others`` are the candidates: path, job and completed keys.
     """
 
     def __init__(self, job: str, others: Sequence[tuple[str, str, KeyTable]]) -> None:
@@ -67,11 +67,11 @@ class DoneElsewhere(Look):
 def look_elsewhere(
     fn: Callable[..., Any], job: str, origin: Origin, path: str
 ) -> DoneElsewhere | None:
-    """The look for a run that begins this default checkpoint; None if no other may be its job's."""
+    """The look for a run that begins this default checkpoint; None if there is no candidate."""
     others = []
     own = Path(os.path.realpath(path))
     for other in itertools.islice(_beside(own, source_file(fn)), _MOST):
-        # What cannot be read there is for its own job to say.
+        # An unreadable checkpoint is reported when its own job runs.
         with contextlib.suppress(ResumableTasksError, OSError):
             store = open_store(str(other))
             name = read_manifest(store).job
@@ -82,7 +82,7 @@ def look_elsewhere(
 
 
 def _beside(own: Path, script: str | None) -> Iterator[Path]:
-    """The default checkpoints of this partition here, above, and where the script is."""
+    """Yield the default checkpoints of this partition here, above, and beside the script."""
     here = own.parents[2]
     folders = [here, *here.parents[:_UP]]
     if script is not None:
@@ -96,7 +96,7 @@ def _beside(own: Path, script: str | None) -> Iterator[Path]:
 def _may_be(
     fn: Callable[..., Any], job: str, origin: Origin, name: str, said: dict[str, Any]
 ) -> bool:
-    """True if a checkpoint of this name, begun by such a handler, may be of this job."""
+    """True if a checkpoint of this name, begun by this handler, may be this job's."""
     if name == job or (origin.code is not None and said.get("code") == origin.code):
         return True
     file, function = said.get("file"), said.get("function")

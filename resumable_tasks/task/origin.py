@@ -1,8 +1,8 @@
 """The origin of a handler: its file, its function, and a digest of its code.
 
-A digest is of source text without comments, decorators and docstrings: of the function, and of
-what it uses of its own file. So it is the same in every process, and another one after an edit of
-the function, of a helper, or of a constant such as a prompt.
+The digest covers the source text of the function and of everything that it uses from its own file,
+without comments, decorators and docstrings. So it is the same in every process, and changes after
+an edit of the function, a helper, or a constant such as a prompt.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _DEFINITION = (*_FUNCTION, ast.ClassDef)
 
 
 def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
-    """The origin of this handler; its parts are None where they cannot be known.
+    """The origin of this handler; parts that cannot be known are None.
 
-    ``named``: the user has named the job or its checkpoint, and so said that they belong together.
+    ``named``: the user has named the job or its checkpoint, and so declared that they belong
+    together.
     """
     function, bound = _unwrapped(fn)
     path = source_file(fn)
@@ -45,14 +46,14 @@ def origin_of(fn: Callable[..., Any], *, named: bool) -> Origin:
 
 
 def source_file(fn: Callable[..., Any]) -> str | None:
-    """The path of the file that the function stands in; None if it stands in none."""
+    """The path of the file that defines the function; None if there is none."""
     code = getattr(_unwrapped(fn)[0], "__code__", None)
     path = os.path.realpath(code.co_filename) if code is not None else ""
     return path if os.path.isfile(path) else None
 
 
 def is_gone(fn: Callable[..., Any], function: str) -> bool:
-    """True if this handler's module has no function of that qualified name any more."""
+    """True if this handler's module no longer has a function of that qualified name."""
     found: Any = sys.modules.get(str(getattr(_unwrapped(fn)[0], "__module__", None)))
     if found is None or "<" in function:
         return False
@@ -64,7 +65,7 @@ def is_gone(fn: Callable[..., Any], function: str) -> bool:
 
 
 def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The function itself, and the values that are bound to it."""
+    """The innermost function, and the values bound to it."""
     bound: tuple[Any, ...] = ()
     while True:
         if isinstance(fn, functools.partial):
@@ -77,7 +78,7 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
                 bound += tuple(sorted(getattr(fn.__self__, "__dict__", {}).items()))
             fn = fn.__func__
         elif not hasattr(fn, "__code__") and is_submitted(fn):
-            fn = getattr(fn.submit, "__func__", fn.submit)  # what it is made with is no code
+            fn = getattr(fn.submit, "__func__", fn.submit)  # the service's own values are no code
         elif not hasattr(fn, "__code__") and hasattr(type(fn).__call__, "__code__"):
             fn = type(fn).__call__
         else:
@@ -85,14 +86,14 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _portable(path: str) -> str:
-    """The path below the working directory; of other files the name, as they may lie anywhere."""
+    """The path below the working directory; only the name for files elsewhere."""
     here = os.path.realpath(os.getcwd())
     inside = os.path.commonpath([here, path]) == here if path.startswith(os.sep) else False
     return os.path.relpath(path, here).replace(os.sep, "/") if inside else os.path.basename(path)
 
 
 def _notebook(function: Any) -> str | None:
-    """The name of the notebook that the function was written in, as far as its host says it."""
+    """The name of the notebook that defines the function, if its host tells it."""
     main = sys.modules.get("__main__")
     if getattr(function, "__module__", None) != "__main__" or hasattr(main, "__file__"):
         return None
@@ -107,11 +108,11 @@ def _digest(function: Any, path: str | None, bound: tuple[Any, ...]) -> str | No
     try:
         parts = _parts(function, code, path)
     except (OSError, SyntaxError, ValueError, RecursionError, SystemError):
-        # Without readable source nothing is known of its code. SystemError: see `parse`.
+        # Without readable source the code is unknown. SystemError: see `parse`.
         return None
     parts += [repr(value) for value in (*bound, *_closed_over(function)) if _is_plain(value)]
     text = "\n".join(parts).encode(errors="surrogatepass")
-    # What `ast` writes differs from one version of Python to the next.
+    # The output of `ast` differs between versions of Python.
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"{version}:{blake2b(text, digest_size=8).hexdigest()}" if parts else None
 
@@ -127,7 +128,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parts(function: Any, code: CodeType, path: str | None) -> list[str]:
-    """The source of the function, then of each name in its file that it uses, in order."""
+    """The source of the function, and of each name of its file that it uses, in order."""
     text = read_file(path) if path is not None else None
     if text is None:
         import textwrap
@@ -136,7 +137,7 @@ def _parts(function: Any, code: CodeType, path: str | None) -> list[str]:
     return _source(text).parts(code.co_name, code.co_firstlineno if path is not None else 1)
 
 
-# A process runs jobs of one file again and again: it is parsed once.
+# Cached, because a process often runs jobs of one file repeatedly.
 @functools.lru_cache(maxsize=1)
 def _source(text: str) -> _Source:
     return _Source(text)
@@ -162,7 +163,7 @@ class _Source:
                     node.body = node.body[1:] or [ast.Pass()]
 
     def parts(self, name: str, line: int) -> list[str]:
-        """The text of this function, under any name, then of each name of the file in use there."""
+        """The text of this function, whatever its name, and of each name of the file it uses."""
         root = self._functions.get((name, line))
         if root is None:
             return []

@@ -1,6 +1,6 @@
-"""Giving a function the parameters of a class of options, with errors for wrong ones.
+"""Gives a function the parameters of an options class, with errors for wrong ones.
 
-`takes` does it for type checkers, for ``inspect.signature`` and for ``help``.
+`takes` does this for type checkers, ``inspect.signature`` and ``help``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from resumable_tasks.runners.submitted.kind import (
 from resumable_tasks.task.arguments import RunArguments
 from resumable_tasks.task.options import JobOptions
 
-# Default checkpoints are in this folder, each in one of its job's name.
+# Default checkpoints are in this folder, each in a folder with its job's name.
 HOME = ".resumable"
 _FAILING = "failing=Failing({}=…)"
 _BUDGET = "budget=Budget({}=…)"
@@ -47,7 +47,7 @@ _OLD = {
 }
 _IN_THE_FLOW = "Give it to the @flow that calls the job; its batches are task runs of that flow"
 _CHECKPOINT = "Leave it out: the checkpoint decides what is done"
-# As other libraries call what a job has.
+# Names that other libraries use for options of a job.
 _MEANT = {
     **dict.fromkeys(("max_workers", "workers", "n_jobs", "threads", "parallel"), "concurrency"),
     **dict.fromkeys(("chunksize", "chunk_size", "size"), "batch_size"),
@@ -74,7 +74,7 @@ _PREFECTS = {
 
 
 def _fields_of_settings() -> dict[str, str]:
-    """The fields of settings objects that are no options, and where each belongs."""
+    """The fields of settings objects that are not options, and where each belongs."""
     from resumable_tasks.items.fingerprints import Changes
     from resumable_tasks.runners.limits import Adaptive
     from resumable_tasks.runners.retries import Retry
@@ -106,7 +106,7 @@ def takes(
 ) -> Callable[
     [Callable[Concatenate[First, ...], Result]], Callable[Concatenate[First, Parameters], Result]
 ]:
-    """Give a method the parameters of a class of options, and their text."""
+    """Give a method the parameters of an options class, and their documentation."""
 
     def decorate(method: Any) -> Any:
         describe(method, parameters)
@@ -116,7 +116,7 @@ def takes(
 
 
 def describe(function: Any, parameters: Any) -> None:
-    """Have ``inspect.signature`` and ``help`` say of a function what a class of options says."""
+    """Give a function the signature and documentation of an options class."""
     own = inspect.signature(function)
     first = list(own.parameters.values())[:1]
     options = map(_parameter, dataclasses.fields(parameters))
@@ -129,7 +129,7 @@ def describe(function: Any, parameters: Any) -> None:
 
 
 def _parameter(field: dataclasses.Field[Any]) -> Parameter:
-    """As `inspect.signature` has it, which would compile the ``__init__`` of the class."""
+    """The field as `inspect.signature` shows it; that would compile the class's ``__init__``."""
     kind = Parameter.KEYWORD_ONLY if field.kw_only else Parameter.POSITIONAL_OR_KEYWORD
     default = Parameter.empty if field.default is dataclasses.MISSING else field.default
     return Parameter(field.name, kind, default=default, annotation=field.type)
@@ -159,12 +159,12 @@ def _of_handler(name: str, fn: Any) -> dict[str, str]:
 def _parameters(fn: Any) -> Mapping[str, Parameter]:
     try:
         return inspect.signature(fn).parameters
-    except (TypeError, ValueError):  # some of those that are written in C
+    except (TypeError, ValueError):  # raised for some functions written in C
         return {}
 
 
 def _takes_any_name(fn: Any) -> bool:
-    """True for a function with ``**more``, and where its parameters cannot be known."""
+    """True for a function with ``**more``, or whose parameters cannot be known."""
     kinds = [parameter.kind for parameter in _parameters(fn).values()]
     return Parameter.VAR_KEYWORD in kinds or not kinds
 
@@ -172,7 +172,7 @@ def _takes_any_name(fn: Any) -> bool:
 def _check_known(
     given: Mapping[str, Any], name: str, known: frozenset[str], elsewhere: dict[str, str]
 ) -> None:
-    """Refuse an option that is not known; ``elsewhere`` says where others belong."""
+    """Refuse an unknown option; ``elsewhere`` says where known ones belong."""
     for option in given:
         if option in known:
             continue
@@ -230,14 +230,14 @@ def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    """The name of a function, also where some of its parameters are given; "" if it has none."""
+    """The name of a function, also of a partial one; "" if it has none."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__name__", ""))
 
 
 def check_by_name(call: str, more: tuple[Any, ...]) -> None:
-    """Raise `UsageError` for what is given by its position, and belongs to a name."""
+    """Raise `UsageError` for positional arguments that must be given by name."""
     if more:
         raise UsageError(
             f"{shorten(more[0])} is given without the name of its parameter",
@@ -246,7 +246,7 @@ def check_by_name(call: str, more: tuple[Any, ...]) -> None:
 
 
 def check_is_handler(fn: Any) -> None:
-    """Raise `UsageError` for what `resumable_task` cannot make a job of."""
+    """Raise `UsageError` if `resumable_task` cannot make a job of this."""
     if type(fn).__module__.partition(".")[0] == "prefect":
         raise UsageError(
             f"resumable_task takes a plain function, not a {type(fn).__name__} of Prefect's",
@@ -284,7 +284,7 @@ def check_call(
     args: tuple[Any, ...],
     given: Mapping[str, Any],
 ) -> None:
-    """Look whether a call of the plain function was meant for a run.
+    """Check whether a call of the plain function was meant as a run.
 
     Raises `UsageError` for options of a run; warns of more items than a batch has.
     """
@@ -310,7 +310,7 @@ def check_call(
 def with_parameters(
     name: str, fn: Callable[..., Any], given: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """The handler with these parameters. Raises `UsageError` for one that it does not have."""
+    """The handler with these parameters bound. Raises `UsageError` for an unknown one."""
     own = list(_parameters(fn))[1:]
     for option in given:
         if option in own or _takes_any_name(fn):

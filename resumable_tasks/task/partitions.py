@@ -1,4 +1,4 @@
-"""The folder of a partition, and the moment that its name tells."""
+"""The folder name of a partition, and the moment that a folder name means."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MONTH = r"[0-9]{4}-[0-9]{2}"
 
 
 def folder_of(partition: str | date) -> str:
-    """The name of the folder; a datetime with a time zone has the same one in all zones.
+    """The name of the folder. Equal datetimes in different time zones have the same name.
 
-    Raises `UsageError` for what cannot be a folder's name.
+    Raises `UsageError` if the partition cannot be a folder's name.
     """
     found = _text(partition) if isinstance(partition, date) else partition
     if not isinstance(found, str) or not checks.NAME.fullmatch(found) or partition != partition:
@@ -27,15 +27,15 @@ def folder_of(partition: str | date) -> str:
 
 
 def moment_of(name: str) -> datetime | None:
-    """The moment that the name of a folder tells, such as ``2026-11-23``; None if it tells none.
+    """The moment that a folder's name means, such as ``2026-11-23``; None if it means none.
 
-    Also of a month, of a week as ISO 8601 has it, and of a date without dashes. Of a moment with a
-    time zone it is the one in UTC.
+    Knows months, ISO 8601 weeks, and dates without dashes too. A moment with a time zone is
+    converted to UTC.
     """
     day, with_time, time = name.removesuffix("Z").partition("T")
     if re.fullmatch(_MONTH, day):
         day += "-01"
-    if ":" not in time:  # written by others, it may have the offset of a zone: -05:00
+    if ":" not in time:  # a name written by others may have colons, and an offset: -05:00
         time = time.replace("-", ":")
     with contextlib.suppress(ValueError, OverflowError):
         moment = datetime.fromisoformat(day + with_time + time)

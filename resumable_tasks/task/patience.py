@@ -1,7 +1,7 @@
-"""Opens and closes checkpoints whose service may not answer, for a run that may be asked to stop.
+"""Opens and closes checkpoints whose service may not answer, so that a run can still be stopped.
 
-A call of such a service cannot be ended, and a signal is not seen within it. So these are made in
-another thread, and the run waits for them only as long as nobody asks it to stop.
+A call to such a service cannot be aborted, and signals are not handled during it. So the calls are
+made in another thread, and the run stops waiting for them when it is asked to stop.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from resumable_tasks.checkpoint.form import Checkpoint, Job, Opening, Place
 from resumable_tasks.engine.engine import no_response
 from resumable_tasks.errors import Interrupted
 
-# From a request to stop on; and at the end of a run that was asked before.
+# Seconds to wait after a request to stop, and at the end of a run that was asked before.
 _ASKED_SECONDS, _ASKED_BEFORE_SECONDS = 1.0, 5.0
 
 
 class Patience:
-    """The patience of one run, which was or will be asked to stop by these ``requests``."""
+    """The patience of one run. ``requests`` are the requests to stop so far, and grow later."""
 
     def __init__(self, requests: Sequence[tuple[str, bool]]) -> None:
         self._requests = requests
 
     def open(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
-        """`Place.open`. Raises `Interrupted` if the run is asked to stop and there is no answer."""
+        """`Place.open`. Raises `Interrupted` if the run is asked to stop before an answer."""
         if not place.may_hang():
             return place.open(job, opening)
 
@@ -48,7 +48,7 @@ class Patience:
             ) from None
 
     def end(self, place: Place, checkpoint: Checkpoint, how: str, counts: dict[str, Any]) -> None:
-        """`Checkpoint.end`. Raises `CommitStateUnknown` if the run is to stop without an answer."""
+        """`Checkpoint.end`. Raises `CommitStateUnknown` if the run must stop before an answer."""
         if not place.may_hang():
             checkpoint.end(how, counts)
             return
@@ -58,7 +58,7 @@ class Patience:
             raise no_response(checkpoint.url) from None
 
     def close(self, place: Place, checkpoint: Checkpoint) -> None:
-        """`Checkpoint.close`, which is given up if the run is to stop and there is no answer."""
+        """`Checkpoint.close`. Gives up if the run must stop before an answer."""
         if not place.may_hang():
             checkpoint.close()
             return

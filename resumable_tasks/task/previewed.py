@@ -10,7 +10,7 @@ from resumable_tasks.task.options import JobOptions
 
 
 def previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult:
-    """The result of a dry run: ``remaining`` is what a run would handle."""
+    """The result of a dry run; ``remaining`` are the items that a run would handle."""
     batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
     log.info(
         "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "

@@ -1,7 +1,7 @@
-"""The function `prune`: the oldest partitions of a job's checkpoints are removed.
+"""The function `prune`, which removes the oldest partitions of a job's checkpoints.
 
-A partition is as old as its name tells, whenever it was run. What is removed is published, at the
-destination's own word, and finished, unless the caller says otherwise.
+A partition's name tells its age, whenever it was run. A partition is removed only if it is finished
+and published, as verified at the destination, unless the caller allows more.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ _AHEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One partition, or an archive of one, and what becomes of it.
+    """One partition, or an archive of one, and the decision about it.
 
-    ``removed``: for good; in a dry run, would be. ``why`` it is, or is not. Counts are those of its
-    checkpoint, None where they were not looked at; ``bytes`` are of all its files.
+    ``removed``: it is removed for good, or in a dry run would be. ``why`` is the reason for the
+    decision. Counts are those of its checkpoint, None if it was not examined. ``bytes`` is the size
+    of all its files.
     """
 
     name: str
@@ -131,7 +132,7 @@ class Plan:
 
     @classmethod
     def of(cls, place: str, age: Age, also: Collection[str]) -> Plan:
-        """Look at all partitions, closely at those that are old enough. Changes nothing."""
+        """Examine all partitions, in detail if they are old enough. Changes nothing."""
         found = pruning.partitions(place)
         if not found and is_checkpoint(open_store(place)):
             raise UsageError(
@@ -150,17 +151,17 @@ class Plan:
         return cls(place, tuple(close.get(f.place) or _kept(f, young[f] or "") for f in found))
 
     def pruned(self, *, dry_run: bool) -> Pruned:
-        """As a result."""
+        """The plan as a result."""
         return Pruned(self.place, dry_run, tuple(each.partition for each in self.chosen))
 
     def carry_out(self) -> Pruned:
-        """Remove what was chosen, the oldest first."""
+        """Remove the chosen partitions, the oldest first."""
         return replace(self, chosen=tuple(map(_carry_out, self.chosen))).pruned(dry_run=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A partition as it was looked at. ``seen`` is None where it cannot be read, or was not."""
+    """An examined partition. ``seen`` is None if it was not read, or cannot be."""
 
     found: Found
     partition: Partition
@@ -169,7 +170,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """The rules by which a partition is too young to be removed. Raises `UsageError`."""
+    """The rules for partitions that are too young to be removed. Raises `UsageError`."""
 
     keep: int | None = None
     older_than: timedelta | None = None
@@ -189,7 +190,7 @@ class Age:
             raise UsageError(f"older_than={age!r} is no age", remedy="Give timedelta(days=90)")
 
     def kept(self, found: list[Found]) -> Iterator[str | None]:
-        """For each of these why it stays by its age or name alone, None if it need not."""
+        """Yield for each partition why its age or name alone keeps it; None if it does not."""
         moments = {each.name: moment_of(each.name) for each in found}
         whole = {each.name for each in found if not each.archived and not each.discarded}
         dates = sorted(when for name in whole if (when := moments[name]) is not None)
@@ -227,10 +228,10 @@ def _kept(found: Found, why: str) -> Chosen:
 
 
 def _look(found: Found, also: Collection[str]) -> Chosen:
-    """Look closely at a partition that is old enough."""
+    """Examine a partition that is old enough in detail."""
     store = open_store(found.place)
     try:
-        # A directory is moved with all that is in it.
+        # Moving a directory would take foreign files along.
         others = pruning.others(store)
         if found.discarded and not (others and pruning.is_removed(store)):
             return _removed(found, "what an earlier pruning has left")
@@ -269,7 +270,7 @@ def _judged(found: Found, reader: Reader, also: Collection[str]) -> Chosen:
 
 
 def _reasons(reader: Reader) -> tuple[str, dict[str, str]]:
-    """Where it is published, and why it should stay, by the option that overrides that."""
+    """Where it is published, and the reasons to keep it, by the option that overrides each."""
     reasons: dict[str, str] = {}
     if lost := named(reader.state.out):
         reasons["lose_submissions"] = lost
@@ -289,7 +290,7 @@ def _damage(error: CheckpointDamaged) -> str:
 
 
 def _published(reader: Reader) -> tuple[bool, str]:
-    """Whether all rows that count are at a place where they were published, and a text about it."""
+    """Whether all rows that count are at a place of publication, and a text about that."""
     state, checkpoint = reader.state, reader.manifest.id
     if not state.rows:
         return True, "it has no rows"

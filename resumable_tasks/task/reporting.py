@@ -1,4 +1,4 @@
-"""The report that a run writes at its end, where its job has a place for it."""
+"""The report that a run writes at its end, if its job names a place for it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Report:
     def wanted(
         cls, options: JobOptions, place: Place, partition: str | date | None
     ) -> Report | None:
-        """The report that the job asks for, if it does; all is checked that can be by now.
+        """The report that the job asks for; None if it asks for none.
 
-        Raises `UsageError`.
+        Checks everything that can be checked before the run. Raises `UsageError`.
         """
         if options.report is None:
             return None
@@ -54,9 +54,9 @@ class Report:
         return cls(options.name, at, to)
 
     def write(self, flow_run: FlowRun | None) -> None:
-        """Write it, once the run has let go. One that cannot be written is told, and no more.
+        """Write the report, after the run has released the checkpoint.
 
-        How the run has ended is known by then, and stays so.
+        A failure is only logged: the run has ended by then, and its result stays.
         """
         from resumable_tasks.results.report import writing
 

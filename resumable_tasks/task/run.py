@@ -52,7 +52,7 @@ _COUNTS = ("total", "completed", "skipped", "failed", "parked", "duplicates")
 
 
 class Run:
-    """One run: opens the checkpoint, has the engine work, says how it went, lets go."""
+    """One run: opens the checkpoint, lets the engine work, reports, and releases it."""
 
     def __init__(
         self,
@@ -76,19 +76,19 @@ class Run:
 
     def request_stop(self, reason: str, at_once: bool = False) -> None:
         """Ask the run to stop, also before it has begun. Safe in a signal handler."""
-        # First into the list: in a flow run another thread makes the engine, and then reads it.
-        # A request that comes in between is made twice, which does no harm.
+        # Into the list first: in a flow run another thread creates the engine and then reads the
+        # list. A request in between may reach the engine twice, which does no harm.
         self._stop_requests.append((reason, at_once))
         if self._engine is not None:
             self._engine.request_stop(reason, at_once)
 
     @property
     def asked_to_stop(self) -> bool:
-        """True once somebody has asked for it."""
+        """True once the run was asked to stop."""
         return bool(self._stop_requests)
 
     def carry_out(self) -> RunResult:
-        """Run, and say how it went: by a result or by an exception that carries it."""
+        """Run. Returns the result, or raises an exception that carries it."""
         use_exit_codes()
         try:
             return self._carry_out()
@@ -157,7 +157,7 @@ class Run:
                 report.write(flow_run)
 
     def _opened(self, place: Place, job: Job, opening: Opening) -> Checkpoint:
-        """The checkpoint, once what was parked and fits now has been taken over."""
+        """Open the checkpoint, after accepting parked results that fit by now."""
         checkpoint = self._patience.open(place, job, opening)
         if not checkpoint.found.parked:
             return checkpoint
@@ -172,10 +172,10 @@ class Run:
             return checkpoint
         log.info("%s: %s parked results fit now; taken over without a call", job.name, accepted)
         checkpoint.close()
-        return self._patience.open(place, job, opening)  # its planner is to know them as completed
+        return self._patience.open(place, job, opening)  # so that its planner knows them as done
 
     def _job(self) -> Job:
-        """The job, as a place is told of it."""
+        """The job, in the form for a place."""
         options = self._options
         return Job(
             options.name,
@@ -215,7 +215,7 @@ class Run:
 
     @property
     def _is_default(self) -> bool:
-        """True if only the function's name leads to the checkpoint."""
+        """True if the checkpoint's path follows from the function's name alone."""
         named = self._options.name != name_of(self._handler)
         return self._arguments.checkpoint is None and not named
 
@@ -246,7 +246,7 @@ class Run:
         return self._concluded(how, result, ending, checkpoint)
 
     def _prepared(self, checkpoint: Checkpoint, job: Job, runner: Runner) -> Engine:
-        """The engine, and whoever listens to it, before anything runs."""
+        """The engine with its listeners, before anything runs."""
         options, arguments = self._options, self._arguments
         spending = _spending(options.budget, checkpoint, runner)
         runner, monitors = monitoring.observed(options.name, runner)
@@ -304,7 +304,7 @@ class Run:
             retry=options.retry.policy(options.failing.give_up_after),
             timeout=options.timeout,
             limits=self._limits,
-            # A service tells by itself what it costs.
+            # A service reports its costs itself.
             cost=options.cost if runner.submits else options.known_cost,
             writer=checkpoint.shard_writer() if runner.remote else None,
             columns=checkpoint.columns,
@@ -312,7 +312,7 @@ class Run:
         )
 
     def _warn_of_nothing_new(self, result: RunResult, checkpoint: Checkpoint) -> None:
-        """A scheduled run that finds all done has most likely another one's checkpoint."""
+        """Warn if a scheduled run finds everything done: probably its checkpoint is another's."""
         scheduled = self._flow_run is not None and self._flow_run.scheduled
         before = checkpoint.found.last
         if scheduled and before is not None and 0 < result.total == result.skipped:
@@ -326,10 +326,10 @@ class Run:
 
     def _how(self, result: RunResult, ending: Ending) -> str:
         if ending.stopped:
-            # Whoever has paid comes again for the results, also without any budget left.
+            # Results that are paid for must be collected, also without any budget left.
             return "spent" if ending.by_budget and ending.again_at is None else "interrupted"
         tolerated = self._options.tolerates(result.failed + result.parked, result.total)
-        # All that there is quarantined is no good end, however often it is run.
+        # A run in which every item is quarantined never ends well.
         nothing = result.quarantined and not result.completed + result.skipped + result.parked
         return "done" if tolerated and not ending.why_failed and not nothing else "failed"
 
@@ -367,7 +367,7 @@ class Run:
 
     def _announce(self, place: Place, checkpoint: Checkpoint, engine: Engine, job: Job) -> None:
         found, failing = checkpoint.found, self._options.failing
-        # Which of them are quarantined is known when they come.
+        # Which failed items are quarantined is known only when they come.
         all_again = failing.retry_failed and failing.max_attempts is None
         log.info(
             "%s: checkpoint %s: %s",
@@ -403,7 +403,7 @@ class Run:
         )
 
     def _warn_of_place(self, path: str, checkpoint: Checkpoint) -> None:
-        """Warn, when it begins, of a checkpoint that will not be there when it is needed."""
+        """Warn of a new checkpoint that will not be there when it is needed."""
         if checkpoint.found.epoch > 1:
             return
         if in_temporary_folder(path):
@@ -436,7 +436,7 @@ class Run:
             checkpoint.planner.look_with(look)
 
     def _result(self, place: Place, checkpoint: Checkpoint, ending: Ending) -> RunResult:
-        # With retry_failed=False what failed before has failed still; quarantine is no failure.
+        # With retry_failed=False earlier failures still count; quarantined items do not.
         options, planner = self._options, checkpoint.planner
         left, out = checkpoint.left_alone(), checkpoint.out
         parked = [*ending.parked, *(failure for failure in left if failure.parked)]
@@ -482,7 +482,7 @@ def _spending(budget: Budget, checkpoint: Checkpoint, runner: Runner) -> Spendin
 
 
 def _isolates(options: JobOptions, runner: Runner) -> bool:
-    """Whether a batch that failed is halved: not what a service may take hours for."""
+    """Whether a failed batch is halved; by default not for services, which may take hours."""
     isolate = options.failing.isolate
     return not runner.submits if isolate is None else isolate
 
@@ -501,7 +501,7 @@ def _describe_edit(handlers: tuple[str, str] | None) -> str:
 
 
 def _refuse_in_a_worker(name: str) -> None:
-    """Refuse to run while a worker process imports the program: it would run the job once more."""
+    """Refuse to run while a worker process imports the program, which would run the job again."""
     worker = sys.modules.get("resumable_tasks.runners.worker")
     if worker is not None and worker.starting:
         raise UsageError(
@@ -513,7 +513,7 @@ def _refuse_in_a_worker(name: str) -> None:
 def as_place(
     name: str, checkpoint: str | os.PathLike[str] | Place | None, partition: str | date | None
 ) -> Place:
-    """The place of the checkpoint of this job and partition. Raises `UsageError`."""
+    """The place of this job's and partition's checkpoint. Raises `UsageError`."""
     part = None
     if partition is not None:
         from resumable_tasks.task.partitions import folder_of
@@ -534,12 +534,12 @@ def as_place(
 
 
 def _remaining(checkpoint: Checkpoint, ending: Ending, failed: int) -> Estimate | None:
-    """The items that a stopped run has left, as far as their number is known."""
+    """The items that a stopped run has left; None if their number is unknown."""
     planner, expected = checkpoint.planner, checkpoint.expected
     if expected is None or not (ending.stopped or ending.why_failed):
         return None
     seen = planner.total - planner.skipped - planner.duplicates
-    # Of the items that were not read, those are done that were done before and not met yet.
+    # Unread items are done if they were completed before and this run has not seen them yet.
     unread = max(0, expected - planner.total)
     unread -= min(unread, max(0, checkpoint.found.completed - planner.skipped - planner.changed))
     out = checkpoint.out.items

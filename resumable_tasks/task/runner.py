@@ -1,4 +1,4 @@
-"""The runner of one run, by its handler, its options, and the flow run around it."""
+"""Chooses the runner of one run by its handler, its options, and the surrounding flow run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def runner_of(
     flow_run: FlowRun | None,
     loop: asyncio.AbstractEventLoop | None,
 ) -> Runner:
-    """The runner of one run. Raises `UsageError` where the options do not go with the handler."""
+    """The runner of one run. Raises `UsageError` if the options do not fit the handler."""
     if is_submitted(handler) and options.runner != "local":
         return _submitting(handler, options, arguments, flow_run)
     if not callable(handler):
@@ -43,7 +43,7 @@ def runner_of(
             f'{options.name}: runner="prefect", and no flow run is going on: call it in a '
             'function that is a Prefect @flow, or leave runner="auto"'
         )
-    # In a task run of the user's own, that one is the task run; its threads are ours.
+    # Within a task run of the user's own, batches are not task runs; they run on our threads.
     in_flow = flow_run is not None and not flow_run.in_task_run
     if options.runner == "prefect" or (options.runner == "auto" and in_flow):
         assert flow_run is not None
@@ -94,7 +94,7 @@ def _submitting(
 
 
 def _wait_seconds(name: str, wait: Wait, flow_run: FlowRun | None) -> float | None:
-    """How long the run waits for a service; None: until all is done. Raises `UsageError`."""
+    """The seconds that the run waits for a service; None: until the end. Raises `UsageError`."""
     if wait not in (None, "reschedule"):
         return None if wait is True else float(wait)
     why_not = "no flow run is going on" if flow_run is None else flow_run.why_it_stays

@@ -1,7 +1,7 @@
-"""A run in the caller's thread or event loop, with its signals, in a flow run or outside of one.
+"""Carries out a run in the caller's thread or event loop, with signals, in or outside a flow run.
 
-Loaded when a job is run: what a job is made of costs a program nothing that only names one, and
-``asyncio`` nothing where there are no coroutines.
+Loaded only when a job runs, so a program that only defines one pays nothing for it, nor for
+``asyncio`` without coroutines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from resumable_tasks.task.run import Run
 
 
 def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
-    """Carry a run out in this thread."""
+    """Carry out a run in this thread."""
     if (picture := _drawn(options, arguments)) is not None:
         return picture
     if isinstance(arguments.items, AsyncIterable):
@@ -58,7 +58,7 @@ def run(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) ->
 
 
 def _drawn(options: JobOptions, arguments: RunArguments) -> RunResult | None:
-    """The stand-in for a result where nothing is to run: Prefect only draws the flow."""
+    """The stand-in for a result while Prefect only draws the flow; otherwise None."""
     if "prefect.utilities.visualization" not in sys.modules:
         return None
     from resumable_tasks.prefect.drawing import drawn
@@ -67,7 +67,7 @@ def _drawn(options: JobOptions, arguments: RunArguments) -> RunResult | None:
 
 
 def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
-    """The result of a run whose items this thread reads, if they are handed over."""
+    """Carry out a run, whose ``handed`` items this thread reads for it, if there are any."""
     if handed is None:
         return job_run.carry_out()
     result, failure, signal = accompany(job_run.carry_out, handed, job_run.request_stop)
@@ -80,14 +80,14 @@ def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
 
 
 def _handed(items: Any) -> Handed | None:
-    """Items that this thread is to read for another one, if they run code of their own."""
+    """The items wrapped for this thread to read them, if reading them runs user code."""
     if isinstance(items, Fed) or not is_read_by_iteration(items):
         return None
     return Handed(items)
 
 
 async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArguments) -> RunResult:
-    """Carry a run out for the running event loop, in another thread."""
+    """Carry out a run for the running event loop, in another thread."""
     import asyncio
 
     if (picture := _drawn(options, arguments)) is not None:
@@ -104,8 +104,8 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
         Interrupts(job_run.request_stop, event_loop=True, grace_seconds=options.grace_seconds),
         flow_run.logging() if flow_run is not None else nullcontext(),
     ):
-        # No task: an exception that ends the event loop, as Prefect's at SIGTERM, has all its
-        # tasks cancelled, and what a cancelled task does in a thread cannot be waited for.
+        # Not a task: an exception that ends the event loop, as Prefect's at SIGTERM, cancels all
+        # tasks, and nobody could wait for the thread of a cancelled task.
         call = functools.partial(_carried_out, job_run, handed)
         carry_out = functools.partial(copy_context().run, _outcome, call)
         work = loop.run_in_executor(None, carry_out)
@@ -138,15 +138,14 @@ async def arun(fn: Callable[..., Any], options: JobOptions, arguments: RunArgume
     return result
 
 
-# The runs for each event loop, by the futures of their ends.
+# The runs of each event loop, by the futures of their ends.
 _on_loops: WeakKeyDictionary[Any, dict[Any, Run]] = WeakKeyDictionary()
 
 
 async def _others_that_stop(on_loop: dict[Any, Run]) -> None:
-    """Wait for the runs that stop as well, by the same signal.
+    """Wait for the other runs that the same signal stops.
 
-    What ends the first of them is an `Interrupted`, which ends the event loop: the calls of the
-    others would not come to their ends.
+    The first run's `Interrupted` ends the event loop, and the calls of the others with it.
     """
     import asyncio
 
@@ -157,18 +156,18 @@ async def _others_that_stop(on_loop: dict[Any, Run]) -> None:
 
 
 def _shielded() -> AbstractContextManager[Any]:
-    """A shield in which one cancel counts once: a scope of anyio repeats it for whoever waits.
+    """A shield in which one cancel counts once.
 
-    A flow's time-out is such a scope. Without this it would count as a second cancel, at which
-    the batches that run are left alone.
+    A scope of anyio, such as a flow's timeout, repeats its cancel at every wait. That would count
+    as a second request to stop, which abandons the running batches.
     """
     anyio = sys.modules.get("anyio")
     return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
 
 
 def _outcome(call: Callable[[], RunResult]) -> tuple[RunResult | None, BaseException | None]:
-    """The value or error of a call: a task that raises `Interrupted` would end its event loop."""
+    """The result or error of a call. Returns errors, since `Interrupted` would end the loop."""
     try:
         return call(), None
-    except BaseException as error:  # noqa: BLE001 - raised by the one who asked
+    except BaseException as error:  # noqa: BLE001 - raised by the caller
         return None, error

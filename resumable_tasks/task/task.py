@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import os
     from datetime import date
 
-    # A type variable with a default spares `resumable_task` an overload, and with it a type
-    # checker's message that no overload matches: the message names the wrong argument instead.
+    # A type variable with a default avoids an overload of `resumable_task`. So a type checker's
+    # message names the wrong argument, instead of saying that no overload matches.
     from typing_extensions import TypeVar
 
     from resumable_tasks.checkpoint.form import Place
@@ -48,7 +48,7 @@ else:
     G = TypeVar("G", bound=Function)
 Options = ParamSpec("Options")
 
-# What people look for who know Prefect's tasks, or Celery's.
+# Names that users of Prefect's or Celery's tasks look for.
 _RUNS = "run(items) does it, and submits the batches as task runs where it is called in a flow"
 _INSTEAD = {
     "submit": f"{_RUNS}. Several jobs at once: await each one's arun(items), in asyncio.gather",
@@ -62,7 +62,7 @@ _INSTEAD = {
 
 
 class _Service(Protocol):
-    """`Submitted`, with whichever parameters its methods take besides."""
+    """`Submitted`, with any further parameters of its methods."""
 
     @property
     def submit(self) -> Callable[..., Any]: ...
@@ -89,9 +89,9 @@ class ResumableTask(Generic[F]):
             return self.fn(*args, **kwargs)
 
     def __init__(self, fn: F, options: JobOptions) -> None:
-        if not is_submitted(fn):  # a service may tell its cost itself
+        if not is_submitted(fn):  # a service may report its costs itself
             options.check_has_field(options.known_cost)
-        # Of an object, its own attributes are not the job's.
+        # An object's own attributes must not become the job's.
         wrapper, wrapped = cast("Any", self), cast("Any", fn)
         functools.update_wrapper(
             wrapper, wrapped, updated=() if is_submitted(fn) else ("__dict__",)

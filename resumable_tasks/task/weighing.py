@@ -1,6 +1,7 @@
-"""The options of a job that weigh items: their checks, and what a run makes of them.
+"""The options of a job that weigh items: checks them, and makes a run's objects from them.
 
-What only a run needs is loaded by it: a program that names a job is not to pay for that.
+Imports what only a run needs inside functions, so that a program that defines a job does not pay
+for it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _check_share(options: JobOptions, rates: Rates) -> None:
 
 
 def _is_elsewhere(share: str | os.PathLike[str]) -> bool:
-    """True for the URL of what cannot be shared by. Raises `UsageError` without Redis's client."""
+    """True for a URL that cannot be used to share. Raises `UsageError` without a Redis client."""
     if "://" not in os.fspath(share):
         return False
     from resumable_tasks.runners.shared import is_redis
@@ -93,7 +94,7 @@ def _unit_of(max_weight: int | str | None) -> Unit | None:
 
 
 def max_weight(options: JobOptions, learnt: Learnt) -> MaxWeight | None:
-    """The limit of a batch's weight. Tokens are estimated by what calls have taught so far."""
+    """The limit of a batch's weight. Tokens are estimated from the calls so far."""
     if options.max_weight is None:
         return None
     from resumable_tasks.items.cutting import MaxWeight
@@ -107,7 +108,7 @@ def max_weight(options: JobOptions, learnt: Learnt) -> MaxWeight | None:
 
 
 def weigher(options: JobOptions) -> Weigher | None:
-    """What finds the weights of a job's items; None if nothing asks for them."""
+    """The weigher of a job's items; None if nothing needs weights."""
     rates = parse_rates(options.rate_limit)
     units = {_unit_of(options.max_weight), *(rate.unit for rate in rates.each)}
     in_bytes = "bytes" in units or (_learns(options) and options.weight is None)
@@ -126,7 +127,7 @@ def _learns(options: JobOptions) -> bool:
 
 
 def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Limits | None:
-    """What holds calls back, and takes their reports; None if nothing does.
+    """The limits that delay calls and take their reports; None if there are none.
 
     Raises `UsageError`.
     """
@@ -154,7 +155,7 @@ def _in_tokens(rates: Rates) -> bool:
 
 
 def _refuse(rates: Sequence[RateLimit], quotas: frozenset[str], weights: Sequence[Weight]) -> str:
-    """Say what is wrong with a batch of these weights; "" if nothing is."""
+    """The reason to refuse a batch of these weights; "" if there is none."""
     from resumable_tasks.runners.usage import known
 
     for each in weights if quotas else ():

@@ -1,1 +1,1 @@
-"""Test tools that the library shares with anyone who tests a job, a store or a runner."""
+"""Test tools for everyone who tests a job, a store, a runner or a form of checkpoint."""

@@ -1,12 +1,12 @@
 """Make a process die, stop or fail at a named point of the library.
 
-For tests of what a crash leaves behind::
+For tests of the state after a crash::
 
     with crash_at("commit.shard_written", nth=3):
         job.run(items, checkpoint=place)      # in a child process, which is killed there
 
-or, for a process that is started with ``RESUMABLE_TASKS_FAULTS="commit.shard_written:3:kill"`` in
-its environment, ``install_from_env()``.
+or call ``install_from_env()`` in a process that is started with
+``RESUMABLE_TASKS_FAULTS="commit.shard_written:3:kill"`` in its environment.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class FaultInjected(Exception):
 
 @dataclass(slots=True)
 class Fault:
-    """At the ``nth`` passing of ``point`` by this process, counted from 1, do ``how``.
+    """A fault ``how`` at the ``nth`` time, from 1, that this process passes ``point``.
 
-    ``kill`` is SIGKILL, ``stop`` SIGSTOP (a SIGCONT lets it go on), ``exit`` ends the process
-    without any clean-up, ``raise`` raises `FaultInjected`. Raises ``ValueError`` for a point that
-    does not exist, so that a test cannot pass because of a misspelt name.
+    ``kill`` sends SIGKILL, ``stop`` SIGSTOP (SIGCONT continues the process), ``exit`` ends the
+    process without any cleanup, ``raise`` raises `FaultInjected`. Raises ``ValueError`` for a point
+    that does not exist, so that a test cannot pass because of a misspelt name.
     """
 
     point: str
@@ -97,16 +97,16 @@ class Fault:
             raise ValueError(f"how={self.how!r} is none of {get_args(How)}")
 
     def due(self) -> bool:
-        """Count one passing; whether it is the one."""
+        """Count one passing. Returns whether the fault is due."""
         self._passed += 1
         return self._passed == self.nth
 
     def act(self) -> None:
-        """Do it."""
+        """Carry out the fault."""
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.how == "stop":
-            # To this thread, which would otherwise go on until another has stopped them all.
+            # Sent to this thread, which might otherwise run on until all threads are stopped.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         elif self.how == "exit":
             os._exit(EXIT_CODE)
@@ -126,7 +126,7 @@ def _pass(name: str) -> None:
 
 
 def parse(text: str) -> list[Fault]:
-    """Faults from ``point:nth:how,…``; ``nth`` and ``how`` may be left out."""
+    """Parse faults from ``point:nth:how,…``; ``nth`` and ``how`` are optional."""
     found = []
     for entry in filter(None, text.split(",")):
         point, _, rest = entry.strip().partition(":")
@@ -143,13 +143,13 @@ def install(wanted: Iterable[Fault]) -> None:
 
 
 def install_from_env(variable: str = VARIABLE) -> None:
-    """Arm what the environment asks for; nothing if it asks for nothing."""
+    """Arm the faults in the environment variable, if it is set."""
     install(parse(os.environ.get(variable, "")))
 
 
 @contextmanager
 def crash_at(point: str, nth: int = 1, how: How = "kill") -> Iterator[None]:
-    """Within this block, the ``nth`` passing of ``point`` does ``how``; see `Fault`."""
+    """Within this block, arm a fault ``how`` at the ``nth`` passing of ``point``; see `Fault`."""
     fault = Fault(point, nth, how)
     install([fault])
     try:

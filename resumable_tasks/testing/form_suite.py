@@ -1,15 +1,15 @@
 """The contract of every form of checkpoint, as a pytest class to inherit from.
 
-A form is tried from outside: a program does units of work ``0 … count-1`` with it, is killed,
-interrupted, run twice, and run again, and then somebody else looks at what stands there::
+A form is tested from outside: a program does units of work ``0 … count-1`` with it, is killed,
+interrupted, run twice at once, and run again; then an independent reader checks the results::
 
     class TestMyForm(FormSuite):
         def program(self, place): ...       # the text of a Python program, see `FormSuite.program`
-        def results(self, place): ...       # the units whose results stand there, by another reader
-        def damage(self, place): ...        # do harm to what was written last
-        def fix(self, place): ...          # what the documents say is to be done then
+        def results(self, place): ...       # the units with results, by an independent reader
+        def damage(self, place): ...        # damage what was written last
+        def fix(self, place): ...           # the documented remedy for that damage
 
-Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
+For detailed failures, call ``pytest.register_assert_rewrite(...)`` before the import.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PATIENCE = 60.0
 
 
 class Bench:
-    """One checkpoint, the program that works on it, and what it has noted of its work."""
+    """One checkpoint, the program that works on it, and the units that it has noted."""
 
     def __init__(self, suite: FormSuite, place: Path) -> None:
         self.suite = suite
@@ -41,14 +41,14 @@ class Bench:
         (place / "program.py").write_text(suite.program(place), "utf-8")
 
     def start(self, count: int, seconds: float = 0.0) -> subprocess.Popen[str]:
-        """Begin to do so many units, each of which takes so long."""
+        """Start the program on ``count`` units that take ``seconds`` each."""
         command = [sys.executable, str(self.place / "program.py"), str(count), str(seconds)]
         program = self.suite.start(command, self.place)
         self._programs.append(program)
         return program
 
     def run(self, count: int) -> int:
-        """Do so many units; the exit code."""
+        """Run the program on ``count`` units. Returns its exit code."""
         program = self.start(count)
         _, said = program.communicate(timeout=_PATIENCE)
         if program.returncode != EXIT_DONE:
@@ -56,14 +56,14 @@ class Bench:
         return program.returncode
 
     def wait_for(self, units: int) -> None:
-        """Wait until so many calls of `note` have been made."""
+        """Wait until ``units`` calls of `note` have been made."""
         end = time.monotonic() + _PATIENCE
         while len(self.noted()) < units:
             assert time.monotonic() < end, f"only {len(self.noted())} of {units} units were begun"
             time.sleep(0.01)
 
     def hold(self, units: int) -> None:
-        """Let no unit end once more than so many have begun, however slow this process is."""
+        """Let no unit end once more than ``units`` have begun, however slow this process is."""
         (self.place / "held").write_text(str(units), "utf-8")
 
     def release(self) -> None:
@@ -71,7 +71,7 @@ class Bench:
         self.hold(sys.maxsize)
 
     def noted(self) -> list[int]:
-        """The units that were begun, in order, by whichever process."""
+        """The units that any process has begun, in order."""
         path = self.place / "noted"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
@@ -86,27 +86,28 @@ class Bench:
 
 
 class FormSuite:
-    """The contract of a form of checkpoint: what stands there stands there once, and stays."""
+    """The contract of a form of checkpoint: each result is there once, and stays."""
 
     units = 60
     in_flight = 20
-    """How many units a crash may have done again, at most."""
+    """The most units that may be repeated after a crash."""
     several_drivers = False
     """Whether two processes may work on one checkpoint at once."""
 
     def program(self, place: Path) -> str:
         """A program that does units of work, with a checkpoint of this form in this folder.
 
-        Called with two arguments: how many units there are, and how many seconds each takes. For
-        each unit it calls ``note(unit)`` of `NOTE`, sleeps so long, and has its result kept. It
-        ends with the exit codes of the library.
+        It gets two arguments: the number of units, and the seconds that each takes. For each unit
+        it calls ``note(unit)`` of `NOTE`, sleeps for that time, and keeps the result in the
+        checkpoint. It ends with the exit codes of the library.
         """
         raise NotImplementedError
 
     def start(self, command: list[str], place: Path) -> subprocess.Popen[str]:
         """Start this command in this folder, with a pipe from its standard error.
 
-        A fresh interpreter, with Ctrl-C as in a terminal. Override it to start programs faster.
+        Starts a fresh interpreter that handles Ctrl-C as in a terminal. Override this method to
+        start programs faster.
         """
         return subprocess.Popen(  # noqa: S603 - this is what is tried
             command,
@@ -114,16 +115,16 @@ class FormSuite:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests may have switched Ctrl-C off for what it starts.
+            # The parent of the tests may have disabled Ctrl-C for its child processes.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def results(self, place: Path) -> list[int]:
-        """The units whose results stand there, each as often as it does, past the library."""
+        """The units with results, each as often as its result is there, read past the library."""
         raise NotImplementedError
 
     def damage(self, place: Path) -> None:
-        """Do harm to what was written last, as a disk would. Skips if this form is no file."""
+        """Damage what was written last, as a disk would. Skips if this form is not in files."""
         raise NotImplementedError
 
     def fix(self, place: Path) -> None:
@@ -211,7 +212,7 @@ class FormSuite:
         program.kill()
         program.wait()
         self.damage(bench.place)
-        bench.run(self.units)  # says so, or does without what is damaged
+        bench.run(self.units)  # reports the damage, or works without the damaged part
         self.fix(bench.place)
         assert bench.run(self.units) == EXIT_DONE
         assert bench.results() == once(self.units)

@@ -96,7 +96,7 @@ EVERY_KIND: dict[str, Commit] = {
     ),
     "fingerprints": replace(
         _commit("p1", "p2"),
-        fingerprints=b"0123456789abcdef\n",  # of the first alone
+        fingerprints=b"0123456789abcdef\n",  # of the first key only
         adopted=_lines("s1", NASTY_KEYS[3])[0],
         adopted_fingerprints=b"0123456789abcdef\nfedcba9876543210",
     ),
@@ -169,7 +169,7 @@ class JournalSuite:
         disk.prepare(store, (FOLDER, "shards"))
         return store
 
-    # What is appended is read
+    # Reading what was appended
 
     def test_every_kind_of_record_is_read_as_it_was_appended(self, store: Store) -> None:
         journal = Journal(store, ANCHOR)
@@ -497,7 +497,7 @@ class JournalSuite:
         told = [acknowledged.get() for _ in range(acknowledged.qsize())]
         assert sorted(told, key=lambda record: record.number) == records
 
-    # Outcomes that the store cannot tell
+    # Unknown outcomes of the store
 
     @pytest.mark.parametrize("script", SCRIPTS, ids=" ".join)
     @pytest.mark.parametrize("kind", ["commit", "claim"])
@@ -605,12 +605,12 @@ class JournalSuite:
 
 
 def read_all(store: Store) -> list[Commit]:
-    """All records, by a reader that has seen none."""
+    """All records, read by a new reader."""
     return list(Journal(store, ANCHOR).read_new())
 
 
 def one_byte_damages(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """A record with each of its bytes taken away, doubled, and with each of their bits flipped."""
+    """Yield a record with each byte removed, each byte doubled, and each bit flipped."""
     for at in range(len(data)):
         here = f"byte {at} ({data[at : at + 1]!r})"
         yield f"{here} taken away", data[:at] + data[at + 1 :]
@@ -629,7 +629,7 @@ def _damaged_file(store: Store) -> str:
 
 
 def _drive(store: Store, run: str, wanted: list[str], acknowledged: SimpleQueue[Commit]) -> bool:
-    """One run of a driver; whether it ended by being fenced."""
+    """Drive one run. Returns whether it was fenced."""
     journal, state = Journal(store, ANCHOR), State()
     while True:
         state.apply_all(journal.read_new())

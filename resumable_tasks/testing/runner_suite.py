@@ -51,7 +51,7 @@ class AtOnce(RetryPolicy):
 
 
 def handle(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A handler that does what its items say; see `_act`."""
+    """A handler that does what its items tell it; see `_act`."""
     steps = _act(items)
     while True:
         try:
@@ -73,7 +73,7 @@ async def ahandle(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _act(items: list[dict[str, Any]]) -> Generator[float, None, list[dict[str, Any]]]:
-    """Mark the batch as running in the folder of its first item, and do what that item says."""
+    """Mark the batch as running in the folder of its first item, and do what that item tells."""
     first = items[0]
     folder = Path(first["folder"])
     mark = folder / f"run-{first['id']}"
@@ -96,8 +96,8 @@ def _wait(first: dict[str, Any], folder: Path) -> Generator[float, None, None]:
             yield from _until(lambda: _lines(folder / "started") >= first["count"])
         case "wait":
             yield from _until((folder / "go").exists)
-        case "hang":  # without a pause that others could use
-            # A test that has ended takes its folder away.
+        case "hang":  # blocks, without a pause that others could use
+            # The end of a test removes its folder.
             while folder.exists() and not (folder / "go").exists():
                 time.sleep(0.05)
 
@@ -145,7 +145,7 @@ def _lines(path: Path) -> int:
 
 
 def completed(outcome: Outcome) -> int:
-    """The number of items of its batch that are done."""
+    """The number of completed items of its batch."""
     return outcome.completed if isinstance(outcome, Done) else 0
 
 
@@ -156,7 +156,7 @@ def _note(folder: Path, file: str, line: str) -> None:
 
 
 class Bench:
-    """A started runner, what was submitted to it and what has come back."""
+    """A started runner, its submitted batches, and its outcomes so far."""
 
     def __init__(self, suite: RunnerSuite, folder: Path, concurrency: int, **work: Any) -> None:
         self.folder = folder
@@ -186,7 +186,7 @@ class Bench:
         return batch
 
     def take(self, count: int) -> dict[int, Outcome]:
-        """The next outcomes that come back, by the number of their batch."""
+        """The next ``count`` outcomes, by the number of their batch."""
         found: dict[int, Outcome] = {}
         for _ in range(count):
             try:
@@ -390,7 +390,7 @@ class RunnerSuite:
         assert isinstance(failed, Failed)
         assert retried.completed == 1
         assert [failure.attempts for failure in failed.failures] == [3]
-        # A batch that was retried leaves a trace.
+        # A retried batch shows its number of calls.
         assert (retried.times.calls, failed.times.calls) == (3, 3)
         assert runner.notes("started").count(str(good.keys[0])) == 3
         assert runner.notes("started").count(str(bad.keys[0])) == 3
@@ -445,7 +445,7 @@ class RunnerSuite:
 
 
 class ProcessRunnerSuite(RunnerSuite):
-    """`RunnerSuite`, and what is particular to handlers in processes of their own."""
+    """`RunnerSuite`, with tests for handlers in processes of their own."""
 
     shares_context = False
 

@@ -1,6 +1,6 @@
-"""What a bucket promises, request by request, without a network: the inside of `s3server`.
+"""The objects and the request handling of `s3server`, without a network.
 
-Every request is applied whole or not at all, one after the other; two conditional puts of one
+Requests are applied one after the other, each as a whole or not at all. Two conditional puts of one
 name never both succeed.
 """
 
@@ -21,10 +21,10 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-PART = 5 * 2**20  # every part of an upload but the last has at least as much
+PART = 5 * 2**20  # the smallest part of an upload, except the last
 _KEPT = ("content-type", "cache-control", "content-disposition", "content-language")
 _META = ("x-amz-meta-", "x-goog-meta-")
-_PAST = "\U0010ffff"  # sorts behind every name that goes on from here
+_PAST = "\U0010ffff"  # sorts after every name with the same prefix
 _CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
     "content-md5": lambda data: hashlib.md5(data).digest(),  # noqa: S324 - the header's
     "x-amz-checksum-crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
@@ -35,7 +35,7 @@ _CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
 
 @dataclass
 class Options:
-    """How the service behaves; may be changed while it runs."""
+    """The behaviour of the service; may be changed while it runs."""
 
     latency: float = 0.0
     """Seconds that each request takes before it is applied."""
@@ -64,12 +64,12 @@ class Request:
 
     @property
     def google(self) -> bool:
-        """Whether it is in the words of Google's storage."""
+        """True if it uses the names of Google's storage."""
         return (self.headers["authorization"] or "").startswith("Bearer ")
 
     @property
     def kind(self) -> str:
-        """What is counted: ``CREATE`` is a put if absent, ``UPDATE`` one of a known version."""
+        """The kind for counting: ``CREATE`` is a put-if-absent, ``UPDATE`` a put-if-match."""
         if not self.key:
             special = {"GET": "LIST", "POST": "DELETE-MANY"}
             return special.get(self.method, f"{self.method}-BUCKET")
@@ -91,7 +91,7 @@ class Reply:
 
 
 class Refused(Exception):
-    """An error of the service: its status and code, as the documentation has them."""
+    """An error of the service, with its documented status and code."""
 
     @property
     def reply(self) -> Reply:
@@ -145,7 +145,7 @@ class Upload:
 
 
 class Objects:
-    """All buckets. One lock: each request sees the others wholly before or wholly after it."""
+    """All buckets. One lock, so that each request is entirely before or after any other."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -158,7 +158,7 @@ class Objects:
         return time.time() + self.options.clock
 
     def apply(self, request: Request) -> Reply:
-        """Answer a request, whatever it is; a refusal is an answer too."""
+        """Answer any request; a refusal is an answer too."""
         try:
             with self._lock:
                 self._authorise(request)
@@ -283,7 +283,7 @@ class Objects:
         return stored
 
     def _described(self, request: Request) -> dict[str, str]:
-        """The headers to keep; metadata is given back in the words of both services."""
+        """The headers to keep; metadata is returned by the names of both services."""
         kept = {"content-type": "binary/octet-stream"}
         kept |= {name: value for name in _KEPT if (value := request.headers[name])}
         for name, value in request.headers.items() if self.options.metadata else ():
@@ -293,7 +293,7 @@ class Objects:
         return kept
 
     def _demand(self, bucket: Bucket, request: Request) -> None:
-        """Hold the conditions of a put, or of the end of an upload, against what is there."""
+        """Check the conditions of a put, or of an upload's end, against the current object."""
         if not self.options.conditions:
             return
         stored = bucket.objects.get(request.key)
@@ -407,7 +407,7 @@ def _ranged(stored: Stored, asked: str | None) -> Reply:
 
 
 def _check(request: Request) -> None:
-    """Refuse a body that is not what its headers say."""
+    """Refuse a body that does not match its headers."""
     for header, digest in _CHECKSUMS.items():
         wanted = request.headers[header]
         if wanted and base64.b64decode(wanted) != digest(request.body):

@@ -1,9 +1,8 @@
-"""A strict S3 server for tests, on loopback, of the standard library alone.
+"""A strict S3 server for tests, on loopback, made of the standard library alone.
 
-Conditional puts hold: of any number of racing creators of one name exactly one succeeds. What
-real services do wrong it does when it is told: `KINDS` has the faults. Speaks the words that S3
-clients and obstore's ``GCSStore`` use. Signatures are not checked, and no bucket needs more
-memory than its objects.
+Of any number of racing creators of one name exactly one succeeds. On request the server makes the
+faults of real services, listed in `KINDS`. It supports the requests of S3 clients and of obstore's
+``GCSStore``. It does not check signatures, and a bucket needs no more memory than its objects.
 
 ::
 
@@ -47,7 +46,7 @@ _WRITES = ("PUT", "POST", "DELETE")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a fault does with the requests of these methods."""
+    """A kind of fault, for requests of these methods."""
 
     applied: bool
     """Whether the request is applied."""
@@ -76,7 +75,7 @@ KINDS = {
 
 @dataclass
 class Fault:
-    """What goes wrong, with which requests, and how often."""
+    """A fault: its kind, the requests that it affects, and how often."""
 
     kind: str
     method: str = "*"
@@ -102,7 +101,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request in the log. ``status`` is 0 where the reply never left."""
+    """A request in the log. ``status`` is 0 if no reply was sent."""
 
     kind: str
     method: str
@@ -114,7 +113,7 @@ class Seen:
 
 
 class S3Server:
-    """The server, listening from its making until `close`, or the end of its ``with``."""
+    """The server, which listens from its creation until `close` or the end of its ``with``."""
 
     def __init__(
         self, *, port: int = 0, buckets: Sequence[str] = ("test",), **options: Any
@@ -139,7 +138,7 @@ class S3Server:
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def environment(self) -> dict[str, str]:
-        """The variables by which clients of S3 and of Google's storage find this server."""
+        """The environment variables that lead clients of S3 and Google's storage to this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.options.access_key or "test",
@@ -153,17 +152,17 @@ class S3Server:
         }
 
     def stored(self, bucket: str = "test") -> dict[str, bytes]:
-        """All names in a bucket with their bytes, read past the network and its faults."""
+        """All names in a bucket with their bytes, read without the network and its faults."""
         return self.objects.snapshot(bucket)
 
     def put(self, key: str, data: bytes, bucket: str = "test") -> None:
-        """Put an object past the network: to begin with much, or with damage."""
+        """Put an object without the network, to begin with many objects or with damage."""
         self.objects.put(bucket, key, data)
 
-    # What was asked
+    # The log
 
     def counts(self, key: str = "*") -> Counter[str]:
-        """How many requests of each kind came for keys (or prefixes) that match a pattern."""
+        """Count the requests of each kind for keys (or prefixes) that match a pattern."""
         asked = ((each.kind, each.key or each.query.get("prefix", "")) for each in list(self.log))
         return Counter(kind for kind, name in asked if fnmatchcase(name, key))
 
@@ -171,12 +170,12 @@ class S3Server:
         """Empty the log."""
         self.log.clear()
 
-    # What goes wrong
+    # Faults
 
     def fail(self, kind: str, **how: Any) -> None:
-        """Let requests fail: the next one that matches, unless ``how``, fields of `Fault`, differs.
+        """Let requests fail; by default the next one. ``how`` are fields of `Fault`.
 
-        Faults that were asked for first are looked at first. Raises ``KeyError`` for no kind.
+        Faults apply in the order in which they were added. Raises ``KeyError`` for an unknown kind.
         """
         fault = Fault(kind, **how)
         KINDS[kind]
@@ -184,7 +183,7 @@ class S3Server:
             self._faults.append(fault)
 
     def fail_often(self, rate: float, seed: int = 0, kinds: Sequence[str] = (), **how: Any) -> None:
-        """Let this share of all matching requests fail, each in one of ``kinds`` (empty: all)."""
+        """Let this share of all matching requests fail by one of ``kinds`` each (empty: any)."""
         kinds = kinds or tuple(KINDS)
         with self._lock:
             self._chance.seed(seed)
@@ -192,7 +191,7 @@ class S3Server:
             self._faults += [Fault(kind, rate=each, times=-1, **how) for kind in kinds]
 
     def heal(self) -> None:
-        """Take back all faults, and wait until all that they have put off is applied."""
+        """Remove all faults, and wait until every delayed request is applied."""
         with self._lock:
             self._faults.clear()
             later, self._later = self._later, []
@@ -200,7 +199,7 @@ class S3Server:
             each.join()
 
     def apply_later(self, request: Request, seconds: float) -> None:
-        """Apply a request after a time, unless the server is closed before."""
+        """Apply a request after this time, unless the server is closed before."""
 
         def apply() -> None:
             if not self.stopping.wait(seconds):
@@ -222,7 +221,7 @@ class S3Server:
     # The end
 
     def close(self) -> None:
-        """Stop: connections are cut, and what was to be applied later is not."""
+        """Stop the server: cut connections, and drop delayed requests."""
         self.stopping.set()
         self._http.shutdown()
         self._http.server_close()
@@ -254,12 +253,12 @@ class _Listener(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close, without the farewell that would turn a reset into an ordinary end."""
+        """Close without a shutdown, which would turn a reset into an ordinary end."""
         self.open.discard(request)
         self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that have gone."""
+        """Ignore clients that have gone."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -276,10 +275,10 @@ class _Connection(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet: the log is `S3Server.log`."""
+        """Print nothing; the log is `S3Server.log`."""
 
     def handle_expect_100(self) -> bool:
-        """Ask for the body at once: clients wait a second for it."""
+        """Ask for the body at once, because clients would wait a second otherwise."""
         answered = super().handle_expect_100()
         self.wfile.flush()
         return answered
@@ -340,7 +339,7 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(self.headers["content-length"] or 0))
         if (self.headers["x-amz-content-sha256"] or "").startswith("STREAMING-"):
-            body, trailers = _unchunked(io.BytesIO(body))  # the same form, in the body
+            body, trailers = _unchunked(io.BytesIO(body))  # aws-chunked: chunks within the body
             for name, value in trailers.items():
                 self.headers[name] = value
         return body
@@ -360,7 +359,7 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 def _unchunked(source: io.BufferedIOBase) -> tuple[bytes, dict[str, str]]:
-    """A body in chunks, with its trailers."""
+    """Decode a chunked body. Returns it with its trailers."""
     chunks: list[bytes] = []
     while size := int(source.readline().partition(b";")[0] or b"0", 16):
         chunks.append(source.read(size))
@@ -378,7 +377,7 @@ def _seen(request: Request, status: int, fault: str = "") -> Seen:
 
 
 def _control(server: S3Server, request: Request) -> Reply:
-    """What another process may ask of the server: the log, and what goes wrong."""
+    """Answer a control request of another process: about the log, faults or options."""
     asked = (request.method, request.key)
     given = json.loads(request.body or b"null")
     answer: Any = {}

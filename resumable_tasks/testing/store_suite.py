@@ -4,10 +4,10 @@
 
     class TestMyStore(StoreSuite):
         def make_store(self, tmp_path): return MyStore(tmp_path / "place")
-        def oracle(self, store): ...        # reads the medium itself, past the store
+        def oracle(self, store): ...        # reads the medium itself, bypassing the store
         def store_at(self, url): return MyStore(url)
 
-Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
+For detailed failures, call ``pytest.register_assert_rewrite(...)`` before the import.
 """
 
 from __future__ import annotations
@@ -57,24 +57,25 @@ class StoreSuite:
         raise NotImplementedError
 
     def store_at(self, url: str) -> Store:
-        """Another object for the place that a store names as its url."""
+        """Another store object for the place with this url."""
         raise NotImplementedError
 
     def oracle(self, store: Store) -> dict[str, bytes]:
-        """All names with their bytes, read past the store, whatever else lies there included."""
+        """All names with their bytes, including foreign ones, read bypassing the store."""
         raise NotImplementedError
 
     def failing(self, store: Store, fault: str, share: float) -> AbstractContextManager[Any]:
-        """Inside it requests fail in one of `faults`: the next one (share 0), or this share of all.
+        """Within it, requests fail by this fault: the next one (share 0), or this share of all.
 
-        Whatever is still under way in the medium has come to its end when it is left.
+        At its end, nothing is still in progress in the medium.
         """
         raise NotImplementedError
 
     def mark_folders(self, store: Store) -> bool:
-        """Put past the store what consoles and gateways leave for the place and its ``journal``.
+        """Put the markers that consoles create for the place and its ``journal`` folder.
 
-        In a bucket objects of 0 bytes, whose names end in a slash. False if the medium has none.
+        In a bucket these are empty objects whose names end in a slash. Returns False if the medium
+        has no such markers.
         """
         return False
 
@@ -120,7 +121,7 @@ class StoreSuite:
     def test_put_takes_a_view_of_items_of_any_kind_for_its_bytes(
         self, store: Store, code: str
     ) -> None:
-        """The views that Arrow gives are of signed bytes."""
+        """Arrow's views have signed bytes."""
         items = array(code, [-1, 0, 1, -100, 100] * 1000)
         store.put("shards/a", memoryview(items))
         assert self.oracle(store) == {"shards/a": items.tobytes()}
@@ -314,7 +315,7 @@ class StoreSuite:
         store.put("journal/a", b"1")
         assert self.store_at(store.url).read("journal/a") == b"1"
 
-    # What goes wrong
+    # Failing requests
 
     def test_a_create_that_fails_is_settled(self, store: Store, fault: str) -> None:
         with self.failing(store, fault, 0):
@@ -332,7 +333,7 @@ class StoreSuite:
     def test_a_create_of_a_taken_name_that_fails_is_never_won(
         self, store: Store, fault: str, data: bytes
     ) -> None:
-        """Though the very same bytes be there."""
+        """Even if the same bytes are there."""
         store.create("journal/7", b"another's")
         with self.failing(store, fault, 0):
             told = _told(partial(store.create, "journal/7", data))
@@ -400,7 +401,7 @@ class DiskSuite(StoreSuite):
     """The contract of a store that is also a `resumable_tasks.checkpoint.store.disk.Disk`."""
 
     def dying_writes(self, store: Store) -> AbstractContextManager[Any] | None:
-        """Inside it, ``put`` and ``create`` die by a BaseException before the name appears.
+        """Within it, ``put`` and ``create`` die by a BaseException before the name appears.
 
         None if this medium has no unfinished writes.
         """
@@ -418,7 +419,7 @@ class DiskSuite(StoreSuite):
             disk.sync(store, folder)
         assert self.oracle(store) == {"journal/a": b"1"}
 
-    # What a death leaves behind
+    # The remains of a death
 
     def _dying(self, store: Store) -> AbstractContextManager[Any]:
         dying = self.dying_writes(store)
@@ -431,7 +432,7 @@ class DiskSuite(StoreSuite):
         with self._dying(store):
             try:
                 getattr(store, how)(name, b"unfinished")
-            except BaseException:  # noqa: BLE001 - a death, which nothing else catches
+            except BaseException:  # noqa: BLE001 - stands for the death of a process
                 died = True
         assert died, "dying_writes() let the write through"
 
@@ -502,7 +503,7 @@ class DiskSuite(StoreSuite):
         return release
 
     def _lock_in_process(self, store: Store) -> str:
-        """Try the lock in a process that then ends without releasing it."""
+        """Try to take the lock in a process that then ends without releasing it."""
         answers = self.processes.SimpleQueue()
         process = self.processes.Process(target=_try_lock, args=(store, answers))
         process.start()
@@ -526,7 +527,7 @@ class DiskSuite(StoreSuite):
 
     def test_a_lock_dies_with_its_process(self, store: Store) -> None:
         self._lock(store)()
-        assert self._lock_in_process(store) == "taken"  # and the process has ended since
+        assert self._lock_in_process(store) == "taken"  # the process has ended since
         self._lock(store)()
 
     # The place
@@ -556,7 +557,7 @@ class DiskSuite(StoreSuite):
         disk.prepare(store, FOLDERS)
         assert store.create("job.json", b"new") is True
         assert disk.discarded(store) is False
-        # Whoever finds it later goes on with it.
+        # A later process that finds it can continue.
         found = self.store_at(gone.url)
         assert disk.discarded(found) is True
         again = disk.discard(found)
@@ -588,7 +589,7 @@ def _value(racer: int) -> bytes:
 
 
 def _told(call: Callable[[], object]) -> object:
-    """What a call returns, or raises of the library's own errors."""
+    """The result of a call, or the library's own error that it raises."""
     try:
         return call()
     except ResumableTasksError as error:
@@ -602,7 +603,7 @@ def _work_there(store: Store) -> None:
 
 
 def _race(store: Store, name: str, racers: Iterable[int]) -> list[int]:
-    """Have a thread for each racer create the name at once; those that were told they won."""
+    """Let one thread per racer create the name at once. Returns the racers that won."""
     won: SimpleQueue[int] = SimpleQueue()
 
     def create(racer: int) -> None:
@@ -614,7 +615,7 @@ def _race(store: Store, name: str, racers: Iterable[int]) -> list[int]:
 
 
 def _together(calls: list[Callable[[], object]]) -> None:
-    """Call all of these at the same time; raises what one of them raised."""
+    """Make all these calls at the same time; raises an error that one of them raised."""
     barrier = threading.Barrier(len(calls))
     errors: SimpleQueue[BaseException] = SimpleQueue()
 
@@ -636,7 +637,7 @@ def _together(calls: list[Callable[[], object]]) -> None:
 
 @contextmanager
 def _meanwhile(look: Callable[[], None]) -> Iterator[None]:
-    """Two threads that look again and again; raises what one of them raised."""
+    """Within this block, two threads call ``look`` repeatedly; raises what one of them raised."""
     ended = threading.Event()
     errors: SimpleQueue[BaseException] = SimpleQueue()
 

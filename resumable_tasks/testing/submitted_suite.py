@@ -3,18 +3,18 @@
 ::
 
     class TestMyService(SubmittedSuite):
-        def make_service(self, place):        # as another process would make it: on one account
+        def make_service(self, place):        # called as by several processes with one account
             return MyService(account=…)
 
         def make_items(self, count): return [{"id": n, "text": f"text {n}"} for n in range(count)]
 
-        def count_started(self, place): ...   # how many submissions the service has begun, if known
+        def count_started(self, place): ...   # the number of submissions begun, if known
 
-Each test has a ``place`` of its own, an empty folder, for services that lie in one. Whatever of
-`find`, `fence`, `prepare`, `cancel` and ``idempotent_for`` the service has is tried. The work that
-is begun is real: with a provider that charges, give few and short items.
+Each test has its own ``place``, an empty folder, for services that live in one. The suite tests
+those of `find`, `fence`, `prepare`, `cancel` and ``idempotent_for`` that the service has. It starts
+real work: with a provider that charges, use few and short items.
 
-Make the suite's asserts speak with ``pytest.register_assert_rewrite(...)`` before the import.
+For detailed failures, call ``pytest.register_assert_rewrite(...)`` before the import.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from resumable_tasks.runners.submitted.results import Answer, answer_of
 
 
 class Bench:
-    """One account with the service, and what it is asked for."""
+    """One account with the service, and the submissions made there."""
 
     def __init__(self, suite: SubmittedSuite, place: Path) -> None:
         self.suite = suite
@@ -58,7 +58,7 @@ class Bench:
         self._made: list[Calls] = []
 
     def another(self) -> Calls:
-        """The service as another process has it."""
+        """The service as seen by another process."""
         self._made.append(Calls(self.suite.make_service(self.place)))
         return self._made[-1]
 
@@ -71,7 +71,7 @@ class Bench:
 
 
 class Sent:
-    """One submission, from its token on."""
+    """One submission, beginning with its token."""
 
     def __init__(self, bench: Bench, calls: Calls, count: int, first: int = 0) -> None:
         self.bench, self.calls = bench, calls
@@ -98,7 +98,7 @@ class Sent:
         return None if found is None else as_json("find", found)
 
     def find_in_time(self, calls: Calls | None = None) -> Any:
-        """What is found within its patience, or once what may be it has ended."""
+        """The result of `find` within the service's patience, or once a candidate has ended."""
         patience = self.calls.seconds("patience", self.bench.suite.seconds)
         end = time.monotonic() + patience + self.bench.suite.seconds
         while time.monotonic() < end:
@@ -125,7 +125,7 @@ class Sent:
         pytest.fail(f"not ended within {self.bench.suite.seconds} s: give the suite more `seconds`")
 
     def collect(self, calls: Calls | None = None, handle: Any = None) -> Answer:
-        """Wait for the end; the results, matched to the items as a run does it."""
+        """Wait for the end. Returns the results, matched to the items as in a run."""
         calls, handle = calls or self.calls, handle or self.handle
         self.wait(calls, handle)
         found = keys.parse_lines(self.batch.lines)
@@ -146,7 +146,7 @@ class Sent:
                 time.sleep(self.bench.suite.pause)
 
     def check(self, answer: Answer) -> Done:
-        """All items are answered."""
+        """Check that all items are answered."""
         done = answer.done
         answered = Counter(keys.split(done.done))
         failed = {keys.canonical(failure.key) for failure in done.failures}
@@ -173,11 +173,11 @@ class SubmittedSuite:
         raise NotImplementedError
 
     def make_items(self, count: int) -> list[Any]:
-        """The first so many items: the same ones each time, which the service handles well."""
+        """The first ``count`` items: always the same ones, which the service handles well."""
         return [{"id": number} for number in range(count)]
 
     def count_started(self, place: Path) -> int | None:
-        """How many submissions the service has begun; None if nobody knows."""
+        """The number of submissions that the service has begun; None if unknown."""
         return None
 
     def keys_of(self, items: list[Any]) -> list[Any]:
@@ -246,7 +246,7 @@ class SubmittedSuite:
         self._needs(bench, "find")
         calls = bench.another()
         other = Sent(bench, calls, self.count).prepare().submit()
-        other.collect()  # one that has ended leaves nothing open
+        other.collect()  # wait for the end, so that nothing stays open
         sent = Sent(bench, calls, self.count).prepare()
         assert sent.find() is None, "find() found what was never submitted"
         assert sent.find(bench.another()) is None, "find() found what was never submitted"
@@ -256,7 +256,7 @@ class SubmittedSuite:
         sent = Sent(bench, bench.another(), self.count).prepare()
         before, other = bench.started(), bench.another()
         other.call("fence", sent.token, maybe=sent.prepared)
-        other.call("fence", sent.token, maybe=sent.prepared)  # whoever dies fences again
+        other.call("fence", sent.token, maybe=sent.prepared)  # a process that died fences again
         refused = None
         try:
             sent.submit()
@@ -296,7 +296,7 @@ class SubmittedSuite:
         self._needs(bench, "cancel")
         sent = Sent(bench, bench.another(), self.count).prepare().submit()
         sent.calls.call("cancel", sent.handle)
-        sent.calls.call("cancel", sent.handle)  # whoever dies cancels again
+        sent.calls.call("cancel", sent.handle)  # a process that died cancels again
         try:
             sent.collect()
         except NotAccepted:
@@ -345,11 +345,11 @@ class SubmittedSuite:
 
 
 class _Died(BaseException):
-    """In the place of a process that dies."""
+    """Stands for the death of a process."""
 
 
 def _losing(service: Any, error: type[BaseException]) -> Any:
-    """The service, whose first answer to `submit` is lost."""
+    """The service, but its first answer to `submit` is lost."""
     submit: Callable[..., Any] = service.submit
     calls = Calls(service)
     lost: list[bool] = []

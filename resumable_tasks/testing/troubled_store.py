@@ -1,4 +1,4 @@
-"""A store whose creates go wrong as a script says, for `journal_suite`."""
+"""A store whose creates fail according to a script, for `journal_suite`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class TroubledStore(Store, disk.Disk):
-    """A store whose next creations of records, once ``armed``, go as the script says.
+    """A store whose next creations of records, once ``armed``, follow the script.
 
-    ``ours``: created, then `CreateUnknown`. ``unknown``: `CreateUnknown`, and nothing is there.
-    ``hidden``: created, then False. ``false``: False, and nothing is there. ``rival``: another's
-    record comes first, then `CreateUnknown`. ``not durable``: created, and to be read, but not
-    safe. ``error``: `StoreError`, and nothing is there.
+    ``ours``: created, then `CreateUnknown`. ``unknown``: `CreateUnknown`, nothing created.
+    ``hidden``: created, then False. ``false``: False, nothing created. ``rival``: another's record
+    is created first, then `CreateUnknown`. ``not durable``: created and readable, but not durable.
+    ``error``: `StoreError`, nothing created.
     """
 
     def __init__(self, inner: Store, script: list[str]) -> None:

@@ -1,9 +1,8 @@
-"""The site that `resumable serve` serves: a list of checkpoints and their reports, read-only.
+"""The site of `resumable serve`: a list of checkpoints and their reports, read-only.
 
-Pages are only shown for what a listing of the place has found, so that no address leads elsewhere.
-Whoever asks is checked before anything is read: the method, the name of the host that was asked
-for (a page of another site that a browser has loaded has another one), and the token, if one is
-needed.
+Shows pages only for checkpoints that a listing of the place has found, so no address leads
+elsewhere. Checks each request before reading anything: its method, the host name that it asks for
+(which differs if a page of another site makes a browser ask), and the token, if one is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 PIP = 'pip install "resumable-tasks[serve]"'
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _COOKIE = "resumable_token"
-# A page that was made so lately is shown again, however many look.
+# A page is made anew only after this many seconds; how many pages are kept.
 _FRESH_SECONDS, _KEPT = 2.0, 8
 _REFRESH_LIST, _REFRESH_RUNNING = 30, 5
 _HEADERS = {
@@ -56,7 +55,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 class Pages:
     """The pages of the checkpoints below a place, each made at most every few seconds.
 
-    Without a place, those that `resumable ls` finds from the working directory.
+    Without a place, the checkpoints that `resumable ls` finds from the working directory.
     """
 
     place: str | None
@@ -66,11 +65,11 @@ class Pages:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def list(self) -> str:
-        """The list of what is there now."""
+        """The page with the list of current checkpoints."""
         return self._page("", self._list)
 
     def report(self, name: str) -> str | None:
-        """The report of the checkpoint of this name in the list; None if there is none."""
+        """The report of the checkpoint with this name in the list; None if there is none."""
         with self._lock:
             known = name in self._found
         if not known:
@@ -80,7 +79,7 @@ class Pages:
         return None if found is None else self._page(f"/{name}", lambda: self._report(found))
 
     def _page(self, name: str, make: Callable[[], str]) -> str:
-        # One at a time: many who look at once cost one reading.
+        # One at a time, so that many simultaneous requests cost one reading.
         with self._lock:
             made, text = self._made.get(name, (0.0, ""))
             if not text or time.monotonic() - made > _FRESH_SECONDS:
@@ -119,11 +118,11 @@ def _forget_oldest(kept: dict[str, Any]) -> None:
 
 
 def application(place: str | None, *, hosts: Collection[str] = LOOPBACK, token: str = "") -> App:
-    """The site as an ASGI application that answers GET and HEAD alone, and changes nothing.
+    """The site as an ASGI application that answers only GET and HEAD, and changes nothing.
 
-    ``hosts``: the names by which it may be asked for. ``token``: what whoever asks must show, if it
-    is not empty; then also the number of an address will do for a name. Raises `UsageError` if the
-    extra is not installed, or the place is no folder.
+    ``hosts``: the host names that requests may ask for. ``token``: if not empty, requests must
+    show it; then they may also ask for the site by a numeric address. Raises `UsageError` if the
+    extra is not installed, or the place is not a folder.
     """
     page.check()
     app = _routes(Pages(place))
@@ -160,7 +159,7 @@ def _routes(pages: Pages) -> Starlette:
             return PlainTextResponse("there is no checkpoint of this name", 404)
         return HTMLResponse(text)
 
-    # Plain functions: Starlette calls them in threads, so that one that reads keeps nobody waiting.
+    # Plain functions, because Starlette calls those in threads: one that reads blocks no other.
     def index(_: Request) -> Response:
         return shown(pages.list)
 
@@ -171,7 +170,7 @@ def _routes(pages: Pages) -> Starlette:
 
 
 class Guard:
-    """Lets through to a site who may see it, and adds to each answer what keeps it harmless."""
+    """Passes allowed requests on to a site, and adds security headers to each answer."""
 
     def __init__(self, app: App, hosts: Collection[str], token: str) -> None:
         self._app = app
@@ -193,7 +192,7 @@ class Guard:
         await (refused or self._app)(scope, receive, guarded)
 
     def _refused(self, scope: Scope) -> App | None:
-        """The answer to whoever is not let through."""
+        """The answer to a request that is refused; None if it is allowed."""
         from starlette.responses import PlainTextResponse, RedirectResponse
 
         if scope["type"] != "http":
@@ -212,7 +211,7 @@ class Guard:
         answer = RedirectResponse(
             "/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303
         )
-        # From here on the token is in no address, which histories and logs keep.
+        # As a cookie the token is no longer in addresses, which histories and logs keep.
         answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="lax")
         return answer
 
@@ -238,7 +237,7 @@ def _same(told: str, token: str) -> bool:
 
 
 def _is_number(host: str) -> bool:
-    """True for the number of an address: a name can be made to lead here, a number cannot."""
+    """True for a numeric address. A foreign name can be made to resolve here, a number cannot."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -255,7 +254,7 @@ def run(site: App, listener: socket.socket) -> None:
             f"the site is served by uvicorn, which is not installed: {error}",
             remedy=f"Run: {PIP}",
         ) from error
-    # Its log of accesses would have the token in it.
+    # Its access log would contain the token.
     config = uvicorn.Config(
         site,
         access_log=False,

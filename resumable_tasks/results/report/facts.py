@@ -1,4 +1,4 @@
-"""The facts of one checkpoint that its report shows, read while runs may be at work on it."""
+"""The facts of one checkpoint that its report shows, also while runs are active."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from resumable_tasks.items.submission import Submission
 from resumable_tasks.results.report.timeline import Timeline, timeline
 from resumable_tasks.runners.outcome import Failure
 
-# So many of each are shown; the rest is counted.
+# The most of each to show; the rest is counted.
 EXAMPLES, KINDS, PARKED, ROWS, COLUMNS, RUNS, OUT = 3, 12, 8, 5, 40, 50, 50
 KEY_CHARS, MESSAGE_CHARS, CELL_CHARS, TRACE_CHARS = 80, 300, 120, 4_000
-# A shard that is larger is not read for a few rows.
+# A larger shard is not read for a few rows.
 _SHARD_BYTES = 64 << 20
-# What a run's time goes into, in words; a smaller share is not shown.
+# A smaller share of a run's time is not shown.
 _SHARE = 0.005
 OF_LANES = {
     "handler": "in the handler",
@@ -55,10 +55,10 @@ _OF_RUN = {
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One run. ``how``: the word of its end, "running", or "died" if it has recorded none.
+    """One run. ``how`` is the word for its end, "running", or "died" if it recorded none.
 
-    ``bound`` is the sentence of what it waited for, ``shares`` are those of the time of all that
-    handles batches at once, ``of_run`` of the run's own time.
+    ``bound`` is the sentence about what it waited for. ``shares`` are shares of the time of all
+    concurrent batch slots, ``of_run`` shares of the run's own time.
     """
 
     number: int
@@ -79,7 +79,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An item that failed or is parked, as it is shown: cut, and without control characters."""
+    """A failed or parked item for display: shortened, and without control characters."""
 
     key: str
     message: str
@@ -119,7 +119,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Counts and bytes of what the checkpoint is made of."""
+    """Counts and sizes of the checkpoint's parts."""
 
     rows: int
     shards: int
@@ -133,7 +133,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class OutThere:
-    """A submission that a service has."""
+    """A submission with a service."""
 
     token: str
     state: str
@@ -181,9 +181,9 @@ class Facts:
 
 
 class Source:
-    """The facts of one checkpoint; later looks read only what has come since.
+    """The source of one checkpoint's facts; later looks read only what is new.
 
-    ``opened`` gives the store of the place, as it is now.
+    ``opened`` returns the store of the place, as it is now.
     """
 
     def __init__(self, opened: Callable[[], Store]) -> None:
@@ -191,16 +191,16 @@ class Source:
         self._kept: tuple[Reader, Past] | None = None
 
     def read(self) -> Facts:
-        """The facts by now.
+        """The current facts.
 
-        Damage is a fact too: what stands before it is told. Raises `UsageError` if there is no
-        checkpoint, `CheckpointDamaged` if nothing of it can be read.
+        Damage is a fact too; the facts then cover what comes before it. Raises `UsageError` if
+        there is no checkpoint, `CheckpointDamaged` if nothing of it can be read.
         """
         fresh = Reader(self._opened()), Past()
         kept, self._kept = self._kept, None
         if kept is not None and kept[0].manifest.id == fresh[0].manifest.id:
             repairs = kept[1].repairs
-            # A repair can have changed what was read before it, and what was read be damaged now.
+            # Not after a repair, which can change records that were read, nor with damage.
             if _read_on(*kept) is None and kept[1].repairs == repairs:
                 self._kept = kept
                 return _facts(*kept, None)
@@ -215,7 +215,7 @@ def read(store: Store) -> Facts:
 
 
 def _read_on(reader: Reader, history: Past) -> CheckpointDamaged | None:
-    """Read what has come since; the damage that was found."""
+    """Read what is new. Returns the damage found, if any."""
     reader.examine()
     try:
         past.read(reader.store, history)
@@ -333,7 +333,7 @@ def _kinds(failures: Iterable[Failure]) -> list[Kind]:
 
 
 def _traceback(text: str) -> str:
-    """The traceback without control characters; of a long one the end, which says where."""
+    """The traceback without control characters. A long one keeps its end, which shows where."""
     cut = text if len(text) <= TRACE_CHARS else "…" + text[-TRACE_CHARS:]
     return "\n".join(clean(line.expandtabs(4)) for line in cut.rstrip().split("\n"))
 
@@ -399,7 +399,7 @@ def _rows(reader: Reader) -> Rows:
         except CheckpointDamaged:
             reader.read_new()
             if small[-1].path not in reader.state.shards:
-                return _rows(reader)  # merged with others meanwhile
+                return _rows(reader)  # the shard was merged with others meanwhile
             raise
         found = schemas.cast(table, schema).select(list(range(len(columns)))).to_pylist()
     except (CheckpointDamaged, FileNotFoundError) as error:
@@ -410,7 +410,7 @@ def _rows(reader: Reader) -> Rows:
 
 
 def _cell(value: Any) -> str:
-    """A value of a row as text, cut."""
+    """A value of a row as shortened text."""
     if value is None:
         return "null"
     text = value if isinstance(value, str) else _text(value)

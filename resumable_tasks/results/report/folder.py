@@ -1,4 +1,4 @@
-"""The checkpoints below a place, and the calendar of those that are nights of one job."""
+"""The page of the checkpoints below a place, with a calendar for a job's daily partitions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from resumable_tasks.checkpoint.store.urls import is_url, open_store
 from resumable_tasks.errors import CheckpointDamaged
 from resumable_tasks.results.report import page
 
-# The last so many of one folder are looked at, and so many months shown.
+# The most checkpoints of one folder to read, and the most months to show.
 MOST, MONTHS = 400, 15
 _CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A checkpoint in a list. ``name`` is its own in the folder, ``link`` where its report is.
+    """A checkpoint in a list. ``name`` is its name in the folder, ``link`` leads to its report.
 
-    Counts are None where they cannot be read; ``why`` says why.
+    Counts are None if they cannot be read; ``why`` is the reason.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month of a calendar: its name, and its weeks; a day has what was on it, None outside."""
+    """A month of a calendar: its name and weeks. A day has its entry, None outside the month."""
 
     name: str
     days: Sequence[tuple[int, Entry | None] | None]
@@ -57,7 +57,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The checkpoints right in one folder, of which ``hidden`` older ones were not looked at."""
+    """The checkpoints directly in one folder; ``hidden`` older ones were not read."""
 
     name: str
     entries: Sequence[Entry]
@@ -74,7 +74,7 @@ def render(
 ) -> str:
     """The page of these checkpoints below a place, by folder. Raises `UsageError` without Jinja2.
 
-    ``link`` says where the report of one is; without it there are no links.
+    ``link`` returns the link to a checkpoint's report; without it there are no links.
     """
     groups = list(_groups(place, found, link))
     return page.page(
@@ -92,7 +92,7 @@ _WELL = ("done", "running")
 
 
 def below(found: Found, place: str | None) -> str:
-    """The name of a checkpoint below the place where it was found; empty for the place itself."""
+    """The checkpoint's path relative to the place; empty for the place itself."""
     return found.place.removeprefix((place or "").rstrip("/")).strip("/")
 
 
@@ -121,7 +121,7 @@ def _described(place: str) -> Reader | Exception:
         reader = Reader(open_store(place) if is_url(place) else LocalStore(place))
         reader.examine()
         return reader
-    except Exception as error:  # noqa: BLE001 - it is shown, and the others are worth having
+    except Exception as error:  # noqa: BLE001 - shown in its entry, so that the others appear
         return error
 
 
@@ -151,7 +151,7 @@ def _entry(name: str, found: Found, link: str, read: Reader | Exception) -> Entr
 
 
 def _day(name: str) -> date | None:
-    """The day that a partition is named for, also one of an hour; None for other names."""
+    """The day in a partition's name, which may also have an hour; None for other names."""
     try:
         return date.fromisoformat(name[:10]) if name[4:5] == "-" and name[7:8] == "-" else None
     except ValueError:
@@ -159,7 +159,7 @@ def _day(name: str) -> date | None:
 
 
 def _months(entries: Sequence[Entry]) -> list[Month]:
-    """The last months in which there is a night, each day with the worst of what is on it."""
+    """The last months with an entry; each day shows its worst entry."""
     days: dict[date, Entry] = {}
     for each in entries:
         if each.day is not None and not each.archived:
@@ -184,5 +184,5 @@ def _months(entries: Sequence[Entry]) -> list[Month]:
 
 
 def quoted(place: str) -> str:
-    """A place below another as a part of a URL."""
+    """A relative place as a part of a URL."""
     return quote(place, safe="/", errors="surrogateescape")

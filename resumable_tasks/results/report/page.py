@@ -1,4 +1,4 @@
-"""Facts as HTML, by Jinja2 with autoescape: each value is escaped, and the page has no script."""
+"""Renders facts as HTML by Jinja2, with every value escaped and without any script."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SAID = {
 
 
 def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
-    """The report of one checkpoint, one self-contained page.
+    """The report of one checkpoint as a self-contained page.
 
-    ``refresh``: seconds after which a browser loads it again; ``back``: a link to a list. Raises
+    ``refresh``: seconds after which a browser loads it again. ``back``: a link to a list. Raises
     `UsageError` without Jinja2.
     """
     check()
@@ -59,12 +59,12 @@ def render(facts: Facts, *, refresh: int = 0, back: str = "") -> str:
 
 
 def check() -> None:
-    """Raises `UsageError`, with the line of pip, without Jinja2."""
+    """Raise `UsageError`, with the pip command, if Jinja2 is missing."""
     _environment()
 
 
 def page(name: str, **values: Any) -> str:
-    """A page by the template of this name. Raises `UsageError` without Jinja2."""
+    """Render the template of this name. Raises `UsageError` without Jinja2."""
     return str(_environment().get_template(name).render(**values))
 
 
@@ -108,7 +108,7 @@ def _text(name: str) -> str:
 
 
 def _commands(text: str) -> Markup:
-    """A sentence in which what stands in backquotes is code."""
+    """A sentence as HTML, with backquoted parts as code."""
     from markupsafe import Markup
 
     parts = text.split("`")
@@ -118,7 +118,7 @@ def _commands(text: str) -> Markup:
 
 
 def _moment(time: str) -> str:
-    """``2026-11-28 21:36:18`` for a time in ISO 8601; what is none is shown as it is."""
+    """``2026-11-28 21:36:18`` for an ISO 8601 time; any other text unchanged."""
     try:
         return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, TypeError, OverflowError):

@@ -1,7 +1,7 @@
-"""Plots of a timeline as inline SVG. Colours come from the page's style, by classes.
+"""Plots of a timeline as inline SVG. Classes refer to colours of the page's style.
 
-The axis has the time in which runs were at work; the time between two runs is a narrow gap. Texts
-are numbers and times; whatever else comes in is escaped.
+The axis shows the time in which runs were active; the time between two runs is a narrow gap. Texts
+are numbers and times; anything else is escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resumable_tasks.results.report.timeline import Point, Timeline
 WIDE, NARROW = 1000, 340
 _MILLISECOND = 0.001
 _GAP, _LEAST, _FOOT, _TICK = 16.0, 4.0, 30.0, 64.0
-# The seconds between two ticks, and how they are written.
+# The possible distances of two ticks, in seconds.
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200)
 _DAY = 86_400
 _MARKS = {
@@ -39,7 +39,7 @@ _HANDS = {
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Places of times: for each span where it begins, and how wide a second is in it."""
+    """Maps times to positions: the start of each span, and the width of a second in it."""
 
     left: float
     right: float
@@ -56,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot above the others' axis: its title, its height, and what draws it."""
+    """One plot above the common axis: its title, its height, and its drawing function."""
 
     title: str
     height: float
@@ -67,7 +67,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Heights of values: from 0 at ``bottom`` to ``most`` at ``top``."""
+    """Maps values to heights: from 0 at ``bottom`` to ``most`` at ``top``."""
 
     top: float
     bottom: float
@@ -78,11 +78,11 @@ class Scale:
 
 
 def plot(timeline: Timeline, panels: Sequence[Panel], width: int = WIDE) -> str:
-    """All panels above one axis, as one SVG of this width."""
+    """Draw all panels above one axis, as one SVG of this width."""
     axis = _axis(timeline, width)
     parts, y, named = [], 0.0, width == WIDE
     for panel in panels:
-        top = y + (26 if y else 42)  # above the first there are words
+        top = y + (26 if y else 42)  # the first panel has labels above it
         scale = Scale(top, top + panel.height, _nice(panel.top))
         parts += [
             *_bands(timeline, axis, scale),
@@ -105,7 +105,7 @@ def plot(timeline: Timeline, panels: Sequence[Panel], width: int = WIDE) -> str:
 def panels(
     timeline: Timeline, expected: int | None, budget: float | None, *, latency: bool
 ) -> list[Panel]:
-    """The panels for this timeline; those without anything to show are left out."""
+    """The panels for this timeline, without those that have nothing to show."""
     points = timeline.points
     most = max([point.done for point in points], default=0.0)
     rate = max(map(_rate, points), default=0.0)
@@ -151,7 +151,7 @@ def _bands(timeline: Timeline, axis: Axis, scale: Scale) -> Iterator[str]:
 
 
 def _lines(axis: Axis, scale: Scale, unit: str) -> Iterator[str]:
-    """Lines across, with their values at the left."""
+    """Horizontal lines, with their values at the left."""
     steps = 4 if scale.bottom - scale.top > 120 else 2
     for part in range(steps + 1):
         value = scale.most * part / steps
@@ -163,7 +163,7 @@ def _lines(axis: Axis, scale: Scale, unit: str) -> Iterator[str]:
 
 
 def _ends(timeline: Timeline, axis: Axis, scale: Scale) -> Iterator[str]:
-    """Lines where runs ended otherwise than well, and where people changed what is to be done."""
+    """Vertical lines where runs ended badly, and where people changed the work to do."""
     for at, span in enumerate(timeline.spans):
         if span.how in _MARKS:
             tip = f"run {span.number} {_MARKS[span.how]} at {clock(span.end, 1)}"
@@ -178,7 +178,7 @@ def _line(kind: str, x: float, scale: Scale, tip: str) -> str:
 
 
 def _words(timeline: Timeline, axis: Axis, scale: Scale, *, named: bool) -> Iterator[str]:
-    """What the lines and the hatched stretches are, above and in the first panel."""
+    """Labels of the lines and the hatched areas, above and in the first panel."""
     free = 0.0
     for at, span in enumerate(timeline.spans):
         word = _MARKS.get(span.how)
@@ -202,7 +202,7 @@ def _text(kind: str, x: float, y: float, anchor: str, text: str) -> str:
 
 
 def _ticks(timeline: Timeline, axis: Axis, y: float, *, named: bool) -> Iterator[str]:
-    """Times below the axis, as many as have room; runs by their numbers."""
+    """Times below the axis, as many as fit, and the numbers of the runs."""
     scale = max((scale for _, _, scale in axis.starts), default=1.0) or 1.0
     each = [*_STEPS, *(_DAY * n for n in (1, 2, 5, 10, 30, 90, 365))]
     step = next((step for step in each if step * scale >= _TICK), each[-1])
@@ -218,7 +218,7 @@ def _ticks(timeline: Timeline, axis: Axis, y: float, *, named: bool) -> Iterator
             text, day = clock(time, step), clock(time, _DAY)
             text = f"{day} {text}" if time == span.start and day != before and step < _DAY else text
             wide = 6.6 * len(text)
-            # The first is to the right of its place, so that it is not cut.
+            # The first label is to the right of its position, so that it is not cut off.
             anchor, begin = ("start", x) if time == span.start else ("middle", x - wide / 2)
             if begin < free or begin + wide > axis.right + 4:
                 continue
@@ -228,7 +228,7 @@ def _ticks(timeline: Timeline, axis: Axis, y: float, *, named: bool) -> Iterator
 
 
 def _resumes(timeline: Timeline, at: int) -> bool:
-    """True for a run that goes on with what the one before it has left."""
+    """True for a run that resumes the one before it."""
     return at > 0 and timeline.spans[at - 1].how in _MARKS
 
 
@@ -238,7 +238,7 @@ def _between(start: float, end: float, step: int) -> list[float]:
 
 
 def clock(time: float, step: float) -> str:
-    """A time in UTC, as exact as ticks so many seconds apart need."""
+    """A time in UTC, as precise as ticks ``step`` seconds apart need."""
     form = "%H:%M:%S" if step < 60 else "%H:%M" if step < _DAY else "%d %b"
     try:
         return datetime.fromtimestamp(time, UTC).strftime(form)
@@ -270,7 +270,7 @@ def _limit(axis: Axis, scale: Scale, value: float, text: str) -> str:
     return f'<path class="limit" d="M{axis.left:.1f} {y:.1f}H{axis.right:.1f}"/>' + (
         _text("soft", axis.right - 6, y - 5, "end", text)
         if y > scale.top + 16
-        # There is no room above; what comes together is low at the left.
+        # There is no room above, and cumulative curves are low at the left.
         else _text("soft", axis.left + 6, y + 14, "start", text)
     )
 
@@ -282,7 +282,7 @@ def _area(
     before: float,
     value: Callable[[Point], float],
 ) -> Iterator[str]:
-    """What has come together by each point, run after run."""
+    """The cumulative value at each point, run after run."""
     last = before
     for at in range(len(timeline.spans)):
         left, right = axis.edges(timeline, at)
@@ -330,7 +330,7 @@ def _latency(timeline: Timeline, axis: Axis, scale: Scale) -> Iterator[str]:
 
 
 def _placed(timeline: Timeline, axis: Axis) -> Iterator[tuple[Point, float, float]]:
-    """The points in which something was committed, each with its left edge and width."""
+    """The points with commits, each with its left edge and width."""
     for point in timeline.points:
         if point.commits:
             left, right = axis.at(point.span, point.start), axis.at(point.span, point.end)
@@ -355,7 +355,7 @@ def _commit_rate(point: Point) -> float:
 
 
 def _nice(most: float) -> float:
-    """The next value above that halves and quarters well."""
+    """The next higher value whose half and quarter are round."""
     if not 0 < most < float("inf"):
         return 1.0
     power: float = 10.0 ** floor(log10(most))

@@ -1,4 +1,4 @@
-"""The commits of the last runs over the time in which runs were at work, in few points."""
+"""The commits of the last runs over the time of activity, summarised in few points."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from statistics import median
 
 from resumable_tasks.checkpoint.directory.past import Past, PastRun
 
-# More points than this say nothing more on a screen, more runs neither.
+# A screen shows no more detail with more points or runs than these.
 POINTS, FEWEST, RUNS, PAUSES = 160, 24, 40, 12
-# A point of fewer commits than this on average would only show when each one came.
+# The fewest commits per point, on average; fewer would only show the time of each commit.
 _COMMITS = 3
-# A stretch without a commit is a pause if it is so long, so many times as long as is usual, and so
-# many times as long as the slowest batch took.
+# A stretch without a commit is a pause if it exceeds these seconds, this multiple of the usual
+# distance, and this multiple of the slowest batch's duration.
 _PAUSE_SECONDS, _USUAL, _SLOWEST = 3.0, 6.0, 1.5
 
 
@@ -30,10 +30,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was committed from ``start`` to ``end``, within one span.
+    """The commits from ``start`` to ``end``, within one span.
 
-    ``done`` and ``cost`` are those of the checkpoint by then, ``latency`` and ``longest`` seconds
-    of a batch, on average and at most; None where no batch has ended.
+    ``done`` and ``cost`` are the checkpoint's totals by then. ``latency`` and ``longest`` are the
+    average and the longest seconds of a batch; None if no batch has ended.
     """
 
     span: int
@@ -59,9 +59,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The last runs: ``hidden`` earlier ones are left out, by whose end ``before`` keys were done.
+    """The last runs. ``hidden`` earlier ones are left out; at their end ``before`` keys were done.
 
-    ``by_hand`` are what people did among them: the kind and the span before.
+    ``by_hand`` are people's commands in between: the kind and the span before.
     """
 
     spans: Sequence[Span]
@@ -76,7 +76,7 @@ class Timeline:
 
 
 def timeline(past: Past, hows: Sequence[str]) -> Timeline:
-    """The timeline of the last runs. ``hows`` says of all runs, in order, how they ended."""
+    """The timeline of the last runs. ``hows`` are the ends of all runs, in order."""
     hidden = max(0, len(past.runs) - RUNS)
     runs = past.runs[hidden:]
     spans = [
@@ -113,7 +113,7 @@ def _start(pause: Pause) -> float:
 def _points(
     past: Past, run: PastRun, at: int, span: Span, count: int, done: float, cost: float
 ) -> Iterator[Point]:
-    """The span in so many parts of equal length."""
+    """The span in ``count`` parts of equal length."""
     commits, index = past.commits, run.first
     each = (span.end - span.start) / count
     for part in range(count):
@@ -141,7 +141,7 @@ def _points(
 
 
 def _longest(past: Past, some: slice) -> float:
-    """The seconds of the slowest batch; a commit of one batch has only their sum."""
+    """The seconds of the slowest batch. A commit of one batch records only the sum."""
     found = past.commits
     each = zip(found["longest"][some], found["seconds"][some], found["batches"][some], strict=True)
     return max(longest or seconds / (batches or 1) for longest, seconds, batches in each)

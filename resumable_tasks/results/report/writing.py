@@ -1,4 +1,4 @@
-"""Writes the report of a checkpoint to a file, or as an object into a bucket."""
+"""Writes the report of a checkpoint to a file or to a bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDING = ".html"
 def destination(to: str | os.PathLike[str], name: str) -> str:
     """The file or URL of a report: ``to`` itself, or ``<name>.html`` in the folder that it names.
 
-    Raises `UsageError` for what can be neither.
+    Raises `UsageError` if it is neither.
     """
     named = os.fspath(to)
     if not named:
@@ -30,7 +30,7 @@ def destination(to: str | os.PathLike[str], name: str) -> str:
 
 
 def refuse_within(to: str, place: str) -> None:
-    """Raises `UsageError` for a report in a checkpoint, whose files are its own."""
+    """Raise `UsageError` for a report inside a checkpoint, which may hold only its own files."""
     if is_url(to) or is_url(place):
         within = to.startswith(place.rstrip("/") + "/")
     else:
@@ -44,7 +44,7 @@ def refuse_within(to: str, place: str) -> None:
 
 
 def write_report(store: Store, to: str) -> None:
-    """Write the report of the checkpoint in this store, in the place of an earlier one, or not.
+    """Write the report of the checkpoint in this store; replaces an earlier one in one step.
 
     Raises `UsageError` without Jinja2 or a checkpoint, `CheckpointDamaged` if nothing of it can be
     read, `StoreError` if the report cannot be written.
@@ -65,7 +65,7 @@ def put(text: str, to: str) -> None:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # For its owner alone, as the checkpoint is: errors and rows are quoted.
+        # Readable only by its owner, as the checkpoint is, since it quotes errors and rows.
         with os.fdopen(open_plain(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
         temp.replace(path)
