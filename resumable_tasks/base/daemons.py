@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Daemons:
-    """As many threads as there are calls at once, each used again: what a thread keeps lasts.
+    """A pool of daemon threads, as many as there are concurrent calls.
 
-    The executor of the standard library has no daemons: a program would wait at its end for a
-    call that hangs.
+    Threads are reused, so that thread-local state lasts. The standard library's executor has no
+    daemons: at its end, a program would wait for a call that hangs.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,7 +28,7 @@ class Daemons:
         self._ended = False
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Make a call, in the caller's context; a cancelled future once this has ended."""
+        """Start a call in the caller's context; return its future, cancelled after `end`."""
         future: Future[T] = Future()
         context = copy_context()
         with self._lock:
@@ -43,7 +43,7 @@ class Daemons:
         return future
 
     def end(self) -> None:
-        """Wait for no call any longer: their futures are cancelled, the calls go on."""
+        """Cancel the futures of all calls, so that nobody waits; running calls go on."""
         with self._lock:
             self._ended = True
             calls = list(self._calls)
@@ -55,13 +55,13 @@ class Daemons:
     def _run(self) -> None:
         while (make := self._queue.get()) is not None:
             make()
-            del make  # and what it refers to, while this thread waits for another
+            del make  # frees what it refers to, while this thread waits for the next
 
     def _make(self, future: Future[Any], call: Callable[[], Any]) -> None:
         value = error = None
         try:
             value = call()
-        except BaseException as raised:  # noqa: BLE001 - raised by the one who waits
+        except BaseException as raised:  # noqa: BLE001 - raised in the thread that waits
             error = raised
         with self._lock:
             self._calls.discard(future)

@@ -279,7 +279,7 @@ async def _enter(work: Work, step: Enter, stopping: Stopping) -> Entry | Dropped
 
 
 async def _wait(seconds: float, stopping: Stopping) -> bool:
-    """Wait for ``seconds``; return True at once if the run is stopping."""
+    """Wait for ``seconds`` or until the run stops; return True if it stops."""
     until = time.monotonic() + seconds
     while not stopping.is_set():
         left = until - time.monotonic()

@@ -162,7 +162,7 @@ class Times:
     ``seconds``: the time in the handler, over all calls. ``began`` and ``ended``: of the last call,
     in monotonic seconds of this machine. ``calls``: more than 1 if the batch was retried or told to
     wait. ``failed``: the error and the seconds of each call before the last. ``waits``: the seconds
-    between the calls, by reason: `TOLD` to wait by the service, the job's own `RATE`, the
+    outside the calls, by reason: `TOLD` to wait by the service, the job's own `RATE`, the
     `ADAPTIVE` limit, pauses before `RETRIES`, the `WRITE` of rows by a worker, the `START` of a
     worker.
     """
