@@ -1,13 +1,13 @@
-"""Every error of this library, sorted by what its reader does next:
+"""All errors of this library, grouped by what their reader does next:
 
     ResumableTasksError
     ├── UsageError                exit 2   fix the call, the items or the place
-    │   ├── InvalidItems                   items or keys that cannot be used
+    │   ├── InvalidItems                   unusable items or keys
     │   │   ├── InvalidKey
     │   │   ├── DuplicateKey
     │   │   └── ChangedItem
-    │   ├── CheckpointMismatch             the checkpoint belongs to another job, key or version
-    │   └── CheckpointUnusable             not a place where a checkpoint can live
+    │   ├── CheckpointMismatch             the checkpoint is from another job, key or version
+    │   └── CheckpointUnusable             the path cannot hold a checkpoint
     ├── BadResult                 exit 1   fix the handler; recorded per item, raised by publish
     │   ├── MissingResult
     │   └── ResultConflict
@@ -18,19 +18,19 @@
     │   └── Fenced                         another run has taken over; this one has stopped
     ├── CheckpointDamaged         exit 4   ``resumable repair``
     └── StoreError                exit 75  fix the disk, run again
-        └── CommitStateUnknown             the same; the last commit may or may not have landed
+        └── CommitStateUnknown             same; the last commit may or may not be durable
 
     KeyboardInterrupt
     └── Interrupted               exit 75  run again to resume
-        ├── Waiting                        a service has the rest: run again later, to collect it
-        └── BudgetUsedUp          exit 5   raise the budget, or run again to spend it once more
+        ├── Waiting                        a service has the rest: run again later to collect it
+        └── BudgetUsedUp          exit 5   raise the budget, or run again to spend another
 
-``Interrupted`` is a ``KeyboardInterrupt``, so that ``except Exception`` around one job does not
-turn Ctrl-C into "go on with the next".
+``Interrupted`` is a ``KeyboardInterrupt`` so that ``except Exception`` around one job does not turn
+Ctrl-C into "go on with the next".
 
-Each error says in up to three parts ``what`` is wrong and where, what is ``safe`` all the same, and
-the ``remedy``: what to do next. ``str(error)`` is the three, joined. Each class survives a pickle
-round trip: ``what`` is the only positional argument, the rest lives in the instance's ``__dict__``.
+Each error has up to three parts: ``what`` is wrong and where, what is ``safe`` nevertheless, and
+the ``remedy``: what to do next. ``str(error)`` joins the three. Each class survives a pickle round
+trip: ``what`` is the only positional argument, the rest lives in the instance's ``__dict__``.
 """
 
 from __future__ import annotations
@@ -102,23 +102,23 @@ class _InParts:
 
 
 class ResumableTasksError(_InParts, Exception):
-    """The root of the tree: all that this library raises on purpose, except `Interrupted`."""
+    """Base class of all errors that this library raises on purpose, except `Interrupted`."""
 
     exit_code = EXIT_FAILED
 
 
 class UsageError(ResumableTasksError):
-    """The call cannot be carried out as it is; nothing was started."""
+    """The call is invalid; nothing was started."""
 
     exit_code = EXIT_USAGE
 
 
 class InvalidItems(UsageError):
-    """The items are of a kind that cannot be taken."""
+    """The items are of a type that cannot be used."""
 
 
 class InvalidKey(InvalidItems):
-    """An item has no usable key; the message names its position and the way out."""
+    """An item has no usable key; the message names its position and the remedy."""
 
 
 class DuplicateKey(InvalidItems):
@@ -126,32 +126,33 @@ class DuplicateKey(InvalidItems):
 
 
 class ChangedItem(InvalidItems):
-    """An item has changed since it was completed, and the job's ``Changes`` say ``"error"``."""
+    """An item has changed since it was completed, and the job has ``Changes(then="error")``."""
 
 
 class CheckpointMismatch(UsageError):
-    """The checkpoint was made by a job that differs; the message shows both sides."""
+    """The checkpoint was made by a different job; the message shows the differences."""
 
 
 class CheckpointUnusable(UsageError):
-    """The path cannot hold a checkpoint: a file, not writable, no hard links, not ours."""
+    """The path cannot hold a checkpoint: a file, not writable, no hard links, or other files."""
 
 
 class BadResult(ResumableTasksError):
     """The handler returned something that cannot be matched to the items of its batch.
 
-    ``of_shape``: it has not the form of results at all, such as too few rows and none with a key.
+    ``of_shape``: the return value does not have the form of results at all, such as too few rows
+    and none with a key.
     """
 
     of_shape = False
 
 
 class MissingResult(BadResult):
-    """The handler returned no row for an item, and the job wants one for each."""
+    """The handler returned no row for an item, and the job requires one for each."""
 
 
 class ResultConflict(BadResult):
-    """A column of the results has a type that cannot be unified with the rows before it."""
+    """A column of the results has a type that cannot be unified with that of earlier rows."""
 
 
 class WorkerLost(ResumableTasksError):
@@ -159,7 +160,7 @@ class WorkerLost(ResumableTasksError):
 
 
 class JobFailed(ResumableTasksError):
-    """Everything was done that could be done, and more items failed than is tolerated.
+    """All possible work was done, and more items failed than the job tolerates.
 
     ``result`` is the `RunResult`, with the failures in ``result.failures``.
     """
@@ -170,10 +171,10 @@ class JobFailed(ResumableTasksError):
 
 
 class Unfinished(ResumableTasksError):
-    """The run has ended by itself before its items: a budget, or a service that is down.
+    """The run ended before all items were handled: a budget is used up, or a service is down.
 
-    In a flow run only, which is to be failed then: Prefect takes an `Interrupted` for a crash.
-    ``result`` is the `RunResult` up to here, ``exit_code`` that of the `Interrupted`.
+    Raised only in a flow run, to mark it as failed: Prefect would treat an `Interrupted` as a
+    crash. ``result`` is the `RunResult` so far, ``exit_code`` that of the `Interrupted`.
     """
 
     exit_code = EXIT_INTERRUPTED
@@ -192,7 +193,7 @@ class Unfinished(ResumableTasksError):
 
 
 class CheckpointHeld(ResumableTasksError):
-    """Another run holds this checkpoint. ``holder`` says who: host, pid, since, run."""
+    """Another run holds this checkpoint. ``holder`` identifies it: host, pid, since, run."""
 
     exit_code = EXIT_HELD
 
@@ -202,20 +203,20 @@ class CheckpointHeld(ResumableTasksError):
 
 
 class Fenced(CheckpointHeld):
-    """A newer run has taken the checkpoint over. What this one had committed stands."""
+    """A newer run has taken the checkpoint over. Everything this run committed is kept."""
 
 
 def _shown(name: str) -> str:
-    """A name of a file, on one line and without what a terminal obeys."""
+    """A file's name on one line, without control characters."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 class CheckpointDamaged(ResumableTasksError):
     """A file of the checkpoint is missing or is not what was written.
 
-    ``files`` names what is damaged, relative to the checkpoint, ``detail`` is what is wrong with
-    the first of them, and ``place`` is where the checkpoint is: with it the message names the
-    checkpoint and the file, and by default says which commands list the damage and move it aside.
+    ``files`` names the damaged files, relative to the checkpoint; ``detail`` is what is wrong with
+    the first. With ``place``, where the checkpoint is, the message names the checkpoint and the
+    file, and by default the commands that list the damage and move it aside.
     """
 
     exit_code = EXIT_DAMAGED
@@ -240,20 +241,20 @@ class CheckpointDamaged(ResumableTasksError):
 
 
 class StoreError(ResumableTasksError):
-    """The place where the checkpoint lives did not do what it was asked. Nothing was committed."""
+    """A read or write of the checkpoint's storage failed. Nothing was committed by it."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 class CommitStateUnknown(StoreError):
-    """The last commit may or may not be durable; the next run finds out. Nothing is lost."""
+    """The last commit may or may not be durable; the next run determines which. Nothing is lost."""
 
 
 class Interrupted(_InParts, KeyboardInterrupt):
-    """The run has stopped in order before its items. Run the same command again to resume.
+    """The run stopped cleanly before all items were handled. Run the same command again to resume.
 
-    ``result`` is the `RunResult` up to here; ``None`` where there was no time to make one.
-    ``by_itself``: nobody has asked for it; a budget is used up, or a service stays down.
+    ``result`` is the `RunResult` so far; ``None`` if there was no time to make one. ``by_itself``:
+    nobody asked the run to stop; a budget is used up, or a service stays down.
     """
 
     exit_code = EXIT_INTERRUPTED
@@ -272,18 +273,18 @@ class Interrupted(_InParts, KeyboardInterrupt):
 
 
 class BudgetUsedUp(Interrupted):
-    """The run has ended because a limit of its `Budget` is reached; what it has done is safe.
+    """The run ended because it reached a limit of its `Budget`; everything it completed is safe.
 
-    Has an exit code of its own: scripts that rerun what was interrupted must not spend it again.
+    The exit code is its own: scripts that rerun interrupted jobs must not spend another budget.
     """
 
     exit_code = EXIT_BUDGET
 
 
 class Waiting(Interrupted):
-    """A service has what is left, and this run was not to wait for it. Nothing is paid twice.
+    """A service has the remaining items, and this run was not told to wait. Nothing is paid twice.
 
-    ``look_again_at`` (UTC): when it is worth running the same command again.
+    ``look_again_at`` (UTC): when to run the same command again.
     """
 
     def __init__(self, what: str, *, look_again_at: datetime | None = None, **more: Any) -> None:

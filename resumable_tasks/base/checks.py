@@ -48,7 +48,7 @@ def whole_number(name: str, value: object, least: int, *, or_none: bool = False)
         none = ", or None" if or_none else ""
         raise UsageError(
             f"{name}={value!r} is not a whole number from {least}{none}",
-            remedy=f"Give {name}= such a number",
+            remedy=f"Give {name}= a number in that range",
         )
 
 
@@ -57,7 +57,7 @@ def above_zero(name: str, value: object) -> None:
     if value is not None and not (is_number(value) and value):
         raise UsageError(
             f"{name}={value!r} is not a number above 0, or None",
-            remedy=f"Give {name}= such a number",
+            remedy=f"Give {name}= a number in that range",
         )
 
 
@@ -65,7 +65,7 @@ def seconds(name: str, value: object) -> None:
     """Check a duration."""
     if not is_seconds(value):
         raise UsageError(
-            f"{name}={value!r} is not a number of seconds, of a century at most",
+            f"{name}={value!r} is not a number of seconds (at most a century)",
             remedy=f"Give {name}= a number such as 30 or 0.5",
         )
 
@@ -74,8 +74,7 @@ def seconds_or_none(name: str, value: object) -> None:
     """Check a limit in seconds that may be None."""
     if value is not None and not (is_seconds(value) and value):
         raise UsageError(
-            f"{name}={value!r} is neither a number of seconds above 0, of a century at most, nor "
-            "None",
+            f"{name}={value!r} is neither a number of seconds above 0 (at most a century) nor None",
             remedy=f"Give {name}= a number such as 30 or 0.5, or None for no limit",
         )
 
@@ -84,7 +83,7 @@ def choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Check that a value is one of the choices."""
     if value not in choices:
         raise UsageError(
-            f"{name}={value!r} is none of {choices}", remedy=f"Give {name}= one of them"
+            f"{name}={value!r} is not one of {choices}", remedy=f"Give {name}= one of them"
         )
 
 

@@ -42,8 +42,8 @@ def _of_other_threads() -> Interrupted | None:
     if signals is None or not signals.interrupted or _at_a_prompt():
         return None
     return Interrupted(
-        "interrupted: the runs off the main thread have stopped in order. Run the same command "
-        "again to resume"
+        "interrupted: the runs outside the main thread stopped cleanly. Run the same command again "
+        "to resume"
     )
 
 

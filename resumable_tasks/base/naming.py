@@ -32,7 +32,7 @@ def _refuse(of: str, name: str, known: Sequence[str]) -> None:
     from resumable_tasks.errors import UsageError
 
     near = difflib.get_close_matches(name, known, 1)
-    hint = f": do you mean {near[0]}=?" if near else ""
+    hint = f": did you mean {near[0]}=?" if near else ""
     raise UsageError(
         f"{of}: there is no option {name}={hint}",
         remedy=f"Correct its name; {of} has {', '.join(known)}",

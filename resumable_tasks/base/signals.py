@@ -136,8 +136,8 @@ class Interrupts:
         """Act on a signal that came too late to stop this run: the program may begin another."""
         if error is None:
             raise Interrupted(
-                f"interrupted by {self._asked_by}, which came when the run was at its end",
-                safe="All that it has done is committed",
+                f"interrupted by {self._asked_by}, which arrived when the run was ending",
+                safe="All its work is committed",
                 remedy="Run the same command again to resume",
             )
         if isinstance(error, Exception) or getattr(error, "by_itself", False):
@@ -243,13 +243,13 @@ def _set_alarm(seconds: float) -> None:
 
 def _end_what_blocks(number: int, frame: FrameType | None) -> None:
     if any(run.in_main_thread for run in active):
-        raise _stopped("while something in the main thread blocked, after its grace")
+        raise _stopped("because something in the main thread still blocked after grace_seconds")
 
 
 def _stopped(how: str) -> Interrupted:
     return Interrupted(
-        f"stopped {how}; what was committed is safe, and the batches in flight are handled again. "
-        "Run the same command again to resume"
+        f"stopped {how}; committed results are safe, and the batches in flight will be handled "
+        "again. Run the same command again to resume"
     )
 
 

@@ -30,9 +30,9 @@ _STARS = "***"
 
 
 def without_secrets(text: str) -> str:
-    """A text as it may be shown: in its URLs, no user, no password, no token and no key.
+    """Return a text that is safe to show: its URLs have no user, password, token or key.
 
-    Whatever shows a URL, or an error of somebody else's that may name one, shows it by this.
+    Everything that shows a URL, or a foreign error that may contain one, uses this function.
     """
     if "://" in text:
         text = re.sub(_USER_INFO, rf"\g<1>{_STARS}@", text)

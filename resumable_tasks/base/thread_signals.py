@@ -97,9 +97,9 @@ def _end_what_blocks() -> None:
         why = _ended_by or _end_of_the_main_thread()
         if why is not None:
             log.error(
-                "%s: something in a run still blocks after its grace, such as the source of the "
-                "items; the process ends without it. What has finished is committed. Run the same "
-                "command again to resume",
+                "%s: something in a run, such as the source of the items, still blocks after "
+                "grace_seconds; the process ends without it. Finished batches are committed. Run "
+                "the same command again to resume",
                 why,
             )
             logging.shutdown()

@@ -30,8 +30,8 @@ def choice(keys: Iterable[Key] | None, where: str | None, before: str | datetime
     """The choice that a user describes. Raises `UsageError` also if there is no condition."""
     if keys is None and where is None and before is None:
         raise UsageError(
-            "say what is to be done again: keys, where or before; `resumable reset` archives the "
-            "whole checkpoint"
+            "choose what to redo by keys, where or before; `resumable reset` archives the whole "
+            "checkpoint"
         )
     lines = None if keys is None else frozenset(map(keys_.canonical, keys))
     if where is not None and not where.strip():
@@ -45,6 +45,6 @@ def _moment(given: str | datetime) -> datetime:
         found = given if isinstance(given, datetime) else datetime.fromisoformat(given)
     except (ValueError, TypeError):
         raise UsageError(
-            f"before={given!r} is no time: give one such as 2026-11-23T08:00Z, or a date"
+            f"before={given!r} is not a time: give one such as 2026-11-23T08:00Z, or a date"
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

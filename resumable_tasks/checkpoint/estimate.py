@@ -9,7 +9,7 @@ from resumable_tasks.base.text import count, duration
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The expected effort for ``items`` more, at the pace seen so far; None if unknown."""
+    """The expected effort for ``items`` more items, at the pace so far; None if unknown."""
 
     items: int
     seconds: float | None = None

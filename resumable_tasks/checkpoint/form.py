@@ -425,8 +425,8 @@ class Place(ABC):
         ``dry_run`` changes nothing.
         """
         raise UsageError(
-            f"a {type(self).__name__} cannot have items done again",
-            remedy="Use a checkpoint in a directory or a table for that",
+            f"a {type(self).__name__} cannot redo items",
+            remedy="Use a checkpoint in a directory or a table",
         )
 
     def local_path(self) -> str | None:

@@ -12,23 +12,23 @@ OnVersionChange = Literal["error", "reuse", "restart"]
 
 @locked
 class Failing:
-    """A run's response to items that fail. Raises `UsageError` for a value that does not fit.
+    """A run's response to items that fail. Raises `UsageError` for an invalid value.
 
     Args:
-        isolate: a batch that still fails after its retries is halved, and so on, until the bad
-            items stand alone and the others are done: some 2 log2(batch_size) calls for each bad
-            item. False, for a handler whose calls are expensive, fails all items of the batch; so
-            it is by default for work that is submitted to a service.
-        pause_after: after so many batches in a row that failed with the same class of error, the
-            run pauses, and tries single items until one succeeds; no item's attempts are used up
-            meanwhile. None: never.
-        give_up_after: seconds of such a pause, or of waiting as told, after which the run ends as
-            interrupted. The next run resumes.
-        max_attempts: after so many attempts over all runs an item is quarantined: no run tries it,
-            but each counts and lists it, until ``resumable retry`` releases it. A batch's calls
-            count for each of its items, calls that isolate a bad item do not. None: never.
-        retry_failed: whether items that failed in earlier runs are tried again.
-        keep_items: keep the items that failed in the checkpoint, as JSON, beside the failure.
+        isolate: halve a batch that still fails after its retries, repeatedly, until the bad items
+            are alone and the others are done: about 2 log2(batch_size) calls per bad item. False,
+            for a handler whose calls are expensive, fails all items of the batch; this is the
+            default for work submitted to a service.
+        pause_after: after this many batches in a row failed with the same class of error, the run
+            pauses and tries single items until one succeeds; no attempts are counted meanwhile.
+            None: never.
+        give_up_after: seconds of such a pause, or of waiting as told by the service, after which
+            the run ends as interrupted. The next run resumes.
+        max_attempts: after this many attempts over all runs an item is quarantined: runs count and
+            list it but do not try it, until ``resumable retry`` releases it. A batch's calls count
+            for each of its items; calls that isolate a bad item do not count. None: never.
+        retry_failed: whether to try items again that failed in earlier runs.
+        keep_items: store failed items in the checkpoint, as JSON, with the failure.
     """
 
     isolate: bool | None = None

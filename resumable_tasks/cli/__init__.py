@@ -81,11 +81,11 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="resumable")
 def main() -> None:
-    """Look after the checkpoints of resumable jobs.
+    """Inspect and manage the checkpoints of resumable jobs.
 
-    All commands but retry, redo, accept, repair, compact, reset, prune, import, check, submissions
-    with attach or withdraw, sql accept and sql init --apply only read, and are safe while a run is
-    at work.
+    All commands only read, and are safe while a run is at work, except retry, redo, accept, repair,
+    compact, reset, prune, import, check, submissions attach and withdraw, sql accept and sql init
+    --apply.
     """
 
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @checkpoint_argument
 @json_option
 def repair(checkpoint: str, as_json: bool) -> None:
-    """Move what is damaged in CHECKPOINT aside.
+    """Move damaged files of CHECKPOINT aside.
 
-    The next run redoes the items that it held, and only those. Nothing is deleted: damaged files
-    go to the folder `damaged` of the checkpoint. What is not damaged stays completed.
+    The next run redoes the items in them, and only those. Nothing is deleted: damaged files go to
+    the checkpoint's folder `damaged`. All other items stay completed.
     """
     from resumable_tasks.checkpoint.directory import repair as repairs
     from resumable_tasks.checkpoint.directory.moving import FOLDER
@@ -59,7 +59,7 @@ def repair(checkpoint: str, as_json: bool) -> None:
     }
     text = [f"nothing to repair: {count(left, 'completed item')}, all good"]
     if report.damages:
-        more = "and those of the lost records, which nothing names any more, " if unknown else ""
+        more = "and the unknown items of lost records " if unknown else ""
         text = [
             *damage_lines(report.damages),
             *(f"moved to {clean(f'{store.url}/{name}')}" for name in moved),
@@ -82,19 +82,19 @@ def repair(checkpoint: str, as_json: bool) -> None:
     type=click.Choice(["parquet", "delta"]),
     default="parquet",
     show_default=True,
-    help="Parquet files, or a Delta table, to which what has come since is appended.",
+    help="Parquet files, or a Delta table to which new rows are appended.",
 )
 @click.option(
     "--ordered",
     is_flag=True,
-    help="Sort the rows by key, integers before strings; holds them all in memory.",
+    help="Sort the rows by key, integers before strings; holds all rows in memory.",
 )
 @click.option(
     "--target-mb",
     type=click.IntRange(min=1),
     default=128,
     show_default=True,
-    help="About how many megabytes a file has.",
+    help="Approximate size of a file in megabytes.",
 )
 @json_option
 def publish(
@@ -102,9 +102,8 @@ def publish(
 ) -> None:
     """Write the committed rows of CHECKPOINT to DEST, a folder or a place in a bucket.
 
-    As a compacted Parquet dataset, or into a Delta table. A reader sees what was there before or
-    the new rows, never a part. DEST is refused if it holds anything that publish has not written
-    there.
+    Writes a compacted Parquet dataset, or a Delta table. A reader sees the old data or the new,
+    never a mixture. Refuses a DEST that contains anything that publish did not write.
     """
     from resumable_tasks.checkpoint.directory.place import DirectoryReader
     from resumable_tasks.results import publish as publishing
@@ -126,8 +125,8 @@ def publish(
     output.show(as_json, document, [text])
     if reader.status != "done":
         output.note(
-            f"note: the checkpoint's status is {reader.status}: what is not completed yet is not "
-            "in it"
+            f"note: the checkpoint's status is {reader.status}: items that are not completed are "
+            "not in it"
         )
 
 
@@ -138,13 +137,18 @@ def publish(
     "\n\b\nExample:\n  resumable reset checkpoints/classify --yes",
 )
 @checkpoint_argument
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @click.option(
-    "--lose-submissions", "lose", is_flag=True, help="Also while a service has work that was paid."
+    "--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal."
+)
+@click.option(
+    "--lose-submissions",
+    "lose",
+    is_flag=True,
+    help="Archive even if a service has paid work of it.",
 )
 @json_option
 def reset(checkpoint: str, yes: bool, lose: bool, as_json: bool) -> None:
-    """Archive CHECKPOINT, so that the next run starts from nothing.
+    """Archive CHECKPOINT, so that the next run starts from scratch.
 
     Nothing is deleted: a directory gets a new name beside the old one; in a bucket, the next run
     works below a new number. Works for a damaged checkpoint too.
@@ -167,7 +171,7 @@ def reset(checkpoint: str, yes: bool, lose: bool, as_json: bool) -> None:
     text = [
         *([f"lost to the next run: {lost}"] if lost else []),
         f"archived to {clean(archived)}",
-        f"the next run starts from nothing; to undo: {clean(disk.way_back(store, archived))}",
+        f"the next run starts from scratch; to undo: {clean(disk.way_back(store, archived))}",
     ]
     # Whole: a part of it is a command to be pasted.
     document = {"checkpoint": store.url, "archived": archived, "lost": lost or None}
@@ -179,9 +183,9 @@ def _existing(checkpoint: str) -> Store:
     store = open_store(checkpoint)
     if not is_checkpoint(store):
         raise UsageError(
-            f"{store.url} is not a checkpoint; `resumable ls PLACE` finds those below a directory "
-            "or bucket",
-            remedy="Give the place of one",
+            f"{store.url} is not a checkpoint; `resumable ls PLACE` finds the checkpoints below a "
+            "directory or bucket",
+            remedy="Give the path or URL of a checkpoint",
         )
     return store
 
@@ -196,9 +200,9 @@ def _what_is_lost(store: Store, lose: bool) -> str:
     lost = named(reader.state.out)
     if lost and not lose:
         raise UsageError(
-            f"{store.url}: {lost}. The next run would submit, and pay, that again; nothing was "
-            "changed",
-            remedy="Run the job to collect it, and reset then; or give --lose-submissions",
+            f"{store.url}: {lost}. The next run would submit these again, and pay again; nothing "
+            "was changed",
+            remedy="Run the job to collect them, then reset; or give --lose-submissions",
         )
     return lost
 

@@ -14,11 +14,9 @@ _WORDS = {"good": "good", "note": "note", "bad": "NOT FIT"}
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  checkpoints can be kept there"
-    "\n  1  they cannot: the lines that are not fit tell why"
-    "\n  2  not the name of a place\n"
-    "\n\b\nExamples:\n  resumable check s3://bucket/checkpoints"
-    "\n  resumable check /mnt/shared/checkpoints --json",
+    epilog="\b\nExit codes:\n  0  checkpoints can be kept there\n  1  they cannot: the lines with "
+    "NOT FIT say why\n  2  not the name of a place\n\n\b\nExamples:\n  resumable check "
+    "s3://bucket/checkpoints\n  resumable check /mnt/shared/checkpoints --json",
 )
 @click.argument("place")
 @click.option(
@@ -26,15 +24,15 @@ _WORDS = {"good": "good", "note": "note", "bad": "NOT FIT"}
     type=click.IntRange(min=1),
     default=1001,
     show_default=True,
-    help="How many objects are written to test long listings.",
+    help="Number of objects to write to test long listings.",
 )
 @json_option
 @click.pass_context
 def check(context: click.Context, place: str, names: int, as_json: bool) -> None:
-    """Try out whether checkpoints can be kept at PLACE, a directory or the URL of a bucket.
+    """Test whether checkpoints can be kept at PLACE, a directory or the URL of a bucket.
 
-    Writes below a fresh name of its own, and removes that again: put-if-absent one after the other
-    and raced, permissions, listings, large objects, the clock, and what a commit will take.
+    Tests put-if-absent (sequential and concurrent), permissions, listings, large objects, the
+    clock, and how long a commit takes. Writes below a fresh name, and removes that again.
     """
     from resumable_tasks.checkpoint.store import probe
 

@@ -24,15 +24,15 @@ from resumable_tasks.cli.look import checkpoint_argument, json_option
     type=click.IntRange(min=1),
     default=128,
     show_default=True,
-    help="About how many megabytes a merged shard has at most.",
+    help="Approximate maximum size of a merged shard in megabytes.",
 )
 @json_option
 def compact(checkpoint: str, target_mb: int, as_json: bool) -> None:
     """Merge the many small files of CHECKPOINT into few large ones.
 
-    Nothing is done again, and each row is there once at every moment. The files that were merged
-    stay for those who are reading them; the next run deletes them, or the next `compact`. A run
-    does all this by itself while it is at work.
+    No item is done again, and every row stays available exactly once throughout. Merged files stay
+    for current readers; the next run or the next `compact` deletes them. Runs also merge
+    automatically while at work.
     """
     from resumable_tasks.checkpoint.directory import compacting
 
@@ -41,9 +41,8 @@ def compact(checkpoint: str, target_mb: int, as_json: bool) -> None:
     text = [f"nothing to merge: {count(found.after, 'shard')}"]
     if found.left:
         text = [
-            f"{count(found.before, 'shard')} are {found.after:,} now",
-            f"the {count(found.left, 'file')} that were merged are deleted by the next run, "
-            "or the next time",
+            f"{count(found.before, 'shard')} are now {found.after:,}",
+            f"the next run or the next compact deletes the {count(found.left, 'merged file')}",
         ]
     if found.deleted:
         text.append(f"deleted {count(found.deleted, 'file')} that no longer counted")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Exit codes:
   0   printed or, with --apply, done; or there was nothing to do
-  2   no such table or column, the key is none, or no permission
-  75  the database did not do it now: run it again
+  2   no such table or column, no usable key, or no permission
+  75  the database failed: run the command again
 
 \b
 Example:
@@ -31,7 +31,7 @@ Example:
 _STATUS_EPILOG = """\b
 Exit codes:
   0   done         all rows are done
-  1   failed       all are done but those that failed or are parked, more than is tolerated
+  1   failed       all are done except failed or parked rows, more than tolerated
   2   usage        no such table, or it is not prepared
   3   running      a run is at work
   5   spent        rows are left, and the last run has used up its budget
@@ -45,7 +45,7 @@ Example:
 
 @click.group(epilog="\b\nExample:\n  resumable sql init sqlite:///shop.db --table lessons --key id")
 def sql() -> None:
-    """Prepare a database table whose rows are the items of a job, and look at it."""
+    """Prepare and inspect a database table whose rows are the items of a job."""
 
 
 def names_a_table(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,15 +56,17 @@ def names_a_table(command: Callable[..., None]) -> Callable[..., None]:
             default="processed_at",
             show_default=True,
             metavar="COLUMN",
-            help="that is NULL until a row is done",
+            help="column that is NULL until a row is done",
         ),
         click.option(
             "--key",
             multiple=True,
             metavar="COLUMN",
-            help="that names a row; by default the primary key",
+            help="column that identifies a row; by default the primary key",
         ),
-        click.option("--table", required=True, metavar="NAME", help="whose rows are the items"),
+        click.option(
+            "--table", required=True, metavar="NAME", help="table whose rows are the items"
+        ),
         click.argument("url"),
     ):
         command = each(command)
@@ -78,7 +80,7 @@ def names_a_table(command: Callable[..., None]) -> Callable[..., None]:
     "columns",
     multiple=True,
     metavar="NAME[:TYPE]",
-    help="a column for results; of type TEXT unless said otherwise",
+    help="column for results; of type TEXT by default",
 )
 @click.option("--apply", is_flag=True, help="run the statements instead of only printing them")
 def init(
@@ -86,10 +88,10 @@ def init(
 ) -> None:
     """Print the SQL that prepares a table of the database at URL.
 
-    It adds the columns and tables that are missing, and an index of what is left to do; no data
-    is dropped. With --apply it is run: all or nothing, but that PostgreSQL makes the index by
-    itself at the end, while the table is in use. URL is SQLAlchemy's, such as
-    postgresql://user@host/name or sqlite:///file.db.
+    The SQL adds missing columns and tables, and an index of the rows left to do; it drops no data.
+    --apply runs it: all or nothing, except that PostgreSQL creates the index separately at the end,
+    while the table stays in use. URL is a SQLAlchemy URL, such as postgresql://user@host/name or
+    sqlite:///file.db.
     """
     from resumable_tasks.checkpoint.sql.place import SqlCheckpoint
     from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy
@@ -112,7 +114,7 @@ def init(
         database.close()
     output.lines(f"{each};" for each in statements)
     if not statements:
-        output.note(f"table {table} is prepared: there is nothing to do")
+        output.note(f"table {table} is already prepared: nothing to do")
     elif apply:
         output.note("done")
     else:
@@ -121,7 +123,9 @@ def init(
 
 @sql.command(epilog=_STATUS_EPILOG)
 @names_a_table
-@click.option("--where", metavar="CONDITION", help="of the job's SqlCheckpoint, if it has one")
+@click.option(
+    "--where", metavar="CONDITION", help="where= of the job's SqlCheckpoint, if it has one"
+)
 @json_option
 @click.pass_context
 def status(
@@ -133,9 +137,9 @@ def status(
     where: str | None,
     as_json: bool,
 ) -> None:
-    """Say how far the rows of a table of the database at URL are, and who is at work on it.
+    """Show the progress of a table in the database at URL, and which runs are at work on it.
 
-    Reads only. For a job with shards=, `resumable status` of its directory says more.
+    Only reads. For a job with shards=, `resumable status` of its directory shows more.
     """
     from resumable_tasks.checkpoint.sql.place import SqlCheckpoint
     from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy

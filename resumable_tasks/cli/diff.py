@@ -21,11 +21,10 @@ _VALUE_CHARS = 60
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  compared, whether they differ or not"
-    "\n  2  not two checkpoints, or their keys are of other fields"
-    "\n  4  one of them is damaged\n"
-    "\n\b\nExamples:\n  resumable diff nightly/2026-11-27 nightly/2026-11-28"
-    "\n  resumable diff old new --most 1000 --csv > differences.csv",
+    epilog="\b\nExit codes:\n  0  compared, whether they differ or not\n  2  not two checkpoints, "
+    "or their keys have different fields\n  4  one of them is damaged\n\n\b\nExamples:\n  "
+    "resumable diff nightly/2026-11-27 nightly/2026-11-28\n  resumable diff old new --most 1000 "
+    "--csv > differences.csv",
 )
 @click.argument("a")
 @click.argument("b")
@@ -34,15 +33,15 @@ _VALUE_CHARS = 60
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="How many items of each kind to show, at most.",
+    help="Maximum number of items of each kind to show.",
 )
 @json_option
 @output.csv_option
 def diff(a: str, b: str, most: int, as_json: bool, as_csv: bool) -> None:
     """Compare the completed items and the rows of two checkpoints, A and B, by key.
 
-    Which keys are only in A, which only in B, and which items have other rows, with the columns
-    that differ. Changes nothing. The rows of both are held in memory.
+    Shows keys that are only in A or only in B, and items whose rows differ, with the differing
+    columns. Changes nothing. Holds the rows of both in memory.
     """
     from resumable_tasks.checkpoint.directory.comparing import compare
 

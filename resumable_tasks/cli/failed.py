@@ -36,18 +36,20 @@ _FEW = 5
     "\n  resumable failures checkpoints/classify --export failed.parquet",
 )
 @checkpoint_argument
-@click.option("--all", "show_all", is_flag=True, help="Show each failed item, not only the kinds.")
-@click.option("--quarantined", is_flag=True, help="Only items that are no longer tried.")
-@click.option("--parked", is_flag=True, help="Only items whose result does not fit the table.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Show every failed item, not only the classes of error."
+)
+@click.option("--quarantined", is_flag=True, help="Show only items that are no longer tried.")
+@click.option("--parked", is_flag=True, help="Show only items whose result does not fit the table.")
 @click.option("--traceback", is_flag=True, help="Show the tracebacks as well.")
-@click.option("--jsonl", is_flag=True, help="Print each failed item, one JSON object a line.")
+@click.option("--jsonl", is_flag=True, help="Print every failed item, one JSON object per line.")
 @output.csv_option
-@click.option("--follow", is_flag=True, help="Print each as it fails, until the run ends.")
+@click.option("--follow", is_flag=True, help="Print each item as it fails, until the run ends.")
 @click.option(
     "--export",
     metavar="FILE",
-    help="Write each failed item, with its traceback and the item if it was kept, to FILE.jsonl "
-    "or FILE.parquet.",
+    help="Write every failed item, with its traceback and the item itself if it was kept, to "
+    "FILE.jsonl or FILE.parquet.",
 )
 @json_option
 def failures(
@@ -64,18 +66,21 @@ def failures(
 ) -> None:
     """List the items of CHECKPOINT whose last attempt failed.
 
-    By default by class of error, with how many there are and one example each. The next run tries
-    all of them again but for those that are quarantined, having failed as often as the job's
-    max_attempts; `retry` releases those. With --parked, those that were handled and whose result is
-    kept but does not fit the table; --jsonl and --export have their rows. Exits with 0 also if
-    there are any; `status` exits with 1.
+    By default grouped by class of error, with a count and an example each. The next run tries all
+    of them again, except quarantined items, which have failed max_attempts times; `retry` releases
+    those. With --parked, lists handled items whose result is kept but does not fit the table;
+    --jsonl and --export include their rows. Exits with 0 even if there are failures; `status` exits
+    with 1.
     """
     if quarantined and parked:
         raise UsageError("give --quarantined or --parked: no item is both")
     if sum((jsonl, as_json, as_csv)) > 1:
-        raise UsageError("give --json, --jsonl or --csv, not several")
+        raise UsageError("give only one of --json, --jsonl and --csv")
     if follow and (as_json or as_csv or export or show_all):
-        raise UsageError("--follow prints lines, or objects with --jsonl: leave the others out")
+        raise UsageError(
+            "--follow prints lines, or objects with --jsonl: leave --json, --csv, --export and "
+            "--all out"
+        )
     reader = Reader.at(checkpoint)
     chosen = _Chosen(checkpoint, quarantined, parked, traceback, show_all)
     if follow:
@@ -205,7 +210,7 @@ def _listed(
         return
     if state.parked:
         yield (
-            f"{count(len(state.parked), 'item')} parked: kept, and not in the table; "
+            f"{count(len(state.parked), 'item')} parked: kept, but not in the table; "
             f"{command('failures', chosen.checkpoint, '--parked')} lists them"
         )
     if state.quarantined:
@@ -226,18 +231,23 @@ def _listed(
 )
 @checkpoint_argument
 @click.option(
-    "--key", "keys", multiple=True, help="An item's key, as `keys` or `failures` prints it."
+    "--key",
+    "keys",
+    multiple=True,
+    help="Release the item with this key, as `keys` or `failures` prints it.",
 )
-@click.option("--error-class", "classes", multiple=True, help="All that failed with this error.")
-@click.option("--quarantined", is_flag=True, help="All that are not tried any more.")
+@click.option(
+    "--error-class", "classes", multiple=True, help="Release all items that failed with this error."
+)
+@click.option("--quarantined", is_flag=True, help="Release all items that are no longer tried.")
 @json_option
 def retry(
     checkpoint: str, keys: Sequence[str], classes: Sequence[str], quarantined: bool, as_json: bool
 ) -> None:
     """Release failed items of CHECKPOINT: the next run tries them again.
 
-    Their attempts are forgotten, so that what was quarantined is not any more. Without an option,
-    all failed items. Several options release what any of them names.
+    Resets their attempts, so that quarantined items are tried again. Without an option, releases
+    all failed items. Several options release all items that match any of them.
     """
     reader = Reader.at(checkpoint)
     state = reader.state
@@ -270,7 +280,7 @@ def retry(
 def _refuse_parked(text: str, parked: Lines, checkpoint: str) -> None:
     if any(form in parked for form in typed_forms(text)):
         raise UsageError(
-            f"the item with key {text} has not failed: its result is kept, and does not fit the "
+            f"the item with key {text} has not failed: its result is kept but does not fit the "
             "table",
             remedy=f"Take it over with {command('accept', checkpoint)}, or have the item handled "
             f"again with {command('redo', checkpoint, '--key', text)}",
@@ -339,7 +349,7 @@ def _lines(failure: Failure, traceback: bool) -> Iterator[str]:
 def _keyless_lines(keyless: Keyless, show_all: bool) -> Iterator[str]:
     if not keyless.there:
         return
-    yield f"{keyless}; each run fails them until their keys are fixed"
+    yield f"{keyless}; every run fails them until their keys are fixed"
     shown = keyless.first if show_all else keyless.first[:_FEW]
     for failure in shown:
         yield f"  {clean(failure.message, output.MESSAGE_CHARS)}"
@@ -355,7 +365,7 @@ def _export(failed: list[Failure], path: str) -> None:
         if not path.endswith((".jsonl", ".ndjson", ".parquet")):
             raise UsageError(
                 f"--export {path}: end its name in .jsonl or .parquet",
-                remedy="Name the file for its format",
+                remedy="Choose a file name with the format's suffix",
             )
         # For its owner alone, as the checkpoint is: errors quote items.
         with os.fdopen(open_plain(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -368,7 +378,7 @@ def _export(failed: list[Failure], path: str) -> None:
     except OSError as error:
         raise StoreError(
             f"{path} could not be written: {error.strerror or error}",
-            remedy="Name a file in a folder that exists, with space left, and export again",
+            remedy="Name a file in an existing folder with free space, and export again",
         ) from error
     finally:
         if os.path.exists(temp):

@@ -14,18 +14,19 @@ from resumable_tasks.cli.look import json_option
 
 @click.command(
     "import",
-    epilog="\b\nExit codes:\n  0  imported, or all was there already"
-    "\n  2  the file or an option is wrong, the checkpoint is of another job; nothing was changed"
-    "\n  3  a run holds the checkpoint; nothing was changed\n"
-    "\n\b\nExamples:"
-    "\n  resumable import done.jsonl --key id --checkpoint checkpoints/classify"
-    "\n  resumable import ids.txt --job send --checkpoint checkpoints/send --dry-run",
+    epilog="\b\nExit codes:\n  0  imported, or everything was already there\n  2  the file or an "
+    "option is wrong, or the checkpoint belongs to another job; nothing was changed\n  3  a run "
+    "holds the checkpoint; nothing was changed\n\n\b\nExamples:\n  resumable import done.jsonl "
+    "--key id --checkpoint checkpoints/classify\n  resumable import ids.txt --job send "
+    "--checkpoint checkpoints/send --dry-run",
 )
 @click.argument("file", type=click.Path())
-@click.option("--checkpoint", required=True, help="The checkpoint's directory or URL, new or not.")
-@click.option("--job", help="The name of the job; by default, the first run's.")
+@click.option(
+    "--checkpoint", required=True, help="The checkpoint's directory or URL, new or existing."
+)
+@click.option("--job", help="The job's name; by default, set by the first run.")
 @click.option("--key", multiple=True, help="The job's key=; repeat it for a composite key.")
-@click.option("--version", help="The job's version; by default, the first run's.")
+@click.option("--version", help="The job's version; by default, set by the first run.")
 @click.option(
     "--results",
     type=click.Choice(["one", "many", "none"]),
@@ -34,7 +35,7 @@ from resumable_tasks.cli.look import json_option
 @click.option(
     "--format",
     type=click.Choice(["jsonl", "lines"]),
-    help="The format, if the file's name and first line do not show it.",
+    help="The format, if it is not clear from the file's name and first line.",
 )
 @click.option(
     "--key-type",
@@ -47,29 +48,29 @@ from resumable_tasks.cli.look import json_option
     "--done-if",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Such lines are done; VALUE * matches any.",
+    help="Count lines with this value as done; * matches any value.",
 )
 @click.option(
     "--failed-if",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="A line that says so is not done.",
+    help="Count lines with this value as not done.",
 )
 @click.option("--keys-only", is_flag=True, help="Keep no rows, whatever results= the job has.")
 @click.option(
     "--complete", is_flag=True, help="FILE is complete: accept a last line without a newline."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be imported.")
 @json_option
 def import_progress(
     file: str, checkpoint: str, as_json: bool, dry_run: bool, **options: Any
 ) -> None:
-    """Take over FILE, in which a program of your own has kept what is done.
+    """Import FILE, in which your own program has recorded what is done.
 
-    FILE is JSON lines or a JSON array with the key in a field, or a list of ids; of a CSV, DuckDB
-    makes JSON lines. What FILE names counts as completed in the checkpoint from then on, and the
-    job's next run skips it. FILE is read whole first; a last line that may be torn is left out, any
-    other that cannot be read ends the import.
+    FILE is JSON lines or a JSON array with the key in a field, or a list of ids; convert CSV to
+    JSON lines, for instance with DuckDB. Items in FILE count as completed in the checkpoint from
+    then on, and the job's next run skips them. FILE is read completely first. A last line that may
+    be torn is left out; any other unreadable line ends the import.
     """
     from resumable_tasks.checkpoint.importing.importing import import_file
 
@@ -79,13 +80,13 @@ def import_progress(
     job = clean(done.job) or "the first run names the job"
     text = [f"{would} {count(done.imported, 'item')}{rows} into {clean(done.checkpoint)} ({job})"]
     if done.skipped:
-        text.append(f"{count(done.skipped, 'item')} skipped: completed there before")
+        text.append(f"{count(done.skipped, 'item')} skipped: already completed there")
     if done.duplicates:
-        text.append(f"{count(done.duplicates, 'line')} of items that have a later line: left out")
+        text.append(f"{count(done.duplicates, 'line')} left out: a later line has the same item")
     if done.failed:
         text.append(
-            f"{count(done.failed, 'line')} of items that failed or are not done: left out, the "
-            "next run handles them"
+            f"{count(done.failed, 'line')} left out: items that failed or are not done; the next "
+            "run handles them"
         )
     if done.columns:
         columns = ", ".join(f"{clean(name, 80)} {kind}" for name, kind in done.columns.items())
@@ -93,7 +94,7 @@ def import_progress(
     elif done.imported and not done.rows and done.results != "none":
         text.append("without results: table() and publish() will not include them")
     if done.key == "item" and not options["key"]:
-        text.append("the items are their own keys; if the job's key= is a field, say --key")
+        text.append("the items are their own keys; if the job's key= is a field, give --key")
     if done.torn is not None:
         text.append(
             f"line {done.torn:,} has no newline and may be torn: it is left out, and its item is "

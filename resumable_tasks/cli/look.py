@@ -45,10 +45,10 @@ Exit codes:
 @json_option
 @click.pass_context
 def status(context: click.Context, checkpoint: str, as_json: bool) -> None:
-    """Say how far CHECKPOINT is, and what to do next.
+    """Show the progress of CHECKPOINT, and what to do next.
 
-    What is completed and what failed, how the last run ended, who is at work on it now. Reads the
-    journal and the sizes of the shards, not the shards themselves; `verify` does.
+    Shows what is completed and what failed, how the last run ended, and who is at work on it now.
+    Reads the journal and the sizes of the shards, but not the shards; use `verify` for that.
     """
     reader = Reader(open_store(checkpoint))
     reader.examine()
@@ -168,15 +168,17 @@ def _holder(reader: Reader) -> str:
     "\n  resumable ls s3://bucket/checkpoints",
 )
 @click.argument("place", required=False)
-@click.option("--failed", is_flag=True, help="Only those with failed or parked items, or damage.")
+@click.option(
+    "--failed", is_flag=True, help="List only checkpoints with failed or parked items, or damage."
+)
 @json_option
 @output.csv_option
 def list_checkpoints(place: str | None, failed: bool, as_json: bool, as_csv: bool) -> None:
     """List all checkpoints in and below PLACE, a directory or the URL of one in a bucket.
 
-    Archived ones too. Without PLACE those below the working directory, some folders deep; of
-    hidden folders only .resumable. Symbolic links are not followed. Exits with 0, whatever the
-    checkpoints' states are.
+    Includes archived ones. Without PLACE, lists those in the working directory and some levels
+    below it; of hidden folders, only .resumable. Symbolic links are not followed. Exits with 0,
+    whatever the checkpoints' states are.
     """
     output.refuse_both(as_json, as_csv)
     there = list(finding.find_here(_tell) if place is None else finding.find(place, _tell))
@@ -196,7 +198,7 @@ def list_checkpoints(place: str | None, failed: bool, as_json: bool, as_csv: boo
         where = (
             f"below {place}"
             if place is not None
-            else f"in {os.getcwd()} and {finding.DEEPEST} folders below it. Name their place: "
+            else f"in {os.getcwd()} and {finding.DEEPEST} levels below it. Name their place: "
             "`resumable ls PLACE`"
         )
         what = "checkpoints with failed items or damage" if every else "checkpoints"
@@ -215,7 +217,7 @@ def _has_failed(entry: dict[str, Any]) -> bool:
 
 
 def _tell(error: OSError) -> None:
-    output.note(f"cannot look into {error.filename}: {error.strerror}")
+    output.note(f"cannot read {error.filename}: {error.strerror}")
 
 
 def _table(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -264,12 +266,12 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 )
 @checkpoint_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of lines.")
-@click.option("--jsonl", is_flag=True, help="Print one object a line: the key, and when.")
+@click.option("--jsonl", is_flag=True, help="Print one object per line: the key and the time.")
 def keys(checkpoint: str, as_json: bool, jsonl: bool) -> None:
     """Print the keys of the completed items of CHECKPOINT.
 
-    One JSON value a line, in the order of commits, each once. The number 1 and the string "1" are
-    different keys, and so are their lines.
+    Prints one JSON value per line, in the order of commits, each key once. The number 1 and the
+    string "1" are different keys and give different lines.
     """
     if as_json and jsonl:
         raise UsageError("--json and --jsonl exclude each other", remedy="Give one of them")
@@ -295,14 +297,14 @@ def keys(checkpoint: str, as_json: bool, jsonl: bool) -> None:
 @click.option(
     "--items",
     type=click.IntRange(min=0),
-    help="How many items the job has; by default as many as its last run had.",
+    help="Number of items of the job; by default as in its last run.",
 )
 @json_option
 def plan(checkpoint: str, items: int | None, as_json: bool) -> None:
-    """Say what the next run of CHECKPOINT would handle, and what that would take.
+    """Estimate what the next run of CHECKPOINT would handle, how long it would take, and its cost.
 
-    Time and cost are estimated from the runs up to now. The items themselves are not read:
-    `dry_run=True` in the job does that, and knows exactly.
+    Time and cost are estimated from earlier runs. The items themselves are not read; `dry_run=True`
+    in the job reads them and gives exact numbers of items.
     """
     reader = Reader.at(checkpoint)
     state = reader.state
@@ -339,14 +341,14 @@ def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | Non
     yield f"  items        {'unknown' if items is None else f'{items:,}'}"
     yield f"  completed    {found['completed']:,}"
     yield f"  failed       {found['failed']:,}" + (
-        f", {quarantined:,} of them quarantined, which are not tried" if quarantined else ""
+        f", {quarantined:,} of them quarantined and not tried again" if quarantined else ""
     )
     if found["parked"]:
-        yield f"  parked       {found['parked']:,}, which are kept and not handled again"
+        yield f"  parked       {found['parked']:,}, kept and not handled again"
     if found["submissions"]:
-        yield f"  out          {_out(reader)}, which are collected"
+        yield f"  out          {_out(reader)}, to be collected"
     if remaining is None:
-        yield "  next run     unknown, as the number of items is: give --items"
+        yield "  next run     unknown, because the number of items is unknown: give --items"
     else:
         yield f"  next run     would handle {remaining}"
 
@@ -361,8 +363,8 @@ def _plan_lines(reader: Reader, found: dict[str, Any], remaining: Estimate | Non
 def verify(context: click.Context, checkpoint: str, as_json: bool) -> None:
     """Read every byte of CHECKPOINT and list what is damaged.
 
-    Every record against its checksum and the one before it, every shard against the commit that
-    names it. Changes nothing.
+    Checks every record against its checksum and its predecessor, and every shard against the commit
+    that names it. Changes nothing.
     """
     from resumable_tasks.checkpoint.directory import repair
 
@@ -378,8 +380,8 @@ def of_a_service(place: str, report: Report) -> Iterator[str]:
     yield from lost_intents(report.strays, place)
     if report.submits and any(damage.items is None for damage in report.damages):
         yield (
-            "a lost record may have named items that a service has: these are submitted, and paid, "
-            "again. Look at the service before you run the job"
+            "a lost record may have named items that a service has: these would be submitted, and "
+            "paid for, again. Check the service before you run the job"
         )
 
 
@@ -393,14 +395,14 @@ def _report_lines(place: str, report: Report) -> Iterator[str]:
     )
     if report.orphans:
         yield (
-            f"{count(len(report.orphans), 'orphan')}: a shard that no commit names is what a crash "
-            "leaves behind, or what a run is about to commit; harmless, the next run removes it"
+            f"{count(len(report.orphans), 'orphan')}: shards that no commit names, left by a crash "
+            "or about to be committed; harmless, the next run removes leftovers"
         )
     first = report.damages[0] if report.damages else None
     if first is not None and first.file == "job.json" and first.items is None:
         yield (
-            "next: put job.json back from a copy; or "
-            f"{clean(command('reset', place))} archives the checkpoint"
+            f"next: restore job.json from a copy; or {clean(command('reset', place))} archives the "
+            "checkpoint"
         )
     elif report.damages:
         yield (

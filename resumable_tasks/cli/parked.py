@@ -30,7 +30,7 @@ from resumable_tasks.runners.values.encoding import decode
 _SQL_EPILOG = """\b
 Exit codes:
   0  nothing is parked any more
-  1  some of it does not fit yet
+  1  some results still do not fit
   2  no such table or column; nothing was changed
   3  SQLite: a run is at work; nothing was changed
 
@@ -41,7 +41,7 @@ Example:
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  nothing is parked any more\n  1  some of it does not fit yet"
+    epilog="\b\nExit codes:\n  0  nothing is parked any more\n  1  some results still do not fit"
     "\n  3  a run holds the checkpoint; nothing was changed"
     "\n  4  the checkpoint is damaged; nothing was changed\n"
     "\n\b\nExamples:\n  resumable accept checkpoints/classify --json-column arguments"
@@ -54,7 +54,7 @@ Example:
     "json_columns",
     metavar="COLUMN",
     multiple=True,
-    help="Keep the values of this column as JSON text, those of the table too.",
+    help="Store this column as JSON text, including values already in the table.",
 )
 @click.option(
     "--schema",
@@ -64,7 +64,7 @@ Example:
 @click.option(
     "--convert",
     metavar="MODULE:FUNCTION",
-    help="A function of a parked row that returns one that fits; both are dicts.",
+    help="A function that takes a parked row and returns one that fits; both are dicts.",
 )
 @json_option
 @click.pass_context
@@ -78,9 +78,9 @@ def accept(
 ) -> None:
     """Take over the parked results of CHECKPOINT that fit the table now.
 
-    The handler is not called. What still does not fit stays parked, as it is. Give the job the same
-    schema= and json_columns=, so that its next results fit as well. Modules are looked for in the
-    current folder too.
+    The handler is not called. Results that still do not fit stay parked, unchanged. Give the job
+    the same schema= and json_columns=, so that its next results fit as well. Modules are also
+    searched for in the current folder.
     """
     reader = Reader.at(checkpoint)
     columns = columns_of(_named(schema) if schema else None, json_columns)
@@ -144,11 +144,15 @@ def _end(
 
 @sql.command("accept", epilog=_SQL_EPILOG)
 @names_a_table
-@click.option("--where", metavar="CONDITION", help="of the job's SqlCheckpoint, if it has one")
 @click.option(
-    "--column", "columns", multiple=True, metavar="NAME", help="of the job's columns=, each"
+    "--where", metavar="CONDITION", help="where= of the job's SqlCheckpoint, if it has one"
 )
-@click.option("--results-table", metavar="NAME", help="the job's results_table=, instead")
+@click.option(
+    "--column", "columns", multiple=True, metavar="NAME", help="each of the job's columns="
+)
+@click.option(
+    "--results-table", metavar="NAME", help="the job's results_table=, instead of --column"
+)
 @click.option(
     "--results-key", multiple=True, metavar="COLUMN", help="the job's results_key=, if it has one"
 )
@@ -158,12 +162,12 @@ def _end(
     "json_columns",
     multiple=True,
     metavar="NAME",
-    help="of the job's json_columns=",
+    help="each of the job's json_columns=",
 )
 @click.option(
     "--convert",
     metavar="MODULE:FUNCTION",
-    help="a function of a parked row that returns one that fits; both are dicts",
+    help="a function that takes a parked row and returns one that fits; both are dicts",
 )
 @json_option
 @click.pass_context
@@ -177,14 +181,14 @@ def accept_in_table(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Take over the parked results of a table of the database at URL that fit now.
+    """Take over the parked results of a table in the database at URL that fit now.
 
-    The handler is not called. What still does not fit stays parked, as it is. Name the columns or
-    the table that the job's SqlCheckpoint writes to. For a job with shards=, `resumable accept` of
-    its directory does it. Modules are looked for in the current folder too.
+    The handler is not called. Results that still do not fit stay parked, unchanged. Name the
+    columns or the table that the job's SqlCheckpoint writes to. For a job with shards=, use
+    `resumable accept` on its directory. Modules are also searched for in the current folder.
     """
     if not (named["columns"] or named["results_table"]):
-        raise UsageError("give --column or --results-table, as the job's SqlCheckpoint has them")
+        raise UsageError("give --column or --results-table, as in the job's SqlCheckpoint")
     from resumable_tasks.checkpoint.sql.spec import require_sqlalchemy
 
     require_sqlalchemy()
@@ -222,7 +226,9 @@ def _check_columns(
             near = difflib.get_close_matches(name, known, 1)
             raise UsageError(
                 f"--json-column {name}: no row has such a column; nothing was changed",
-                remedy=f"Do you mean {near[0]}?" if near else f"There are {', '.join(known)}",
+                remedy=f"Did you mean {near[0]}?"
+                if near
+                else f"The columns are {', '.join(known)}",
             )
 
 
@@ -242,7 +248,7 @@ def _lines(
         yield f"  for example: {clean(left[0].message, output.MESSAGE_CHARS)}"
         yield f"next: {listed}"
     elif converted:
-        yield "next: let the handler return such rows, and run the same command again"
+        yield "next: make the handler return such rows, and run the same command again"
     else:
         yield "next: run the same command again, with the same schema= and json_columns="
 
@@ -251,7 +257,9 @@ def _named(text: str) -> Any:
     """The object that ``module:name`` names. Raises `UsageError`."""
     module, _, name = text.partition(":")
     if not (module and name):
-        raise UsageError(f"{text!r} names nothing: give MODULE:NAME, such as jobs:Answer")
+        raise UsageError(
+            f"{text!r} is not of the form MODULE:NAME: give a name such as jobs:Answer"
+        )
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -259,5 +267,5 @@ def _named(text: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"{text} cannot be imported: {error}; nothing was changed",
-            remedy="Correct the name, or run the command in the folder of the module",
+            remedy="Fix the name, or run the command in the module's folder",
         ) from error

@@ -23,30 +23,41 @@ _DAYS = {"d": 1, "w": 7}
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  removed, or there was nothing to remove"
-    "\n  2  not confirmed, or no place of partitions; nothing was removed"
-    "\n  75 the place did not do what it was asked; the same command goes on\n"
-    "\n\b\nExamples:\n  resumable prune checkpoints/nightly --keep 30 --published --dry-run"
-    "\n  resumable prune s3://bucket/checkpoints/nightly --older-than 90d --yes",
+    epilog="\b\nExit codes:\n  0  removed, or there was nothing to remove\n  2  not confirmed, or "
+    "not a place with partitions; nothing was removed\n  75 the storage failed; run the same "
+    "command again to continue\n\n\b\nExamples:\n  resumable prune checkpoints/nightly --keep 30 "
+    "--published --dry-run\n  resumable prune s3://bucket/checkpoints/nightly --older-than 90d "
+    "--yes",
 )
 @click.argument("place")
-@click.option("--keep", type=click.IntRange(min=1), help="So many stay, the newest by their names.")
-@click.option("--older-than", metavar="DAYS", help="Only those of so long ago: 90d, or 12w.")
+@click.option(
+    "--keep", type=click.IntRange(min=1), help="Keep this many partitions, the newest by name."
+)
+@click.option(
+    "--older-than", metavar="DAYS", help="Remove only partitions older than this: 90d, or 12w."
+)
 @click.option(
     "--published/--unpublished",
     "published",
     default=True,
-    help="Only those whose rows are all where they were published, which is the default; or also "
-    "those whose rows are not.",
+    help="Remove only partitions whose rows are all still at the place they were published to "
+    "(default), or also others.",
 )
-@click.option("--unfinished", is_flag=True, help="Also those that are not done.")
-@click.option("--damaged", is_flag=True, help="Also damaged ones, whatever they held.")
-@click.option("--archived", is_flag=True, help="Also what a reset has archived, by the same rules.")
+@click.option("--unfinished", is_flag=True, help="Also remove partitions that are not done.")
+@click.option("--damaged", is_flag=True, help="Also remove damaged partitions, whatever they held.")
 @click.option(
-    "--lose-submissions", "lose", is_flag=True, help="Also those of which a service has work."
+    "--archived", is_flag=True, help="Also remove what `reset` has archived, by the same rules."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option(
+    "--lose-submissions",
+    "lose",
+    is_flag=True,
+    help="Also remove partitions for which a service has work.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal."
+)
 @json_option
 def prune(
     place: str,
@@ -63,10 +74,10 @@ def prune(
 ) -> None:
     """Remove the oldest partitions below PLACE, for good.
 
-    PLACE is the checkpoint= of a job that has partition=. Says first what would be freed, and why
-    each other partition stays. What is not published, not done, damaged or with a service stays
-    unless an option names it; what a run is at work on stays in any case. What an interrupted
-    pruning has left is removed too.
+    PLACE is the checkpoint= of a job that has partition=. Shows first what would be freed, and why
+    each other partition stays. Partitions that are not published, not done, damaged or with a
+    service stay unless an option says otherwise; partitions with a run at work always stay.
+    Leftovers of an interrupted pruning are removed too.
     """
     from resumable_tasks.task.prune import Age, Plan
 
@@ -87,8 +98,8 @@ def prune(
 def _confirm(found: Pruned) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
-            f"nothing was removed: {_freed(found)} would be",
-            remedy="Give --yes to remove that, or --dry-run to only look",
+            f"nothing was removed; would remove {_freed(found)}",
+            remedy="Give --yes to remove them, or --dry-run to only look",
         )
     if not click.confirm(f"Remove {_freed(found)}, for good?", err=True):
         raise UsageError("nothing was removed", remedy="Answer y, or give --yes, to remove it")
@@ -100,7 +111,7 @@ def _long(given: str | None) -> timedelta | None:
     parts = re.fullmatch(r"([0-9]{1,6})([dw])", given)
     if parts is None:
         raise UsageError(
-            f"--older-than {given!r} is no time", remedy="Give days: 90d, or weeks: 12w"
+            f"--older-than {given!r} is not a time", remedy="Give days: 90d, or weeks: 12w"
         )
     return timedelta(days=int(parts[1]) * _DAYS[parts[2]])
 

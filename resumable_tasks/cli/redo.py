@@ -17,25 +17,28 @@ from resumable_tasks.items import keys as keys_
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  they are missing now, or none was chosen"
-    "\n  2  no such item is completed, or the condition is none; nothing was changed"
-    "\n  3  a run holds the checkpoint; nothing was changed"
-    "\n  4  rows of these items are damaged; nothing was changed\n"
-    "\n\b\nExamples:\n  resumable redo checkpoints/classify --key 17 --key lesson-18"
-    "\n  resumable redo checkpoints/classify --where \"label = 'other'\" --dry-run"
-    "\n  resumable redo checkpoints/classify --before 2026-11-23T08:00Z",
+    epilog="\b\nExit codes:\n  0  the items are missing now, or none was chosen\n  2  no such item "
+    "is completed, or the condition is invalid; nothing was changed\n  3  a run holds the "
+    "checkpoint; nothing was changed\n  4  rows of these items are damaged; nothing was "
+    "changed\n\n\b\nExamples:\n  resumable redo checkpoints/classify --key 17 --key lesson-18\n  "
+    "resumable redo checkpoints/classify --where \"label = 'other'\" --dry-run\n  resumable redo "
+    "checkpoints/classify --before 2026-11-23T08:00Z",
 )
 @checkpoint_argument
-@click.option("--key", "keys", multiple=True, help="An item's key, completed or parked.")
+@click.option(
+    "--key", "keys", multiple=True, help="Redo the completed or parked item with this key."
+)
 @click.option(
     "--where",
     metavar="SQL",
-    help="A condition on an item's rows, in SQLite's SQL; columns are those of the results.",
+    help="Redo items whose rows meet this SQL condition (SQLite), on the columns of the results.",
 )
 @click.option(
-    "--before", metavar="TIME", help="Items whose results were committed before; UTC if not said."
+    "--before",
+    metavar="TIME",
+    help="Redo items whose results were committed before this time; UTC by default.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many they are.")
+@click.option("--dry-run", is_flag=True, help="Only show how many items would be redone.")
 @json_option
 def redo(
     checkpoint: str,
@@ -45,10 +48,10 @@ def redo(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Have completed items of CHECKPOINT handled again by the next run.
+    """Let the next run handle completed items of CHECKPOINT again.
 
-    Their rows are no results any more; those of all other items stay, at every moment. Of several
-    kinds of options an item must fit all; of several keys, one.
+    Their rows are removed from the results; all other rows stay available throughout. If several
+    kinds of options are given, an item must match all of them; of several keys, any one.
     """
     from resumable_tasks.task.redo import redo as redo_items
 
@@ -94,7 +97,9 @@ def _out(state: State, done: Sequence[keys_.Key]) -> list[str]:
         return []
     lines = set(map(keys_.canonical, done))
     out = sum(len(lines.intersection(keys_.split(each.lines))) for each in state.out)
-    return [f"a service has {out:,} of them, which are collected and not submitted"] if out else []
+    return (
+        [f"a service has {out:,} of them; these are collected, not submitted again"] if out else []
+    )
 
 
 class _Known:

@@ -34,11 +34,11 @@ _DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "oracle", "mssql")
 )
 @json_option
 def report(checkpoint: str, to: str, as_json: bool) -> None:
-    """Write one self-contained page of HTML on CHECKPOINT.
+    """Write a self-contained HTML page about CHECKPOINT.
 
-    Which run did what and how it ended, throughput, failures by class, parked rows, cost, what
-    remains, a few rows. Of a folder of partitions: a calendar of them. No script is in it, and a
-    browser loads nothing for it. Needs Jinja2: pip install "resumable-tasks[report]".
+    Shows what each run did and how it ended, throughput, failures by class, parked rows, cost, what
+    remains, and a few rows; for a folder of partitions, a calendar of them. The page has no scripts
+    and loads nothing. Needs Jinja2: pip install "resumable-tasks[report]".
     """
     text = page_of(checkpoint)
     from resumable_tasks.results.report import writing
@@ -79,8 +79,8 @@ def refuse_other_forms(place: str) -> None:
     scheme = place.partition("://")[0].partition("+")[0].lower()
     if "://" in place and scheme in _DATABASES:
         raise UsageError(
-            "a report is made from a journal, which a table does not have: it keeps its rows, its "
-            "failures and the ends of its runs",
-            remedy="`resumable sql status` shows these; of a job with SqlCheckpoint(shards=…) "
-            "report the directory that shards= names",
+            "a report needs a journal, and a table has none: it keeps only its rows, its failures "
+            "and the ends of its runs",
+            remedy="`resumable sql status` shows these; for a job with SqlCheckpoint(shards=…), "
+            "report on the directory that shards= names",
         )

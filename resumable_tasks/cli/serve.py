@@ -21,28 +21,30 @@ _EVERY = ("0.0.0.0", "::")  # noqa: S104 - compared with
     "\n  resumable serve s3://bucket/checkpoints --host 0.0.0.0 --name reports.example.org",
 )
 @click.argument("place", required=False)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
     default=8_765,
     show_default=True,
-    help="The port; 0 takes a free one.",
+    help="The port; 0 chooses a free one.",
 )
 @click.option(
     "--token",
     envvar="RESUMABLE_SERVE_TOKEN",
     default="",
-    help="What a browser must show; beyond loopback one is made if none is given.",
+    help="A token that browsers must present; beyond loopback one is generated if none is given.",
 )
-@click.option("--name", "names", multiple=True, help="A name by which browsers will ask for it.")
+@click.option(
+    "--name", "names", multiple=True, help="A host name by which browsers reach this server."
+)
 def serve(place: str | None, host: str, port: int, token: str, names: Sequence[str]) -> None:
-    """Serve a page that lists the checkpoints in and below PLACE, and the report of each.
+    """Serve a page that lists the checkpoints in and below PLACE, with a report on each.
 
-    Without PLACE, those that `resumable ls` finds from the working directory.
-    The pages show what is so now, and load themselves again. Nothing can be changed through them.
-    Listens on this machine alone, unless --host says otherwise; then whoever looks needs the token
-    in the address that is printed. Ends with Ctrl-C. Needs: pip install "resumable-tasks[serve]".
+    Without PLACE, shows those that `resumable ls` finds from the working directory. The pages show
+    the current state and reload automatically. Nothing can be changed through them. Listens only on
+    this machine, unless --host says otherwise; then viewers need the token in the printed address.
+    Ends with Ctrl-C. Needs: pip install "resumable-tasks[serve]".
     """
     refuse_other_forms(place or "")
     from resumable_tasks.results.report import app
@@ -72,7 +74,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}",
-            remedy="Give --port another one (0: any that is free), or --host an address of this "
-            "machine",
+            f"cannot listen on {host}, port {port}: {error.strerror or error}",
+            remedy="Give another --port (0: any free one), or as --host an address of this machine",
         ) from error

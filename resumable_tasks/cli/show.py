@@ -30,21 +30,19 @@ _MORE_CSV = ("out", "items", "commits", "cost", "run", "host", "pid")
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  shown, whatever the item's status is"
-    "\n  2  no run has handled an item with this key yet"
-    "\n  4  a file that has to do with the item is damaged\n"
-    "\n\b\nExamples:\n  resumable show checkpoints/classify lesson-17"
-    "\n  resumable show checkpoints/classify 17 --json"
-    "\n  resumable show checkpoints/pairs '[\"de\", 17]'",
+    epilog="\b\nExit codes:\n  0  shown, whatever the item's status is\n  2  no run has handled an "
+    "item with this key yet\n  4  a file that concerns the item is damaged\n\n\b\nExamples:\n  "
+    "resumable show checkpoints/classify lesson-17\n  resumable show checkpoints/classify 17 "
+    "--json\n  resumable show checkpoints/pairs '[\"de\", 17]'",
 )
 @checkpoint_argument
 @click.argument("key")
 @json_option
 def show(checkpoint: str, key: str, as_json: bool) -> None:
-    """Show what CHECKPOINT knows of the item with this KEY.
+    """Show what CHECKPOINT knows about the item with this KEY.
 
-    Its row or its error; when, by which run, after how many attempts, and what its commit has cost.
-    KEY is written as `keys` prints it; the quotes of a text may be left out.
+    Shows its row or its error; when, by which run, after how many attempts, and what its commit
+    cost. Write KEY as `keys` prints it; the quotes of a string are optional.
     """
     reader = Reader.at(checkpoint)
     while True:
@@ -183,7 +181,7 @@ def _meaning(item: dict[str, Any]) -> str:
         "out": ": a service has it; the next run collects it",
         "missing": ": its result was taken back; the next run handles it",
         "released": ": the next run tries it again",
-        "parked": ": its result is kept and does not fit the table",
+        "parked": ": its result is kept but does not fit the table",
         "quarantined": ": not tried again until `resumable retry` releases it",
     }
     return meanings.get(status, "")
@@ -208,7 +206,7 @@ def row_lines(rows: list[dict[str, Any]] | None) -> Iterator[str]:
         for name, value in row.items():
             yield f"    {clean(name, 40):<{widest}}  {clean(_value(value), output.MESSAGE_CHARS)}"
     if len(rows) > _MOST_ROWS:
-        yield f"  and {len(rows) - _MOST_ROWS:,} rows more; --json has all"
+        yield f"  and {len(rows) - _MOST_ROWS:,} more rows; --json shows all"
 
 
 def _value(value: Any) -> str:
@@ -216,18 +214,17 @@ def _value(value: Any) -> str:
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  shown, however the runs have ended"
-    "\n  4  the journal is damaged\n"
-    "\n\b\nExamples:\n  resumable history checkpoints/classify"
-    "\n  resumable history checkpoints/classify --csv > runs.csv",
+    epilog="\b\nExit codes:\n  0  shown, however the runs ended\n  4  the journal is "
+    "damaged\n\n\b\nExamples:\n  resumable history checkpoints/classify\n  resumable history "
+    "checkpoints/classify --csv > runs.csv",
 )
 @checkpoint_argument
 @json_option
 @output.csv_option
 def history(checkpoint: str, as_json: bool, as_csv: bool) -> None:
-    """List the runs of CHECKPOINT: when, how each ended, what it has done, where, at what cost.
+    """List the runs of CHECKPOINT: when each ran, how it ended, what it did, where, at what cost.
 
-    What `retry`, `redo` and `repair` have done between two runs stands between them.
+    Changes by `retry`, `redo` and `repair` are listed between the runs.
     """
     output.refuse_both(as_json, as_csv)
     reader = Reader.at(checkpoint)
@@ -253,7 +250,7 @@ _TITLES = ("RUN", "BEGAN", "TOOK", "ENDED", "DONE", "FAILED", "PARKED", "OUT", "
 
 def _history(found: list[Run]) -> Iterator[str]:
     if not found:
-        yield "no run has begun yet"
+        yield "no run has started yet"
         return
     rows = [_row(run) for run in found]
     # Columns in which nothing stands are left out.

@@ -26,19 +26,20 @@ _TITLES = ("TOKEN", "STATE", "ITEMS", "PENDING", "AGE", "COST", "RUN", "HANDLE")
 
 
 @click.command(
-    epilog="\b\nExit codes:\n  0  listed, or recorded"
-    "\n  2  no such submission is out, or the service has it; nothing was changed"
-    "\n  3  a run holds the checkpoint; nothing was changed\n"
-    "\n\b\nExamples:\n  resumable submissions checkpoints/classify"
-    "\n  resumable submissions checkpoints/classify attach 5fd54e2b0c1a9d37 batch_6823a1"
-    "\n  resumable submissions checkpoints/classify withdraw 5fd54e2b0c1a9d37",
+    epilog="\b\nExit codes:\n  0  listed, or recorded\n  2  there is no such open submission, or "
+    "the service has it; nothing was changed\n  3  a run holds the checkpoint; nothing was "
+    "changed\n\n\b\nExamples:\n  resumable submissions checkpoints/classify\n  resumable "
+    "submissions checkpoints/classify attach 5fd54e2b0c1a9d37 batch_6823a1\n  resumable "
+    "submissions checkpoints/classify withdraw 5fd54e2b0c1a9d37",
 )
 @checkpoint_argument
 @click.argument("action", type=click.Choice(["attach", "withdraw"]), required=False)
 @click.argument("token", required=False)
 @click.argument("handle", required=False)
 @click.option(
-    "--yes", is_flag=True, help="Also where the service has it: withdrawn, it is paid again."
+    "--yes",
+    is_flag=True,
+    help="Also if the service has the submission; its items must then be paid for again.",
 )
 @json_option
 def submissions(
@@ -49,11 +50,11 @@ def submissions(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """List what a service has of CHECKPOINT, not collected yet.
+    """List the submissions of CHECKPOINT that are with a service, not collected yet.
 
-    `attach` TOKEN HANDLE: the service has this submission, and knows it by HANDLE (JSON, or a
-    text); the next run collects it. `withdraw` TOKEN: the service has it not, and will not; the
-    next run submits its items again. Both are refused while a run is at work.
+    `attach` TOKEN HANDLE: the service has this submission, and knows it by HANDLE (JSON, or a plain
+    string); the next run collects it. `withdraw` TOKEN: the service does not have it, and will not;
+    the next run submits its items again. Both are refused while a run is at work.
     """
     from resumable_tasks.checkpoint.directory import submissions as there
 
@@ -127,7 +128,7 @@ def _pending(submission: Submission) -> int:
 
 def _lines(store: Store, found: Known) -> Iterator[str]:
     if not found.each and not found.strays:
-        yield "nothing is out"
+        yield "no open submissions"
     if found.each:
         yield from output.table(_TITLES, map(_row, found.each), right="ITEMS PENDING AGE COST")
         yield str(Out.of(found.each))
@@ -136,7 +137,7 @@ def _lines(store: Store, found: Known) -> Iterator[str]:
     if unknown:
         token = unknown[0].token
         yield (
-            "whether the service has what is not submitted is found out by the next run. Where it "
+            "the next run finds out whether the service has the unconfirmed submissions. If it "
             f"cannot: {command('submissions', store.url, 'attach', token, 'HANDLE')}, or "
             f"{command('submissions', store.url, 'withdraw', token)}"
         )

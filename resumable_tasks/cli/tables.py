@@ -50,9 +50,9 @@ def _looking(
 @click.argument("row")
 @json_option
 def show(url: str, row: str, table: str, key: tuple[str, ...], done: str, as_json: bool) -> None:
-    """Show one ROW of a table of the database at URL, by its key: its columns or its error.
+    """Show one ROW of a table in the database at URL, by its key: its columns or its error.
 
-    The table does not keep by which run a row was done, after how many attempts, and at what cost.
+    A table does not record which run did a row, after how many attempts, and at what cost.
     """
 
     def looked(database: Any, spec: Any) -> Looked | None:
@@ -96,13 +96,12 @@ def _lines(found: Looked, table: str) -> Iterator[str]:
     if failure is not None and failure.traceback:
         yield from output.traceback_lines(failure.traceback)
     if failure is None:
-        yield "not kept in a table: by which run, after how many attempts, at what cost"
+        yield "not recorded in a table: the run, the attempts and the cost"
 
 
 @sql.command(
-    epilog="\b\nExit codes:\n  0  shown, however the runs have ended"
-    "\n  2  no such table, or it is not prepared\n"
-    "\n\b\nExample:\n  resumable sql history sqlite:///shop.db --table lessons"
+    epilog="\b\nExit codes:\n  0  shown, however the runs ended\n  2  no such table, or it is not "
+    "prepared\n\n\b\nExample:\n  resumable sql history sqlite:///shop.db --table lessons"
 )
 @names_a_table
 @json_option
@@ -110,9 +109,9 @@ def _lines(found: Looked, table: str) -> Iterator[str]:
 def history(
     url: str, table: str, key: tuple[str, ...], done: str, as_json: bool, as_csv: bool
 ) -> None:
-    """List the runs that were at work on a table of the database at URL.
+    """List the runs that were at work on a table in the database at URL.
 
-    The table does not keep what each has done, when it ended, and at what cost.
+    A table does not record what each run did, when it ended, and at what cost.
     """
     output.refuse_both(as_json, as_csv)
 
@@ -132,7 +131,7 @@ def history(
 
 def _history(found: list[dict[str, Any]]) -> Iterator[str]:
     if not found:
-        yield "no run has begun yet"
+        yield "no run has started yet"
         return
     rows = (
         (
@@ -145,4 +144,7 @@ def _history(found: list[dict[str, Any]]) -> Iterator[str]:
         for run in found
     )
     yield from output.table(("NUMBER", "BEGAN", "ENDED", "RUN", "WHERE"), rows, right="NUMBER")
-    yield f"{count(len(found), 'run')}; what each has done is not kept: `sql status` counts rows"
+    yield (
+        f"{count(len(found), 'run')}; a table does not record what each did: `sql status` counts "
+        "rows"
+    )

@@ -34,18 +34,18 @@ _DAY = 86_400.0
     type=Number(0.05, _DAY),
     default=2.0,
     show_default=True,
-    help="Seconds from one look to the next.",
+    help="Seconds between updates.",
 )
-@click.option("--once", is_flag=True, help="Look once, and do not wait.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a look.")
+@click.option("--once", is_flag=True, help="Show the state once, and do not wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per update.")
 @click.pass_context
 def watch(
     context: click.Context, checkpoint: str, interval: float, once: bool, as_json: bool
 ) -> None:
     """Follow the run at work on CHECKPOINT until it ends.
 
-    Ends at once if there is none. Exits with the codes of `status`, for how the run has ended; with
-    --once, for how it stands. Ctrl-C ends the watching, not the run.
+    Ends at once if there is none. Exits with the codes of `status`: for how the run ended, or with
+    --once for its current state. Ctrl-C ends the watching, not the run.
     """
     reader = Reader(open_store(checkpoint))
     rate = Rate()

@@ -26,19 +26,19 @@ _ROUNDING = 1 + 1e-9
 class Budget:
     """Limits on what a run may do. Raises `UsageError` for a value that does not fit.
 
-    A run that has used its budget up ends in order with `BudgetUsedUp` and says what remains; the
+    A run that has used up its budget ends cleanly with `BudgetUsedUp` and reports what remains; the
     next run resumes. The retries of a flow run share one budget. None: no limit.
 
     Args:
-        items: how many items the handler is called with, at most.
-        seconds: how long the run begins new batches; what runs then has ``grace_seconds``.
-        cost: what the run may spend. No batch is begun that would exceed it at the average cost
-            of an item up to then; but where that average is above the whole limit, one item is
-            begun alone, or no run would ever begin one. Of work that is submitted to a service,
-            what is out counts by its expected cost (the service's ``price``), also that of earlier
+        items: maximum number of items given to the handler.
+        seconds: how long the run starts new batches; batches running then have ``grace_seconds``.
+        cost: what the run may spend. No batch starts that would exceed the limit at the average
+            cost per item so far. If that average is above the whole limit, one item starts alone;
+            otherwise no run would ever start one. Work submitted to a service counts by its
+            expected cost (the service's ``price``) until it is collected, including that of earlier
             runs.
-        total: what all runs of the checkpoint may spend together, in the same way. What they have
-            spent is in the journal, so that a crash forgets no more than the calls in flight.
+        total: what all runs of the checkpoint may spend together, by the same rules. The journal
+            records the spending, so a crash forgets at most the calls in flight.
     """
 
     items: int | None = None
@@ -170,8 +170,8 @@ class Spending:
         found = min(items, max(0, int(room / each) if each else items * (room > 0)))
         if not found and self._may_try_one:
             log.warning(
-                "an item has cost %.4g on average so far, more than the whole budget (cost=%g): "
-                "one alone is begun, to tell what it costs now",
+                "items have cost %.4g on average so far, more than the whole budget (cost=%g): "
+                "starting a single item to see what it costs now",
                 each,
                 self.budget.cost,
             )
@@ -202,7 +202,7 @@ class Spending:
             spent = self._found.used.cost + self.spent
             rooms.append((self.budget.cost * _ROUNDING - spent, f"cost={self.budget.cost:g}"))
         if self.budget.total is not None:
-            words = f"total={self.budget.total:g}, for all runs together"
+            words = f"total={self.budget.total:g} for all runs together"
             rooms.append((self._room_of_total, words))
         return rooms
 

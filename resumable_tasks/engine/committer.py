@@ -247,7 +247,7 @@ class Committer:
         full = self._flight.at_end or out >= self._window.batches
         if 0 < out == len(self.at_rest) and full and not self._stop.begun:
             self._stop.begin(why := self.at_rest.why, self._rules.grace_seconds)
-            log.info("%s: this run does not wait for that", why)
+            log.info("%s: this run does not wait for it", why)
             self._tell(Stopping, reason=why, running=out)
 
     def _affordable(self, again: list[Batch], group: Sequence[Outcome]) -> list[Batch]:
@@ -316,9 +316,9 @@ class Committer:
         for outcome in group:
             if isinstance(outcome, (Done, Failed)) and math.isnan(outcome.cost):
                 raise UsageError(
-                    "the cost of a batch is unknown (the log says why), so no budget could be "
-                    "kept: let cost= name a column of the results, or be a callable that returns a "
-                    "number"
+                    "the cost of a batch is unknown (the log says why), so the budget cannot be "
+                    "enforced: set cost= to a column of the results, or to a callable that returns "
+                    "a number"
                 )
 
     def _settle(self, settled: Sequence[Done], *, at_end: bool = False) -> None:
@@ -352,13 +352,13 @@ class Committer:
             wait()
             waiting = left
         for outcome in waiting:
-            log.warning("batch %d: another writer keeps its rows; parked", outcome.batch.number)
+            log.warning("batch %d: another writer holds its rows; parked", outcome.batch.number)
             try:
                 self._settle_together([outcome], add=self._refused.park)
             except GaveWay as other:
                 raise StoreError(
-                    f"{self._checkpoint.url}: {other}, and keeps it. What was committed before "
-                    "stands. Let that writer end, and run the same command again"
+                    f"{self._checkpoint.url}: {other} and does not release it. Earlier commits are "
+                    "safe. Let that writer end, and run the same command again"
                 ) from other
 
     def _settle_together(

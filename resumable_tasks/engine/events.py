@@ -1,8 +1,8 @@
-"""Events of a run, as frozen records for any listener.
+"""Events of a run, as frozen records for listeners.
 
-A listener is any callable of one event. Listeners are called one at a time, from the driver's
-threads. One that raises is reported once, with its traceback, and not called again: a broken
-display must not end a night of paid calls, and it decides nothing.
+A listener is any callable that takes one event. Listeners are called one at a time, from the
+driver's threads. If one raises, the error is logged once, with its traceback, and the listener is
+not called again: a broken display must not end a night of paid calls.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Lines = bytes  # canonical keys, newline-joined; an event has a field of the nam
 
 @frozen
 class Progress:
-    """The progress of a run. Counts are items. ``expected`` is None if the items have no length.
+    """The progress of a run. Counts are in items. ``expected`` is None if the items have no length.
 
-    ``completed``, ``failed`` and ``parked`` are this run's, ``skipped`` were completed before it.
-    ``rate`` is items a second, ``eta`` seconds, both of this run alone; None while unknown.
-    ``bound_by`` is what the run waits for: over the last minute, and at its end over all of it.
+    ``completed``, ``failed`` and ``parked`` count this run; ``skipped`` items were completed before
+    it. ``rate`` (items per second) and ``eta`` (seconds) also refer to this run alone; None while
+    unknown. ``bound_by`` is what the run waits for: during the last minute, or at the end during
+    the whole run.
     """
 
     completed: int
@@ -40,7 +41,7 @@ class Progress:
 
     @property
     def handled(self) -> int:
-        """How many items this run has dealt with, however that went."""
+        """The number of items this run has dealt with, whatever the outcome."""
         return self.completed + self.failed + self.parked
 
     @property
@@ -67,9 +68,9 @@ class Event:
 
 @frozen
 class RunStarted(Event):
-    """The checkpoint is open. ``found`` items were completed before, ``failed`` had failed.
+    """The checkpoint is open. ``found`` items were completed before, ``failed`` failed before.
 
-    ``out`` says what a service has, in words; it is empty if that is nothing.
+    ``out`` describes in words what a service has; empty if nothing.
     """
 
     found: int
@@ -83,9 +84,8 @@ class RunStarted(Event):
 class Committed(Event):
     """Record ``number`` is durable: ``completed`` items with ``rows`` rows in it.
 
-    ``keys`` are those of the completed items. They are decoded when they are asked for.
-    ``failures`` are of items that failed, and of those that were parked. ``seconds`` is how
-    long the commit took.
+    ``keys`` are those of the completed items, decoded on access. ``failures`` are of items that
+    failed, and of those that were parked. ``seconds`` is how long the commit took.
     """
 
     number: int
@@ -180,6 +180,6 @@ class Listeners:
                 except Exception:  # noqa: BLE001 - said with its traceback; see the module
                     self.each.remove(listener)
                     log.exception(
-                        "a listener raised on %s and is not called again; the run goes on",
+                        "a listener raised on %s and is not called again; the run continues",
                         type(event).__name__,
                     )

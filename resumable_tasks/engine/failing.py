@@ -319,9 +319,9 @@ class FailureHandling:
         elif failed.error.transient:
             self._step(Evidence.MANY_FAILED)
             log.warning(
-                "%d batches in a row have failed with %s: the run pauses, and tries one at a time "
-                "for up to %g s; no attempt is counted meanwhile. If the items are bad and the "
-                "service is fine, set pause_after=None",
+                "%d batches in a row failed with %s: pausing, and trying one call at a time for up "
+                "to %g s; no attempts are counted meanwhile. If the items are bad and the service "
+                "is fine, set pause_after=None",
                 len(self._row.all),
                 _describe(failed),
                 self._breaker.patience if isinstance(self._breaker, breaker.Paused) else 0.0,
@@ -332,9 +332,9 @@ class FailureHandling:
     def _doubt_handler(self) -> doubt.Doubted:
         """Begin to test whether anything works, for errors that waiting does not fix."""
         log.warning(
-            "nothing has succeeded since %s failed, the last with %s: trying a few single items, "
-            "and a few more batches, before the run ends. If the items are bad and the handler is "
-            "fine, set pause_after=None",
+            "nothing has succeeded since %s failed (last: %s): trying a few single items and a few "
+            "more batches before giving up. If the items are bad and the handler is fine, set "
+            "pause_after=None",
             _batches(len(self._held)),
             _describe(self._held[-1]),
         )
@@ -422,12 +422,12 @@ class FailureHandling:
                     self._service_back_at = now
             case breaker.Paused(pause=pause, until=until) if pause and last is not None:
                 log.warning(
-                    "still failing, with %s: next try in %.0f s", _describe(last), until - now
+                    "still failing with %s: next try in %.0f s", _describe(last), until - now
                 )
             case breaker.Open(seconds=seconds) if last is not None:
                 self._why = (
-                    f"{seconds:.0f} s without a success (the last failure is {_describe(last)}); "
-                    "what has failed meanwhile is left to the next run, with no attempt counted"
+                    f"{seconds:.0f} s without a success (last failure: {_describe(last)}); items "
+                    "that failed meanwhile are left to the next run, with no attempt counted"
                 )
         return order
 
@@ -436,13 +436,13 @@ class FailureHandling:
         failed = f"{_batches(len(self._held))} failed"
         if state.shape:
             return (
-                f"no result of the handler can be matched to its items: {failed}, with {last} (if "
-                "some items are at fault, and not the handler: pause_after=None)"
+                f"no result of the handler can be matched to its items: {failed} with {last} (if "
+                "the items are bad and the handler is fine, set pause_after=None)"
             )
         if state.tried:
-            items = "1 item by itself" if state.tried == 1 else f"{state.tried} items by themselves"
+            items = "1 single item" if state.tried == 1 else f"{state.tried} single items"
             failed += f", and {items}"
-        return f"nothing has succeeded, and {failed}, the last with {last}"
+        return f"nothing has succeeded; {failed} (last: {last})"
 
 
 def _batches(count: int) -> str:

@@ -90,7 +90,7 @@ class Feeder:
 
     def _end_by_budget(self) -> None:
         """Record that the budget ends the run. Batches in flight are within it and continue."""
-        log.info("%s: no further batch begins", self._stop.note_budget(self._spending.used_up))
+        log.info("%s: no further batch starts", self._stop.note_budget(self._spending.used_up))
 
     def _wait_for_room(self, batch: Batch) -> Batch | None:
         """Wait for room in the window; return as much of this batch as may begin, or None."""
@@ -133,7 +133,7 @@ class Feeder:
         before = now - self._hang_after
         hanging = sum(began < before for began in list(self._runner.calls.values()))
         if hanging and hanging >= min(self._runner.concurrency, len(self._flight.out)):
-            why = f"calls that hang: {hanging} have not ended within their timeout and the grace"
+            why = f"hanging calls: {hanging} did not end within timeout plus grace_seconds"
             if self._stop.begin(why, 0.0):
                 log.warning("%s; the run ends without them", why)
 

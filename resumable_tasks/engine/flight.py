@@ -71,7 +71,7 @@ class Stop:
     def note_budget(self, limit: str) -> str:
         """Record that this limit of the budget ends the run; return the reason as text."""
         self.by_budget = self.by_budget or (self.why is None and not self.asked)
-        self.why = self.why or f"its budget: {limit}"
+        self.why = self.why or f"budget used up ({limit})"
         return self.why
 
     def begin(self, why: str, grace_seconds: float) -> bool:

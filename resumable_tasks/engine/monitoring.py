@@ -67,7 +67,7 @@ def _observer(job: str) -> Observer | None:
     try:
         return Observer(job) if _is_set("trace", "tracer") or _is_set("metrics", "meter") else None
     except Exception:  # noqa: BLE001 - logged; a run goes on without its monitor
-        log.exception("%s: OpenTelemetry is not told of this run", job)
+        log.exception("%s: this run is not reported to OpenTelemetry", job)
         return None
 
 
@@ -172,7 +172,9 @@ class Observer:
             return do(what)
         except Exception:  # noqa: BLE001 - logged; a broken monitor must not end a night's run
             self._broken = True
-            log.exception("%s: OpenTelemetry is told no more of this run, which goes on", self.job)
+            log.exception(
+                "%s: this run is no longer reported to OpenTelemetry; it continues", self.job
+            )
             return None
 
     def _started(self, event: RunStarted) -> None:
@@ -357,13 +359,13 @@ class _Meters:
         self.retried = meter.create_counter(
             f"{SCOPE}.item.retried",
             "{item}",
-            "Items that the handler was given again with their batch",
+            "Items given to the handler again with their batch",
         )
         self.in_flight = meter.create_up_down_counter(
-            f"{SCOPE}.item.in_flight", "{item}", "Items that the runner has, in calls or waiting"
+            f"{SCOPE}.item.in_flight", "{item}", "Items that the runner holds, in calls or waiting"
         )
         self.cost = meter.create_counter(
-            f"{SCOPE}.cost", "{cost}", "What calls have cost, in the unit of the job's cost="
+            f"{SCOPE}.cost", "{cost}", "Cost of calls, in the unit of the job's cost="
         )
         self.call = meter.create_histogram(
             f"{SCOPE}.call.duration",
@@ -380,7 +382,7 @@ class _Meters:
         self.commit_size = meter.create_histogram(
             f"{SCOPE}.commit.size",
             "By",
-            "Bytes of the rows' files that a commit has written",
+            "Bytes of the row files that a commit wrote",
             explicit_bucket_boundaries_advisory=_BYTES,
         )
         self.run = meter.create_histogram(
@@ -393,11 +395,11 @@ class _Meters:
             f"{SCOPE}.quota.remaining",
             [_quotas],
             "{unit}",
-            "Calls or items that the job's own rate_limit= allows at this moment",
+            "Calls or items that the job's own rate_limit= currently allows",
         )
         meter.create_observable_gauge(
-            f"{SCOPE}.run.bound", [_bound], "{run}", "Runs that go on, by what they wait for"
+            f"{SCOPE}.run.bound", [_bound], "{run}", "Runs in progress, by what they wait for"
         )
         meter.create_observable_gauge(
-            f"{SCOPE}.time.share", [_shares], "1", "Shares of the time of late, by place"
+            f"{SCOPE}.time.share", [_shares], "1", "Shares of recent time, by where it is spent"
         )

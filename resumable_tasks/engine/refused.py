@@ -80,7 +80,7 @@ class Refused:
     def park(self, unit: Unit, outcome: Done) -> list[Done]:
         """Add the outcome with its rows parked, because another writer does not release them."""
         why = (
-            f"another writer has not let go of the rows of batch {outcome.batch.id}; the next run "
+            f"another writer has not released the rows of batch {outcome.batch.id}; the next run "
             "takes the result over"
         )
         return [unit.add(self._parked(outcome, ResultConflict(why)))]
@@ -95,8 +95,8 @@ class Refused:
             self._items += len(parked)
             if self._batches >= _BATCHES and self._items >= _ITEMS and not self._never:
                 self.hopeless = (
-                    f"nothing of {self._batches} batches in a row could be stored; what the "
-                    f"handler returned is kept: {parked[-1].message}"
+                    f"{self._batches} batches in a row could not be stored at all; their results "
+                    f"are kept: {parked[-1].message}"
                 )
 
     def _parked(self, outcome: Done, error: ResultConflict) -> Done:

@@ -42,8 +42,8 @@ class LongBatches:
         if not self._said_so_far:
             self._said_so_far = True
             log.warning(
-                "no batch has finished for %s; %d are running, and a crash would repeat all of "
-                "them. A smaller batch_size commits more often",
+                "no batch has finished for %s; a crash would repeat all %d running batches. A "
+                "smaller batch_size commits more often",
                 duration(LONG_BATCH_SECONDS),
                 out,
             )
@@ -57,8 +57,8 @@ class LongBatches:
             if not self._said and items > 1 and seconds > LONG_BATCH_SECONDS:
                 self._said = True
                 log.warning(
-                    "batch %d took %s for %d items, and a crash repeats it from its start: "
-                    "batch_size=%d would commit about every %d minutes",
+                    "batch %d took %s for %d items, and a crash repeats such a batch from its "
+                    "start: batch_size=%d would commit about every %d minutes",
                     outcome.batch.number,
                     duration(seconds),
                     items,
@@ -79,9 +79,9 @@ def key_watch(planner: Planner, found: int) -> Callable[[Event], None]:
         if found >= MANY_KEYS and planner.total >= MANY_KEYS and not known:
             said = True
             log.warning(
-                "%s items are completed in %s, and none of the %s items so far is among them. "
-                "If they are the same items, their keys change between runs, and everything is "
-                "done again: key= must name something stable, never a position or a random id",
+                "%s items are completed in %s, but none of the %s items read so far is among them. "
+                "If these are the same items, their keys change between runs and everything is "
+                "done again: key= must name something stable, not a position or a random id",
                 f"{found:,}",
                 event.checkpoint,
                 f"{planner.total:,}",

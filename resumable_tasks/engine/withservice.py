@@ -49,7 +49,7 @@ class Recording:
 def _unrecorded(error: BaseException) -> StoreError:
     return StoreError(
         f"a submission could not be recorded: {error}",
-        safe="Nothing was sent after that",
+        safe="Nothing more was sent",
         remedy="Run the same command again",
     )
 

@@ -82,8 +82,8 @@ class Filling:
         if not self._warned:
             self._warned = True
             log.warning(
-                "the item %s weighs %s, above max_weight=%r: it is handled alone, and so are "
-                "others like it",
+                "item %s weighs %s, which is above max_weight=%r: it and other such items are "
+                "handled alone",
                 keys.shown(keys.parse(line)),
                 f"{weight:,.0f}",
                 limit.given,

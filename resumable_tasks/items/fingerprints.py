@@ -58,7 +58,7 @@ class Fingerprinter:
     def __post_init__(self) -> None:
         if not callable(self.spec) and not (isinstance(self.spec, str) and self.spec):
             raise UsageError(
-                f'Changes: by={self.spec!r} is neither a field name, "content", nor a callable',
+                f'Changes: by={self.spec!r} is not a field name, "content" or a callable',
                 remedy="Give by= one of the three",
             )
 
@@ -83,8 +83,9 @@ class Fingerprinter:
                 digest(value)
             except (TypeError, ValueError, RecursionError) as error:
                 raise InvalidItems(
-                    f"item {first + at:,}: cannot make a fingerprint of {shorten(value)}: {error}; "
-                    "give Changes(by=…) a field, or a callable that returns text or a number"
+                    f"item {first + at:,}: cannot compute a fingerprint of {shorten(value)}: "
+                    f"{error}; give Changes(by=…) a field, or a callable that returns text or a "
+                    "number"
                 ) from None
         raise AssertionError("a digest that failed fails again")
 
@@ -105,12 +106,12 @@ class Fingerprinter:
 class Changes:
     """Detection of completed items that have changed, and the response to it.
 
-    Raises `UsageError` for a value that does not fit. Items that were completed before the job had
-    this setting count as unchanged, and are compared from then on.
+    Raises `UsageError` for a value that does not fit. Items completed before the job had this
+    setting count as unchanged, and are compared from then on.
 
     Args:
-        by: the name of a field such as ``updated_at`` or ``etag``; a callable on the item; or
-            ``"content"``, the whole item (a field of that name needs a callable).
+        by: the name of a field such as ``updated_at`` or ``etag``; a callable that takes the item;
+            or ``"content"``, the whole item (to use a field of that name, give a callable).
         then: ``"redo"``: the item is handled again, and its new rows replace the old ones;
             ``"keep"``: its results stay as they are; ``"error"``: the run ends with `ChangedItem`.
     """
@@ -138,7 +139,7 @@ def _field(item: Any, name: str, position: int) -> Any:
 def _no_field(position: int, what: str, name: str, found: Any) -> InvalidItems:
     return InvalidItems(
         f"item {position:,}: the {what} {name!r} (found: {shorten(found, 200)}); give "
-        "Changes(by=…) the name of one that changes when the item does"
+        "Changes(by=…) a name that exists and changes when the item does"
     )
 
 

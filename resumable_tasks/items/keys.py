@@ -45,8 +45,8 @@ def canonical(key: object) -> bytes:
             text = encode_basestring(key).encode()
         except UnicodeEncodeError:
             raise InvalidKey(
-                f"key {shorten(key)} holds a lone surrogate, which is not text; "
-                "fix the text or use another key"
+                f"key {shorten(key)} contains a lone surrogate, which is not valid text; fix the "
+                "text or use another key"
             ) from None
     elif type(key) is int and key in _INT_RANGE:
         text = b"%d" % key
@@ -54,8 +54,8 @@ def canonical(key: object) -> bytes:
         text = _canonical_slow(key)
     if len(text) > MAX_KEY_BYTES:
         raise InvalidKey(
-            f"key {shorten(key)} is {len(text):,} bytes long, the limit is {MAX_KEY_BYTES:,}; "
-            "use a digest of it"
+            f"key {shorten(key)} is {len(text):,} bytes long; the limit is {MAX_KEY_BYTES:,}; use "
+            "a digest of it"
         )
     return text
 
@@ -216,7 +216,7 @@ class KeyScheme:
         if not all(isinstance(name, str) and name for name in names):
             raise UsageError(
                 f"key={spec!r}: field names are non-empty strings",
-                remedy='Give key= such a name, as "id"',
+                remedy='Give key= a field name, such as "id"',
             )
         if len(set(names)) != len(names):
             raise UsageError(f"key={spec!r} names a field twice", remedy="Name each field once")
@@ -325,10 +325,10 @@ class KeyScheme:
             other = twin(line)
             if other is not None and any(other in keys for keys in known):
                 return (
-                    f"keys {shown(parse(line))} and {shown(parse(other))} stand as the same "
-                    f"text in column {self.columns[0]!r} of the results, so their rows could not "
-                    "be told apart. Make both keys tuples, or both strings; or name the fields of "
-                    "the key, key=(…), which have a column each"
+                    f"keys {shown(parse(line))} and {shown(parse(other))} become the same text in "
+                    f"column {self.columns[0]!r} of the results, so their rows could not be told "
+                    "apart. Make both keys tuples, or both strings; or name the fields of the key, "
+                    "key=(…), so that each gets a column"
                 )
         return None
 

@@ -16,32 +16,32 @@ def refuse(items: Any) -> None:
     ended = inspect.isgenerator(items) and items.gi_frame is None
     if ended or (inspect.isasyncgen(items) and items.ag_frame is None):
         raise InvalidItems(
-            "items is a generator that has been read to its end, and gives nothing any more",
-            remedy="Make a new one for each run",
+            "items is a generator that has already been consumed",
+            remedy="Create a new one for each run",
         )
     if isinstance(items, type):
         raise InvalidItems(f"items is the class {items.__name__}", remedy=instead(items))
     if _is_column(items):
         raise InvalidItems(
             f"items is {_article(items)}, a column without a key",
-            remedy="Give the data frame that it is of; or its values, as a list",
+            remedy="Give the data frame that it belongs to, or its values as a list",
         )
     first = items[0] if isinstance(items, (list, tuple)) and items else items
     if remedy := _to_get(first):
         one = "item 0" if first is not items else "items"
-        raise InvalidItems(f"{one} is {_article(first)}, and not what it gives", remedy=remedy)
+        raise InvalidItems(f"{one} is {_article(first)}, not its result", remedy=remedy)
 
 
 def instead(items: Any) -> str:
     """Return what to give instead of items that cannot be iterated over."""
     if items is None:
-        return "Give run() the items. A function that makes them may lack its `return`"
+        return "Give run() the items. If a function makes them, check that it has a `return`"
     if callable(getattr(items, "collect", None)):  # a lazy frame
-        return "Give what it makes: .collect()"
+        return "Give its result: .collect()"
     if callable(items):
         return f"Call it: {getattr(items, '__name__', 'function')}()"
     if isinstance(items, os.PathLike):
-        return "Give what is in it, such as pyarrow.dataset.dataset(path), or the lines of a file"
+        return "Give its content, such as pyarrow.dataset.dataset(path) or the lines of the file"
     if isinstance(items, int):
         return f"Give range({items})"
     if callable(getattr(items, "table", None)):
@@ -53,8 +53,8 @@ def instead_of_item(item: Any) -> str:
     """Return what to give instead of an item without a key; "" if that is not known."""
     if isinstance(item, list):
         return (
-            "Give items one by one: batch_size= makes batches. The key of an item that is a list "
-            "is found by a callable: key=lambda item: item[0]"
+            "Give items one by one: batch_size= makes batches. If each item is a list, give a "
+            "callable: key=lambda item: item[0]"
         )
     if isinstance(item, (str, int)):
         return "Leave key= out: a string or an integer is its own key"
@@ -87,12 +87,12 @@ def _to_get(value: Any) -> str:
     """Return how to get the value of a coroutine, future or state; "" for other values."""
     kind = type(value)
     if inspect.iscoroutine(value):
-        return "Await it, and give what it returns"
+        return "Await it and give its result"
     root, name = kind.__module__.partition(".")[0], kind.__name__
     if "asyncio" in root and name.endswith(("Future", "Task")):
-        return "Await it, and give what it returns"
+        return "Await it and give its result"
     if root not in _FUTURES or not name.endswith(("Future", "State", "ObjectRef")):
         return ""
     if root == "ray":
-        return "Give what it stands for: ray.get(…)"
-    return "Give what it results in: .result()"
+        return "Give its value: ray.get(…)"
+    return "Give its result: .result()"

@@ -403,8 +403,8 @@ class Planner:
         if not scheme.fields:
             if scheme.spec is None:
                 raise InvalidItems(
-                    "items from Arrow need a key",
-                    remedy="Give key= the column, or the columns, that hold it",
+                    "Arrow items need a key",
+                    remedy="Give key= the column or columns that hold it",
                 )
             extract = scheme.extractor()
             return lambda batch: [extract(row) for row in batch.to_pylist()]
@@ -501,15 +501,15 @@ class Planner:
         return ChangedItem(
             f"item {position:,} with key {keys.shown(keys.parse(line))} has changed since it was "
             f"completed: its fingerprint was {fingerprints.to_text(before).decode()} and is "
-            f"{fingerprints.to_text(now).decode()}. Give the item as it was; or say "
-            'Changes(…, then="redo") to have it handled again, then="keep" to keep its results'
+            f"{fingerprints.to_text(now).decode()}. Restore the item; or set Changes(…, "
+            'then="redo") to handle it again, or then="keep" to keep its results'
         )
 
     def _duplicate(self, line: bytes, position: int) -> DuplicateKey:
         return DuplicateKey(
             f"items {self.seen.get(line):,} and {position:,} have the same key "
             f"{keys.shown(keys.parse(line))}. A key names one item: fix the items, name more "
-            'fields in key=, or say on_duplicate="skip" to keep the first'
+            'fields in key=, or set on_duplicate="skip" to keep the first'
         )
 
     def again(self, lines: list[bytes]) -> Batch | None:
@@ -560,7 +560,7 @@ class Planner:
                 return pa.RecordBatch.from_pylist(items)
             except (pa.ArrowException, TypeError, AttributeError) as error:
                 raise InvalidItems(
-                    f'batch_format="arrow" wants items that are dicts of Arrow\'s types: {error}',
+                    f'batch_format="arrow" needs items that are dicts of Arrow types: {error}',
                     remedy="Give such items, or leave batch_format= out",
                 ) from error
         return items

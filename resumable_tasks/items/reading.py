@@ -57,11 +57,11 @@ def record_batches(items: Any) -> Iterator[pa.RecordBatch]:
 def rows(items: Any) -> Iterable[Any]:
     if isinstance(items, (str, bytes, bytearray)):
         raise InvalidItems(
-            f"items is one {type(items).__name__}, which would be taken letter by letter; "
+            f"items is one {type(items).__name__}, which would be iterated character by character; "
             "give a list of items"
         )
     if isinstance(items, Mapping):
-        raise InvalidItems("items is a mapping; say which you mean: .values(), .items() or .keys()")
+        raise InvalidItems("items is a mapping; give its .values(), .items() or .keys()")
     if isinstance(items, AsyncIterable):
         raise InvalidItems("items is an async iterable", remedy="Use `await task.arun(items, …)`")
     if not isinstance(items, Iterable):

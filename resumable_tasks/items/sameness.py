@@ -56,13 +56,13 @@ class OfAnotherType(Look):
         if pairs:
             now, before = map(keys.parse, pairs[0])
             raise InvalidItems(
-                f"the keys of the items have changed their type: {keys.shown(now)} is an item's "
-                f"key now, and {keys.shown(before)} is {self._how} ({len(pairs):,} of the first "
-                f"{len(lines):,} items). To the library these are different items, and all would "
+                "the keys of the items have changed their type: an item now has key "
+                f"{keys.shown(now)}, but {keys.shown(before)} is {self._how} ({len(pairs):,} of "
+                f"the first {len(lines):,} items). These count as different items, and all would "
                 "be handled again",
                 safe="Nothing was handled",
-                remedy="Convert the keys to what they were, with int() or str() of the field; or, "
-                "if these are other items, name another checkpoint=",
+                remedy="Convert the keys back with int() or str() of the field; or, if these are "
+                "other items, name another checkpoint=",
             )
         self._seen += len(lines)
         return self._seen >= _ENOUGH
@@ -89,12 +89,12 @@ class OfTheColumn(Look):
             kind = kinds.get(name)
             if kind is not None and not any(isinstance(values[at], kind) for values in each):
                 raise InvalidItems(
-                    f"the keys of the items have changed their type: {keys.shown(each[0][at])} "
-                    f"is an item's now, and column {name!r} of the results holds "
-                    f"{'text' if kind is str else 'integers'}, so that no row could be stored",
+                    "the keys of the items have changed their type: an item now has "
+                    f"{keys.shown(each[0][at])}, but column {name!r} of the results holds "
+                    f"{'text' if kind is str else 'integers'}, so no row could be stored",
                     safe="Nothing was handled",
-                    remedy="Give the keys the type that they had (`resumable keys` lists them); "
-                    "or, if these are other items, name another checkpoint=",
+                    remedy="Give the keys their earlier type (`resumable keys` lists them); or, if "
+                    "these are other items, name another checkpoint=",
                 )
         return True
 
@@ -112,12 +112,11 @@ class OfTheSameKey(Look):
         """Raise `CheckpointMismatch` if none of these keys is completed."""
         if not self._done.has_any(lines):
             raise CheckpointMismatch(
-                f"same_key=True, and key= gives none of the {len(lines):,} items that were looked "
-                f"at a key that is completed in {self._place} (the first has "
-                f"{keys.shown(keys.parse(lines[0]))})",
+                f"same_key=True, but none of the {len(lines):,} items checked has a key that is "
+                f"completed in {self._place} (the first has {keys.shown(keys.parse(lines[0]))})",
                 safe="Nothing was handled",
-                remedy="Let key= give the keys that it gave before: `resumable keys` prints them; "
-                "or name another checkpoint=",
+                remedy="Let key= return the same keys as before (`resumable keys` prints them), or "
+                "name another checkpoint=",
             )
         return True
 

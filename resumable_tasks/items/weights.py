@@ -66,9 +66,10 @@ class Weigher:
                 found.append(check(spec(row) if callable(spec) else _field(row, spec)))
             except Exception as error:
                 raise InvalidItems(
-                    f"item {position:,}: {option}={_shown(spec)} gives nothing that fits: "
+                    f"item {position:,}: {option}={_shown(spec)} gives no usable value: "
                     f"{type(error).__name__}: {shorten(str(error), 200)}",
-                    remedy=f"Fix the item, or give {option}= what fits all items",
+                    remedy=f"Fix the item, or give {option}= a field or callable that works for "
+                    "all items",
                 ) from error
         return found
 
@@ -92,7 +93,7 @@ def _whole(value: Any) -> int:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no name of a quota")
+        raise ValueError(f"{value!r} is not the name of a quota")
     return value
 
 
@@ -121,5 +122,5 @@ def too_heavy(why: str, position: int | None, items: int) -> UsageError:
     rest = f" and the {items - 1:,} in its batch" if items > 1 else ""
     return UsageError(
         f"{first}{rest}: {why}",
-        remedy="Give a smaller batch_size=; split an item that is too heavy by itself",
+        remedy="Give a smaller batch_size=; split an item that is too heavy on its own",
     )

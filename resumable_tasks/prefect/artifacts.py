@@ -25,8 +25,8 @@ FAILURES_SHOWN = 200
 _KINDS_SHOWN, _KINDS_KEPT = 10, 100
 _TRACEBACK_LINES = 30
 _TO_RESUME = (
-    "What is done is safe. Start the flow again with the same checkpoint, or retry this flow run: "
-    "only what is missing is handled."
+    "Completed work is safe. Start the flow again with the same checkpoint, or retry this flow "
+    "run: only missing items are handled."
 )
 
 
@@ -90,7 +90,7 @@ class Artifacts:
         started = self._started
         text = f"{count(failed.failed, 'item')} of {literal(started.job)} failed"
         if failed.parked:
-            text += f", {failed.parked:,} parked (kept, and not in the table)"
+            text += f", {failed.parked:,} parked (kept, but not in the table)"
         more = failed.failed + failed.parked - len(failed.first)
         text += (
             f". The first {len(failed.first):,} are shown; {more:,} more are listed by"
@@ -215,8 +215,8 @@ def numbers(finished: RunFinished) -> dict[str, int]:
         others = {
             "with a service": result.out,
             "parked": result.parked,
-            "quarantined, and not tried": result.quarantined,
-            "duplicates, passed over": result.duplicates,
+            "quarantined, not tried": result.quarantined,
+            "duplicates, skipped": result.duplicates,
         }
         items = max(result.total, 0 if result.read_all else items)
     known = sum(found.values()) + sum(others.values())

@@ -54,4 +54,4 @@ class CancelWatch:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(self._flow_run, Cancelled(), force=True)
         except Exception as error:  # noqa: BLE001 - the run has ended anyway
-            log.warning("Prefect could not be told that this flow run is cancelled: %r", error)
+            log.warning("could not report to Prefect that this flow run is cancelled: %r", error)

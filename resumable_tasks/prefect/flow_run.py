@@ -45,8 +45,8 @@ class FlowRun:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise UsageError(
-                "no flow run is going on here",
-                remedy="Call it in a function that is a Prefect @flow",
+                "no flow run is active here",
+                remedy="Call it in a Prefect @flow function",
             )
         self._context = context
         self.id = str(context.flow_run.id)
@@ -84,8 +84,8 @@ class FlowRun:
         here, temporary = os.getcwd(), os.path.realpath(tempfile.gettempdir())
         if self.is_deployed and os.path.realpath(here).startswith(temporary + os.sep):
             raise CheckpointUnusable(
-                f"checkpoint {place!r} is relative to {here}, a temporary folder of the worker "
-                "that is deleted after this flow run, and the checkpoint with it: give an "
+                f"checkpoint {place!r} is relative to {here}, a temporary folder of the worker, "
+                "which is deleted after this flow run together with the checkpoint: give an "
                 "absolute path"
             )
 
@@ -205,8 +205,8 @@ class FlowRun:
             # This same execution uses one checkpoint twice: a mistake, so the flow fails.
             return error
         why = (
-            f"this flow run is being executed already, by pid {by[0]} on {by[1]}; this second "
-            "execution ends here, and leaves the state alone"
+            f"this flow run is already being executed by pid {by[0]} on {by[1]}; this second "
+            "execution ends here and does not change the state"
         )
         log.warning("%s: %s", why, error)
         return Abort(why)
@@ -219,5 +219,5 @@ class FlowRun:
         if kept:
             log.error("this flow run cannot leave until %s: %s", at, kept)
             return Unfinished(str(waiting), result=waiting.result, exit_code=waiting.exit_code)
-        log.info("%s. This process ends, and another one looks then", waiting.what)
+        log.info("%s. This process ends; another one will check then", waiting.what)
         return Abort(f"waits for a service until {at}")

@@ -72,8 +72,8 @@ class Submitter:
             group.future = task.submit(group.order)
         except (TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
-                f"Prefect cannot send a task run to another process: {error}. The "
-                "flow's parameters are sent with it, and must be picklable",
+                f"Prefect cannot send a task run to another process: {error}. The flow's "
+                "parameters are sent along and must be picklable",
                 remedy="Give the flow other parameters, or run it on threads",
             ) from error
         group.future.add_done_callback(lambda _: ended(group))

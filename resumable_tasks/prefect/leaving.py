@@ -25,13 +25,13 @@ _PAUSES = (1.0, 5.0, 20.0, 60.0, 120.0)
 def why_not(context: FlowRunContext) -> str | None:
     """The reason why this flow run cannot leave its process; None if it can."""
     if TaskRunContext.get() is not None:
-        return "the job is run inside a task of yours"
+        return "the job runs inside a task of your own"
     flow_run = context.flow_run
     if flow_run is not None and flow_run.deployment_id is not None:
         return None
     if "PREFECT__FLOW_RUN_ID" in os.environ:
-        return "the job is run in a subflow"
-    return "the flow run has no deployment, so that nothing would start it again"
+        return "the job runs in a subflow"
+    return "the flow run has no deployment, so nothing would start it again"
 
 
 def leave(flow_run: str, look_again_at: datetime, why: str) -> str:
@@ -45,8 +45,10 @@ def leave(flow_run: str, look_again_at: datetime, why: str) -> str:
                 return _leave(client, UUID(flow_run), look_again_at, why)
         except Exception as error:  # noqa: BLE001 - any error means that the API did not answer
             if pause is None:
-                return f"Prefect's API does not answer: {error!r}"
-            log.warning("leaving until %s: %r; again in %g s", look_again_at, error, pause)
+                return f"Prefect's API does not respond: {error!r}"
+            log.warning(
+                "leaving until %s failed: %r; trying again in %g s", look_again_at, error, pause
+            )
             time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -72,4 +74,4 @@ def _leave(client: SyncPrefectClient, id: UUID, look_again_at: datetime, why: st
     )
     if answer.status.value == "ACCEPT":
         return ""
-    return f"Prefect has answered {answer.status.value}: {getattr(answer.details, 'reason', '')}"
+    return f"Prefect answered {answer.status.value}: {getattr(answer.details, 'reason', '')}"

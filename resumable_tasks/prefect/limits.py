@@ -48,8 +48,8 @@ class GlobalLimit:
             ) from None
         if not found.slot_decay_per_second:
             raise UsageError(
-                f"Prefect's global concurrency limit {self.name!r} gives no slot back by itself, "
-                "as a rate does",
+                f"Prefect's global concurrency limit {self.name!r} has no slot decay, so it is not "
+                "a rate",
                 remedy=f"For one a second: `prefect gcl update {shell_words(self.name)} {decay}`",
             )
         return GlobalLimit(self.name, found.limit)
@@ -58,7 +58,7 @@ class GlobalLimit:
         """Raise `UsageError` for a call that would wait forever."""
         if 0 < self.most < slots:
             raise UsageError(
-                f"a call weighs {slots:,} by weight=, and Prefect's global concurrency limit "
+                f"a call weighs {slots:,} by weight=, but Prefect's global concurrency limit "
                 f"{self.name!r} is {self.most:,}",
                 remedy="Give a smaller batch_size=, or max_weight=, or raise the limit",
             )

@@ -30,4 +30,4 @@ def show_report(job: str, url: str, path: str) -> None:
         with get_client({"timeout": _SECONDS}, sync_client=True) as client:
             client.create_artifact(artifact)
     except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
-        log.warning("the report of this run has no link in Prefect's UI: %r", error)
+        log.warning("could not link the report of this run in Prefect's UI: %r", error)

@@ -300,15 +300,15 @@ class RemoteTaskRuns(Runner):
     def _send_again(
         self, group: Group, lost: list[Batch], why: BaseException | None, begun: bool
     ) -> None:
-        log.warning("a task run has ended without %d of its batches: %r", len(lost), why)
+        log.warning("a task run ended without %d of its batches: %r", len(lost), why)
         if not begun:
             refused = self._waiting.refuse(lost)
             if refused > 2 * self.concurrency:
                 raise UsageError(
-                    f"{refused} task runs, one after the other, have ended before they "
-                    f"began: {why!r}. The workers need the same code and packages as the driver, "
+                    f"{refused} task runs in a row ended before they "
+                    f"started: {why!r}. The workers need the same code and packages as the driver, "
                     f"the checkpoint's path ({self._outbox.store.url}), and Prefect's API",
-                    remedy="Read the log of a worker, and install there what is missing",
+                    remedy="Read a worker's log, and install what is missing there",
                 )
             return
         self._waiting.accept()
@@ -322,8 +322,8 @@ class RemoteTaskRuns(Runner):
     def _lost(self, batch: Batch, losses: int, why: BaseException | None) -> Failed:
         """The failure of a batch whose workers were lost, each counting as a call."""
         error = WorkerLost(
-            f"the worker of this batch was lost, {losses} times{f' ({why!r})' if why else ''}. A "
-            "system kills a process that takes too much memory: try a smaller batch_size"
+            f"the worker of this batch was lost {losses} times{f' ({why!r})' if why else ''}. It "
+            "may have used too much memory: try a smaller batch_size"
         )
         packed = isinstance(batch.items, bytes)
         whole = replace(batch, items=cloudpickle.loads(batch.items)) if packed else batch

@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 
 def scheduled_date(tz: str | datetime.tzinfo | None = None) -> datetime.date:
-    """The date of the flow run's *scheduled* start; today outside of a flow run.
+    """Return the date of the flow run's *scheduled* start; outside a flow run, today.
 
-    A run that is late, is retried after midnight, is resumed or rerun the next morning keeps its
-    date, so that it finds its checkpoint again. Give it to ``partition=``. In a subflow it is
-    the date of the outermost flow run, which alone is still the same when that is retried.
+    A run that is late, retried after midnight, or resumed or rerun the next morning keeps its date,
+    so that it finds its checkpoint again. Pass the date as ``partition=``. In a subflow this is the
+    date of the outermost flow run, the only one that stays the same when that run is retried.
 
     Args:
-        tz: the time zone whose date it is: a name such as ``"Europe/Zurich"``, or a ``tzinfo``.
-            By default that of the schedule that has made the run, else that of the deployment's
-            schedules, else this machine's. Without it, a run of a deployment asks Prefect's API.
+        tz: the time zone of the date: a name such as ``"Europe/Zurich"``, or a ``tzinfo``. The
+            default is the time zone of the schedule that created the run, otherwise that of the
+            deployment's schedules, otherwise this machine's. Without ``tz``, a run of a deployment
+            asks Prefect's API.
 
     Raises:
-        UsageError: there is no such time zone; or none is given, and the deployment is gone, or
-            its schedules have several and none of them has made the run.
+        UsageError: there is no such time zone; or none is given, and the deployment was deleted, or
+            its schedules have several time zones and none of them created the run.
     """
     zone = _zone(tz) if tz is not None else None
     flow_run = _outermost_flow_run()
@@ -39,11 +40,11 @@ def scheduled_date(tz: str | datetime.tzinfo | None = None) -> datetime.date:
 
 
 def scheduled_time() -> datetime.datetime:
-    """The time of the flow run's *scheduled* start, in UTC; outside of one the hour that has begun.
+    """Return the flow run's *scheduled* start in UTC; outside a flow run, the current full hour.
 
-    For jobs that run several times a day: give it to ``partition=``. A run that is late, is
-    retried, resumed or rerun later keeps its time, so that it finds its checkpoint again. In a
-    subflow it is that of the outermost flow run.
+    For jobs that run several times a day: pass the time as ``partition=``. A run that is late,
+    retried, resumed or rerun keeps its time, so that it finds its checkpoint again. In a subflow
+    this is the time of the outermost flow run.
     """
     flow_run = _outermost_flow_run()
     if flow_run is None:
@@ -62,8 +63,8 @@ def _zone(tz: str | datetime.tzinfo) -> datetime.tzinfo:
         return ZoneInfo(tz)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         raise UsageError(
-            f"tz={tz!r} is no time zone; give a name such as 'Europe/Zurich' (where the system "
-            "has no list of them: pip install tzdata)"
+            f"tz={tz!r} is not a time zone; give a name such as 'Europe/Zurich' (if the system has "
+            "no time zone database: pip install tzdata)"
         ) from error
 
 
@@ -99,8 +100,8 @@ def _schedules_zone(flow_run: FlowRun) -> datetime.tzinfo | None:
             deployment = client.read_deployment(flow_run.deployment_id)
     except ObjectNotFound as error:
         raise UsageError(
-            "the deployment of this flow run is gone, and its schedule with it: give the time "
-            "zone, scheduled_date(tz=…)"
+            "the deployment of this flow run and its schedule were deleted: give the time zone, "
+            "scheduled_date(tz=…)"
         ) from error
     made_by = flow_run.created_by.id if flow_run.created_by is not None else None
     schedules = (

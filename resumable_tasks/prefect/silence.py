@@ -84,7 +84,7 @@ class Silence:
         self._signs = signs
         silent = now - self._last
         if self._ever and silent > self._patience:
-            self.over = f"silence: no worker has given a sign of life for {silent:.0f} s"
+            self.over = f"silence: no sign of life from any worker for {silent:.0f} s"
         elif now - max(self._last, self._said) > PATIENCE_SECONDS:
             self._said = now
             self._say(silent, sum(begun for begun, _ in signs.values()))
@@ -93,14 +93,14 @@ class Silence:
     def _say(self, silent: float, begun: int) -> None:
         if not begun:
             log.warning(
-                "no worker has begun any of the %d task runs that wait: are there workers, and "
-                "are they free?",
+                "no worker has started any of the %d waiting task runs: check that workers are "
+                "running and free",
                 len(self._signs),
             )
             return
         log.warning(
-            "no worker has given a sign of life for %.0f s, and %d of %d task runs have begun: "
-            "were all workers lost? The run ends after give_up_after=%g s of silence, and what is "
-            "done is safe",
+            "no sign of life from any worker for %.0f s, and %d of %d task runs have started: all "
+            "workers may be lost. The run ends after give_up_after=%g s of silence; completed work "
+            "is safe",
             *(silent, begun, len(self._signs), self._patience),
         )

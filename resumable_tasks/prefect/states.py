@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def flow_state(result: RunResult) -> State[RunResult]:
-    """A ``Completed`` state whose message is the run's summary, for a flow to return.
+    """Return a ``Completed`` state with the run's summary as its message, for a flow to return.
 
-    ``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``, as the log has it. The flow's
-    result is the `RunResult`.
+    The message is as in the log: ``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``.
+    The flow's result is the `RunResult`.
 
     Raises:
         UsageError: Prefect is not installed.

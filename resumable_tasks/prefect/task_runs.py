@@ -48,7 +48,8 @@ class Causes:
             if frames and cause not in self._known:
                 self._known.add(cause)
                 log.error(
-                    "batch %05d: a call failed; more of this kind are logged in one line:\n%s",
+                    "batch %05d: a call failed; further failures of this kind are logged in one "
+                    "line:\n%s",
                     outcome.batch.number,
                     failure.traceback,
                 )
@@ -158,7 +159,7 @@ class Tally:
             self.divided += 1
             self.down = self.down or outcome.error.outage
             log.info(
-                "batch %05d did not succeed as a whole, and will be handled again: %s",
+                "batch %05d did not succeed as a whole and will be handled again: %s",
                 *(outcome.batch.number, describe(outcome.failures[0])),
             )
 
@@ -168,7 +169,7 @@ class Tally:
         if self.batches > 1:
             text += f" in {self.batches:,} batches"
         if self.parked:
-            text += f", {self.parked:,} parked: kept, and not in the table"
+            text += f", {self.parked:,} parked: kept, but not in the table"
         if self.divided:
             text += f"; {self.divided:,} did not succeed as a whole and will be handled again"
         if self.fatal is not None:

@@ -96,7 +96,9 @@ class Telemetry:
             interrupted = event.how in ("interrupted", "spent")
             self._thread.join(_LAST_WORD_INTERRUPTED_SECONDS if interrupted else _LAST_WORD_SECONDS)
             if self._thread.is_alive():
-                log.warning("Prefect's API does not answer; the run's summary may be missing there")
+                log.warning(
+                    "Prefect's API does not respond; the run's summary may be missing there"
+                )
 
     def _run(self, started: RunStarted) -> None:
         """The thread."""
@@ -105,7 +107,7 @@ class Telemetry:
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
                 self._show(Artifacts(client, started))
         except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
-            log.warning("this run is not shown in Prefect's UI: %r", error)
+            log.warning("cannot show this run in Prefect's UI: %r", error)
 
     def _show(self, artifacts: Artifacts) -> None:
         pause, began = 0.0, time.monotonic()
@@ -149,7 +151,7 @@ class Telemetry:
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:
                 self._summary = self._summary.published(client, dest, rows)
         except Exception as error:  # noqa: BLE001 - the rows are published anyway
-            log.warning("Prefect's UI does not show where this run was published: %r", error)
+            log.warning("cannot show in Prefect's UI where this run was published: %r", error)
 
     def _try(self, what: str, call: Callable[[], None]) -> None:
         """Show something. Logs a failure once, until it works again."""
@@ -158,7 +160,7 @@ class Telemetry:
             self._failing.discard(what)
         except Exception as error:  # noqa: BLE001 - a run does not fail because it is not shown
             if what not in self._failing:
-                log.warning("%s of this run is not shown in Prefect's UI: %r", what, error)
+                log.warning("cannot show %s of this run in Prefect's UI: %r", what, error)
             self._failing.add(what)
 
 

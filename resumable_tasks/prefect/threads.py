@@ -223,4 +223,4 @@ def _why(future: Any) -> BaseException:
         future.result(timeout=1)
     except BaseException as error:  # noqa: BLE001 - returned, not raised
         return error
-    return RuntimeError("Prefect has ended a task run without starting it")
+    return RuntimeError("Prefect ended a task run without starting it")

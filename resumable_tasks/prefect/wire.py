@@ -37,13 +37,13 @@ def pickled(work: Work, processes: int) -> bytes:
         data = bytes(cloudpickle.dumps(shippable(work, handler, processes)))
     except Exception as error:
         raise UsageError(
-            f"the handler cannot be sent to another process: {error}. Let it make or import what "
-            "it needs (a client, a lock, a connection) when it is called"
+            f"the handler cannot be sent to another process: {error}. Let it create or import what "
+            "it needs (a client, a lock, a connection) when called"
         ) from error
     if len(data) > _LARGE:
         log.warning(
-            "the handler takes %.0f MB, which are sent with every task run: let it load what it "
-            "needs when it is called",
+            "the handler has %.0f MB, which are sent with every task run: let it load what it "
+            "needs when called",
             len(data) / 1e6,
         )
     return data

@@ -75,8 +75,8 @@ def handle_group(order: WorkOrder) -> State[None]:
         return _not_begun(outbox)
     if not held.begin(number):
         if {sent[0] for sent in order.batches} <= held.numbers():
-            return Completed(message="done before, by a worker that was lost")
-        raise WorkerLost("the worker that had begun this task run was lost")
+            return Completed(message="already done by a worker that was lost")
+        raise WorkerLost("the worker that had started this task run was lost")
     with beating(held, number):
         return _handle_all(order, held, withdrawn)
 
@@ -123,7 +123,7 @@ def _handle_all(order: WorkOrder, outbox: Outbox, withdrawn: Withdrawn) -> State
     tally = Tally(work.isolate)
     while order.batches:
         if withdrawn.is_set():
-            log.warning("the run has been stopped, or taken over; what has not begun is left")
+            log.warning("the run has been stopped or taken over; batches not yet started are left")
             break
         # Removed from the order, so that nothing keeps it in memory once it is done.
         of, keys, lines, items, part, trace = order.batches.pop(0)
@@ -152,13 +152,13 @@ def _by_handle(order: WorkOrder) -> Outbox | None:
 def _not_begun(outbox: Outbox) -> State[None]:
     if MANIFEST not in outbox.store.list(""):
         raise UsageError(
-            f"the checkpoint {outbox.store.url} is not there on host {os.uname().nodename}: it has "
-            "to be on a path that the driver and all workers share",
-            remedy="Name a folder that is mounted on each of them, or a bucket",
+            f"the checkpoint {outbox.store.url} does not exist on host {os.uname().nodename}: it "
+            "must be on a path that the driver and all workers share",
+            remedy="Name a folder that is mounted on all of them, or a bucket",
         )
     return Cancelled(
-        message=f"Nothing was begun: as seen from host {os.uname().nodename}, the run of "
-        f"{outbox.store.url} has been stopped, or another has taken over"
+        message=f"Nothing was started: as seen from host {os.uname().nodename}, the run of "
+        f"{outbox.store.url} has been stopped, or another run has taken over"
     )
 
 
@@ -197,9 +197,9 @@ def _work(data: bytes) -> Work:
 
 def _not_loaded(what: str, error: Exception) -> UsageError:
     return UsageError(
-        f"the {what} that the driver has sent cannot be loaded on host {os.uname().nodename}: "
-        f"{error!r}. The workers need the same code and packages as the driver",
-        remedy="Install the same on both, at the same versions, and run again",
+        f"the {what} sent by the driver cannot be loaded on host {os.uname().nodename}: {error!r}. "
+        "The workers need the same code and packages as the driver",
+        remedy="Install the same versions on both, and run again",
     )
 
 

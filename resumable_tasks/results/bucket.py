@@ -69,8 +69,8 @@ class InBucket(Form):
             if result is not None:
                 return result
         raise StoreError(
-            f"others publish to {self.dest} without a pause, each faster than this publisher",
-            safe="What they have published is whole",
+            f"other publishers keep publishing to {self.dest}, each faster than this one",
+            safe="Their published data is complete",
             remedy="Publish from one place at a time",
         )
 
@@ -109,7 +109,7 @@ class InBucket(Form):
         except StoreError as error:  # the request may have been applied
             raise StoreError(
                 error.what,
-                safe="Readers see what was published before, or all of this",
+                safe="Readers see either the previous data or all of the new data",
                 remedy=error.remedy,
             ) from error
         fault_point("publish.exchanged")
@@ -138,8 +138,8 @@ class InBucket(Form):
 
     def _foreign(self, name: str) -> UsageError:
         return UsageError(
-            f"{self.dest} holds {shorten(name)}, which publish has not written there; name a "
-            "prefix of its own"
+            f"{self.dest} holds {shorten(name)}, which publish did not write; name a prefix of its "
+            "own"
         )
 
     def _sweep(self, names: Iterable[str]) -> None:

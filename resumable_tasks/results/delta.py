@@ -139,14 +139,14 @@ class Delta(Form):
             raise UsageError(f"{self.dest}: a Delta table needs deltalake", remedy=INSTALL)
         if wanted.ordered:
             raise UsageError(
-                "ordered=True: the rows of a Delta table have no order",
-                remedy="Sort them where they are read, or publish Parquet",
+                "ordered=True: rows of a Delta table have no order",
+                remedy="Sort them when reading, or publish Parquet",
             )
         wrong = sorted(set(_CHARACTERS.findall(self.dest)))
         if wrong:
             raise UsageError(
-                f"{clean(self.dest)}: deltalake finds no table in a place with {clean(wrong[0])!r} "
-                "in its name; name another"
+                f"{clean(self.dest)}: deltalake cannot open a table with {clean(wrong[0])!r} in "
+                "its path; name another place"
             )
         self._trying(lambda: self._look(None))
 
@@ -267,8 +267,8 @@ class Delta(Form):
         name = f"{_LOG}/{table.version():020}.json"
         if self._store.create(name, self._store.read(name)):
             raise StoreError(
-                f"the service of {self.dest} ignores If-None-Match, so that two publishers at once "
-                "would double rows",
+                f"the service of {self.dest} ignores If-None-Match, so two simultaneous publishers "
+                "would duplicate rows",
                 safe="Nothing was written",
                 remedy="Publish Parquet (without form='delta'), or use another service",
             )
@@ -279,7 +279,7 @@ class Delta(Form):
         # The files may be those of a table that was created meanwhile.
         if found and self._table() is None:
             raise UsageError(
-                f"{self.dest} holds {shorten(found[0])}, and is no Delta table; name a place of "
+                f"{self.dest} holds {shorten(found[0])}, and is not a Delta table; name a place of "
                 "its own"
             )
 
@@ -309,13 +309,13 @@ class Delta(Form):
         except tenacity.RetryError as error:
             raise StoreError(
                 f"cannot publish to {self.dest}: {_said(error.last_attempt.exception())}",
-                safe="The table is as it was, or holds all rows: publishing again finds out",
+                safe="The table is unchanged or has all rows: publishing again finds out",
                 remedy="Fix the cause and publish again",
             ) from None
         except panics.Panicked as error:
             raise StoreError(
                 f"cannot publish to {self.dest}: deltalake has panicked: {_said(error)}",
-                remedy="In a process that was forked after deltalake was used, start it by spawn",
+                remedy="If this process was forked after deltalake was used, start it with spawn",
             ) from None
 
     def _teller(self) -> Callable[[tenacity.RetryCallState], None]:
@@ -345,12 +345,12 @@ def _refuse_foreign_commits(table: DeltaTable, dest: str) -> None:
     count = table.transaction_version(_COUNT)
     if count is None:
         raise UsageError(
-            f"{dest} is a Delta table that publish has not made; name a place of its own"
+            f"{dest} is a Delta table that publish did not create; name a place of its own"
         )
     if count >= 0 and table.count() != count:
         raise UsageError(
-            f"{dest} holds {text.count(table.count(), 'row')} where publish has written {count:,}: "
-            "another program writes to this table",
+            f"{dest} holds {text.count(table.count(), 'row')} but publish wrote {count:,}: another "
+            "program writes to this table",
             safe="Nothing was written",
             remedy="Publish to a place of its own, or restore the version that publish wrote",
         )

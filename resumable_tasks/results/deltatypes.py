@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _REMEDY = (
-    "Publish Parquet (without form='delta'), or have the handler return another type: "
-    "for a duration int64, for a time or any other type text"
+    "Publish Parquet (without form='delta'), or let the handler return another type: int64 for a "
+    "duration, text for a time or any other type"
 )
 
 
@@ -26,7 +26,7 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
 
     if not schema.names:
         raise UsageError(
-            "the results have no columns, and a Delta table needs one",
+            "the results have no columns, but a Delta table needs one",
             remedy="Let the handler return rows with at least one",
         )
     kinds = [(field, delta_type(field.type)) for field in schema]
@@ -41,7 +41,8 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
     same = _same_name(schema.names)
     if same is not None:
         raise UsageError(
-            f"Delta does not tell {same[0]!r} from {same[1]!r}: columns differ in more than case",
+            f"Delta cannot distinguish {same[0]!r} from {same[1]!r}: column names must differ in "
+            "more than case",
             safe="Nothing was written",
             remedy="Rename one of them",
         )
@@ -140,7 +141,7 @@ def to_delta(table: pa.Table, schema: pa.Schema) -> pa.Table:
         except pa.ArrowException as error:
             raise UsageError(
                 f"a value of column {shorten(field.name)}, which is {column.type}, does not fit "
-                f"{field.type}, the type that Delta has for it: {error}",
+                f"{field.type}, the corresponding Delta type: {error}",
                 safe="Nothing was committed to the table",
                 remedy=_REMEDY,
             ) from error

@@ -88,7 +88,7 @@ class Folder(Form):
         except OSError as error:
             raise StoreError(
                 f"cannot {verb} {self.dest}: {error}",
-                safe="The dataset that was there is untouched",
+                safe="The existing dataset is unchanged",
                 remedy="Fix the cause and publish again",
             ) from error
 

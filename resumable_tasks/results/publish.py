@@ -44,9 +44,7 @@ def publish(
     reader.check_publishable()
     destination = _destination(dest, form)
     if reader.files_at is not None and _is_within(destination.dest, reader.files_at):
-        raise UsageError(
-            f"{destination.dest} lies in the checkpoint itself; name a place outside of it"
-        )
+        raise UsageError(f"{destination.dest} is inside the checkpoint; name a place outside it")
     wanted = Wanted(ordered, positions, given, target_bytes)
     destination.check(wanted)
 
@@ -74,8 +72,8 @@ def _note(reader: Reader, rows: CommittedRows, result: Published, form: PublishF
         reader.note_published(rows, result.dest, form, result.rows)
     except ResumableTasksError as error:
         log.warning(
-            "published to %s, which could not be noted in the checkpoint, so that `resumable "
-            "prune` takes it for unpublished: %s",
+            "published to %s, but could not record that in the checkpoint, so `resumable prune` "
+            "treats it as unpublished: %s",
             *(result.dest, error),
         )
 
@@ -91,7 +89,7 @@ def _destination(dest: str | Path, form: PublishForm) -> Form:
     """The form to publish at this place. Raises `UsageError` if there is none."""
     if form not in get_args(PublishForm):
         raise UsageError(
-            f"form={form!r} is none of {', '.join(map(repr, get_args(PublishForm)))}",
+            f"form={form!r} is not one of {', '.join(map(repr, get_args(PublishForm)))}",
             remedy="Give form= one of them",
         )
     store = open_store(dest, "published dataset")

@@ -36,18 +36,17 @@ if TYPE_CHECKING:
 class RunResult:
     """The counts of one run, in items, and its checkpoint.
 
-    ``total`` items were seen, of which ``skipped`` were completed before, ``completed`` now,
-    and ``failed``; ``duplicates`` were passed over by ``on_duplicate="skip"``, ``quarantined``
-    because they have failed ``max_attempts`` times; ``changed`` had another fingerprint than
-    when they were completed. ``retried`` batches needed more than one call: they were retried,
-    told to wait, or handled again after an outage. ``failures`` are this run's. ``cost`` is
-    what this run has spent, where the job says how. ``parked`` items have a result that is kept
-    and does not fit the table, from this run or one before; ``parked_items`` say why, and have
-    the rows. ``remaining`` is what a run that was stopped has left, or a dry run would handle,
-    and what that would take. ``out`` items are with a service, in so many ``submissions``, and are
-    collected by the next run. ``bound_by`` is what this run has waited for most of its time; None
-    if it has handled nothing. `table`, `dataset` and `publish` give the rows of *all* runs of the
-    checkpoint.
+    Of ``total`` items seen, ``skipped`` were completed by earlier runs, ``completed`` by this one,
+    and ``failed`` failed. ``duplicates`` were skipped by ``on_duplicate="skip"``, ``quarantined``
+    because they had failed ``max_attempts`` times; ``changed`` had another fingerprint than when
+    they were completed. ``retried`` batches needed more than one call: they were retried, told to
+    wait, or handled again after an outage. ``failures`` are those of this run. ``cost`` is what
+    this run spent, if the job reports it. ``parked`` items have a result that is kept but does not
+    fit the table, from this run or an earlier one; ``parked_items`` hold the reason and the rows.
+    ``remaining`` estimates what a stopped run has left, or what a dry run would handle. ``out``
+    items are with a service, in ``submissions`` submissions, and the next run collects them.
+    ``bound_by`` is what this run waited for most of the time; None if it handled nothing. `table`,
+    `dataset` and `publish` return the rows of *all* runs of the checkpoint.
     """
 
     job: str
@@ -104,7 +103,7 @@ class RunResult:
 
     @property
     def summary(self) -> str:
-        """``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``, as the log has it."""
+        """``1,710 of 1,713 items done (600 before, 1,110 now), 3 failed``, as in the log."""
         parts = f" ({self.skipped:,} before, {self.completed:,} now)" if self.skipped else ""
         more = "".join(
             [
@@ -122,12 +121,11 @@ class RunResult:
         return f"{text}, {self.failed:,} failed{more}"
 
     def table(self, *, ordered: bool = False, only_given: bool = False) -> pa.Table:
-        """All committed rows, verified against their commits, in memory.
+        """Return all committed rows, verified against their commits, in memory.
 
-        ``ordered``: in the order of this run's items; without it, in the order of commits.
-        ``only_given``: without the rows of items that this run was not given. Raises
-        `CheckpointDamaged` that names the file, and `UsageError` where it is not known which
-        items were given.
+        ``ordered``: in the order of this run's items; otherwise in the order of commits.
+        ``only_given``: only the rows of items that this run was given. Raises `CheckpointDamaged`,
+        which names the file, and `UsageError` if it is unknown which items were given.
         """
         from resumable_tasks.results.rows import Wanted, ordered_table, table
 
@@ -140,13 +138,12 @@ class RunResult:
         return self._reader.read(whole)
 
     def dataset(self) -> pads.Dataset:
-        """A ``pyarrow.dataset.Dataset`` over committed shards only.
+        """Return a ``pyarrow.dataset.Dataset`` over committed shards only.
 
-        Each file is verified against its commit once, now; rows are read when they are asked for.
-        A later run, or `resumable compact`, may have replaced and deleted files by then: reading
-        raises ``FileNotFoundError`` (in a bucket perhaps another ``OSError``), and a new dataset
-        has the same rows, and those since.
-        Raises `CheckpointDamaged` that names the file.
+        Each file is verified against its commit once, now; rows are read on demand. If a later run
+        or `resumable compact` has replaced and deleted files by then, reading raises
+        ``FileNotFoundError`` (in a bucket perhaps another ``OSError``); a new dataset has the same
+        rows and any newer ones. Raises `CheckpointDamaged`, which names the file.
         """
         return self._reader.dataset()
 
@@ -161,9 +158,9 @@ class RunResult:
     ) -> Published:
         """Write all committed rows to ``dest``: Parquet files in a folder, or a Delta table.
 
-        A reader of ``dest`` sees the old dataset or the new one, never a part. ``form="delta"``
-        keeps a table there (extra ``delta``). ``ordered`` and ``only_given`` as for `table`. See
-        `resumable_tasks.results.publish.publish`.
+        A reader of ``dest`` sees the old dataset or the new one, never a mixture. ``form="delta"``
+        maintains a Delta table there (extra ``delta``). ``ordered`` and ``only_given`` as for
+        `table`. See `resumable_tasks.results.publish.publish`.
         """
         from resumable_tasks.results.publish import publish
 
@@ -181,22 +178,22 @@ class RunResult:
         return published
 
     def completed_keys(self) -> Iterator[keys.Key]:
-        """The keys of all completed items of the checkpoint, in the order of commits."""
+        """Iterate over the keys of all completed items, in the order of commits."""
         return self._reader.completed_keys()
 
     @property
     def _given(self) -> Seen:
-        """The keys of this run's items. Raises `UsageError` where they are not all known."""
+        """The keys of this run's items. Raises `UsageError` if not all of them are known."""
         if self.positions is None or (self.total and not len(self.positions)):
             raise UsageError(
-                "only_given=True: which items were given is known in the process of the run, and "
-                "not where they are the rows of a table",
+                "only_given=True: which items were given is known only in the process of the run, "
+                "and not if the items are the rows of a table",
                 remedy="Leave only_given out, or read the rows from the database",
             )
         if not self.read_all:
             raise UsageError(
                 "only_given=True: this run was stopped before it had read all items; run it again "
-                "to its end"
+                "to the end"
             )
         return self.positions
 
@@ -204,14 +201,15 @@ class RunResult:
     def _reader(self) -> Reader:
         if self.reader is None:
             raise UsageError(
-                f"the rows of {self.checkpoint} are not in files, and this result, which has come "
-                "through JSON, cannot read them",
-                remedy="Read them from the database, or keep the result with the pickle serializer",
+                f"the rows of {self.checkpoint} are not in files, and this result was loaded from "
+                "JSON and cannot read them",
+                remedy="Read them from the database, or store the result with the pickle "
+                "serializer",
             )
         return self.reader
 
     def raise_for_failures(self) -> None:
-        """Raises `JobFailed`, which carries this result, if any item failed or is parked."""
+        """Raise `JobFailed`, which carries this result, if any item failed or is parked."""
         if self.failed or self.parked:
             raise JobFailed(describe_failures(self), result=self)
 
@@ -220,10 +218,7 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     """The message of `JobFailed`: how many, of which kinds, with an example each."""
     done = f"{result.completed + result.skipped:,} are done and safe in {result.checkpoint}"
     of_all = f" of {result.total:,} items of {result.job}"
-    parked = (
-        "parked: what the handler returned for them is kept in the checkpoint and does not fit "
-        "the table"
-    )
+    parked = "parked: their results are kept in the checkpoint but do not fit the table"
     if result.failed or not result.parked:
         parts = [f"{result.failed:,}{of_all} failed; {done}:", *_kinds(result.failures)]
         parts += [f"{result.parked:,} items are {parked}:"] if result.parked else []
@@ -232,27 +227,27 @@ def describe_failures(result: RunResult, ended_early: str | None = None) -> str:
     parts += _kinds(result.parked_items)
     if result.quarantined and not result.failed:
         parts.append(
-            f"{result.quarantined:,} are quarantined, and were not tried: "
-            f"`resumable retry {result.checkpoint} --quarantined` releases them"
+            f"{result.quarantined:,} are quarantined and were not tried: `resumable retry "
+            f"{result.checkpoint} --quarantined` releases them"
         )
     if ended_early:
-        parts.append(f"The run has ended before its items: {ended_early}.")
+        parts.append(f"The run ended before all items were handled: {ended_early}.")
     listed = result.failures_listed or f"`resumable failures {result.checkpoint}`"
     if result.failed:
         parts.append(
-            "Remove the cause and run the same command again: only what failed is handled. "
+            "Fix the cause and run the same command again: only the failed items are handled. "
             f"{listed} lists them"
         )
     elif ended_early:
         parts.append(
-            "Remove the cause and run the same command again: only what is left is handled"
+            "Fix the cause and run the same command again: only the remaining items are handled"
         )
     if result.parked:
         parts.append(
             "Parked items are not paid for again. Give schema= or json_columns= that they fit (in "
             "a database, change its columns or constraints) and run the same command again: they "
-            "are taken over without a call. If the handler was at fault: correct it, and let "
-            "`resumable accept` (of a table `resumable sql accept`) with --convert make them fit"
+            "are taken over without a call. If the handler was wrong: fix it, and convert them "
+            "with `resumable accept --convert` (for a table `resumable sql accept --convert`)"
         )
     return "\n".join(parts)
 

@@ -40,7 +40,7 @@ def refuse_foreign(target: Path) -> None:
         raise UsageError(f"{target} is a Delta table; publish to it with form='delta'")
     if foreign:
         raise UsageError(
-            f"{target} holds {keys.shorten(foreign[0])}, which publish has not written there, and "
+            f"{target} holds {keys.shorten(foreign[0])}, which publish did not write, and "
             "publishing replaces the whole folder; name a folder of its own"
         )
 
@@ -68,7 +68,7 @@ def alone(target: Path) -> Iterator[None]:
             if time.monotonic() > until:
                 raise StoreError(
                     f"another publisher is at work in {target.parent} and does not finish",
-                    remedy="End it, and publish again",
+                    remedy="Stop it, and publish again",
                 )
             time.sleep(_PAUSE)
         yield

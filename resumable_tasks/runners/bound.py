@@ -56,17 +56,16 @@ _IN_WORDS = {
 
 @locked
 class BoundBy:
-    """What a run waits for, most of its time.
+    """What a run waits for most of the time.
 
     ``what`` is ``quota`` (calls were told to wait, as by HTTP 429), ``rate`` (the job's own
     ``rate_limit``), ``latency`` (of the calls), ``source`` (of the items), ``commits``, ``outage``
-    (the service was down), ``retries`` (pauses after failed calls), ``service`` (that has what was
-    submitted to it) or ``nothing`` in particular.
-    ``sentence`` says it in words. ``shares`` are from 0 to 1: ``handler``, ``told``, ``rate``,
-    ``adaptive``, ``retries``, ``write``, ``service`` and ``idle`` of the time of the lanes, as many
-    as there are calls at once, without that for which no item was left for them (``spare``, of all
-    of it);
-    ``source``, ``commit`` and ``down`` of the run's time.
+    (the service was down), ``retries`` (pauses after failed calls), ``service`` (work submitted to
+    it) or ``nothing`` in particular. ``sentence`` says it in words. ``shares`` are from 0 to 1.
+    ``handler``, ``told``, ``rate``, ``adaptive``, ``retries``, ``write``, ``service`` and ``idle``
+    are shares of the lanes' time (one lane per simultaneous call), not counting the time in which
+    no item was left for a lane; ``spare`` is that time's share of the whole. ``source``, ``commit``
+    and ``down`` are shares of the run's time.
     """
 
     what: What
@@ -102,14 +101,14 @@ def _verdict(share: Mapping[str, float], at_once: str) -> tuple[What, str]:
         return "service", f"the service{at_once and f' ({at_once})'}: it {took}"
     if share[RETRIES] > 0.25 and share[RETRIES] > handler:
         pauses = _of_the_time(share[RETRIES])
-        return "retries", f"retries: calls failed, and pauses before the next took {pauses}"
+        return "retries", f"retries: calls failed, and pauses before retries took {pauses}"
     if share[SOURCE] > max(0.5, in_calls) and starved:
         return "source", f"source: reading the items took {_of_the_time(share[SOURCE])}"
     writing = max(share[COMMIT] if starved else 0.0, share[WRITE])
     if writing > max(0.5, in_calls):
-        return "commits", f"commits: writing what was done took {_of_the_time(writing)}"
+        return "commits", f"commits: writing results took {_of_the_time(writing)}"
     if calls > 0.5:
-        took = "calls took" if share[ADAPTIVE] < 0.05 else "calls, and waits to make them, took"
+        took = "calls took" if share[ADAPTIVE] < 0.05 else "calls and waiting to make them took"
         return "latency", f"latency{at_once and f' ({at_once})'}: {took} {_of_the_time(calls)}"
     return "nothing", f"nothing in particular{_largest(share)}"
 

@@ -30,7 +30,7 @@ def cost_of(cost: Cost, call: CallOutcome) -> float:
     try:
         return float(cost(call)) if callable(cost) else _of_rows(cost, call.returned)
     except Exception:  # noqa: BLE001 - logged; rows that are paid for are kept
-        log.exception("batch %d: cost=%r gives no cost", call.batch.number, cost)
+        log.exception("batch %d: cost=%r gave no cost", call.batch.number, cost)
         return math.nan
 
 

@@ -69,7 +69,7 @@ def parked(batch: Batch, items: Iterable[Parked], attempts: int) -> tuple[Failur
             if str(why) not in message:
                 # Storing it as JSON text, which the message suggests, would fail too.
                 message = message.removesuffix(f". {tables.WAYS_OUT}")
-                message += f". It cannot be kept either: {why}"
+                message += f". The item cannot be kept either: {why}"
             found += records(batch, [(key, BadResult(message))], attempts)
         else:
             record = records(batch, [(key, error)], attempts)[0]

@@ -53,8 +53,8 @@ def message_of(error: BaseException) -> str:
         more = ", …" if len(named) > _MOST_NAMED else ""
         return "; ".join(list(named)[:_MOST_NAMED]) + more
     if isinstance(error, SystemExit):
-        return f"the handler has called sys.exit({error.code!r})"
+        return f"the handler called sys.exit({error.code!r})"
     try:
         return str(error)
     except Exception as broken:  # noqa: BLE001
-        return f"(its message cannot be had: {type(broken).__name__})"
+        return f"(its message cannot be read: {type(broken).__name__})"

@@ -62,7 +62,7 @@ current: ContextVar[Current] = ContextVar("resumable_tasks_current_batch")
 
 
 def current_batch() -> CurrentBatch:
-    """The batch that this handler call is about: its id, its keys, which attempt it is.
+    """Return the batch that this handler call handles: its id, its keys and the attempt.
 
     Raises `UsageError` outside a handler.
     """
@@ -70,8 +70,8 @@ def current_batch() -> CurrentBatch:
         batch, attempt, take = current.get()
     except LookupError:
         raise UsageError(
-            "current_batch() is for use inside a handler; none is running",
-            remedy="Call it where the batch is handled, in the thread that was given it",
+            "current_batch() works only inside a handler; none is running",
+            remedy="Call it in the thread that handles the batch",
         ) from None
     return CurrentBatch(batch.id, tuple(batch.keys), attempt, take)
 
@@ -351,7 +351,7 @@ def _broken_off(
         return done
     if not done.left_out:
         log.warning(
-            "batch %d: its handler gave all rows, which count, and failed after that with %s: %s",
+            "batch %d: the handler gave all rows, which count, and then failed with %s: %s",
             *(batch.number, name_of(last.error), last.error),
         )
         return done
@@ -543,8 +543,8 @@ def _warn_when_overdue(timeout: float, batch: Batch) -> threading.Timer:
         timeout,
         log.warning,
         (
-            "batch %d is overdue: its call goes on after its timeout of %g s; only a coroutine "
-            'handler, or runner="processes", can be stopped in time',
+            "batch %d is overdue: its call is still running after timeout=%g s; only a coroutine "
+            'handler, or runner="processes", can be stopped on time',
             batch.number,
             timeout,
         ),

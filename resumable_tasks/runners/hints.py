@@ -17,26 +17,26 @@ _COMPILED = (".pyx", ".pxi")
 _HINTS = (
     (
         r"TypeError: list indices must be integers|AttributeError: 'list' object has no ",
-        "If it takes the batch for one item: a handler is given a list of items",
+        "If it treats the batch as one item: a handler is given a list of items",
     ),
     (
         r"\w+: .*('str' object cannot be interpreted as an integer|pyarrow\.lib\.\w+|"
         r"type (RecordBatch|\w+Array|\w+Scalar) is not JSON)",
-        "If the items are of a table or a data frame: the handler is given a "
-        'pyarrow.RecordBatch, and with batch_format="rows" a list of dicts',
+        "If the items come from a table or a data frame: the handler is given a "
+        'pyarrow.RecordBatch, or with batch_format="rows" a list of dicts',
     ),
     (
-        r"BadResult: the handler returned a list with (int|float|str|bool|tuple) ",
+        r"BadResult: the handler returned a list that contains (int|float|str|bool|tuple) ",
         'Give values names: {"id": item["id"], "value": …}',
     ),
-    (r"BadResult: the handler returned LazyFrame", "Return what it makes: .collect()"),
+    (r"BadResult: the handler returned LazyFrame", "Return its result: .collect()"),
     (
-        r"BadResult: the handler returned (a list with )?coroutine",
-        "Nobody has awaited it: make the handler an async def that does",
+        r"BadResult: the handler returned (a list that contains )?coroutine",
+        "It was never awaited: make the handler an async def that awaits it",
     ),
     (
         r"BadResult: the handler returned ItemFailure",
-        "Return a list, with the ItemFailure in the place of its item's row",
+        "Return a list with the ItemFailure in the place of its item's row",
     ),
     (
         r"CheckpointHeld: ",
@@ -44,11 +44,11 @@ _HINTS = (
     ),
     (
         r"TypeError: exceptions must derive from BaseException",
-        "An ItemFailure is not raised: return it in the place of its item's row",
+        "Do not raise an ItemFailure: return it in the place of its item's row",
     ),
     (
         r"RuntimeError: asyncio\.run\(\) cannot be called from a running event loop",
-        "A coroutine handler runs in an event loop: await in it, or make it a plain function",
+        "A coroutine handler already runs in an event loop: use await, or make it a plain function",
     ),
 )
 

@@ -40,7 +40,7 @@ _FORGET = 1.01
 
 @locked
 class Adaptive:
-    """``concurrency="adaptive"`` with bounds: from ``lowest`` to ``highest`` calls at once."""
+    """``concurrency="adaptive"`` with bounds: from ``lowest`` to ``highest`` simultaneous calls."""
 
     lowest: int = 1
     highest: int = 32
@@ -142,7 +142,7 @@ class Limits:
             return f"at highest={limit}"
         if self._control.rising:
             return f"{limit} calls at once, and rising"
-        return f"the service bears no more than {limit} at once"
+        return f"the service handles no more than {limit} at once"
 
     def enter(
         self, load: Load, stopping: Stopping, waits: dict[str, float] | None = None
@@ -330,8 +330,8 @@ class Limits:
         if not self._said_heavy:
             self._said_heavy = True
             log.warning(
-                "a call of about %s %s is above rate_limit=: such a call is made when no other of "
-                "the last %g s counts, and longer than that before the next. Give a smaller "
+                "a call of about %s %s exceeds rate_limit= by itself: it waits until no call of "
+                "the last %g s counts, and the next call waits even longer. Give a smaller "
                 "batch_size, or max_weight=",
                 f"{weight:,}",
                 rate.unit,
@@ -365,7 +365,8 @@ def _at_no_cost_of_the_call() -> Iterator[None]:
         yield
     except StoreError as error:
         log.warning(
-            "what a call has used could not be told to those that share its rate: %s", error.what
+            "the usage of a call could not be reported to the processes that share its rate: %s",
+            error.what,
         )
 
 

@@ -100,8 +100,8 @@ def match(
         if results == "none":
             if rows:
                 raise _wrong_shape(
-                    f'the handler returned {_name(returned)}, and results="none" would throw it '
-                    'away; return None, or say results="one" or "many"'
+                    f'the handler returned {_name(returned)}, and results="none" would discard it; '
+                    'return None, or set results="one" or "many"'
                 )
             return _complete(None, None, failed, batch, results)
         found = _match_rows(rows, batch, scheme, results, dict(failed), given)
@@ -224,15 +224,15 @@ def _take_failures(
         if results == "none":
             return [], []
         raise _wrong_shape(
-            f'the handler returned None; return rows, or say results="none" if it makes none '
-            f"(results={results!r} wants {'one row per item' if results == 'one' else 'rows'})"
+            'the handler returned None; return rows, or set results="none" if it makes none '
+            f"(results={results!r} needs {'one row per item' if results == 'one' else 'rows'})"
         )
     if type(returned) is not list and (
         isinstance(returned, (str, bytes, dict)) or not isinstance(returned, Iterable)
     ):
         raise _wrong_shape(
-            f"the handler returned {_name(returned)}; it takes a list of items and returns a list "
-            "of rows (dicts, dataclasses or pydantic models), or an Arrow table"
+            f"the handler returned {_name(returned)}; return a list of rows (dicts, dataclasses or "
+            "pydantic models) or an Arrow table"
         )
     entries = returned if isinstance(returned, list) else list(returned)
     if ItemFailure not in set(map(type, entries)):
@@ -249,7 +249,7 @@ def _take_failures(
         if strict or results != "one" or len(failed) == len(rows):
             raise BadResult(note)
         # The item it was meant for has no row, so it fails anyway.
-        log.warning("batch %d: %s: it is left out", batch.number, note)
+        log.warning("batch %d: %s: ignored", batch.number, note)
         failed = [(key, error) for key, error in failed if key not in foreign]
         rows = [row for row in rows if type(row) is not ItemFailure or row.key not in foreign]
     if results == "none":
@@ -288,16 +288,15 @@ def _match_rows(
     if len(rows) != len(batch) or (results == "many" and rows):
         raise _wrong_shape(
             f"the handler returned {count(len(rows), 'row')} for {count(len(batch), 'item')}, and "
-            "the rows "
-            f"have no {_columns(columns)}: let each row carry the key of its item"
+            f"the rows have no {_columns(columns)}: add the key of its item to each row"
             + ("" if results == "many" else ", or return one row per item in their order")
         )
     in_order = _in_order(batch, given)
     for row, key in zip(rows, in_order, strict=True):
         if row is None and key not in failed:
             raise BadResult(
-                "the rows carry no key and an ItemFailure stands at another item's place; "
-                f"put it at the place of its item, or let each row carry {_columns(columns)}"
+                "the rows carry no key, and an ItemFailure is in the place of another item; move "
+                f"it to the place of its item, or add {_columns(columns)} to each row"
             )
     if not failed and rows:
         _check_permutations({name: [row.get(name) for row in rows] for name in rows[0]}, batch)
@@ -317,8 +316,8 @@ def _check_names(names: Iterable[Any], columns: tuple[str, ...]) -> None:
     for name in names:
         if isinstance(name, str) and (column := wanted.get(_bare(name))) is not None:
             raise _wrong_shape(
-                f"the rows have no {_columns(columns)}, and a column {name!r}: name it {column!r} "
-                "if it holds the key, or call it something else"
+                f"the rows have no {_columns(columns)} but a column {name!r}: rename it to "
+                f"{column!r} if it holds the key, otherwise to another name"
             )
 
 
@@ -339,9 +338,8 @@ def _check_permutations(values: dict[str, list[Any]], batch: Batch) -> None:
             and (set(column) == set(batch.keys))
         ):
             raise _wrong_shape(
-                f"column {name!r} of the rows holds the keys of the items in another order, and "
-                "the rows would be matched to the items by position: let each row carry the key "
-                "of its item under the name of the key"
+                f"column {name!r} of the rows holds the items' keys in another order, but rows "
+                "without a key are matched by position: give that column the name of the key"
             )
 
 
@@ -356,9 +354,8 @@ def _in_order(batch: Batch, given: Given | None) -> list[Key]:
         return batch.keys
     if order is None:
         raise _wrong_shape(
-            "the handler has changed its list of items, and its rows carry no key: whose they "
-            "are is not known. Let each row carry the key of its item, or work on a copy of the "
-            "list"
+            "the handler changed its list of items, and its rows carry no key, so they cannot be "
+            "matched. Add the key of its item to each row, or work on a copy of the list"
         )
     return [batch.keys[at] for at in order]
 
@@ -385,7 +382,7 @@ def _keys_of_rows(rows: list[Any], columns: tuple[str, ...], composite: bool) ->
     )
     raise _wrong_shape(
         f"row {at} of the handler's result has no {_columns(columns)} (it has "
-        f"{keys.shorten(list(row), 200)}), and others have; let each row carry the key of its item"
+        f"{keys.shorten(list(row), 200)}), but others have; add the key of its item to each row"
     )
 
 
@@ -461,8 +458,8 @@ def _match_arrow(
     if there or len(batch) != table.num_rows or results == "many":
         raise _wrong_shape(
             f"the handler returned a table of {table.num_rows:,} rows for {len(batch):,} items, "
-            f"without {_columns(columns)} (it has {keys.shorten(table.column_names, 200)}): let "
-            "it carry the key of each item, or one row per item in their order"
+            f"without {_columns(columns)} (it has {keys.shorten(table.column_names, 200)}): add a "
+            "column with the keys, or return one row per item in their order"
         )
     values = zip(table.column_names, table.columns, strict=True)
     _check_permutations({n: v.to_pylist() for n, v in values if _may_be_keys(v)}, batch)
@@ -516,8 +513,8 @@ def _to_dict(row: Any) -> Row | None:
     fields = fields_of(row)
     if fields is None:
         raise _wrong_shape(
-            f"the handler returned a list with {_name(row)} in it; a row is a dict, a dataclass, a "
-            "named tuple, or a model of pydantic, attrs or msgspec"
+            f"the handler returned a list that contains {_name(row)}; a row is a dict, a "
+            "dataclass, a named tuple, or a model of pydantic, attrs or msgspec"
         )
     return fields
 

@@ -20,10 +20,10 @@ ResultsMode = Literal["one", "many", "none"]
 
 @frozen
 class CurrentBatch:
-    """The batch that a handler is handling, as far as the handler may know it.
+    """The batch that a handler is handling.
 
-    ``id`` is the same whenever the same items are handled together, ``key`` of an item always:
-    use them as idempotency keys of effects outside. ``attempt`` counts from 1 in this run.
+    ``id`` is the same whenever the same items are handled together; an item's key never changes.
+    Use them as idempotency keys for external effects. ``attempt`` counts from 1 in this run.
     """
 
     id: str
@@ -45,20 +45,20 @@ class CurrentBatch:
         bytes: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Correct what this call counts for in ``rate_limit=``, once its answer is there.
+        """Correct what this call counts for in ``rate_limit=``, once its answer has arrived.
 
-        Reports of one call add up: give one for each answer of the service. Until the call ends it
-        counts for no less than was estimated. What is above the estimate delays the calls to come;
-        what calls have reported improves the estimates, in the next run too. Without a rate that it
-        concerns a report does nothing. Safe in any thread of this process.
+        Reports of one call add up: make one for each answer of the service. Until the call ends it
+        counts for at least its estimate. Usage above the estimate delays later calls; reports
+        improve the estimates, also for the next run. A report that concerns no rate does nothing.
+        Safe in any thread of this process.
 
         Args:
-            tokens: of the answer's ``usage``, input and output together.
-            input_tokens: the part of them that was sent.
-            bytes: sent, for a rate of bytes.
-            headers: of the answer. Where the service says that it has less left than the next call
-                needs, calls wait until it has more; with ``rate_limit="auto"`` its limits are kept
-                to (``x-ratelimit-…``, ``anthropic-ratelimit-…``, ``retry-after``).
+            tokens: input and output tokens together, from the answer's ``usage``.
+            input_tokens: the input tokens among them.
+            bytes: bytes sent, for a rate of bytes.
+            headers: headers of the answer. If the service reports less remaining quota than the
+                next call needs, calls wait until there is more; with ``rate_limit="auto"`` the run
+                keeps to its limits (``x-ratelimit-…``, ``anthropic-ratelimit-…``, ``retry-after``).
 
         Raises:
             UsageError: a value is neither a number from 0 nor None.
@@ -69,9 +69,10 @@ class CurrentBatch:
 
 @frozen
 class ItemFailure:
-    """A handler puts this among its results to fail one item and not its whole batch.
+    """A result that fails one item instead of the whole batch.
 
-    ``key`` is the item's key, ``error`` an exception or a message.
+    The handler returns it among its results. ``key`` is the item's key, ``error`` an exception or a
+    message.
     """
 
     key: Key
@@ -84,21 +85,21 @@ Parked = tuple[Key, Sequence[Mapping[str, Any]], BaseException]
 
 @frozen
 class Failure:
-    """An item that failed, as the journal keeps it.
+    """An item that failed, as recorded in the journal.
 
     ``attempts`` counts the calls with the item alone (with ``isolate=False``, with its batch), over
-    all runs. ``error_of`` is "batch" where the error was raised by a call with other items too.
+    all runs. ``error_of`` is "batch" if the call that raised the error had other items too.
     ``error`` is the name of the exception's class, ``batch`` the id of the batch it failed in,
-    ``time`` is UTC in ISO 8601. ``item`` is the item itself, as JSON has it, where the job says
+    ``time`` is UTC in ISO 8601. ``item`` is the item itself, as JSON, if the job has
     ``Failing(keep_items=True)``.
 
-    ``rows`` is set where the item has not failed but is *parked*: what the handler returned for it
-    does not fit the table. They are all rows of the item, whole, in the encoding of
-    `resumable_tasks.runners.values.encoding`. ``fingerprint`` is then that of the item that was
-    handled, -1 where none was taken.
+    ``rows`` is set if the item has not failed but is *parked*: its result does not fit the table.
+    They are all rows of the item, complete, in the encoding of
+    `resumable_tasks.runners.values.encoding`. ``fingerprint`` is then that of the handled item, -1
+    if none was taken.
 
-    ``position`` is set where the item has no usable key, or one that another item has: its place
-    among the items, from 0, by which ``key`` names it.
+    ``position`` is set if the item has no usable key, or the key of another item: its position
+    among the items, from 0, which ``key`` then contains.
     """
 
     key: Key
@@ -130,7 +131,7 @@ class Failure:
 
     @property
     def parked(self) -> bool:
-        """True if the item's result is kept, and waits until it fits the table."""
+        """True if the item's result is kept until it fits the table."""
         return self.rows is not None
 
 
@@ -281,11 +282,11 @@ Outcome = Done | Failed | Dropped | Fatal
 
 @frozen
 class CallOutcome:
-    """One call of the handler, for a callable ``cost=`` to say what the call cost.
+    """One call of the handler, passed to a callable ``cost=``, which returns what the call cost.
 
-    ``returned`` is what the handler returned, whole, also where it cannot be stored: count by this.
-    None if the call raised. ``table`` has the rows that are stored (None if there are none),
-    ``failures`` the items that failed, all items if the call raised. ``seconds`` is the time in the
+    ``returned`` is everything the handler returned, even if it cannot be stored: compute the cost
+    from this. None if the call raised. ``table`` has the stored rows (None if there are none),
+    ``failures`` the failed items: all items if the call raised. ``seconds`` is the time in the
     handler.
     """
 

@@ -37,15 +37,15 @@ class HandlerReference:
         if not has_name(self.handler):
             name = getattr(self.handler, "__qualname__", None) or repr(self.handler)
             raise UsageError(
-                f"handler {name!r} cannot be sent to another process: it is not at the top level "
-                f"of its module ({getattr(self.handler, '__module__', None)}). Move it there (no "
-                'lambda, no function in a function), or use runner="local"'
+                f"handler {name!r} cannot be sent to another process: it is not defined at the top "
+                f"level of its module ({getattr(self.handler, '__module__', None)}). Move it there "
+                '(no lambda, no nested function), or use runner="local"'
             )
         if self.handler.__module__ == "__main__" and not _has_file("__main__"):
             raise UsageError(
                 f"handler {self.handler.__qualname__!r} cannot be sent to another process: it is "
-                "defined in a notebook, at a prompt, by -c or on standard input, where no other "
-                "process can find it. Move it to a file (a module) and import it, or use "
+                "defined in a notebook, at a prompt, by -c or on standard input, where other "
+                "processes cannot import it. Move it to a module file and import it, or use "
                 'runner="local"'
             )
         return _reference, (self.handler.__module__, self.handler.__qualname__)

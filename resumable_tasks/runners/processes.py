@@ -37,7 +37,7 @@ _DEATHS = 2
 _POLL_SECONDS = 0.5
 # How long to wait for the exit code of a process whose pipe is closed.
 _DYING_SECONDS = 5.0
-_OF_MEMORY = "; the kernel kills a process that takes too much memory: try a smaller batch_size"
+_OF_MEMORY = "; the kernel may have killed it for using too much memory: try a smaller batch_size"
 
 
 class ProcessRunner(Runner):
@@ -61,10 +61,10 @@ class ProcessRunner(Runner):
             raise
         except Exception as error:
             raise UsageError(
-                f"the job cannot be sent to another process: {error}. What Retry(on=…), cost= and "
-                "key= are given must be at the top level of a module, and the handler's parameters "
-                "what can be pickled",
-                remedy='Change that (let the handler make its clients), or use runner="local"',
+                f"the job cannot be sent to another process: {error}. Functions given to "
+                "Retry(on=…), cost= and key= must be at the top level of a module, and the "
+                "handler's parameters must be picklable",
+                remedy='Change that (create clients inside the handler), or use runner="local"',
             ) from error
         self._done, self._stopping = done, stopping
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
@@ -190,10 +190,10 @@ class _Lane:
             times = "once" if self._deaths == 1 else f"{self._deaths} times"
             hint = _OF_MEMORY if "SIGKILL" in how else ""
             lost = WorkerLost(
-                f"the worker process died {times} while it handled this batch: it {how}{hint}"
+                f"the worker process died {times} while handling this batch: it {how}{hint}"
             )
             return failed_call(self._work, call.batch, self._raised(lost, call))
-        again = WorkerLost("a worker process has died; its batch is handled again")
+        again = WorkerLost("a worker process died; its batch is handled again")
         log.warning("%s", again)
         # The lost call is paid for too.
         self._spent = failed_call(self._work, call.batch, self._raised(again, call)).cost

@@ -82,9 +82,9 @@ def parse_rate(text: str, quota: str = "") -> RateLimit:
     seconds = _SECONDS.get(found[5].lower()) if found else None
     if not found or amount is None or seconds is None or int(found[4] or 1) < 1:
         raise UsageError(
-            f'rate_limit={text!r} is not of the form "60/minute" (calls of the handler), '
-            '"600 items/minute", "200k tokens/minute", "80 MB/minute", "auto" (what the service '
-            'says of itself) or "prefect:NAME" (a global concurrency limit of Prefect)',
+            f'rate_limit={text!r} is not of the form "60/minute" (calls of the handler), "600 '
+            'items/minute", "200k tokens/minute", "80 MB/minute", "auto" (the limits that the '
+            'service reports) or "prefect:NAME" (a Prefect global concurrency limit)',
             remedy="Give rate_limit= one of these forms",
         )
     return RateLimit(amount[0], float(seconds * int(found[4] or 1)), amount[1], quota)
@@ -101,9 +101,9 @@ def parse_weight(given: int | str) -> tuple[int, Unit | None]:
     amount = _amount(found) if found and found[3] else None
     if amount is None or amount[1] in ("calls", "items"):
         raise UsageError(
-            f"max_weight={given!r} is neither a number from 1 nor a text such as "
-            '"190 MB" or "100k tokens"',
-            remedy="Give max_weight= one of the two; batch_size= is the limit of items",
+            f'max_weight={given!r} is neither a number from 1 nor a string such as "190 MB" or '
+            '"100k tokens"',
+            remedy="Give max_weight= one of the two; batch_size= limits the number of items",
         )
     return amount
 
@@ -114,14 +114,13 @@ def parse_rates(given: RateSpec | None) -> Rates:
         return _parsed(given, "")
     if not given or not all(isinstance(quota, str) and quota for quota in given):
         raise UsageError(
-            f"rate_limit={given!r} is a dict without quotas, or with one whose name is no text",
-            remedy='Give it rates by the names of quotas, such as {"model-a": "60/minute"}',
+            f"rate_limit={given!r} is a dict without quotas, or a quota's name is not a string",
+            remedy='Give a dict of rates by quota name, such as {"model-a": "60/minute"}',
         )
     found = [_parsed(rates, quota) for quota, rates in given.items()]
     if any(rates.names or rates.auto for rates in found):
         raise UsageError(
-            f'rate_limit={given!r}: a quota has rates of its own, and neither "auto" nor '
-            '"prefect:NAME"',
+            f'rate_limit={given!r}: a quota cannot have "auto" or "prefect:NAME"',
             remedy='Give each quota rates such as "200k tokens/minute"',
         )
     return Rates(tuple(rate for rates in found for rate in rates.each), quotas=tuple(given))
@@ -137,7 +136,7 @@ def _parsed(given: Any, quota: str) -> Rates:
     names = tuple(text.removeprefix(_NAMED) for text in each if text.startswith(_NAMED))
     if not all(names):
         raise UsageError(
-            f'rate_limit={given!r}: "prefect:" is followed by the name of a limit',
+            f'rate_limit={given!r}: "prefect:" must be followed by the name of a limit',
             remedy='Name the limit, as in "prefect:api"',
         )
     return Rates(tuple(_rates_of(each, quota)), names, AUTO in each)

@@ -30,19 +30,19 @@ _LONGEST_SECONDS = 60
 
 @locked
 class Retry:
-    """Further calls with a batch whose call raised. Raises `UsageError` for what does not fit.
+    """Further calls for a batch whose call raised. Raises `UsageError` for an invalid value.
 
-    A call that is told to wait (HTTP 429, an error or an answer with ``Retry-After``, an error
-    with ``retry_after``) waits so long and uses no retry up.
+    A call that is told to wait (HTTP 429, an error or an answer with ``Retry-After``, an error with
+    ``retry_after``) waits that long and does not use up a retry.
 
     Args:
-        times: how many further calls, at most.
-        delay: seconds before a retry; a list of them, one for each, of which the last one counts
-            from there on; a wait strategy of ``tenacity``; by default a pause that grows from 1 to
-            60 seconds, half of it random, so that many batches do not come back at once.
-        on: the class of the errors that are retried, a tuple of them, or a callable that is
-            given the error; by default all but errors of programming (``TypeError``,
-            ``KeyError``, ``NameError``, `BadResult` …).
+        times: maximum number of further calls.
+        delay: seconds before a retry; a list of them, one per retry, whose last value also applies
+            to all later retries; or a wait strategy of ``tenacity``. By default a pause that grows
+            from 1 to 60 seconds, half of it random, so that many batches do not retry at once.
+        on: the class of errors to retry, a tuple of classes, or a callable that takes the error. By
+            default all except programming errors (``TypeError``, ``KeyError``, ``NameError``,
+            `BadResult` …).
     """
 
     times: int = 0
@@ -65,8 +65,8 @@ class Retry:
         are_types = are_types or (callable(on) and not isinstance(on, type))
         if on is not None and not are_types:
             raise UsageError(
-                f"Retry: on={on!r} is not a class of exceptions, a tuple of them or a callable "
-                "that takes an exception",
+                f"Retry: on={on!r} is not an exception class, a tuple of them or a callable that "
+                "takes an exception",
                 remedy="Give on= one of these",
             )
 
@@ -102,7 +102,10 @@ class RetryPolicy(Retry):
         try:
             return bool(self.on(error))
         except Exception:  # noqa: BLE001 - logged; a thread that died of it would lose its batch
-            log.exception("Retry: on= raised on %s, which is not retried", type(error).__name__)
+            log.exception(
+                "Retry: on= raised an error for %s, which is therefore not retried",
+                type(error).__name__,
+            )
             return False
 
     def pause(self, attempt: int, error: BaseException) -> float | None:
@@ -187,9 +190,9 @@ class Attempts:
         self._waited += pause
         if self._waited > self._policy.patience:
             raise GiveUp(
-                f"a call that was told to wait for {self._waited:g} s in all, longer than "
-                f"give_up_after={self._policy.patience:g}; last by "
-                f"{name_of(error)}: {message_of(error)}"
+                f"a call was told to wait for {self._waited:g} s in total, longer than "
+                f"give_up_after={self._policy.patience:g}; last error: {name_of(error)}: "
+                f"{message_of(error)}"
             )
         return pause
 

@@ -63,7 +63,7 @@ class _File:
         except OSError as error:
             raise StoreError(
                 f"share={self._path}: {error}",
-                safe="What was done is kept",
+                safe="Completed work is kept",
                 remedy="Run the same command again once the file can be written",
             ) from error
 
@@ -92,8 +92,8 @@ class _Redis:
         except self._errors as error:
             raise StoreError(
                 f"share={self._shown}: {error}",
-                safe="What was done is kept",
-                remedy="Run the same command again once the Redis answers",
+                safe="Completed work is kept",
+                remedy="Run the same command again once Redis answers",
             ) from error
 
 
@@ -104,9 +104,7 @@ def is_redis(share: str) -> bool:
     from importlib.util import find_spec
 
     if find_spec("redis") is None:
-        raise UsageError(
-            f"share={without_secrets(share)!r} needs the client of Redis", remedy=REDIS
-        )
+        raise UsageError(f"share={without_secrets(share)!r} needs the Redis client", remedy=REDIS)
     return True
 
 
@@ -144,7 +142,7 @@ class SharedWindow:
             return dict(json.loads(text)) if text else {}
         except (ValueError, TypeError):
             log.warning(
-                "share=%s is none of this library, or damaged; it begins as a full window",
+                "share=%s is damaged, or not a file of this library; starting with a full window",
                 without_secrets(self._share),
             )
             return {self._name: [[now, self.most, ""]]}

@@ -80,7 +80,7 @@ def strays(
             error.of_shape = not places.keys() & lines.keys()
             raise error
         more = f" (and {len(foreign) - 1:,} more)" if len(foreign) > 1 else ""
-        log.warning("batch %d: %s%s: it is left out", batch.number, note, more)
+        log.warning("batch %d: %s%s: ignored", batch.number, note, more)
     if strict and contradicted:
         raise next(iter(contradicted.values()))
     each_row = rows() if twice else ()
@@ -99,13 +99,13 @@ def _of_another_type(line: bytes, lines: Mapping[bytes, Key]) -> str:
     meant = next((lines[other] for other in others if other in lines), None)
     if meant is None:
         return ""
-    return f" (an item has the key {keys.shown(meant)}: give it back in that type)"
+    return f" (an item has the key {keys.shown(meant)}: return the key in that type)"
 
 
 def _same_key(key: Key, rows: Sequence[int]) -> BadResult:
     return BadResult(
         f"rows {rows[0]} and {rows[1]} of the handler's result have the same key "
-        f'{keys.shown(key)}; say results="many" if an item may have many rows'
+        f'{keys.shown(key)}; set results="many" if an item may have many rows'
     )
 
 

@@ -62,7 +62,7 @@ def _say_once() -> None:
     global _said
     if not _said:
         _said = True
-        log.exception("OpenTelemetry: the span of a call is missing, and more may be")
+        log.exception("OpenTelemetry: the span of a call is missing; more may be missing too")
 
 
 def _end(span: Span, token: Token[Context], answer: Answer) -> None:

@@ -69,7 +69,7 @@ class Used:
             if not checks.is_number(value):
                 raise UsageError(
                     f"report({name}={value!r}) is not a number from 0",
-                    remedy="Report what the answer says of itself, or None",
+                    remedy="Report a number from the answer, or None",
                 )
             setattr(self, name, (getattr(self, name) or 0) + ceil(value))
 

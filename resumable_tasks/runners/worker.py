@@ -106,13 +106,13 @@ class Worker:
             if not self.pipe.poll(_POLL_SECONDS):
                 if self.is_alive:
                     continue
-                raise WorkerLost(f"a worker process {self.how_it_ended} before it could begin")
+                raise WorkerLost(f"a worker process {self.how_it_ended} before it could start")
             try:
                 kind, words = self.pipe.recv()
             except (EOFError, ConnectionResetError):
                 self._process.wait()
                 raise WorkerLost(
-                    f"a worker process {self.how_it_ended} before it could begin"
+                    f"a worker process {self.how_it_ended} before it could start"
                 ) from None
             if kind == "ready":
                 return True
@@ -120,8 +120,8 @@ class Worker:
             if usage:
                 raise UsageError(text)
             raise WorkerLost(
-                "the worker processes cannot start, which is no fault of the items; one of them "
-                f"says:\n{text.strip()[-_MOST_WORDS:]}"
+                "the worker processes cannot start (not because of the items); one of them "
+                f"reports:\n{text.strip()[-_MOST_WORDS:]}"
             )
         return False
 
@@ -162,9 +162,9 @@ class Worker:
             self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             log.warning(
-                "a worker process had nothing more to do and did not end within %g s, since the "
-                "handler has left threads or processes in it that go on: it is killed. What was "
-                "done is safe; let the handler end what it starts",
+                "killed an idle worker process that did not end within %g s: the handler left "
+                "threads or processes running in it. Completed work is safe; make the handler stop "
+                "what it starts",
                 _ENDING_SECONDS,
             )
             self.abandon()
@@ -217,9 +217,9 @@ def _in_no_flow_run(call: Call, answer: Outcome | Raised) -> Outcome | Raised:
     if not isinstance(answer, Raised) or type(answer.error).__name__ != "MissingContextError":
         return answer
     why = UsageError(
-        f'runner="processes": the handler has asked for Prefect\'s run ({answer.error}), and a '
-        "process of its own knows nothing of the flow run. Use logging.getLogger(__name__) there, "
-        'or leave the runner out: threads, and "prefect" with a process pool, know the run'
+        f'runner="processes": the handler asked for Prefect\'s run context ({answer.error}), '
+        "which a separate process does not have. Use logging.getLogger(__name__) there, or leave "
+        'runner= out: threads, and "prefect" with a process pool, have the context'
     )
     return Fatal(call.batch, why)
 

@@ -34,7 +34,7 @@ _ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The work repeated after a crash; ``seconds`` is the time in the handler, all calls summed."""
+    """The work repeated after a crash; ``seconds`` sums the time of all handler calls."""
 
     items: float
     seconds: float
@@ -42,7 +42,7 @@ class Loss:
 
     def __str__(self) -> str:
         text = f"{count(self.items, 'item')}, {duration(self.seconds)} of work"
-        return text + (f", a cost of {self.cost:,.4g}" if self.cost else "")
+        return text + (f", at a cost of {self.cost:,.4g}" if self.cost else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,7 @@ class Advice:
 
 _FORMS: dict[Form, str] = {
     "journal": "the append-only journal of resumable_task",
-    "column": "a column of the table that the items are in, set in the same transaction as "
-    "their results",
+    "column": "a column of the items' table, set in the same transaction as their results",
     "snapshot": "a Snapshot, since the state is a structure",
 }
 
@@ -105,16 +104,17 @@ def advise(
     """Advise whether a job needs a checkpoint, in which form, and how often to commit.
 
     Args:
-        items: how many there are.
-        seconds_per_item: of the handler, for one of them.
+        items: number of items.
+        seconds_per_item: time the handler takes for one item.
         external_api: the handler calls a service with limits or a price.
         cost_per_item: what an item costs, in any unit.
         idempotent: the job as a whole can be run again without harm.
-        in_table: the items are rows of a database's table.
-        structure: what is to be remembered is no set of keys, but such as a cursor or sums.
-        concurrency: batches at once.
-        max_loss: the most that a crash may cost: in the unit of ``cost_per_item`` if that is
-            given, else in seconds of work.
+        in_table: the items are rows of a database table.
+        structure: the state to remember is not a set of keys but a structure, such as a cursor or
+            sums.
+        concurrency: number of batches at the same time.
+        max_loss: maximum cost of a crash: in the unit of ``cost_per_item`` if given, otherwise in
+            seconds of work.
 
     Raises:
         UsageError: a number is out of its range, or ``in_table`` and ``structure`` are both set.
@@ -126,7 +126,7 @@ def advise(
     if max_loss is not None:
         _check("max_loss", max_loss, 0, float)
         if not max_loss:
-            raise UsageError("max_loss=0 allows nothing: give a number above 0")
+            raise UsageError("max_loss=0 allows no loss at all: give a number above 0")
     if in_table and structure:
         raise UsageError("in_table and structure exclude each other", remedy="Give one of them")
     form: Form = "column" if in_table else "snapshot" if structure else "journal"
@@ -158,7 +158,7 @@ def advise(
         notes.append(_why_smaller(out(1) * unit, max_loss, at_once))
     overhead = COMMIT_SECONDS / (size * each) if each > 0 else 0.0
     if items and overhead >= MOST_OVERHEAD:
-        notes.append("commits cannot be kept under 1 % of the time here")
+        notes.append("commits take more than 1 % of the time here")
     notes += _notes(items, size, structure, external_api, idempotent)
     reasons = _reasons(items, seconds_per_item, external_api or cost_per_item > 0, idempotent)
 
@@ -168,7 +168,7 @@ def advise(
     return Advice(
         checkpoint=bool(reasons),
         reasons=tuple(reasons)
-        or (f"it is done again in {duration(items * each)}: run it again instead",),
+        or (f"the whole job takes {duration(items * each)}: run it again instead",),
         form=form,
         batch_size=size,
         commit_seconds=size * each,
@@ -184,14 +184,14 @@ def _check(name: str, value: Any, least: int, kind: type) -> None:
     if type(value) not in kinds or not least <= value <= _MOST:
         what = "whole number" if kind is int else "number"
         raise UsageError(
-            f"{name}={keys.shorten(value)} is no {what} from {least} to 1e18",
-            remedy=f"Give {name}= such a number",
+            f"{name}={keys.shorten(value)} is not a {what} from {least} to 1e18",
+            remedy=f"Give {name}= a number in that range",
         )
 
 
 def _why_smaller(least: float, max_loss: float, at_once: int) -> str:
     if least <= max_loss * _ROUNDING:
-        return "the loss that is allowed wants smaller batches than the overhead does"
+        return "max_loss requires smaller batches than the overhead alone would"
     remedy = "lower the concurrency" if at_once > 1 else "make the items themselves smaller"
     return (
         f"even batches of one item can cost {least:,.4g} at {at_once} at once, more than "
@@ -204,15 +204,15 @@ def _notes(
 ) -> Iterator[str]:
     if items == 1 and not structure:
         yield (
-            "one item cannot be divided, and is done again as a whole: a Snapshot keeps what lies "
-            "in between"
+            "one item cannot be divided and would be repeated as a whole: a Snapshot keeps its "
+            "progress"
         )
     if external_api and size == 1 and items > 1 and not structure:
         yield "a larger batch_size is better if one call can take several items"
     if external_api or not idempotent:
         yield (
-            "the items of a batch that a crash has cut off are handled again: give the service "
-            "their keys as idempotency keys"
+            "items of a batch that a crash interrupts are handled again: send their keys to the "
+            "service as idempotency keys"
         )
 
 
@@ -223,7 +223,7 @@ def _reasons(items: int, seconds: float, outside: bool, idempotent: bool) -> lis
     if items * seconds >= LONG_JOB_SECONDS:
         reasons.append(f"{duration(items * seconds)} of work in all")
     if outside and items:
-        reasons.append("calls to the outside have limits or a price")
+        reasons.append("external calls have limits or a price")
     if not idempotent and items:
         reasons.append("repeating the whole job would do harm")
     return reasons

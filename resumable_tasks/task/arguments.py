@@ -27,41 +27,44 @@ class RunArguments:
     """The parameters of one run.
 
     Args:
-        items: any iterable of items, generators of any length included; an async iterable;
-            an Arrow table, record batch, reader or dataset; a data frame that speaks the
-            Arrow PyCapsule interface. Read once, lazily. Left out with a `SqlCheckpoint`.
-        checkpoint: the checkpoint's directory; by default
-            ``.resumable/<name>/<partition or "default">`` under the working directory. A place in
-            a bucket is a URL: ``s3://bucket/prefix``, ``gs://…``, ``az://…``. Or a
-            `SqlCheckpoint`: the rows of a database table are the items.
-        partition: which occurrence of a repeating job this is: a text, a date, or for hourly runs
-            a datetime, which is the same in every time zone; a folder below ``checkpoint``.
-        takeover: take the checkpoint from a run that is stuck; it can no longer commit.
-        on_version_change: if the checkpoint is of another ``version`` of the job: ``"error"``,
-            ``"reuse"`` what is completed, or ``"restart"``, which archives the checkpoint, and is
-            refused while a service has work of it.
-        same_key: ``key`` is another function, or has moved, and gives every item the key that it
-            had: what is completed stays so. A sample of the items is looked at before any is
-            handled, and the run ends with `CheckpointMismatch` if none of them is completed.
-        budget: a `Budget` for this run. A limit that it names counts instead of the job's; the
-            job's others stay.
-        task_runs: about how many task runs a flow run has at most, in Prefect; batches are grouped
-            so that there are no more.
-        dry_run: only read the items and say, in the result's ``remaining``, how many would be
-            handled, and at the pace of earlier runs in what time and at what cost. The handler
+        items: any iterable of items, including generators of any length; an async iterable; an
+            Arrow table, record batch, reader or dataset; or a data frame that supports the Arrow
+            PyCapsule interface. Read once, lazily. Omit with a `SqlCheckpoint`.
+        checkpoint: the checkpoint's directory; by default ``.resumable/<name>/<partition or
+            "default">`` under the working directory. A place in a bucket is a URL:
+            ``s3://bucket/prefix``, ``gs://…``, ``az://…``. With a `SqlCheckpoint`, the rows of a
+            database table are the items.
+        partition: which occurrence of a repeating job this is: a string, a date, or for hourly runs
+            a datetime, which names the same partition in every time zone. Becomes a folder below
+            ``checkpoint``.
+        takeover: take the checkpoint over from a stuck run, which can then no longer commit.
+        on_version_change: what to do if the checkpoint belongs to another ``version`` of the job:
+            ``"error"``, ``"reuse"`` what is completed, or ``"restart"``, which archives the
+            checkpoint and is refused while a service still has work of it.
+        same_key: declares that ``key`` is another function, or has moved, but gives every item the
+            same key as before; completed items stay completed. A sample of the items is checked
+            before any is handled, and the run ends with `CheckpointMismatch` if none of them is
+            completed.
+        budget: a `Budget` for this run. The limits it names replace the job's; the job's other
+            limits stay.
+        task_runs: approximate maximum number of task runs per flow run in Prefect; batches are
+            grouped to stay below it.
+        dry_run: only read the items, and report in the result's ``remaining`` how many would be
+            handled, and how long that would take and cost at the pace of earlier runs. The handler
             is not called and nothing is written.
         on_progress: called with a `Progress` after every commit.
         listeners: a list of callables; each is called with every event of `resumable_tasks.events`.
-        wait: of work that is submitted to a service: wait until all of it is collected. A number of
-            seconds, or False: submit what there is room for, collect what has ended by then, and
-            end with `Waiting`, which says when to look again. ``"reschedule"``, directly in a
-            flow of a deployment: the flow run leaves its process, and comes back by itself in
-            another one. By default that where it is possible, and True elsewhere.
-        on_unknown: whether a service has accepted a submission is unknown, and it cannot be looked
-            for: ``"ask"`` ends the run with what to do, ``"resubmit"`` submits it again, which may
-            be paid twice.
-        progress: True shows a bar, which by default only a terminal and a notebook do; False
-            shows neither a bar nor the lines at the start, once a minute and at the end.
+        wait: for work submitted to a service: True waits until all of it is collected. A number of
+            seconds, or False, submits what there is room for, collects what has ended by then, and
+            ends with `Waiting`, which says when to look again. ``"reschedule"``, directly in a flow
+            of a deployment, lets the flow run leave its process and resume later in another one.
+            The default is ``"reschedule"`` where that is possible, and True elsewhere.
+        on_unknown: what to do if it is unknown whether a service accepted a submission, and the
+            submission cannot be looked up: ``"ask"`` ends the run and says what to do;
+            ``"resubmit"`` submits it again, which may cost twice.
+        progress: True shows a progress bar, which by default appears only in a terminal or a
+            notebook; False shows neither the bar nor the lines at the start, every minute and at
+            the end.
     """
 
     items: Any = None
@@ -94,12 +97,12 @@ class RunArguments:
         checks.whole_number("task_runs", self.task_runs, 1)
         if self.on_progress is not None and not callable(self.on_progress):
             raise UsageError(
-                f"on_progress={self.on_progress!r} is no callable",
-                remedy="Give on_progress= a function of a Progress",
+                f"on_progress={self.on_progress!r} is not callable",
+                remedy="Give on_progress= a function that takes a Progress",
             )
         if not isinstance(self.listeners, Collection) or not all(map(callable, self.listeners)):
             raise UsageError(
-                f"listeners={self.listeners!r} is no list of callables",
+                f"listeners={self.listeners!r} is not a list of callables",
                 remedy="Give listeners= a list, such as [function]",
             )
         if self.budget is not None:

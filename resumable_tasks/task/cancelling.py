@@ -31,7 +31,7 @@ def cancel(
     """
     if not is_submitted(service) or not callable(getattr(service, "cancel", None)):
         raise UsageError(
-            f"{name}: its handler has no cancel(handle), so nothing can be cancelled",
+            f"{name}: the handler has no cancel(handle), so nothing can be cancelled",
             remedy="Cancel the submissions at the service; `resumable submissions CHECKPOINT` "
             "lists their handles",
         )
@@ -39,7 +39,7 @@ def cancel(
     if not isinstance(place, Directory):
         raise UsageError(
             f"{name}: a {type(place).__name__} keeps no submissions",
-            remedy="Name the checkpoint, a directory or a URL, that the job has run with",
+            remedy="Name the directory or URL that the job ran with as checkpoint=",
         )
     calls, cancelled = Calls(service), 0
     try:
@@ -53,7 +53,7 @@ def cancel(
         calls.close()
     if cancelled < len(out):
         log.warning(
-            "%s: whether the service has %s is not known; the next run finds it out",
+            "%s: it is unknown whether the service has %s; the next run finds out",
             *(name, count(len(out) - cancelled, "other submission")),
         )
     return cancelled

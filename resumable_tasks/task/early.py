@@ -27,17 +27,17 @@ def stopped(how: str, result: RunResult, ending: Ending) -> Interrupted:
     again = "Raise the budget, or run" if ending.by_budget else "Run"
     parts: dict[str, Any] = {
         "what": (
-            f"interrupted by {ending.stopped}"
+            _why(ending)
             if again_at is None
-            else f"a service has what is left ({ending.stopped}); look again at "
+            else f"a service has the remaining work ({ending.stopped}); look again at "
             f"{again_at:%Y-%m-%d %H:%M:%S} UTC"
         )
         + f": {result.completed:,} items were completed in this run, {result.skipped:,} before"
         + _describe_unfinished(ending)
         + (f", at a cost of {result.cost:.4g}" if result.cost else "")
         + (f"; {Out(result.out, result.submissions)}" if result.submissions else "")
-        + (f"; what remains: {result.remaining}" if result.remaining else ""),
-        "safe": f"All is safe in {result.checkpoint}",
+        + (f"; remaining: {result.remaining}" if result.remaining else ""),
+        "safe": f"All results are safe in {result.checkpoint}",
         "remedy": f"{again} the same command again to resume",
         "result": result,
         "by_itself": not ending.asked,
@@ -47,6 +47,11 @@ def stopped(how: str, result: RunResult, ending: Ending) -> Interrupted:
     if how == "spent":
         return BudgetUsedUp(**{**parts, "by_itself": True})
     return Interrupted(**parts)
+
+
+def _why(ending: Ending) -> str:
+    by_a_person = ending.asked and not ending.by_budget
+    return f"interrupted by {ending.stopped}" if by_a_person else f"ended early: {ending.stopped}"
 
 
 def _describe_unfinished(ending: Ending) -> str:

@@ -50,9 +50,9 @@ class DoneElsewhere(Look):
             if known >= _NEARLY_ALL * len(lines):
                 as_named = f", name={job!r}" if job != self._job else ""
                 log.warning(
-                    "%s: this checkpoint is new, and %s of the first %s are completed in %s (job "
-                    "%s). If this is the same job, stop now, and continue there: %s%s. "
-                    "If it is another, ignore this",
+                    "%s: this checkpoint is new, but %s of the first %s are already completed in "
+                    "%s (job %s). If this is the same job, stop now and continue there: %s%s. If "
+                    "not, ignore this warning",
                     self._job,
                     f"{known:,}",
                     count(len(lines), "item"),

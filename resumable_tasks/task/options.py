@@ -31,83 +31,84 @@ class JobOptions:
     """The options of a job.
 
     Args:
-        name: of the job; by default the function's.
-        key: where the key of an item is found: a field's name, a tuple of names, a callable;
+        name: name of the job; by default the function's name.
+        key: where an item's key comes from: a field name, a tuple of field names, or a callable;
             None if the items are strings or integers that are their own keys.
-        batch_size: items a call of the handler, at most.
-        concurrency: calls at once: threads, coroutines or processes. ``"adaptive"``, or
-            ``Adaptive(lowest, highest)``: begins with one (or ``lowest``), takes more while calls
-            take no longer for it, and half as many when the service says that there are too many
-            (HTTP 429, ``Retry-After``, a timeout); up to 32 (or ``highest``).
-        retries: further calls with a batch after one that raised: a number, or a
-            ``Retry(times, delay=…, on=…)``.
-        timeout: seconds that a call may take, after which it has failed with ``TimeoutError`` (and
-            is retried, if it may be): a coroutine is cancelled, a process is killed and replaced.
-            A plain function on a thread cannot be stopped: it is reported as overdue, and its
-            results count when they come; but once such calls alone are left, or leave no room for
-            others, and ``grace_seconds`` more are over, the run ends without them and names their
+        batch_size: maximum number of items per handler call.
+        concurrency: number of simultaneous calls, in threads, coroutines or processes.
+            ``"adaptive"`` or ``Adaptive(lowest, highest)`` starts with one call (or ``lowest``),
+            adds calls as long as they do not become slower, and halves the number when the service
+            reports overload (HTTP 429, ``Retry-After``, a timeout); the maximum is 32 (or
+            ``highest``).
+        retries: further calls for a batch whose call raised: a number, or a ``Retry(times, delay=…,
+            on=…)``.
+        timeout: seconds a call may take before it fails with ``TimeoutError`` (and is retried if
+            retries allow it). A coroutine is cancelled; a process is killed and replaced. A plain
+            function on a thread cannot be stopped: the call is reported as overdue, and its results
+            still count when they arrive. If only overdue calls are left, or if they leave no room
+            for others, the run waits ``grace_seconds`` more, then ends without them and names their
             items.
         schema: the columns of the results and their types, the same in every run and partition: a
             ``pyarrow.Schema``, a pydantic model or a dataclass. By default they are inferred. A
-            result that does not fit is kept, and its item *parked*.
-        json_columns: columns whose values are kept as JSON text, whatever they hold.
-        results: ``"one"`` row for each item (one that is left out has failed), ``"many"``
-            (0 to n rows an item), ``"none"`` (completion only).
-        version: of the handler; a run after a change of it ends with `CheckpointMismatch`, or does
-            what its ``on_version_change`` says.
-        runner: ``"local"`` (threads, or the event loop for a coroutine function),
-            ``"processes"``, ``"prefect"`` (task runs of the flow run around), or ``"auto"``:
-            ``"prefect"`` in a flow run, else ``"local"``.
-        batch_format: what the handler is given: ``"rows"`` (a list), ``"arrow"`` (a
-            ``pyarrow.RecordBatch``), ``"auto"``: Arrow if the items are Arrow.
-        rate_limit: at most so many calls of the handler in any such time (``"60/minute"``), items
-            (``"600 items/minute"``), tokens (``"200k tokens/minute"``, ``"2M input
-            tokens/minute"``, ``"output tokens"``) or bytes of the items' JSON (``"80
-            MB/minute"``), or several of these in a list; shared by all workers of a process, and
-            divided among processes. Tokens are estimated, until the handler reports them
-            (`CurrentBatch.report`). A dict has the rates of each ``quota``. ``"auto"``: the limits
-            that the headers of reported answers tell of.
-            ``"prefect:NAME"``: a slot of Prefect's global concurrency limit of that name, which all
-            its flow runs share.
-        share: a file by which all processes of this host that name it keep to ``rate_limit``
-            together, whichever jobs they run: one window for all. Processes of several hosts share
-            by a Redis: ``"redis://host:6379/0#name"``. By default each run has its own window.
-        weight: the tokens of an item, where they are known: a field's name, or a callable of the
-            item. By default estimated from the bytes of its JSON, by what earlier calls reported.
-        max_weight: of a batch, at most, beside ``batch_size``: in bytes of the items' JSON (``"190
-            MB"``), in tokens (``"100k tokens"``), or a number by ``weight``. An item that is
-            heavier is handled alone, with a warning. A batch that is not full by ``batch_size`` has
-            half of this weight at least, except the last; for that items may change places.
-        quota: by which of the quotas of ``rate_limit`` an item is limited, such as its model: a
-            field's name, or a callable of the item.
-        tolerated_failures: how many items (int), or which share of them (float), may fail
-            before the run raises `JobFailed`.
-        fail_fast: stop at the first failed batch or item, once what runs has ended.
-        cost: what a call has cost: a field of the results, which is added up (``"cost"`` if the
-            budget has a cost), or a callable of the `CallOutcome` (its ``table``, ``seconds``,
-            ``failures``, ``batch``). Work that is submitted to a service needs none: see
+            result that does not fit is kept, and its item is *parked*.
+        json_columns: columns stored as JSON text, whatever values they hold.
+        results: ``"one"`` row per item (an item that is left out has failed), ``"many"`` (0 to n
+            rows per item), or ``"none"`` (completion only).
+        version: version of the handler. If it has changed, a run ends with `CheckpointMismatch`, or
+            does what its ``on_version_change`` says.
+        runner: ``"local"`` (threads, or the event loop for a coroutine function), ``"processes"``,
+            ``"prefect"`` (task runs of the surrounding flow run), or ``"auto"``: ``"prefect"`` in a
+            flow run, otherwise ``"local"``.
+        batch_format: what the handler receives: ``"rows"`` (a list), ``"arrow"`` (a
+            ``pyarrow.RecordBatch``), or ``"auto"``: Arrow if the items are Arrow.
+        rate_limit: maximum rate of handler calls (``"60/minute"``), items (``"600 items/minute"``),
+            tokens (``"200k tokens/minute"``, ``"2M input tokens/minute"``, ``"output tokens"``) or
+            bytes of the items' JSON (``"80 MB/minute"``), or a list of several; shared by all
+            workers of a process, and divided among processes. Tokens are estimated until the
+            handler reports them (`CurrentBatch.report`). A dict holds the rates of each ``quota``.
+            ``"auto"`` keeps to the limits in the headers of reported answers. ``"prefect:NAME"``
+            takes slots of Prefect's global concurrency limit of that name, which all flow runs
+            share.
+        share: a file through which all processes on this host that name it keep to ``rate_limit``
+            together, whichever jobs they run: one window for all. Processes on several hosts share
+            through Redis: ``"redis://host:6379/0#name"``. By default each run has its own window.
+        weight: the tokens of an item, if known: a field name, or a callable that takes the item. By
+            default tokens are estimated from the size of the item's JSON and from what earlier
+            calls reported.
+        max_weight: maximum weight of a batch, in addition to ``batch_size``: in bytes of the items'
+            JSON (``"190 MB"``), in tokens (``"100k tokens"``), or a number measured by ``weight``.
+            A heavier item is handled alone, with a warning. Every batch except the last has
+            ``batch_size`` items or at least half of this weight; items may change places for that.
+        quota: which quota of ``rate_limit`` an item counts against, such as its model: a field
+            name, or a callable that takes the item.
+        tolerated_failures: how many items (int), or what share of them (float), may fail before the
+            run raises `JobFailed`.
+        fail_fast: stop at the first failed batch or item, once running batches have ended.
+        cost: what a call has cost: a field of the results, which is summed (``"cost"`` if the
+            budget has a cost), or a callable that takes the `CallOutcome` (its ``table``,
+            ``seconds``, ``failures``, ``batch``). Work submitted to a service does not need it: see
             `Collected`.
-        tags: of the task runs in Prefect.
+        tags: tags of the task runs in Prefect.
         grace_seconds: how long running batches may take to finish after Ctrl-C, SIGTERM or another
-            signal to stop.
-        on_duplicate: a key that comes twice in one run is an ``"error"``, or ``"skip"`` keeps
-            the first item.
-        failing: a `Failing`: how bad items are isolated, when a run pauses or gives up, what is
+            stop signal.
+        on_duplicate: what to do if a key occurs twice in one run: ``"error"``, or ``"skip"``, which
+            keeps the first item.
+        failing: a `Failing`: how bad items are isolated, when a run pauses or gives up, and what is
             tried again.
-        budget: a `Budget` in items, seconds and cost, for each run, or in total for all of them.
-        changes: a `Changes`: how a run sees that an item has changed since it was completed. By
-            default nothing is looked at, and what is completed stays completed.
-        linger: seconds after which a batch is handled though it is not full, where the items come
+        budget: a `Budget` of items, seconds and cost, per run or in total for all runs.
+        changes: a `Changes`: how a run detects that an item has changed since it was completed. By
+            default nothing is compared, and completed items stay completed.
+        linger: seconds after which a batch is handled even if it is not full, if the items come
             from a generator or an async iterable: a queue, a paginated API. By default a batch
-            waits until it is full, or the items end.
-        on_bad_item: an item without a usable key, or with the key of one before it, ``"fail"``:
-            it stands in the failures, with its position, and the others are handled; or it is an
-            ``"error"`` that ends the run. By default one without a usable key fails, and the same
-            key twice is an error. A list or a table is looked through before the first call, so
-            that an error costs nothing; so it is if half of its items have no usable key.
-        report: where each run writes a page of HTML on its checkpoint when it ends, however it
-            ends: a path, or a URL in a bucket. One that does not end in ``.html`` is a folder, in
-            which the page has the name of the job and its partition. Needs the extra ``report``.
+            waits until it is full or the items end.
+        on_bad_item: what to do with an item that has no usable key, or the key of an earlier item:
+            ``"fail"`` lists it among the failures, with its position, and handles the others;
+            ``"error"`` ends the run. By default an item without a usable key fails, and a duplicate
+            key is an error. A list or a table is checked before the first call, so that an error
+            costs nothing; the same holds if half of its items have no usable key.
+        report: where each run writes an HTML page about its checkpoint when it ends, however it
+            ends: a path, or a URL in a bucket. A name that does not end in ``.html`` is a folder;
+            the page in it is named after the job and its partition. Needs the extra ``report``.
     """
 
     _: KW_ONLY
@@ -164,7 +165,7 @@ class JobOptions:
         if self.report is not None and not isinstance(self.report, str | os.PathLike):
             raise UsageError(
                 f"report={self.report!r} is neither a path nor a URL",
-                remedy="Give report= where the page goes, such as 'reports/'",
+                remedy="Give report= a path or URL, such as 'reports/'",
             )
         checks.texts("tags", self.tags, "nightly")
 
@@ -204,7 +205,7 @@ class JobOptions:
         taken = set(names) & set(KeyScheme(self.key).columns)
         if taken:
             raise UsageError(
-                f"json_columns={names!r}: {min(taken)!r} is the key, which stays what it is",
+                f"json_columns={names!r}: {min(taken)!r} is the key, which cannot be a JSON column",
                 remedy="Leave it out of json_columns=",
             )
         if self.results == "none" and (self.schema is not None or names):

@@ -66,10 +66,10 @@ _PREFECTS = {
     "persist_result": _CHECKPOINT,
     "result_storage": _CHECKPOINT,
     "result_serializer": _CHECKPOINT,
-    "retry_condition_fn": "retries=Retry(times, on=…) says which errors are tried again",
-    "retry_jitter_factor": "Leave it out: pauses are spread by themselves",
-    "return_state": "Leave it out: run() returns the result, or raises JobFailed, which has it",
-    "wait_for": "Leave it out: run() returns once all is done, so that the next line waits",
+    "retry_condition_fn": "Use retries=Retry(times, on=…), which says which errors are retried",
+    "retry_jitter_factor": "Leave it out: retry pauses are randomised by default",
+    "return_state": "Leave it out: run() returns the result, or raises JobFailed with the result",
+    "wait_for": "Leave it out: run() returns when all is done, so the next line waits",
 }
 
 
@@ -88,7 +88,7 @@ def _fields_of_settings() -> dict[str, str]:
         ("concurrency", Adaptive),
     ):
         for field in dataclasses.fields(kind):
-            how = f"is a field of a setting: give {option}={kind.__name__}(…, {field.name}=…)"
+            how = f"is a field of another option: give {option}={kind.__name__}(…, {field.name}=…)"
             found[field.name] = how
     return {name: how for name, how in found.items() if name not in _MEANT}
 
@@ -137,7 +137,7 @@ def _parameter(field: dataclasses.Field[Any]) -> Parameter:
 
 def check_job_options(name: str, given: Mapping[str, Any], fn: Any = None) -> None:
     """Raise `UsageError` for an option that `resumable_task` does not have."""
-    elsewhere = dict.fromkeys(_RUN - _JOB, "is of a run: give it to run() or arun()")
+    elsewhere = dict.fromkeys(_RUN - _JOB, "is a parameter of a run: give it to run() or arun()")
     _check_known(given, name, _JOB, _of_handler(name, fn) | elsewhere)
 
 
@@ -152,7 +152,7 @@ def check_run_arguments(name: str, given: Mapping[str, Any], fn: Any = None) -> 
 
 
 def _of_handler(name: str, fn: Any) -> dict[str, str]:
-    how = f"is a parameter of the handler: {name}.with_parameters({{0}}=…) gives it"
+    how = f"is a parameter of the handler: give it by {name}.with_parameters({{0}}=…)"
     return dict.fromkeys(list(_parameters(fn))[1:], how)
 
 
@@ -177,9 +177,7 @@ def _check_known(
         if option in known:
             continue
         if option in _OLD:
-            raise UsageError(
-                f"{name}: {option}= is now {_OLD[option]}", remedy="Write that instead"
-            )
+            raise UsageError(f"{name}: {option}= is now {_OLD[option]}", remedy="Use that instead")
         elsewhere = _fields_of_settings() | elsewhere
         if option in elsewhere:
             raise UsageError(
@@ -187,14 +185,14 @@ def _check_known(
             )
         if option in _PREFECTS:
             raise UsageError(
-                f"{name}: {option}= is an option of Prefect's, which a job does not have",
+                f"{name}: {option}= is a Prefect option, which a job does not have",
                 remedy=_PREFECTS[option],
             )
         import difflib
 
         near = [_MEANT[option]] if option in _MEANT else []
         near = near or difflib.get_close_matches(option, [*known, *elsewhere], 1)
-        hint = f": do you mean {near[0]}=?" if near else ""
+        hint = f": did you mean {near[0]}=?" if near else ""
         if near and near[0] in elsewhere:
             hint += f" That {elsewhere[near[0]].format(near[0])}"
         raise UsageError(
@@ -215,7 +213,7 @@ def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
         signature.bind(None)
     except TypeError as error:
         taken = f"{name}{signature}"[:200]
-        which = f"{name}: the handler is called with a list of items, which {taken} does not take"
+        which = f"{name}: a handler is called with a list of items, but {taken} takes none"
         if next(iter(signature.parameters), "") in ("self", "cls"):
             raise UsageError(
                 f"{which}: {error}",
@@ -223,7 +221,7 @@ def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
             ) from None
         raise UsageError(
             f"{which}: {error}",
-            remedy=f"Parameters beside the items are given by {name}.with_parameters(…).run(…)"
+            remedy=f"Give parameters other than the items by {name}.with_parameters(…).run(…)"
             if len(signature.parameters) > 1
             else "Give the handler one parameter, the list of items",
         ) from None
@@ -240,7 +238,7 @@ def check_by_name(call: str, more: tuple[Any, ...]) -> None:
     """Raise `UsageError` for positional arguments that must be given by name."""
     if more:
         raise UsageError(
-            f"{shorten(more[0])} is given without the name of its parameter",
+            f"{shorten(more[0])} is given without a parameter name",
             remedy=f"Give all but the first by name, as in {call}",
         )
 
@@ -249,25 +247,26 @@ def check_is_handler(fn: Any) -> None:
     """Raise `UsageError` if `resumable_task` cannot make a job of this."""
     if type(fn).__module__.partition(".")[0] == "prefect":
         raise UsageError(
-            f"resumable_task takes a plain function, not a {type(fn).__name__} of Prefect's",
-            remedy="Leave @task or @flow out: in a flow, each batch is a task run by itself",
+            f"resumable_task takes a plain function, not a Prefect {type(fn).__name__}",
+            remedy="Leave @task or @flow out: in a flow, each batch becomes a task run "
+            "automatically",
         )
     if is_class_of_submitted(fn):
         raise UsageError(
-            f"resumable_task takes an object with submit, poll and collect, and {fn.__name__} is "
-            "its class",
-            remedy=f"Make one: resumable_task({fn.__name__}(…), name=…)",
+            f"resumable_task takes an object with submit, poll and collect, but {fn.__name__} is a "
+            "class",
+            remedy=f"Create an object: resumable_task({fn.__name__}(…), name=…)",
         )
     if callable(fn) or is_submitted(fn):
         return
     if callable(getattr(fn, "submit", None)):
         raise UsageError(
-            f"{type(fn).__name__} has submit, and no {' and no '.join(lacking(fn))}: it takes work "
-            "whose results cannot be had",
+            f"{type(fn).__name__} has submit but no {' and no '.join(lacking(fn))}: the results of "
+            "its work cannot be fetched",
             remedy="Give it poll(handle) and collect(handle); see help(resumable_tasks.Submitted)",
         )
     if isinstance(fn, str):
-        remedy = 'Give options by their names, as in @resumable_task(key="id")'
+        remedy = 'Give options by name, as in @resumable_task(key="id")'
     elif isinstance(fn, classmethod):
         remedy = "Write @classmethod above @resumable_task"
     else:
@@ -291,15 +290,16 @@ def check_call(
     wrong = (_RUN & given.keys()) - _parameters(fn).keys()
     if wrong and not _takes_any_name(fn):
         raise UsageError(
-            f"{name}: {min(wrong)}= is of a run, and a job that is called is the plain function",
+            f"{name}: {min(wrong)}= is a parameter of a run, but calling a job calls the plain "
+            "function",
             remedy=f"Write {name}.run(items, {min(wrong)}=…)",
         )
     if args and isinstance(args[0], Sized) and len(args[0]) > batch_size:
         from resumable_tasks.base import log
 
         log.warning(
-            "%s was called as the plain function, with %s items at once: nothing is kept in a "
-            "checkpoint. %s.run(items) handles them in batches of %s, and keeps them",
+            "%s was called as the plain function, with %s items at once: no checkpoint is kept. "
+            "%s.run(items) handles them in batches of %s and keeps a checkpoint",
             name,
             f"{len(args[0]):,}",
             name,
@@ -315,7 +315,7 @@ def with_parameters(
     for option in given:
         if option in own or _takes_any_name(fn):
             continue
-        where = "an option of the job: resumable_task() or with_options() takes it"
-        what = where if option in _JOB else f"no parameter of the handler, which has {own}"
+        where = "an option of the job: give it to resumable_task() or with_options()"
+        what = where if option in _JOB else f"not a parameter of the handler, which has {own}"
         raise UsageError(f"{name}: {option}= is {what}", remedy="Correct its name, or move it")
     return functools.partial(fn, **given)

@@ -66,8 +66,8 @@ class Patience:
             Call(checkpoint.close).wait(self._at_the_end())
         except GaveUp:
             log.warning(
-                "%s does not respond, so that it could not be given up: for others it looks held "
-                "until this process has ended, or its heartbeat is missed",
+                "%s does not respond, so it could not be released: to other runs it looks held "
+                "until this process ends or its heartbeat expires",
                 checkpoint.url,
             )
 

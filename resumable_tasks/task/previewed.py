@@ -13,7 +13,7 @@ def previewed(options: JobOptions, place: Place, preview: Preview) -> RunResult:
     """The result of a dry run; ``remaining`` are the items that a run would handle."""
     batches = f" in {preview.batches:,} batches" if preview.batches is not None else ""
     log.info(
-        "%s: a run would handle %s%s; of all %s items %s are done, %s have failed before and "
+        "%s: a run would handle %s%s; of %s items in total, %s are done, %s failed before and "
         "would be tried again, %s would not be tried again%s",
         options.name,
         preview.remaining,

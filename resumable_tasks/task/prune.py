@@ -57,7 +57,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The result of `prune`: all partitions of a place, by name. A ``dry_run`` has removed none."""
+    """The result of `prune`: all partitions of a place, by name. A ``dry_run`` removes none."""
 
     place: str
     dry_run: bool
@@ -75,7 +75,7 @@ class Pruned:
 
     @property
     def bytes(self) -> int:
-        """How many bytes are freed, or would be."""
+        """The number of bytes that are freed, or would be."""
         return sum(each.bytes or 0 for each in self.removed)
 
 
@@ -94,26 +94,29 @@ def prune(
 ) -> Pruned:
     """Remove the oldest partitions of a job's checkpoints, for good.
 
-    A partition is removed only if its last run ended and no item has failed or is parked, and all
-    its rows are where they were published, which is looked up there. Given ``keep`` and
-    ``older_than``, both must allow it. A checkpoint with a run at work on it is never removed, and
-    one that a crash has left half removed is finished by the next call, whatever else that says.
+    A partition is removed only if its last run ended, no item failed or is parked, and all its rows
+    are still at the place they were published to, which is checked. If both ``keep`` and
+    ``older_than`` are given, both must allow the removal. A checkpoint with a run at work is never
+    removed. The next call always finishes a removal that a crash interrupted.
 
     Args:
-        checkpoints: the directory or URL below which the partitions are: the job's ``checkpoint=``.
-        keep: so many partitions stay, the newest by their names, which are dates.
-        older_than: partitions stay until their date is so long ago.
-        spare: this partition stays.
-        unpublished: also those whose rows, or some of them, are not where they were published.
-        unfinished: also those that are not done: interrupted, or with failed or parked items.
-        damaged: also those that are damaged, whatever they held.
-        archived: also what `reset` has archived of these partitions, by the same rules.
-        lose_submissions: also those of which a service has work that no run has collected.
-        dry_run: nothing is removed.
+        checkpoints: the directory or URL that contains the partitions: the job's ``checkpoint=``.
+        keep: how many partitions stay: the newest by their names, which are dates.
+        older_than: minimum age of a removed partition, by the date in its name.
+        spare: name of a partition that stays.
+        unpublished: also remove partitions with rows that are not at the place they were published
+            to.
+        unfinished: also remove partitions that are not done: interrupted, or with failed or parked
+            items.
+        damaged: also remove damaged partitions, whatever they held.
+        archived: also remove what `reset` has archived of these partitions, by the same rules.
+        lose_submissions: also remove partitions for which a service has work that is not collected
+            yet.
+        dry_run: remove nothing.
 
     Raises:
         UsageError: neither ``keep`` nor ``older_than`` is given, or the place is a checkpoint.
-        StoreError: the place does not do what it is asked; call again to go on.
+        StoreError: the storage failed; call again to continue.
     """
     allowed = {"unpublished": unpublished, "unfinished": unfinished, "damaged": damaged}
     allowed["lose_submissions"] = lose_submissions
@@ -136,8 +139,8 @@ class Plan:
         found = pruning.partitions(place)
         if not found and is_checkpoint(open_store(place)):
             raise UsageError(
-                f"{place} is a checkpoint, and has no partitions below it",
-                remedy="Name the directory or URL that the job has as checkpoint=",
+                f"{place} is a checkpoint and has no partitions below it",
+                remedy="Name the directory or URL that the job uses as checkpoint=",
             )
         young = dict(zip(found, age.kept(found), strict=True))
         old = [each for each in found if not young[each]]
@@ -187,7 +190,7 @@ class Age:
         checks.whole_number("keep", self.keep, 1, or_none=True)
         age = self.older_than
         if age is not None and not (isinstance(age, timedelta) and age >= timedelta(0)):
-            raise UsageError(f"older_than={age!r} is no age", remedy="Give timedelta(days=90)")
+            raise UsageError(f"older_than={age!r} is not an age", remedy="Give timedelta(days=90)")
 
     def kept(self, found: list[Found]) -> Iterator[str | None]:
         """Yield for each partition why its age or name alone keeps it; None if it does not."""
@@ -204,7 +207,7 @@ class Age:
         if found.archived and not self.archived:
             return "archived by a reset"
         if moment is None:
-            return "its name is no date"
+            return "its name is not a date"
         if newest is not None and (len(newest) < (self.keep or 0) or moment >= newest[0]):
             return f"one of the newest {self.keep}"
         if self.older_than is not None and self.now - moment <= self.older_than:
@@ -234,10 +237,10 @@ def _look(found: Found, also: Collection[str]) -> Chosen:
         # Moving a directory would take foreign files along.
         others = pruning.others(store)
         if found.discarded and not (others and pruning.is_removed(store)):
-            return _removed(found, "what an earlier pruning has left")
+            return _removed(found, "left over from an earlier pruning")
         if others:
             where = store.url if found.discarded else "it"
-            return _kept(found, f"{clean(others[0], 80)} in {where} is no part of a checkpoint")
+            return _kept(found, f"{clean(others[0], 80)} in {where} is not part of a checkpoint")
         reader = Reader(store)
         reader.examine()
     except CheckpointDamaged as error:
@@ -257,7 +260,7 @@ def _removed(found: Found, why: str) -> Chosen:
 def _judged(found: Found, reader: Reader, also: Collection[str]) -> Chosen:
     state = reader.state
     if state.pruned:
-        chosen = _removed(found, "what an earlier pruning has left")
+        chosen = _removed(found, "left over from an earlier pruning")
     elif reader.status == "running":
         chosen = _kept(found, "a run is at work on it")
     else:
@@ -302,12 +305,12 @@ def _published(reader: Reader) -> tuple[bool, str]:
         try:
             there = held(note.dest, note.form, checkpoint)
         except ResumableTasksError as error:
-            whys.append(f"published to {note.dest}, which cannot be looked at: {error}")
+            whys.append(f"published to {note.dest}, which cannot be checked: {error}")
             continue
         if there is None:
-            whys.append(f"published to {note.dest}, which has not its rows any more")
+            whys.append(f"published to {note.dest}, which no longer has its rows")
         elif there.records < state.changed:
-            whys.append(f"rows have come since it was published to {note.dest}")
+            whys.append(f"rows were added since it was published to {note.dest}")
         elif there.rows != state.rows:
             whys.append(f"{there.rows:,} of {state.rows:,} rows are published to {note.dest}")
         else:

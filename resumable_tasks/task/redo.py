@@ -20,25 +20,25 @@ def redo(
     before: str | datetime | None = None,
     dry_run: bool = False,
 ) -> list[Key]:
-    """Make completed items missing, so that the next run handles them, and only them.
+    """Mark completed items as missing, so that the next run handles them, and only them.
 
-    On return that is durable: their rows are no results any more, and all other rows are there at
-    every moment. Returns the keys of these items. Given several of ``keys``, ``where`` and
-    ``before``, an item is chosen if it fits them all.
+    The change is durable on return: their rows are no longer part of the results; all other rows
+    stay available throughout. Returns the keys of these items. If several of ``keys``, ``where``
+    and ``before`` are given, an item must match all of them.
 
     Args:
         checkpoint: the checkpoint's directory or URL, with the partition if it has one; or a
             `SqlCheckpoint`.
-        keys: these items.
+        keys: the items with these keys.
         where: a condition in SQL on an item's rows, such as ``"label = 'other'"``. In a directory
             it is SQLite's: times are text, decimals are floats, and lists and structs are JSON.
-        before: items whose results were committed before this time; in UTC if it has no zone.
-        dry_run: nothing is changed.
+        before: items whose results were committed before this time; UTC if it has no time zone.
+        dry_run: change nothing.
 
     Raises:
-        UsageError: a key is not completed, the condition is none, or nothing is said.
+        UsageError: a key is not completed, the condition is invalid, or nothing is chosen.
         CheckpointHeld: a run is at work.
-        CheckpointDamaged: rows that are concerned are damaged.
+        CheckpointDamaged: rows of these items are damaged.
     """
     place = checkpoint if isinstance(checkpoint, Place) else Directory(os.fspath(checkpoint))
     return place.redo(choice(keys, where, before), dry_run=dry_run)

@@ -43,7 +43,7 @@ class Report:
         if at is None:
             raise UsageError(
                 f"{options.name}: report= needs a checkpoint with a journal, in a directory or "
-                f"bucket; a {type(place).__name__} has none",
+                f"bucket; a {type(place).__name__} has no journal",
                 remedy="Leave report= out",
             )
         name = options.name if partition is None else f"{options.name}-{folder_of(partition)}"

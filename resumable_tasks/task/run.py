@@ -106,9 +106,9 @@ class Run:
             flow_run.check_place(path)
         if self._submits and not place.keeps_submissions():
             raise UsageError(
-                f"{self._options.name}: work that is submitted to a service needs a checkpoint "
-                "that keeps what the service has",
-                remedy="Let checkpoint= be a directory, or a URL of a bucket",
+                f"{self._options.name}: work submitted to a service needs a checkpoint that keeps "
+                "track of the submissions",
+                remedy="Use a directory or a bucket URL as checkpoint=",
             )
         job = place.check(self._job(), arguments.items)
         report = Report.wanted(self._options, place, arguments.partition)
@@ -119,18 +119,18 @@ class Run:
         runner = runner_of(self._handler, self._options, arguments, flow_run, self._loop)
         if runner.remote and self._options.adaptive is not None:
             raise UsageError(
-                f"{job.name}: an adaptive concurrency is for threads and coroutines of one "
+                f"{job.name}: adaptive concurrency works only for threads and coroutines of one "
                 "process; give a number"
             )
         if runner.needs_files and not place.takes_files():
             raise UsageError(
-                f"{job.name}: task runs on other machines need a folder that all of them share for "
-                "their rows: give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
+                f"{job.name}: task runs on other machines need a shared folder for their rows: "
+                "give SqlCheckpoint shards=; or run the flow on ThreadPoolTaskRunner"
             )
         if self._options.budget.total is not None and not place.keeps_spending():
             raise UsageError(
                 f"{job.name}: Budget(total=…) needs a checkpoint that records what its runs spend, "
-                "such as a directory; here, give Budget(cost=…), which is for one run"
+                "such as a directory; here, give Budget(cost=…), which limits one run"
             )
         items = arguments.items
         opening = Opening(
@@ -146,7 +146,7 @@ class Run:
             if checkpoint.submissions and not runner.submits:
                 raise UsageError(
                     f"{job.name}: a service has {len(checkpoint.submissions)} submissions of "
-                    f"{checkpoint.url}, and this handler cannot collect them",
+                    f"{checkpoint.url}, but this handler cannot collect them",
                     remedy="Run the job with the handler that submitted them until they are "
                     f"collected; {command('submissions', checkpoint.url)} lists them",
                 )
@@ -170,7 +170,7 @@ class Run:
             raise
         if not accepted:
             return checkpoint
-        log.info("%s: %s parked results fit now; taken over without a call", job.name, accepted)
+        log.info("%s: took over %s parked results that fit now, without a call", job.name, accepted)
         checkpoint.close()
         return self._patience.open(place, job, opening)  # so that its planner knows them as done
 
@@ -318,8 +318,8 @@ class Run:
         if scheduled and before is not None and 0 < result.total == result.skipped:
             log.warning(
                 "all %s items were completed before this scheduled run began (last by run %s, %s) "
-                "and nothing was done. If each run is to do its own, give each its own checkpoint: "
-                "partition=scheduled_date()",
+                "and nothing was done. If each run should do its own work, give each its own "
+                "checkpoint: partition=scheduled_date()",
                 f"{result.total:,}",
                 *before,
             )
@@ -347,7 +347,7 @@ class Run:
             log.info("%s: bound by %s", result.job, result.bound_by.sentence)
         if result.quarantined:
             log.warning(
-                "%s: %s items are quarantined, after max_attempts=%s, and were not tried: %s",
+                "%s: %s items are quarantined after max_attempts=%s and were not tried: %s",
                 result.job,
                 f"{result.quarantined:,}",
                 self._options.failing.max_attempts,
@@ -383,7 +383,7 @@ class Run:
         )
         if found.edited:
             log.warning(
-                "%s: %s. To have them done again: %s; key and where choose some of them",
+                "%s: %s. To redo these items: %s; key and where select some of them",
                 self._options.name,
                 _describe_edit(found.handlers),
                 checkpoint.redo_hint,
@@ -419,7 +419,7 @@ class Run:
             if which is not None:
                 log.warning(
                     "the checkpoint %s is on the disk of this %s and is deleted with it: a retry "
-                    "in another %s would begin from nothing. Set checkpoint= to the URL of a "
+                    "in another %s would start from scratch. Set checkpoint= to the URL of a "
                     "bucket (s3://bucket/prefix; RESUMABLE_CHECKPOINTS sets it for the deployments "
                     "of the repository), or to a path on a volume",
                     checkpoint.url,
@@ -490,13 +490,13 @@ def _isolates(options: JobOptions, runner: Runner) -> bool:
 def _describe_edit(handlers: tuple[str, str] | None) -> str:
     if handlers is None:
         return (
-            "the handler's code is not what it was when these items were completed; their results "
-            "stay"
+            "the handler's code has changed since these items were completed; their results are "
+            "kept"
         )
     then, now = map(clean, handlers)
     return (
-        f"the handler is not the one that completed these items (then: {then}; now: {now}); their "
-        "results stay. If this is another job, stop now, and give it a checkpoint= of its own"
+        f"another handler completed these items (then: {then}; now: {now}); their results are "
+        "kept. If this is another job, stop now and give it a checkpoint= of its own"
     )
 
 
@@ -505,8 +505,8 @@ def _refuse_in_a_worker(name: str) -> None:
     worker = sys.modules.get("resumable_tasks.runners.worker")
     if worker is not None and worker.starting:
         raise UsageError(
-            f"{name}: worker processes import the program, and it runs this job when it is "
-            'imported. Put what runs the job under `if __name__ == "__main__":`'
+            f"{name}: worker processes import the program, which runs this job on import. Put the "
+            'code that runs the job under `if __name__ == "__main__":`'
         )
 
 
@@ -525,7 +525,8 @@ def as_place(
         return checkpoint.partition(part) if part else checkpoint
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise UsageError(
-            f"checkpoint={checkpoint!r} is no path", remedy="Name a directory, or a URL of a bucket"
+            f"checkpoint={checkpoint!r} is not a path",
+            remedy="Name a directory, or a URL of a bucket",
         )
     base = Directory(os.fspath(checkpoint))
     if not base.path:

@@ -32,16 +32,16 @@ def runner_of(
         return _submitting(handler, options, arguments, flow_run)
     if not callable(handler):
         raise UsageError(
-            f'{options.name}: runner="local" calls the handler with a batch and waits for its '
-            f"results, and {type(handler).__name__} has no __call__(items) for that",
-            remedy="Leave runner= out: its batches are submitted",
+            f'{options.name}: runner="local" calls the handler and waits for its results, but '
+            f"{type(handler).__name__} has no __call__(items)",
+            remedy="Leave runner= out: its batches are then submitted",
         )
     options.check_has_field(options.known_cost)
     if options.runner == "prefect" and flow_run is None:
         require_prefect('runner="prefect"')
         raise UsageError(
-            f'{options.name}: runner="prefect", and no flow run is going on: call it in a '
-            'function that is a Prefect @flow, or leave runner="auto"'
+            f'{options.name}: runner="prefect" needs a flow run, and none is active: call it in a '
+            'Prefect @flow function, or leave runner="auto"'
         )
     # Within a task run of the user's own, batches are not task runs; they run on our threads.
     in_flow = flow_run is not None and not flow_run.in_task_run
@@ -75,8 +75,8 @@ def _submitting(
 ) -> Runner:
     if options.runner != "auto" or options.adaptive is not None:
         raise UsageError(
-            f"{options.name}: work that is submitted to a service runs in the driver's own "
-            "threads, with a fixed number of submissions at once",
+            f"{options.name}: work submitted to a service runs in the driver's own threads, with a "
+            "fixed number of submissions at once",
             remedy="Leave runner= out, and give concurrency= a number",
         )
     from resumable_tasks.runners.submitted.check import check_service
@@ -97,20 +97,20 @@ def _wait_seconds(name: str, wait: Wait, flow_run: FlowRun | None) -> float | No
     """The seconds that the run waits for a service; None: until the end. Raises `UsageError`."""
     if wait not in (None, "reschedule"):
         return None if wait is True else float(wait)
-    why_not = "no flow run is going on" if flow_run is None else flow_run.why_it_stays
+    why_not = "no flow run is active" if flow_run is None else flow_run.why_it_stays
     if flow_run is not None and why_not is None:
         flow_run.leaves_while_waiting = True
         return 0.0
     if wait == "reschedule":
         raise UsageError(
-            f'{name}: wait="reschedule" is for a job that is run directly in a flow of a '
-            f"deployment, and {why_not}",
-            remedy="Leave wait= out: such a run waits in its process",
+            f'{name}: wait="reschedule" needs a job that runs directly in a flow of a deployment, '
+            f"but {why_not}",
+            remedy="Leave wait= out: the run then waits in its process",
         )
     if flow_run is not None and flow_run.is_deployed:
         log.warning(
-            "%s: %s, so that this process waits until the service has done all. Run the job "
-            "directly in the deployment's flow, and it leaves the process meanwhile",
+            "%s: %s, so this process waits until the service has finished. If the job runs "
+            "directly in the deployment's flow, it leaves the process meanwhile",
             *(name, why_not),
         )
     return None

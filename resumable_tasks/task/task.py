@@ -49,7 +49,7 @@ else:
 Options = ParamSpec("Options")
 
 # Names that users of Prefect's or Celery's tasks look for.
-_RUNS = "run(items) does it, and submits the batches as task runs where it is called in a flow"
+_RUNS = "run(items) does this; in a flow it submits the batches as task runs"
 _INSTEAD = {
     "submit": f"{_RUNS}. Several jobs at once: await each one's arun(items), in asyncio.gather",
     "map": f"{_RUNS}. Give it the whole iterable",
@@ -75,7 +75,7 @@ class _Service(Protocol):
 
 
 class ResumableTask(Generic[F]):
-    """A handler with its options. Called, it is the plain function; ``run`` makes it a job."""
+    """A handler with its options. Calling it calls the plain function; ``run`` runs the job."""
 
     if TYPE_CHECKING:
 
@@ -126,19 +126,19 @@ class ResumableTask(Generic[F]):
 
     @takes(JobOptions)
     def with_options(self, **options: Any) -> ResumableTask[F]:
-        """Return the same handler with other options: any of `resumable_task`'s.
+        """Return the same handler with other options: any of those of `resumable_task`.
 
         Raises:
-            UsageError: an option is wrong; the message says which and what it takes.
+            UsageError: an option is wrong; the message says which and what it accepts.
         """
         check_job_options(self.name, options, self.fn)
         return ResumableTask(self.fn, dataclasses.replace(self.options, **options))
 
     def with_parameters(self, **parameters: Any) -> ResumableTask[F]:
-        """Return the same job, whose handler gets these parameters beside each batch.
+        """Return the same job with a handler that receives these parameters with each batch.
 
-        The checkpoint does not depend on them: where another value makes other results, as that
-        of a model's name may, give the job another ``version`` or the run another checkpoint.
+        The checkpoint does not depend on them. If another value changes the results, as a model's
+        name may, give the job another ``version`` or the run another checkpoint.
 
         Raises:
             UsageError: the handler has no such parameter.
@@ -148,21 +148,21 @@ class ResumableTask(Generic[F]):
 
     @takes(RunArguments)
     def run(self, items: Any = None, *more: Any, **given: Any) -> RunResult:
-        """Handle every item that the checkpoint does not know as completed.
+        """Handle every item that is not yet completed in the checkpoint.
 
-        When this returns, every completed item's rows and key are durable, and each item's rows
-        stand in the results exactly once, whatever killed earlier runs of this checkpoint.
+        On return, the rows and key of every completed item are durable, and the results contain
+        each item's rows exactly once, whatever killed earlier runs of this checkpoint.
 
         Raises:
             JobFailed: more items failed than ``tolerated_failures``; the rest is done. Or the
-                handler has failed with every batch, and the run has ended before the rest.
-            Interrupted: SIGINT or SIGTERM came, a budget is used up, or nothing has succeeded for
-                ``give_up_after`` seconds; what had finished is committed.
-            InvalidKey, DuplicateKey, InvalidItems, ChangedItem: the items cannot be used; names
-                the position.
+                handler failed with every batch, and the run ended early.
+            Interrupted: SIGINT or SIGTERM arrived, a budget is used up, or nothing succeeded for
+                ``give_up_after`` seconds; finished batches are committed.
+            InvalidKey, DuplicateKey, InvalidItems, ChangedItem: the items cannot be used; the
+                message names the position.
             CheckpointHeld, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable: nothing
                 was started.
-            StoreError: the disk failed; what was committed before stands.
+            StoreError: the disk failed; earlier commits are safe.
         """
         options, arguments = self._settled(items, more, given)
         from resumable_tasks.task import running
@@ -171,10 +171,10 @@ class ResumableTask(Generic[F]):
 
     @takes(RunArguments)
     async def arun(self, items: Any = None, *more: Any, **given: Any) -> RunResult:
-        """`run`, for a running event loop: a coroutine handler runs on the caller's loop.
+        """Run as `run` does, in a running event loop: a coroutine handler runs on it.
 
-        Cancelled, it stops as by a signal, commits what finishes within ``grace_seconds``, and
-        raises ``CancelledError``. A plain iterable is iterated over in another thread.
+        If cancelled, the run stops as for a signal, commits what finishes within ``grace_seconds``,
+        and raises ``CancelledError``. A plain iterable is iterated over in another thread.
         """
         options, arguments = self._settled(items, more, given)
         from resumable_tasks.task import running
@@ -187,15 +187,15 @@ class ResumableTask(Generic[F]):
         checkpoint: str | os.PathLike[str] | Place | None = None,
         partition: str | date | None = None,
     ) -> int:
-        """Ask the service to end all submissions of this checkpoint; how many it was asked to end.
+        """Ask the service to end all submissions of this checkpoint, and return their number.
 
-        Nothing that is paid is lost: what is done by then is collected by the next run, which
-        submits the rest again. Safe while a run is at work. Whatever the service raises ends it;
-        call it again to cancel the others.
+        Nothing that is paid for is lost: the next run collects what is done by then and submits the
+        rest again. Safe while a run is at work. An error from the service ends the call; call again
+        to cancel the others.
 
         Args:
-            checkpoint: as that of `run`.
-            partition: as that of `run`.
+            checkpoint: as for `run`.
+            partition: as for `run`.
 
         Raises:
             UsageError: the handler has no ``cancel``, or there is no such checkpoint.
@@ -244,15 +244,15 @@ def _factory(options: Callable[Options, Any]) -> Callable[[Function], _Factory[O
 
 @_factory(JobOptions)
 def resumable_task(fn: Any = None, /, *more: Any, **options: Any) -> Any:
-    """Make a function of a batch into a job that can be killed and resumed.
+    """Make a function that handles a batch into a job that can be killed and resumed.
 
-    A decorator, with or without options, and a plain call on a function. The function, or
-    coroutine function, takes a list of items (or a ``pyarrow.RecordBatch``) and returns their
-    results; it may be called again for items whose results a crash has lost, so effects outside
-    should use the key, or `current_batch`'s id, as an idempotency key.
+    Works as a decorator, with or without options, and as a plain call on a function. The function,
+    or coroutine function, takes a list of items (or a ``pyarrow.RecordBatch``) and returns their
+    results. After a crash it may be called again for items whose results were lost, so external
+    effects should use the key, or the id from `current_batch`, as an idempotency key.
 
     Raises:
-        UsageError: an option is wrong; the message says which and what it takes.
+        UsageError: an option is wrong; the message says which and what it accepts.
     """
     check_by_name('@resumable_task(key="id")', more)
     if fn is None:
@@ -263,7 +263,8 @@ def resumable_task(fn: Any = None, /, *more: Any, **options: Any) -> Any:
     name = options.pop("name", None) or name_of(fn)
     if not name and is_submitted(fn):
         raise UsageError(
-            f"a job of {type(fn).__name__}(…) has no name by itself, and its checkpoint goes by it",
+            f"a job made from {type(fn).__name__}(…) has no default name, and its checkpoint needs "
+            "one",
             remedy='Give name=, such as resumable_task(…, name="label")',
         )
     check_job_options(name, options, fn)

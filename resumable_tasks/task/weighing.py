@@ -43,8 +43,7 @@ def check(options: JobOptions) -> None:
     _check_share(options, rates)
     if bool(rates.quotas) != (options.quota is not None):
         raise UsageError(
-            "quota= says which quota of rate_limit= an item is limited by: one is given and not "
-            "the other",
+            "quota= selects a quota of rate_limit= for each item; only one of the two is given",
             remedy='Give both, as in rate_limit={"model-a": "60/minute"}, quota="model"',
         )
 
@@ -59,7 +58,7 @@ def _check_weight(options: JobOptions, rates: Rates) -> None:
     by_weight = options.max_weight is not None and unit != "bytes"
     if options.weight is not None and not (by_weight or _in_tokens(rates) or rates.names):
         raise UsageError(
-            "weight= is given, and nothing is limited by it",
+            "weight= is given, but nothing is limited by it",
             remedy='Give max_weight=, or rate_limit= a rate such as "200k tokens/minute"',
         )
 
@@ -75,7 +74,7 @@ def _check_share(options: JobOptions, rates: Rates) -> None:
         )
     if not rates.each and not rates.auto:
         raise UsageError(
-            "share= shares the rates of rate_limit=, and there are none",
+            "share= shares the rates of rate_limit=, but there are none",
             remedy='Give rate_limit= too, such as "200k tokens/minute"',
         )
 
@@ -134,8 +133,8 @@ def limits(options: JobOptions, flow_run: FlowRun | None, learnt: Learnt) -> Lim
     rates = parse_rates(options.rate_limit)
     if rates.names and flow_run is None:
         raise UsageError(
-            f"{options.name}: rate_limit={options.rate_limit!r} names a limit of Prefect, and "
-            'no flow run is going on; give a rate such as "60/minute"'
+            f"{options.name}: rate_limit={options.rate_limit!r} names a Prefect limit, but no flow "
+            'run is active; give a rate such as "60/minute"'
         )
     if not rates and options.adaptive is None and not _learns(options):
         return None

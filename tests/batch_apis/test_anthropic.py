@@ -252,7 +252,7 @@ def test_a_request_that_changes_its_mind(server: BatchServer) -> None:
     batch, items = AnthropicBatch(request, anthropic_row, base_url=server.anthropic), texts(4)
     prepared = batch.prepare(items, TOKEN)
     batch._prepared.clear()
-    with pytest.raises(UsageError, match="made 3 requests of the same items, and now 4"):
+    with pytest.raises(UsageError, match="made 3 requests from the same items before, and 4 now"):
         batch.submit(items, TOKEN, prepared)
     assert server.batches() == []
 

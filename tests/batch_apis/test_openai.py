@@ -456,7 +456,7 @@ def test_keys_of_another_kind_are_a_bug_and_no_failure_of_the_items(server: Batc
         return [row | {"id": f"no {row['id']}"} for row in openai_row(keys, answer)]
 
     batch = OpenAIBatch(openai_request, row, base_url=server.openai, per_request=3)
-    with pytest.raises(BadResult, match="none of the keys that row") as error:
+    with pytest.raises(BadResult, match="none of the keys given to row") as error:
         outcome(batch, texts(6))
     assert "They stay with the provider" in error.value.__notes__[0]
 
@@ -554,8 +554,8 @@ def test_a_service_that_fails_in_the_middle_costs_no_answer(
     [
         ({"row": 7}, "row=7 is not a function"),
         ({"per_request": 0}, "per_request=0"),
-        ({"prices": 3}, "are not two prices"),
-        ({"prices": (-1, 2)}, "are not two prices"),
+        ({"prices": 3}, "is not a pair of prices"),
+        ({"prices": (-1, 2)}, "is not a pair of prices"),
         ({"endpoint": "/chat"}, "endpoint='/chat'"),
         ({"client": openai.AsyncOpenAI(api_key="k")}, "is asynchronous"),
         ({"client": openai.OpenAI(api_key="k"), "base_url": "http://x"}, "client= and base_url="),

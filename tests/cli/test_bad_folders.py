@@ -129,5 +129,5 @@ def test_what_is_written_needs_a_name(
     for to in ("", ".", "/"):
         report = cli("report", done, "--output", to)
         assert report.exit_code == 2
-        assert "names no file" in report.stderr
+        assert "does not name a file" in report.stderr
     assert list(empty.iterdir()) == []

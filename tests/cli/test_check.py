@@ -46,7 +46,7 @@ def test_a_service_that_ignores_conditions_is_found_out(bucket: Bucket) -> None:
     bucket.server.put(f"{bucket.prefix}/job.json", b"an owner's")
     found = check(bucket.url, 1)
     assert not_good(found) == {"put if absent": "bad", "race": "bad"}
-    assert "16 were told" in found["race"][1]
+    assert "16 were reported" in found["race"][1]
     assert bucket.server.stored() == {f"{bucket.prefix}/job.json": b"an owner's"}
 
 

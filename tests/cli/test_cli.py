@@ -210,9 +210,7 @@ def test_status_of_tolerated_failures_is_done(tmp_path: Path) -> None:
     result = cli("status", place)
     assert result.exit_code == 0
     assert "failed       1 item: 1 × ValueError" in result.stdout
-    next_step = (
-        f"nothing; the job tolerates what is left, and `resumable failures {place}` lists it"
-    )
+    next_step = f"nothing; the job tolerates what is left (`resumable failures {place}` lists it); "
     assert next_step in result.stdout
     assert cli("watch", place).exit_code == 0
 
@@ -246,7 +244,7 @@ def test_a_total_budget_that_is_used_up_is_to_be_raised(tmp_path: Path) -> None:
     result = cli("status", tmp_path / "c")
     assert result.exit_code == 5
     assert "spent        3 of 3, by all runs" in result.stdout
-    assert "next: all that Budget(total=…) allows is spent: raise it" in result.stdout
+    assert "next: Budget(total=…) is used up: raise it" in result.stdout
 
 
 def test_status_of_a_run_that_was_interrupted(tmp_path: Path) -> None:
@@ -479,7 +477,7 @@ def test_ls_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     result = cli("ls")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert f"no checkpoints in {tmp_path} and 5 folders below it" in result.stderr
+    assert f"no checkpoints in {tmp_path} and 5 levels below it" in result.stderr
     assert document("ls") == []
     make(tmp_path / ".resumable" / "classify" / "default", [1])
     assert ".resumable/classify/default" in cli("ls").stdout
@@ -789,7 +787,7 @@ def test_damage_is_found_mended_and_redone(tmp_path: Path, damage: str) -> None:
     if in_shard:
         assert "5 items will be redone; 10 items stay completed" in result.stdout
     else:
-        assert "nothing names any more" in result.stdout
+        assert "the unknown items of lost records" in result.stdout
     assert cli("verify", place).exit_code == 0
     assert cli("status", place).exit_code == 75
     assert "next: run the same command again" in cli("status", place).stdout
@@ -827,7 +825,7 @@ def test_a_status_after_a_repair_says_what_is_missing(done: Path) -> None:
     cli("repair", done)
     result = cli("status", done)
     assert result.exit_code == 75
-    assert "a repair has taken damaged items out" in result.stdout
+    assert "a repair removed damaged items" in result.stdout
 
 
 # --- publish
@@ -877,7 +875,7 @@ def test_publish_refuses_what_is_not_its_own(done: Path, tmp_path: Path) -> None
     before = snapshot(done)
     for dest in (done, done / "out", done / "shards"):
         assert cli("publish", done, dest).exit_code == 2
-    assert "lies in the checkpoint itself" in cli("publish", done, done / "out").stderr
+    assert "is inside the checkpoint" in cli("publish", done, done / "out").stderr
     assert snapshot(done) == before
 
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     other.run([{"name": "x"}], checkpoint=tmp_path / "b")
     result = cli("diff", a, tmp_path / "b")
     assert result.exit_code == 2
-    assert "of id, those of" in result.stderr
+    assert "from id, those of" in result.stderr
     assert "Compare two partitions of one job" in result.stderr
     c = made(tmp_path / "c", [{"id": 1}])
     flip(next(c.glob("shards/*")))

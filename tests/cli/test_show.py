@@ -144,7 +144,7 @@ def test_a_snapshot_says_what_it_does_not_keep(tmp_path: Path, command: str) -> 
         snapshot.state["cursor"] = 1
     result = cli(command, tmp_path / "s", *(["1"] if command == "show" else []))
     assert result.exit_code == 2
-    assert "is a Snapshot, which keeps one state and no items, runs or rows" in result.stderr
+    assert "is a Snapshot, which keeps one state, but no items, runs or rows" in result.stderr
 
 
 @pytest.mark.parametrize("key", HOSTILE)

@@ -195,7 +195,9 @@ def test_a_reset_in_a_bucket_is_undone_as_it_says(bucket: Bucket) -> None:
     make(bucket.url)
     result = cli("reset", bucket.url, "--yes")
     assert f"archived to {bucket.url}/@0" in result.stdout
-    assert f"delete the object {bucket.url}/@1.json before a run begins there" in result.stdout
+    assert (
+        f"delete the object {bucket.url}/@1.json before the next run starts there" in result.stdout
+    )
     assert "mv " not in result.stdout
     assert cli("status", bucket.url).exit_code == 2
 
@@ -212,7 +214,7 @@ def test_what_was_reset_is_read_and_never_written(bucket: Bucket, command: tuple
     before = bucket.stored()
     assert document("status", old)["completed"] == 9
     if command[0] == "run":
-        with pytest.raises(Exception, match="one incarnation of a checkpoint"):
+        with pytest.raises(Exception, match="an old incarnation of a checkpoint"):
             make(old)
     else:
         result = cli(command[0], old, *command[1:])
@@ -273,7 +275,7 @@ def test_a_url_that_was_made_a_path_is_told(
     use: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"was a URL, which Path\(\) has made a path of"):
+    with pytest.raises(UsageError, match=r"was a URL, which Path\(\) turned into a path"):
         use(Path("s3://bucket/x"))
     assert list(tmp_path.iterdir()) == []
 

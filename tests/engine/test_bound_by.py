@@ -65,7 +65,7 @@ class Told(Exception):
             "commits 37 %, calls took 19 %",
             {"handler": 0.19, "commit": 0.37, "idle": 0.8},
         ),
-        ("latency", "waits to make them, took 95 %", {"handler": 0.27, "adaptive": 0.68}),
+        ("latency", "waiting to make them took 95 %", {"handler": 0.27, "adaptive": 0.68}),
         ("nothing", "nothing in particular", {"idle": 1.0}),
         # The last of the batches, alone; and commits after all calls.
         ("latency", "calls took 100 %", {"handler": 1.0, "spare": 0.9}),
@@ -86,7 +86,7 @@ def test_latency_says_what_sets_the_number_of_calls_at_once() -> None:
     assert isinstance(control, AdditiveIncrease)
     assert limits.at_once == "2 calls at once, and rising"
     control.was_throttled(time.monotonic(), OSError())
-    assert limits.at_once == "the service bears no more than 2 at once"
+    assert limits.at_once == "the service handles no more than 2 at once"
     control.limit = 4.0
     assert limits.at_once == "at highest=4"
     assert "latency (at highest=4)" in judge({"adaptive": 0.6}, limits.at_once).sentence

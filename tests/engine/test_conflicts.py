@@ -83,7 +83,7 @@ def test_a_run_ends_where_nothing_of_it_fits(tmp_path: Path, pause_after: int | 
     assert set(handled.values()) == {1}
     assert caught.value.result.parked == len(handled)
     assert len(handled) < count if pause_after else len(handled) == count
-    assert ("batches in a row could be stored" in str(caught.value)) == bool(pause_after)
+    assert ("batches in a row could not be stored" in str(caught.value)) == bool(pause_after)
 
 
 def test_keys_that_a_callable_made_are_found_as_well(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_few_rows_of_another_type_than_their_batch_fail_alone(
     run = task.run([{"id": n} for n in range(1_000)], checkpoint=tmp_path / "checkpoint")
     assert (run.completed, run.parked, run.failed, set(handled.values())) == (980, 20, 0, {1})
     assert {failure.error for failure in run.parked_items} == {"ResultConflict"}
-    assert "'n/a' of type str here, and of type float in most rows" in run.parked_items[0].message
+    assert "'n/a' of type str here, but of type float in most rows" in run.parked_items[0].message
     table = run.table()
     assert table.num_rows == (980 if results == "one" else 1_960)
     assert not {n for n in table.column("n").to_pylist() if n % 50 == first}

@@ -245,7 +245,7 @@ def test_an_error_after_the_last_row_takes_none_away(
     result = task.run(ITEMS, checkpoint=place)
     assert (result.completed, result.failed, result.cost) == (40, 0, 40.0)
     assert set(counted(calls).values()) == {1}
-    assert "gave all rows, which count, and failed after that with RuntimeError" in caplog.text
+    assert "gave all rows, which count, and then failed with RuntimeError" in caplog.text
 
 
 def test_rows_that_do_not_say_whose_they_are_are_not_kept(place: Path, calls: Path) -> None:

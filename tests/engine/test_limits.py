@@ -169,7 +169,7 @@ def test_a_rate_limit_can_be_interrupted(place: Path) -> None:
 
 def test_a_rate_of_prefects_needs_a_flow_run(place: Path) -> None:
     task = resumable_task(lambda rows: rows, name="job", key="id", rate_limit="prefect:openai")
-    with pytest.raises(UsageError, match="no flow run is going on"):
+    with pytest.raises(UsageError, match="no flow run is active"):
         task.run(ITEMS, checkpoint=place)
 
 

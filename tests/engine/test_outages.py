@@ -116,7 +116,9 @@ def test_a_handler_that_is_wrong_is_found_out_early(place: Path) -> None:
         calls.append(1)
         return [{"id": row["id"], "label": row["nonsense"]} for row in rows]
 
-    with pytest.raises(JobFailed, match="ended before its items: nothing has succeeded"):
+    with pytest.raises(
+        JobFailed, match="ended before all items were handled: nothing has succeeded"
+    ):
         job.run(ITEMS, checkpoint=place)
     assert len(calls) < 30
     # Nobody is to wait for what no waiting fixes, and the fixed handler does all.
@@ -297,7 +299,7 @@ def test_an_answer_without_what_was_asked_for_does_not_cost_all_the_rest(place: 
         answer: dict[str, Any] = {"choices": rows} if len(calls) <= 10 else {"error": "quota"}
         return answer["choices"]  # type: ignore[no-any-return]
 
-    with pytest.raises(JobFailed, match="ended before its items"):
+    with pytest.raises(JobFailed, match="ended before all items were handled"):
         job.run([{"id": i} for i in range(10_000)], checkpoint=place)
     assert len(calls) < 100
 

@@ -55,7 +55,7 @@ def parked(place: Path) -> int:
 def test_they_are_not_handled_again_and_the_run_is_not_done(tmp_path: Path) -> None:
     count = parked(tmp_path / "c")
     job = Job()
-    with pytest.raises(JobFailed, match="are parked: what the handler returned"):
+    with pytest.raises(JobFailed, match="are parked: their results are kept"):
         job.task.run(ITEMS, checkpoint=tmp_path / "c")
     run = job.run(tmp_path / "c")
     assert not job.handled
@@ -129,13 +129,17 @@ def test_a_run_that_ended_before_its_items_is_not_done_once_all_is_taken_over(
         batch_size=2,
         schema=type("Row", (), {"__annotations__": schema}),
     )
-    with pytest.raises(JobFailed, match=r"`resumable accept` .* with --convert make them fit"):
+    with pytest.raises(
+        JobFailed, match=r"`resumable accept --convert` .*`resumable sql accept --convert`"
+    ):
         task.run(ITEMS, checkpoint="c")
     status = json.loads(CliRunner().invoke(main, ["status", "c", "--json"]).stdout)
-    assert "--convert MODULE:FUNCTION` make them fit" in status["next"]
+    assert "--convert MODULE:FUNCTION`" in status["next"]
     answer = CliRunner().invoke(main, ["accept", "c", "--convert", "euros:fit"])
     assert answer.exit_code == 0
-    assert "next: let the handler return such rows, and run the same command again" in answer.stdout
+    assert (
+        "next: make the handler return such rows, and run the same command again" in answer.stdout
+    )
     status = json.loads(CliRunner().invoke(main, ["status", "c", "--json"]).stdout)
     assert 0 < status["completed"] < 100
     assert (status["status"], status["exit_code"], status["parked"]) == ("interrupted", 75, 0)
@@ -156,7 +160,7 @@ def test_a_misspelt_column_is_told(tmp_path: Path) -> None:
     place = str(tmp_path / "c")
     answer = CliRunner().invoke(main, ["accept", place, "--json-column", "limits"])
     assert (answer.exit_code, "--json-column limits: no row has such" in answer.output) == (2, True)
-    assert "Do you mean limit?" in answer.output
+    assert "Did you mean limit?" in answer.output
     assert len(DirectoryReader.at(place).state.parked) == count
 
 

@@ -118,7 +118,7 @@ def test_a_redis_that_does_not_answer_ends_the_run_with_its_error(tmp_path: Path
     made = resumable_task(
         lambda rows: rows, name="job", key="id", rate_limit="1/s", share="redis://127.0.0.1:1/0"
     )
-    with pytest.raises(StoreError, match="once the Redis answers"):
+    with pytest.raises(StoreError, match="once Redis answers"):
         made.run([{"id": 1}], checkpoint=tmp_path / "c")
 
 
@@ -155,7 +155,7 @@ def test_a_file_that_breaks_during_a_call_costs_no_answer(
     with pytest.raises(StoreError, match=re.escape(f"share={share}: ")):
         task.run(range(6), checkpoint=tmp_path / "checkpoint")
     assert calls == [0, 1, 2]
-    assert "could not be told to those that share its rate" in caplog.text
+    assert "could not be reported to the processes that share its rate" in caplog.text
     share.rmdir()
     assert task.run(range(6), checkpoint=tmp_path / "checkpoint").skipped == 3
     assert calls == [0, 1, 2, 3, 4, 5]

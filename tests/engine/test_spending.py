@@ -236,8 +236,8 @@ def test_a_total_is_for_all_runs_together(place: Path) -> None:
         with pytest.raises(BudgetUsedUp) as error:
             task.run(ITEMS, checkpoint=place)
         limits.append(str(error.value).split(":")[1].strip())
-    assert limits[:2] == ["cost=1"] * 2
-    assert limits[2:] == ["total=2.5, for all runs together"] * 2
+    assert limits[:2] == ["budget used up (cost=1)"] * 2
+    assert limits[2:] == ["budget used up (total=2.5 for all runs together)"] * 2
     assert api.billed == pytest.approx(2.5)
     # Another one, and what is left fits into it; then nothing is left that could cost.
     assert task.run(ITEMS, checkpoint=place, budget=Budget(cost=9, total=4.1)).completed == 150
@@ -249,7 +249,7 @@ def test_a_total_that_was_exceeded_ends_no_run_that_has_nothing_to_do(place: Pat
     assert task.run(ITEMS, checkpoint=place).cost == 8.0
     again = task.with_options(budget=Budget(total=2.0))
     assert again.run(ITEMS, checkpoint=place).skipped == 400
-    with pytest.raises(BudgetUsedUp, match="total=2, for all runs together") as error:
+    with pytest.raises(BudgetUsedUp, match="total=2 for all runs together") as error:
         again.run([*ITEMS, {"id": 400}], checkpoint=place)
     assert error.value.result is not None
     assert error.value.result.cost == 0.0

@@ -348,8 +348,8 @@ def test_a_report_without_a_rate_does_nothing(place: Path) -> None:
     [
         ({"rate_limit": "10/minute", "weight": "tokens"}, "nothing is limited by it"),
         ({"weight": 3, "rate_limit": "10 tokens/s"}, "weight=3 is neither"),
-        ({"quota": "model"}, "quota= says which quota"),
-        ({"rate_limit": {"a": "1/s"}}, "quota= says which quota"),
+        ({"quota": "model"}, "quota= selects a quota"),
+        ({"rate_limit": {"a": "1/s"}}, "quota= selects a quota"),
         ({"rate_limit": "3 items/s", "batch_size": 4}, "allows 3 items at once"),
     ],
 )

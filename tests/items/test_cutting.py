@@ -76,7 +76,7 @@ def test_an_item_that_is_heavier_is_handled_alone_with_a_warning(
     alone = [batch for batch in batches if any(row["n"] > MOST for row in batch)]
     assert [[row["id"] for row in batch] for batch in alone] == [[3], [7]]
     assert [len(batch) for batch in batches if batch not in alone] == [3, 3, 2]
-    assert caplog.text.count("the item 3 weighs 5,000, above max_weight=1000") == 1
+    assert caplog.text.count("item 3 weighs 5,000, which is above max_weight=1000") == 1
     assert "item 7 weighs" not in caplog.text
 
 

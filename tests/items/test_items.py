@@ -217,7 +217,7 @@ def test_a_duplicate_key_names_both_positions_or_is_skipped(place: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("items", "says"),
-    [("abc", "letter by letter"), ({"a": 1}, "mapping"), (7, "iterated"), (None, "iterated")],
+    [("abc", "character by character"), ({"a": 1}, "mapping"), (7, "iterated"), (None, "iterated")],
 )
 def test_what_is_no_collection_of_items_is_refused(items: Any, says: str, place: Path) -> None:
     job = resumable_task(lambda items: None, name="job", results="none")
@@ -257,7 +257,7 @@ def test_an_error_of_the_items_keeps_what_was_done(place: Path) -> None:
         ({"tolerated_failures": -1}, "tolerated_failures"),
         ({"tolerated_failures": 1.5}, "tolerated_failures"),
         ({"grace_seconds": -1}, "grace_seconds"),
-        ({"batchsize": 5}, "no option batchsize=: do you mean batch_size="),
+        ({"batchsize": 5}, "no option batchsize=: did you mean batch_size="),
     ],
 )
 def test_a_wrong_option_is_refused_when_it_is_given(options: dict[str, Any], says: str) -> None:

@@ -141,15 +141,15 @@ def test_all_tries_of_a_flow_run_share_one_budget(budget: Budget, place: Path, a
             raise RuntimeError("what comes after the job fails")
         return task.run(ITEMS, checkpoint=place)
 
-    with pytest.raises(Unfinished, match="its budget: ") as error:
+    with pytest.raises(Unfinished, match="budget used up ") as error:
         job()
     assert error.value.exit_code == 5
     # The second try had what the first had left, and the third nothing.
     assert (len(runs), len(set(runs)), len(handled)) == (3, 1, 600)
     found = until(lambda: (r := api.flow_run(runs[-1]))["state_type"] == "FAILED" and r)
     # Not Crashed, which automations rerun at once.
-    assert "its budget: " in found["state"]["message"]
-    assert "what remains: 400 items" in found["state"]["message"]
+    assert "budget used up " in found["state"]["message"]
+    assert "remaining: 400 items" in found["state"]["message"]
     # Another flow run has another one.
     assert job().completed == 400
 

@@ -74,7 +74,7 @@ def test_the_logger_of_the_run_is_there_on_threads_and_said_to_be_missing_in_pro
     @flow
     def job() -> None:
         ids.append(str(flow_run.id))
-        with pytest.raises(UsageError, match="a process of its own knows nothing of the flow run"):
+        with pytest.raises(UsageError, match="which a separate process does not have"):
             task.with_options(runner="processes", concurrency=1).run(ITEMS, checkpoint=place)
         # At once, and no item is to blame.
         assert task.run(ITEMS, checkpoint=place).completed == 4

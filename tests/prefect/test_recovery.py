@@ -126,7 +126,7 @@ def test_one_flow_run_executed_twice_at_once(
 
     said = [scene.output(0), scene.output(1)]
     second = 0 if "aborted by orchestrator" in said[0] else 1
-    assert f"executed already, by pid {both[1 - second].pid}" in said[second]
+    assert f"already being executed by pid {both[1 - second].pid}" in said[second]
     assert "100 of 100 items done" in said[1 - second]
     assert len(scene.notes("flow")) == 2
     assert {note["pid"] for note in scene.notes("began")} == {both[1 - second].pid}

@@ -197,7 +197,7 @@ def test_an_api_that_dies_delays_no_commit_and_the_end_but_little(
     assert len(child.commits) > 60
     assert not child.was_held_up, child.stderr.read_text()
     assert 0 < done - last < 5
-    assert child.stderr.read_text().count("does not answer; the run's summary") == 1
+    assert child.stderr.read_text().count("does not respond; the run's summary") == 1
 
 
 @pytest.mark.long

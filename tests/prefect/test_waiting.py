@@ -258,9 +258,9 @@ def test_where_it_cannot_leave_it_waits(
     inner: Any = {"subflow": flow, "task": task, "script": lambda call: call}[how](job)
     outer: Any = flow(lambda wait: inner(wait), name="outer")
     said = {
-        "subflow": "the job is run in a subflow",
-        "task": "the job is run inside a task of yours",
-        "script": "the flow run has no deployment, so that nothing would start it again",
+        "subflow": "the job runs in a subflow",
+        "task": "the job runs inside a task of your own",
+        "script": "the flow run has no deployment, so nothing would start it again",
     }[how]
     with pytest.raises(UsageError, match=said) as refused:
         outer("reschedule")
@@ -269,7 +269,7 @@ def test_where_it_cannot_leave_it_waits(
     caplog.clear()
     assert outer(None) == 10
     assert service.paid == dict.fromkeys(range(10), 1)
-    assert (f"{said}, so that this process waits" in caplog.text) == (how != "script")
+    assert (f"{said}, so this process waits" in caplog.text) == (how != "script")
 
 
 def covering(state: str, executions: int, *tags: str) -> list[str]:

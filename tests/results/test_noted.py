@@ -124,7 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_is_published_all_the_same(
     run = job.run(items(20), checkpoint=bucket.url)
     bucket.server.fail("403", method="PUT", key="*/published-*", times=1000)
     assert run.publish(tmp_path / "dest").rows == 20
-    assert "could not be noted" in caplog.text
+    assert "could not record that" in caplog.text
     assert noted(bucket.url) == []
 
 

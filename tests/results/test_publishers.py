@@ -137,7 +137,7 @@ def test_a_marker_that_is_none_names_no_files(kind: str, result: Any, tmp_path: 
         marker.mkdir()
     else:
         marker.write_text("[" * 100_000 if kind == "deep" else '{"files": 7}')
-    with pytest.raises(UsageError, match="has not written there"):
+    with pytest.raises(UsageError, match="publish did not write"):
         result.publish(target)
 
 

@@ -249,7 +249,7 @@ def test_many_results_need_keys(place: Path) -> None:
     job = resumable_task(
         lambda rows: [{"v": 1} for _ in rows], name="job", key="id", results="many"
     )
-    with pytest.raises(JobFailed, match="carry the key"):
+    with pytest.raises(JobFailed, match="add the key"):
         job.run(ITEMS, checkpoint=place)
 
 
@@ -260,7 +260,7 @@ def test_completion_only(place: Path) -> None:
     assert result.dataset().count_rows() == 0
     assert not list((place / "shards").iterdir())
     keeps = resumable_task(lambda rows: rows, name="job", key="id", results="none")
-    with pytest.raises(JobFailed, match="throw it away"):
+    with pytest.raises(JobFailed, match="discard it"):
         keeps.run([*ITEMS, {"id": "new"}], checkpoint=place)
 
 

@@ -116,8 +116,8 @@ def test_what_cannot_be_kept_is_said_once_and_without_a_way_out_that_is_none(tmp
 
     task = resumable_task(job, name="job", key=None, batch_size=1)
     for each, says in [
-        (task, "which no column holds. It cannot be kept either: there is no exact form for"),
-        (task.with_options(json_columns=["v"]), "column 'v' is not JSON: there is no exact form"),
+        (task, "which no column can hold. The item cannot be kept either: cannot store exactly:"),
+        (task.with_options(json_columns=["v"]), "column 'v' is not JSON: cannot store exactly"),
     ]:
         with pytest.raises(JobFailed, match=r"Fraction\(1, 2\)") as error:
             each.run([1], checkpoint=tmp_path / "c")

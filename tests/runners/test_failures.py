@@ -82,7 +82,7 @@ def test_nothing_in_an_exception_can_break_the_journal(place: Path) -> None:
         raise Nasty if rows[0] == "a" else Broken
 
     job = resumable_task(handler, name="job", batch_size=1)
-    with pytest.raises(JobFailed, match="cannot be had: ValueError"):
+    with pytest.raises(JobFailed, match="cannot be read: ValueError"):
         job.run(["a", "b"], checkpoint=place)
     failures = read_checkpoint(open_store(place))[1].failures
     assert len(failures[b'"a"'].message) < 2_000

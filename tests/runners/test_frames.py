@@ -129,7 +129,7 @@ def test_columns_without_a_name_of_their_own_are_refused() -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(BadResult, match="two columns are named 'v'"):
         matched(pa.table([[0, 1], [1, 2], [3, 4]], names=["id", "v", "v"]))
-    with pytest.raises(BadResult, match="names are text"):
+    with pytest.raises(BadResult, match="names must be strings"):
         matched(pandas.DataFrame({"id": [0, 1], 7: [1, 2]}))
 
 
@@ -165,6 +165,6 @@ def test_tables_in_a_list_are_one_behind_the_other() -> None:
     assert column([first, pa.table({"id": [1]})])[1] == [1, None]
     found = matched([first, pa.table({"id": [1], "v": ["text"]})])
     assert [key for key, *_ in found.parked] == [1]
-    with pytest.raises(BadResult, match="a list with Table") as caught:
+    with pytest.raises(BadResult, match="a list that contains Table") as caught:
         matched([first, {"id": 1, "v": 2}])
     assert caught.value.of_shape

@@ -36,8 +36,12 @@ def refused(rows: Any, many: list[Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("many", "back", "says"),
     [
-        ([0, 1, 2], ["0", "1", "2"], 'key "0", .*an item has the key 0: give it back in that type'),
-        (["0", "1"], [0, 1], 'key 0, .*an item has the key "0": give'),
+        (
+            [0, 1, 2],
+            ["0", "1", "2"],
+            'key "0", .*an item has the key 0: return the key in that type',
+        ),
+        (["0", "1"], [0, 1], 'key 0, .*an item has the key "0": return'),
         (["a", "b"], ["x", "b2"], 'key "x", which is not in its batch$'),
         ([0, 1], [0.0, 1.0], "key 0.0, which is not in its batch$"),
     ],
@@ -51,7 +55,7 @@ def test_a_key_that_is_an_items_in_another_type_is_named(
 @pytest.mark.parametrize("many", BATCH_KEYS.values(), ids=BATCH_KEYS)
 @pytest.mark.parametrize("name", ["ID", " id", "i d", "Id "])
 def test_a_key_under_nearly_its_name_is_no_row_by_position(many: list[Any], name: str) -> None:
-    refused([{name: key, "v": 1} for key in many], many, "name it 'id'")
+    refused([{name: key, "v": 1} for key in many], many, "rename it to 'id'")
 
 
 @pytest.mark.parametrize("many", BATCH_KEYS.values(), ids=BATCH_KEYS)

@@ -97,7 +97,7 @@ def test_a_thread_that_a_handler_leaves_keeps_no_run(
 ) -> None:
     monkeypatch.setattr(worker, "_ENDING_SECONDS", 0.5)
     assert leaves_a_thread.run(ITEMS, checkpoint=place).completed == 100
-    assert "has left threads" in caplog.text
+    assert "left threads or processes" in caplog.text
 
 
 def test_a_process_that_a_handler_forks_ends_by_sigterm(place: Path) -> None:

@@ -140,7 +140,7 @@ def test_to_be_told_to_wait_uses_no_retry_up_and_has_an_end() -> None:
     for _ in range(5):
         assert attempts.pause_after(http_error(429, {"Retry-After": "2"})) == 2.0
         assert attempts.number == 1
-    with pytest.raises(GiveUp, match="told to wait for 12 s in all"):
+    with pytest.raises(GiveUp, match="told to wait for 12 s in total"):
         attempts.pause_after(http_error(429, {"Retry-After": "2"}))
 
 

@@ -105,7 +105,7 @@ def result_of(error: pytest.ExceptionInfo[Interrupted]) -> RunResult:
 def test_without_a_price_a_budget_of_money_is_refused(place: Path, tmp_path: Path) -> None:
     service = FileService(tmp_path / "s")
     for budget in (Budget(cost=1.0), Budget(total=1.0)):
-        with pytest.raises(UsageError, match=r"FileService does not tell.*price\(items\)"):
+        with pytest.raises(UsageError, match=r"FileService does not provide it.*price\(items\)"):
             job(service, budget=budget).run(items(3), checkpoint=place)
     assert not service.submissions
     assert job(service, budget=Budget(items=9)).run(items(3), checkpoint=place).completed == 3

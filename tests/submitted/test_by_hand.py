@@ -46,7 +46,7 @@ def test_what_is_out_is_listed(tmp_path: Path) -> None:
 
 def test_nothing_is_out(tmp_path: Path) -> None:
     job(FileService(tmp_path / "home")).run(items(3), checkpoint=tmp_path / "c")
-    assert cli("submissions", tmp_path / "c").stdout == "nothing is out\n"
+    assert cli("submissions", tmp_path / "c").stdout == "no open submissions\n"
 
 
 def test_the_message_names_the_commands_which_attach_and_withdraw(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_the_service_has_is_withdrawn_only_if_that_is_said_twice(tmp_path: 
     (token,) = tokens(tmp_path / "c")
     refused = cli("submissions", tmp_path / "c", "withdraw", token)
     assert refused.exit_code == 2
-    assert "10 items paid again; nothing was changed" in refused.stderr
+    assert "10 items must be paid for again; nothing was changed" in refused.stderr
     assert tokens(tmp_path / "c") == [token]
     assert cli("submissions", tmp_path / "c", "withdraw", token, "--yes").exit_code == 0
     service.end_all()
@@ -127,7 +127,7 @@ def test_what_is_not_out_changes_nothing(tmp_path: Path, given: tuple[str, ...])
 
 def test_null_is_no_handle(tmp_path: Path) -> None:
     place, token = unknown(tmp_path)
-    assert "null is no handle" in cli("submissions", place, "attach", token, "null").stderr
+    assert "null is not a handle" in cli("submissions", place, "attach", token, "null").stderr
     assert document("submissions", place)["each"][0]["state"] == "intended"
 
 
@@ -183,9 +183,9 @@ def test_a_submission_whose_items_are_not_known_is_listed_and_forgotten(tmp_path
     assert (found["each"], found["strays"]) == ([], [{"token": token, "handle": {"number": 1}}])
     assert token in cli("submissions", place).stdout
     refused = cli("submissions", place, "attach", token, "x")
-    assert "not known any more" in refused.stderr
+    assert "items of submission" in refused.stderr
     assert cli("submissions", place, "withdraw", token).exit_code == 0
-    assert cli("submissions", place).stdout == "nothing is out\n"
+    assert cli("submissions", place).stdout == "no open submissions\n"
 
 
 def test_a_submit_that_gives_no_handle_leaves_a_checkpoint_that_can_be_read(tmp_path: Path) -> None:
@@ -193,6 +193,6 @@ def test_a_submit_that_gives_no_handle_leaves_a_checkpoint_that_can_be_read(tmp_
         def submit(self, items: list[dict[str, int]], token: str) -> None:  # type: ignore[override]
             super().submit(items, token)
 
-    with pytest.raises(UsageError, match="what submit returned is None"):
+    with pytest.raises(UsageError, match="the value that submit returned is None"):
         job(Forgetful(tmp_path / "home")).run(items(10), checkpoint=tmp_path / "c")
     assert_all_paid_once(tmp_path, 10)

@@ -103,7 +103,7 @@ def test_a_lost_intent_is_named_by_its_token(
     verified = cli("verify", place)
     assert verified.exit_code == 4
     assert f"submission {token}" in verified.stdout
-    assert "paid, again" in verified.stdout
+    assert "paid for, again" in verified.stdout
     repaired = cli("repair", place)
     assert f"submission {token}" in repaired.stdout
     assert "a lost record may have named items that a service has" in repaired.stdout

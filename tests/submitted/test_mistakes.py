@@ -50,8 +50,11 @@ class OnlySubmits:
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
-        (Mine, r"with submit, poll and collect, and Mine is its class\. Make one: .*\(Mine\(…\)"),
-        (OnlySubmits(), r"OnlySubmits has submit, and no collect.*Give it poll\(handle\)"),
+        (
+            Mine,
+            r"with submit, poll and collect, but Mine is a class\. Create an object: .*\(Mine\(…\)",
+        ),
+        (OnlySubmits(), r"OnlySubmits has submit but no collect.*Give it poll\(handle\)"),
     ],
 )
 def test_what_is_no_service_is_refused_where_the_job_is_made(handler: Any, message: str) -> None:
@@ -62,13 +65,15 @@ def test_what_is_no_service_is_refused_where_the_job_is_made(handler: Any, messa
 
 
 def test_a_service_has_no_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a job of Mine\(…\) has no name by itself.*Give name="):
+    with pytest.raises(
+        UsageError, match=r"a job made from Mine\(…\) has no default name.*Give name="
+    ):
         resumable_task(Mine(tmp_path), key="id")
 
 
 def test_functions_are_functions(tmp_path: Path) -> None:
     service = Mine(tmp_path)
-    with pytest.raises(UsageError, match="collect=None, which is no function"):
+    with pytest.raises(UsageError, match="collect=None, which is not a function"):
         submitted(service.submit, service.poll, None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no parameter 'finds'.*by name prepare, find"):
         submitted(service.submit, service.poll, service.collect, finds=service.find)
@@ -88,7 +93,11 @@ def test_functions_are_functions(tmp_path: Path) -> None:
         ({"max_items": 1}, {}, r"max_items=1 items.*batch_size is 2\. Give batch_size=1 or less"),
         ({"max_items": "1"}, {}, r"Mine\.max_items='1' is not a whole number"),
         ({"idempotent_for": "1h"}, {}, r"Mine\.idempotent_for='1h' is not a number of seconds"),
-        ({"cancel": None}, {"timeout": 5}, r"timeout=5 seconds.*Mine has no cancel\(handle\)"),
+        (
+            {"cancel": None},
+            {"timeout": 5},
+            r"timeout=5 needs to cancel.*Mine has no cancel\(handle\)",
+        ),
         ({}, {"runner": "processes"}, "in the driver's own threads.*Leave runner= out"),
         ({}, {"concurrency": "adaptive"}, "fixed number.*give concurrency= a number"),
         ({}, {"runner": "local"}, r"Mine has no __call__\(items\).*Leave runner= out"),
@@ -109,7 +118,7 @@ def test_what_does_not_fit_is_told_before_anything_is_sent(
 def test_a_table_keeps_no_submissions(tmp_path: Path) -> None:
     table = SqlCheckpoint(f"sqlite:///{tmp_path / 'x.db'}", table="items", key="id")
     job = resumable_task(Mine(tmp_path / "s"), name="job", key="id")
-    with pytest.raises(UsageError, match=r"checkpoint that keeps what the service has\. Let"):
+    with pytest.raises(UsageError, match=r"checkpoint that keeps track of the submissions\. Use"):
         job.run(checkpoint=table)
 
 
@@ -136,7 +145,7 @@ def test_another_handler_does_not_take_what_is_out(place: Path, tmp_path: Path) 
         (
             {"collect": lambda self, h: [*FileService.collect(self, h)[1:], {"id": 9, "v": 1}]},
             BadResult,
-            r"key 9, which is not in.*stays with it\. Fix collect and run again",
+            r"key 9, which is not in.*stay with the service\. Fix collect and run again",
         ),
         (
             {"collect": lambda self, h: FileService.collect(self, h) * 2},
@@ -150,10 +159,14 @@ def test_another_handler_does_not_take_what_is_out(place: Path, tmp_path: Path) 
         ),
         ({"collect": lambda self, handle: Ended()}, BadResult, "returned Ended"),
         ({"collect": costing(-1)}, UsageError, r"Collected\(…, cost=-1\).*a number from 0"),
-        ({"collect": costing(float("nan"))}, UsageError, r"cost=nan\), which is no cost"),
-        ({"collect": costing("0.1")}, UsageError, r"cost='0.1'\), which is no cost"),
-        ({"submit": lambda self, items, token: None}, UsageError, "what submit returned is None"),
-        ({"submit": lambda self, items, token: {1}}, UsageError, "is not what JSON has"),
+        ({"collect": costing(float("nan"))}, UsageError, r"cost=nan\), which is not a cost"),
+        ({"collect": costing("0.1")}, UsageError, r"cost='0.1'\), which is not a cost"),
+        (
+            {"submit": lambda self, items, token: None},
+            UsageError,
+            "the value that submit returned is None",
+        ),
+        ({"submit": lambda self, items, token: {1}}, UsageError, "is not JSON"),
     ],
 )
 def test_a_mistake_is_mended_and_what_was_paid_is_collected(
@@ -183,7 +196,10 @@ def test_keys_of_another_type_are_not_submitted_again(
     with pytest.raises(Waiting):
         job.run(items(9), checkpoint=place, wait=False)
     before = service.paid
-    with pytest.raises(InvalidItems, match=r'changed their type: "\d" .* is (with a|completed)'):
+    with pytest.raises(
+        InvalidItems,
+        match=r'changed their type: an item now has key "\d", but .* is (with a|completed)',
+    ):
         job.run([{"id": str(n)} for n in range(9)], checkpoint=place, wait=False)
     assert service.paid == before
     with pytest.raises(Waiting):  # others are welcome

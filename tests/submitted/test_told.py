@@ -31,7 +31,7 @@ def partly(folder: Path) -> Path:
     assert result.summary == (
         "10 of 81 items done (10 before, 0 now), 60 out in 2 submissions, 11 to do, 0 failed"
     ), str(ended.value)
-    assert "; 60 items out in 2 submissions; what remains: 11 items" in str(ended.value)
+    assert "; 60 items out in 2 submissions; remaining: 11 items" in str(ended.value)
     return folder / "c"
 
 
@@ -43,7 +43,7 @@ def test_status_says_what_is_out(tmp_path: Path) -> None:
     text = cli("status", place).stdout
     assert "  out          60 items in 2 submissions (oldest " in text
     assert ", 11 to do" in text
-    assert "next: run the same command again: it collects what is out" in text
+    assert "next: run the same command again: it collects the open submissions" in text
 
 
 def test_ls_has_a_column_only_where_something_is_out(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ def test_a_signal_ends_a_close_that_hangs(tmp_path: Path, caplog: pytest.LogCapt
     place = at(tmp_path / "checkpoint")
     hanging = Hanging(place, "delete", "holder.json", lambda: signal.raise_signal(signal.SIGINT))
     try:
-        with pytest.raises(Interrupted, match="came when the run was at its end"):
+        with pytest.raises(Interrupted, match="arrived when the run was ending"):
             job.run(ITEMS, checkpoint=place)
     finally:
         hanging.go_on.set()
-    assert "does not respond, so that it could not be given up" in caplog.text
+    assert "does not respond, so it could not be released" in caplog.text
     assert job.run(ITEMS, checkpoint=place, takeover=True).skipped == 5
 
 

@@ -142,8 +142,8 @@ def test_what_is_not_published_stays_and_why_is_told(place: str) -> None:
     assert not pruned.removed
     assert whys(pruned) == {
         "2026-11-01": "not published",
-        "2026-11-02": f"rows have come since it was published to {place}/out/2026-11-02",
-        "2026-11-03": f"published to {replaced}, which has not its rows any more",
+        "2026-11-02": f"rows were added since it was published to {place}/out/2026-11-02",
+        "2026-11-03": f"published to {replaced}, which no longer has its rows",
         "2026-11-04": f"4 of 10 rows are published to {place}/out/part",
         "2026-11-05": "one of the newest 1",
     }
@@ -161,7 +161,7 @@ def test_a_destination_that_cannot_be_looked_at_tells_nothing(tmp_path: Path) ->
     shutil.rmtree(dest)
     dest.write_text("a file")
     (why, _) = whys(prune(tmp_path / "nightly", keep=1)).values()
-    assert why.startswith(f"published to {dest}, which has not its rows")
+    assert why.startswith(f"published to {dest}, which no longer has its rows")
 
 
 def test_what_is_not_done_stays(place: str) -> None:
@@ -222,7 +222,7 @@ def test_what_is_young_stays(place: str) -> None:
     assert removed(keep=1, spare=today - timedelta(days=200)) == 2
     every = whys(prune(place, keep=1, unpublished=True, older_than=timedelta(days=90)))
     assert set(every.values()) == {
-        "its name is no date",
+        "its name is not a date",
         "one of the newest 1",
         "not older than 90 days",
     }
@@ -249,7 +249,7 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
     (nightly / "notes").mkdir()
     (nightly / "2026-11-01" / "notes.txt").write_text("mine")
     pruned = prune(nightly, keep=1)
-    assert whys(pruned)["2026-11-01"] == "notes.txt in it is no part of a checkpoint"
+    assert whys(pruned)["2026-11-01"] == "notes.txt in it is not part of a checkpoint"
     (nightly / "2026-11-01" / "notes.txt").unlink()
     (nightly / "link").symlink_to(nightly / "2026-11-01")
     shutil.copytree(nightly / "2026-11-01", nightly / "2026-10-01")
@@ -271,7 +271,7 @@ def test_others_folders_within_are_left_alone(tmp_path: Path, folder: str) -> No
     mine.mkdir(parents=True)
     (mine / "notes.txt").write_text("mine")
     pruned = prune(nightly, keep=1, damaged=True)
-    assert whys(pruned)["2026-11-01"] == f"{folder}/mine in it is no part of a checkpoint"
+    assert whys(pruned)["2026-11-01"] == f"{folder}/mine in it is not part of a checkpoint"
     assert (mine / "notes.txt").exists()
     shutil.rmtree(mine)
     assert [each.name for each in prune(nightly, keep=1, damaged=True).removed] == ["2026-11-01"]
@@ -293,7 +293,7 @@ def test_others_things_in_what_a_pruning_has_left_are_named_until_they_are_gone(
     for dry_run in (True, False):
         pruned = prune(nightly, keep=1, dry_run=dry_run)
         assert not pruned.removed
-        assert whys(pruned)["2026-11-01"] == (f"shards/mine in {left} is no part of a checkpoint")
+        assert whys(pruned)["2026-11-01"] == (f"shards/mine in {left} is not part of a checkpoint")
     (left / "shards" / "mine").rmdir()
     assert [each.name for each in prune(nightly, keep=1).removed] == ["2026-11-01"]
     assert names(str(nightly)) == {"2026-11-02"}
@@ -329,7 +329,7 @@ def test_a_run_that_has_begun_since_keeps_its_checkpoint(place: str, nightly: st
     night(place, 0, publish=False)
     done = plan.carry_out()
     assert [each.name for each in done.removed] == ["2026-11-02"]
-    assert whys(done)["2026-11-01"] == f"a run has begun in {nightly}/2026-11-01 meanwhile"
+    assert whys(done)["2026-11-01"] == f"a run has started in {nightly}/2026-11-01 meanwhile"
     assert Reader.at(f"{nightly}/2026-11-01").status == "done"
 
 
@@ -386,7 +386,7 @@ def test_a_run_that_has_read_all_before_its_end_does_not_go_on(place: str, night
     faults.arm(at)
     assert [each.name for each in prune(nightly, keep=2).removed] == ["2026-11-01"]
     assert [type(error) for error in told] == [Fenced]
-    assert "was pruned as this run began" in str(told[0])
+    assert "was pruned while this run was starting" in str(told[0])
     assert names(nightly) == {"2026-11-02", "2026-11-03"}
 
 
@@ -444,7 +444,7 @@ def test_nothing_is_removed_without_a_rule(tmp_path: Path, how: Any) -> None:
 def test_a_place_without_partitions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no partitions"):
         prune(SqlCheckpoint("sqlite:///items.db", table="items", key="id"), keep=1)
-    with pytest.raises(UsageError, match="live in directories and buckets"):
+    with pytest.raises(UsageError, match="only directories and buckets are supported"):
         prune("postgresql://host/name", keep=1)
     with pytest.raises(UsageError, match="not a directory"):
         prune(tmp_path / "nowhere", keep=1)

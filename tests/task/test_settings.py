@@ -222,17 +222,17 @@ def test_what_is_no_number_or_longer_than_a_wait_can_be_is_refused(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Retry(tims=3), "Retry: .* tims=: do you mean times="),
-        (lambda: Failing(pause_aftr=3), "Failing: .* pause_aftr=: do you mean pause_after="),
-        (lambda: Budget(item=3), "Budget: .* item=: do you mean items="),
+        (lambda: Retry(tims=3), "Retry: .* tims=: did you mean times="),
+        (lambda: Failing(pause_aftr=3), "Failing: .* pause_aftr=: did you mean pause_after="),
+        (lambda: Budget(item=3), "Budget: .* item=: did you mean items="),
         (lambda: Budget(xyzzy=3), r"Budget: .* xyzzy=\. .* has items, seconds, cost, total"),
-        (lambda: Changes("etag", than="keep"), "Changes: .* than=: do you mean then="),
-        (lambda: Changes(bye="etag"), "Changes: .* bye=: do you mean by="),
-        (lambda: Adaptive(1, higest=3), "Adaptive: .* higest=: do you mean highest="),
-        (lambda: SqlCheckpoint("x", tabel="t", key="k"), "SqlC.* tabel=: do you mean table="),
-        (lambda: Snapshot("x", evry=3), "Snapshot: .* evry=: do you mean every="),
-        (lambda: OpenAIBatch(print, print, price=3), "OpenAIB.* price=: do you mean prices="),
-        (lambda: AnthropicBatch(print, print, price=3), "Anth.* price=: do you mean prices="),
+        (lambda: Changes("etag", than="keep"), "Changes: .* than=: did you mean then="),
+        (lambda: Changes(bye="etag"), "Changes: .* bye=: did you mean by="),
+        (lambda: Adaptive(1, higest=3), "Adaptive: .* higest=: did you mean highest="),
+        (lambda: SqlCheckpoint("x", tabel="t", key="k"), "SqlC.* tabel=: did you mean table="),
+        (lambda: Snapshot("x", evry=3), "Snapshot: .* evry=: did you mean every="),
+        (lambda: OpenAIBatch(print, print, price=3), "OpenAIB.* price=: did you mean prices="),
+        (lambda: AnthropicBatch(print, print, price=3), "Anth.* price=: did you mean prices="),
     ],
 )
 def test_a_misspelt_option_of_an_object_says_the_nearest(make: Any, says: str) -> None:
@@ -246,9 +246,9 @@ def test_a_misspelt_option_of_an_object_says_the_nearest(make: Any, says: str) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"listeners": print}, "listeners=.* is no list of callables"),
-        ({"listeners": [print, 5]}, "listeners=.* is no list of callables"),
-        ({"on_progress": [print]}, "on_progress=.* is no callable"),
+        ({"listeners": print}, "listeners=.* is not a list of callables"),
+        ({"listeners": [print, 5]}, "listeners=.* is not a list of callables"),
+        ({"on_progress": [print]}, "on_progress=.* is not callable"),
         ({"task_runs": 0}, "task_runs=0"),
         ({"wait": "soon"}, "wait='soon' is neither"),
     ],
@@ -337,7 +337,9 @@ def test_an_old_spelling_is_refused_by_the_new_one(old: str, new: str) -> None:
 def test_an_option_in_the_wrong_place_says_the_right_one() -> None:
     task: Any = resumable_task(handler)
     for name in ("on_version_change", "task_runs", "checkpoint"):
-        with pytest.raises(UsageError, match=rf"{name}= is of a run: give it to run\(\) or arun"):
+        with pytest.raises(
+            UsageError, match=rf"{name}= is a parameter of a run: give it to run\(\) or arun"
+        ):
             task.with_options(**{name: 1})
     with pytest.raises(UsageError, match=r"batch_size= is an option of the job"):
         task.run([], batch_size=3)
@@ -359,23 +361,23 @@ def test_a_field_of_a_setting_says_the_setting(name: str, given: str) -> None:
     for give in (lambda: task.with_options(**{name: 1}), lambda: task.run([], **{name: 1})):
         with pytest.raises(UsageError) as error:
             give()
-        assert f"handler: {name}= is a field of a setting: give {given}" in str(error.value)
+        assert f"handler: {name}= is a field of another option: give {given}" in str(error.value)
 
 
 def test_what_a_job_and_a_run_take_is_sent_to_neither() -> None:
     task: Any = resumable_task(handler)
     for give in (task.with_options, lambda **budget: task.run([], **budget)):
-        with pytest.raises(UsageError, match=r"budgets=: do you mean budget=\? Correct"):
+        with pytest.raises(UsageError, match=r"budgets=: did you mean budget=\? Correct"):
             give(budgets=1)
-    with pytest.raises(UsageError, match=r"items= is of a run"):
+    with pytest.raises(UsageError, match=r"items= is a parameter of a run"):
         task.with_options(items=[])
 
 
 def test_a_misspelt_option_says_the_nearest() -> None:
     task: Any = resumable_task(handler)
-    with pytest.raises(UsageError, match=r"no option batchsize=: do you mean batch_size=\?"):
+    with pytest.raises(UsageError, match=r"no option batchsize=: did you mean batch_size=\?"):
         task.with_options(batchsize=3)
-    with pytest.raises(UsageError, match=r"no option chekpoint=: do you mean checkpoint=\?"):
+    with pytest.raises(UsageError, match=r"no option chekpoint=: did you mean checkpoint=\?"):
         task.run([], chekpoint="here")
     with pytest.raises(UsageError, match=r"no option xyzzy=\. Correct"):
         resumable_task(handler, xyzzy=1)  # type: ignore[call-arg]

@@ -66,7 +66,7 @@ def end(store: Store, run: str, seen: Seen) -> None:
 
 def _changed(store: Store) -> CheckpointHeld:
     return CheckpointHeld(
-        f"a run has begun in {store.url} meanwhile",
+        f"a run has started in {store.url} meanwhile",
         safe="Nothing was removed",
         remedy="Wait for it to end, and prune again",
     )
@@ -99,6 +99,6 @@ def _fence(store: Store, run: str) -> None:
 def pruned(url: str) -> Fenced:
     """The error for a run whose checkpoint is being removed."""
     return Fenced(
-        f"the checkpoint {url} was pruned as this run began",
-        remedy="Run the same command again; it begins from nothing",
+        f"the checkpoint {url} was pruned while this run was starting",
+        remedy="Run the same command again; it starts from scratch",
     )

@@ -69,7 +69,7 @@ def compare(a: Reader, b: Reader, most: int) -> Difference:
     if schemes[0].columns != schemes[1].columns:
         names = (", ".join(scheme.columns) for scheme in schemes)
         raise UsageError(
-            f"the keys of {a.store.url} are of {next(names)}, those of {b.store.url} of "
+            f"the keys of {a.store.url} come from {next(names)}, those of {b.store.url} from "
             f"{next(names)}: their items cannot be compared",
             remedy="Compare two partitions of one job",
         )

@@ -171,7 +171,7 @@ class DirectoryCheckpoint(Checkpoint):
         from resumable_tasks.checkpoint.directory.archive import archive
 
         archived = archive(self.store, self.run)
-        log.info("the checkpoint of a job that differs was archived to %s", archived)
+        log.info("the checkpoint of a different job or version was archived to %s", archived)
         return True
 
     def _recover(self, listed: Listing | None, *, with_shards: bool) -> Mapping[str, int]:
@@ -325,7 +325,7 @@ class DirectoryCheckpoint(Checkpoint):
         # The retyped rows are in other shards than the old superseder knows.
         self._superseder = Superseder(self.store, self.manifest, state)
         log.info(
-            "%s: the rows of %s items are copied in the types that schema= and json_columns= say",
+            "%s: copying the rows of %s items to the types that schema= and json_columns= give",
             *(self.url, f"{copied.count:,}"),
         )
 
@@ -496,8 +496,8 @@ class DirectoryCheckpoint(Checkpoint):
         adopted = self.planner.adopted
         if adopted.count:
             log.warning(
-                "%s items were completed without a fingerprint of this kind; they count as "
-                "unchanged, and are compared from the next run on",
+                "%s items were completed without this kind of fingerprint; they count as unchanged "
+                "and are compared from the next run on",
                 f"{adopted.count:,}",
             )
         info = {"how": how, **counts, **keyless.told(self.planner.bad)}

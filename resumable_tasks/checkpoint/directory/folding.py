@@ -97,8 +97,8 @@ def fold(store: Store, group: range) -> list[str]:
         store.create(segment.name, packed(pieces))
     if unpacked(_read_back(store, segment), segment, store.url) != pieces:
         raise StoreError(
-            f"{segment.name} holds other records than the journal has",
-            remedy="Find what is damaged by `resumable verify`",
+            f"{segment.name} holds different records than the journal",
+            remedy="Run `resumable verify` to find the damage",
         )
     fault_point("segment.created")
     return free
@@ -110,7 +110,7 @@ def _read_back(store: Store, segment: Segment) -> bytes:
     except FileNotFoundError:
         raise StoreError(
             f"{segment.name} could not be created",
-            remedy="Look after the disk; the records are in their own files",
+            remedy="Check the disk; the records are safe in their own files",
         ) from None
 
 
@@ -218,4 +218,4 @@ class Folding:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the records are there
             self._failed = True
-            log.warning("records are not folded any more in this run, which goes on: %s", error)
+            log.warning("this run no longer folds records, but continues: %s", error)

@@ -91,11 +91,11 @@ def check(place: str, known: Handlers, job: Job) -> None:
         return
     if not origin.named:
         raise CheckpointMismatch(
-            f"the checkpoint {place} has this job's name, and was made by another function:\n"
-            f"  checkpoint: {_text(*known.origins[-1])}\n  this run:   {_text(*this)}",
+            f"the checkpoint {place} has this job's name but was made by another function:\n  "
+            f"checkpoint: {_text(*known.origins[-1])}\n  this run:   {_text(*this)}",
             safe="Nothing was handled",
-            remedy="Ways out: if this is another job, give it a name of its own, name=…; if it is "
-            f"the same job and has moved, name the checkpoint outright, once: {argument(place)}",
+            remedy="Options: if this is another job, give it its own name=…; if it is the same job "
+            f"and has moved, name the checkpoint explicitly, once: {argument(place)}",
         )
     if job.on_version_change == "reuse" or not is_edited(known.code, origin.code):
         return
@@ -109,8 +109,8 @@ def check(place: str, known: Handlers, job: Job) -> None:
         f"the checkpoint {place} was made by another function of this name:\n  checkpoint: "
         f"{_text(*last)}, which is still there\n  this run:   {_text(*this)}",
         safe="Nothing was handled",
-        remedy="Ways out: if this is another job, give it a checkpoint= of its own; if it goes on "
-        'with the same job, say so once: on_version_change="reuse"',
+        remedy="Options: if this is another job, give it its own checkpoint=; if it continues the "
+        'same job, confirm that once with on_version_change="reuse"',
     )
 
 

@@ -142,7 +142,9 @@ class Holder:
             if self._thread.is_alive():
                 self._thread.join(seconds_left())
             if self._thread.is_alive():
-                log.warning("%s could not be removed: the last heartbeat is still on its way", NAME)
+                log.warning(
+                    "%s could not be removed: the last heartbeat is still being written", NAME
+                )
             elif self._is_mine() if self._mine is None else self._mine:
                 self._store.delete(NAME)
         except ResumableTasksError as error:
@@ -258,7 +260,7 @@ def held(store: Store, holder: dict[str, Any]) -> CheckpointHeld:
         else "another run, which has just started"
     )
     return CheckpointHeld(
-        f"the checkpoint {store.url} is held by {who}. Wait for it to end, or, if you know that "
-        "it is stuck, take it over: takeover=True",
+        f"the checkpoint {store.url} is held by {who}. Wait for it to end; or, if you know that it "
+        "is stuck, take the checkpoint over: takeover=True",
         holder=holder,
     )

@@ -114,7 +114,7 @@ class Journal:
                 listed = listed.since(self.next_number, last)
                 if listed.segment_with(self.next_number) is None:
                     name = record_name(self.next_number)
-                    what = "it has gone while it was being read"
+                    what = "it disappeared while being read"
                     raise damaged(name, what, self._store.url) from None
 
     def _read(self, listed: Listing) -> Iterator[Commit]:
@@ -128,7 +128,7 @@ class Journal:
                 raise segments.blamed(error, segment, number, self._store.url) from None
             yield commit
         if len(whole) < len(listed):
-            what = "it is missing, and a later record is there"
+            what = "it is missing, but a later record exists"
             raise damaged(record_name(self.next_number), what, self._store.url)
 
     def _sure(self, listed: Listing) -> Iterator[Commit]:
@@ -184,7 +184,7 @@ class Journal:
         further records can be appended.
         """
         if not self._usable:
-            raise StoreError("this journal has failed before; open the checkpoint again")
+            raise StoreError("an earlier write to this journal failed; open the checkpoint again")
         self._usable = False  # until this one is known to have landed
         commit = replace(
             commit,
@@ -196,8 +196,8 @@ class Journal:
         data, checksum = encode(commit)
         if len(data) > MOST_BYTES:
             raise StoreError(
-                f"record {commit.number} would have {len(data):,} bytes",
-                remedy="Give a smaller batch_size, so that a commit is of fewer items",
+                f"record {commit.number} would have {len(data):,} bytes, which is too long",
+                remedy="Give a smaller batch_size, so that a commit has fewer items",
             )
         try:
             self._create(commit, data)
@@ -291,11 +291,12 @@ class Journal:
             self._usable = True
             raise RecordTaken(other)
         raise Fenced(
-            f"another run has taken this checkpoint over: record {other.number} is by "
-            f"{describe(other)}, in epoch {other.epoch} after this run's {mine.epoch}",
-            safe="What this run had committed stands; the batches in flight were left to the other",
+            f"another run has taken this checkpoint over: record {other.number} is from "
+            f"{describe(other)}, in epoch {other.epoch}, after this run's epoch {mine.epoch}",
+            safe="Everything this run committed is kept; its batches in flight are left to the "
+            "other run",
             holder={"run": other.run, "since": other.time, **other.info},
-            remedy="Let the other run end; run the same command again to do what is then left",
+            remedy="Let the other run end, then run the same command again to do what is left",
         )
 
     def _follow(self, commit: Commit) -> Commit:
@@ -303,7 +304,7 @@ class Journal:
         if commit.previous not in (self._last_checksum, self._stands_for):
             what = "it does not continue the record before it"
             if commit.number == 0:
-                what = f"it is not of the checkpoint that {MANIFEST} names"
+                what = f"it does not belong to the checkpoint that {MANIFEST} names"
             raise damaged(name, what, self._store.url)
         if (falls := falls_back(commit, self._epoch)) is not None:
             raise damaged(name, falls, self._store.url)

@@ -24,7 +24,7 @@ class Keyless:
     first: tuple[Failure, ...] = ()
 
     def __str__(self) -> str:
-        return f"{count(self.there, 'item')} without a usable key of their own, in the last run"
+        return f"{count(self.there, 'item')} without a usable key in the last run"
 
 
 def told(bad: Sequence[tuple[int, BaseException]]) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def read(info: Mapping[str, Any], time: str) -> Keyless:
         return Keyless()
     there, first = said["count"], said["first"]
     if type(there) is not int or not isinstance(first, list):
-        raise TypeError("its items without keys are none")
+        raise TypeError("its items without keys are malformed")
     found = []
     for each in first:
         position, error, message = each["position"], each["error"], each["message"]
         if type(position) is not int or not isinstance(error, str) or not isinstance(message, str):
-            raise TypeError("an item without a key is none")
+            raise TypeError("an item without a key is malformed")
         found.append(Failure(f"item {position}", error, message, 0, "", time, position=position))
     return Keyless(there, tuple(found))

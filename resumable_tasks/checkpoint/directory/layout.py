@@ -15,7 +15,7 @@ from resumable_tasks.errors import CheckpointDamaged
 
 FOLDERS = (JOURNAL, SHARDS, "outbox", "damaged", "snapshots")
 """All folders of a checkpoint."""
-HEADLESS = "it is empty or missing, and there are shards"
+HEADLESS = "it is empty or missing, but there are shards"
 
 
 def odd(store: Store) -> dict[str, str]:
@@ -35,11 +35,12 @@ def refuse_links(store: Store) -> None:
     if links:
         more = f", and {len(links) - 1:,} more are" if len(links) > 1 else ""
         raise CheckpointDamaged(
-            f"it is {LINK_TO_FILE}{more}; what they lead to may be whole, so nothing was changed",
+            f"it is {LINK_TO_FILE}{more}; the target may be intact, so nothing was changed",
             files=links,
             place=store.url,
-            remedy=f"Make a checkpoint of the files themselves (`cp -RL {shell_words(store.url)} "
-            "COPY`), or remove links that lead elsewhere; then repair that",
+            remedy="Copy the files themselves into a new checkpoint (`cp -RL "
+            f"{shell_words(store.url)} COPY`) and repair that, or remove links that lead elsewhere "
+            "and repair again",
         )
 
 

@@ -119,8 +119,8 @@ def establish(store: Store, found: Stored | None, wanted: Manifest) -> Manifest:
             found = _found(store)  # another run was quicker
     if _create(store, found.data):
         raise CheckpointUnusable(
-            f"{store.url}: this store lets two callers create one name, so two runs could not "
-            "be kept apart there; use another place"
+            f"{store.url}: this store lets two callers create the same name, so it cannot keep two "
+            "runs apart; use another place"
         )
     return found.manifest
 
@@ -158,16 +158,16 @@ def _found(store: Store) -> Stored:
         if (version := found["format"]) == FORMAT:
             return Stored(parsed(found), data)
         if type(version) is not int:
-            raise TypeError("its format is no number")
+            raise TypeError("its format is not a number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(store, f"it cannot be read: {error!r}") from error
     except CheckpointDamaged as error:
         raise damaged(store, error.detail) from error
     raise CheckpointMismatch(
-        f"{store.url} is in format {version}, and this version of resumable-tasks knows format "
+        f"{store.url} is in format {version}, but this version of resumable-tasks supports format "
         f"{FORMAT}",
-        remedy="Install the version that wrote it, or name another checkpoint; if no other version "
-        f"did, {NAME} was changed, and {command('repair', store.url)} restores it",
+        remedy="Install the version that wrote it, or name another checkpoint. If no other version "
+        f"wrote it, {NAME} was edited: {command('repair', store.url)} restores it",
     )
 
 
@@ -176,7 +176,7 @@ def parsed(fields: dict[str, Any]) -> Manifest:
     found = Manifest(**fields)
     texts = (found.job, found.version, found.results, found.id, found.created)
     if not all(isinstance(text, str) for text in texts) or not found.id or found.format is True:
-        raise ValueError("a field is not the text that it has to be")
+        raise ValueError("a field is not a string as required")
     return found
 
 
@@ -207,8 +207,8 @@ def damaged(store: Store, what: str) -> CheckpointDamaged:
         what,
         files=(NAME,),
         place=store.url,
-        remedy=f"`resumable repair {quoted}` restores it from the journal where that has it; else "
-        f"put it back from a copy; or `resumable reset {quoted}` archives the checkpoint, and the "
+        remedy=f"`resumable repair {quoted}` restores it from the journal if possible; otherwise "
+        f"restore it from a copy; or `resumable reset {quoted}` archives the checkpoint, and the "
         "next run starts from the beginning",
     )
 
@@ -223,23 +223,23 @@ def check(store: Store, found: Manifest, wanted: Manifest) -> None:
         )
         here, there = differences.get("key", ("", ""))
         imported = (
-            "; or, if the items were imported without --key, reset it and import them with it"
+            "; or, if the items were imported without --key, reset the checkpoint and import them "
+            "again with --key"
             if here == "item"
             else ""
         )
         moved = (
-            "; or, if key= gives every item the key that it had, same_key=True, which looks at a "
-            "sample and keeps what is completed"
+            "; or, if key= still gives every item the same key, set same_key=True, which checks a "
+            "sample and keeps completed items"
             if has_no_fields(here) and has_no_fields(there)
             else ""
         )
-        renamed = ", by name= if the function was renamed" if "job" in differences else ""
+        renamed = ", with name= if the function was renamed" if "job" in differences else ""
         raise CheckpointMismatch(
-            f"the checkpoint {store.url} was made by a job that differs:\n{lines}",
-            remedy=f"Ways out: change the job back{renamed}{moved}; or name another "
-            f"checkpoint=; or `resumable reset {store.url}`, which archives it and starts from the "
-            "beginning"
-            f"{imported}",
+            f"the checkpoint {store.url} was made by a different job:\n{lines}",
+            remedy=f"Options: change the job back{renamed}{moved}; or name another checkpoint=; or "
+            f"`resumable reset {store.url}`, which archives it and starts from the "
+            f"beginning{imported}",
         )
 
 
@@ -247,11 +247,11 @@ def check_fingerprint(store: Store, found: Any, wanted: Any) -> None:
     """Raise `CheckpointMismatch`, with remedies, if the fingerprint schemes differ."""
     if found is not None and wanted is not None and found != wanted:
         raise CheckpointMismatch(
-            f"the checkpoint {store.url} has fingerprints of another kind, so that every item "
-            "would count as changed:\n"
-            f"  fingerprint  checkpoint: {json.dumps(found)}   this run: {json.dumps(wanted)}",
-            remedy='Ways out: set Changes(by=…) back; on_version_change="reuse" takes what is '
-            "completed for unchanged, and compares with the new fingerprints from here on; "
+            f"the checkpoint {store.url} has another kind of fingerprints, so every item would "
+            f"count as changed:\n  fingerprint  checkpoint: {json.dumps(found)}   this run: "
+            f"{json.dumps(wanted)}",
+            remedy='Options: set Changes(by=…) back; on_version_change="reuse" treats completed '
+            "items as unchanged and compares the new fingerprints from now on; "
             'on_version_change="restart" archives the checkpoint and starts from the beginning',
         )
 
@@ -262,7 +262,7 @@ def check_version(store: Store, found: str, wanted: str) -> None:
         raise CheckpointMismatch(
             f"the checkpoint {store.url} was made by another version of the handler:\n"
             f"  version  checkpoint: {found!r}   this run: {wanted!r}",
-            remedy='Ways out: on_version_change="reuse" keeps what is completed and goes on with '
+            remedy='Options: on_version_change="reuse" keeps completed items and continues with '
             'the new version; on_version_change="restart" archives the checkpoint and starts from '
             "the beginning; or name another checkpoint=",
         )

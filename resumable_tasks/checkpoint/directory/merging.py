@@ -128,8 +128,8 @@ def merged(
     shard = shards.write_all(store, epoch, rows(), schema, sum(part.keys for part in parts))
     if shard.rows != sum(part.rows for part in parts):
         raise StoreError(
-            f"{shard.path} has {shard.rows:,} rows, which are not those of its parts",
-            remedy="Find what is damaged by `resumable verify`",
+            f"{shard.path} has {shard.rows:,} rows, which differ from those of its parts",
+            remedy="Run `resumable verify` to find the damage",
         )
     # Its parts will be deleted, so verify what was written.
     shards.checked_bytes(store, shard)
@@ -221,7 +221,7 @@ class Merging:
 
     def _give_up(self, error: Exception) -> None:
         self._failed = True
-        log.warning("small shards are not merged any more in this run, which goes on: %s", error)
+        log.warning("this run no longer merges small shards, but continues: %s", error)
 
     def _look(self) -> bool:
         """True if there is a group to merge. Looks again only after enough new shards."""
@@ -238,4 +238,4 @@ class Merging:
             if paths:
                 self._store.delete_all(paths)
         except ResumableTasksError as error:
-            log.info("shards that were merged are left for the next run to delete: %s", error)
+            log.info("merged shards are left for the next run to delete: %s", error)

@@ -176,7 +176,7 @@ class Repairs:
         self._move_aside(name)
         if not self._store.create(name, data):
             raise Fenced(
-                f"another run has put record {number} into {self._store.url} meanwhile",
+                f"another run has written record {number} of {self._store.url} meanwhile",
                 remedy="Run the same command again",
             )
 
@@ -268,8 +268,8 @@ class Repairs:
 def _overtaken(store: Store, epoch: int, mine: int) -> Fenced:
     return Fenced(
         f"another run has taken {store.url} over, in epoch {epoch} after this repair's {mine}",
-        safe="Nothing that it has committed was touched",
-        remedy="Let it end, and repair again what is then left",
+        safe="None of its commits was touched",
+        remedy="Let it end, then run repair again",
     )
 
 

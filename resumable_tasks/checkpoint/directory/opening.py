@@ -15,7 +15,7 @@ from resumable_tasks.checkpoint.store.base import Store
 from resumable_tasks.errors import CheckpointUnusable, ResumableTasksError, UsageError
 from resumable_tasks.items import keys
 
-NO_MANIFEST = "it is missing, and there is a journal"
+NO_MANIFEST = "it is missing, but there is a journal"
 
 
 def is_ours(name: str) -> bool:
@@ -52,7 +52,7 @@ def none_there(store: Store) -> ResumableTasksError:
         return manifest.damaged(store, NO_MANIFEST)
     if generations.numbers(store):
         return UsageError(
-            f"{store.url} is a Snapshot, which keeps one state and no items, runs or rows",
+            f"{store.url} is a Snapshot, which keeps one state, but no items, runs or rows",
             remedy="Read it in Python, `with Snapshot(path) as snapshot: snapshot.state`",
         )
     return UsageError(
@@ -101,6 +101,6 @@ def _refuse_foreign(store: Store, there: Iterable[str]) -> None:
     foreign = sorted(name for name in there if not is_ours(name))
     if foreign and manifest.NAME not in there:
         raise CheckpointUnusable(
-            f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is no checkpoint; "
+            f"{store.url} holds other files ({keys.shorten(foreign[0])}) and is not a checkpoint; "
             "name a directory of its own, which need not exist yet"
         )

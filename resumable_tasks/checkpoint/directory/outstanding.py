@@ -155,8 +155,8 @@ def lost_intents(strays: Mapping[str, Any], place: str) -> Iterator[str]:
     for token, handle in strays.items():
         known = f" ({shown(handle)})" if handle is not None else ""
         yield (
-            f"submission {clean(token, 40)}{known} is out, and the record of its items was lost: "
-            "its items may be submitted, and paid, again. Once you have seen to it, "
+            f"submission {clean(token, 40)}{known} is with a service, but the record of its items "
+            "was lost: its items may be submitted, and paid for, again. Once you have handled it, "
             f"{command('submissions', place, 'withdraw', token)} forgets it"
         )
 

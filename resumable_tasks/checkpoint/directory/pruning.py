@@ -71,7 +71,7 @@ def _in_directory(store: LocalStore) -> Iterator[Found]:
     if not store.root.is_dir():
         raise UsageError(
             f"{store.url} is not a directory",
-            remedy="Name the one below which the partitions of a job are",
+            remedy="Name the directory that contains the partitions of a job",
         )
     with os.scandir(store.root) as entries:
         folders = [each.name for each in entries if each.is_dir(follow_symlinks=False)]
@@ -173,4 +173,6 @@ def _empty(store: Store) -> None:
     disk.sweep(store, "", is_ours)
     store.delete_all(filter(is_ours, disk.names(store, "")))
     if not disk.remove(store, FOLDERS):
-        log.warning("%s holds what is no part of a checkpoint; that was left there", store.url)
+        log.warning(
+            "%s contains files that are not part of a checkpoint; these were left there", store.url
+        )

@@ -214,7 +214,7 @@ class Reader:
     @property
     def job(self) -> str:
         """The job's name for display; says so if an import has left it open."""
-        return self.manifest.job or "imported, the first run names the job"
+        return self.manifest.job or "imported; the first run names the job"
 
     @property
     def total(self) -> float | None:
@@ -240,25 +240,26 @@ class Reader:
             return (
                 f"{command('failures', place, '--parked')} lists the results that do not fit the "
                 "table. Give the job schema= or json_columns= that they fit and run the same "
-                f"command again. If the handler was at fault: correct it, and let "
-                f"{command('accept', place, '--convert', 'MODULE:FUNCTION')} make them fit. No "
-                "call is repeated"
+                "command again. If the handler was wrong: fix it, and convert them with "
+                f"{command('accept', place, '--convert', 'MODULE:FUNCTION')}. No call is repeated"
             )
         if self.status == "failed":
             return (
-                f"{command('failures', place)} lists what failed; remove the cause and run the "
-                "same command again: only what is not completed is handled"
+                f"{command('failures', place)} lists what failed; fix the cause and run the same "
+                "command again: only items that are not completed are handled"
             )
         if self.status == "done":
             return (
                 self._tolerated + f"{command('publish', place, 'DEST')} writes the rows for others"
             )
         if self.status == "spent" and self._all_spent:
-            return "all that Budget(total=…) allows is spent: raise it, then run the command again"
+            return "Budget(total=…) is used up: raise it, then run the same command again"
         if self.status == "spent":
             return "the budget is used up: raise it, or run the same command again to spend another"
         if len(self.state.out):
-            return "run the same command again: it collects what is out, and does what is left"
+            return (
+                "run the same command again: it collects the open submissions and does what is left"
+            )
         close = self.last.close if self.last else None
         if close is not None and close.info.get("how") == "imported" and self.state.closed:
             return f"run the job with checkpoint={place!r}: it skips what was imported"
@@ -276,7 +277,7 @@ class Reader:
             return "nothing; "
         parked = self.state.parked and not self.state.failures
         listed = command("failures", self.store.url, *(["--parked"] if parked else []))
-        return f"nothing; the job tolerates what is left, and {listed} lists it; "
+        return f"nothing; the job tolerates what is left ({listed} lists it); "
 
     @property
     def since_the_end(self) -> str:
@@ -292,7 +293,7 @@ class Reader:
             return "a submission was attached by hand; the next run collects it"
         if last.kind == "withdrawn":
             return "a submission was withdrawn by hand; the next run submits its items again"
-        return "a repair has taken damaged items out; the next run handles them again"
+        return "a repair removed damaged items; the next run handles them again"
 
     def errors(self) -> dict[str, int]:
         """Count the failed items by class of error, the most frequent first."""

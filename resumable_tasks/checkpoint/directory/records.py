@@ -46,8 +46,8 @@ _FINGERPRINT = b',"fingerprint":"'
 _FINGERPRINT_BYTES = len(_FINGERPRINT) + 16 + len(b'"}')
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 CONVERTED = (
-    "its line endings were changed to CRLF, by git or an editor; nothing else is wrong with it, "
-    "and a repair undoes that"
+    "its line endings were changed to CRLF, by git or an editor; nothing else is wrong, and a "
+    "repair undoes that"
 )
 # The size limit of a record; a longer file is not read.
 MOST_BYTES = 1 << 30
@@ -156,17 +156,17 @@ def _decode(data: bytes, name: str, place: str) -> Commit:
         kinds = [(line, _KEY) for line in each[:at]] + [(line, _RETRACTED) for line in each[to:]]
         kinds += [(line, _ADOPTED) for line in adopted.split(b"\n") if adopted]
         if not all(line.startswith(kind) for line, kind in kinds):
-            raise damaged(name, "its lines are not of the kinds that it says", place)
+            raise damaged(name, "its lines are not of the kinds that it declares", place)
         lines, retracted = b"\n".join(each[:at]), _unwrap(_RETRACTED, b"\n".join(each[to:]))
     if out and not all(line.startswith(_OUT) for line in out.split(b"\n")):
-        raise damaged(name, "its lines are not of the kinds that it says", place)
+        raise damaged(name, "its lines are not of the kinds that it declares", place)
     found, taken = _unwrap_fingerprints(_KEY, lines)
     adopted, adopted_fingerprints = _unwrap_fingerprints(_ADOPTED, adopted)
     out, out_fingerprints = _unwrap_fingerprints(_OUT, out)
     counts = (_count(found), len(failures), _count(retracted), _count(adopted), _count(out))
     told = (end["keys"], end["failures"], end["retracted"], end.get("adopted", 0))
     if counts != (*told, end.get("out", 0)):
-        raise damaged(name, "its lines are not as many as it says", place)
+        raise damaged(name, "it does not have as many lines as it declares", place)
     shards = _shards(head, name, place)
     typed.check(head, end, shards, failures)
     return Commit(
@@ -198,7 +198,7 @@ def _check_head(head: Mapping[str, Any], end: Mapping[str, Any], name: str, plac
         raise damaged(name, f"it is record {head['number']}, under another record's name", place)
     if head.get("format", 1) > _FORMAT:
         raise CheckpointUnusable(
-            f"{place or 'the checkpoint'}: {name} is of format {head['format']}, and this version "
+            f"{place or 'the checkpoint'}: {name} has format {head['format']!r}, but this version "
             f"reads formats up to {_FORMAT}",
             remedy="Install a newer version of resumable-tasks",
         )
@@ -209,7 +209,7 @@ def _shards(head: Mapping[str, Any], name: str, place: str) -> tuple[Shard, ...]
     for shard in shards:
         # Checked before any path is used, so that a journal cannot name a file outside.
         if not _SHARD_PATH.fullmatch(shard.path):
-            raise damaged(name, f"it names a shard {keys.shorten(shard.path)}", place)
+            raise damaged(name, f"it names an invalid shard {keys.shorten(shard.path)}", place)
     return shards
 
 

@@ -42,4 +42,4 @@ def changed(store: Store, found: Manifest) -> str | None:
         first, second = segments.read_some(store, [0, 1])
     except CheckpointDamaged:
         return None
-    return "it is of another checkpoint" if second.previous == first.checksum else None
+    return "it belongs to another checkpoint" if second.previous == first.checksum else None

@@ -85,7 +85,7 @@ def _chosen(store: Store, found: Manifest, state: State, choice: Choice) -> list
                     raise UsageError(
                         f"the item with key {key} is not completed: a service has it, in "
                         f"submission {out.token}; nothing was changed",
-                        remedy="Run the job, which collects it",
+                        remedy="Run the job; it collects the result",
                     )
                 raise UsageError(
                     f"no item with key {key} is completed; nothing was changed",
@@ -118,7 +118,7 @@ def _fitting(store: Store, found: Manifest, state: State, condition: str) -> set
     """The keys of the items with a row that meets the condition."""
     if state.schema is None:
         raise UsageError(
-            f"{store.url} has no rows that a condition could be about",
+            f"{store.url} has no rows to apply a condition to",
             remedy="Choose by keys= or before=",
         )
     schema = schemas.schema_from_text(state.schema)

@@ -119,7 +119,7 @@ def repair(store: Store) -> Report:
         for _ in range(_FENCE_TRIES):
             report, found = _examine(store)
             if found is None:
-                raise manifest.damaged(store, "it is damaged, and nothing else tells what it held")
+                raise manifest.damaged(store, "it is damaged, and nothing else shows what it held")
             if not report.damages:
                 return report
             layout.refuse_links(store)
@@ -236,10 +236,10 @@ def _examine_manifest(store: Store, report: Report) -> Manifest | None:
         # Either it has another format, or a digit was changed; then record 0 has the true one.
         if recovered_manifest(store) is None:
             raise
-        detail = "its format was changed since the first record was written"
+        detail = "its format field was changed after the first record was written"
     found = recovered_manifest(store)
     if found is not None:
-        detail += "; record 0 tells what it held"
+        detail += "; record 0 shows what it held"
     report.damages.append(Damage(manifest.NAME, detail, None if found is None else 0))
     return found
 
@@ -261,7 +261,7 @@ def _examine_keys(report: Report, seen: _Journal) -> dict[int, Commit]:
         lines = list(keys.split(record.keys))
         twice = len(lines) - len({line for line in lines if line not in done})
         if twice:
-            what = f"it completes {count(twice, 'key')} for the second time"
+            what = f"it completes {count(twice, 'key')} a second time"
             seen.lose(number, what, record.key_count, report)
             lines = taken  # a repair replaces the record, so what it retracted stays completed
         else:
@@ -314,7 +314,7 @@ def _examine_records(store: Store, report: Report, anchor: str | None, there: Li
     found, last = _Journal(there), -1
     for number in found.there.numbers:
         if number - last > STRAY:
-            far = "it is far ahead of the others, and none of this checkpoint's"
+            far = "it is far ahead of the others and does not belong to this checkpoint"
             report.damages.append(Damage(record_name(number), far, None))
         else:
             last = number

@@ -145,7 +145,7 @@ class KeyIndex:
                 merged[home] = None
         for home in merged:
             if home not in there:  # a newer driver is at work
-                what = "it counts, and did not when this run began"
+                what = "it counts now, but did not when this run began"
                 raise CheckpointDamaged(what, files=(home,), place=self._store.url)
             yield Shared(there[home], self.homes.sections(self._store, home))
 
@@ -240,8 +240,8 @@ def check(store: Store, found: Manifest, state: State) -> None:
         raise CheckpointDamaged(bad[files[0]], files=files, place=store.url)
 
 
-DOUBLED = "it holds rows that a record which was lost had taken back"
-STRANGERS = "it holds rows of items that a record which was lost had completed"
+DOUBLED = "it holds rows that a lost record had taken back"
+STRANGERS = "it holds rows of items that a lost record had completed"
 
 
 def check_types(store: Store, url: str, state: State, columns: Columns) -> None:
@@ -265,8 +265,8 @@ def check_types(store: Store, url: str, state: State, columns: Columns) -> None:
 def unfit(url: str, error: ResultConflict) -> CheckpointMismatch:
     return CheckpointMismatch(
         f"{url}: {error}",
-        remedy="Give schema= and json_columns= that the rows fit, or start a new checkpoint by a "
-        "new version= with on_version_change='restart'",
+        remedy="Give schema= and json_columns= that the rows fit, or start a new checkpoint with a "
+        "new version= and on_version_change='restart'",
     )
 
 

@@ -186,7 +186,7 @@ def retyped(table: pa.Table, wanted: pa.Schema) -> pa.Table:
         else:
             raise ResultConflict(
                 f"column {field.name!r} of the results is {column.type} in the stored rows, and "
-                f"{field.type} cannot hold each of their values unchanged"
+                f"{field.type} cannot hold all of their values unchanged"
             )
     return pa.table(columns, schema=pa.schema(fields))
 
@@ -225,9 +225,9 @@ def with_columns(schema: pa.Schema | None, declared: pa.Schema | None) -> pa.Sch
 
 def conflict(column: str, before: pa.DataType, now: pa.DataType, batch: str) -> ResultConflict:
     return ResultConflict(
-        f"column {column!r} of the results is {before} in the rows before, and {now} in batch "
-        f"{batch}: no type holds both. Name it in json_columns=, say its type by schema=, or let "
-        "the handler return one type"
+        f"column {column!r} of the results is {before} in earlier rows but {now} in batch {batch}: "
+        "no type holds both. Name it in json_columns=, set its type with schema=, or return one "
+        "type"
     )
 
 

@@ -220,7 +220,7 @@ def unpacked(data: bytes, segment: Segment, place: str = "") -> list[bytes]:
         rest, whole = unpacker.unused_data, unpacker.eof
     pieces = _split(plain)
     if rest or not whole or b"".join(pieces) != plain:
-        raise damaged(segment.name, "it is cut short, or has more than it should", place)
+        raise damaged(segment.name, "it is truncated, or longer than it should be", place)
     if len(pieces) != len(segment.numbers):
         what = f"it has {len(pieces):,} records, not {len(segment.numbers):,}"
         raise damaged(segment.name, what, place)

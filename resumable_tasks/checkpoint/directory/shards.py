@@ -261,7 +261,7 @@ def check_sizes(
     there = store.list(FOLDER) if listed is None else listed
     bad = [shard.path for shard in expected if there.get(shard.path) != shard.bytes]
     if bad:
-        what = "it is cut or grown" if bad[0] in there else "it is missing"
+        what = "its size has changed" if bad[0] in there else "it is missing"
         more = f", and {len(bad) - 1:,} more are damaged" if len(bad) > 1 else ""
         raise CheckpointDamaged(what + more, files=tuple(bad), place=store.url)
 

@@ -118,7 +118,7 @@ def ahead(store: Store, anchor: str) -> tuple[str, int] | None:
 
 def cut(name: str) -> str:
     """The defect of a missing record that this snapshot, of it or a later one, proves to exist."""
-    return f"it is missing, and {name} was made when it was there"
+    return f"it is missing, but existed when {name} was made"
 
 
 def pays(store: Store, state: State, more_keys: int = 0) -> bool:
@@ -136,7 +136,7 @@ def write(store: Store, anchor: str, state: State, journal: Journal) -> None:
     try:
         _write(store, anchor, state, journal)
     except (StoreError, CheckpointUnusable) as error:
-        log.warning("%s: no snapshot of the journal was written: %s", store.url, error)
+        log.warning("%s: the snapshot of the journal could not be written: %s", store.url, error)
 
 
 def refresh(store: Store, anchor: str, state: State, more_keys: int) -> None:
@@ -245,7 +245,7 @@ def _recalled(store: Store, anchor: str, listed: Listing) -> tuple[State, Journa
             try:
                 return _checked(store, anchor, listed, name, there)
             except (ResumableTasksError, FileNotFoundError, *records.UNREADABLE) as error:
-                log.info("%s: %s does not count: %s", store.url, name, error)
+                log.info("%s: ignoring %s: %s", store.url, name, error)
     return None
 
 
@@ -257,11 +257,11 @@ def _checked(
     _, last = next(segments.read(store, listed, [number]))
     told = head.info["keys"]
     if (head.kind, head.nonce, head.previous) != ("snapshot", anchor, last.checksum):
-        raise _doubt(store, name, "it is of another journal")
+        raise _doubt(store, name, "it belongs to another journal")
     if list(listed.numbers[: number + 1]) != list(range(number + 1)):
         raise _doubt(store, name, "records before it are missing")
     if not _KEYS.fullmatch(told["path"]) or there.get(told["path"]) != told["bytes"]:
-        raise _doubt(store, name, "its keys are not what they were")
+        raise _doubt(store, name, "its keys have changed")
     state = State.of_told(head, head.info["state"], store.url)
     state.recalled = state.records, told["count"]
 

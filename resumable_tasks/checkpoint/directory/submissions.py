@@ -59,22 +59,23 @@ def attach(store: Store, token: str, handle: Any, *, again: bool = False) -> Sub
     """
     if handle is None:
         raise UsageError(
-            "null is no handle; nothing was changed",
-            remedy="Give what the service knows the submission by",
+            "null is not a handle; nothing was changed",
+            remedy="Give the id by which the service knows the submission",
         )
     with held(store) as it:
         found = _found(it.state.out, token, store.url)
         if found is None:
             raise UsageError(
-                f"{store.url}: which items submission {token} has is not known any more, as a "
-                "record was lost; nothing was changed",
+                f"{store.url}: the items of submission {token} are unknown, because a record was "
+                "lost; nothing was changed",
                 remedy="Fetch its results from the service yourself; "
                 f"{command('submissions', store.url, 'withdraw', token)} forgets it",
             )
         if found.handle is not None and not again:
             raise UsageError(
-                f"submission {token} has a handle: {shown(found.handle)}; nothing was changed",
-                remedy="Give --yes to put another in its place",
+                f"submission {token} already has a handle: {shown(found.handle)}; nothing was "
+                "changed",
+                remedy="Give --yes to replace it",
             )
         _append(it, "submitted", token, {"handle": handle}, found.count)
     return found
@@ -94,10 +95,10 @@ def withdraw(store: Store, token: str, *, lose: bool = False) -> Submission | No
         found = _found(it.state.out, token, store.url)
         if found is not None and found.handle is not None and not lose:
             raise UsageError(
-                f"the service has submission {token}: {shown(found.handle)}. Withdrawn, its "
-                f"results are never collected, and {count(found.count, 'item')} paid again; "
-                "nothing was changed",
-                remedy="Run the job to collect it; or give --yes to withdraw it all the same",
+                f"the service has submission {token}: {shown(found.handle)}. If you withdraw it, "
+                f"its results are never collected and {count(found.count, 'item')} must be paid "
+                "for again; nothing was changed",
+                remedy="Run the job to collect it, or give --yes to withdraw it anyway",
             )
         items = 0 if found is None else found.count
         _append(it, "withdrawn", token, {"why": "by hand"}, items)
@@ -110,8 +111,8 @@ def _found(out: Outstanding, token: str, place: str) -> Submission | None:
         return None
     if token not in out.each:
         raise UsageError(
-            f"{place}: no submission {clean(token, 40)} is out; nothing was changed",
-            remedy=f"{command('submissions', place)} lists those that are",
+            f"{place}: there is no open submission {clean(token, 40)}; nothing was changed",
+            remedy=f"{command('submissions', place)} lists the open ones",
         )
     return out.each[token]
 

@@ -141,7 +141,7 @@ def _naming(store: Store, line: Line, records: int) -> list[Commit]:
         now = segments.listed(store)
         if all(now.segment_with(c.number) == there.segment_with(c.number) for c in found):
             return found
-    raise damaged(FOLDER, "its files change while they are read", store.url)
+    raise damaged(FOLDER, "its files changed while being read", store.url)
 
 
 def _pieces(store: Store, there: Listing) -> Iterator[tuple[int, bytes]]:

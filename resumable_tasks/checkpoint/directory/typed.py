@@ -59,11 +59,11 @@ def check(
         texts.append(failure.error_of)
         numbers.append(failure.attempts)
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a text is none")
+        raise TypeError("a field that must be a string is not")
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise TypeError("a number is none")
+        raise TypeError("a field that must be a number is not")
     if not isinstance(head.get("schema", ""), str):
-        raise TypeError("its schema is no text")
+        raise TypeError("its schema is not a string")
     _check_info(head.get("info", {}))
     if head["kind"] == "merge":
         _check_merge(head["info"], end, len(shards))
@@ -73,14 +73,14 @@ def check(
 
 def _check_info(info: Any) -> None:
     if not isinstance(info, dict):
-        raise TypeError("its info is no object")
+        raise TypeError("its info is not an object")
     for name, wanted in _INFO.items():
         if info.get(name) is not None and not isinstance(info[name], wanted):
-            raise TypeError(f"{name} in its info is of another type")
+            raise TypeError(f"{name} in its info has the wrong type")
     if not all(isinstance(path, str) for path in info.get("retracted_shards") or ()):
-        raise TypeError("a retracted shard is no path")
+        raise TypeError("a retracted shard is not a path")
     if not all(type(parts) is int and parts > 0 for parts in info.get("merged") or ()):
-        raise TypeError("the parts of a merged shard are no number")
+        raise TypeError("the parts of a merged shard are not a number")
     if not all(isinstance(token, str) for token in info.get("settled") or ()):
         raise TypeError("a settled submission has no token")
     keyless.read(info, "")
@@ -89,12 +89,12 @@ def _check_info(info: Any) -> None:
 def _check_merge(info: Any, end: Mapping[str, Any], shards: int) -> None:
     parts, paths = info["merged"], info["retracted_shards"]
     if len(parts) != shards or sum(parts) != len(paths) or end["keys"] or end["retracted"]:
-        raise TypeError("its merged shards and their parts do not fit each other")
+        raise TypeError("its merged shards and their parts do not match")
 
 
 def _check_submission(kind: str, info: Any, end: Mapping[str, Any]) -> None:
     wanted = {"prepared": "prepared", "submitted": "handle", "withdrawn": "settled"}.get(kind)
     if not info["token"] or (wanted is not None and info[wanted] is None):
-        raise TypeError("it does not say which submission it is of, or what becomes of it")
+        raise TypeError("it does not name its submission, or what happened to it")
     if (kind == "submitting") != bool(end.get("out")):
-        raise TypeError("it names keys that go out, or none, where it should not")
+        raise TypeError("it names submitted keys where it must not, or none where it must")

@@ -51,10 +51,10 @@ def _restarts(store: Store, found: Manifest, state: State, job: Job) -> bool:
         restarts = version not in ("", job.version) or before not in (None, described)
         if restarts and (lost := named(state.out)):
             raise CheckpointMismatch(
-                f"{store.url}: {lost}. To start over would lose that, and pay for it again; "
+                f"{store.url}: {lost}. Starting over would lose these and pay for them again; "
                 "nothing was changed",
-                remedy='Run once with on_version_change="reuse", which collects it; or give it up: '
-                f"{command('reset', store.url, '--lose-submissions')}",
+                remedy='Run once with on_version_change="reuse", which collects them; or give them '
+                f"up: {command('reset', store.url, '--lose-submissions')}",
             )
         return restarts
     if job.on_version_change != "reuse" and not state.holds_nothing:

@@ -53,9 +53,9 @@ class Where:
             yield
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise UsageError(
-                f"where {self._condition!r} is no condition on the rows: {error}. Their columns "
-                f"are {', '.join(self._names)}",
-                remedy="Write a condition as of SQL's WHERE, such as label = 'other'",
+                f"where {self._condition!r} is not a valid condition on the rows: {error}. Their "
+                f"columns are {', '.join(self._names)}",
+                remedy="Write a condition as in SQL's WHERE, such as label = 'other'",
             ) from error
 
 

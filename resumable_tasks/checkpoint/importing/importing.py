@@ -200,8 +200,8 @@ class _Items:
             if places and self.have_rows and not mode:
                 reader.wrong(
                     found.numbers[at],
-                    f"it is of the same item as {found.numbers[places[0]]}: say --results one (the "
-                    "last counts) or many (all do), or --keys-only",
+                    f"it has the same item as {found.numbers[places[0]]}: give --results one (the "
+                    "last counts) or many (all count), or --keys-only",
                 )
             if mode != "many":
                 places.clear()
@@ -234,9 +234,9 @@ class _Items:
         except BadResult as error:
             what = str(error).replace("of the handler's result", "of the file")
             raise InvalidItems(
-                f"{path}: {what}. Nothing was imported; --keys-only (in Python "
-                "keys_only=True) takes the keys without their rows",
-                remedy="Correct the rows, or import the keys alone",
+                f"{path}: {what}. Nothing was imported; --keys-only (in Python keys_only=True) "
+                "imports the keys without their rows",
+                remedy="Fix the rows, or import only the keys",
             ) from error
         table = matched.table
         schema = table.schema if table is not None else None

@@ -111,10 +111,11 @@ class Reader:
         name = self._scheme.fields[0] if self._scheme.fields else "id"
         target = Path(self._path).with_suffix(".jsonl")
         return UsageError(
-            f"{self._path}: CSV is not read. DuckDB makes JSON lines of it, with the key as text "
-            "(give --key-type int if the job's keys are integers): duckdb -c \"COPY (FROM read_csv("
-            f"'{self._path}', types={{'{name}': 'VARCHAR'}})) TO '{target}' (FORMAT json)\"",
-            remedy="Run that, and import the file that it writes",
+            f"{self._path}: CSV is not supported. DuckDB converts it to JSON lines, with the key "
+            "as text (give --key-type int if the job's keys are integers): duckdb -c \"COPY (FROM "
+            f"read_csv('{self._path}', types={{'{name}': 'VARCHAR'}})) TO '{target}' (FORMAT "
+            'json)"',
+            remedy="Run that command, and import the file it writes",
         )
 
     def _text(self) -> str:
@@ -124,7 +125,7 @@ class Reader:
         except OSError as error:
             raise UsageError(
                 f"cannot read {self._path}: {error.strerror}",
-                remedy="Give the path of a file that this user may read",
+                remedy="Give the path of a file that this user can read",
             ) from error
         try:
             text = data.decode("utf-8-sig")
@@ -150,7 +151,7 @@ class Reader:
                 found, end = _DECODER.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
                 number = getattr(error, "lineno", 1)
-                self.wrong(number, f"it is not JSON, or it is part of an array: {error}")
+                self.wrong(number, f"it is not JSON, or is part of an array: {error}")
             one_key = found and self._scheme.composite and not {list, dict} & set(map(type, found))
             if not text[end:].strip() and not one_key:
                 self._place = f"{self._path}: element "
@@ -174,7 +175,7 @@ class Reader:
         try:
             return _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
-            what = "if a crash tore it, take it out: its item is done again"
+            what = "if a crash tore this line, remove it: its item is done again"
             self.wrong(number, f"it is not JSON: {error}; {what}")
 
     def _ids(self, text: str) -> list[Any]:
@@ -185,13 +186,15 @@ class Reader:
             if line[:1] in ('"', "{", "[") or "\0" in line:
                 self.wrong(number, "it is not a plain id; if it is JSON, give --format jsonl")
             if line[:1] == "#" or "\t" in line or line != line.strip():
-                what = "it is a comment, has a tab, or a blank at its edge: take that out"
+                what = (
+                    "it is a comment, contains a tab, or starts or ends with a space: remove that"
+                )
                 self.wrong(number, f"{what}; in JSON it may be part of an id")
         if self._key_type is None and lines and all(map(_is_integer, lines)):
             self.wrong(
                 self._numbers[0],
-                f"its key {lines[0]} may be the number or the text, which are different keys: say "
-                "which the job has, --key-type int or --key-type string",
+                f"its key {lines[0]} may be the number or the text, which are different keys: give "
+                "--key-type int or --key-type string, as the job has it",
             )
         return lines
 
@@ -202,11 +205,11 @@ class Reader:
         if dict in kinds:
             for number, kind in zip(self._numbers, kinds, strict=True):
                 if kind is not dict:
-                    self.wrong(number, "it is not a JSON object, and others are")
+                    self.wrong(number, "it is not a JSON object, but others are")
             return values
         if list in kinds and fields and not self._scheme.composite:
             number = self._numbers[kinds.index(list)]
-            self.wrong(number, f"it is a list, and the key is one field, {fields[0]!r}")
+            self.wrong(number, f"it is a list, but the key is one field, {fields[0]!r}")
         return []
 
     def _names(self, first: Mapping[str, Any]) -> tuple[str, ...]:
@@ -260,14 +263,14 @@ class Reader:
                 option = shell_words(f"{path}={as_text(value)}")
                 self.wrong(
                     self._numbers[at],
-                    f"it says {describe(path, value)}, which may be success or failure: say which, "
-                    f"--done-if {option} or --failed-if {option} ({path}=* is any value)",
+                    f"it has {describe(path, value)}, which may mean success or failure: give "
+                    f"--done-if {option} or --failed-if {option} ({path}=* matches any value)",
                 )
             if verdict == "failed" and not skip_failed:
                 self.wrong(
                     self._numbers[at],
-                    f"it says {describe(path, value)}, and what the file names counts as "
-                    "completed: leave such lines out by --skip-failed, or take them by "
+                    f"it has {describe(path, value)}, but every item in the file counts as "
+                    "completed: leave such lines out with --skip-failed, or include them with "
                     "--failed-too",
                 )
             if verdict == "failed":

@@ -116,7 +116,7 @@ class Signs:
                 if not equals or not field:
                     raise UsageError(
                         f"{text!r} is not FIELD=VALUE, such as status=shipped",
-                        remedy="Give a field and the value that it has in completed records",
+                        remedy="Give a field and its value in completed records",
                     )
                 self._told[field, value] = "done" if verdict == "done" else "failed"
         self._fields = [field.split(".") for field in dict.fromkeys(f for f, _ in self._told)]

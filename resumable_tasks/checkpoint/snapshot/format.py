@@ -82,14 +82,14 @@ class Found:
         for number, what in self.damages.items():
             if number > self.newest.number:
                 log.warning(
-                    "the snapshot %s is damaged: %s. The one before is used, generation %d, saved "
-                    "at %s: what was done since is done again",
+                    "the snapshot %s is damaged: %s. Using the previous one, generation %d, saved "
+                    "at %s; work done since then is repeated",
                     *(place, what, *used),
                 )
             else:
                 log.warning(
-                    "in the snapshot %s an older generation is damaged: %s. Nothing is lost: the "
-                    "newest is used, generation %d, saved at %s",
+                    "in the snapshot %s an older generation is damaged: %s. Nothing is lost: using "
+                    "the newest, generation %d, saved at %s",
                     *(place, what, *used),
                 )
 
@@ -133,15 +133,15 @@ def decode(data: bytes, number: int) -> Generation:
         head = json.loads(lines[0])
         if head["snapshot"] != FORMAT:
             raise CheckpointMismatch(
-                f"{file_of(number)} is in format {head['snapshot']}, this version of "
-                f"resumable-tasks knows format {FORMAT}: install the version that wrote it"
+                f"{file_of(number)} is in format {head['snapshot']}, but this version of "
+                f"resumable-tasks supports format {FORMAT}: install the version that wrote it"
             )
         state = json.loads(lines[1])
         return Generation(number, head["version"], head["time"], lines[1], state)
     except RecursionError:  # the checksum is right, so this is no damage
         raise UsageError(
-            f"{file_of(number)} is nested too deeply to be read at this depth of calls: open the "
-            "snapshot higher up in the program, or raise sys.setrecursionlimit(). Nothing was "
+            f"{file_of(number)} is nested too deeply to be read at this call depth: open the "
+            "snapshot further up the call stack, or raise sys.setrecursionlimit(). Nothing was "
             "changed"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -157,8 +157,8 @@ def find(store: Store, keep: int) -> Found:
         with contextlib.suppress(FileNotFoundError):  # another process has saved and cleaned up
             return _find(store, keep)
     raise StoreError(
-        f"the generations of the snapshot {store.url} go while they are being read; stop what else "
-        "saves or deletes there"
+        f"the generations of the snapshot {store.url} disappear while being read; stop other "
+        "programs that save or delete there"
     )
 
 
@@ -195,8 +195,8 @@ def refuse_foreign(store: Store) -> None:
     foreign = sorted(name for name in there if name != LOCK)
     if foreign and not any(number_of(name) is not None for name in there):
         raise CheckpointUnusable(
-            f"{store.url} holds other things ({foreign[0]!a}) and is no "
-            "snapshot; name a folder of its own, which need not exist yet"
+            f"{store.url} holds other things ({foreign[0]!a}) and is not a snapshot; name a folder "
+            "of its own, which need not exist yet"
         )
 
 
@@ -236,12 +236,12 @@ def encode_state(state: Any, name: str) -> bytes:
         where = where if len(where) < 500 else f"{where[:60]}…"
         raise UsageError(
             f"{refused.before}{where} {refused}",
-            remedy="Keep in it dicts with text as keys, lists, text, numbers and None",
+            remedy="Use only dicts with string keys, lists, strings, numbers, booleans and None",
         ) from None
     except RecursionError:
         raise UsageError(
-            f"{name} cannot be written at this depth of calls: save it higher up in the "
-            "program, or raise sys.setrecursionlimit()"
+            f"{name} cannot be written at this call depth: save it further up the call stack, or "
+            "raise sys.setrecursionlimit()"
         ) from None
 
 
@@ -260,16 +260,16 @@ def _refuse_changes(value: Any, depth: int) -> None:
             raise _Refused("is an integer of more than 4,096 bits; use hex() of it")
     elif kind is not bool and value is not None:
         raise _Refused(
-            f"is of type {kind.__name__}, which would not come back as what it is: use "
-            "dict, list, str, int, float, bool or None"
+            f"is of type {kind.__name__}, which would come back as another type: use dict, list, "
+            "str, int, float, bool or None"
         )
 
 
 def _refuse_inside(many: dict[Any, Any] | list[Any], depth: int) -> None:
     if depth >= _DEEPEST:
         raise _Refused(
-            f"is nested more than {_DEEPEST} levels deep, or holds itself: it could not be read "
-            "again from everywhere"
+            f"is nested more than {_DEEPEST} levels deep, or contains itself, so it could not "
+            "always be read back"
         )
     if isinstance(many, dict):
         for key in many:
@@ -285,8 +285,8 @@ def _refuse_inside(many: dict[Any, Any] | list[Any], depth: int) -> None:
 def _refuse_key(key: Any) -> None:
     if type(key) is not str:
         raise _Refused(
-            f"has the key {key!r}, and JSON has only strings as keys: it would come back "
-            "as another one; use str() of it"
+            f"has the key {key!r}, but JSON has only string keys, so it would come back changed; "
+            "use str() of it"
         )
     if not key.isascii():
         _refuse_surrogates(key, "a key of ")
@@ -296,7 +296,7 @@ def _refuse_surrogates(text: str, before: str = "") -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _Refused("holds a lone surrogate, which is no text", before) from None
+        raise _Refused("contains a lone surrogate, which is not valid text", before) from None
 
 
 def damaged(number: int, what: str) -> CheckpointDamaged:

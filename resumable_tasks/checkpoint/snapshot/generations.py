@@ -60,8 +60,8 @@ class Generations:
             created = self._store.create(name, data)
         except CreateUnknown as error:
             raise StoreError(
-                f"{error}. The snapshot's generation {self._good[-1] if self._good else 0} stands; "
-                "repair the disk and go on, or run again"
+                f"{error}. The snapshot's generation {self._good[-1] if self._good else 0} is "
+                "intact; fix the disk and continue, or run again"
             ) from error
         if not created and self._standing_at(name) != data:
             raise self._fence(number)
@@ -103,7 +103,8 @@ class Generations:
 
     def _fence(self, number: int) -> Fenced:
         self.fenced = (
-            f"another process has saved generation {number} of the snapshot {self._store.url}; "
-            f"what this one has done since generation {self.newest} is not saved. Run one at a time"
+            f"another process saved generation {number} of the snapshot {self._store.url}; the "
+            f"work of this process since generation {self.newest} is not saved. Run one process at "
+            "a time"
         )
         return Fenced(self.fenced)

@@ -56,25 +56,25 @@ Migrate = Callable[[Any, int], Any]
 
 @named_options
 class Snapshot:
-    """State of JSON values that survives its process; for one process at a time.
+    """State made of JSON values that survives its process; for one process at a time.
 
-    ``step()`` says that the state is one to go on from: it is saved, durable on return, at every
-    ``every``-th step and at a step ``seconds`` after the last save; and at the end of the ``with``
-    block. If the block ends by an exception, Ctrl-C and SIGTERM included, the state may be half
-    changed: what is saved then is a copy of the state at the last step, or, if it has more than 16
-    KiB of JSON, what the last save has saved. So is it if the state at the end of the block cannot
-    be saved. Not for use by several threads at once, nor by forked children.
+    ``step()`` marks a state from which work can continue. The state is saved, durable on return, at
+    every ``every``-th step, at a step ``seconds`` or more after the last save, and at the end of
+    the ``with`` block. If the block ends with an exception, including Ctrl-C and SIGTERM, the state
+    may be half changed; then a copy of the state at the last step is saved instead, or, if that has
+    more than 16 KiB of JSON, the last save stays. The same holds if the state at the end of the
+    block cannot be saved. Not for use by several threads at once, nor by forked children.
 
     Args:
-        path: the snapshot's folder, which need not exist, or a place in a bucket
+        path: the snapshot's folder, which need not exist yet, or a place in a bucket
             (``s3://bucket/prefix``).
-        every: steps from one save to the next.
-        seconds: how long a step may go unsaved, looked at when the next one ends; None: however
-            long.
-        initial: the state where there is no snapshot yet; an empty dict if not given.
-        keep: how many good generations are kept.
+        every: number of steps between saves.
+        seconds: how long a step may stay unsaved, checked at the end of the next step; None: no
+            limit.
+        initial: the state if there is no snapshot yet; by default an empty dict.
+        keep: how many good generations to keep.
         version: of the state's structure; raise it when the structure changes.
-        migrate: called with a state of an older version, and that version; gives the new state.
+        migrate: called with a state of an older version and that version; returns the new state.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class Snapshot:
             if type(value) is not int or value < 1:
                 raise UsageError(
                     f"{name}={value!r} is not a whole number from 1",
-                    remedy=f"Give {name}= such a number",
+                    remedy=f"Give {name}= a number in that range",
                 )
         if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
             raise UsageError(
                 f"seconds={seconds!r} is not a number of seconds, or None",
-                remedy="Give seconds= a number such as 30, or None to save by steps alone",
+                remedy="Give seconds= a number such as 30, or None to save only by steps",
             )
         self._store = _store_at(path)
         self._every, self._seconds = every, seconds
@@ -117,7 +117,7 @@ class Snapshot:
 
     @property
     def generation(self) -> int:
-        """The number of the generation that was saved or found last; 0 if there is none."""
+        """The number of the generation last saved or found; 0 if there is none."""
         return self._generations.newest
 
     @property
@@ -126,7 +126,7 @@ class Snapshot:
 
     @property
     def state(self) -> Any:
-        """The state that is saved: change it in place, or set it. Readable after the block too."""
+        """The state to save: change it in place, or assign it. Still readable after the block."""
         self._check_process()
         if not self._pid:
             self._check_open()
@@ -146,8 +146,8 @@ class Snapshot:
         """
         if self._open and self._pid == os.getpid():
             raise UsageError(
-                f"the snapshot {self.path} is open already",
-                remedy="Use the one that is open, or leave its `with` block first",
+                f"the snapshot {self.path} is already open",
+                remedy="Use the open one, or leave its `with` block first",
             )
         use_exit_codes()
         refuse_foreign(self._store)
@@ -188,14 +188,14 @@ class Snapshot:
             self._let_go()
 
     def step(self, count: int = 1) -> bool:
-        """Say that the state is one to go on from; whether it was saved. Raises as `save` does.
+        """Mark a state from which work can continue; return whether it was saved. Raises as `save`.
 
-        ``count``: so many steps at once.
+        ``count``: the number of steps.
         """
         if type(count) is not int or count < 0:
             raise UsageError(
                 f"step() takes a number of steps, not {count!r}",
-                remedy="Call step() with a whole number from 0, or with none for 1",
+                remedy="Call step() with a whole number from 0, or without one for 1",
             )
         self._check_open()
         self._check_fence()
@@ -209,11 +209,11 @@ class Snapshot:
         return True
 
     def save(self) -> None:
-        """Save the state now, durable on return; nothing is written if it has not changed.
+        """Save the state now, durable on return. Writes nothing if the state has not changed.
 
         Raises `UsageError` for a value that JSON cannot hold or would change, `Fenced` if another
-        process has saved, `StoreError` if the disk has failed; what was saved before stands. After
-        `Fenced` nothing is saved any more.
+        process has saved, `StoreError` if the disk failed; earlier saves stay intact. After
+        `Fenced` nothing more is saved.
         """
         self._check_open()
         self._check_fence()
@@ -239,9 +239,9 @@ class Snapshot:
         found = self._generations.find()
         if found.newest is None and found.damages:
             raise CheckpointDamaged(
-                f"the snapshot {self.path} is damaged, and no generation of it is good: "
-                f"{next(iter(found.damages.values()))}. Put one back from a copy; or move the "
-                "folder away, and the next run begins with the initial state",
+                f"the snapshot {self.path} is damaged, and none of its generations is intact: "
+                f"{next(iter(found.damages.values()))}. Restore one from a copy; or move the "
+                "folder away, and the next run starts with the initial state",
                 files=tuple(map(file_of, found.damages)),
             )
         if found.newest is None:
@@ -262,15 +262,18 @@ class Snapshot:
             self._generations.saved = found.text
 
     def _migrated(self, state: Any, version: int) -> Any:
-        where = f"the snapshot {self.path} is of version {version}, and this is {self._version}"
+        where = (
+            f"the snapshot {self.path} has version {version}, but this program has version "
+            f"{self._version}"
+        )
         if version > self._version:
             raise CheckpointMismatch(
                 f"{where}: run the newer program, or name another path; nothing was changed"
             )
         if self._migrate is None:
             raise CheckpointMismatch(
-                f"{where}: give migrate= a function of (state, version) that gives the new state, "
-                "or name another path; nothing was changed"
+                f"{where}: give migrate= a function of (state, version) that returns the new "
+                "state, or name another path; nothing was changed"
             )
         try:
             state = self._migrate(state, version)
@@ -278,7 +281,7 @@ class Snapshot:
             error.add_note(f"raised by migrate=: {where}; nothing was changed on the disk")
             raise
         if state is None:
-            raise UsageError(f"{where}: migrate= gave None; let it return the new state")
+            raise UsageError(f"{where}: migrate= returned None; let it return the new state")
         return json.loads(encode_state(state, "migrate(…)"))
 
     def _lock(self) -> None:
@@ -302,9 +305,9 @@ class Snapshot:
     def _check_process(self) -> None:
         if self._open and self._pid != os.getpid():
             raise UsageError(
-                f"the snapshot {self.path} was opened by process {self._pid}, and this one, "
-                f"{os.getpid()}, was forked from it: only that one can use it. Pass the child what "
-                "it needs, and let the parent record its results"
+                f"the snapshot {self.path} was opened by process {self._pid}, and this process, "
+                f"{os.getpid()}, was forked from it: only the parent can use the snapshot. Pass "
+                "the child what it needs, and let the parent record its results"
             )
 
     def _check_fence(self) -> None:

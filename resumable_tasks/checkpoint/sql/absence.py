@@ -48,7 +48,7 @@ class Absence:
                 return
             self._began = time.monotonic()
         log.warning(
-            "%s does not answer: %s. What is in hand is kept, and tried again for up to %d minutes",
+            "%s does not respond: %s. Finished results are kept; retrying for up to %d minutes",
             *(self._url, first_line(error.__cause__ or error), PATIENCE_SECONDS / 60),
         )
 
@@ -61,7 +61,7 @@ class Absence:
             if now - self._began > self._long:
                 self._others_until = now + _OTHERS_FIRST_SECONDS
             self._began = None
-        log.info("%s answers again", self._url)
+        log.info("%s responds again", self._url)
 
     @property
     def seconds_for_others(self) -> float:

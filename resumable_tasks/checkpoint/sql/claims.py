@@ -125,8 +125,8 @@ class Claims:
                 self.through(self.before_waiting)
                 if not waiting:
                     log.info(
-                        "the rows that are left are claimed by other runs, or locked by another "
-                        "session of the database: waiting for them"
+                        "the remaining rows are claimed by other runs or locked by another "
+                        "database session; waiting for them"
                     )
                     waiting = True
                     warn_at = time.monotonic() + _WARN_EVERY
@@ -134,8 +134,8 @@ class Claims:
                 locked = self.through(self._locked)
                 if locked is not None and time.monotonic() >= warn_at:
                     log.warning(
-                        "rows of %s are locked by another session of the database (such as %r); "
-                        "waiting for it, pg_stat_activity shows which are at work, or idle in a "
+                        "rows of %s are locked by another database session (such as %r); waiting "
+                        "for it. pg_stat_activity shows which sessions are active or idle in a "
                         "transaction",
                         self._tables.spec.table,
                         locked,
@@ -173,7 +173,7 @@ class Claims:
                 if not self._shared or not is_locked(error) or self.stop():
                     raise
                 said = first_line(error.__cause__ or error)
-                log.warning("no rows could be claimed now (%s); trying again", said)
+                log.warning("no rows could be claimed (%s); trying again", said)
 
     def _fetched(self, query: sa.Select[Any]) -> tuple[list[Row], Any]:
         tables = self._tables
@@ -206,8 +206,8 @@ class Claims:
         landed = self._once_back(partial(self._database.has_landed, number))
         if landed is None:
             raise StoreError(
-                f"{self._tables.url} does not know any more which rows this run has claimed: "
-                f"{first_line(error.__cause__ or error)}. What was committed before stands",
+                f"{self._tables.url} no longer knows which rows this run has claimed: "
+                f"{first_line(error.__cause__ or error)}. Earlier commits are safe",
                 remedy="Run the same command again",
             ) from None
         return landed
@@ -299,9 +299,9 @@ class Claims:
             if connection.execute(this).first() is None:
                 return None  # completed or deleted meanwhile
         raise UsageError(
-            f"row {shown(key)} of table {tables.spec.table} can be read but not locked: a policy "
-            "of the table allows this user SELECT but not UPDATE. Allow it by a policy FOR "
-            "UPDATE, or exclude such rows by where="
+            f"row {shown(key)} of table {tables.spec.table} can be read but not locked: a "
+            "row-level policy allows this user SELECT but not UPDATE. Add a policy FOR UPDATE, or "
+            "exclude such rows with where="
         )
 
     def _others_have_some(self) -> bool:

@@ -43,9 +43,8 @@ class Database:
     def __init__(self, given: Any, *, create: bool = False) -> None:
         if not isinstance(given, (str, sa.URL, sa.Engine)):
             raise UsageError(
-                f"SqlCheckpoint: {type(given).__name__} is neither a URL nor an engine of "
-                "SQLAlchemy (instead of an async engine give its URL, as postgresql:// or "
-                "sqlite:///)",
+                f"SqlCheckpoint: {type(given).__name__} is neither a URL nor a SQLAlchemy engine "
+                "(instead of an async engine give its URL, as postgresql:// or sqlite:///)",
                 remedy="Give a URL such as sqlite:///school.db or postgresql://host/database",
             )
         try:
@@ -56,12 +55,12 @@ class Database:
                 kind = "postgresql"
             if kind not in ("postgresql", "sqlite"):
                 raise UsageError(
-                    f"SqlCheckpoint knows PostgreSQL and SQLite, not {kind}",
+                    f"SqlCheckpoint supports PostgreSQL and SQLite, not {kind}",
                     remedy="Use one of these, or a checkpoint in a directory",
                 )
             if url.get_dialect().is_async:
                 raise UsageError(
-                    f"SqlCheckpoint asks its database from threads, and {url.drivername} is for "
+                    f"SqlCheckpoint uses its database from threads, but {url.drivername} is for "
                     f"asyncio: write {kind}:// instead of {url.drivername}://"
                 )
         except sa.exc.ArgumentError as error:
@@ -82,7 +81,7 @@ class Database:
         except ImportError as error:
             install = INSTALL
             if error.name != "psycopg":
-                install = f"write postgresql://, which takes psycopg 3, or install {error.name}"
+                install = f"write postgresql://, which uses psycopg 3, or install {error.name}"
             raise UsageError(
                 f"{self.url} needs {error.name}, which is not installed",
                 remedy=install,
@@ -90,13 +89,13 @@ class Database:
 
     def _sqlite(self, url: sa.URL, given: sa.Engine | None, create: bool) -> sa.Engine:
         if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
-            raise UsageError("a database in memory cannot be resumed; give SQLite a file")
+            raise UsageError("an in-memory database cannot be resumed; give SQLite a file")
         assert url.database is not None
         # SQLite would create an empty file. Its own URIs (file:…) are not checked.
         if not (create or url.database.startswith("file:") or os.path.exists(url.database)):
             raise UsageError(
                 f"{self.url}: there is no such file",
-                remedy="Correct the path, which is relative after three slashes: sqlite:///school.db",
+                remedy="Fix the path, which is relative after three slashes: sqlite:///school.db",
             )
         # Our own engine, because transactions must begin as writers: SQLite refuses one that
         # becomes a writer later, instead of letting it wait, if another has written meanwhile.
@@ -113,8 +112,8 @@ class Database:
 
     def _one_connection(self, given: sa.Engine) -> UsageError:
         return UsageError(
-            f"{self.url}: a run takes several connections, and the engine's "
-            f"{type(given.pool).__name__} has one; make it without poolclass="
+            f"{self.url}: a run needs several connections, but the engine's "
+            f"{type(given.pool).__name__} has one; create the engine without poolclass="
         )
 
     def _postgresql(self, url: sa.URL, given: sa.Engine | None) -> sa.Engine:
@@ -269,12 +268,12 @@ class Database:
                 raise UsageError(f"{self.url}: {first_line(error)}", remedy=what) from error
             if getattr(said, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 raise StoreError(
-                    f"{self.url}: {first_line(error)}: a session holds the table, see "
-                    "pg_stat_activity. Nothing was committed by this. Run the same command again"
+                    f"{self.url}: {first_line(error)}: a session holds the table; see "
+                    "pg_stat_activity. This attempt committed nothing. Run the same command again"
                 ) from error
             raise StoreError(
-                f"{self.url}: {first_line(error)}. Nothing was committed by this; what was "
-                "committed before stands. Run the same command again"
+                f"{self.url}: {first_line(error)}. This attempt committed nothing; earlier commits "
+                "are safe. Run the same command again"
             ) from error
 
     def close(self) -> None:

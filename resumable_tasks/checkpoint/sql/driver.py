@@ -119,7 +119,7 @@ class TableCheckpoint(Checkpoint):
         self._how = how
         if self._unit is not None and self._unit.dropped:
             log.warning(
-                "%s rows were dropped in this run; the warnings above say why",
+                "this run dropped %s rows; the warnings above say why",
                 f"{self._unit.dropped:,}",
             )
 
@@ -129,7 +129,7 @@ class TableCheckpoint(Checkpoint):
             # The committer still waits for the database. The claims become free when this process
             # has ended, or after its last heartbeat has expired.
             log.warning(
-                "the database still does not answer; the claims of this run are not released"
+                "the database still does not respond; the claims of this run are not released"
             )
             return
         try:

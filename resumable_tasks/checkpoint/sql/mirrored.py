@@ -81,7 +81,7 @@ class MirroredColumn(Checkpoint):
                 corrected += len(done)
         if corrected:
             log.info(
-                "%s of %s rows are completed in %s: set now",
+                "marked %s rows of %s as done that are completed in %s",
                 f"{corrected:,}",
                 self._tables.url,
                 self.url,
@@ -92,8 +92,9 @@ class MirroredColumn(Checkpoint):
         if completed > here:
             # The column was set by hand, or by a run with another directory.
             log.warning(
-                "%s rows of %s are set done, and %s has %s: the others have no results there. If "
-                "they are in another directory, name that one; if nowhere, set the column to NULL",
+                "%s rows of %s are marked done, but %s has only %s: the others have no results "
+                "there. If their results are in another directory, name that directory; if "
+                "nowhere, set the column to NULL",
                 f"{completed:,}",
                 self._tables.url,
                 self.url,

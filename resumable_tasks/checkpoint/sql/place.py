@@ -21,25 +21,28 @@ from resumable_tasks.items.keys import Key
 @named_options
 @dataclass(frozen=True)
 class SqlCheckpoint(TableSpec, Place):
-    """A row is completed if and only if its ``done`` column is set, by one transaction with its
-    results: both are there exactly once, whatever is killed.
+    """A checkpoint in a database table: its rows are the items, and a column marks the done ones.
+
+    A row is completed if and only if its ``done`` column is set. The column and the results are
+    written in one transaction: both are there exactly once, whatever is killed.
 
     Args:
-        database: a URL, such as ``postgresql://user@host/name`` or ``sqlite:///file.db``, or an
-            engine of SQLAlchemy. PostgreSQL takes several drivers at once, SQLite one.
-        table: whose rows are the items, ``"schema.table"`` if need be. It is read as it goes by.
-        key: its column, or columns, that name a row: unique and not null.
+        database: a URL, such as ``postgresql://user@host/name`` or ``sqlite:///file.db``, or a
+            SQLAlchemy engine. PostgreSQL supports several drivers at once, SQLite one.
+        table: the table whose rows are the items, as ``"schema.table"`` if necessary. It is read
+            page by page.
+        key: the column or columns that identify a row: unique and not null.
         done: the column that is NULL while a row is to be handled. `resumable sql init` adds it.
-        columns: fields of the handler's rows that are written to columns of the same row.
-        results_table: the table into which the handler's rows are inserted, instead.
-        results_key: its column, or columns, for the key; by default they are called as ``key``.
-        shards: a directory for a checkpoint with the rows in Parquet, instead; the column is set
-            after each commit, and corrected when the next run begins.
-        where: a condition in SQL; other rows are left alone.
-        claim_seconds: after so long without a sign of life a driver's rows are given to others.
+        columns: fields of the handler's rows to write to columns of the same row.
+        results_table: instead, a table into which the handler's rows are inserted.
+        results_key: its column or columns for the key; by default named as in ``key``.
+        shards: instead, a directory for a checkpoint with the rows in Parquet; the column is set
+            after each commit, and corrected at the start of the next run.
+        where: a condition in SQL; other rows are ignored.
+        claim_seconds: seconds without a sign of life after which a driver's rows go to others.
 
     Raises:
-        UsageError: these do not fit together.
+        UsageError: the arguments do not fit together.
     """
 
     def local_path(self) -> str | None:
@@ -49,20 +52,22 @@ class SqlCheckpoint(TableSpec, Place):
         return self.shards is not None
 
     def partition(self, name: str) -> Place:
-        raise UsageError(f"partition={name!r} is a folder's name; choose rows by where=")
+        raise UsageError(
+            f"partition={name!r} needs a directory, and a table has none; choose rows with where="
+        )
 
     def check(self, job: Job, items: Any) -> Job:
         self._check_items(job, items)
         self._check_results(job)
         if job.planning.changes is not None:
             raise UsageError(
-                f"{job.name}: changes= is for checkpoints in a directory: let whoever changes "
-                f"what the handler reads set {self.done} to NULL in the same statement"
+                f"{job.name}: changes= works only for checkpoints in a directory: make the "
+                f"statement that changes a row also set {self.done} to NULL"
             )
         if job.on_version_change == "restart":
             raise UsageError(
                 f'{job.name}: on_version_change="restart" cannot archive a table: set {self.done} '
-                'to NULL yourself in the rows that are to be done again, and say "reuse"'
+                'to NULL yourself in the rows to redo, and use "reuse"'
             )
         return replace(job, planning=replace(job.planning, key=self.key))
 
@@ -70,17 +75,17 @@ class SqlCheckpoint(TableSpec, Place):
         if items is not None:
             raise UsageError(
                 f"{job.name}: the items are the rows of table {self.table}; leave items out, and "
-                "choose rows by SqlCheckpoint(where=…)"
+                "choose rows with SqlCheckpoint(where=…)"
             )
         if job.planning.key is not None and job.planning.key != self.key:
             raise UsageError(
-                f"{job.name}: key={job.planning.key!r}, and the checkpoint's is {self.key!r}",
+                f"{job.name}: key={job.planning.key!r}, but the checkpoint has key={self.key!r}",
                 remedy="Give both the same key=, or leave it out of the job",
             )
         if job.planning.batch_size > MOST_KEYS:
             raise UsageError(
-                f"{job.name}: a SqlCheckpoint takes batches of {MOST_KEYS:,} items at most",
-                remedy=f"Give batch_size= {MOST_KEYS} or less",
+                f"{job.name}: a SqlCheckpoint supports batches of at most {MOST_KEYS:,} items",
+                remedy=f"Give batch_size={MOST_KEYS} or less",
             )
 
     def _check_results(self, job: Job) -> None:
@@ -91,11 +96,13 @@ class SqlCheckpoint(TableSpec, Place):
         else:
             fits = ("none",) if self.shards is None else ("one", "many", "none")
         if job.results not in fits:
-            where = "columns=" if self.columns else "results_table=" if self.results_table else "no"
+            where = "without a place for results"
+            if self.columns or self.results_table:
+                where = "with columns=" if self.columns else "with results_table="
             raise UsageError(
-                f'{job.name}: results="{job.results}" and a SqlCheckpoint with {where} place for '
-                f"them do not fit: say results= one of {', '.join(fits)}, or give columns=, "
-                "results_table= or shards="
+                f'{job.name}: results="{job.results}" does not fit a SqlCheckpoint {where}: set '
+                f"results= to {' or '.join(map(repr, fits))}, or give columns=, results_table= or "
+                "shards="
             )
 
     def preview(self, job: Job, items: Any) -> Preview:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 
 _GRANT = (
-    "GRANT this user what it lacks: SELECT and UPDATE on the table of the items, SELECT, INSERT, "
-    "UPDATE and DELETE on those beside it; for `resumable sql init` it has to own the table"
+    "GRANT this user the missing privileges: SELECT and UPDATE on the items' table; SELECT, "
+    "INSERT, UPDATE and DELETE on its side tables; for `resumable sql init` the user must own the "
+    "table"
 )
 _NO_DATABASE = "There is no such database: fix the URL, or create it"
-_WHO = "Fix the user or the password, or let this user in (pg_hba.conf, GRANT CONNECT)"
-_READ_ONLY = "It cannot be written here: give the server, or the file, that can"
+_WHO = "Fix the user or the password, or allow this user to connect (pg_hba.conf, GRANT CONNECT)"
+_READ_ONLY = "The database is read-only here: give a writable server or file"
 _STATEMENT = (
-    "Fix what it names, in the table or in the arguments (where=, --column, key); if columns or "
-    "tables are missing, `resumable sql init` adds them"
+    "Fix what the message names, in the table or in the arguments (where=, --column, key); if "
+    "columns or tables are missing, `resumable sql init` adds them"
 )
 
 # By SQLSTATE, or by its class, the first two characters.
 _BY_STATE = {
     "3D000": _NO_DATABASE,
-    "3F000": "There is no such schema: fix the table's name, or create it",
+    "3F000": "There is no such schema: fix the table's name, or create the schema",
     "25006": _READ_ONLY,
     "42501": _GRANT,
     "28": _WHO,

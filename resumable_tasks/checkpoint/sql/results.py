@@ -36,7 +36,7 @@ class Results:
             if missing:
                 raise UsageError(
                     f"table {spec.results_table} has no column {missing[0]!r} for the key: name "
-                    "the one that it has by SqlCheckpoint(results_key=…)"
+                    "its key column with SqlCheckpoint(results_key=…)"
                 )
         self._deferred = False
         kinds = [tables.items.c[name].type for name in spec.columns]
@@ -199,7 +199,8 @@ class Results:
             if found is not None:
                 raise ValueError(
                     f"column {tables.spec.done!r} of row {tables.key_of(found)!r} is not set after "
-                    "the UPDATE that sets it: a trigger or a policy of the table is in the way"
+                    "the UPDATE that sets it: a trigger or a row-level policy of the table "
+                    "prevents it"
                 )
 
     def _updates(self, row: Row) -> Row:

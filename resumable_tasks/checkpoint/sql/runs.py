@@ -80,14 +80,14 @@ class RunRow:
             return
         if last.job != job.name:
             raise CheckpointMismatch(
-                f"{self._tables.url} is of job {last.job!r}, and this run is of {job.name!r}: "
-                "give each job a done= column of its own, or the job its name back"
+                f"{self._tables.url} belongs to job {last.job!r}, but this run is of job "
+                f"{job.name!r}: give each job its own done= column, or change the job's name back"
             )
         if last.version != job.version and job.on_version_change != "reuse":
             raise CheckpointMismatch(
-                f"{self._tables.url} was made by version {last.version!r} of the handler, this "
-                f'run is of {job.version!r}: on_version_change="reuse" keeps what is '
-                f"completed; to redo it, SET {self._tables.spec.done} = NULL where it is to be"
+                f"{self._tables.url} was made by version {last.version!r} of the handler, this run "
+                f'has version {job.version!r}: on_version_change="reuse" keeps completed rows; to '
+                f"redo rows, SET {self._tables.spec.done} = NULL in them"
             )
         self.handlers.follow(json.loads(last.identity), completed=False, told=False)
         if completed:
@@ -103,8 +103,8 @@ class RunRow:
         for other in connection.execute(alive):
             raise CheckpointHeld(
                 f"{self._tables.url} is held by run {other.run} on host {other.host}, pid "
-                f"{other.pid}, and SQLite is for one at a time. Wait for it to end, or, if you "
-                "know that it is stuck, take it over: takeover=True",
+                f"{other.pid}, and SQLite supports one run at a time. Wait for it to end; or, if "
+                "you know that it is stuck, take it over: takeover=True",
                 holder={
                     "run": other.run,
                     "host": other.host,
@@ -137,8 +137,8 @@ class RunRow:
         query = sa.select(self._tables.runs.c.run).where(*self._mine)
         if connection.execute(query).first() is None:
             raise Fenced(
-                f"{self._tables.url} was taken over from this run; what it had committed stands",
-                remedy="Let the other run end; run the same command again to do what is then left",
+                f"{self._tables.url} was taken over from this run; everything it committed is kept",
+                remedy="Let the other run end, then run the same command again to do what is left",
             )
         return self.set_limits(connection)
 

@@ -56,7 +56,7 @@ class TableSpec:
         taken = [name for name in self.columns if name in (*names, self.done)]
         if taken:
             raise UsageError(
-                f"columns={list(self.columns)!r}: {taken[0]!r} has its own use",
+                f"columns={list(self.columns)!r}: {taken[0]!r} is already used otherwise",
                 remedy="Leave it out of columns=",
             )
         places = [n for n in ("columns", "results_table", "shards") if getattr(self, n)]
@@ -64,7 +64,7 @@ class TableSpec:
             raise UsageError(f"SqlCheckpoint: {' and '.join(places)} exclude each other")
         if self.results_key is not None and len(self.results_keys) != len(names):
             raise UsageError(
-                f"results_key={self.results_key!r} and key={self.key!r} do not pair",
+                f"results_key={self.results_key!r} and key={self.key!r} do not match",
                 remedy="Give results_key= as many columns as key=, in the same order",
             )
         if not (checks.is_seconds(self.claim_seconds) and self.claim_seconds):

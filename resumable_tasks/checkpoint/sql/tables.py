@@ -202,7 +202,7 @@ class Tables:
             except sa.exc.NoSuchTableError:
                 raise UsageError(
                     f"{self._database.url} has no table {name!r}",
-                    remedy="Correct table=, or make the table first",
+                    remedy="Fix table=, or create the table first",
                 ) from None
         # Keys, indexes and constraints would be six more queries; `check` makes those it needs.
         return sa.Table(
@@ -230,8 +230,8 @@ class Tables:
             # SQLAlchemy would print an enum as VARCHAR, its type on other databases.
             kind = "ENUM" if isinstance(column.type, sa.Enum) else column.type
             raise UsageError(
-                f"key column {name!r} of table {self.spec.table} is of type {kind}; a key "
-                "is of text, integers or UUIDs",
+                f"key column {name!r} of table {self.spec.table} is of type {kind}; a key must be "
+                "text, an integer or a UUID",
                 remedy="Give key= a column of these types",
             )
         return column
@@ -252,17 +252,17 @@ class Tables:
         results = [name for name in spec.columns if name not in self.items.c]
         missing += [spec.done] * (spec.done not in self.items.c) + results
         if missing:
-            remedy = f"Run `{self.init}`, which prints what it takes, and with --apply does it"
+            remedy = f"Run `{self.init}`, which prints the necessary SQL, and runs it with --apply"
             if results:
-                remedy += f"; a column that is not text needs its type, {results[0]}:INTEGER"
+                remedy += f"; a column that is not text needs its type, as in {results[0]}:INTEGER"
             raise UsageError(
-                f"table {spec.table} is not prepared, there is no {missing[0]}", remedy=remedy
+                f"table {spec.table} is not prepared: there is no {missing[0]}", remedy=remedy
             )
         if not self.done.nullable and not isinstance(self.done.type, sa.Boolean):
             raise UsageError(
-                f"column {spec.done!r} of table {spec.table} is NOT NULL: a row is to be handled "
-                "while it is NULL",
-                remedy="Drop the constraint, or name another column by done=",
+                f"column {spec.done!r} of table {spec.table} is NOT NULL, but must be NULL for "
+                "rows that are not done",
+                remedy="Drop the constraint, or name another column with done=",
             )
         self.check_key()
 
@@ -285,9 +285,9 @@ class Tables:
     def twice(self, key: Any, rows: int) -> CheckpointUnusable:
         """The error for a key of several rows."""
         return CheckpointUnusable(
-            f"key {shown(key)} is in {rows:,} rows of table {self.spec.table}: a key names one "
-            "row, also in the tables that inherit from this one; fix the rows, or name more "
-            "columns in key="
+            f"key {shown(key)} is in {rows:,} rows of table {self.spec.table}: a key must name one "
+            "row, including tables that inherit from this one; fix the rows, or name more columns "
+            "in key="
         )
 
     @property
@@ -328,7 +328,7 @@ class Tables:
             if nulls:
                 raise CheckpointUnusable(
                     f"{nulls:,} rows of table {spec.table} have no key ({names} is NULL): give "
-                    "them one, or name another column, that every row has"
+                    "them one, or name another column that every row has"
                 )
             if unique and not self._has_heirs(connection):
                 return
@@ -364,7 +364,7 @@ def key_of(database: Database, table: str, given: Sequence[str] = ()) -> str | t
             except sa.exc.NoSuchTableError:
                 raise UsageError(
                     f"{database.url} has no table {table!r}",
-                    remedy="Correct the table's name, or make the table first",
+                    remedy="Fix the table's name, or create the table first",
                 ) from None
     if not names:
         raise UsageError(f"table {table} has no primary key: name the columns of the key by --key")
@@ -378,5 +378,5 @@ def _refuse_view(connection: sa.Connection, name: str, schema: str | None) -> No
         views += there.get_materialized_view_names(schema)
     if name in views:
         raise CheckpointUnusable(
-            f"{name} is a view: give the table whose rows it shows, and where= to choose among them"
+            f"{name} is a view: give the table behind it, and where= to choose among its rows"
         )

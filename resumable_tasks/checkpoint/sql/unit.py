@@ -243,10 +243,10 @@ class TableUnit(Unit):
                     if not is_locked(error):
                         raise
             log.warning(
-                "rows of %s are locked by another session of the database (%s); waiting for it%s",
+                "rows of %s are locked by another database session (%s); waiting for it%s",
                 self._tables.spec.table,
                 why,
-                "" if self._database.sqlite else ", pg_blocking_pids() says which it is",
+                "" if self._database.sqlite else "; pg_blocking_pids() shows which one",
             )
 
     @contextmanager
@@ -270,7 +270,7 @@ class TableUnit(Unit):
     def _refused(self, outcome: Done, error: BaseException) -> ResultConflict:
         spec = self._tables.spec
         return ResultConflict(
-            f"the database has refused results of batch {outcome.batch.id} for table "
+            f"the database refused results of batch {outcome.batch.id} for table "
             f"{spec.results_table or spec.table}: {first_line(error)}"
         )
 
@@ -297,14 +297,15 @@ class TableUnit(Unit):
         taken = len(these) - len(ours) - gone
         reasons = []
         if gone:
-            reasons.append(f"{gone:,} were deleted, or set done, by others meanwhile")
+            reasons.append(f"{gone:,} were meanwhile deleted or marked done by others")
         if taken:
             reasons.append(
-                f"{taken:,} were taken by another run, since this one gave no sign of life for "
+                f"{taken:,} were taken by another run, because this one gave no sign of life for "
                 f"{self._tables.spec.claim_seconds:g} s"
             )
         log.warning(
-            "batch %d: %s of its %s rows are dropped, nothing of them is written: %s (such as %s)",
+            "batch %d: dropping %s of its %s rows, without writing anything of them: %s (such as "
+            "%s)",
             outcome.batch.number,
             f"{gone + taken:,}",
             f"{len(these):,}",
@@ -375,7 +376,7 @@ class TableUnit(Unit):
     def _unknown(self, error: sa.exc.DBAPIError) -> CommitStateUnknown:
         return CommitStateUnknown(
             f"{self._tables.url}: the connection was lost during a commit: {first_line(error)}. "
-            "Whether it has landed, the next run finds out. Run the same command again"
+            "The next run finds out whether the commit succeeded. Run the same command again"
         )
 
     def _close(self) -> None:

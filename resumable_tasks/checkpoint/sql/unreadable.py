@@ -32,7 +32,8 @@ def unreadable(database: Database, tables: Tables, page: sa.Select[Any]) -> Usag
             if said is not None:
                 return UsageError(
                     f"row {shown(key)} of table {tables.spec.table} cannot be read, because of "
-                    f"column {column.name!r}: {said}. Fix the value, or exclude such rows by where="
+                    f"column {column.name!r}: {said}. Fix the value, or exclude such rows with "
+                    "where="
                 )
     return None
 

@@ -96,15 +96,15 @@ class Answer:
                 f"cannot {verb} {where}: there is no bucket {bucket.name!r}"
                 + (" any more" if answered else "")
                 + ", as far as the credentials show",
-                remedy="Create it, or name another; see docs/buckets.md for the endpoint of a "
-                "service of your own",
+                remedy="Create it, or name another bucket; see docs/buckets.md for the endpoint of "
+                "a self-hosted service",
             )
         what = f"cannot {verb} {where}: {self.told}"
         if self.without_credentials:
             what = f"{where}: no credentials were found in the environment or on this machine"
         what += ". Nothing that was committed is lost"
         if not self.final:
-            return StoreError(what, remedy="Run the same command again once the service answers")
+            return StoreError(what, remedy="Run the same command again once the service responds")
         return kind(what, remedy=self._remedy(bucket.scheme, verb))
 
     def _remedy(self, scheme: str, verb: str) -> str:
@@ -112,15 +112,15 @@ class Answer:
         if self.without_credentials:
             return f"Set {clients.CREDENTIALS[scheme]}; see docs/buckets.md"
         if self.code == "RequestTimeTooSkewed":
-            return "Set this machine's clock: the service takes no request of another time"
+            return "Set this machine's clock: the service refuses requests whose time is off"
         if self.code in _EXPIRED:
             return "The credentials have expired: get new ones, and run the same command again"
         if self.denied:
             right = _RIGHTS.get(scheme, {}).get(verb)
             return (
                 "The credentials need permission to read, write, list and delete below this "
-                f"prefix{f', here {right}' if right else ''}; a clock that is off by minutes is "
-                "refused in the same way"
+                f"prefix{f', here {right}' if right else ''}; a clock that is off by minutes "
+                "causes the same error"
             )
         return "Check the endpoint, the region and the credentials; see docs/buckets.md"
 
@@ -157,7 +157,7 @@ def _without_status(text: str, *, panicked: bool) -> str:
     line, _, details = text.partition("\n")
     line = without_secrets(_QUERY.sub("?…", line))
     if panicked:
-        return f"the client of buckets has panicked: {line}"
+        return f"the bucket client has panicked: {line}"
     system = _SYSTEM.search(details)
     known = (words for sign, words in _CONNECTION.items() if sign in details)
     what = system[1] if system else next(known, "")

@@ -93,8 +93,8 @@ def client(bucket: Bucket, *, retries: bool) -> Client:
         _first_used_in = here
     elif _first_used_in != here:
         raise CheckpointUnusable(
-            f"{bucket.scheme}://{bucket.name}: this process was forked from one that had used a "
-            "bucket, and would wait for ever for threads that only the other has",
+            f"{bucket.scheme}://{bucket.name}: this process was forked from one that had already "
+            "used a bucket, and would wait forever for threads that exist only in its parent",
             remedy='Start processes with multiprocessing.get_context("spawn") or "forkserver", or '
             "fork before the first use of a bucket",
         )
@@ -146,8 +146,8 @@ def _client(bucket: Bucket, retries: bool, _: bytes) -> Client:
         return store.AzureStore(bucket.name, client_options=options, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise UsageError(
-            f"{bucket.scheme}://{bucket.name}: the settings of its client, which come from the "
-            f"environment, do not fit: {without_secrets(str(error).splitlines()[0])[:300]}",
+            f"{bucket.scheme}://{bucket.name}: the client's settings from the environment are "
+            f"invalid: {without_secrets(str(error).splitlines()[0])[:300]}",
             remedy=f"Set {CREDENTIALS[bucket.scheme]}; see docs/buckets.md",
         ) from None
 
@@ -170,13 +170,13 @@ def endpoint(scheme: str) -> str:
         if "@" in found.partition("//")[2].partition("/")[0]:
             found = without_secrets(found)  # a traceback may show this variable
             raise UsageError(
-                f"{name} has a user in it: {found}",
-                remedy="Take it out, and give the credentials by the variables that are for them",
+                f"{name} contains a user: {found}",
+                remedy="Remove it, and give the credentials in their own environment variables",
             )
         if not _is_address(found):
             found = ""  # it may have a password in it
             raise UsageError(
-                f"{name} is no URL of a service", remedy=f"Write {name}=http://host:9000"
+                f"{name} is not the URL of a service", remedy=f"Write {name}=http://host:9000"
             )
         return found
     return ""
@@ -210,17 +210,17 @@ def _provider() -> Any:
         return Boto3CredentialProvider()
     except ImportError:
         raise UsageError(
-            "AWS credentials are to come from "
+            "AWS credentials come from "
             + (f"the profile {profile}" if profile else "~/.aws")
-            + ", which the client of buckets reads with boto3 only",
-            remedy="pip install boto3; or put them into the environment: "
-            'eval "$(aws configure export-credentials --format env)"',
+            + ", which the bucket client can read only with boto3",
+            remedy='pip install boto3, or put the credentials into the environment: eval "$(aws '
+            'configure export-credentials --format env)"',
         ) from None
     except Exception as error:
         raise UsageError(
             f"the AWS credentials{f' of profile {profile}' if profile else ''} cannot be used: "
             f"{without_secrets(str(error).splitlines()[0])[:300]}",
-            remedy="`aws sts get-caller-identity` shows whether they are there",
+            remedy="`aws sts get-caller-identity` shows whether they work",
         ) from error
 
 

@@ -250,7 +250,7 @@ def archive(store: Store) -> str:
     """Archive the whole place. Returns its new url. Raises `CheckpointUnusable` if impossible."""
     if not isinstance(store, (Disk, Incarnations)):
         raise CheckpointUnusable(
-            f"{store.url} cannot be moved aside there: name another place for the new checkpoint"
+            f"{store.url} cannot be moved aside: name another place for the new checkpoint"
         )
     return store.archive()
 
@@ -262,7 +262,7 @@ def discard(store: Store) -> Store:
     """
     if not isinstance(store, (Disk, Incarnations)):
         raise CheckpointUnusable(
-            f"{store.url} cannot be set aside there, and so not be removed",
+            f"{store.url} cannot be set aside, so it cannot be removed",
             remedy="Delete what the store holds with its own tools",
         )
     return store.discard()

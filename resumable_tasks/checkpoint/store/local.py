@@ -51,8 +51,8 @@ _UNUSABLE = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a file",
-    errno.EISDIR: "a folder has its name",
+    errno.ENOTDIR: "part of the path is a file",
+    errno.EISDIR: "a folder has this name",
     errno.ENAMETOOLONG: "the path is too long",
     errno.ELOOP: "the path is a loop of symbolic links",
 }
@@ -103,8 +103,8 @@ class LocalStore(Store, Disk):
         parts = urllib.parse.urlsplit(url)
         if parts.netloc.lower() not in ("", "localhost") or parts.query or parts.fragment:
             raise UsageError(
-                f"{url!r} names another machine, or more than a path: give the path on a disk of "
-                "this one, or file:///the/path with %3F for ? and %23 for #"
+                f"{url!r} names another machine, or more than a path: give a path on this machine, "
+                "or file:///the/path with %3F for ? and %23 for #"
             )
         return cls("/" + urllib.parse.unquote(parts.path).lstrip("/"))
 
@@ -149,15 +149,16 @@ class LocalStore(Store, Disk):
             raise Fenced(
                 f"the checkpoint {self.url} was moved away while this run was at work on it"
                 f"{self._new_place()}",
-                safe="What this run had committed is in the one that was moved",
-                remedy="Nothing was written to what is under that path now",
+                safe="Everything this run committed is in the moved checkpoint",
+                remedy="Use the moved checkpoint; nothing was written to what is now at the old "
+                "path",
             )
         raise CheckpointDamaged(
             f"the checkpoint {self.url} was removed or emptied while this run was at work on it"
-            + (f": {gone[0]} is not there any more" if gone else ""),
+            + (f": {gone[0]} is missing" if gone else ""),
             files=tuple(gone),
-            remedy="Put it back from a copy, or run the same command again: whatever is missing "
-            "is done again",
+            remedy="Restore it from a copy, or run the same command again: missing items are done "
+            "again",
         )
 
     def _is_here(self, mine: os.stat_result) -> bool:
@@ -240,9 +241,8 @@ class LocalStore(Store, Disk):
             except OSError as error:
                 if error.errno in _NO_LINKS:
                     raise CheckpointUnusable(
-                        f"the file system of {self.url} has no hard links ({error.strerror}), "
-                        "so two runs could not be kept apart there; put the checkpoint on a "
-                        "local disk"
+                        f"the file system of {self.url} has no hard links ({error.strerror}), so "
+                        "two runs could not be kept apart there; put the checkpoint on a local disk"
                     ) from error
                 raise CreateUnknown(
                     f"cannot tell whether {self._at(name)} was created: {error}"
@@ -423,8 +423,8 @@ class LocalStore(Store, Disk):
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP) and os.path.isdir(self.url):
                 raise CheckpointUnusable(
-                    f"{self._at(folder)} is no folder, or a symbolic link to one, which is not "
-                    "followed; put the folder itself there"
+                    f"{self._at(folder)} is not a folder, or a symbolic link to one, which is not "
+                    "followed; put a real folder there"
                 ) from error
             raise
 
@@ -493,12 +493,12 @@ class LocalStore(Store, Disk):
                 self.check_place(filter(None, [_folder_of(name)]))
             if error.errno in _UNUSABLE:
                 raise CheckpointUnusable(
-                    f"cannot {verb} {path}: {_UNUSABLE[error.errno]} ({error.strerror}); "
-                    "repair that or name another path. Nothing that was committed is lost"
+                    f"cannot {verb} {path}: {_UNUSABLE[error.errno]} ({error.strerror}); fix that "
+                    "or name another path. Nothing that was committed is lost"
                 ) from error
             raise StoreError(
                 f"cannot {verb} {path}: {error.strerror or error}. Nothing that was committed is "
-                "lost; remove the cause and run the same command again"
+                "lost; fix the cause and run the same command again"
             ) from error
 
 

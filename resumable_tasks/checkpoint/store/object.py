@@ -150,7 +150,7 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             marker = self._marker(number)
             if not marker:
                 raise CheckpointUnusable(
-                    f"{self.url} is not archived, and so is not removed",
+                    f"{self.url} is not archived, so it is not removed",
                     remedy="Name the checkpoint itself, without the last part",
                 )
             key = _joined(self._root, f"@{number + 1}.json")
@@ -193,12 +193,12 @@ class ObjectStore(Store, Files, Incarnations, Patient):
 
     def way_back(self, archived: str) -> str:
         number = int(archived.rpartition("/@")[2]) + 1
-        return f"delete the object {self.url}/@{number}.json before a run begins there"
+        return f"delete the object {self.url}/@{number}.json before the next run starts there"
 
     def _refuse_writes(self) -> None:
         if self._named is not None:
             raise CheckpointUnusable(
-                f"{self.url} is one incarnation of a checkpoint, and can only be read",
+                f"{self.url} is an old incarnation of a checkpoint and can only be read",
                 remedy="Name the checkpoint itself, without the last part",
             )
 
@@ -245,13 +245,13 @@ class ObjectStore(Store, Files, Incarnations, Patient):
             return
         marker = self._marker(self._incarnation)
         if marker:
-            kept = f"What this run had committed is in {self.url}/@{self._incarnation}"
+            kept = f"Everything this run committed is in {self.url}/@{self._incarnation}"
             pruned = bool(marker.get("pruned"))
             raise Fenced(
                 f"the checkpoint {self.url} was {'pruned' if pruned else 'reset'} while this run "
                 "was at work on it",
                 safe="" if pruned else kept,
-                remedy="Run the same command again; it begins from nothing",
+                remedy="Run the same command again; it starts from scratch",
             )
 
     def _resolve(self) -> dict[str, int] | None:

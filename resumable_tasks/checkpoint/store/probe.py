@@ -60,7 +60,7 @@ def check(place: str, names: int = NAMES) -> Iterator[Finding]:
     elif Path(found.url).is_dir():
         store = LocalStore(Path(found.url) / name)
     else:
-        raise UsageError(f"{place} is not a directory: name one that is there, or a URL")
+        raise UsageError(f"{place} is not a directory: name one that exists, or a URL")
     probes = _Probes(store, names)
     try:
         yield from probes.all()
@@ -124,7 +124,7 @@ class _Probes:
         try:
             said = probe()
         except FileNotFoundError:
-            return Finding(name, "bad", "what was just written is not there")
+            return Finding(name, "bad", "an object that was just written is missing")
         except (_Unfit, ResumableTasksError) as error:
             # A refusal would be `CheckpointUnusable`: this place has not answered at all.
             self._silent = isinstance(error, StoreError) and not self._wrote
@@ -145,18 +145,18 @@ class _Probes:
         except FileNotFoundError:
             if self._wrote:
                 raise
-            return "an object can be asked for"
+            return "an object can be requested"
         if found != self._data:
-            raise _Unfit("what was read is not what was written")
+            raise _Unfit("an object was not read as it was written")
         return "an object can be read, and is what was written"
 
     def _list(self) -> str:
         found = self._store.list("probe")
         if not self._wrote:
-            return "a listing can be asked for"
+            return "a listing can be requested"
         if found != {_NAME: len(self._data)}:
-            raise _Unfit("an object that was just written is not listed, or with another size")
-        return "what was written is listed at once"
+            raise _Unfit("an object that was just written is not listed, or has another size")
+        return "a written object is listed at once"
 
     def _delete(self) -> str:
         self._store.delete(_NAME)
@@ -171,7 +171,7 @@ class _Probes:
         try:
             self._store.read("probe/never-there")
         except FileNotFoundError:
-            return "a missing object is told from a refusal"
+            return "a missing object can be told from a refusal"
         raise _Unfit("an object that was never written can be read")
 
     def _put_if_absent(self) -> str:
@@ -180,13 +180,13 @@ class _Probes:
         second = self._store.create(name, b"second")
         held = self._store.read(name)
         if not first:
-            raise _Unfit("a free name was said to be taken")
+            raise _Unfit("a free name was reported as taken")
         if second or held != b"first":
             raise _Unfit(
-                "put-if-absent is ignored: a name that was taken was written again. Two runs would "
-                "destroy each other's records there. Use a service that knows If-None-Match"
+                "put-if-absent is ignored: an existing object was overwritten. Two runs would "
+                "destroy each other's records there. Use a service that supports If-None-Match"
             )
-        return "a name that is taken is refused, and stays as it is"
+        return "an existing object is not overwritten"
 
     def _race(self) -> str:
         name = "probe/raced"
@@ -195,10 +195,10 @@ class _Probes:
             winners = [number for number, won in enumerate(tried) if won]
         if len(winners) != 1 or self._store.read(name) != b"%d" % winners[0]:
             raise _Unfit(
-                f"of {RACERS} that created one name at once, {len(winners)} were told that they "
-                "had: two runs could commit the same items there"
+                f"of {RACERS} concurrent creations of one name, {len(winners)} were reported as "
+                "successful: two runs could commit the same items there"
             )
-        return f"of {RACERS} that create one name at once, exactly one does"
+        return f"of {RACERS} concurrent creations of one name, exactly one succeeds"
 
     def _large(self) -> str:
         data = secrets.token_bytes(1 << 16) * (_LARGE // (1 << 16)) + b"."
@@ -207,7 +207,7 @@ class _Probes:
         seconds = time.monotonic() - began
         if self._store.read("probe/large") != data:
             raise _Unfit("a large object was not read as it was written")
-        return f"16 MB are written in {duration(seconds)}, and read as they were"
+        return f"16 MB are written in {duration(seconds)}, and read back correctly"
 
     def _many(self) -> str:
         with ThreadPoolExecutor(RACERS) as threads:
@@ -215,11 +215,11 @@ class _Probes:
                 pass
         listed = set(self._store.list("many"))
         if listed != set(self._names):
-            raise _Unfit(f"of {count(len(self._names), 'object')} {len(listed):,} are listed")
+            raise _Unfit(f"only {len(listed):,} of {count(len(self._names), 'object')} are listed")
         self._store.delete_all(self._names)
         if left := len(self._store.list("many")):
             raise _Unfit(f"{left:,} of {len(self._names):,} deleted objects are still listed")
-        return f"{count(len(self._names), 'object')} are listed, and deleted together"
+        return f"{count(len(self._names), 'object')} can be listed, and deleted together"
 
     # Properties that are good to know
 
@@ -227,12 +227,12 @@ class _Probes:
         assert isinstance(self._store, ObjectStore)
         self._store.create("probe/described", b".")
         if self._store.written("probe/described")[1]:
-            return Finding("metadata", "good", "metadata of an object is kept")
+            return Finding("metadata", "good", "metadata of objects is kept")
         return Finding(
             "metadata",
             "note",
-            "metadata of objects is dropped: after a reply that was lost a run may have to end and "
-            "be started again. Nothing is lost or doubled by that",
+            "metadata of objects is dropped: after a lost reply a run may have to end and be "
+            "started again. Nothing is lost or duplicated",
         )
 
     def _clock(self) -> Finding:
@@ -240,13 +240,13 @@ class _Probes:
         self._store.put("probe/clock", b".")
         off = (self._store.written("probe/clock")[0] - datetime.now(UTC)).total_seconds()
         if abs(off) < _CLOCK_SECONDS:
-            return Finding("clock", "good", "this machine's clock is that of the service")
+            return Finding("clock", "good", "this machine's clock agrees with the service's")
         way = "behind" if off > 0 else "ahead of"
         return Finding(
             "clock",
             "note",
-            f"this machine's clock is {duration(abs(off))} {way} the service's: set it, since S3 "
-            "refuses requests from 15 minutes on",
+            f"this machine's clock is {duration(abs(off))} {way} the service's: set it; S3 refuses "
+            "requests that are off by 15 minutes or more",
         )
 
     def _locks(self) -> Finding:
@@ -255,10 +255,13 @@ class _Probes:
         except NotImplementedError:
             release = None
         if release is None:
-            said = "there are no locks: a second run waits some seconds to see whether one is alive"
+            said = (
+                "there are no locks: a second run waits some seconds to see whether the first is "
+                "alive"
+            )
             return Finding("locks", "note", said)
         release()
-        return Finding("locks", "good", "locks tell at once whether a run is at work")
+        return Finding("locks", "good", "locks show at once whether a run is at work")
 
     def _latency(self) -> str:
         wrote, read = [], []
@@ -272,5 +275,5 @@ class _Probes:
         write, again = statistics.median(wrote), statistics.median(read)
         return (
             f"a write takes {write * 1000:.0f} ms, a read {again * 1000:.0f} ms (median of "
-            f"{_ASKED}); a commit about {2 * write * 1000:.0f} ms"
+            f"{_ASKED}), a commit about {2 * write * 1000:.0f} ms"
         )

@@ -147,7 +147,7 @@ class Requests:
             if (answer.refused and not unsure) or not self._holds(key, name, data):
                 return False
             raise CreateUnknown(
-                f"{self._url}/{name} is there, and may be this run's or another's: {answer.told}"
+                f"{self._url}/{name} exists, but may be from this run or another: {answer.told}"
             )
         assert answer is not None
         if unsure:

@@ -36,8 +36,9 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
         raise UsageError(f"{what} is an empty path", remedy="Name a directory, or a URL")
     if ":/" in named and (squeezed := re.match(_SQUEEZED, named)):
         raise UsageError(
-            f"{what} {text.without_secrets(named)!r} was a URL, which Path() has made a path of",
-            remedy=f"Give it as a text: {squeezed[1]}://…; a directory of such a name is ./{named}",
+            f"{what} {text.without_secrets(named)!r} was a URL, which Path() turned into a path",
+            remedy=f"Give it as a string: {squeezed[1]}://…; for a directory of that name, write "
+            f"./{named}",
         )
     if not is_url(named):
         return LocalStore(expanded(named))
@@ -47,7 +48,7 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
         return LocalStore.at_url(named)
     if scheme not in SCHEMES:
         raise UsageError(
-            f"{what} {text.without_secrets(named)!r}: {what}s live in directories and buckets",
+            f"{what} {text.without_secrets(named)!r}: only directories and buckets are supported",
             remedy="Give a path, or s3://bucket/prefix, gs://… or az://container/prefix (of a "
             "database: SqlCheckpoint, `resumable sql`)",
         )
@@ -56,8 +57,8 @@ def open_store(place: str | Path, what: str = "checkpoint") -> Store:
     if wrong:
         raise UsageError(
             f"{what} {text.without_secrets(named)!r}: {wrong}",
-            remedy=f"Write {scheme}://bucket/prefix; an endpoint and credentials are named by the "
-            "environment, see docs/buckets.md",
+            remedy=f"Write {scheme}://bucket/prefix; the endpoint and credentials come from the "
+            "environment; see docs/buckets.md",
         )
     from resumable_tasks.checkpoint.store.clients import Bucket
     from resumable_tasks.checkpoint.store.object import ObjectStore
@@ -72,8 +73,8 @@ def expanded(path: str) -> str:
     found = os.path.expanduser(path)
     if found == path:
         raise UsageError(
-            f"{path} begins in the home of a user, and there is no such home",
-            remedy=f"Give the whole path; a folder of this name is ./{path}",
+            f"{path} starts with a user's home directory, which does not exist",
+            remedy=f"Give the full path; for a folder of this name, write ./{path}",
         )
     return found
 
@@ -81,14 +82,14 @@ def expanded(path: str) -> str:
 def _wrong(bucket: str, prefix: str) -> str:
     """What is wrong with this place in a bucket; empty if it is valid."""
     if "@" in bucket:
-        return "no user or password can stand in it"
+        return "it must not contain a user or password"
     if any(sign in bucket + prefix for sign in "?#"):
-        return "no query can stand in it"
+        return "it must not contain a query"
     if not re.fullmatch(_BUCKET, bucket):
         return f"{bucket!r} cannot name a bucket"
     if not prefix.isprintable() or "\\" in prefix:
-        return "its path has a sign that cannot be in the name of an object"
+        return "its path has a character that an object's name cannot have"
     parts = prefix.removesuffix("/").split("/") if prefix else []
     if any(part in ("", ".", "..") for part in parts):
-        return "its path has an empty part, or one of dots alone"
+        return "its path has a part that is empty or consists of dots"
     return ""

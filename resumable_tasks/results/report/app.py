@@ -135,7 +135,7 @@ def _find(place: str | None) -> Iterator[Found]:
 
 
 def _tell(error: OSError) -> None:
-    log.warning("cannot look into %s: %s", error.filename, error.strerror)
+    log.warning("cannot read %s: %s", error.filename, error.strerror)
 
 
 def _routes(pages: Pages) -> Starlette:
@@ -156,7 +156,7 @@ def _routes(pages: Pages) -> Starlette:
             log.warning("%s", message)
             return PlainTextResponse(message, 500)
         if text is None:
-            return PlainTextResponse("there is no checkpoint of this name", 404)
+            return PlainTextResponse("there is no checkpoint with this name", 404)
         return HTMLResponse(text)
 
     # Plain functions, because Starlette calls those in threads: one that reads blocks no other.
@@ -196,7 +196,7 @@ class Guard:
         from starlette.responses import PlainTextResponse, RedirectResponse
 
         if scope["type"] != "http":
-            return PlainTextResponse("only HTTP is spoken here", 400)
+            return PlainTextResponse("only HTTP is supported here", 400)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("nothing can be changed here", 405, {"Allow": "GET, HEAD"})
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -206,7 +206,9 @@ class Guard:
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if not _same(dict(query).get("token", ""), self._token):
-            return PlainTextResponse("a token is needed: open the address that was printed", 401)
+            return PlainTextResponse(
+                "a token is needed: open the address that the server printed", 401
+            )
         rest = urlencode([(name, value) for name, value in query if name != "token"])
         answer = RedirectResponse(
             "/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303

@@ -49,7 +49,7 @@ _OF_RUN = {
     "source": "reading items",
     "commit": "commits",
     "down": "the service was down",
-    "spare": "at its end, calls at once that no item was left for",
+    "spare": "idle at the end, with no items left",
 }
 
 

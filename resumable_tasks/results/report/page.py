@@ -74,7 +74,7 @@ def _environment() -> Environment:
         from jinja2 import Environment, FunctionLoader, StrictUndefined
     except ImportError as error:
         raise UsageError(
-            f"a report is made by Jinja2, which is not installed: {error}", remedy=f"Run: {PIP}"
+            f"a report needs Jinja2, which is not installed: {error}", remedy=f"Run: {PIP}"
         ) from error
     from markupsafe import Markup
 

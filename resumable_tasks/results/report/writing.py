@@ -23,7 +23,7 @@ def destination(to: str | os.PathLike[str], name: str) -> str:
     """
     named = os.fspath(to)
     if not named:
-        raise UsageError("report='' names nothing", remedy="Give a path or URL, or leave it out")
+        raise UsageError("report='' is empty", remedy="Give a path or URL, or leave it out")
     if named.lower().endswith((ENDING, ".htm")):
         return named
     return f"{named.rstrip('/') or '/'}/{name}{ENDING}"
@@ -38,8 +38,8 @@ def refuse_within(to: str, place: str) -> None:
         within = Path(expanded(to)).resolve().is_relative_to(folder)
     if within:
         raise UsageError(
-            f"the report {without_secrets(to)} would be in the checkpoint, whose files are its own",
-            remedy="Name a file beside it",
+            f"the report {without_secrets(to)} would be inside the checkpoint",
+            remedy="Name a file outside it",
         )
 
 
@@ -61,7 +61,9 @@ def put(text: str, to: str) -> None:
         return
     path = Path(expanded(to))
     if not path.name:
-        raise UsageError(f"report {to!r} names no file", remedy="Give a path or URL that does")
+        raise UsageError(
+            f"report {to!r} does not name a file", remedy="Give a path or URL that does"
+        )
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def put(text: str, to: str) -> None:
     except OSError as error:
         raise StoreError(
             f"the report {without_secrets(to)} could not be written: {error.strerror or error}",
-            remedy="Name a file in a folder that can be written to, with space left",
+            remedy="Name a file in a writable folder with free space",
         ) from error
     finally:
         temp.unlink(missing_ok=True)

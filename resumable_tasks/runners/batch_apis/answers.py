@@ -80,7 +80,7 @@ class Answers:
         if made is None or (not rows and self._per == 1):
             raise BadResult(
                 f"row() returned {made!r} for {shown(keys[0])}",
-                remedy="Return a row, or raise BadResult for an answer that cannot be used",
+                remedy="Return a row, or raise BadResult for an unusable answer",
             )
         return self._of_keys(keys, rows) if self._per > 1 else rows
 
@@ -100,7 +100,7 @@ class Answers:
         if rows and not kept:
             self._broken.append(BadResult(f"row() returned {shorten(rows[0])}: {_NO_KEY}"))
         elif len(kept) < len(rows):
-            log.warning("row() returned rows with none of the keys of their request: left out")
+            log.warning("row() returned rows without a key of their request: left out")
         left = [key for key in keys if not any(_stands_in(key, values) for values in held)]
         return kept + [ItemFailure(key, BadResult(_LEFT_OUT)) for key in left]
 
@@ -134,8 +134,7 @@ class Answers:
             first = self._broken[0]
             first.add_note(
                 f"row() failed for {len(self._broken)} of {self.answered} answers. They stay with "
-                "the provider: fix row() and run again. For an answer that cannot be used, raise "
-                "BadResult"
+                "the provider: fix row() and run again. For an unusable answer, raise BadResult"
             )
             raise first
         return self._rows + [
@@ -159,7 +158,9 @@ def parsed(line: bytes, batch: str) -> Any:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise NotReady(f"the results of batch {batch} have a line that is not JSON: {line[:80]!r}")
+        raise NotReady(
+            f"the results of batch {batch} contain a line that is not JSON: {line[:80]!r}"
+        )
     return found
 
 
@@ -172,7 +173,7 @@ def _without(keys: Sequence[Key], what: Any, missing: str) -> list[Any]:
     return [Undone(key, what.error, what.outage) for key in keys]
 
 
-_NO_KEY = "it has none of the keys that row() was given"
+_NO_KEY = "it has none of the keys given to row()"
 _LEFT_OUT = "row() made no row for this item of the request"
 
 

@@ -36,27 +36,26 @@ _SLACK = timedelta(minutes=1)
 
 @named_options
 class AnthropicBatch(BatchApi):
-    """Each text is paid once, at half the price, however often the process is killed meanwhile.
+    """The Anthropic batch API as a handler: each text is paid for once, at half the price.
 
-    For `resumable_task`, whose batches become Message Batches; answers come within a day. The same
-    object is a plain handler at full price: with ``runner="local"``, one request an item.
+    For `resumable_task`, whose batches become Message Batches; answers arrive within a day. However
+    often the process is killed meanwhile, no text is paid for twice. With ``runner="local"`` the
+    same object is a plain handler at full price, one request per item.
 
-    The API has no field for a token. A batch whose answer to its creation was lost is recognised
-    by the ids in its results, so only once it has ended.
+    The API has no field for a token. If the response to a batch's creation was lost, the batch is
+    recognised by the ids in its results, so only after it has ended.
 
     Args:
-        request: is given an item, returns the parameters of its message: ``model``,
-            ``max_tokens``, ``messages`` … They are sent as they are. With ``per_request`` above 1,
-            is given a list of items.
-        row: is given an item's key and the message, a dict; returns the item's row, with its key.
-            Raises `BadResult` for an answer that cannot be used: the item has failed, and
-            ``retries`` asks for it again. With ``per_request`` above 1, is given a list of keys
-            and returns a list of rows.
-        prices: the full prices of a million tokens, in and out. Budgets of cost need them.
-        client: an ``anthropic.Anthropic`` to use; by default one is made, which reads
-            ANTHROPIC_API_KEY.
+        request: takes an item and returns the parameters of its message: ``model``, ``max_tokens``,
+            ``messages`` … They are sent unchanged. With ``per_request`` above 1, takes a list of
+            items.
+        row: takes an item's key and the message, a dict; returns the item's row, with its key.
+            Raises `BadResult` for an unusable answer: the item fails, and ``retries`` requests it
+            again. With ``per_request`` above 1, takes a list of keys and returns a list of rows.
+        prices: the full prices per million tokens, in and out. Needed for a budget with a cost.
+        client: the ``anthropic.Anthropic`` to use; the default one reads ANTHROPIC_API_KEY.
         base_url: the address of a compatible server.
-        per_request: items in one request.
+        per_request: number of items per request.
 
     Raises:
         UsageError: the package ``anthropic`` is not installed, or an argument does not fit.
@@ -91,7 +90,7 @@ class AnthropicBatch(BatchApi):
         self._prepared: dict[str, list[Any]] = {}
 
     def prepare(self, items: Any, token: str) -> Any:
-        """Note the newest batch that there is, and how many requests the new one will have."""
+        """Record the newest existing batch, and how many requests the new one will have."""
         made = self._requests(items, token)
         newest = next(iter(self._client.messages.batches.list(limit=1)), None)
         after = {} if newest is None else {"after": newest.created_at.isoformat()}
@@ -106,10 +105,10 @@ class AnthropicBatch(BatchApi):
         requests = self._prepared.pop(token, None) or self._entries(self._requests(items, token))
         if len(requests) != prepared["count"]:
             raise UsageError(
-                f"request() made {prepared['count']} requests of the same items, and now "
-                f"{len(requests)}",
+                f"request() made {prepared['count']} requests from the same items before, and "
+                f"{len(requests)} now",
                 safe="Nothing was sent",
-                remedy="Make it depend on its item alone",
+                remedy="Make it depend only on its item",
             )
         try:
             batch = self._once.messages.batches.create(
@@ -123,9 +122,9 @@ class AnthropicBatch(BatchApi):
         return self._handle(batch.id, token, prepared)
 
     def find(self, token: str, prepared: Any) -> Handle | None:
-        """The handle of the batch whose results carry this token.
+        """Return the handle of the batch whose results carry this token.
 
-        Raises `CannotTell` while a batch runs that may be it: a newer one, of as many requests.
+        Raises `CannotTell` while a candidate is running: a newer batch with as many requests.
         """
         if prepared is None:  # nothing is sent before `prepare`
             return None
@@ -138,18 +137,18 @@ class AnthropicBatch(BatchApi):
                 running.append(batch.id)
         if running:
             raise CannotTell(
-                f"batch {running[-1]} may be submission {token}; its results will tell",
-                remedy="Wait until it has ended",
+                f"batch {running[-1]} may be submission {token}; its results will show",
+                remedy="Wait until the batch has ended",
             )
         return None
 
     def poll(self, handle: Handle) -> Pending | Ended:
-        """Look whether the batch has ended. The API tells no progress before."""
+        """Check whether the batch has ended. The API reports no progress before that."""
         batch = self._batch(as_handle(handle))
         return Ended(_ENDED) if batch.processing_status == _ENDED else Pending("in progress")
 
     def cancel(self, handle: Handle) -> None:
-        """Ask for the end of the batch; what is done by then is collected, and paid."""
+        """Ask the API to end the batch; what is done by then is collected, and paid for."""
         try:
             self._client.messages.batches.cancel(batch_of(handle))
         except Exception:
@@ -157,7 +156,7 @@ class AnthropicBatch(BatchApi):
                 raise
 
     def collect(self, handle: Handle, keys: Sequence[Key]) -> Any:
-        """The rows of a batch that has ended, in whichever way: what is done, was charged."""
+        """Return the rows of an ended batch, however it ended: what is done was charged."""
         handle = as_handle(handle)
         batch = self._batch(handle)
         if batch.processing_status != _ENDED:
@@ -166,7 +165,7 @@ class AnthropicBatch(BatchApi):
             raise UsageError(
                 f"batch {batch.id} was archived on {batch.archived_at:%Y-%m-%d}; its results are "
                 "gone",
-                remedy="Withdraw the submission, to pay for its items again",
+                remedy="Withdraw the submission; its items are then submitted, and paid for, again",
             )
         answers = self._answers(keys, handle)
         for line in self._lines(batch):

@@ -40,8 +40,8 @@ class Money:
             or not all(checks.is_number(price) for price in prices)
         ):
             raise UsageError(
-                f"{name}: prices={shorten(prices)} are not two prices",
-                remedy="Give the full prices of a million tokens in and out: prices=(0.15, 0.60)",
+                f"{name}: prices={shorten(prices)} is not a pair of prices",
+                remedy="Give the full prices per million tokens in and out: prices=(0.15, 0.60)",
             )
         return cls(float(prices[0]), float(prices[1]))
 

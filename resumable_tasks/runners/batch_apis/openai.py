@@ -32,22 +32,23 @@ _SLACK = 3600
 
 @named_options
 class OpenAIBatch(BatchApi):
-    """Each text is paid once, at half the price, however often the process is killed meanwhile.
+    """The OpenAI batch API as a handler: each text is paid for once, at half the price.
 
-    For `resumable_task`, whose batches become batches of the API; answers come within a day. The
-    same object is a plain handler at full price: with ``runner="local"``, one request an item.
+    For `resumable_task`, whose batches become batches of the API; answers arrive within a day.
+    However often the process is killed meanwhile, no text is paid for twice. With
+    ``runner="local"`` the same object is a plain handler at full price, one request per item.
 
     Args:
-        request: is given an item, returns the body of its request: ``model``, ``messages`` … The
-            body is sent as it is. With ``per_request`` above 1, is given a list of items.
-        row: is given an item's key and the body of the answer, a dict; returns the item's row,
-            with its key. Raises `BadResult` for an answer that cannot be used: the item has
-            failed, and ``retries`` asks for it again. With ``per_request`` above 1, is given a
-            list of keys and returns a list of rows.
-        prices: the full prices of a million tokens, in and out. Budgets of cost need them.
-        client: an ``openai.OpenAI`` to use; by default one is made, which reads OPENAI_API_KEY.
+        request: takes an item and returns the body of its request: ``model``, ``messages`` … The
+            body is sent unchanged. With ``per_request`` above 1, takes a list of items.
+        row: takes an item's key and the body of the answer, a dict; returns the item's row, with
+            its key. Raises `BadResult` for an unusable answer: the item fails, and ``retries``
+            requests it again. With ``per_request`` above 1, takes a list of keys and returns a list
+            of rows.
+        prices: the full prices per million tokens, in and out. Needed for a budget with a cost.
+        client: the ``openai.OpenAI`` to use; the default one reads OPENAI_API_KEY.
         base_url: the address of a compatible server.
-        per_request: items in one request.
+        per_request: number of items per request.
         endpoint: "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".
 
     Raises:
@@ -84,7 +85,7 @@ class OpenAIBatch(BatchApi):
                 self._money.out = 0.0
 
     def prepare(self, items: Any, token: str) -> Any:
-        """Upload the file of the requests, which neither starts nor costs anything."""
+        """Upload the file of requests, which neither starts nor costs anything."""
         made = self._requests(items, token)
         content = b"\n".join(made.lines) + b"\n"
         file = self._client.files.create(file=(f"{token}.jsonl", content), purpose="batch")
@@ -93,7 +94,7 @@ class OpenAIBatch(BatchApi):
         return {"file": file.id, "uploaded": uploaded, **self._noted(made)}
 
     def submit(self, items: Any, token: str, prepared: Any) -> Handle:
-        """Create the batch of the uploaded file: one request, which nothing repeats."""
+        """Create the batch from the uploaded file: one request, never repeated automatically."""
         try:
             batch = self._once.batches.create(
                 input_file_id=prepared["file"],
@@ -109,7 +110,7 @@ class OpenAIBatch(BatchApi):
         return self._handle(batch.id, token, prepared)
 
     def find(self, token: str, prepared: Any) -> Handle | None:
-        """The handle of the batch with this token, or with the file that was uploaded for it."""
+        """Return the handle of the batch with this token, or with the file uploaded for it."""
         if prepared is None:  # nothing was uploaded, so nothing was submitted
             return None
         for batch in self._client.batches.list(limit=100):
@@ -121,13 +122,13 @@ class OpenAIBatch(BatchApi):
         return None
 
     def fence(self, token: str, prepared: Any) -> None:
-        """Delete the uploaded file: no batch can be created of it any more."""
+        """Delete the uploaded file, so that no batch can be created from it any more."""
         if prepared is not None:
             with _unless_gone():
                 self._client.files.delete(prepared["file"])
 
     def poll(self, handle: Handle) -> Pending | Ended:
-        """Look how far the batch is."""
+        """Check how far the batch is."""
         batch = self._batch(handle)
         if batch.status in _ENDED:
             return Ended(batch.status)
@@ -137,7 +138,7 @@ class OpenAIBatch(BatchApi):
         return Pending(f"{counts.completed + counts.failed} of {counts.total}")
 
     def cancel(self, handle: Handle) -> None:
-        """Ask for the end of the batch; what is done by then is collected, and paid."""
+        """Ask the API to end the batch; what is done by then is collected, and paid for."""
         try:
             self._client.batches.cancel(batch_of(handle))
         except Exception:
@@ -145,7 +146,7 @@ class OpenAIBatch(BatchApi):
                 raise
 
     def collect(self, handle: Handle, keys: Sequence[Key]) -> Any:
-        """The rows of a batch that has ended, in whichever way: what is done, was charged."""
+        """Return the rows of an ended batch, however it ended: what is done was charged."""
         handle = as_handle(handle)
         batch = self._batch(handle)
         if batch.status not in _ENDED:

@@ -59,14 +59,14 @@ def not_accepted(error: Exception) -> NotAccepted | None:
         return None
     what = f"the provider refused the batch: {error}"
     if _FUNDS.search(what):
-        return NotAccepted(what, again=True, remedy="Put money into the account, and run again")
+        return NotAccepted(what, again=True, remedy="Add credit to the account, and run again")
     told = seconds_told(error)
     if _QUEUE.search(what) or (status == 429 and told is None):
         return QueueFull(what, retry_after=told)
     if status == 429:
         return NotAccepted(what, again=True, retry_after=told)
     if of_the_service(status):
-        remedy = "Check the key and its rights"
+        remedy = "Check the key and its permissions"
         return NotAccepted(what, again=True, retry_after=told, remedy=remedy)
     # If our uploaded file is gone, the items are not at fault: try again.
     return NotAccepted(what, again=bool(_FILE_GONE.search(what)))
@@ -75,9 +75,11 @@ def not_accepted(error: Exception) -> NotAccepted | None:
 def failed_whole(batch: str, errors: list[Any]) -> NotAccepted:
     """Return the error for a batch that was refused after its creation, before any request ran."""
     told = "; ".join(f"{each.code}: {each.message}" for each in errors[:3]) or "no reason given"
-    what = f"batch {batch} failed before it began: {told}"
+    what = f"batch {batch} failed before it started: {told}"
     if _QUEUE.search(told):
-        return QueueFull(what, remedy="Use a smaller batch_size if none of yours is running")
+        return QueueFull(
+            what, remedy="Use a smaller batch_size, if no other batch of yours is running"
+        )
     if _FUNDS.search(told) or _OF_THE_SERVICE_CODES.search(told) or _FILE_GONE.search(told):
         return NotAccepted(what, again=True)
     return NotAccepted(what)

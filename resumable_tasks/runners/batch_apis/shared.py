@@ -79,7 +79,7 @@ class BatchApi(ABC):
         checks.whole_number(f"{self.name}: per_request", per_request, 1)
         if client is not None and base_url is not None:
             raise UsageError(
-                f"{self.name} got client= and base_url=",
+                f"{self.name} got both client= and base_url=",
                 remedy="Give the base_url to the client, or leave client= out",
             )
         if client is None:
@@ -159,8 +159,8 @@ class BatchApi(ABC):
             raise first
         if made.bytes > self.max_bytes:
             raise NotAccepted(
-                f"{len(made.lines):,} requests are {made.bytes / 1e6:,.0f} MB; {self.name} takes "
-                f"{self.max_bytes / 1e6:,.0f} MB in one batch",
+                f"{len(made.lines):,} requests are {made.bytes / 1e6:,.0f} MB; {self.name} accepts "
+                f"{self.max_bytes / 1e6:,.0f} MB per batch",
                 safe="Nothing was sent",
                 remedy=f"Use a smaller batch_size, such as {self._fitting(made)}, or max_weight",
             )
@@ -191,10 +191,10 @@ class BatchApi(ABC):
         per = handle.get("per", self.per_request)
         if per != self.per_request:
             raise UsageError(
-                f"this submission has {per} items a request, and {self.name} now has "
+                f"this submission has {per} items per request, but {self.name} now has "
                 f"per_request={self.per_request}",
-                safe="Its answers stay where they are",
-                remedy=f"Run once with per_request={per}, to collect them",
+                safe="Its answers stay with the provider",
+                remedy=f"Run once with per_request={per} to collect them",
             )
         answers = Answers(keys, per, self._row, handle.get("token"))
         for number, why in handle.get("failed", {}).items():
@@ -245,7 +245,7 @@ class BatchApi(ABC):
             return self._made(sdk)
         except Exception as error:
             raise UsageError(
-                f"{self.name} cannot make its client: {error}",
+                f"{self.name} cannot create its client: {error}",
                 remedy=f"Set {self.sdk.upper()}_API_KEY, or give client=",
             ) from error
 

@@ -44,21 +44,21 @@ def check_service(
     checks.whole_number(f"{kind}.max_items", most, 1, or_none=True)
     if most is not None and batch_size > most:
         raise UsageError(
-            f"{name}: {kind} takes max_items={most:,} items in one submission, and batch_size is "
-            f"{batch_size:,}",
+            f"{name}: {kind} takes at most max_items={most:,} items per submission, but batch_size "
+            f"is {batch_size:,}",
             remedy=f"Give batch_size={most} or less",
         )
     if timeout is not None and not callable(getattr(service, "cancel", None)):
         raise UsageError(
-            f"{name}: after timeout={timeout:g} seconds a submission is cancelled, and {kind} has "
-            "no cancel(handle)",
-            remedy="Give it one, or leave timeout= out",
+            f"{name}: timeout={timeout:g} needs to cancel submissions, but {kind} has no "
+            "cancel(handle)",
+            remedy="Add the method, or leave timeout= out",
         )
     if of_money and not callable(getattr(service, "price", None)):
         raise UsageError(
-            f"{name}: a budget of money counts what is out by its expected cost, which {kind} "
-            "does not tell",
-            remedy="Give it a method price(items) that returns the expected cost of a submission "
+            f"{name}: a budget with a cost counts open submissions by their expected cost, but "
+            f"{kind} does not provide it",
+            remedy="Add a method price(items) that returns the expected cost of a submission "
             "(OpenAIBatch and AnthropicBatch: prices=), or leave cost= and total= out of the "
             "budget",
         )
@@ -69,7 +69,7 @@ def check_pending(state: Any) -> None:
     if not isinstance(state, Pending):
         raise UsageError(
             f"poll returned {shorten(state)}, neither Pending() nor Ended()",
-            remedy="Return one of the two: Pending() while the service is at work",
+            remedy="Return Pending() while the service is at work, then Ended()",
         )
     again_in = state.again_in
     if again_in is not None and not (isinstance(again_in, (int, float)) and again_in < 0):
@@ -83,11 +83,11 @@ def as_json(method: str, returned: Any) -> Any:
             return json.loads(text)
         why = "is None" if returned is None else f"has {len(text):,} characters as JSON"
     except (TypeError, ValueError) as error:
-        why = f"is not what JSON has: {error}"
+        why = f"is not JSON: {error}"
     raise UsageError(
-        f"what {method} returned {why}",
-        remedy=f"Let it return a JSON value of up to {_LONGEST:,} characters that is not null, by "
-        "which another process can go on. What was submitted is looked for by the next run",
+        f"the value that {method} returned {why}",
+        remedy=f"Return a non-null JSON value of up to {_LONGEST:,} characters with which another "
+        "process can continue. The next run looks for what was submitted",
     )
 
 

@@ -195,7 +195,7 @@ class Life:
     def _submit(self, submission: Submission) -> Steps[Submission | Outcome | None]:
         fault_point("submission.sending")
         if boottime() - self._since > self._lease:
-            self._withdraw(submission, "too long ago to be sent safely")
+            self._withdraw(submission, "prepared too long ago to be sent safely")
             return None
         items, token_ = self._batch.items, submission.token
         try:
@@ -206,7 +206,7 @@ class Life:
             return (yield from self._refused(submission, refused))
         except Exception as error:  # noqa: BLE001 - whatever it is, the service may have begun
             log.warning(
-                "submission %s: %s; looking whether the service has it", token_, _told(error)
+                "submission %s: %s; checking whether the service has it", token_, _told(error)
             )
             found = yield from self._look_for(submission, error)
             if found is None and not is_of_the_service(error):
@@ -223,9 +223,9 @@ class Life:
     def _check_worth_it(self) -> None:
         shared = self._shared
         if shared.fruitless >= FRUITLESS:
-            raise Stopped(f"{FRUITLESS} submissions in a row brought nothing")
+            raise Stopped(f"{FRUITLESS} submissions in a row returned no results")
         if self._rounds >= max(ROUNDS, 1 + shared.work.retry.times):
-            raise Stopped(f"{self._rounds} submissions have left some items undone")
+            raise Stopped(f"some items are still not done after {self._rounds} submissions")
         self._rounds += 1
 
     def _enter_limits(self) -> None:
@@ -303,7 +303,7 @@ class Life:
         """
         calls = self._calls
         if error is None and submission.prepares and submission.prepared is None:
-            self._withdraw(submission, "it was not prepared, and so not sent")
+            self._withdraw(submission, "not prepared, so not sent")
             return None
         if not calls.has("find"):
             return (yield from self._without_looking(submission, error))
@@ -368,11 +368,12 @@ class Life:
                 return self._has(submission, handle, "sent")
         if self._shared.ask:
             raise Stopped(
-                f"whether the service has submission {submission.token} is unknown, and it cannot "
-                f"be looked for. Look there: {self._command('attach', submission, 'HANDLE')} if it "
-                f"has, {self._command('withdraw', submission)} if not"
+                f"it is unknown whether the service has submission {submission.token}, and it "
+                "cannot be looked up automatically. Check at the service: if it has it, run "
+                f"{self._command('attach', submission, 'HANDLE')}; if not, "
+                f"{self._command('withdraw', submission)}"
             )
-        self._withdraw(submission, "unknown, and to be submitted again")
+        self._withdraw(submission, "state unknown; to be submitted again")
         return None
 
     def _may_repeat(self, submission: Submission, error: Exception | None) -> bool:
@@ -480,10 +481,9 @@ class Life:
             except NotReady as error:
                 if pauses.seconds > _NOT_READY_SECONDS:
                     raise Stopped(
-                        f"submission {submission.token} ({submission.handle}) has ended, and its "
-                        f"results are not there: {_told(error)}. "
-                        f"{self._command('withdraw', submission, '--yes')} has its items submitted "
-                        "again, and paid again"
+                        f"submission {submission.token} ({submission.handle}) has ended, but its "
+                        f"results are not there: {_told(error)}. To submit its items again, and "
+                        f"pay again: {self._command('withdraw', submission, '--yes')}"
                     ) from error
                 yield from self._pause(pauses.next(), self._look_in)
             except NotAccepted:
@@ -531,7 +531,7 @@ class Life:
     def _endured(self, pauses: Pauses, error: Exception, told: float | None) -> Steps[None]:
         """Pause, longer each time. Raises `Stopped` after the patience of the retry policy."""
         if pauses.seconds > self._shared.work.retry.patience:
-            what = f"nothing has worked for {duration(pauses.seconds)}, last: {_told(error)}"
+            what = f"nothing has worked for {duration(pauses.seconds)} (last: {_told(error)})"
             raise Stopped(what)
         pause = told if told is not None else pauses.next()
         yield from self._pause(pause, max(pause, _FIRST_LOOK))

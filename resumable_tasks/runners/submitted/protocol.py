@@ -6,8 +6,8 @@ A handler with `submit`, `poll` and `collect` is *submitted work*, as in
     intended → prepared → submitted → settled
                               or      withdrawn
 
-What is paid is paid once, whenever the process dies, if the service can `find` what was submitted
-under a token, or starts nothing twice under one (`idempotent_for`).
+Nothing is paid for twice, whenever the process dies, if the service can `find` what was submitted
+under a token, or starts nothing twice under the same one (`idempotent_for`).
 """
 
 from __future__ import annotations
@@ -21,61 +21,60 @@ from resumable_tasks.errors import ResumableTasksError, UsageError
 from resumable_tasks.items.keys import Key
 
 Handle = Any
-"""Whatever JSON has. It is stored in the journal in plain text: no secrets, no signed URLs."""
+"""Any JSON value. It is stored in the journal in plain text: no secrets, no signed URLs."""
 
 
 class Submitted(Protocol):
-    """A service that takes work now and gives the results later. Each method may be a coroutine.
+    """A service that takes work now and delivers results later. Each method may be a coroutine.
 
     Optional methods and attributes:
 
-    * ``prepare(items, token)``: do what must come before `submit` and neither starts nor costs
-      anything, such as the upload of a file. What it returns (JSON) is durable before `submit`,
-      which gets it as its third argument.
-    * ``find(token, prepared)``: the handle of what was submitted under this token, None if there
-      is nothing. Raises `CannotTell`.
-    * ``fence(token, prepared)``: once it has returned, a `submit` that is still on its way
-      elsewhere cannot start anything.
-    * ``cancel(handle)``: ask the service to end it. What is done by then is collected.
-    * ``price(items)``: the expected cost, which a budget of money needs.
-    * ``idempotent_for``: seconds for which `submit` with the same token starts nothing again.
-    * ``patience``: seconds until what was submitted is in what `find` looks through, at most.
-    * ``request_timeout``: seconds that `submit` takes, at most.
-    * ``max_items``: items of one submission, at most.
+    * ``prepare(items, token)``: do what must precede `submit` but neither starts nor costs
+      anything, such as uploading a file. Its return value (JSON) is durable before `submit`, which
+      gets it as its third argument.
+    * ``find(token, prepared)``: return the handle of what was submitted under this token, or None.
+      Raises `CannotTell`.
+    * ``fence(token, prepared)``: make sure that a `submit` still under way elsewhere can no longer
+      start anything once this returns.
+    * ``cancel(handle)``: ask the service to end the work. What is done by then is collected.
+    * ``price(items)``: return the expected cost; needed for a budget with a cost.
+    * ``idempotent_for``: seconds during which `submit` with the same token starts nothing again.
+    * ``patience``: maximum seconds until `find` can see what was submitted.
+    * ``request_timeout``: maximum seconds that `submit` takes.
+    * ``max_items``: maximum number of items per submission.
     """
 
     def submit(self, items: Any, token: str) -> Handle:
-        """Start the work, once. Raises `NotAccepted` where it is certain that nothing has started.
+        """Start the work, once. Raises `NotAccepted` if it is certain that nothing has started.
 
-        Whatever else is raised means that it is unknown, and is looked into by `find`. So nothing
-        in here may repeat the request by itself.
+        Any other error means that the state is unknown; `find` then resolves it. So this method
+        must never repeat the request automatically.
         """
         ...
 
     def poll(self, handle: Handle) -> Pending | Ended:
-        """Look how far it is. Raises `NotReady` while the service does not know of it yet."""
+        """Check how far the work is. Raises `NotReady` while the service does not know it yet."""
         ...
 
     def collect(self, handle: Handle) -> Any:
-        """The results, as a handler returns them, each with its key. May be called again.
+        """Return the results, as a handler does, each with its key. May be called again.
 
-        With a second parameter it is given the keys of the submission, in the order in which
-        `submit` was given their items. Among the rows may be an `ItemFailure` and an `Undone`;
-        items that are left out count as `Undone` too, unless ``results`` of the job is ``"many"``
-        or ``"none"``: those are done without a row. Nothing at all for a submission, where each
-        item has one row, counts as `NotReady`: it may be a mistake in here. Raises `NotAccepted`
-        if it is certain that nothing was done and nothing charged, `NotReady` if the results are
-        not there yet.
-        Whatever else it raises ends the run, and the submission stays where it is.
+        If it has a second parameter, it gets the keys of the submission, in the order of the items
+        given to `submit`. The rows may include `ItemFailure` and `Undone` objects. Items that are
+        left out also count as `Undone`, unless the job has ``results="many"`` or ``"none"``: then
+        they are done without a row. If each item should have a row, no rows at all count as
+        `NotReady`, since this may be a mistake in `collect`. Raises `NotAccepted` if it is certain
+        that nothing was done and nothing charged, and `NotReady` if the results are not there yet.
+        Any other error ends the run; the submission stays with the service.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The service is at work. ``progress`` is for people, such as ``"12 of 69"``.
+    """The service is at work. ``progress`` is text for people, such as ``"12 of 69"``.
 
-    ``again_in``: seconds after which to look again, if the service says so.
+    ``again_in``: seconds after which to check again, if the service says so.
     """
 
     progress: str = ""
@@ -84,17 +83,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The service has come to an end, whichever. ``how`` is its word for it, for people."""
+    """The service has finished, successfully or not. ``how`` is its word for it, for people."""
 
     how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """In the place of a result: the service has not handled the item, nor charged for it.
+    """In place of a result: the service neither handled the item nor charged for it.
 
-    It is submitted again, and no attempt counts. ``error``: why, where the service says so.
-    ``outage``: the service refuses, whatever the item: no funds, no access, too many requests.
+    The item is submitted again, and no attempt is counted. ``error``: the reason, if the service
+    gives one. ``outage``: the service refuses every item: no funds, no access, too many requests.
     """
 
     key: Key
@@ -104,9 +103,9 @@ class Undone:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `collect` may return instead of the results alone: with what they have cost.
+    """Results with their cost, which `collect` may return instead of the results alone.
 
-    Where neither this nor the job's ``cost`` tells it, the expected cost counts.
+    If neither this nor the job's ``cost`` gives the cost, the expected cost counts.
     """
 
     results: Any
@@ -114,10 +113,10 @@ class Collected:
 
 
 class NotAccepted(ResumableTasksError):
-    """The service has not begun the work, and will not: certain.
+    """The service certainly has not started the work, and will not.
 
-    ``again``: the same may be accepted later (limits, no funds, no access); otherwise it is the
-    work itself that is refused. ``retry_after``: seconds, if the service says so.
+    ``again``: the same work may be accepted later (limits, no funds, no access); otherwise the work
+    itself is refused. ``retry_after``: seconds, if the service says so.
     """
 
     def __init__(
@@ -129,18 +128,18 @@ class NotAccepted(ResumableTasksError):
 
 
 class QueueFull(NotAccepted):
-    """The service has as much work of this account as it takes; later it takes more."""
+    """The service accepts no more work from this account now; later it will."""
 
     def __init__(self, what: str, *, retry_after: float | None = None, **parts: str) -> None:
         super().__init__(what, again=True, retry_after=retry_after, **parts)
 
 
 class CannotTell(ResumableTasksError):
-    """`find` cannot tell yet whether something was submitted under the token."""
+    """`find` cannot yet tell whether something was submitted under the token."""
 
 
 class NotReady(ResumableTasksError):
-    """The service does not know of the submission yet, or not of its results."""
+    """The service does not know the submission yet, or does not have its results yet."""
 
 
 @dataclass(frozen=True)
@@ -166,29 +165,29 @@ def submitted(
     collect: Callable[..., Any],
     **more: Any,
 ) -> Submitted:
-    """Make submitted work of plain functions, for `resumable_task`.
+    """Build a `Submitted` service from plain functions, for `resumable_task`.
 
     Args:
         submit: as in `Submitted`.
         poll: as there.
         collect: as there.
-        more: its optional methods and attributes, by their names.
+        more: the optional methods and attributes, by name.
 
     Raises:
-        UsageError: one of the three is no function, or `Submitted` has no optional method of a
-            name.
+        UsageError: one of the three is not a function, or `Submitted` has no optional method of
+            that name.
     """
     for name, function in (("submit", submit), ("poll", poll), ("collect", collect)):
         if not callable(function):
             raise UsageError(
-                f"submitted() got {name}={function!r}, which is no function",
+                f"submitted() got {name}={function!r}, which is not a function",
                 remedy="Give it submit, poll and collect, in this order",
             )
     unknown = sorted(set(more) - set(_OPTIONAL))
     if unknown:
         raise UsageError(
             f"submitted() has no parameter {unknown[0]!r}",
-            remedy=f"It takes submit, poll, collect, and by name {', '.join(_OPTIONAL)}",
+            remedy=f"Give submit, poll, collect, and optionally by name {', '.join(_OPTIONAL)}",
         )
     made = _OfFunctions(submit, poll, collect)
     for name, value in more.items():

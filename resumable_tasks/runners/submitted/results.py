@@ -19,8 +19,8 @@ from resumable_tasks.runners.outcome import Done, ItemFailure, Times
 from resumable_tasks.runners.submitted.protocol import Collected, NotReady, Undone
 from resumable_tasks.runners.values import frames, plain
 
-_SAFE = "What the service has done stays with it"
-_FIX = "Fix collect and run again: nothing is submitted again for that"
+_SAFE = "The results stay with the service"
+_FIX = "Fix collect and run again: nothing is submitted again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +141,9 @@ def _check_not_twice(done: Done, batch: Batch) -> None:
 def _check_cost(cost: Any) -> None:
     if not checks.is_number(cost):
         raise UsageError(
-            f"collect returned Collected(…, cost={keys.shorten(cost)}), which is no cost",
+            f"collect returned Collected(…, cost={keys.shorten(cost)}), which is not a cost",
             safe=_SAFE,
-            remedy="Give a number from 0, or None where it is not known",
+            remedy="Give a number from 0, or None if the cost is unknown",
         )
 
 
@@ -193,7 +193,7 @@ def _keyed(work: Work, entries: Any) -> Any:
     if names and not set(columns) & set(names):
         raise BadResult(
             f"the rows that collect returned have no key column {', '.join(map(repr, columns))}, "
-            "and a service may give them in any order: let each row carry the key of its item",
+            "but a service may return them in any order: add the key of its item to each row",
             safe=_SAFE,
             remedy=_FIX,
         )

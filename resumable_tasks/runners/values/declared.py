@@ -57,7 +57,7 @@ def _checked(schema: pa.Schema) -> pa.Schema:
     for field in schema:
         if not storable.is_storable(field.type):
             raise UsageError(
-                f"schema=: column {field.name!r} is {field.type}, which Parquet has not",
+                f"schema=: column {field.name!r} is {field.type}, which Parquet does not support",
                 remedy="Declare another type, or put the column into json_columns=",
             )
     return pa.schema([each.with_type(arrow.plain(each.type)) for each in schema])
@@ -69,7 +69,8 @@ def _annotations(schema: type) -> dict[str, Any]:
     except (NameError, TypeError) as error:
         raise UsageError(
             f"schema={schema.__name__}: its annotations cannot be read: {error}",
-            remedy="Import the types that it names where it is defined, or give a pyarrow.Schema",
+            remedy="Import the types it names in the module that defines it, or give a "
+            "pyarrow.Schema",
         ) from error
     if dataclasses.is_dataclass(schema):
         return {each.name: hints[each.name] for each in dataclasses.fields(schema)}
@@ -178,10 +179,12 @@ def _why_unfit(values: list[Any], kind: pa.DataType) -> str | None:
     if pa.types.is_struct(kind):
         return _why_no_struct(there, kind)
     if pa.types.is_map(kind):
-        return None if all(type(value) in (dict, list) for value in there) else "it is no mapping"
+        return (
+            None if all(type(value) in (dict, list) for value in there) else ("it is not a mapping")
+        )
     if kind.num_fields:
         if any(type(value) is not list for value in there):
-            return "it is no list"
+            return "it is not a list"
         return _why_unfit(list(chain.from_iterable(there)), kind.value_type)
     for test, wanted in _KINDS:
         if test(kind):
@@ -190,7 +193,7 @@ def _why_unfit(values: list[Any], kind: pa.DataType) -> str | None:
                 return f"it is of type {type(odd).__name__}"
     broken = (type(value) is float and not value.is_integer() for value in there)
     if pa.types.is_integer(kind) and any(broken):  # Arrow would drop the fraction
-        return "it is no whole number"
+        return "it is not a whole number"
     if pa.types.is_timestamp(kind):
         for value in there:
             if type(value) is datetime and (value.utcoffset() is None) != (kind.tz is None):
@@ -202,7 +205,7 @@ def _why_no_struct(values: list[Any], kind: pa.DataType) -> str | None:
     names = {field.name for field in kind}
     for value in values:
         if type(value) is not dict:
-            return "it is no dict"
+            return "it is not a dict"
         if not value.keys() <= names:
             return f"it has a field {shorten(next(name for name in value if name not in names))}"
     found = (_why_unfit([value.get(field.name) for value in values], field.type) for field in kind)

@@ -52,7 +52,7 @@ def encode(value: Any) -> Any:
 
 def _encode(value: Any, depth: int) -> Any:
     if depth > _MOST_DEEP:
-        raise CannotEncode(f"it is nested more than {_MOST_DEEP} deep")
+        raise CannotEncode(f"it is nested more than {_MOST_DEEP} levels deep")
     kind = type(value)
     if value is None or kind is bool or kind is int:
         return value
@@ -93,7 +93,7 @@ def _encode_other(value: Any, depth: int) -> Any:
     if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy, without importing it
         return _encode_numpy(value, depth)
     raise CannotEncode(
-        f"there is no exact form for {type(value).__module__}.{type(value).__qualname__} "
+        f"cannot store exactly: {type(value).__module__}.{type(value).__qualname__} "
         f"{clean(repr(value), 100)}. Let the handler return plain values"
     )
 
@@ -108,7 +108,7 @@ def _without_class(value: str | float) -> str | float:
 def _encode_numpy(value: Any, depth: int) -> Any:
     plain = value.tolist()
     if type(plain) is type(value):
-        raise CannotEncode(f"numpy has no plain form of {value.dtype}")
+        raise CannotEncode(f"numpy has no plain form for {value.dtype}")
     return _encode(plain, depth + 1)
 
 

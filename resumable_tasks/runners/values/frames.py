@@ -98,8 +98,8 @@ def _refuse_objects(frame: Any) -> None:
     for name, kind in getattr(frame, "schema", {}).items():
         if "Object" in str(kind):
             raise TypeError(
-                f"column {name!r} holds Python objects (polars.Object), of which polars gives "
-                "away addresses in memory only; cast it, for instance to text, or return rows"
+                f"column {name!r} holds Python objects (polars.Object), which polars exports only "
+                "as memory addresses; cast it, for instance to text, or return rows"
             )
 
 
@@ -119,8 +119,8 @@ def _pandas(frame: Any) -> pa.Table | Rows:
         index = ", ".join(repr(name) for name in frame.index.names)
         if not set(frame.index.names) & set(names):
             raise TypeError(
-                f"its index {index} would be lost: make columns of it with reset_index(), or "
-                "take it away with reset_index(drop=True)"
+                f"its index {index} would be lost: turn it into columns with reset_index(), or "
+                "drop it with reset_index(drop=True)"
             )
     if all(_is_of_arrow(kind) for kind in frame.dtypes):
         return pa.Table.from_pandas(frame, preserve_index=False)
@@ -139,7 +139,7 @@ def _is_of_arrow(kind: Any) -> bool:
 def _check_names(names: list[Any]) -> None:
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"a column is named {shorten(name)}; names are text")
+            raise TypeError(f"a column is named {shorten(name)}; names must be strings")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two columns are named {twice!r}")

@@ -20,8 +20,8 @@ Odd = dict[int, str]
 """The reasons why rows cannot be stored, by their indexes."""
 
 WAYS_OUT = (
-    "Let the handler return one type, give the column a type with schema=, or keep it as JSON "
-    "text with json_columns="
+    "Return one type, give the column a type with schema=, or store it as JSON text with "
+    "json_columns="
 )
 
 
@@ -91,7 +91,7 @@ def _by_column(rows: Sequence[Row], schema: pa.Schema | None) -> dict[str, list[
         }
     for name in names:
         if not isinstance(name, str):
-            raise BadResult(f"a row has a field named {shorten(name)}; names are strings")
+            raise BadResult(f"a row has a field named {shorten(name)}; names must be strings")
     return found
 
 
@@ -209,7 +209,7 @@ def _apart(name: str, values: list[Any]) -> tuple[None, Odd]:
 
 def _disagrees(name: str, value: Any, usual: Any) -> str:
     return (
-        f"column {name!r} is {shorten(value)} of type {_kind_of(value)} here, and of type "
+        f"column {name!r} is {shorten(value)} of type {_kind_of(value)} here, but of type "
         f"{_kind_of(usual)} in most rows of its batch: no type holds both. {WAYS_OUT}"
     )
 

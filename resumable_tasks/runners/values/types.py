@@ -100,12 +100,12 @@ def _typed(kind: type, values: Sequence[Any], depth: int) -> pa.DataType:
         return of_kind(values)
     if isinstance(values[0], pa.Scalar):
         return reduce(_joined, (value.type for value in values))
-    raise NoPlace(f"of the class {kind.__module__}.{kind.__qualname__}, which no column holds")
+    raise NoPlace(f"of class {kind.__module__}.{kind.__qualname__}, which no column can hold")
 
 
 def _text(values: Sequence[str]) -> pa.DataType:
     if not all(map(_is_text, values)):
-        raise NoPlace("text with a lone surrogate, which is not Unicode and has no UTF-8")
+        raise NoPlace("text with a lone surrogate, which cannot be encoded as UTF-8")
     return pa.string()
 
 
@@ -132,7 +132,7 @@ def _integer(values: Sequence[int]) -> pa.DataType:
 
 def _decimal(values: Sequence[Decimal]) -> pa.DataType:
     if not all(value.is_finite() for value in values):
-        raise NoPlace("a decimal that is no number (NaN or infinite)")
+        raise NoPlace("a decimal that is not a number (NaN or infinite)")
     whole = scale = 0
     for value in values:
         _, digits, exponent = value.as_tuple()
@@ -163,7 +163,7 @@ def _datetime(values: Sequence[datetime]) -> pa.DataType:
         for value in aware:
             value.astimezone(UTC)
     except OverflowError:
-        raise NoPlace("a time with an offset whose year in UTC is not from 1 to 9999") from None
+        raise NoPlace("a time with an offset whose year in UTC is outside 1 to 9999") from None
     if aware and len(aware) < len(values):
         raise NoType
     return pa.timestamp("us", "UTC" if aware else None)
@@ -171,7 +171,7 @@ def _datetime(values: Sequence[datetime]) -> pa.DataType:
 
 def _time(values: Sequence[time]) -> pa.DataType:
     if any(value.tzinfo is not None for value in values):
-        raise NoPlace("a time of day with an offset, for which there is no type")
+        raise NoPlace("a time of day with an offset, which no type supports")
     return pa.time64("us")
 
 

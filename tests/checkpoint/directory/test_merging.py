@@ -203,7 +203,7 @@ def test_a_merge_that_fails_fails_no_run(
             patched.setattr(LocalStore, "put" if what == "the shard" else "create", full)
         checkpoint.tidy(never)
         checkpoint.tidy(never)
-    assert len([each for each in caplog.records if "merged any more" in each.message]) == 1
+    assert len([each for each in caplog.records if "no longer merges" in each.message]) == 1
     commit(checkpoint, range(40, 50))
     checkpoint.close()
     assert of_kind(place, "merge") == []
@@ -387,7 +387,7 @@ def test_compact_on_the_command_line(place: Path) -> None:
         return CliRunner().invoke(main, [*arguments, str(place)], catch_exceptions=False)
 
     filled(place, 100)
-    assert "100 shards are 1 now" in cli("compact").stdout
+    assert "100 shards are now 1" in cli("compact").stdout
     status = cli("status")
     assert (status.exit_code, "done" in status.stdout) == (0, True), "it is as done as before"
     assert "deleted 100 files" in cli("compact").stdout
@@ -606,7 +606,7 @@ def test_a_repair_that_dies_leaves_rows_of_a_lost_record_that_nobody_reads(
         repair(open_store(place))
     faults.arm(None)
     for look in (opened, lambda place: DirectoryReader(open_store(place)).read(all_rows)):
-        with pytest.raises(CheckpointDamaged, match="rows of items that a record which was lost"):
+        with pytest.raises(CheckpointDamaged, match="rows of items that a lost record"):
             look(place)
     repair(open_store(place))
     assert len(rows_in(place)) == 39

@@ -97,14 +97,14 @@ def test_the_chosen_items_are_done_again_and_no_others(
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        ({}, "say what is to be done again"),
+        ({}, "choose what to redo"),
         ({"keys": [3, 99]}, "no item with key 99 is completed"),
         ({"keys": ["3"]}, 'no item with key "3" is completed'),
         ({"where": "lable = 'old'"}, "no such column: lable. Their columns are id, label, even"),
-        ({"where": "1); DROP TABLE rows; --"}, "is no condition"),
-        ({"where": "id in (SELECT id FROM pragma_table_list)"}, "is no condition"),
+        ({"where": "1); DROP TABLE rows; --"}, "is not a valid condition"),
+        ({"where": "id in (SELECT id FROM pragma_table_list)"}, "is not a valid condition"),
         ({"where": " "}, "where is empty"),
-        ({"before": "yesterday"}, "is no time"),
+        ({"before": "yesterday"}, "is not a time"),
     ],
 )
 def test_what_chooses_nothing_is_refused(place: Path, choice: dict[str, Any], says: str) -> None:

@@ -210,12 +210,12 @@ def test_a_store_without_conditions_is_refused_and_has_changed_nothing(tmp_path:
         return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
     before = there()
-    with pytest.raises(CheckpointUnusable, match="lets two callers create one name"):
+    with pytest.raises(CheckpointUnusable, match="lets two callers create the same name"):
         job.run(items(5), checkpoint=AtPlain(str(path), IgnoresConditions(path)))
     assert there() == before
     assert job.run(items(5), checkpoint=at(path)).completed == 2
     new = tmp_path / "new"
-    with pytest.raises(CheckpointUnusable, match="lets two callers create one name"):
+    with pytest.raises(CheckpointUnusable, match="lets two callers create the same name"):
         job.run(items(5), checkpoint=AtPlain(str(new), IgnoresConditions(new)))
 
 

@@ -68,11 +68,11 @@ def test_types_are_unified_over_shards(
 
 
 CONFLICTS: list[tuple[str, list[Any], str]] = [
-    ("int then string", [1, "x"], "int64 in the rows before, and string"),
-    ("bool then int", [True, 1], "bool in the rows before, and int64"),
+    ("int then string", [1, "x"], "int64 in earlier rows but string"),
+    ("bool then int", [True, 1], "bool in earlier rows but int64"),
     ("list then int", [[1], 1], "list"),
-    ("a big integer then a float", [2**53 + 1, 0.5], "int64 in the rows before, and double"),
-    ("a float then a big integer", [0.5, 2**53 + 1], "double in the rows before, and int64"),
+    ("a big integer then a float", [2**53 + 1, 0.5], "int64 in earlier rows but double"),
+    ("a float then a big integer", [0.5, 2**53 + 1], "double in earlier rows but int64"),
 ]
 
 

@@ -193,7 +193,7 @@ def test_an_error_at_any_point_ends_no_run(
     faults.arm(failing)
     filled(place, 60, tidy=True)
     faults.arm(None)
-    assert "records are not folded any more in this run, which goes on" in caplog.text
+    assert "this run no longer folds records, but continues" in caplog.text
     assert rows_in(place) == [(n, "a") for n in range(60)]
     for _ in range(10):
         again = opened(place)
@@ -279,7 +279,7 @@ def test_a_command_that_wakes_up_there_is_refused(store: Store) -> None:
     for n in range(10, 30):
         driver.append(Commit("commit", 1, "first", keys=b"%d" % n, key_count=1))
     folding.fold_all(store, 30)
-    with pytest.raises(Fenced, match="record 11 is by run first"):
+    with pytest.raises(Fenced, match="record 11 is from run first"):
         sleeper.append(Commit("release", 2, "second"))
 
 
@@ -292,7 +292,7 @@ def test_a_run_that_was_overtaken_is_refused_by_the_file_that_stays(store: Store
         newer.append(Commit("commit", 2, "second", keys=b"%d" % n, key_count=1))
     folding.fold_all(store, 41)
     assert sorted(store.list(FOLDER)).count(record_name(11)) == 1
-    with pytest.raises(Fenced, match="record 11 is by run second"):
+    with pytest.raises(Fenced, match="record 11 is from run second"):
         overtaken.append(Commit("commit", 1, "first", keys=b"99", key_count=1))
 
 
@@ -353,7 +353,7 @@ def test_another_segment_of_that_name_deletes_nothing(
         return False
 
     monkeypatch.setattr(store, "create", taken)
-    with pytest.raises(StoreError, match="holds other records"):
+    with pytest.raises(StoreError, match="holds different records"):
         folding.fold(store, group)
     assert store.list(FOLDER).keys() > before.keys()
 
@@ -565,7 +565,7 @@ def test_whoever_was_overtaken_appends_nothing_more(
         context.setattr(store, "create", refuse)
         with pytest.raises(Fenced):
             mine.append(Commit("merge", 1, "run"), again=True)
-    with pytest.raises(StoreError, match="has failed before"):
+    with pytest.raises(StoreError, match="an earlier write to this journal failed"):
         mine.append(Commit("commit", 1, "run"))
 
 

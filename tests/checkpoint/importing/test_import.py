@@ -459,14 +459,14 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     path = file(tmp_path, '{"id":1,"v":"x"}\n{"id":2,"v":"y"}\n{"id":1,"v":"z"}\n{"id":')
     given = ("import", path, "--checkpoint", tmp_path / "checkpoint", "--key", "id")
     dry = cli(*given, "--job", "job", "--dry-run")
-    assert "say --results one (the last counts) or many" in dry.stderr
+    assert "give --results one (the last counts) or many" in dry.stderr
     dry = cli(*given, "--job", "job", "--results", "one", "--dry-run")
     assert dry.stdout.startswith("would import 2 items, 2 rows, into")
     assert "columns: id int64, v string\n" in dry.stdout
     done = cli(*given, "--job", "job", "--results", "one")
     assert done.exit_code == 0
     assert "imported 2 items, 2 rows, into" in done.stdout
-    assert "1 line of items that have a later line: left out" in done.stdout
+    assert "1 line left out: a later line has the same item" in done.stdout
     assert "line 4 has no newline and may be torn" in done.stdout
     assert "if the file is complete, give --complete" in done.stdout
     again = json.loads(cli(*given, "--json").stdout)

@@ -52,25 +52,40 @@ def test_what_is_there_is_taken(
         ('["a","b",null]', "x.json", {}, "x.json: element 3: the key is None"),
         ('[{"id":1},{"n":1}]', "x.json", {}, "x.json: element 2: it has no field 'id'"),
         ('["a",{"id":1}]', "x.json", {}, "x.json: element 1: it is not a JSON object"),
-        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is not JSON, or it is part of an array"),
-        ('["a","b', "x.json", {}, "x.json:1: it is not JSON, or it is part of an array"),
-        (b'["a","\xc3', "x.json", {}, "x.json:1: it is not JSON, or it is part of an array"),
-        ('"a"\n["a",1]\n', "x.jsonl", {}, "x.jsonl:2: it is a list, and the key is one field"),
+        ('[\n"a",\n"b"', "x.json", {}, "x.json:3: it is not JSON, or is part of an array"),
+        ('["a","b', "x.json", {}, "x.json:1: it is not JSON, or is part of an array"),
+        (b'["a","\xc3', "x.json", {}, "x.json:1: it is not JSON, or is part of an array"),
+        ('"a"\n["a",1]\n', "x.jsonl", {}, "x.jsonl:2: it is a list, but the key is one field"),
         ('# done\n{"id":"a"}\n', "x.jsonl", {}, "x.jsonl:1: it is not JSON"),
         ('# done\n{"id":"a"}\n', "x.ndjson", {}, "x.ndjson:1: it is not JSON"),
         ('# done\n{"id":"a"}\n', "x.txt", {}, "x.txt:1: it is a comment"),
         ('a\n{"id":"a"}\n', "x.txt", {}, "x.txt:2: it is not a plain id; if it is JSON"),
         ('a\n["a"]\n', "x.txt", {}, "x.txt:2: it is not a plain id; if it is JSON"),
-        ("a\n b\n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
-        ("a\nb \n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
-        ("a\nb\tc\n", "x.txt", {}, "x.txt:2: it is a comment, has a tab, or a blank at its edge"),
+        (
+            "a\n b\n",
+            "x.txt",
+            {},
+            "x.txt:2: it is a comment, contains a tab, or starts or ends with a space",
+        ),
+        (
+            "a\nb \n",
+            "x.txt",
+            {},
+            "x.txt:2: it is a comment, contains a tab, or starts or ends with a space",
+        ),
+        (
+            "a\nb\tc\n",
+            "x.txt",
+            {},
+            "x.txt:2: it is a comment, contains a tab, or starts or ends with a space",
+        ),
         (b'{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is not UTF-8"),
         (b'\xef\xbb\xbf{"id":"a"}\n{"id":"\xff"}', "x.jsonl", {}, "x.jsonl:2: it is not UTF-8"),
         (b"\xff\xfea\x00\n\x00", "x.txt", {}, "x.txt:1: it is not UTF-8"),
-        ('{"id":1}\n{"id":2,"status":"Failed"}\n', "x.jsonl", {}, "x.jsonl:2: it says status"),
-        ('{"id":1}\n{"id":2,"error":"no"}\n', "x.jsonl", {}, "x.jsonl:2: it says error: 'no'"),
-        ('{"id":1}\n{"id":2,"ok":false}\n', "x.jsonl", {}, "x.jsonl:2: it says ok: False"),
-        ('[{"id":2,"success":false}]', "x.json", {}, "element 1: it says success: False"),
+        ('{"id":1}\n{"id":2,"status":"Failed"}\n', "x.jsonl", {}, "x.jsonl:2: it has status"),
+        ('{"id":1}\n{"id":2,"error":"no"}\n', "x.jsonl", {}, "x.jsonl:2: it has error: 'no'"),
+        ('{"id":1}\n{"id":2,"ok":false}\n', "x.jsonl", {}, "x.jsonl:2: it has ok: False"),
+        ('[{"id":2,"success":false}]', "x.json", {}, "element 1: it has success: False"),
         ('{"id":"a"}\n', "x.jsonl", {"key": ("url",)}, "x.jsonl:1: it has no field 'url'"),
         (
             '{"id":"a"}\n',
@@ -123,7 +138,7 @@ def test_an_item_that_is_not_done_is_not_taken_for_done(
 ) -> None:
     lines = [{"id": "a"}, {"id": "b", **said}]
     place = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
-    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it says"):
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: it has"):
         take(place)
     assert take(place, failed_too=True).imported == 2
 
@@ -174,7 +189,7 @@ UNCLEAR = [
 def test_the_usual_ways_to_say_failed_are_known(tmp_path: Path, bad: dict[str, Any]) -> None:
     lines = [{"id": "a", **good} for good in GOOD] + [{"id": "b", **bad}]
     path = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "x.jsonl")
-    with pytest.raises(InvalidItems, match=r"x\.jsonl:6: it says .*--skip-failed"):
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:6: it has .*--skip-failed"):
         take(path, keys_only=True)
     done = take(path, keys_only=True, skip_failed=True)
     assert (done.imported, done.failed, taken(tmp_path)) == (1, 1, ["a"])
@@ -192,7 +207,7 @@ def test_a_sign_that_may_be_either_is_asked_about(
     asked = cli(*place, tmp_path / "c0", "--skip-failed")
     assert asked.exit_code == 2
     assert not (tmp_path / "c0").exists()
-    answer = re.search(r"say which, --done-if (\S+) or --failed-if (\S+)", asked.stderr)
+    answer = re.search(r"give --done-if (\S+) or --failed-if (\S+)", asked.stderr)
     assert answer is not None
     [option] = shlex.split(answer[1])
     name = f"{inside}.{field}" if inside else field
@@ -230,7 +245,7 @@ def test_items_that_are_not_done_can_be_left_to_the_next_run(tmp_path: Path, res
     with pytest.raises(UsageError, match="not both"):
         take(path, skip_failed=True, failed_too=True)
     again = cli("import", path, "--checkpoint", tmp_path / "c2", "--key", "id", "--skip-failed")
-    assert "7 lines of items that failed or are not done: left out" in again.stdout
+    assert "7 lines left out: items that failed or are not done" in again.stdout
 
 
 def test_a_line_that_failed_before_it_had_a_key_is_left_out(tmp_path: Path) -> None:
@@ -242,7 +257,7 @@ def test_a_line_that_failed_before_it_had_a_key_is_left_out(tmp_path: Path) -> N
 
 def test_a_line_that_is_torn_in_the_middle_of_the_file_says_what_to_do(tmp_path: Path) -> None:
     torn = '{"id":"a"}\n{"id":"b","n{"id":"c"}\n'
-    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: .*if a crash tore it, take it out"):
+    with pytest.raises(InvalidItems, match=r"x\.jsonl:2: .*if a crash tore this line, remove it"):
         take(file(tmp_path, torn, "x.jsonl"))
 
 

@@ -111,7 +111,7 @@ def test_what_another_run_names_in_the_meantime_counts(
         assert (checkpoint.job, checkpoint.state.names["job"]) == ("mine", "mine")
         checkpoint.close()
         return
-    with pytest.raises(CheckpointMismatch, match="differs"):
+    with pytest.raises(CheckpointMismatch, match="made by a different job"):
         DirectoryCheckpoint.open(store, Manifest(**wanted))
 
 
@@ -136,8 +136,10 @@ def test_the_items_are_their_own_keys_where_rows_or_parts_need_it(
 ) -> None:
     path, place = file(tmp_path, text), tmp_path / "checkpoint"
     done = cli("import", path, "--checkpoint", place)
-    assert "if the job's key= is a field, say --key" in done.stdout
-    with pytest.raises(CheckpointMismatch, match="without --key, reset it and import them"):
+    assert "if the job's key= is a field, give --key" in done.stdout
+    with pytest.raises(
+        CheckpointMismatch, match="without --key, reset the checkpoint and import them"
+    ):
         handled_after(tmp_path, ["a"], results="one")
 
 
@@ -221,11 +223,11 @@ def test_no_command_prints_a_name_that_is_open(tmp_path: Path) -> None:
     place = tmp_path / "checkpoint"
     for command in (("status", place), ("watch", place, "--once")):
         text = cli(*command).stdout
-        assert "imported, the first run names the job" in text
+        assert "imported; the first run names the job" in text
         assert f"next: run the job with checkpoint='{place}'" in text
-    assert "(imported, the first run names the job, incomplete)" in cli("reset", place).stderr
+    assert "(imported; the first run names the job, incomplete)" in cli("reset", place).stderr
     plan = cli("plan", place).stdout
-    assert "imported, the first run names the job" in plan
+    assert "imported; the first run names the job" in plan
     assert "completed    1\n" in plan
     handled_after(tmp_path, ["a"], name="mine")
     assert cli("status", place).stdout.startswith("mine")

@@ -46,7 +46,7 @@ def test_of_two_writers_the_later_one_is_fenced(bucket: Bucket) -> None:
         assert second.state == {"by": "first"}
         second.state["by"] = "second"
     first.state["by"] = "first again"
-    with pytest.raises(Fenced, match="another process has saved generation 2"):
+    with pytest.raises(Fenced, match="another process saved generation 2"):
         first.save()
     with pytest.raises(Fenced):
         first.__exit__(None, None, None)

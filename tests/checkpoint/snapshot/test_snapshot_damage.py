@@ -133,7 +133,7 @@ def test_the_warning_says_which_generation_is_used(
     assert loaded(tmp_path) == {"n": 2}
     (warning,) = [each for each in caplog.messages if "damaged" in each]
     assert f"generation 2, saved at {time[1].decode()}" in warning
-    assert "The one before is used" in warning
+    assert "Using the previous one" in warning
 
     third.write_bytes(good)
     first.write_bytes(b"")
@@ -141,7 +141,7 @@ def test_the_warning_says_which_generation_is_used(
     assert loaded(tmp_path) == {"n": 3}
     (warning,) = [each for each in caplog.messages if "damaged" in each]
     assert "an older generation is damaged" in warning
-    assert "the newest is used, generation 3" in warning
+    assert "using the newest, generation 3" in warning
 
 
 def test_damage_to_an_older_one_is_no_reason_to_save_again(tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ def test_too_little_room_to_read_is_no_damage(
         "resumable_tasks.checkpoint.snapshot.format._refuse_changes", lambda *_: None
     )
     make(tmp_path, {"n": 1}, nested(600))
-    with pytest.raises(UsageError, match="nested too deeply to be read at this depth of calls"):
+    with pytest.raises(UsageError, match="nested too deeply to be read at this call depth"):
         deeper(room() - 400, lambda: loaded(tmp_path))
     assert loaded(tmp_path) == nested(600)

@@ -88,7 +88,7 @@ def test_fenced_is_final(tmp_path: Path, ends: str) -> None:
         (tmp_path / "lock").unlink()
         make(tmp_path, {"other": 1})
         first.state["n"] = 2
-        with pytest.raises(Fenced, match="has saved generation 2"):
+        with pytest.raises(Fenced, match="another process saved generation 2"):
             first.save()
         for again in (first.save, first.step):
             with pytest.raises(Fenced):
@@ -111,7 +111,7 @@ def test_who_was_overtaken_learns_it_at_the_end(tmp_path: Path) -> None:
         (tmp_path / "lock").unlink()
         make(tmp_path, {"other": 1})
         raise KeyError
-    assert "another process has saved" in caught.value.__notes__[0]
+    assert "another process saved" in caught.value.__notes__[0]
     assert loaded(tmp_path) == {"other": 1}
 
 

@@ -125,8 +125,8 @@ def test_a_server_that_is_started_again_in_the_middle_of_a_run(
     assert (result.completed, result.failed, result.parked) == (200, 0, 0)
     job.once_each(200)
     oracle.complete(db, spec, 200)
-    assert sum("does not answer" in text for text in caplog.messages) == 1
-    assert sum("answers again" in text for text in caplog.messages) == 1
+    assert sum("does not respond" in text for text in caplog.messages) == 1
+    assert sum("responds again" in text for text in caplog.messages) == 1
     assert not any("heartbeat" in text for text in caplog.messages)
 
 
@@ -389,7 +389,7 @@ def test_a_statement_that_ends_its_connection_each_time_is_not_tried_for_ever(
 
     sa.event.listen(engine, "before_cursor_execute", cut)
     checkpoint = SqlCheckpoint(engine, table="lessons", key="id", results_table="labels")
-    with pytest.raises(StoreError, match="Nothing was committed by this"):
+    with pytest.raises(StoreError, match="This attempt committed nothing"):
         Job().run(checkpoint)
     engine.dispose()
     assert len(tries) > 1
@@ -414,7 +414,7 @@ def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_server(
         if silent:  # it takes connections, and answers nothing
             address = "127.0.0.1", sa.make_url(db.url).port or 0
             there.enter_context(socket.create_server(address))
-        until("it is waited for", lambda: "does not answer" in child.says())
+        until("it is waited for", lambda: "does not respond" in child.says())
         child.send(signal.SIGTERM)
         time.sleep(1.0)
         asked = time.monotonic()

@@ -63,7 +63,7 @@ def test_a_converter_makes_parked_results_fit(db: Db) -> None:
     code, said = accept(db)
     assert (code, said["accepted"], said["parked"]) == (1, 0, 2)
     code, said = accept(db, "--json-column", "lable")
-    assert (code, "Do you mean label?" in said[""]) == (2, True)
+    assert (code, "Did you mean label?" in said[""]) == (2, True)
     code, said = accept(db, "--convert", "conversions_of_labels:shorter")
     assert (code, said["accepted"], said["parked"], said["example"]["key"]) == (1, 1, 1, 4)
     assert db.rows("SELECT label FROM labels WHERE id = 3") == [("same 3",)]
@@ -92,7 +92,7 @@ def test_what_the_last_run_has_said_stays(
         return [{"id": row["id"], "label": "x"} for row in rows]
 
     edited.run(checkpoint=parked)
-    assert "the handler is not the one" in caplog.text
+    assert "another handler completed" in caplog.text
 
 
 @pytest.mark.sample(only="sqlite")

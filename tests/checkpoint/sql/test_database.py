@@ -49,7 +49,7 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
     with pytest.raises(UsageError, match=r"write postgresql://, .* or install psycopg2"):
         Database("postgresql+psycopg2://localhost/shop")
-    with pytest.raises(UsageError, match="knows PostgreSQL and SQLite, not mysql"):
+    with pytest.raises(UsageError, match="supports PostgreSQL and SQLite, not mysql"):
         Database("mysql://localhost/shop")
     with pytest.raises(UsageError, match=r"postgresql\.nothing"):
         Database("postgresql+nothing://localhost/shop")
@@ -60,9 +60,9 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"database": "nothing"}, "SELECT 1", "There is no such database"),
         ({"username": "nobody"}, "SELECT 1", "Fix the user or the password"),
-        ({}, "SELECT nothing FROM pg_class", "Fix what it names"),
-        ({}, "SELECT * FROM nothing", "Fix what it names"),
-        ({}, "SET TRANSACTION READ ONLY; CREATE TABLE t ()", "It cannot be written here"),
+        ({}, "SELECT nothing FROM pg_class", "Fix what the message names"),
+        ({}, "SELECT * FROM nothing", "Fix what the message names"),
+        ({}, "SET TRANSACTION READ ONLY; CREATE TABLE t ()", "The database is read-only here"),
         ({"username": "guest"}, "SELECT * FROM lessons", "GRANT this user"),
         ({"username": "guest"}, "CREATE TABLE nothing.t ()", "There is no such schema"),
     ],
@@ -95,10 +95,10 @@ def test_a_password_that_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
-        ("SELECT nothing FROM lessons", "Fix what it names"),
-        ("SELECT * FROM nothing", "Fix what it names"),
-        ("SELECT * FROM lessons WHERE", "Fix what it names"),
-        ("UPDATE lessons SET id = 1", "It cannot be written here"),
+        ("SELECT nothing FROM lessons", "Fix what the message names"),
+        ("SELECT * FROM nothing", "Fix what the message names"),
+        ("SELECT * FROM lessons WHERE", "Fix what the message names"),
+        ("UPDATE lessons SET id = 1", "The database is read-only here"),
     ],
 )
 def test_what_never_mends_itself_on_sqlite(tmp_path: Path, statement: str, what: str) -> None:
@@ -173,10 +173,10 @@ def test_listeners_of_a_given_engine_of_sqlite_are_kept(
 def test_an_engine_of_one_connection_is_refused(tmp_path: Path) -> None:
     Db(f"sqlite:///{tmp_path / 'test.db'}").make(1)
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'test.db'}", poolclass=sa.StaticPool)
-    with pytest.raises(UsageError, match="make it without poolclass="):
+    with pytest.raises(UsageError, match="create the engine without poolclass="):
         Database(engine)
     memory = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:"))
-    with pytest.raises(UsageError, match="in memory cannot be resumed"):
+    with pytest.raises(UsageError, match="in-memory database cannot be resumed"):
         Database(memory)
 
 
@@ -202,7 +202,7 @@ def test_keys_that_are_domains(postgres_url: str) -> None:
         return [{"id": row["id"], "mark": row["mark"], "label": "x"} for row in rows]
 
     assert resumable_task(work, batch_size=20).run(checkpoint=checkpoint).completed == 60
-    with pytest.raises(UsageError, match="a key is of text, integers or UUIDs"):
+    with pytest.raises(UsageError, match="a key must be text, an integer or a UUID"):
         db.prepare(SqlCheckpoint(db.url, table="days", key="day"))
-    with pytest.raises(UsageError, match="of type ENUM; a key is of text"):
+    with pytest.raises(UsageError, match="of type ENUM; a key must be text"):
         db.prepare(SqlCheckpoint(db.url, table="colours", key="name"))

@@ -60,6 +60,6 @@ def test_a_sign_of_life_that_could_not_be_given_is_given_soon(
         assert done.wait(30)  # else each try takes two seconds
         alive.stop()
     assert [text.partition(":")[0] for text in caplog.messages] == [
-        "a table does not answer",
-        "a table answers again",
+        "a table does not respond",
+        "a table responds again",
     ]

@@ -88,7 +88,7 @@ def test_what_cannot_be_prepared_ends_with_2_and_changes_nothing(db: Db) -> None
     assert "no column 'nothing'" in wrong.stderr
     broken = sql_init(db, "--column", "label:NO SUCH TYPE (", "--apply")
     assert (broken.exit_code, tables(db)) == (2, {"lessons"})
-    assert "Fix what it names" in broken.stderr
+    assert "Fix what the message names" in broken.stderr
 
 
 @pytest.mark.parametrize("length", [48, 51, 63])
@@ -179,7 +179,7 @@ def test_a_table_that_a_session_holds_is_not_waited_for_long(
         answer = sql_init(db, "--apply")
     assert (answer.exit_code, tables(db)) == (75, {"lessons"})
     assert "a session holds the table" in answer.stderr
-    assert "Nothing was committed" in answer.stderr
+    assert "This attempt committed nothing" in answer.stderr
     assert sql_init(db, "--apply").exit_code == 0
 
 

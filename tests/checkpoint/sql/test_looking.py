@@ -32,12 +32,12 @@ def test_a_row_and_the_runs(db: Db, prepared: Callable[..., SqlCheckpoint]) -> N
 
     task = resumable_task(label, key="id", batch_size=5, concurrency=1)
     assert json.loads(sql("show", db.url, "3", "--json").stdout)["status"] == "left"
-    assert "no run has begun yet" in sql("history", db.url).stdout
+    assert "no run has started yet" in sql("history", db.url).stdout
     with pytest.raises(JobFailed):
         task.run(checkpoint=checkpoint)
     done = json.loads(sql("show", db.url, "3", "--json").stdout)
     assert (done["key"], done["status"], done["row"]["id"]) == (3, "completed", 3)
-    assert "not kept in a table: by which run" in sql("show", db.url, "3").stdout
+    assert "not recorded in a table: the run" in sql("show", db.url, "3").stdout
     failed = sql("show", db.url, "7")
     assert "status       failed" in failed.stdout
     assert r"ValueError: no\x1b[2J" in failed.stdout

@@ -53,8 +53,8 @@ def test_a_row_that_is_gone_costs_only_itself(
     assert (run.completed, run.failed, run.total) == (90, 0, 100)
     assert (undone(db), max(handled.values())) == (0, 1)
     assert db.one("SELECT count(*) FROM lessons WHERE label = 'x'") == 90
-    assert "1 of its 10 rows are dropped" in caplog.text
-    assert "deleted, or set done, by others" in caplog.text
+    assert "dropping 1 of its 10 rows" in caplog.text
+    assert "deleted or marked done by others" in caplog.text
 
 
 @pytest.mark.sample(only="sqlite")
@@ -169,7 +169,7 @@ def test_a_commit_that_waits_for_a_lock_says_so_and_can_be_interrupted(
         program.stdin.write("\n")
         program.stdin.flush()
         end = time.monotonic() + 60
-        while "locked by another session" not in (tmp_path / "log").read_text():
+        while "locked by another database session" not in (tmp_path / "log").read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
         if interrupted:

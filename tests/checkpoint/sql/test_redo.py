@@ -121,6 +121,6 @@ def test_an_edited_handler_is_said_once(
     for say, said in (("old", 0), ("old", 0), ("new", 1), ("new", 0)):
         caplog.clear()
         job(say).run(checkpoint=checkpoint)
-        found = [text for text in caplog.messages if "code is not what it was" in text]
+        found = [text for text in caplog.messages if "code has changed" in text]
         assert len(found) == said
         assert all("redo" in text and "before" in text for text in found)

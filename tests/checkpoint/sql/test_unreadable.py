@@ -150,13 +150,13 @@ def test_it_is_said_whom_a_run_waits_for(
         run = label.run(checkpoint=checkpoint)
         release.join()
     assert run.completed == 40
-    assert "locked by another session of the database (such as 7)" in caplog.text
+    assert "locked by another database session (such as 7)" in caplog.text
 
 
 @pytest.mark.parametrize("pool", [sa.StaticPool, sa.AssertionPool])
 def test_an_engine_of_one_connection_is_refused(postgres_url: str, pool: type[sa.Pool]) -> None:
     engine = sa.create_engine(postgres_url, poolclass=pool)
-    with pytest.raises(UsageError, match="make it without poolclass="):
+    with pytest.raises(UsageError, match="create the engine without poolclass="):
         Database(engine)
 
 
@@ -178,11 +178,11 @@ def test_results_that_are_in_another_directory(
     checkpoint = prepared(40, shards=tmp_path / "one")
     label.run(checkpoint=checkpoint)
     label.run(checkpoint=checkpoint)
-    assert "are set done, and" not in caplog.text
+    assert "are marked done, but" not in caplog.text
     other = SqlCheckpoint(checkpoint.database, table="lessons", key="id", shards=tmp_path / "two")
     label.run(checkpoint=other)
     assert "40 rows of" in caplog.text
-    assert "two has 0: the others have no results there" in caplog.text
+    assert "two has only 0: the others have no results there" in caplog.text
 
 
 def test_a_type_that_sqlalchemy_does_not_know(postgres_url: str) -> None:

@@ -201,7 +201,7 @@ def test_a_row_whose_column_does_not_stay_set_is_a_failure(db: Db, prepared: Pre
         resumable_task(label, batch_size=10).run(checkpoint=checkpoint)
     (failure,) = caught.value.result.parked_items
     assert (failure.key, caught.value.result.completed) == (5, 39)
-    assert "a trigger or a policy of the table is in the way" in failure.message
+    assert "a trigger or a row-level policy of the table prevents it" in failure.message
     assert set(handled.values()) == {1}
     assert db.one("SELECT label FROM lessons WHERE id = 5") is None
 
@@ -219,7 +219,7 @@ def test_a_run_ends_where_nothing_of_it_can_be_kept(db: Db, prepared: Prepared) 
         time.sleep(0.02)
         return [{"id": row["id"], "label": "no number"} for row in rows]
 
-    with pytest.raises(JobFailed, match="batches in a row could be stored"):
+    with pytest.raises(JobFailed, match="batches in a row could not be stored"):
         resumable_task(label, batch_size=10, concurrency=2).run(checkpoint=checkpoint)
     assert len(handled) < 1_000
     assert set(handled.values()) == {1}

@@ -57,7 +57,7 @@ def test_of_an_answer_that_it_does_not_expect(
     error = "<Error><Key>another</Key><Code>No</Code><Message>no</Message></Error>"
     answer = s3objects.Reply(200, s3objects._xml("DeleteResult", error))
     monkeypatch.setattr(s3objects, "_delete_many", lambda *_: answer)
-    with pytest.raises(StoreError, match=r"cannot delete .*/a: the client of buckets has panicked"):
+    with pytest.raises(StoreError, match=r"cannot delete .*/a: the bucket client has panicked"):
         store.delete("a")
 
 
@@ -66,7 +66,7 @@ def test_whoever_reads_is_told(bucket: Bucket, name: str, monkeypatch: pytest.Mo
     store = open_store(bucket.url)
     store.put("journal/7", b"")
     panic(monkeypatch, name, "journal", -1)
-    with pytest.raises(StoreError, match="the client of buckets has panicked") as caught:
+    with pytest.raises(StoreError, match="the bucket client has panicked") as caught:
         store.read("journal/7") if name == "get" else store.list("journal")
     assert caught.value.exit_code == 75
 

@@ -661,12 +661,12 @@ def test_that_no_worker_begins_is_said(
 
     runner = bench(wait, 1)
     runner.submit(1)
-    until(lambda: "no worker has begun any of the 1 task runs" in caplog.text)
+    until(lambda: "no worker has started any of the 1 waiting task runs" in caplog.text)
     go.set()
     time.sleep(0.2)
     caplog.clear()
     runner.take(1)
-    assert "no worker has begun" not in caplog.text
+    assert "no worker has started" not in caplog.text
 
 
 def test_what_is_sent_can_be_loaded_where_this_library_is_not(bench: Make, tmp_path: Path) -> None:
@@ -766,7 +766,9 @@ class TestWorker:
     def test_a_place_without_a_checkpoint_is_said(self, bench: Make, tmp_path: Path) -> None:
         runner = bench()
         nowhere = Outbox(LocalStore(tmp_path / "nowhere"), 1)
-        with pytest.raises(UsageError, match=r"nowhere is not there on host .* all workers share"):
+        with pytest.raises(
+            UsageError, match=r"nowhere does not exist on host .* all workers share"
+        ):
             handle_group(order(nowhere, 0, runner.runner._submitter.work))
 
     def test_pauses_between_attempts_end_with_the_run(self, bench: Make) -> None:

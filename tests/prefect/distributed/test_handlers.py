@@ -100,7 +100,7 @@ def test_a_handler_that_cannot_cross_is_refused_before_anything_runs(
         with lock:
             return rows
 
-    with pytest.raises(UsageError, match=r"handler cannot be sent.*lock.*when it is called"):
+    with pytest.raises(UsageError, match=r"handler cannot be sent.*lock.*when called"):
         dask.run(locked, [{"id": 1}], checkpoint=place)
     assert oracle.keys(place) == []
     assert oracle.failed(place) == set()

@@ -139,7 +139,7 @@ def test_that_all_workers_are_lost_is_said_and_given_up(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(Unfinished, match="no worker has given a sign of life for") as error:
+    with pytest.raises(Unfinished, match="no sign of life from any worker for") as error:
         engine.engine.run(job, items(tmp_path, 200, seconds=0.5), checkpoint=place)
     thread.join()
     assert error.value.exit_code == 75

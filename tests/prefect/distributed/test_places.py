@@ -65,7 +65,7 @@ def elsewhere(
 
 def test_a_worker_that_does_not_see_the_checkpoint(elsewhere: Engine, hidden: Path) -> None:
     place = hidden / "checkpoint"
-    with pytest.raises(UsageError, match=r"checkpoint is not there on host .* all workers share"):
+    with pytest.raises(UsageError, match=r"checkpoint does not exist on host .* all workers share"):
         elsewhere.run(handlers.known, [{"id": n} for n in range(20)], checkpoint=place)
     assert oracle.keys(place) == []
     assert oracle.failed(place) == set()

@@ -76,7 +76,7 @@ def test_a_service_without_conditions_is_refused_and_has_harmed_nothing(
         run(bucket, there)
     before = bucket.stored()
     bucket.server.options.conditions = False
-    with pytest.raises(CheckpointUnusable, match="two callers create one name"):
+    with pytest.raises(CheckpointUnusable, match="two callers create the same name"):
         run(bucket, 10)
     after = bucket.stored()
     assert {name: after[name] for name in before} == before

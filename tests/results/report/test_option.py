@@ -88,11 +88,11 @@ def test_what_cannot_be_is_refused_before_the_first_call(
             job(report=report).run(**{"items": ITEMS, "checkpoint": place, **more})
         assert not place.exists()
 
-    refused("", "names nothing")
+    refused("", "is empty")
     refused(3, "neither a path nor a URL")
-    refused(place / "report.html", "whose files are its own")
-    refused(place, "whose files are its own")
-    refused("http://host/report.html", "reports live in directories and buckets")
+    refused(place / "report.html", "would be inside the checkpoint")
+    refused(place, "would be inside the checkpoint")
+    refused("http://host/report.html", "only directories and buckets are supported")
     url = f"sqlite:///{tmp_path / 'table.db'}"
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
@@ -100,7 +100,7 @@ def test_what_cannot_be_is_refused_before_the_first_call(
     engine.dispose()
     refused(
         "r.html",
-        "has none",
+        "has no journal",
         items=None,
         checkpoint=SqlCheckpoint(url, table="t", key="id", results_table="r"),
     )
