@@ -1,4 +1,4 @@
-"""The seam between a run and its checkpoint, whatever form the checkpoint has.
+"""The seam between a run and its checkpoint, for every form of checkpoint.
 
 ::
 
@@ -213,7 +213,7 @@ class Unit(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:  # noqa: B027 - most have nothing open
-        """Release what was not committed."""
+        """Release everything that was not committed."""
 
     @abstractmethod
     def add(self, outcome: Done) -> Done:
@@ -402,7 +402,7 @@ class Place(ABC):
 
     @abstractmethod
     def preview(self, job: Job, items: Any) -> Preview:
-        """Count what a run would handle. Reads all items; calls, writes and holds nothing.
+        """Count the items that a run would handle. Reads all items; calls, writes, holds nothing.
 
         Raises what a run would raise for these items, or for this checkpoint.
         """

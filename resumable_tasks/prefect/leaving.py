@@ -16,7 +16,7 @@ from prefect.states import AwaitingRetry
 from resumable_tasks.base import log
 
 TAG = "waits-for-a-service"
-"""What automations know a flow run by that has left: its executions are no crashes."""
+"""The tag of a flow run that has left its process, so that automations see no crash in that."""
 
 # The pauses between requests while the API is away, for example for an upgrade.
 _PAUSES = (1.0, 5.0, 20.0, 60.0, 120.0)

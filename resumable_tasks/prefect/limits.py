@@ -32,7 +32,7 @@ class GlobalLimit:
     most: int = 0
 
     def checked(self) -> GlobalLimit:
-        """The limit, after checking that it exists.
+        """The limit with its number of slots, as it is in Prefect.
 
         Raises `UsageError`, with the command to fix it, if no slot can be taken.
         """

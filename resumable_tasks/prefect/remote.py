@@ -52,7 +52,7 @@ _OVERDUE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A message to the inbox: no more batches come. ``abandon``: do not wait for running ones."""
+    """A message in the inbox: no more batches come. ``abandon``: do not wait for running ones."""
 
     abandon: bool
 
@@ -245,7 +245,7 @@ class RemoteTaskRuns(Runner):
                 self._done(self._with_lost_calls(_by_our_clock(_unpacked(outcome))))
 
     def _with_lost_calls(self, outcome: Outcome) -> Outcome:
-        """The outcome with the calls added whose workers were lost before."""
+        """The outcome with the cost added of earlier calls whose workers were lost."""
         losses = self._waiting.losses_of(outcome.batch)
         if not losses or not isinstance(outcome, (Done, Failed)):
             return outcome
@@ -320,7 +320,7 @@ class RemoteTaskRuns(Runner):
         self._done(self._lost(suspect, losses, why))
 
     def _lost(self, batch: Batch, losses: int, why: BaseException | None) -> Failed:
-        """The failure of a batch whose workers were lost, each counting as a call."""
+        """The failure of a batch whose workers were lost, with the cost of as many calls."""
         error = WorkerLost(
             f"the worker of this batch was lost {losses} times{f' ({why!r})' if why else ''}. It "
             "may have used too much memory: try a smaller batch_size"

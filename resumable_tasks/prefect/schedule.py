@@ -82,7 +82,7 @@ def _outermost_flow_run() -> FlowRun | None:
     with get_client(sync_client=True) as client:
         while found.parent_task_run_id is not None:
             parent = client.read_task_run(found.parent_task_run_id).flow_run_id
-            if parent is None:  # a task that was started by itself
+            if parent is None:  # a task that was started outside of a flow
                 break
             found = client.read_flow_run(parent)
     return found

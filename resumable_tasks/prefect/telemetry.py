@@ -101,7 +101,7 @@ class Telemetry:
                 )
 
     def _run(self, started: RunStarted) -> None:
-        """The thread."""
+        """The thread's function."""
         try:
             # A separate client, because the flow run's is closed when the flow ends.
             with get_client({"timeout": _CALL_SECONDS}, sync_client=True) as client:

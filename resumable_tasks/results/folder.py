@@ -120,7 +120,7 @@ def _stage(
 
 
 def _write_marker(stage: Path, rows: CommittedRows, result: Published) -> None:
-    """Write the marker, which names our files and so allows to replace the folder later."""
+    """Write the marker, which names our files, so that `publish` may replace the folder later."""
     record = {**rows.identity, "published": now(), **asdict(result)}
     with open(stage / MARKER, "x", encoding="utf-8") as file:
         json.dump(record, file, indent=1)

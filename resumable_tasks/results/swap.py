@@ -23,7 +23,7 @@ from resumable_tasks.items import keys
 
 MARKER = "_published.json"
 ONE_FILE = "part-00000.parquet"
-"""What the file is called of a dataset that has only one."""
+"""The name of the file in a dataset of one file."""
 MOST_BYTES = 64 << 20
 _PATIENCE, _PAUSE = 30.0, 0.02
 _UNNAMED = re.compile(r"[0-9]+\.parquet")

@@ -1,6 +1,6 @@
 """Looks for checkpoints of the same job elsewhere, before a new one repeats everything.
 
-After a rename of the function, or started in another folder, a script has another default
+After a rename of its function, or when started in another folder, a script has another default
 checkpoint, which is empty.
 """
 

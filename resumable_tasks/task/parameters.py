@@ -202,7 +202,7 @@ def _check_known(
 
 
 def check_takes_a_batch(name: str, fn: Callable[..., Any]) -> None:
-    """Raise `UsageError` for a handler that cannot be called with a batch alone."""
+    """Raise `UsageError` for a handler that cannot be called with only a batch."""
     if is_submitted(fn):
         return
     try:

@@ -128,7 +128,7 @@ def prune(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a pruning would do."""
+    """The decisions of a pruning, before it carries them out."""
 
     place: str
     chosen: tuple[Chosen, ...]

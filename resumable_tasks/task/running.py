@@ -67,7 +67,7 @@ def _drawn(options: JobOptions, arguments: RunArguments) -> RunResult | None:
 
 
 def _carried_out(job_run: Run, handed: Handed | None) -> RunResult:
-    """Carry out a run, whose ``handed`` items this thread reads for it, if there are any."""
+    """Carry out a run; this thread reads its ``handed`` items, if there are any."""
     if handed is None:
         return job_run.carry_out()
     result, failure, signal = accompany(job_run.carry_out, handed, job_run.request_stop)

@@ -25,7 +25,7 @@ How = Literal["kill", "raise", "exit", "stop"]
 
 VARIABLE = "RESUMABLE_TASKS_FAULTS"
 EXIT_CODE = 86
-"""What a process ends with that ``exit`` has ended."""
+"""The exit code of a process that ``exit`` has ended."""
 
 POINTS: dict[str, str] = {
     "checkpoint.claimed": "the claim is durable, nothing has been swept",
@@ -67,7 +67,7 @@ POINTS: dict[str, str] = {
     "store.renamed": "a name was replaced, its folder is not flushed",
     "store.temp_written": "the bytes are durable under a temporary name",
 }
-"""Every fault point of the library, with what holds there."""
+"""Every fault point of the library, with the state at that point."""
 
 
 class FaultInjected(Exception):

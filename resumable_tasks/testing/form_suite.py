@@ -109,7 +109,7 @@ class FormSuite:
         Starts a fresh interpreter that handles Ctrl-C as in a terminal. Override this method to
         start programs faster.
         """
-        return subprocess.Popen(  # noqa: S603 - this is what is tried
+        return subprocess.Popen(  # noqa: S603 - the program under test
             command,
             cwd=place,
             stdout=subprocess.DEVNULL,
@@ -231,7 +231,7 @@ def note(unit):
                 break
         time.sleep(0.01)
 """
-"""The beginning of a program: ``COUNT``, ``SECONDS`` and ``note``, which may wait."""
+"""The first lines of a program. They define ``COUNT``, ``SECONDS`` and ``note``, which may wait."""
 
 
 def once(count: int) -> Counter[int]:

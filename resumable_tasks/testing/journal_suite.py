@@ -150,7 +150,7 @@ SCRIPTS = [
     for before in itertools.product(_NOT_LANDED, repeat=length)
     for last in (*_LANDED, *_NOT_LANDED)
 ]
-"""What a `TroubledStore` does with the tries of one append."""
+"""The scripts of a `TroubledStore` for the tries of one append."""
 
 
 class JournalSuite:

@@ -44,11 +44,11 @@ class Options:
     conditions: bool = True
     """False: conditional puts overwrite, as on servers that ignore the headers."""
     metadata: bool = True
-    """False: metadata of users is dropped, as some gateways do."""
+    """False: user metadata is dropped, as some gateways do."""
     access_key: str = ""
     """Requests with another access key (or bearer token) get 403; empty: all are accepted."""
     clock: float = 0.0
-    """Seconds that the clock is ahead; signed requests that are 15 minutes off get 403."""
+    """Seconds by which the clock is ahead; signed requests that are 15 minutes off get 403."""
 
 
 @dataclass

@@ -51,7 +51,7 @@ class Kind:
     applied: bool
     """Whether the request is applied."""
     answer: str
-    """The code of an error, or what happens to the connection."""
+    """An error code, or the effect on the connection."""
     methods: Sequence[str] = ("GET", "HEAD", *_WRITES)
 
 
@@ -70,7 +70,7 @@ KINDS = {
     "applied-late": Kind(False, "reset, then applied", ("PUT",)),
     "truncated": Kind(True, "half", ("GET",)),
 }
-"""All faults by name: the reply is an error, lost, late or half, the request applied or not."""
+"""All faults by name: an error, or a lost, late or partial reply; the request is applied or not."""
 
 
 @dataclass
@@ -80,13 +80,13 @@ class Fault:
     kind: str
     method: str = "*"
     key: str = "*"
-    """A pattern, as the shell has them, for the key; a listing's key is its prefix."""
+    """A shell pattern for the key; a listing's key is its prefix."""
     times: int = 1
-    """With how many of the requests; -1: with all."""
+    """The number of requests that it affects; -1: all."""
     rate: float = 1.0
-    """The share of the requests that it hits, by chance."""
+    """The share of matching requests that it affects, by chance."""
     seconds: float = 1.0
-    """How late a late one is."""
+    """The delay of a late reply or application."""
 
     def hits(self, request: Request, chance: random.Random) -> bool:
         key = request.key or request.query.get("prefix", "")

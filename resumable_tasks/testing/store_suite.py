@@ -40,17 +40,17 @@ class StoreSuite:
     """The contract of `resumable_tasks.checkpoint.store.base.Store`."""
 
     half_seen_rounds = 15
-    """How many large values are written while readers look on."""
+    """The number of large values to write while readers look."""
     changing_rounds = 20
-    """How often 30 names come and go while readers look on."""
+    """How often 30 names are created and deleted while readers look."""
     racers = 50
-    """How many creators race for one name; a multiple of 5."""
+    """The number of creators that race for one name; a multiple of 5."""
     secret = ""
-    """A secret by which the stores reach their medium: it is looked for where none may be."""
+    """A secret with which the stores access their medium; tests check that it does not leak."""
     processes: Any = multiprocessing.get_context("spawn")
-    """What makes the suite's processes, and what they share."""
+    """The context that creates the suite's processes and their shared objects."""
     faults: Sequence[str] = ()
-    """What can be made to go wrong with the medium, by the names that `failing` knows."""
+    """The faults that `failing` can cause in the medium, by name."""
 
     def make_store(self, tmp_path: Path) -> Store:
         """A new store at a place below ``tmp_path`` that does not exist yet."""

@@ -161,7 +161,7 @@ class SubmittedSuite:
     """The contract of `resumable_tasks.Submitted`."""
 
     seconds: ClassVar[float] = 60.0
-    """How long the work, or a result that is not ready, is waited for."""
+    """The longest wait for the work, or for a result that is not ready."""
     pause: ClassVar[float] = 0.02
     """Seconds between two looks."""
     count: ClassVar[int] = 5

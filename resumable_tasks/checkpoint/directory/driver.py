@@ -278,7 +278,7 @@ class DirectoryCheckpoint(Checkpoint):
         )
         aside = state.set_aside(job.max_attempts, job.retry_failed)
         self.planner = job.planning.planner(state.done, aside, state.failures)
-        if self.submissions:  # none of whose items is planned
+        if self.submissions:  # their items must not be planned
             self.planner.look_with(OfAnotherType(self.planner.out, "with a service"))
         for lost in lost_intents(state.out.strays, self.url):
             log.warning("%s: %s", self.url, lost)
@@ -304,7 +304,7 @@ class DirectoryCheckpoint(Checkpoint):
         state = self.state
         if columns.inferred and not schemas.may_have_json(state.schema):
             self.columns, self._schema = columns, ResultSchema(state.schema)
-            return  # without Arrow, which a run with nothing left to do does not need
+            return  # spares a run with nothing left to do the loading of Arrow
         stored = schemas.schema_from_text(state.schema) if state.schema else None
         json = columns.json | json_names(stored)
         declared = schemas.declared(stored, columns)

@@ -1,4 +1,4 @@
-"""The first look at a place where a checkpoint is to be opened."""
+"""The first look at a place before a checkpoint is opened there."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ EXIT_CODES: dict[Status, int] = {
 
 _OF_A_RUN = ("how", "total", "completed", "skipped", "failed", "parked", "duplicates", "seconds")
 
-# Every so many looks, `follow` makes a listing: it finds records folded into a segment meanwhile.
+# `follow` makes a listing once in this many looks, to find records folded into a segment meanwhile.
 _LISTED = 16
 
 P = ParamSpec("P")
@@ -373,7 +373,7 @@ def is_checkpoint(store: Store) -> bool:
     except FileNotFoundError:
         return False
     except CheckpointMismatch:
-        return True  # of a format to come
+        return True  # a checkpoint of a later format
     except CheckpointDamaged:
         # Other programs have a job.json too.
         return not opening.foreign(store)

@@ -11,11 +11,11 @@ from resumable_tasks.items import keys as key_lines
 from resumable_tasks.runners.outcome import Failure, Shard
 
 OF_SUBMISSIONS = ("submitting", "prepared", "submitted", "withdrawn")
-"""Kinds of records that say what becomes of submitted work."""
+"""The kinds of records about submitted work."""
 OF_WORK = ("commit", *OF_SUBMISSIONS)
-"""Kinds of records that a run at work appends, between its claim and its end."""
+"""The kinds of records that a run appends between its claim and its end, except merges."""
 BY_HAND = {"submitted": "attached", "withdrawn": "withdrawn"}
-"""What a record of submitted work has as ``by`` if a person has decided it, by its kind."""
+"""The value of ``by`` in records of submitted work that a person decided, by kind."""
 
 
 def is_by_hand(kind: str, info: Mapping[str, Any]) -> bool:

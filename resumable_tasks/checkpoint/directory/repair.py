@@ -70,7 +70,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Report:
-    """The findings of `verify`. ``orphans`` and ``foreign`` are not damage.
+    """The findings of `verify`. ``orphans`` are not damage.
 
     ``strays`` are submissions with a service whose record of items was lost, by token, with the
     handle if it is known. ``submits``: the checkpoint has submissions, so some may be lost too.
@@ -143,7 +143,7 @@ def release(store: Store, chosen: Callable[[Failure], bool]) -> list[Failure]:
     every run that may still be alive.
 
     Raises:
-        CheckpointHeld: a run is at work.
+        CheckpointHeld: a run is active.
         UsageError: there is no checkpoint.
     """
     found = read_manifest(store)

@@ -106,7 +106,7 @@ class State:
         return not (kept or self.pace.cost or self.out.each or self.out.strays)
 
     def set_aside(self, max_attempts: int | None, retry_failed: bool) -> Set[Line]:
-        """The items not to try: parked and quarantined, or also every other failed item."""
+        """The items not to try: parked and quarantined, or parked and all failed ones."""
         if not retry_failed:
             return self.failures.keys() | self.parked.keys()
         if max_attempts is None:

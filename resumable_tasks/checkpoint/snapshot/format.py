@@ -62,13 +62,13 @@ class Found:
     """The content of a snapshot's folder."""
 
     newest: Generation | None = None
-    """The newest good one."""
+    """The newest good generation."""
     highest: int = 0
-    """The highest number that is taken, by whatever."""
+    """The highest taken number, whether by a generation or anything else."""
     good: list[int] = field(default_factory=list)
-    """The numbers of the newest good ones, oldest first."""
+    """The numbers of the newest good generations, oldest first."""
     damages: dict[int, str] = field(default_factory=dict)
-    """What is wrong with the others, newest first."""
+    """The defects of damaged generations by number, newest first."""
 
     @property
     def fell_back(self) -> bool:

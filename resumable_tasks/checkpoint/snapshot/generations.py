@@ -23,11 +23,11 @@ class Generations:
         self._keep = keep
         self._version = version
         self.newest = 0
-        """The number of the generation that was written or found last; 0 if there is none."""
+        """The number of the last generation written or found; 0 if there is none."""
         self.saved = b""
-        """The state in it; empty if it has to be written again."""
+        """The state in it; empty if it must be written again."""
         self.fenced = ""
-        """Why nothing is written any more."""
+        """The reason why nothing may be written any more; empty if there is none."""
         # The numbers of the newest good generations, oldest first.
         self._good: list[int] = []
         # A write that was begun and has not ended.

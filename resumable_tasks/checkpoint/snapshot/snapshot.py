@@ -45,13 +45,13 @@ from resumable_tasks.errors import (
     UsageError,
 )
 
-# `fsync` must not be what a loop of quick steps spends its time with.
+# Not less, so that a loop of quick steps does not spend its time in `fsync`.
 _SECONDS = 30.0
 # A state of no more bytes than this is copied at each step, a larger one when it is saved.
 _SMALL = 16 * 1024
 
 Migrate = Callable[[Any, int], Any]
-"""Given a state and the version it was saved in, gives the state of the wanted version."""
+"""Converts a state of the given older version to the wanted version."""
 
 
 @named_options

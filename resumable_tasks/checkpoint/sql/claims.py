@@ -74,7 +74,7 @@ class Claims:
         self.stop: Callable[[], bool] = lambda: False
         self.before_waiting: Callable[[], None] = lambda: None
         self.cut_short = False
-        """Whether the pages have ended because of ``stop``, and not because nothing is left."""
+        """Whether the pages ended because of ``stop``, although rows are left."""
 
     def pages(self) -> Iterator[list[Row]]:
         """Yield pages of rows in the key's order, claimed for this run if it is `shared`.

@@ -80,8 +80,8 @@ def _chosen(
 ) -> list[Key]:
     conditions = [tables.is_done, *tables.considered]
     if choice.where is not None:
-        # Escaped, because a colon would begin a parameter; on a line of its own, because a comment
-        # would hide the closing bracket.
+        # A colon is escaped, because it would begin a parameter. The closing bracket is on a new
+        # line, because a comment at the end would hide it.
         fits = sa.text("(" + choice.where.replace(":", r"\:") + "\n)")
         if results is None:
             conditions.append(fits)

@@ -29,7 +29,7 @@ class RunRow:
         self._until = database.now + tables.spec.claim_seconds
         runs = tables.runs.c
         self.handlers = handlers.Handlers()
-        """The handlers of the run before and of this one."""
+        """The handlers of the previous run and of this one."""
         self._mine = [runs.run == run, runs.ended.is_(None)]
 
     def take(

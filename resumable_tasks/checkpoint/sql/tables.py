@@ -141,8 +141,8 @@ class Tables:
         """The conditions for a row to be an item, done or not."""
         if not self.spec.where:
             return []
-        # Escaped, because a colon would begin a parameter; on a line of its own, because a comment
-        # would hide the closing bracket.
+        # A colon is escaped, because it would begin a parameter. The closing bracket is on a new
+        # line, because a comment at the end would hide it.
         return [sa.text("(" + self.spec.where.replace(":", r"\:") + "\n)")]
 
     def is_in(self, table: sa.Table, many: Sequence[Any]) -> Any:

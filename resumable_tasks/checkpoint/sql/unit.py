@@ -193,7 +193,7 @@ class TableUnit(Unit):
     def _giving_way(self) -> Iterator[None]:
         """Give up the whole transaction if another session has a lock that it needs.
 
-        So that session can continue. Also gives up if the connection is lost before a COMMIT.
+        Then that session can continue. Also gives up if the connection is lost before a COMMIT.
         """
         try:
             with self._database.errors():

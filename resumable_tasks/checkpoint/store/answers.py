@@ -66,21 +66,21 @@ class Answer:
     """An error of the client, without its text, which may repeat what the service was sent."""
 
     told: str
-    """One line about it."""
+    """The error in one line, for messages."""
     code: str
-    """The service's own word for it."""
+    """The service's own error code."""
     unsure: bool
-    """What was asked may have been done."""
+    """The request may have been carried out."""
     refused: bool
-    """The name is taken. A 409 of S3 is none: it only says, not now."""
+    """The name is taken. S3's 409 does not count, since it only means "not now"."""
     denied: bool
-    """The service refuses whoever asks."""
+    """The service denies access to this caller."""
     final: bool
-    """The same request will hardly ever be answered otherwise."""
+    """Repeating the request will hardly ever give another answer."""
     missing: bool
     """There is no such object."""
     without_credentials: bool
-    """None were in the environment, and the machine, which was asked next, has no role."""
+    """The environment has no credentials, and the machine has no role that provides any."""
 
     def error(
         self, verb: str, where: str, bucket: Bucket, *, answered: bool

@@ -36,7 +36,7 @@ _MOST_DELETED = 1000  # by one request, as S3 takes them
 _NUMBERED = re.compile(r"@([0-9]{1,9})(\.json)?")
 
 Look = tuple[dict[str, int], set[str]]
-"""The names right below a prefix with their sizes, and the folders there."""
+"""The names directly below a prefix with their sizes, and the folders there."""
 
 
 class ObjectStore(Store, Files, Incarnations, Patient):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PIP = 'pip install "resumable-tasks[serve]"'
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _COOKIE = "resumable_token"
-# A page is made anew only after this many seconds; how many pages are kept.
+# Seconds for which a page is reused, and the number of pages to keep.
 _FRESH_SECONDS, _KEPT = 2.0, 8
 _REFRESH_LIST, _REFRESH_RUNNING = 30, 5
 _HEADERS = {
