@@ -100,13 +100,14 @@ def test_the_folder_is_read_only(launch: Launcher, place: Path, begun: bool) -> 
 
 
 def test_the_folder_becomes_immutable_in_the_middle(launch: Launcher, place: Path) -> None:
-    spec = Spec(str(place), items=2000)
+    spec = attacks.gated(Spec(str(place), items=400), 200)
     child = launch.fork(spec)
     until("some is committed", lambda: attacks.oracle_lines(spec, "acked") > 2)
     shards = place / "checkpoint" / "shards"
     done = subprocess.run(["chattr", "+i", str(shards)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"chattr is not permitted here: {done.stderr.strip()}")
+    attacks.gated(spec, 400)
     try:
         assert child.wait() == 2, child.says()
         assert "no permission" in child.says()

@@ -66,8 +66,8 @@ def sleep_anywhere(
     for number in range(3):
         # However late it is stopped, there is enough left for the others.
         spec = attacks.gated(spec, 150 * (number + 1))
-        driver = launch.fork(replace(spec, takeover=number > 0))
         begun = attacks.oracle_lines(spec, "handled")
+        driver = launch.fork(replace(spec, takeover=number > 0))
         wanted = begun + random.randrange(2, 25)
         until("some is handled", lambda: attacks.oracle_lines(spec, "handled") >= wanted)  # noqa: B023
         driver.signal(signal.SIGSTOP)
