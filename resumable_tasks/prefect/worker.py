@@ -85,15 +85,17 @@ _asked = 0
 
 
 def _leave_signals_to_the_driver() -> None:
-    """In a process of a pool, leave the first signal to the driver; a second ends the process.
+    """In a process of a pool, leave a task run's first signal to the driver, and end at a second.
 
     A terminal sends Ctrl-C to all processes, as does Prefect's worker (3.9) the SIGTERM of a
     cancel. It would end the batch; and a ``KeyboardInterrupt`` from a process would end Prefect's
     thread for the pool, so that the program would wait for its processes forever.
     """
+    global _asked
     of_pool = multiprocessing.parent_process() is not None
     if not of_pool or threading.current_thread() is not threading.main_thread():
         return
+    _asked = 0
     for number, defaults in signals.DEFAULTS.items():
         if signal.getsignal(number) in defaults:
             signal.signal(number, _leave_to_the_driver)

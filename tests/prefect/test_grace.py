@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -63,8 +63,19 @@ def _with_a_process_of_its_own() -> None:
     process.join()
 
 
-def test_processes_that_a_handler_forks_in_prefects_pool_end_by_sigterm() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_with_a_process_of_its_own)
+def _asked_to_stop_in_each_of_two_task_runs() -> None:
+    for _ in range(2):
+        worker._leave_signals_to_the_driver()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "what", [_with_a_process_of_its_own, _asked_to_stop_in_each_of_two_task_runs]
+)
+def test_in_prefects_pool_each_task_run_leaves_one_signal_to_the_driver_and_a_fork_none(
+    what: Callable[[], None],
+) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=what)
     process.start()
     process.join(60)
     process.kill()
