@@ -27,7 +27,7 @@ class ResultSchema:
         self._text = text
         self._declared = declared
         self._current: pa.Schema | None = None
-        # The schema that `text` encodes, once it was decoded or compared.
+        # The schema that `text` encodes, once a commit has recorded it.
         self._recorded: pa.Schema | None = None
         # Column types already found impossible; remembered since the check reads all rows.
         self._fixed: set[tuple[Any, ...]] = set()
@@ -107,7 +107,7 @@ class ResultSchema:
         return unified
 
     def _is_declared(self, name: str) -> bool:
-        """True if the job declares the column's type."""
+        """True if the job declares the column with a type; null leaves the type open."""
         import pyarrow as pa
 
         if self._declared is None or name not in self._declared.names:
