@@ -76,8 +76,12 @@ def command(
     parameters.append(_option("local", bool, False, "Without Prefect, even if a server is named."))
     if "date" in inspect.signature(fn).parameters:
         day = datetime.date
-        parameters.append(_option("first", day, None, "Each date from this one …", "--from"))
-        parameters.append(_option("last", day, None, "… to this one, one by one.", "--to"))
+        parameters.append(
+            _option("first", day, None, "First date of a range; with --to.", "--from")
+        )
+        parameters.append(
+            _option("last", day, None, "Last date of a range; dates run one by one.", "--to")
+        )
     text = (inspect.getdoc(fn) or "").partition("\nArgs:")[0]
     return click.Command("main", callback=main, params=parameters, help=text, epilog=_EPILOG)
 
@@ -133,7 +137,7 @@ def _each_date(
     call: _Call, given: Given, first: datetime.date | None, last: datetime.date | None
 ) -> int:
     if given["date"] or not first or not last:
-        raise click.UsageError("a range of dates is --from DATE --to DATE, without --date")
+        raise click.UsageError("give a range of dates as --from DATE --to DATE, without --date")
     if last < first:
         raise click.UsageError(f"--from {first} is after --to {last}")
     table: list[tuple[datetime.date, int | None, str]] = []
@@ -142,7 +146,7 @@ def _each_date(
         # What makes a run end with "again later" (a signal, a full disk, an API that is down)
         # would meet the next date too. All else is this date's own.
         if table and table[-1][1] in (None, Interrupted.exit_code):
-            table.append((date, None, "not begun"))
+            table.append((date, None, "not started"))
         else:
             table.append((date, *call({**given, "date": date})))
     print("\ndate        exit  result")

@@ -57,9 +57,10 @@ def refuse_secrets(given: Iterable[Any]) -> None:
     for value in given:
         if isinstance(value, str) and without_secrets(value) != value:
             raise UsageError(
-                f"{without_secrets(value)}: a secret in it would be a parameter of the flow run, "
-                "which Prefect keeps and shows. Leave it out: of a database by PGPASSFILE or a "
-                "service file, of an API by the environment variable that token_env names"
+                f"{without_secrets(value)}: it contains a secret, which Prefect would store and "
+                "show as a parameter of the flow run. Leave it out: give a database's in "
+                "PGPASSFILE or a service file, an API's in the environment variable that token_env "
+                "names"
             )
 
 
@@ -99,8 +100,8 @@ def reached() -> Iterator[None]:
         from prefect.client.orchestration import get_client
     except ImportError:
         raise UsageError(
-            f"PREFECT_API_URL is set ({server()}), and Prefect is not installed: "
-            "pip install 'resumable-tasks[prefect]', or --local to run without it"
+            f"PREFECT_API_URL is set ({server()}), but Prefect is not installed: pip install "
+            "'resumable-tasks[prefect]', or --local to run without it"
         ) from None
     try:
         with get_client(sync_client=True) as client:
@@ -117,5 +118,5 @@ def reached() -> Iterator[None]:
     except httpx.HTTPError as error:  # Prefect's: the flows turn those of their own requests
         raise Unreachable(
             f"the Prefect server at {server()} (PREFECT_API_URL) failed the flow run: {error!r}. "
-            "What is done is safe, and may be all: run the same command again"
+            "Completed work is safe, and may be everything: run the same command again"
         ) from error

@@ -39,7 +39,7 @@ def main(sources: list[str]) -> int:
     shutil.rmtree(HOME, ignore_errors=True)
     expected = [file.path for file in source_files(expand(sources or default_sources()))]
     if len(expected) < 2:
-        return wrong("there are no files to make a demo with")
+        return wrong("there are no files for a demo")
     # Said outright, so that the second run means the same day even at midnight.
     today = datetime.date.today()
     checkpoint = CHECKPOINT / str(today)

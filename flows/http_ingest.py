@@ -94,7 +94,7 @@ class Api:
         try:
             return response, json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise httpx.DecodingError(f"{url}: this is no whole JSON: {error}") from None
+            raise httpx.DecodingError(f"{url}: the answer is not complete JSON: {error}") from None
 
 
 @cache
@@ -123,7 +123,7 @@ class Pages:
         try:
             while url is not None and not self.stop.is_set():
                 if url in seen:
-                    raise InvalidItems(f"{url}: this page is named again as a later one")
+                    raise InvalidItems(f"{url}: this page is named again as a later page")
                 seen.add(url)
                 items, url = self._patiently(url)
                 yield from items
@@ -151,10 +151,12 @@ class Pages:
             except httpx.HTTPError as error:
                 told = seconds_told(error)
                 if not may_pass(error):
-                    raise InvalidItems(f"{url}: {error}. Look at the address and token") from error
+                    raise InvalidItems(f"{url}: {error}. Check the address and token") from error
                 if attempt > _RETRIES or (told or 0) > _LONGEST_PAUSE:
                     later = f"run the same command again, in {told or 60:g} s or later, to resume"
-                    raise Unreachable(f"{url}: {error!r}. What is done is safe: {later}") from error
+                    raise Unreachable(
+                        f"{url}: {error!r}. Completed work is safe: {later}"
+                    ) from error
                 pause = told if told is not None else _PAUSE * 2**attempt * random.uniform(0.5, 1)
                 log.warning("%s: %r at attempt %d; next in %.1f s", url, error, attempt, pause)
             self.stop.wait(pause)
@@ -169,7 +171,7 @@ class Pages:
         items = _at(found, self.api.items)
         if not isinstance(items, list):
             kind = type(items).__name__
-            raise InvalidItems(f"{url}: at items={self.api.items!r} is no list, but {kind}")
+            raise InvalidItems(f"{url}: at items={self.api.items!r} is not a list, but {kind}")
         following = self._next(url, response, found)
         if following and (etag := response.headers.get("etag")):
             _write(self._copy_of(url), {"etag": etag, "items": items, "next": following})
@@ -179,7 +181,7 @@ class Pages:
         link = response.links.get("next", {}).get("url")
         named = _at(found, self.api.next_field) if self.api.next_field else link
         if url == self.api.url and not named:
-            log.warning("%s names no next page, so it is taken for the only one", url)
+            log.warning("%s names no next page, so it is treated as the only page", url)
         if not named:
             return None
         following, here = httpx.URL(url).join(str(named)), httpx.URL(url)
@@ -324,7 +326,7 @@ def _write(copy: Path, page: dict[str, Any]) -> None:
         temporary.write_bytes(blake2b(body).hexdigest().encode() + b"\n" + body)
         temporary.replace(copy)
     except OSError as error:
-        log.warning("a page is not kept, and will be sent again: %s", error)
+        log.warning("a page could not be cached and will be requested again: %s", error)
 
 
 def _token(variable: str) -> str:
@@ -339,9 +341,11 @@ def _check(url: str, key: str, detail: str, *, secret: bool) -> None:
     for name, address in (("url", url), ("detail", detail or url)):
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise UsageError(f"{name} is no address that begins with http:// and has no password")
+            raise UsageError(f"{name} must be an http:// or https:// URL without user or password")
         if secret and not is_private(address):
-            raise UsageError(f"{name} begins with http://, where all can read the token: https://")
+            raise UsageError(
+                f"{name} begins with http://, where anyone can read the token; use https://"
+            )
     if (detail and "{key}" not in detail) or key == "record":
         raise UsageError("detail has no {key} in it, or key is the column of the whole record")
 

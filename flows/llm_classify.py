@@ -89,7 +89,7 @@ async def classify(
     """
     labels = [label.strip() for label in labels]
     if len(labels) < 2 or not all(labels) or len(set(labels)) < len(labels):
-        raise UsageError(f"labels={labels!r}: at least two are needed, and none of them twice")
+        raise UsageError(f"labels={labels!r}: at least two different labels are needed, each once")
     try:
         from flows.llm_client import Classifier, Model, check_key, in_batches, may_pass
     except ImportError as error:
@@ -162,16 +162,16 @@ def _checked(rows: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
     first: type | None = None
     for where, row in rows:
         if not isinstance(row, dict):
-            raise InvalidItems(f"{where}: this is no JSON object")
+            raise InvalidItems(f"{where}: this is not a JSON object")
         key, text = row.get("id"), row.get("text")
         first = first or type(key)
         if type(key) not in (str, int) or type(key) is not first or key == "":
             raise InvalidItems(
-                f"{where}: 'id' is {key!r}; it has to be a string or an integer, of one type "
-                "in the whole file: the model could not tell 1 from '1'"
+                f"{where}: 'id' is {key!r}; it must be a string or an integer, of one type in the "
+                "whole file: the model could not tell 1 from '1'"
             )
         if not isinstance(text, str) or not text.strip():
-            raise InvalidItems(f"{where}: 'text' of {key!r} is {text!r}; it has to be a text")
+            raise InvalidItems(f"{where}: 'text' of {key!r} is {text!r}; it must be a string")
         try:
             f"{key}{text}".encode()
         except UnicodeEncodeError as error:
@@ -186,7 +186,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, Any]]:
                 try:
                     yield f"{path}, line {number}", json.loads(line)
                 except ValueError as error:
-                    raise InvalidItems(f"{path}, line {number}: no JSON: {error}") from None
+                    raise InvalidItems(f"{path}, line {number}: not JSON: {error}") from None
 
 
 def _table_rows(path: str, kind: str) -> Iterator[tuple[str, Any]]:

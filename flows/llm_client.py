@@ -72,9 +72,11 @@ class Model:
         except ValueError:
             numbers = [math.nan, None]
         if not all(price is None or 0 <= price < math.inf for price in numbers):
-            raise UsageError(f"OPENAI_INPUT_PRICE and OPENAI_OUTPUT_PRICE are no prices: {prices}")
+            raise UsageError(f"OPENAI_INPUT_PRICE and OPENAI_OUTPUT_PRICE are not prices: {prices}")
         if url and not is_private(url):
-            raise UsageError("OPENAI_BASE_URL begins with http://: all can read the key; https://")
+            raise UsageError(
+                "OPENAI_BASE_URL begins with http://, where anyone can read the key; use https://"
+            )
         return cls(name, key, url or None, *numbers)
 
     def client(self) -> openai.AsyncOpenAI:
@@ -100,8 +102,8 @@ class Model:
             return None
         if answer.tokens_in is None or answer.tokens_out is None:
             raise BadAnswer(
-                "the answer does not say how many tokens it took, so its cost is not known: run "
-                "without prices, or ask a server that tells"
+                "the answer does not report its tokens, so its cost is unknown: run without "
+                "prices, or use a server that reports them"
             )
         return (answer.tokens_in * self.input_price + answer.tokens_out * self.output_price) / 1e6
 
@@ -115,7 +117,7 @@ async def check_key(client: openai.AsyncOpenAI) -> None:
         await client.models.list(timeout=10.0)
     except openai.AuthenticationError as error:
         raise UsageError(
-            f"{client.base_url} does not take the key in OPENAI_API_KEY: {error.message}"
+            f"{client.base_url} does not accept the key in OPENAI_API_KEY: {error.message}"
         ) from None
     except openai.APIError:
         pass
@@ -219,7 +221,7 @@ class Classifier:
     def _checked(self, answer: _Answer, asked: dict[str, Any]) -> dict[str, str]:
         """The label for each id that has one. Raises for anything that was not asked for."""
         if answer.refusal or answer.finish_reason == "content_filter":
-            raise Refused(answer.refusal or "the content filter has stopped the answer")
+            raise Refused(answer.refusal or "the content filter stopped the answer")
         content = (answer.content or "").encode()
         if answer.finish_reason not in ("stop", None):
             raise BadAnswer(f"cut short by {answer.finish_reason!r}: {_excerpt(content)}")

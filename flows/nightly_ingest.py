@@ -66,7 +66,9 @@ def ingest(
         from flows import http_ingest
 
         if len(named) > 1:
-            raise UsageError("the address of an API goes with no other source: its rows differ")
+            raise UsageError(
+                "the address of an API cannot be combined with other sources: its rows differ"
+            )
         result = http_ingest.ingest(
             named[0],
             date=date,

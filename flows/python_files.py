@@ -99,7 +99,9 @@ def expand(sources: Iterable[str]) -> list[str]:
     for source in sources:
         paths = [source] if os.path.exists(source) else sorted(glob.glob(source, recursive=True))
         if not paths:
-            raise UsageError(f"source {source!r} is no file or folder, and no glob that finds any")
+            raise UsageError(
+                f"source {source!r} is not a file or folder, nor a glob that matches any"
+            )
         found += map(os.path.abspath, paths)
     return list(dict.fromkeys(found))
 

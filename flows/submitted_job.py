@@ -85,7 +85,7 @@ class DaskJob:
         if os.path.exists(self._out(handle)):
             return Ended()
         if not known:
-            raise NotAccepted(f"the cluster has lost task {handle}", again=True)
+            raise NotAccepted(f"the cluster lost task {handle}", again=True)
         return Pending(again_in=1.0)
 
     def collect(self, handle: str) -> pa.Table:
@@ -125,9 +125,11 @@ def count_all(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Count the lines of files on a Dask cluster.")
-    parser.add_argument("scheduler", help="its address, such as tcp://127.0.0.1:8786")
+    parser.add_argument("scheduler", help="the scheduler's address, such as tcp://127.0.0.1:8786")
     parser.add_argument("paths", nargs="+", help="files that the workers see too")
-    parser.add_argument("--work", default=".resumable/lines-work", help="a folder that all share")
+    parser.add_argument(
+        "--work", default=".resumable/lines-work", help="a folder that all workers share"
+    )
     parser.add_argument("--checkpoint", default=".resumable/lines")
     parser.add_argument("--batch-size", type=int, default=100)
     given = vars(parser.parse_args())

@@ -348,10 +348,10 @@ def test_another_account_is_not_given_the_pages_of_the_first(
         (says(401), "401 Unauthorized"),
         (says(404), "404 Not Found"),
         (says(302, location="http://127.0.0.1:9/"), "302 Found"),
-        (says(200, {"data": []}), "at items='' is no list, but dict"),
+        (says(200, {"data": []}), "at items='' is not a list, but dict"),
         (says(200, [], link="<http://127.0.0.1:9/>; rel=next"), "on another server"),
         (says(200, [], link="<https://127.0.0.1/>; rel=next"), "on another server"),
-        (says(200, [], link="<?after=c20>; rel=next"), "is named again as a later one"),
+        (says(200, [], link="<?after=c20>; rel=next"), "is named again as a later page"),
     ],
 )
 def test_a_page_that_is_of_no_use_is_named_and_what_came_before_it_is_done(
@@ -383,7 +383,7 @@ def test_an_only_page_is_taken_with_a_warning(
     api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     take(tmp_path, api, "/field", items="data.all")
-    assert "names no next page, so it is taken for the only one" in caplog.text
+    assert "names no next page, so it is treated as the only page" in caplog.text
 
 
 def test_rows_of_another_api_or_detail_may_not_join_those_of_a_date(
@@ -412,7 +412,7 @@ def test_all_dates_are_one_dataset_whatever_the_records_are(api: Api, tmp_path: 
 @pytest.mark.parametrize(
     ("url", "others", "said"),
     [
-        ("ftp://h/", {}, "url is no address"),
+        ("ftp://h/", {}, "url must be an http"),
         ("http://me:s3cret@h/", {}, "has no password"),
         ("http://h/", {"detail": "http://h/{id}"}, "no {key} in it"),
         ("http://h/", {"key": "record"}, "the column of the whole record"),

@@ -181,7 +181,7 @@ def test_a_server_that_fails_the_flow_run_ends_it_with_75(
     )
     failed = run_with_prefect(tmp_path, environment, [sys.executable, "-c", script])
     assert failed.returncode == 75
-    assert "failed the flow run: ConnectError('refused'). What is done is" in failed.stderr
+    assert "failed the flow run: ConnectError('refused'). Completed work is" in failed.stderr
 
 
 def test_no_server_is_started_where_none_answers(api: Api, tmp_path: Path) -> None:

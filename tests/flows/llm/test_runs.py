@@ -164,7 +164,7 @@ def test_a_key_that_is_revoked_ends_it_with_75_and_nothing_has_failed(
     asked = len(llm.calls)
     refused = job.main(*MANY, "--retries", "0", "--give-up-after", "1")
     assert refused.returncode == 2  # before anything is begun
-    assert "does not take the key in OPENAI_API_KEY: " in refused.stderr
+    assert "does not accept the key in OPENAI_API_KEY: " in refused.stderr
     assert len(llm.calls) == asked
 
     llm.keys.add(KEY)
@@ -283,11 +283,11 @@ def test_a_dry_run_says_what_there_is_to_do_and_asks_nothing(job: Job) -> None:
         (
             (),
             {"OPENAI_INPUT_PRICE": "cheap"},
-            "OUTPUT_PRICE are no prices",
+            "OUTPUT_PRICE are not prices",
         ),
         (("--max-cost", "1"), {"OPENAI_OUTPUT_PRICE": ""}, "max_cost needs OPENAI_INPUT_PRICE"),
-        (("--labels", "a"), {}, "at least two are needed"),
-        (("--labels", "a,,b"), {}, "at least two are needed"),
+        (("--labels", "a"), {}, "at least two different labels are needed"),
+        (("--labels", "a,,b"), {}, "at least two different labels are needed"),
         (("--labels", "a,b,a"), {}, "none of them twice"),
         (("--batch-size", "0"), {}, "batch_size=0"),
         (("--concurrency", "x"), {}, "--concurrency"),

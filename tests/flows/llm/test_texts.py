@@ -30,20 +30,20 @@ def test_json_lines_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2: no JSON: "),
-        ("[1]", "line 2: this is no JSON object"),
+        ("{", "line 2: not JSON: "),
+        ("[1]", "line 2: this is not a JSON object"),
         ('{"text": "b"}', "line 2: 'id' is None"),
         ('{"id": "", "text": "b"}', "line 2: 'id' is ''"),
         ('{"id": true, "text": "b"}', "line 2: 'id' is True"),
         ('{"id": 1.5, "text": "b"}', "line 2: 'id' is 1.5"),
         (
             '{"id": 1, "text": "b"}',
-            "line 2: 'id' is 1; it has to be a string or",
+            "line 2: 'id' is 1; it must be a string or",
         ),
         ('{"id": "b", "text": " "}', "line 2: 'text' of 'b' is ' '"),
         ('{"id": "b", "text": null}', "line 2: 'text' of 'b' is None"),
         ('{"id": "b", "text": "\\ud83d"}', "line 2: half a character in 'b'"),
-        (b"\xff", "line 2: no JSON: "),
+        (b"\xff", "line 2: not JSON: "),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_line(line: Any, said: str, tmp_path: Path) -> None:

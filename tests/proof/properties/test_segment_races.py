@@ -271,7 +271,7 @@ _CHECK = """        if self._may_be_folded:
 """
 _LISTED = """    for _ in range(2):
         if not found or"""
-_CREATE = """    with contextlib.suppress(CreateUnknown):  # what can be read"""
+_CREATE = """    with contextlib.suppress(CreateUnknown):"""
 _RETRIED = """            except FileNotFoundError:
                 listed = segments.listed("""
 FAULTS = {
