@@ -413,7 +413,7 @@ def test_all_dates_are_one_dataset_whatever_the_records_are(api: Api, tmp_path: 
     ("url", "others", "said"),
     [
         ("ftp://h/", {}, "url must be an http"),
-        ("http://me:s3cret@h/", {}, "has no password"),
+        ("http://me:s3cret@h/", {}, "without user or password"),
         ("http://h/", {"detail": "http://h/{id}"}, "no {key} in it"),
         ("http://h/", {"key": "record"}, "the column of the whole record"),
         ("https://h/", {"token_env": "s3cret"}, "token_env names no environment variable"),

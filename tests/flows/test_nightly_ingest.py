@@ -395,7 +395,7 @@ def test_a_range_of_dates_is_done_date_by_date_and_ends_with_the_worst(tmp_path:
         ("2026-11-04", "2"),
     ]
     assert table[1][2].startswith("1 handled now, 0 resumed, 1 failed")
-    assert table[3][2].startswith("source '2026-11-04' is no file or folder")
+    assert table[3][2].startswith("source '2026-11-04' is not a file or folder")
     assert published(tmp_path).num_rows == 5
 
     (tmp_path / "2026-11-02/bad.py").unlink()

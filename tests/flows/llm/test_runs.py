@@ -288,7 +288,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_asks_nothing(job: Job) -> None:
         (("--max-cost", "1"), {"OPENAI_OUTPUT_PRICE": ""}, "max_cost needs OPENAI_INPUT_PRICE"),
         (("--labels", "a"), {}, "at least two different labels are needed"),
         (("--labels", "a,,b"), {}, "at least two different labels are needed"),
-        (("--labels", "a,b,a"), {}, "none of them twice"),
+        (("--labels", "a,b,a"), {}, "each once"),
         (("--batch-size", "0"), {}, "batch_size=0"),
         (("--concurrency", "x"), {}, "--concurrency"),
     ],
