@@ -62,29 +62,29 @@ class RunResult:
     quarantined: int = 0
     cost: float | None = None
     remaining: Estimate | None = None
-    # What reads the rows of all runs.
+    # Reads the rows of all runs.
     reader: Reader | None = field(repr=False, default=None)
-    # What lists the failures: a command, or a query.
+    # The command or query that lists the failures.
     failures_listed: str = field(repr=False, default="")
-    # Key → position among the items of this run, to order by.
+    # Key → position among this run's items, for ordered rows.
     positions: Seen | None = field(repr=False, default=None)
     changed: int = 0
     retried: int = 0
     parked: int = 0
     parked_items: tuple[Failure, ...] = field(repr=False, default=())
-    # Whether all items came by; not, most often, in a run that was stopped.
+    # False where a run was stopped before it had read all items.
     read_all: bool = field(repr=False, default=True)
     bound_by: BoundBy | None = None
     out: int = 0
     submissions: int = 0
 
-    # Is told the place and its rows.
+    # Called with the place and the number of its rows.
     when_published: Callable[[str, int], None] | None = field(
         repr=False, compare=False, default=None
     )
 
     def __reduce__(self) -> tuple[Callable[[], RunResult], tuple[()]]:
-        # What is for this process stays behind.
+        # These are of use in this process only.
         stay = ("positions", "when_published")
         values = {name: getattr(self, name) for name in self.__match_args__ if name not in stay}
         return functools.partial(RunResult, **values), ()
@@ -113,7 +113,7 @@ class RunResult:
             ]
         )
         done = self.completed + self.skipped
-        # What an earlier run had submitted is done too, though its items did not come again.
+        # Submissions of earlier runs count as done, even if their items did not come again.
         text = f"{done:,} of {max(self.total, done):,} items done{parts}"
         if self.submissions:
             text += f", {self.out:,} out in {count(self.submissions, 'submission')}"
