@@ -271,12 +271,15 @@ def test_the_progress_is_updated_while_the_run_goes_on_and_not_at_every_commit(
 
     ids: list[str] = []
     commits: list[Any] = []
+    began = time.monotonic()
     in_flow(lambda: classify.run(items(160), checkpoint=place, listeners=[commits.append]), ids)
+    seconds = time.monotonic() - began
     assert seen[0] < seen[-1] < 100
     assert shown(api, ids[0])["classify-progress"]["data"] == 100
-    updates = until(lambda: api.events("prefect.artifact.updated", ids[0]))
+    updates = lambda: len(api.events("prefect.artifact.updated", ids[0]))  # noqa: E731
+    until(lambda: updates() >= 2)
     assert len(commits) > 60
-    assert 3 <= len(updates) <= 10
+    assert updates() <= 2 + seconds / 0.5
 
 
 @pytest.mark.long
