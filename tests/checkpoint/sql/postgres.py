@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+
+from tests.ports import free_port
 
 WHERE = "/usr/lib/postgresql"
 GET_IT = (
@@ -49,9 +50,7 @@ class Server:
         initdb = ("-D", self._data, "-U", "tests", "-A", "trust", "-E", "UTF8", "-N")
         command = as_user(bin_ / "initdb", *initdb, "--locale=C.UTF-8")
         subprocess.run(command, check=True, capture_output=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql+psycopg://tests@127.0.0.1:{self._port}/"
         # What a process is to end with is the thread that began it.
         self._keeper = ThreadPoolExecutor(1)
