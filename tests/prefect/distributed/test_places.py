@@ -82,7 +82,7 @@ def test_a_worker_that_sees_another_checkpoint_under_that_path(
     for number in range(40):
         (place / "outbox" / f"e2-t{number}").write_text("")
     shutil.copytree(place, other_disk / "copied")
-    with pytest.raises(UsageError, match="before they began"):
+    with pytest.raises(UsageError, match="before they started"):
         elsewhere.run(handlers.known, [{"id": n} for n in range(20)], checkpoint=place)
     assert oracle.keys(place) == []
     assert oracle.failed(place) == set()
