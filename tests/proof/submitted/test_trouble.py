@@ -293,7 +293,7 @@ def test_what_is_no_handle_ends_the_run_and_is_found(
             return wrong if method == "prepare" else made
 
     knobs = {"has": ("prepare", "find", "fence")}
-    with pytest.raises(UsageError, match=f"what {method} returned"):
+    with pytest.raises(UsageError, match=f"the value that {method} returned"):
         bench.run({}, handler=Odd(bench.folder / "service", Knobs(**knobs)))
     assert len(values(bench.run(knobs))) == 20
     assert bench.paid() == once(20)
