@@ -337,7 +337,10 @@ class _Connection(BaseHTTPRequestHandler):
         if self.headers["transfer-encoding"] == "chunked":
             body, _ = _unchunked(self.rfile)
         else:
-            body = self.rfile.read(int(self.headers["content-length"] or 0))
+            length = int(self.headers["content-length"] or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionResetError("the client is gone before the end of its request")
         if (self.headers["x-amz-content-sha256"] or "").startswith("STREAMING-"):
             body, trailers = _unchunked(io.BytesIO(body))  # aws-chunked: chunks within the body
             for name, value in trailers.items():

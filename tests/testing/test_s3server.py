@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -348,6 +349,16 @@ def test_a_put_that_fails_is_applied_or_not_as_the_fault_says(server, store, kin
     assert ("there/a" in server.stored()) == (kind in APPLIED)
     obstore.put(patient, "c", b"1")
     assert server.log.pop().fault == ""
+
+
+def test_half_a_request_makes_no_object(server) -> None:
+    """Of a client that gave up, or whose connection broke."""
+    address = server.endpoint.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), 60) as client:
+        client.sendall(b"PUT /test/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf ")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1_000) == b""
+    assert server.stored() == {}
 
 
 def test_half_a_body_is_not_taken_for_the_whole(server, store) -> None:
