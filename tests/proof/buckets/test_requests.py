@@ -109,6 +109,6 @@ def test_a_forked_child_is_refused_and_does_not_hang(bucket: Bucket) -> None:
         timeout=60,
     )
     assert done.returncode == 2, done.stderr
-    assert b"forked from one that had used a bucket" in done.stderr
+    assert b"fork before the first use of a bucket" in done.stderr
     assert b'get_context("spawn")' in done.stderr
     assert not [name for name in bucket.stored() if name.startswith("b/")]
