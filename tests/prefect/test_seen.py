@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -574,7 +574,7 @@ def rendered(markdown: str) -> str:
 @example("a\n\nb")
 @example("    code")
 @example(" ")
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_shown_as_it_is(text: str) -> None:
     from resumable_tasks.base.text import clean
     from resumable_tasks.prefect.markdown import block, code, literal

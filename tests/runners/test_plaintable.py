@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resumable_tasks import resumable_task
@@ -49,7 +49,7 @@ def alone(columns: dict[str, list[Any]]) -> pa.Table:
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(tables(), min_size=1, max_size=5))
 def test_what_is_taken_makes_the_table_that_arrow_makes(
     many: list[dict[str, list[Any]]],
